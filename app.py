@@ -1,0 +1,27 @@
+"""Llama 3.2 Vision in the browser: settings → backend → web server. `python app.py --help` lists the options."""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()
+
+import sys  # noqa: E402 (the clock starts before anything is imported)
+from collections.abc import Sequence  # noqa: E402
+
+from mllama_demo.config import load_settings  # noqa: E402
+from mllama_demo.errors import DemoError  # noqa: E402
+from mllama_demo.server.serve import fail, serve, set_up_logging  # noqa: E402
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until interrupted. Exit code 0, or 2 with one sentence when the demo could not start."""
+    set_up_logging()
+    try:
+        return serve(load_settings(argv), STARTED)
+    except DemoError as error:
+        return fail(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Asks the backend for the next turn of a conversation and tells how far it is.
+
+The one way from a Conversation to an answer, for the browser and for the API. Knows no Gradio, no HTTP and no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
+from mllama_demo.config import Settings
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.images import LoadedImage, load_image, tile_layout
+from mllama_demo.prompt import build_prompt
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.store import Store
+from mllama_demo.tokenizer import Tokenizer
+
+DECODED_IMAGES = 8
+Phase = Literal["waiting", "reading", "writing", "done"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer under way. text grows; finish is set once, at the end.
+
+    position, estimated_wait_s: while waiting. image: what the model sees. dropped: oldest messages left out of the prompt.
+    """
+
+    request_id: str
+    sampling: SamplingParams
+    image: ImageRef | None
+    dropped: int
+    phase: Phase = "waiting"
+    text: str = ""
+    position: int | None = None
+    estimated_wait_s: float | None = None
+    finish: FinishEvent | None = None
+
+    def after(self, event: Event) -> Answer:
+        """The answer once `event` happened."""
+        if isinstance(event, QueueEvent):
+            return replace(self, phase="waiting", position=event.position, estimated_wait_s=event.estimated_wait_s)
+        if isinstance(event, PrefillEvent):
+            return replace(self, phase="reading", position=None, estimated_wait_s=None)
+        if isinstance(event, TokenEvent):
+            return replace(self, phase="writing", text=self.text + event.text)
+        return replace(self, phase="done", text=self.text + event.text, finish=event)
+
+
+class Answerer:
+    """Builds prompts, loads the image a prompt needs and streams the backend's events as Answers."""
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, store: Store, settings: Settings) -> None:
+        self.backend = backend
+        self._tokenizer = tokenizer
+        self._store = store
+        self._settings = settings
+        self.limits = settings.image_limits
+        self._decoded: OrderedDict[str, LoadedImage] = OrderedDict()
+
+    async def answer(self, conversation: Conversation, sampling: SamplingParams, request_id: str) -> AsyncIterator[Answer]:
+        """Streams the next assistant turn; the last Answer has `finish`. Closing the stream cancels the request.
+
+        A missing seed is drawn here, so that every answer can be repeated. Raises what the prompt, the image and
+        Backend.generate raise, before the first Answer.
+        """
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=secrets.randbelow(2**32))
+        prompt = await asyncio.to_thread(
+            build_prompt,
+            conversation,
+            self._tokenizer,
+            context_length=self.backend.info.context_length,
+            max_tokens=sampling.max_tokens,
+            system_prompt=self._settings.system_prompt,
+        )
+        request = GenerationRequest(
+            prompt.token_ids,
+            sampling,
+            image=None if prompt.image is None else await asyncio.to_thread(self.load, prompt.image),
+            conversation_id=conversation.id,
+            time_limit_s=self._settings.request_time_limit_s,
+            id=request_id,
+        )
+        answer = Answer(request_id, sampling, prompt.image, prompt.dropped)
+        async with aclosing(self.backend.generate(request)) as events:  # type: ignore[type-var]
+            async for event in events:
+                answer = answer.after(event)
+                yield answer
+
+    def load(self, image: ImageRef) -> LoadedImage:
+        """The stored image, decoded; the last few are kept."""
+        found = self._decoded.pop(image.digest, None)
+        if found is None:
+            found = load_image(self._store.image_bytes(image.digest), image.name, self.limits)
+        self._decoded[image.digest] = found
+        while len(self._decoded) > DECODED_IMAGES:
+            self._decoded.popitem(last=False)
+        return found
+
+    def message(self, answer: Answer) -> Message:
+        """The assistant's turn to keep, with the figures that are shown under it."""
+        facts: dict[str, Any] = {"sampling": asdict(answer.sampling), "dropped": answer.dropped}
+        if answer.image is not None:
+            info = self.backend.info
+            tiles = tile_layout(answer.image.width, answer.image.height, info.tile_size, info.max_tiles)
+            facts["image"] = {**asdict(answer.image), "rows": tiles.rows, "columns": tiles.columns}
+        if answer.finish is not None:
+            finish = answer.finish
+            facts |= {
+                "reason": finish.reason,
+                "error": finish.error,
+                "prompt_tokens": finish.prompt_tokens,
+                "completion_tokens": finish.completion_tokens,
+                "waited_s": finish.timings.waited_s,
+                "ttft_s": finish.timings.ttft_s,
+                "tokens_per_second": finish.timings.tokens_per_second(finish.completion_tokens),
+            }
+        return Message("assistant", answer.text, facts=facts)

@@ -1,0 +1,153 @@
+"""The nouns of generation: a request goes in, a stream of events comes out.
+
+The UI and the API know this module and nothing below it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from mllama_demo.images import LoadedImage
+from mllama_demo.sampling import SamplingParams, TokenTrace
+
+FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
+State = Literal["loading", "ready", "down"]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One answer to make.
+
+    prompt_ids: the whole prompt, with one image token where `image` belongs, or none. conversation_id: requests with the
+    same id share one fair turn in the queue; empty means a conversation of its own. time_limit_s: from submission to the
+    last token, None for no limit. trace: record a TokenTrace with every token where the backend can.
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams = SamplingParams()
+    image: LoadedImage | None = None
+    conversation_id: str = ""
+    time_limit_s: float | None = None
+    trace: bool = False
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True)
+class QueueEvent:
+    """The request waits. position: 1 is next. estimated_wait_s: None while nothing is known."""
+
+    position: int
+    estimated_wait_s: float | None
+
+
+@dataclass(frozen=True)
+class PrefillEvent:
+    """The request has a slot and its prompt is being read. waited_s: time spent in the queue."""
+
+    prompt_tokens: int
+    waited_s: float
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token. text: the characters that became certain with it, often one token late, possibly none."""
+
+    index: int
+    token_id: int
+    text: str
+    trace: TokenTrace | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of one request. ttft: submission to first token, None when there was none. decode: first to last token."""
+
+    waited_s: float
+    ttft_s: float | None
+    decode_s: float
+    total_s: float
+
+    def tokens_per_second(self, completion_tokens: int) -> float | None:
+        """Decode speed after the first token; None with fewer than two tokens."""
+        if completion_tokens < 2 or self.decode_s <= 0:
+            return None
+        return (completion_tokens - 1) / self.decode_s
+
+
+@dataclass(frozen=True)
+class FinishEvent:
+    """The last event of every request, exactly one.
+
+    text: characters held back until now (empty after a stop string, which is never emitted). error: for reason "error", a
+    sentence with the cause.
+    """
+
+    reason: FinishReason
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    timings: Timings
+    error: str | None = None
+
+
+Event = QueueEvent | PrefillEvent | TokenEvent | FinishEvent
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What a backend is and can do. Known before the model is loaded.
+
+    context_length: tokens, prompt and answer together. tile_size: pixels of one square image tile. capabilities: of
+    "images", "seed", "probabilities"; the UI offers what is in it and greys out the rest.
+    """
+
+    name: str
+    model: str
+    device: str
+    slots: int
+    context_length: int
+    tile_size: int
+    max_tiles: int
+    capabilities: frozenset[str] = frozenset({"images", "seed"})
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """The backend at one moment. detail: what is loading, or why it is down. estimated_wait_s: for a request sent now;
+    0 when a slot is free, None while nothing is known."""
+
+    state: State
+    detail: str
+    running: int
+    waiting: int
+    slots: int
+    max_waiting: int
+    estimated_wait_s: float | None
+
+
+class Backend(Protocol):
+    """Anything that turns requests into tokens."""
+
+    @property
+    def info(self) -> BackendInfo: ...
+
+    def status(self) -> BackendStatus: ...
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        """Queues the request and streams its events, a FinishEvent last. Closing the stream cancels the request.
+
+        Raises BackendBusy when the queue is full, BackendUnavailable while loading or down, PromptTooLong and BadRequest
+        for requests that can never run; each before the first event.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a waiting or running request; its stream finishes with reason "cancelled". Unknown ids are ignored."""
+        ...
+
+    def close(self) -> None:
+        """Ends all requests and frees the device. Safe to call twice."""
+        ...

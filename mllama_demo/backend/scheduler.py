@@ -1,0 +1,331 @@
+"""Continuous batching in slots: who waits, who runs, and when each request ends.
+
+Pure policy over a ModelRunner: no torch, no threads of its own, no web. `step` is called in a loop from one thread;
+`submit`, `cancel` and `status` may be called from any other and never wait for the model.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mllama_demo.backend.base import (
+    Event,
+    FinishEvent,
+    FinishReason,
+    GenerationRequest,
+    PrefillEvent,
+    QueueEvent,
+    Timings,
+    TokenEvent,
+)
+from mllama_demo.backend.runner import ModelRunner, RunnerDown, Sampled
+from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, PromptTooLong
+from mllama_demo.sampling import SamplingParams
+
+FAILURES_UNTIL_DOWN = 3
+# Weight of the newest request in the running mean of how long a request holds its slot.
+HOLD_TIME_WEIGHT = 0.3
+
+
+class TextStream(Protocol):
+    """Turns one request's token ids into text that is certain: whole characters, and no part of a stop string."""
+
+    stopped: str | None
+
+    def push(self, token_id: int) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class SchedulerStatus:
+    """running, waiting: requests. estimated_wait_s: for one sent now, None while unknown. down: why, or None."""
+
+    running: int
+    waiting: int
+    estimated_wait_s: float | None
+    down: str | None
+
+
+@dataclass(order=True)
+class _Job:
+    """A request on its way. Ordered by fair turn, then arrival."""
+
+    turn: int
+    arrival: int
+    request: GenerationRequest = field(compare=False)
+    submitted: float = field(compare=False)
+    text: TextStream = field(compare=False)
+    slot: int = field(default=-1, compare=False)
+    admitted: float | None = field(default=None, compare=False)
+    first_token: float | None = field(default=None, compare=False)
+    last_token: float | None = field(default=None, compare=False)
+    tokens: int = field(default=0, compare=False)
+    told_position: int | None = field(default=None, compare=False)
+    cancelled: bool = field(default=False, compare=False)
+
+    def expired(self, now: float) -> bool:
+        limit = self.request.time_limit_s
+        return limit is not None and now - self.submitted >= limit
+
+
+def _conversation_of(request: GenerationRequest) -> str:
+    return request.conversation_id or request.id
+
+
+class Scheduler:
+    """Admits, batches and ends requests over the slots of one runner.
+
+    The waiting queue is first in, first out within a conversation and fair across conversations by start-time fair
+    queueing (Goyal et al. 1996) with equal weights: a request's turn is the larger of the turn served last and one past its
+    conversation's previous turn, so a burst of one person never delays another person's first question by more than one turn.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        *,
+        new_text_stream: Callable[[SamplingParams], TextStream],
+        end_of_turn_ids: frozenset[int],
+        max_waiting: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._new_text_stream = new_text_stream
+        self._end_of_turn_ids = end_of_turn_ids
+        self._max_waiting = max_waiting
+        self._clock = clock
+        # Guards everything below; held for bookkeeping only, never while the runner works.
+        self._lock = threading.Lock()
+        self._waiting: list[_Job] = []
+        self._running: dict[int, _Job] = {}
+        self._jobs: dict[str, _Job] = {}
+        self._free_slots = list(range(runner.slots))
+        self._turn = 0
+        self._last_turn: dict[str, int] = {}
+        self._arrivals = 0
+        self._hold_time: float | None = None
+        self._failures = 0
+        self._down: str | None = None
+
+    # --- from any thread ------------------------------------------------------------------------------------------------
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queues the request. Raises BackendBusy, PromptTooLong, BadRequest or BackendUnavailable, without side effects."""
+        length, limit = len(request.prompt_ids), self._runner.max_seq_len
+        if length == 0:
+            raise BadRequest("The prompt is empty.")
+        if length >= limit:
+            raise PromptTooLong(f"The prompt has {length} tokens; this model has room for {limit - 1} and an answer.")
+        text = self._new_text_stream(request.sampling)
+        with self._lock:
+            if self._down is not None:
+                raise BackendUnavailable(self._down)
+            if request.id in self._jobs:
+                raise BadRequest(f"A request with the id {request.id!r} is already under way.")
+            beyond_slots = len(self._waiting) - len(self._free_slots)
+            if beyond_slots >= self._max_waiting:
+                raise BackendBusy(
+                    f"The demo is busy: {beyond_slots} questions are waiting already. Please try again in a moment."
+                )
+            key = _conversation_of(request)
+            turn = max(self._turn, self._last_turn.get(key, -1) + 1)
+            self._last_turn[key] = turn
+            self._arrivals += 1
+            job = _Job(turn, self._arrivals, request, self._clock(), text)
+            insort(self._waiting, job)
+            self._jobs[request.id] = job
+
+    def cancel(self, request_id: str) -> None:
+        """Ends the request at the start of the next step. Unknown and finished ids are ignored."""
+        with self._lock:
+            job = self._jobs.get(request_id)
+            if job is not None:
+                job.cancelled = True
+
+    def has_work(self) -> bool:
+        with self._lock:
+            return bool(self._jobs)
+
+    def status(self) -> SchedulerStatus:
+        with self._lock:
+            wait = self._estimate_wait(len(self._waiting))
+            return SchedulerStatus(len(self._running), len(self._waiting), wait, self._down)
+
+    # --- from the stepping thread ---------------------------------------------------------------------------------------
+
+    def step(self, deliver_early: Callable[[list[tuple[str, Event]]], None] | None = None) -> list[tuple[str, Event]]:
+        """One round: end the cancelled and the expired, prefill one waiting request, decode all running ones.
+
+        Returns the events in order. deliver_early: takes those known before a prefill, which may last seconds.
+        """
+        events: list[tuple[str, Event]] = []
+        with self._lock:
+            if self._down is not None:
+                self._go_down(self._down, events)
+            self._end_cancelled_and_expired(events)
+            job = self._admit(events)
+            if job is not None:
+                self._tell_positions(events)
+        if job is not None:
+            if deliver_early is not None:
+                deliver_early(events)
+                events = []
+            self._prefill(job, events)
+        with self._lock:
+            batch = [self._running[slot] for slot in sorted(self._running)]
+        if batch:
+            self._decode(batch, events)
+        with self._lock:
+            self._tell_positions(events)
+        return events
+
+    def shutdown(self, reason: str) -> list[tuple[str, Event]]:
+        """Ends every request with `reason` as the error; from now on submit refuses with it."""
+        events: list[tuple[str, Event]] = []
+        with self._lock:
+            self._go_down(reason, events)
+        return events
+
+    # --- the parts of a step (those with the lock held say so) ----------------------------------------------------------
+
+    def _end_cancelled_and_expired(self, events: list[tuple[str, Event]]) -> None:  # lock held
+        now = self._clock()
+        for job in list(self._jobs.values()):
+            if job.cancelled:
+                self._end(job, "cancelled", events)
+            elif job.expired(now):
+                self._end(job, "time_limit", events)
+
+    def _admit(self, events: list[tuple[str, Event]]) -> _Job | None:  # lock held
+        if not self._waiting or not self._free_slots:
+            return None
+        job = self._waiting.pop(0)
+        job.slot = heapq.heappop(self._free_slots)
+        job.admitted = self._clock()
+        self._turn = max(self._turn, job.turn)
+        self._running[job.slot] = job
+        events.append((job.request.id, PrefillEvent(len(job.request.prompt_ids), job.admitted - job.submitted)))
+        return job
+
+    def _prefill(self, job: _Job, events: list[tuple[str, Event]]) -> None:
+        try:
+            sampled = self._runner.prefill(job.slot, job.request)
+        except BadRequest as error:
+            with self._lock:
+                self._end(job, "error", events, str(error))
+            return
+        except Exception as error:
+            self._fail([job], error, events)
+            return
+        with self._lock:
+            self._failures = 0
+            self._take_token(job, sampled, events)
+
+    def _decode(self, batch: list[_Job], events: list[tuple[str, Event]]) -> None:
+        try:
+            tokens = self._runner.decode([job.slot for job in batch])
+            if len(tokens) != len(batch):
+                raise RuntimeError(f"the runner returned {len(tokens)} tokens for {len(batch)} slots")
+        except Exception as error:
+            self._fail(batch, error, events)
+            return
+        with self._lock:
+            self._failures = 0
+            for job, sampled in zip(batch, tokens, strict=True):
+                self._take_token(job, sampled, events)
+
+    def _take_token(self, job: _Job, sampled: Sampled, events: list[tuple[str, Event]]) -> None:  # lock held
+        job.last_token = self._clock()
+        if job.first_token is None:
+            job.first_token = job.last_token
+        ended_turn = sampled.token_id in self._end_of_turn_ids
+        text = "" if ended_turn else job.text.push(sampled.token_id)
+        events.append((job.request.id, TokenEvent(job.tokens, sampled.token_id, text, sampled.trace)))
+        job.tokens += 1
+        if ended_turn:
+            self._end(job, "end_of_turn", events)
+        elif job.text.stopped is not None:
+            self._end(job, "stop_string", events)
+        elif job.tokens >= job.request.sampling.max_tokens:
+            self._end(job, "max_tokens", events)
+        elif len(job.request.prompt_ids) + job.tokens >= self._runner.max_seq_len:
+            self._end(job, "context_full", events)
+
+    def _fail(self, jobs: list[_Job], error: Exception, events: list[tuple[str, Event]]) -> None:
+        cause = str(error) or type(error).__name__
+        with self._lock:
+            self._failures += 1
+            for job in jobs:
+                self._end(job, "error", events, f"The model failed on this request: {cause}")
+            if isinstance(error, RunnerDown) or self._failures >= FAILURES_UNTIL_DOWN:
+                self._go_down(f"The model is down: {cause}", events)
+
+    def _go_down(self, reason: str, events: list[tuple[str, Event]]) -> None:  # lock held
+        self._down = reason
+        for job in list(self._jobs.values()):
+            self._end(job, "error", events, reason)
+
+    def _end(
+        self, job: _Job, reason: FinishReason, events: list[tuple[str, Event]], error: str | None = None
+    ) -> None:  # lock held
+        now = self._clock()
+        if job.admitted is None:
+            self._waiting.remove(job)
+        else:
+            del self._running[job.slot]
+            try:
+                self._runner.release(job.slot)
+                heapq.heappush(self._free_slots, job.slot)
+            except Exception as failure:  # the slot is lost, and with it the trust in the runner
+                self._down = self._down or f"The model is down: a slot could not be released ({failure})"
+            held = now - job.admitted
+            previous = self._hold_time
+            self._hold_time = held if previous is None else previous + HOLD_TIME_WEIGHT * (held - previous)
+        del self._jobs[job.request.id]
+        self._forget_turn(job)
+        text = "" if reason == "stop_string" else job.text.finish()
+        timings = Timings(
+            waited_s=(job.admitted if job.admitted is not None else now) - job.submitted,
+            ttft_s=None if job.first_token is None else job.first_token - job.submitted,
+            decode_s=0.0 if job.first_token is None or job.last_token is None else job.last_token - job.first_token,
+            total_s=now - job.submitted,
+        )
+        finish = FinishEvent(reason, text, len(job.request.prompt_ids), job.tokens, timings, error)
+        events.append((job.request.id, finish))
+
+    def _forget_turn(self, job: _Job) -> None:  # lock held
+        """Drops a conversation's turn once nothing of it is under way: its next request takes the current turn."""
+        key = _conversation_of(job.request)
+        if not any(_conversation_of(other.request) == key for other in self._jobs.values()):
+            self._last_turn.pop(key, None)
+
+    def _tell_positions(self, events: list[tuple[str, Event]]) -> None:  # lock held
+        for index, job in enumerate(self._waiting):
+            if job.told_position != index + 1:
+                job.told_position = index + 1
+                events.append((job.request.id, QueueEvent(index + 1, self._estimate_wait(index))))
+
+    def _estimate_wait(self, ahead: int) -> float | None:  # lock held
+        """Seconds until a request with `ahead` others before it gets a slot, if each holds its slot for the mean time."""
+        if ahead < len(self._free_slots):
+            return 0.0
+        if self._hold_time is None:
+            return None
+        now = self._clock()
+        free_at = [0.0] * len(self._free_slots)
+        for job in self._running.values():
+            assert job.admitted is not None
+            free_at.append(max(0.0, self._hold_time - (now - job.admitted)))
+        if not free_at:
+            return None
+        heapq.heapify(free_at)
+        for _ in range(ahead):
+            heapq.heapreplace(free_at, free_at[0] + self._hold_time)
+        return free_at[0]

@@ -1,0 +1,185 @@
+"""The backend over a ModelRunner: one thread loads the model and steps the scheduler, event loops read streams.
+
+The stepping thread never waits for a reader: it hands over one batch of events a step and goes on. A reader that stops
+reading costs at most max_tokens small objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from mllama_demo.backend.base import BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.backend.runner import ModelRunner
+from mllama_demo.backend.scheduler import Scheduler
+from mllama_demo.errors import BackendUnavailable, DemoError
+from mllama_demo.tokenizer import IncrementalText, Tokenizer
+
+log = logging.getLogger(__name__)
+
+# Called by a loader with what it does right now, for the people who wait.
+Progress = Callable[[str], None]
+
+
+class _Stream:
+    """One reader's mailbox. Filled and read in the reader's event loop only."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.events: deque[Event] = deque()
+        self.filled = asyncio.Event()
+
+
+def _hand_over(batch: list[tuple[_Stream, Event]]) -> None:
+    for stream, event in batch:
+        stream.events.append(event)
+        stream.filled.set()
+
+
+class SlotBackend:
+    """Loads a runner in the background and serves requests through its slots. See base.Backend for the contract."""
+
+    def __init__(
+        self,
+        info: BackendInfo,
+        load_runner: Callable[[Progress], ModelRunner],
+        tokenizer: Tokenizer,
+        end_of_turn_ids: frozenset[int],
+        *,
+        max_waiting: int = 64,
+        on_ready: Callable[[], None] = lambda: None,
+        on_down: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """load_runner runs in the backend's thread once start() is called; on_ready and on_down are called from there."""
+        self._info = info
+        self._load_runner = load_runner
+        self._tokenizer = tokenizer
+        self._end_of_turn_ids = end_of_turn_ids
+        self._max_waiting = max_waiting
+        self._on_ready, self._on_down = on_ready, on_down
+        self._state: State = "loading"
+        self._detail = "starting"
+        self._scheduler: Scheduler | None = None
+        self._streams: dict[str, _Stream] = {}
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="backend", daemon=True)
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model came up at all, even if it is down now."""
+        return self._scheduler is not None
+
+    def start(self) -> None:
+        """Begins loading; returns at once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+    def status(self) -> BackendStatus:
+        scheduler = self._scheduler
+        common: dict[str, Any] = {"slots": self._info.slots, "max_waiting": self._max_waiting}
+        if scheduler is None:
+            return BackendStatus(self._state, self._detail, 0, 0, estimated_wait_s=None, **common)
+        now = scheduler.status()
+        state: State = "down" if now.down else self._state
+        detail = now.down or self._detail
+        return BackendStatus(state, detail, now.running, now.waiting, estimated_wait_s=now.estimated_wait_s, **common)
+
+    def cancel(self, request_id: str) -> None:
+        if self._scheduler is not None:
+            self._scheduler.cancel(request_id)
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        scheduler = self._scheduler
+        if scheduler is None or self._state != "ready":
+            raise BackendUnavailable(self._unavailable())
+        stream = self._streams[request.id] = _Stream()
+        try:
+            scheduler.submit(request)
+            self._wake.set()
+            finished = False
+            while not finished:
+                await stream.filled.wait()
+                stream.filled.clear()
+                while stream.events:
+                    event = stream.events.popleft()
+                    finished = isinstance(event, FinishEvent)
+                    yield event
+        finally:
+            self._streams.pop(request.id, None)
+            scheduler.cancel(request.id)
+
+    def _unavailable(self) -> str:
+        if self._state == "loading":
+            return f"The model is still loading ({self._detail}). Please try again in a moment."
+        return self._detail
+
+    def _progress(self, detail: str) -> None:
+        self._detail = detail
+
+    def _run(self) -> None:
+        try:
+            runner = self._load_runner(self._progress)
+        except Exception as error:
+            if not isinstance(error, DemoError):
+                log.exception("loading the model failed")
+            self._go_down(f"The model could not be loaded: {error}")
+            return
+        scheduler = Scheduler(
+            runner,
+            new_text_stream=lambda sampling: IncrementalText(self._tokenizer, sampling.stop),
+            end_of_turn_ids=self._end_of_turn_ids,
+            max_waiting=self._max_waiting,
+        )
+        self._scheduler = scheduler
+        self._state, self._detail = "ready", ""
+        self._on_ready()
+        while not self._closing:
+            if not scheduler.has_work():
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            self._deliver(scheduler.step(self._deliver))
+            if (reason := scheduler.status().down) is not None:
+                self._go_down(reason)
+                return
+        self._deliver(scheduler.shutdown("The demo is shutting down."))
+
+    def _go_down(self, reason: str) -> None:
+        self._state, self._detail = "down", reason
+        log.error("%s", reason)
+        self._on_down(reason)
+
+    def _deliver(self, events: list[tuple[str, Event]]) -> None:
+        batches: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Event]]] = defaultdict(list)
+        for request_id, event in events:
+            if isinstance(event, FinishEvent) and event.error:
+                log.error("request %s: %s", request_id, event.error)
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                batches[stream.loop].append((stream, event))
+        for loop, batch in batches.items():
+            try:
+                loop.call_soon_threadsafe(_hand_over, batch)
+            except RuntimeError:  # the reader's event loop is gone, and with it everybody who could read
+                for stream, _ in batch:
+                    self._abandon(stream)
+
+    def _abandon(self, stream: _Stream) -> None:
+        for request_id, other in list(self._streams.items()):
+            if other is stream:
+                self._streams.pop(request_id, None)
+                self.cancel(request_id)

@@ -1,0 +1,300 @@
+"""Is this folder a whole Llama 3.2 Vision checkpoint? Answered in milliseconds from JSON and safetensors headers alone.
+
+Reads no weights and imports nothing heavy, so that a wrong folder is named before torch is loaded; what it finds on the way
+(CheckpointInfo) is what the rest needs to know without transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllama_demo.config import EMBEDDED_CHECKPOINT
+from mllama_demo.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
+_BITS |= {"F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8, "F4": 4}
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself.
+
+    name: of the folder. parameters: numbers in all tensors. bytes: of all weight files. dtype: of most parameters, as torch
+    calls it. tile_size: pixels of one square image tile. patch_size: pixels. image_token_id: the token that stands for the
+    image; at the published checkpoints it equals vocab_size. max_position_embeddings: tokens, the longest context it was
+    made for. eos_token_ids: each of them ends an answer. cross_attention_layers: those that look at the image.
+    """
+
+    path: Path
+    name: str
+    parameters: int
+    bytes: int
+    dtype: str
+    tile_size: int
+    max_tiles: int
+    patch_size: int
+    vocab_size: int
+    image_token_id: int
+    max_position_embeddings: int
+    eos_token_ids: tuple[int, ...]
+    num_hidden_layers: int
+    cross_attention_layers: tuple[int, ...]
+    weight_files: tuple[str, ...]
+
+    @property
+    def embedded(self) -> bool:
+        """True for the small checkpoint that comes with the demo."""
+        return self.path == EMBEDDED_CHECKPOINT
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    dtype: str
+    count: int
+
+
+def check_checkpoint(path: Path) -> CheckpointInfo:
+    """Checks the folder and says what it holds. Raises CheckpointError with one sentence: which file, and what to do."""
+    try:
+        return _check(Path(path))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read ({error.strerror}); check its permissions.") from None
+
+
+def _check(path: Path) -> CheckpointInfo:
+    if not path.exists():
+        raise CheckpointError(f"The checkpoint folder {path} does not exist; set model_path to a downloaded checkpoint.")
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file; set model_path to the folder that holds config.json and the weights.")
+    path = path.resolve()
+    config = _read_json(path / "config.json", "set model_path to a folder in the Hugging Face layout")
+    _check_architecture(path / "config.json", config)
+    _check_tokenizer(path / "tokenizer.json")
+    tile_size, max_tiles = _image_settings(path)
+    tensors, files = _weights(path)
+    _check_essential(path, config, tensors)
+
+    text, vision = config["text_config"], config["vision_config"]
+    where = path / "config.json"
+    if tile_size != _whole(where, vision, "image_size"):
+        raise CheckpointError(
+            f"{path} cuts images into tiles of {tile_size} pixels, but {where} expects {vision['image_size']}; "
+            "download both files again from one place."
+        )
+    numbers = Counter[str]()
+    for tensor in tensors.values():
+        numbers[tensor.dtype] += tensor.count
+    common = numbers.most_common(1)[0][0]
+    return CheckpointInfo(
+        path=path,
+        name=_name(path),
+        parameters=numbers.total(),
+        bytes=sum((path / name).stat().st_size for name in files),
+        dtype=_DTYPES.get(common, common.lower()),
+        tile_size=tile_size,
+        max_tiles=max_tiles,
+        patch_size=_whole(where, vision, "patch_size"),
+        vocab_size=_whole(where, text, "vocab_size"),
+        image_token_id=_whole(where, config, "image_token_index" if "image_token_index" in config else "image_token_id"),
+        max_position_embeddings=_whole(where, text, "max_position_embeddings"),
+        eos_token_ids=_eos(path, text),
+        num_hidden_layers=_whole(where, text, "num_hidden_layers"),
+        cross_attention_layers=tuple(text["cross_attention_layers"]),
+        weight_files=tuple(files),
+    )
+
+
+# --- the small files -----------------------------------------------------------------------------------------------------
+
+
+def _name(path: Path) -> str:
+    """The folder's name; for a snapshot in the Hugging Face cache, which is named by a commit, the model's."""
+    cached = path.parent.parent.name if path.parent.name == "snapshots" else ""
+    return cached.split("--")[-1] if cached.startswith("models--") else path.name
+
+
+def _read_json(file: Path, remedy: str = "") -> dict[str, Any]:
+    """The object in a JSON file. remedy: what to do when it is missing."""
+    if not file.exists():
+        raise CheckpointError(f"{file.parent} has no {file.name}; {remedy}.")
+    data = file.read_bytes()
+    _refuse_pointer(file, data)
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} must hold a JSON object, not a {type(content).__name__}; download it again.")
+    return content
+
+
+def _check_tokenizer(file: Path) -> None:
+    """Looks at both ends only: reading all of a Llama tokenizer takes longer than everything else here."""
+    if not file.exists():
+        raise CheckpointError(f"{file.parent} has no {file.name}; download it from where the checkpoint came from.")
+    data = file.read_bytes()
+    _refuse_pointer(file, data)
+    if not (data[:100].lstrip().startswith(b"{") and data[-100:].rstrip().endswith(b"}")):
+        raise CheckpointError(f"{file} is not a whole JSON file ({len(data):,} bytes); download it again.")
+
+
+def _refuse_pointer(file: Path, start: bytes) -> None:
+    if start.startswith(_LFS_POINTER):
+        raise CheckpointError(f"{file} is only a Git LFS pointer, not the file itself; run `git lfs pull` in {file.parent}.")
+
+
+def _check_architecture(file: Path, config: dict[str, Any]) -> None:
+    kind = config.get("model_type")
+    if kind != "mllama":
+        text_only = ", a text-only Llama" if kind in ("llama", "mllama_text_model") else ""
+        raise CheckpointError(
+            f"{file} describes a model of type {kind!r}{text_only}; this demo needs 'mllama', as of Llama-3.2-11B-Vision."
+        )
+    for section in ("text_config", "vision_config"):
+        if not isinstance(config.get(section), dict):
+            raise CheckpointError(f"{file} has no {section}; download it again.")
+    layers = config["text_config"].get("cross_attention_layers")
+    if not isinstance(layers, list) or not layers or not all(type(layer) is int for layer in layers):
+        raise CheckpointError(f"{file} has no list of cross_attention_layers in its text_config; download it again.")
+
+
+def _whole(file: Path, section: dict[str, Any], key: str) -> int:
+    value = section.get(key)
+    if type(value) is not int or value < 0:
+        raise CheckpointError(f"{file} must give {key} as a whole number, but it is {value!r}; download it again.")
+    return value
+
+
+def _image_settings(path: Path) -> tuple[int, int]:
+    """Tile size and most tiles an image, from preprocessor_config.json or where transformers 5 writes them."""
+    files = [file for file in (path / "preprocessor_config.json", path / "processor_config.json") if file.exists()]
+    for file in files:
+        content = _read_json(file)
+        settings = content.get("image_processor", content)
+        size = settings.get("size") if isinstance(settings, dict) else None
+        if isinstance(size, dict):
+            height, width = _whole(file, size, "height"), _whole(file, size, "width")
+            if height != width or height == 0:
+                raise CheckpointError(f"{file} asks for tiles of {width} × {height}, but tiles are square; download it again.")
+            return height, _whole(file, settings, "max_image_tiles")
+    raise CheckpointError(
+        f"{path} has no image settings (size and max_image_tiles in preprocessor_config.json or processor_config.json); "
+        "download preprocessor_config.json from where the checkpoint came from."
+    )
+
+
+def _eos(path: Path, text: dict[str, Any]) -> tuple[int, ...]:
+    file = path / "generation_config.json"
+    eos = _read_json(file).get("eos_token_id") if file.exists() else None
+    if eos is None:
+        file, eos = path / "config.json", text.get("eos_token_id")
+    given = eos if isinstance(eos, list) else [eos]
+    ids = tuple(i for i in given if isinstance(i, int))
+    if not ids or len(ids) < len(given):
+        raise CheckpointError(f"{file} must give eos_token_id as whole numbers, but it is {eos!r}; download it again.")
+    return ids
+
+
+# --- the weights ---------------------------------------------------------------------------------------------------------
+
+
+def _weights(path: Path) -> tuple[dict[str, _Tensor], list[str]]:
+    """Every tensor by name, and the files they lie in; the index, where there is one, must agree with the files."""
+    if (path / INDEX).exists() and not (path / "model.safetensors").exists():
+        placed = _read_json(path / INDEX).get("weight_map")
+        if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
+            raise CheckpointError(f"{path / INDEX} has no weight_map; download it again.")
+    elif (path / "model.safetensors").exists():
+        placed = {}
+    else:
+        found = sorted(file.name for file in path.glob("*") if file.suffix in (".safetensors", ".bin", ".pth", ".gguf"))
+        other = f" (but {found[0]}, which cannot be used)" if found else ""
+        raise CheckpointError(f"{path} has no weights{other}; download model.safetensors, or {INDEX} and its files.")
+    files = sorted(set(placed.values())) or ["model.safetensors"]
+    for name in files:
+        if Path(name).name != name or not (path / name).is_file():
+            raise CheckpointError(f"{path / INDEX} names {name}, which is not there; download that file too.")
+    headers = {name: _read_header(path / name) for name in files}
+    for tensor, name in placed.items():
+        if tensor not in headers[name]:
+            raise CheckpointError(f"{path / name} has no tensor {tensor}, which {INDEX} places there; download both files again.")
+    return {tensor: value for header in headers.values() for tensor, value in header.items()}, files
+
+
+def _read_header(file: Path) -> dict[str, _Tensor]:
+    """The header of one safetensors file: 8 bytes with its length, little-endian; JSON; the data of the tensors end to end.
+
+    https://huggingface.co/docs/safetensors#format
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(len(_LFS_POINTER))
+        _refuse_pointer(file, start)
+        if len(start) < 8:
+            raise CheckpointError(f"{file} is cut off after {size} bytes; download it again.")
+        (length,) = struct.unpack("<Q", start[:8])
+        if length > _MAX_HEADER:
+            raise CheckpointError(f"{file} is no safetensors file (a header of {length:,} bytes is absurd); download it again.")
+        if 8 + length > size:
+            raise CheckpointError(f"{file} is cut off in its header ({size:,} of {8 + length:,} bytes); download it again.")
+        stream.seek(8)
+        raw = stream.read(length)
+    try:
+        tensors, data_length = _read_entries(file, json.loads(raw))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise CheckpointError(f"{file} has a header that cannot be read; download it again.") from None
+    expected = 8 + length + data_length
+    if size != expected:
+        problem = "is cut off" if size < expected else "is too long"
+        raise CheckpointError(f"{file} {problem} ({size:,} bytes instead of {expected:,}); download it again.")
+    return tensors
+
+
+def _read_entries(file: Path, entries: dict[str, Any]) -> tuple[dict[str, _Tensor], int]:
+    """The tensors of a header and where the last one ends; they must lie end to end and be as large as their shapes say."""
+    entries.pop("__metadata__", None)
+    tensors: dict[str, _Tensor] = {}
+    position = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        tensors[name] = tensor = _Tensor(entry["dtype"], math.prod(entry["shape"]))
+        bits = _BITS.get(tensor.dtype)
+        if begin != position or (bits and tensor.count * bits != 8 * (end - begin)):
+            raise CheckpointError(f"{file} gives the tensor {name} a place that does not fit its shape; download it again.")
+        position = end
+    return tensors, position
+
+
+def _newer_name(name: str) -> str:
+    """The published name of a tensor in the spelling that transformers 4.52 and later use in memory."""
+    if name.startswith("language_model.model."):
+        return "model.language_model." + name.removeprefix("language_model.model.")
+    return "lm_head.weight" if name == "language_model.lm_head.weight" else "model." + name
+
+
+def _check_essential(path: Path, config: dict[str, Any], tensors: dict[str, _Tensor]) -> None:
+    """One tensor of every part, in every layer, under the published name or the newer one."""
+    text, vision, where = config["text_config"], config["vision_config"], path / "config.json"
+    essential = ["language_model.model.embed_tokens.weight", "language_model.model.norm.weight"]
+    if not (text.get("tie_word_embeddings") or config.get("tie_word_embeddings")):
+        essential.append("language_model.lm_head.weight")
+    for layer in range(_whole(where, text, "num_hidden_layers")):
+        part = "cross_attn" if layer in text["cross_attention_layers"] else "self_attn"
+        essential.append(f"language_model.model.layers.{layer}.{part}.q_proj.weight")
+    essential += ["vision_model.patch_embedding.weight", "multi_modal_projector.weight"]
+    for stack, key in (("transformer", "num_hidden_layers"), ("global_transformer", "num_global_layers")):
+        layers = range(_whole(where, vision, key))
+        essential += [f"vision_model.{stack}.layers.{layer}.self_attn.q_proj.weight" for layer in layers]
+    for name in essential:
+        if name not in tensors and _newer_name(name) not in tensors:
+            raise CheckpointError(f"The weights in {path} lack the tensor {name}; download the whole checkpoint again.")

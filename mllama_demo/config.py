@@ -1,0 +1,248 @@
+"""Every option of the demo once: its default, its bounds, its meaning; and where its value comes from.
+
+Defaults < YAML file < environment < command line. The flags, the environment variables and `--help` are all derived from the
+fields of `Settings`. Knows nothing of what the options do: importing it loads no torch, transformers, gradio or SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, cast, get_args, get_origin
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mllama_demo import __version__
+from mllama_demo.errors import ConfigError
+from mllama_demo.images import ImageLimits
+from mllama_demo.sampling import BOUNDS, SamplingParams
+
+EMBEDDED_CHECKPOINT = Path(__file__).resolve().parent / "embedded"
+ENV_PREFIX = "MLLAMA_DEMO_"
+CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
+_DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
+_HOST = re.compile(r"[^\s/@,]+")
+
+
+def _option(group: str, default: Any, meaning: str, allowed: str | None = None, **constraints: Any) -> Any:
+    """A field of Settings. group: its heading in --help. allowed: in words, where type and bounds do not say it."""
+    return Field(default, description=meaning, json_schema_extra={"group": group, "allowed": allowed}, **constraints)
+
+
+def _sampling_option(name: str) -> Any:
+    bound = BOUNDS[name]
+    default = int(bound.default) if bound.step >= 1 else bound.default
+    return _option("Answers", default, f"{bound.label} to start with: {bound.help}.", ge=bound.minimum, le=bound.maximum)
+
+
+def _home(path: str | Path) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - unlike Path.expanduser it leaves an unknown ~user alone
+
+
+HomePath = Annotated[Path, AfterValidator(_home)]
+
+
+class Settings(BaseSettings):
+    """What one deployment looks like, checked. load_settings makes it; a test may make one from keywords alone."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, protected_namespaces=())
+
+    host: str = _option("Server", "127.0.0.1", "Address to listen on; 0.0.0.0 for every interface.", min_length=1, max_length=255)
+    port: int = _option("Server", 7860, "Port to listen on.", ge=1, le=65535)
+    title: str = _option("Server", "Llama 3.2 Vision", "Title of the page.", min_length=1, max_length=120)
+    data_dir: HomePath = _option("Server", Path("data"), "Folder where conversations are kept.")
+    database_url: str | None = _option(
+        "Server", None, "Database for conversations, instead of an SQLite file in data_dir.", "a SQLAlchemy URL", repr=False
+    )
+
+    model_path: HomePath = _option("Model", EMBEDDED_CHECKPOINT, "Folder of the checkpoint, in the Hugging Face layout.")
+    backend: Literal["torch"] = _option("Model", "torch", "What runs the model.")
+    device: str = _option("Model", "auto", "auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N", pattern=_DEVICE)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option("Model", "auto", "Number format of the weights.")
+    threads: int = _option("Model", 0, "CPU threads for the model; 0 leaves it to torch.", ge=0, le=1024)
+    batch_size: int = _option("Model", 4, "Slots: how many requests are answered at the same time.", ge=1, le=64)
+    seq_len: int = _option("Model", 2048, "Context length in tokens, prompt and answer together.", ge=128, le=131072)
+    vision_cache_size: int = _option("Model", 16, "Encoded images kept for follow-up questions.", ge=0, le=10000)
+
+    max_waiting: int = _option("Queue", 64, "How many requests may wait for a slot; more are refused.", ge=0, le=10000)
+    request_time_limit_s: float = _option("Queue", 120.0, "Seconds from sending a request to its last token.", ge=1, le=86400)
+
+    allowed_media_hosts: list[str] | None = _option(
+        "Images", None, "Hosts to fetch images from; not set: any public one; empty: none.", "host names (in YAML a list)"
+    )
+    max_image_bytes: int = _option("Images", ImageLimits.max_bytes, "Largest image file.", ge=1024, le=2**30)
+    max_image_pixels: int = _option("Images", ImageLimits.max_pixels, "Largest width times height.", ge=1024, le=10**9)
+    max_image_aspect_ratio: float = _option("Images", ImageLimits.max_aspect_ratio, "Long side over short side.", ge=1, le=10000)
+
+    system_prompt: str = _option("Answers", "", "What the model is told before every conversation.", max_length=10000)
+    temperature: float = _sampling_option("temperature")
+    top_p: float = _sampling_option("top_p")
+    top_k: int = _sampling_option("top_k")
+    max_tokens: int = _sampling_option("max_tokens")
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: Any, **_: Any) -> tuple[Any, ...]:
+        """Keywords only: load_settings merges the layers itself, so that an error can say which of them is wrong."""
+        return (init_settings,)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _before(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("no option is a yes or no, and YAML's `yes` would count as 1")
+        if info.field_name == "allowed_media_hosts":
+            value = [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
+            if isinstance(value, list) and not all(_HOST.fullmatch(str(host)) for host in value):
+                raise ValueError("a host name has no scheme and no path")
+        return value
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The sampling values to start with."""
+        return SamplingParams(self.temperature, self.top_p, self.top_k, self.max_tokens)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What an image may cost."""
+        return ImageLimits(self.max_image_bytes, self.max_image_pixels, self.max_image_aspect_ratio)
+
+    @property
+    def store_url(self) -> str:
+        """Where conversations are kept, as a SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'conversations.sqlite3').as_posix()}"
+
+
+def allowed_values(name: str) -> str:
+    """What the option `name` takes, in words: "a whole number from 1 to 64"."""
+    field = Settings.model_fields[name]
+    limits = {key: getattr(m, key) for m in field.metadata for key in ("ge", "le", "min_length", "max_length") if hasattr(m, key)}
+    if words := _extra(name)["allowed"]:
+        return words
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(get_args(field.annotation))
+    if field.annotation is Path:
+        return "a path"
+    if field.annotation is str:
+        return f"text of {limits.get('min_length', 0)} to {limits['max_length']} characters"
+    low, high = (int(x) if x == int(x) else x for x in (limits["ge"], limits["le"]))
+    return f"{'a whole number' if field.annotation is int else 'a number'} from {low} to {high}"
+
+
+def load_settings(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the YAML file, the environment and the command line, the later ones winning.
+
+    argv: without the program's name; None takes sys.argv. environ: None takes os.environ; an empty variable counts as not
+    set. Raises ConfigError with one sentence for the first thing wrong; `--help` and `--version` end the program.
+    """
+    environ = os.environ if environ is None else environ
+    from_flags = _read_flags(argv)
+    config, named_by = from_flags.pop("config", None), "--config"
+    if config is None and environ.get(CONFIG_VARIABLE):
+        config, named_by = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
+    from_file = {} if config is None else _read_yaml(_home(config), named_by)
+    from_environment = _read_environment(environ)
+    values = {**from_file, **from_environment, **from_flags}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+    origin = f"environment variable {_variable(name)}" if name in from_environment else str(config)
+    origin = f"{_flag(name)} on the command line" if name in from_flags else origin
+    raise ConfigError(f"{name} must be {allowed_values(name)}, got {repr(values[name])[:80]} (from {origin}).")
+
+
+def _extra(name: str) -> dict[str, Any]:
+    return cast("dict[str, Any]", Settings.model_fields[name].json_schema_extra)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return ENV_PREFIX + name.upper()
+
+
+def _closest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else "--help lists all options."
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path, named_by: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise ConfigError(f"The configuration file {path} (named by {named_by}) cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"The configuration file {path} is not valid YAML{place}: {problem}.") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ConfigError(f"The configuration file {path} must be a mapping of option to value, got {type(content).__name__}.")
+    for key in content:
+        if key not in Settings.model_fields:
+            hint = _closest(str(key), list(Settings.model_fields))
+            raise ConfigError(f"The configuration file {path} has an unknown key {key!r}: {hint}")
+    return content
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    variables = {_variable(name): name for name in Settings.model_fields}
+    for key in environ:  # only a near miss is worth a word: a Kubernetes service of this name sets a dozen of its own
+        if key not in variables and key != CONFIG_VARIABLE and (close := difflib.get_close_matches(key, variables, 1, 0.92)):
+            logging.getLogger(__name__).warning("The environment variable %s is no option; did you mean %s?", key, close[0])
+    return {name: environ[key] for key, name in variables.items() if environ.get(key)}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"The command line cannot be used: {message}; see --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
+        description="A value comes from the command line, else the [VARIABLE], else the YAML file, else it is the default.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=6),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"mllama_demo {__version__}")
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file with any of the options below. [{CONFIG_VARIABLE}]")
+    groups: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        title = _extra(name)["group"]
+        groups[title] = groups.get(title) or parser.add_argument_group(title)
+        default = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint"}.get(field.default, field.default)
+        text = f"{field.description} Takes {allowed_values(name)}. Default: {default}. [{_variable(name)}]"
+        groups[title].add_argument(_flag(name), metavar=name.split("_")[-1].upper(), help=text.replace("%", "%%"))
+    return parser
+
+
+def _read_flags(argv: Sequence[str] | None) -> dict[str, str]:
+    values, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        word = unknown[0].split("=")[0]
+        hint = _closest(word, ["--config", *map(_flag, Settings.model_fields)])
+        raise ConfigError(f"The command line has an unknown {'option' if word.startswith('-') else 'argument'} {word!r}: {hint}")
+    return vars(values)

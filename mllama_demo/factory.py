@@ -1,0 +1,76 @@
+"""Settings to a backend. The one place that knows which backends exist; heavy imports happen inside its loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mllama_demo.backend.base import BackendInfo
+from mllama_demo.backend.runner import ModelRunner
+from mllama_demo.backend.slot_backend import Progress, SlotBackend
+from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
+from mllama_demo.config import Settings
+from mllama_demo.conversation import Message
+from mllama_demo.errors import CheckpointError
+from mllama_demo.prompt import encode_chat
+from mllama_demo.tokenizer import Tokenizer
+
+WARM_UP_QUESTION = (Message("user", "Hello"),)
+
+
+def make_backend(
+    settings: Settings,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_down: Callable[[str], None] = lambda reason: None,
+) -> tuple[SlotBackend, Tokenizer]:
+    """A backend that is not started yet, and its tokenizer. Raises CheckpointError in milliseconds for an unusable folder."""
+    checkpoint = check_checkpoint(settings.model_path)
+    tokenizer = Tokenizer(settings.model_path)
+    context = settings.seq_len
+    if context > checkpoint.max_position_embeddings:
+        raise CheckpointError(
+            f"seq_len is {context}, but the model in {settings.model_path} was made for at most "
+            f"{checkpoint.max_position_embeddings} tokens; set seq_len to that or less."
+        )
+    info = BackendInfo(
+        name="transformers",
+        model=checkpoint.name,
+        device=settings.device,
+        slots=settings.batch_size,
+        context_length=context,
+        tile_size=checkpoint.tile_size,
+        max_tiles=checkpoint.max_tiles,
+        capabilities=frozenset({"images", "seed", "probabilities"}),
+    )
+    backend = SlotBackend(
+        info,
+        lambda progress: _load_torch_runner(settings, checkpoint, tokenizer, progress),
+        tokenizer,
+        frozenset(checkpoint.eos_token_ids),
+        max_waiting=settings.max_waiting,
+        on_ready=on_ready,
+        on_down=on_down,
+    )
+    return backend, tokenizer
+
+
+def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer: Tokenizer, progress: Progress) -> ModelRunner:
+    progress("importing PyTorch and transformers")
+    import torch
+
+    from mllama_demo.backend.torch_runner import TorchRunner, choose_device, choose_dtype
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device)
+    progress(f"loading {checkpoint.parameters / 1e6:,.0f} million parameters")
+    runner = TorchRunner.load(
+        settings.model_path,
+        slots=settings.batch_size,
+        max_seq_len=settings.seq_len,
+        device=device,
+        dtype=choose_dtype(settings.dtype, device),
+        vision_cache_size=settings.vision_cache_size,
+    )
+    runner.warm_up(tuple(encode_chat(WARM_UP_QUESTION, tokenizer)), progress)
+    return runner

@@ -1,0 +1,315 @@
+"""Conversations in SQL: the truth about what was said, for each owner alone.
+
+An owner is an opaque string; no method shows or changes a conversation that belongs to another. Every method is one short
+transaction and may be called from any thread. Knows nothing of models, HTTP or Gradio.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sql
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, RowMapping, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InvalidRequestError, OperationalError
+from sqlalchemy.pool import StaticPool
+
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
+
+if TYPE_CHECKING:
+    from mllama_demo.images import LoadedImage
+
+SCHEMA_VERSION = 1
+MAX_TITLE_LENGTH = 120
+UNUSED_IMAGE_LIFETIME = timedelta(hours=1)
+_BUSY_TIMEOUT_S = 10
+
+_metadata = sql.MetaData()
+
+_versions = sql.Table("schema_version", _metadata, sql.Column("version", sql.Integer, primary_key=True, autoincrement=False))
+
+_images = sql.Table(
+    "images",
+    _metadata,
+    sql.Column("digest", sql.String(64), primary_key=True),
+    sql.Column("format", sql.String(16), nullable=False),
+    sql.Column("created", sql.DateTime, nullable=False),  # put_image renews it
+    sql.Column("data", sql.LargeBinary(2**31 - 1), nullable=False),  # last: SQLite reads through it to get at what follows
+)
+
+_conversations = sql.Table(
+    "conversations",
+    _metadata,
+    sql.Column("id", sql.String(255), primary_key=True),
+    sql.Column("owner", sql.String(255), nullable=False),
+    sql.Column("title", sql.Text, nullable=False),
+    sql.Column("created", sql.DateTime, nullable=False),
+    sql.Column("updated", sql.DateTime, nullable=False),
+    sql.Index("conversations_by_owner", "owner", "updated"),
+)
+
+_messages = sql.Table(
+    "messages",
+    _metadata,
+    sql.Column("conversation_id", sql.ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
+    sql.Column("position", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("role", sql.String(16), nullable=False),
+    sql.Column("text", sql.Text, nullable=False),
+    sql.Column("image_digest", sql.ForeignKey("images.digest"), index=True),
+    sql.Column("image_name", sql.Text),
+    sql.Column("image_width", sql.Integer),
+    sql.Column("image_height", sql.Integer),
+    sql.Column("facts", sql.JSON, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class ConversationSummary:
+    """One line in a list of conversations. updated: when its messages last changed, UTC. turns: messages of the user."""
+
+    id: str
+    title: str
+    updated: datetime
+    turns: int
+
+
+Summaries = list[ConversationSummary]  # the class below has a method of the name `list`
+
+
+class Store:
+    """Conversations and their images in one database.
+
+    url: any SQLAlchemy URL; the file of an SQLite one is made where it is missing, with its folder. Raises ConfigError when
+    the database cannot be used or is not this program's. Methods raise BackendUnavailable when it stops answering.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._lock: AbstractContextManager[Any] = nullcontext()
+        try:
+            parsed = make_url(url)
+            name = parsed.render_as_string(hide_password=True)
+        except ArgumentError:
+            raise ConfigError("database_url is not a database URL such as sqlite:///data/conversations.sqlite3.") from None
+        try:
+            self._engine = self._connect(parsed)
+            self._writer = self._engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+            with self._writer.begin() as connection:
+                _prepare_schema(connection, name)
+        except (DBAPIError, InvalidRequestError, ImportError, OSError) as error:
+            reason = error.orig if isinstance(error, DBAPIError) else getattr(error, "strerror", None) or error
+            raise ConfigError(f"The database {name} cannot be used: {' '.join(str(reason).split())}.") from error
+
+    def _connect(self, url: URL) -> Engine:
+        if url.get_backend_name() != "sqlite":
+            return sql.create_engine(url, pool_pre_ping=True)
+        options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}}
+        if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
+            # It lives as long as its one connection, which the threads therefore take in turns.
+            options = {"connect_args": {"check_same_thread": False}, "poolclass": StaticPool}
+            self._lock = threading.Lock()
+        elif not url.query.get("uri"):
+            Path(str(url.database)).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        engine = sql.create_engine(url, **options)
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def close(self) -> None:
+        """Closes the connections. Safe to call twice."""
+        self._engine.dispose()
+
+    # --- conversations ---------------------------------------------------------------------------------------------------
+
+    def save(self, owner: str, conversation: Conversation) -> None:
+        """Stores the conversation as it now is; writes only the messages from the first changed one on.
+
+        Raises NotFound when its id belongs to another owner or an image it names was never put (or not for so long that it
+        was cleared away), BadRequest for text that is not Unicode.
+        """
+        rows = [_row(conversation.id, position, message) for position, message in enumerate(conversation.messages)]
+        now = _now()
+        with self._transaction(write=True) as connection:
+            found = _find(connection, conversation.id)
+            if found is None:
+                values = {"id": conversation.id, "owner": owner, "title": conversation.title, "created": now, "updated": now}
+                connection.execute(sql.insert(_conversations).values(values))
+            elif found["owner"] != owner:
+                raise _not_found(conversation.id)
+            stored = [dict(row) for row in _message_rows(connection, conversation.id)]
+            same = next((i for i, pair in enumerate(zip(stored, rows, strict=False)) if pair[0] != pair[1]), None)
+            same = min(len(stored), len(rows)) if same is None else same
+            if len(stored) > same:
+                of_conversation = _messages.c.conversation_id == conversation.id
+                connection.execute(sql.delete(_messages).where(of_conversation, _messages.c.position >= same))
+            if len(rows) > same:
+                _require_images(connection, rows[same:])
+                connection.execute(sql.insert(_messages), rows[same:])
+            changed = same < max(len(stored), len(rows))
+            if found is not None and (changed or found["title"] != conversation.title):
+                values = {"title": conversation.title, "updated": now if changed else found["updated"]}
+                connection.execute(sql.update(_conversations).where(_conversations.c.id == conversation.id).values(values))
+
+    def load(self, owner: str, id: str) -> Conversation:
+        """The conversation as it was saved. Raises NotFound for an unknown id and for one of another owner alike."""
+        with self._transaction() as connection:
+            found = _owned(connection, owner, id, lock=False)
+            messages = tuple(_message(row) for row in _message_rows(connection, id))
+        return Conversation(messages, id, found["title"])
+
+    def list(self, owner: str, limit: int = 200) -> Summaries:
+        """The owner's conversations, at most `limit`, the last changed first."""
+        c = _conversations.c
+        turns = sql.select(sql.func.count()).where(_messages.c.conversation_id == c.id, _messages.c.role == "user")
+        query = sql.select(c.id, c.title, c.updated, turns.scalar_subquery().label("turns")).where(c.owner == owner)
+        with self._transaction() as connection:
+            rows = connection.execute(query.order_by(c.updated.desc(), c.id).limit(limit)).all()
+        return [ConversationSummary(id, title, updated.replace(tzinfo=timezone.utc), turns) for id, title, updated, turns in rows]
+
+    def rename(self, owner: str, id: str, title: str) -> None:
+        """Gives the conversation another title, 1 to 120 characters after trimming; its place in the list stays."""
+        title = title.strip()
+        if not 1 <= len(title) <= MAX_TITLE_LENGTH:
+            raise BadRequest(f"A title must have 1 to {MAX_TITLE_LENGTH} characters, this one has {len(title)}.")
+        with self._transaction(write=True) as connection:
+            _owned(connection, owner, id)
+            connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(title=title))
+
+    def delete(self, owner: str, id: str) -> None:
+        """Deletes the conversation and the images that no message shows any more.
+
+        Clears away images of other conversations too, once an hour has passed since they were put and nothing shows them:
+        those of messages that were cut off again, or that were never sent.
+        """
+        with self._transaction(write=True) as connection:
+            _owned(connection, owner, id)
+            shown = {row["image_digest"] for row in _message_rows(connection, id)} - {None}
+            connection.execute(sql.delete(_messages).where(_messages.c.conversation_id == id))
+            connection.execute(sql.delete(_conversations).where(_conversations.c.id == id))
+            unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)
+            due = _images.c.digest.in_(shown) | (_images.c.created < _now() - UNUSED_IMAGE_LIFETIME)
+            connection.execute(sql.delete(_images).where(due, unused))
+
+    # --- images ----------------------------------------------------------------------------------------------------------
+
+    def put_image(self, image: LoadedImage) -> ImageRef:
+        """Stores the image's file once, however often it is put, and says how messages refer to it."""
+        now = _now()
+        with self._transaction(write=True) as connection:
+            renewed = connection.execute(sql.update(_images).where(_images.c.digest == image.digest).values(created=now))
+            if renewed.rowcount == 0:
+                values = {"digest": image.digest, "format": image.format, "created": now, "data": image.data}
+                connection.execute(sql.insert(_images).values(values))
+        return ImageRef(image.digest, image.name, image.width, image.height)
+
+    def image_bytes(self, digest: str) -> bytes:
+        """The file as it was put. Whoever knows the digest may see it: nobody can guess one. Raises NotFound."""
+        with self._transaction() as connection:
+            data = connection.execute(sql.select(_images.c.data).where(_images.c.digest == digest)).scalar()
+        if data is None:
+            raise NotFound(f"There is no image with the digest {digest}.")
+        return bytes(data)
+
+    # --- transactions ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self, write: bool = False) -> Iterator[Connection]:
+        try:
+            with self._lock, (self._writer if write else self._engine).begin() as connection:
+                yield connection
+        except UnicodeEncodeError:
+            raise BadRequest("The text holds half a character (a lone surrogate), which cannot be stored.") from None
+        except IntegrityError as error:
+            raise BackendUnavailable("The conversation was changed from elsewhere at the same time; try again.") from error
+        except OperationalError as error:
+            raise BackendUnavailable(f"The database of conversations does not answer ({error.orig}); try again later.") from error
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # the driver would begin late, as a reader that cannot always become a writer
+    for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = NORMAL"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def _prepare_schema(connection: Connection, name: str) -> None:
+    """Makes the tables, or checks that they are of this version; a later version brings older ones up to date here."""
+    existing = set(sql.inspect(connection).get_table_names())
+    if _versions.name not in existing and existing & set(_metadata.tables):
+        raise ConfigError(f"The database {name} belongs to another program; set database_url or data_dir to another place.")
+    _metadata.create_all(connection)
+    version = connection.execute(sql.select(sql.func.max(_versions.c.version))).scalar()
+    if version is None:
+        connection.execute(sql.insert(_versions).values(version=SCHEMA_VERSION))
+    elif version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"The database {name} was written by a newer version of this program (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}); update the program, or set database_url or data_dir to another place."
+        )
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------------
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None)  # not every database keeps a time zone: all times are UTC
+
+
+def _not_found(id: str) -> NotFound:
+    return NotFound(f"There is no conversation {id}.")
+
+
+def _find(connection: Connection, id: str, lock: bool = True) -> RowMapping | None:
+    query = sql.select(_conversations).where(_conversations.c.id == id)
+    return connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
+
+
+def _owned(connection: Connection, owner: str, id: str, lock: bool = True) -> RowMapping:
+    found = _find(connection, id, lock)
+    if found is None or found["owner"] != owner:
+        raise _not_found(id)
+    return found
+
+
+def _message_rows(connection: Connection, id: str) -> list[RowMapping]:
+    query = sql.select(_messages).where(_messages.c.conversation_id == id).order_by(_messages.c.position)
+    return list(connection.execute(query).mappings())
+
+
+def _require_images(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    wanted = {row["image_digest"] for row in rows} - {None}
+    stored = set(connection.execute(sql.select(_images.c.digest).where(_images.c.digest.in_(wanted))).scalars())
+    if missing := sorted(wanted - stored):
+        raise NotFound(f"The image {missing[0]} is not stored; send it again.")
+
+
+def _row(id: str, position: int, message: Message) -> dict[str, Any]:
+    image = message.image
+    return {
+        "conversation_id": id,
+        "position": position,
+        "role": message.role,
+        "text": message.text,
+        "image_digest": image.digest if image else None,
+        "image_name": image.name if image else None,
+        "image_width": image.width if image else None,
+        "image_height": image.height if image else None,
+        "facts": json.loads(json.dumps(message.facts)),  # as it will come back, so that it can be compared
+    }
+
+
+def _message(row: RowMapping) -> Message:
+    image = None
+    if row["image_digest"] is not None:
+        image = ImageRef(row["image_digest"], row["image_name"], row["image_width"], row["image_height"])
+    return Message(row["role"], row["text"], image, row["facts"])

@@ -1,0 +1,114 @@
+"""The checkpoint's tokenizer: text to ids without ever reading structure into it, and ids to text as it becomes certain.
+
+Uses the `tokenizers` package alone, so prompts are built without transformers or torch.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Tokenizer as RawTokenizer
+
+from mllama_demo.errors import CheckpointError
+
+
+@lru_cache(maxsize=1)
+def _byte_of_character() -> dict[str, int]:
+    """The printable stand-in for each byte that byte-level BPE vocabularies use (GPT-2's table)."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in plain}
+    others = [byte for byte in range(256) if byte not in plain]
+    table.update({chr(256 + index): byte for index, byte in enumerate(others)})
+    return table
+
+
+class Tokenizer:
+    """Llama-3's byte-level BPE. Special tokens are reached by name only; in text they are just characters."""
+
+    def __init__(self, path: Path) -> None:
+        """Loads path/tokenizer.json. Raises CheckpointError when it cannot be read."""
+        try:
+            self._raw = RawTokenizer.from_file(str(path / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise CheckpointError(f"The tokenizer {path / 'tokenizer.json'} cannot be read: {error}.") from error
+        self._raw.encode_special_tokens = True
+        self._special = {token.content: id for id, token in self._raw.get_added_tokens_decoder().items() if token.special}
+        self._added = {id: token.content for id, token in self._raw.get_added_tokens_decoder().items() if not token.special}
+        self._special_ids = frozenset(self._special.values())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text, every character of it taken literally: "<|eot_id|>" becomes several ordinary tokens."""
+        return self._raw.encode(text, add_special_tokens=False).ids
+
+    def special_id(self, name: str) -> int:
+        """Id of a special token such as "<|begin_of_text|>"; raises CheckpointError when the vocabulary has none."""
+        try:
+            return self._special[name]
+        except KeyError:
+            raise CheckpointError(f"The tokenizer has no special token {name}; is this a Llama 3.2 Vision checkpoint?") from None
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes a token stands for, possibly part of a character; empty for special and unknown tokens."""
+        if token_id in self._special_ids:
+            return b""
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        piece = self._raw.id_to_token(token_id)
+        if piece is None:
+            return b""
+        table = _byte_of_character()
+        return bytes(table[character] for character in piece)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of the ids, special tokens left out, incomplete characters as U+FFFD."""
+        return b"".join(self.token_bytes(id) for id in token_ids).decode("utf-8", errors="replace")
+
+
+class IncrementalText:
+    """Streams one answer: emits whole characters, and holds back what may still become a stop string.
+
+    stopped: the stop string that was hit; its text and everything after it is never emitted.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._stop = tuple(stop)
+        self._held = ""
+        self.stopped: str | None = None
+
+    def push(self, token_id: int) -> str:
+        """The characters that became certain with this token; empty once a stop string was hit."""
+        return self._advance(self._decoder.decode(self._tokenizer.token_bytes(token_id)))
+
+    def finish(self) -> str:
+        """What was held back, for an answer that ended without a stop string. An incomplete character becomes U+FFFD."""
+        text = self._advance(self._decoder.decode(b"", final=True))
+        if self.stopped is None:
+            text, self._held = text + self._held, ""
+        return text
+
+    def _advance(self, new: str) -> str:
+        if self.stopped is not None:
+            return ""
+        self._held += new
+        found = [(at, s) for s in self._stop if (at := self._held.find(s)) >= 0]
+        if found:
+            at, self.stopped = min(found, key=lambda hit: (hit[0], -len(hit[1])))
+            text, self._held = self._held[:at], ""
+            return text
+        keep = max((_overlap(self._held, s) for s in self._stop), default=0)
+        text = self._held[: len(self._held) - keep]
+        self._held = self._held[len(self._held) - keep :]
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of text that is a proper beginning of stop."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

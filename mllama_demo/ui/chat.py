@@ -1,0 +1,318 @@
+"""The chat's behaviour: each Gradio event turned into a change of the stored conversation and a stream of updates.
+
+The browser's copy of the history is never read: handlers get an id, check whose it is, and work on what the store holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from mllama_demo.answer import Answer, Answerer
+from mllama_demo.backend.base import BackendInfo
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.errors import BackendBusy, BadRequest, DemoError
+from mllama_demo.fetch import fetch_image
+from mllama_demo.images import LoadedImage, load_image, preview
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.server.visitors import visitor_of
+from mllama_demo.store import Store
+from mllama_demo.ui.words import facts_line, progress, status_line, title_of
+
+UPDATES_PER_SECOND = 12
+MAX_QUESTION_CHARACTERS = 20_000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a handler changes on the page; None leaves a part as it is. layout.py turns it into component updates."""
+
+    history: list[dict[str, Any]] | None = None
+    conversation_id: str | None = None
+    input: dict[str, Any] | None = None
+    answering: bool | None = None
+    conversations: list[tuple[str, str]] | None = None
+    title: str | None = None
+    status: str | None = None
+
+
+def owner_of(request: gr.Request) -> str:
+    """Whose conversations a request may see: the visitor's cookie, or one session where there are no cookies."""
+    return visitor_of(request.headers.get("cookie")) or f"session-{request.session_hash}"
+
+
+def user_error(error: DemoError) -> gr.Error:
+    """The sentence as a notice on the page, with nothing in it taken for HTML."""
+    title = "Busy" if isinstance(error, BackendBusy) else "That did not work"
+    return gr.Error(html.escape(str(error)), title=title, duration=12, print_exception=False)
+
+
+class ChatRoom:
+    """All chats of this process."""
+
+    def __init__(self, answerer: Answerer, store: Store, allowed_media_hosts: list[str] | None) -> None:
+        self._answerer = answerer
+        self._store = store
+        self._allowed_media_hosts = allowed_media_hosts
+        self._active: dict[str, str] = {}
+        # What the browser shows are copies without metadata (a photo's EXIF may hold a place), gone with the process.
+        self.previews = Path(tempfile.mkdtemp(prefix="mllama-demo-"))
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._answerer.backend.info
+
+    def close(self) -> None:
+        shutil.rmtree(self.previews, ignore_errors=True)
+
+    # --- opening and keeping --------------------------------------------------------------------------------------------
+
+    async def open(self, owner: str, conversation_id: str) -> View:
+        """Shows a stored conversation, or an empty one when it is not there (any more)."""
+        try:
+            conversation = await asyncio.to_thread(self._store.load, owner, conversation_id)
+        except DemoError:
+            return await self.new(owner)
+        return replace(await self._view(owner, conversation), answering=conversation.id in self._active)
+
+    async def new(self, owner: str) -> View:
+        listed = await asyncio.to_thread(self._listed, owner)
+        return View([], "", {"text": "", "files": []}, False, listed, "")
+
+    async def rename(self, owner: str, conversation_id: str, title: str) -> View:
+        await asyncio.to_thread(self._store.rename, owner, conversation_id, title)
+        return View(conversations=await asyncio.to_thread(self._listed, owner), title=title.strip())
+
+    async def delete(self, owner: str, conversation_id: str) -> View:
+        self.stop(conversation_id)
+        await asyncio.to_thread(self._store.delete, owner, conversation_id)
+        return await self.new(owner)
+
+    # --- asking ---------------------------------------------------------------------------------------------------------
+
+    async def ask(self, owner: str, conversation_id: str, value: dict[str, Any], sampling: SamplingParams) -> AsyncIterator[View]:
+        """Adds the question, with its image if it has one, and streams the answer. On a failure everything is as before."""
+        message = await asyncio.to_thread(self._user_message, value)
+        conversation = await self._load(owner, conversation_id) if conversation_id else Conversation()
+        before = View(await asyncio.to_thread(self._history, conversation), conversation_id, value, False)
+        async with aclosing(self._stream(owner, conversation.add(message), sampling, before)) as views:
+            async for view in views:
+                yield view
+
+    async def retry(self, owner: str, conversation_id: str, sampling: SamplingParams) -> AsyncIterator[View]:
+        """Answers the last question again."""
+        conversation = await self._load(owner, conversation_id)
+        asked = _last_question(conversation)
+        before = View(await asyncio.to_thread(self._history, conversation), answering=False)
+        async with aclosing(self._stream(owner, conversation.cut(asked + 1), sampling, before)) as views:
+            async for view in views:
+                yield view
+
+    async def edit(
+        self, owner: str, conversation_id: str, index: int, text: str, sampling: SamplingParams
+    ) -> AsyncIterator[View]:
+        """Replaces a question, forgets what came after it, and answers it. The image stays."""
+        conversation = await self._load(owner, conversation_id)
+        before = View(await asyncio.to_thread(self._history, conversation), answering=False)
+        if not (0 <= index < len(conversation.messages)) or conversation.messages[index].role != "user":
+            raise BadRequest("Only a question can be edited.")
+        edited = replace(conversation.messages[index], text=_question(text))
+        if not edited.text and edited.image is None:
+            raise BadRequest("A question needs a few words or an image.")
+        cut = conversation.cut(index).add(edited)
+        async with aclosing(self._stream(owner, cut, sampling, before)) as views:
+            async for view in views:
+                yield view
+
+    async def undo(self, owner: str, conversation_id: str) -> View:
+        """Takes the last question back into the input, its image too."""
+        conversation = await self._load(owner, conversation_id)
+        self._refuse_while_answering(conversation.id)
+        asked = _last_question(conversation)
+        message = conversation.messages[asked]
+        conversation = conversation.cut(asked)
+        await asyncio.to_thread(self._store.save, owner, conversation)
+        files = [await asyncio.to_thread(self._original_file, message.image)] if message.image else []
+        return replace(await self._view(owner, conversation), input={"text": message.text, "files": files})
+
+    def stop(self, conversation_id: str) -> None:
+        """Ends the answer under way; what was written stays."""
+        request_id = self._active.get(conversation_id)
+        if request_id is not None:
+            self._answerer.backend.cancel(request_id)
+
+    def status(self) -> str:
+        backend = self._answerer.backend
+        return status_line(backend.status(), backend.info)
+
+    # --- images ---------------------------------------------------------------------------------------------------------
+
+    async def fetch(self, url: str) -> str:
+        """Fetches an image from a web address; the path of the file to attach."""
+        url = (url or "").strip()
+        if not url:
+            raise BadRequest("Enter the address of an image, beginning with http:// or https://.")
+        image = await asyncio.to_thread(fetch_image, url, self._answerer.limits, allowed_hosts=self._allowed_media_hosts)
+        return await asyncio.to_thread(self._write, image.digest, _file_name(image), image.data)
+
+    def _user_message(self, value: dict[str, Any]) -> Message:
+        text = _question(value.get("text") or "")
+        files = value.get("files") or []
+        if len(files) > 1:
+            raise BadRequest("The model looks at one image per question; send the second one with your next question.")
+        if not text and not files:
+            raise BadRequest("Type a question, or add an image.")
+        image = None
+        if files:
+            path = Path(files[0]["path"] if isinstance(files[0], dict) else files[0])
+            if path.stat().st_size > self._answerer.limits.max_bytes:
+                # Asked of the file system, so that a huge upload is never read into memory.
+                raise BadRequest(f"{path.name} is larger than the {self._answerer.limits.max_bytes // 2**20} MB allowed.")
+            image = self._store.put_image(load_image(path.read_bytes(), path.name, self._answerer.limits))
+        return Message("user", text, image)
+
+    def _preview_file(self, image: ImageRef) -> str:
+        path = self.previews / image.digest / "preview.webp"
+        if not path.exists():
+            self._write(image.digest, path.name, preview(self._answerer.load(image)))
+        return str(path)
+
+    def _original_file(self, image: ImageRef) -> str:
+        loaded = self._answerer.load(image)
+        return self._write(image.digest, _file_name(loaded), loaded.data)
+
+    def _write(self, digest: str, name: str, data: bytes) -> str:
+        folder = self.previews / digest
+        folder.mkdir(parents=True, exist_ok=True)
+        # Written aside and moved into place: another visitor may be reading the same picture.
+        aside = folder / uuid.uuid4().hex
+        aside.write_bytes(data)
+        return str(aside.replace(folder / name))
+
+    # --- the stream -----------------------------------------------------------------------------------------------------
+
+    async def _stream(
+        self, owner: str, conversation: Conversation, sampling: SamplingParams, before: View
+    ) -> AsyncIterator[View]:
+        """Answers the conversation's last turn. before: what to show again when it cannot even begin."""
+        self._refuse_while_answering(conversation.id)
+        request_id = uuid.uuid4().hex
+        self._active[conversation.id] = request_id
+        answer: Answer | None = None
+        try:
+            history = await asyncio.to_thread(self._history, conversation)
+            yield View(
+                [*history, _bot('<span class="progress">Sending …</span>')], conversation.id, {"text": "", "files": []}, True
+            )
+            shown_at = 0.0
+            async with aclosing(self._answerer.answer(conversation, sampling, request_id)) as answers:  # type: ignore[type-var]
+                async for answer in answers:
+                    if answer.finish is None and not conversation.title and not shown_at:
+                        await asyncio.to_thread(self._store.save, owner, conversation)
+                    if answer.finish is None and time.monotonic() - shown_at >= 1 / UPDATES_PER_SECOND:
+                        shown_at = time.monotonic()
+                        yield View([*history, _bot(answer.text or progress(answer))], status=self.status())
+            assert answer is not None and answer.finish is not None
+            conversation = await self._keep(owner, conversation, answer)
+            answer = None
+            yield replace(await self._view(owner, conversation), answering=False, status=self.status())
+        except DemoError as error:
+            yield before
+            raise user_error(error) from error
+        finally:
+            self._active.pop(conversation.id, None)
+            if answer is not None and answer.text:
+                # The page was closed or reloaded in the middle of the answer: what came is kept.
+                self._store.save(owner, conversation.add(self._answerer.message(answer)))
+
+    async def _keep(self, owner: str, conversation: Conversation, answer: Answer) -> Conversation:
+        conversation = conversation.add(self._answerer.message(answer))
+        await asyncio.to_thread(self._store.save, owner, conversation)
+        return conversation
+
+    def _refuse_while_answering(self, conversation_id: str) -> None:
+        if conversation_id in self._active:
+            raise BadRequest("This conversation is being answered already; wait for it or press Stop.")
+
+    async def _load(self, owner: str, conversation_id: str) -> Conversation:
+        return await asyncio.to_thread(self._store.load, owner, conversation_id)
+
+    # --- showing --------------------------------------------------------------------------------------------------------
+
+    async def _view(self, owner: str, conversation: Conversation) -> View:
+        history = await asyncio.to_thread(self._history, conversation)
+        listed = await asyncio.to_thread(self._listed, owner)
+        return View(history, conversation.id, conversations=listed, title=title_of(conversation))
+
+    def _listed(self, owner: str) -> list[tuple[str, str]]:
+        return [(summary.title or "Image", summary.id) for summary in self._store.list(owner)]
+
+    def _history(self, conversation: Conversation) -> list[dict[str, Any]]:
+        return [self._shown(message) for message in conversation.messages]
+
+    def _shown(self, message: Message) -> dict[str, Any]:
+        if message.role == "assistant":
+            return _bot(message.text, facts_line(message))
+        content: list[dict[str, Any]] = []
+        if message.image is not None:
+            alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
+            content.append({"file": {"path": self._preview_file(message.image), "mime_type": "image/webp"}, "alt_text": alt})
+        if message.text:
+            content.append({"type": "text", "text": message.text})
+        return {"role": message.role, "content": content}
+
+
+async def guarded(work: Awaitable[T]) -> T:
+    """Awaits work; an expected failure becomes a notice on the page."""
+    try:
+        return await work
+    except DemoError as error:
+        raise user_error(error) from error
+
+
+async def guarded_stream(views: Callable[[], AsyncIterator[View]]) -> AsyncIterator[View]:
+    """The same for a stream of views; making the stream may fail too."""
+    try:
+        async with aclosing(views()) as stream:  # type: ignore[type-var]
+            async for view in stream:
+                yield view
+    except DemoError as error:
+        raise user_error(error) from error
+
+
+def _bot(text: str, facts: str = "") -> dict[str, Any]:
+    content = [{"type": "text", "text": text}]
+    if facts:
+        content.append({"type": "text", "text": facts})
+    return {"role": "assistant", "content": content}
+
+
+def _question(text: str) -> str:
+    text = text.strip()
+    if len(text) > MAX_QUESTION_CHARACTERS:
+        raise BadRequest(f"The question has {len(text)} characters; at most {MAX_QUESTION_CHARACTERS} are allowed.")
+    return text
+
+
+def _last_question(conversation: Conversation) -> int:
+    for index in range(len(conversation.messages) - 1, -1, -1):
+        if conversation.messages[index].role == "user":
+            return index
+    raise BadRequest("There is no question to go back to.")
+
+
+def _file_name(image: LoadedImage) -> str:
+    stem = "".join(c if c.isalnum() or c in "-_. " else "_" for c in Path(image.name).stem)[:60].strip(". ") or "image"
+    return f"{stem}.{image.format.lower()}"

@@ -1,0 +1,290 @@
+"""The page: which components there are, where they stand, and which handler each event calls."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from mllama_demo.answer import Answerer
+from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
+from mllama_demo.errors import DemoError
+from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
+from mllama_demo.store import Store
+from mllama_demo.ui.chat import ChatRoom, View, guarded, guarded_stream, owner_of, user_error
+from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
+from mllama_demo.ui.theme import CSS, make_theme
+
+STATUS_SECONDS = 2.0
+UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
+# The address bar names the conversation, so that a reload, a bookmark or a second tab finds it.
+REMEMBER_IN_ADDRESS = """(id) => {
+  const url = new URL(window.location);
+  if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
+  window.history.replaceState(null, "", url);
+}"""
+
+
+def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store) -> None:
+    """Builds the page and mounts it at the root of `app`."""
+    room = ChatRoom(answerer, store, settings.allowed_media_hosts)
+    atexit.register(room.close)
+    page = ChatPage(settings, room)
+    gr.mount_gradio_app(
+        app,
+        page.build(),
+        path="/",
+        theme=make_theme(),
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        show_error=True,
+        allowed_paths=[str(room.previews), str(EXAMPLES_FOLDER)],
+        max_file_size=settings.max_image_bytes,
+    )
+
+
+def slider(name: str, value: float, **kwargs: Any) -> gr.Slider:
+    """A slider whose range, step and help come from sampling.BOUNDS."""
+    bound = BOUNDS[name]
+    maximum = kwargs.pop("maximum", bound.maximum)
+    return gr.Slider(
+        bound.minimum, maximum, value=value, step=bound.step, label=bound.label, info=bound.help,
+        elem_id=name.replace("_", "-"), **kwargs,
+    )  # fmt: skip
+
+
+class ChatPage:
+    """The chat's components and wiring. build() makes the Blocks once."""
+
+    def __init__(self, settings: Settings, room: ChatRoom) -> None:
+        self._settings = settings
+        self._room = room
+
+    def build(self) -> gr.Blocks:
+        with gr.Blocks(
+            title=self._settings.title, fill_height=True, analytics_enabled=False, delete_cache=UPLOAD_CLEANUP_SECONDS
+        ) as demo:
+            self._lay_out()
+            self._wire(demo)
+        demo.queue(default_concurrency_limit=None, api_open=False)
+        return demo
+
+    # --- layout ---------------------------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        settings = self._settings
+        self.conversation_id = gr.Textbox(visible=False)
+        self.clock = gr.Timer(STATUS_SECONDS)
+        with gr.Sidebar(open=True, width=280):
+            self.new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
+            self.conversations = gr.Radio([], label="Conversations", elem_id="conversations", interactive=True)
+            with gr.Accordion("This conversation", open=False, elem_id="conversation-menu"):
+                self.title = gr.Textbox(label="Title", max_lines=1, elem_id="conversation-title")
+                with gr.Row():
+                    self.rename = gr.Button("Rename", size="sm", elem_id="rename")
+                    self.delete = gr.Button("Delete", size="sm", variant="stop", elem_id="delete")
+                with gr.Row(visible=False) as self.delete_question:
+                    self.delete_yes = gr.Button("Delete for good", size="sm", variant="stop", elem_id="delete-yes")
+                    self.delete_no = gr.Button("Keep it", size="sm", elem_id="delete-no")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=320):
+                gr.Markdown(f"# {settings.title}\n{_introduction(settings)}", elem_id="masthead")
+                self.status = gr.HTML(self._room.status(), elem_id="status")
+                self.history = gr.Chatbot(
+                    elem_id="chat-history",
+                    label="Conversation",
+                    show_label=False,
+                    height="62vh",
+                    min_height=320,
+                    editable="user",
+                    buttons=["copy", "copy_all"],
+                    examples=EXAMPLES,  # type: ignore[arg-type]
+                    layout="bubble",
+                    latex_delimiters=[],
+                    allow_tags=False,
+                    placeholder="Ask about an image, or just ask. Try one of these:",
+                )
+                with gr.Row(equal_height=True):
+                    self.input = gr.MultimodalTextbox(
+                        elem_id="chat-input",
+                        label="Your question",
+                        show_label=False,
+                        placeholder="Ask something; paste, drop or add an image with +",
+                        file_types=["image"],
+                        sources=["upload"],
+                        max_plain_text_length=100_000,
+                        autofocus=True,
+                        scale=8,
+                    )
+                    self.stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, scale=1, min_width=90)
+            with gr.Column(scale=1, min_width=280):
+                with gr.Accordion("Sampling", open=True, elem_id="sampling"):
+                    self._lay_out_sampling()
+                with gr.Accordion("Camera or web address", open=False, elem_id="more-images"):
+                    self.url = gr.Textbox(label="Address of an image", placeholder="https://…", max_lines=1, elem_id="image-url")
+                    self.use_url = gr.Button("Use this image", size="sm", elem_id="use-url")
+                    self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
+
+    def _lay_out_sampling(self) -> None:
+        settings = self._settings
+        self.preset = gr.Dropdown(
+            [preset.name for preset in PRESETS], value=None, label="Preset", elem_id="preset", filterable=False
+        )
+        self.greedy = gr.Checkbox(False, label="Greedy: always the likeliest token", elem_id="greedy")
+        self.temperature = slider("temperature", settings.temperature)
+        self.top_p = slider("top_p", settings.top_p)
+        self.top_k = slider("top_k", settings.top_k)
+        most = min(BOUNDS["max_tokens"].maximum, self._room.info.context_length)
+        self.max_tokens = slider("max_tokens", min(settings.max_tokens, most), maximum=most)
+        seed = BOUNDS["seed"]
+        self.seed = gr.Number(
+            None, label=seed.label, info=seed.help, precision=0, minimum=seed.minimum, maximum=seed.maximum, elem_id="seed"
+        )
+
+    # --- wiring ---------------------------------------------------------------------------------------------------------
+
+    def _wire(self, demo: gr.Blocks) -> None:
+        page = [self.history, self.conversation_id, self.input, self.stop, self.conversations, self.title, self.status]
+        knobs = [self.greedy, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        talk: dict[str, Any] = {**quiet, "outputs": page}
+
+        demo.load(self._opened, None, page, **quiet)
+        self.clock.tick(self._room.status, None, self.status, queue=False, **quiet)
+        self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
+
+        self.input.submit(self._ask, [self.conversation_id, self.input, *knobs], **talk)
+        self.history.example_select(self._ask_example, [self.conversation_id, *knobs], **talk)
+        self.history.retry(self._retry, [self.conversation_id, *knobs], **talk)
+        self.history.edit(self._edit, [self.conversation_id, *knobs], **talk)
+        self.history.undo(self._undo, self.conversation_id, **talk)
+        self.history.clear(self._new, None, **talk)
+        self.stop.click(self._room.stop, self.conversation_id, None, queue=False, **quiet)
+
+        self.new_chat.click(self._new, None, **talk)
+        self.conversations.input(self._open, self.conversations, **talk)
+        self.rename.click(self._rename, [self.conversation_id, self.title], **talk)
+        self.title.submit(self._rename, [self.conversation_id, self.title], **talk)
+        asking = (lambda: gr.update(visible=True)), (lambda: gr.update(visible=False))
+        self.delete.click(asking[0], None, self.delete_question, queue=False, **quiet)
+        self.delete_no.click(asking[1], None, self.delete_question, queue=False, **quiet)
+        self.delete_yes.click(self._delete, self.conversation_id, **talk)
+        self.delete_yes.click(asking[1], None, self.delete_question, queue=False, **quiet)
+
+        self.preset.input(
+            _apply_preset, self.preset, [self.greedy, self.temperature, self.top_p, self.top_k], queue=False, **quiet
+        )
+        self.greedy.change(_grey_out, self.greedy, [self.temperature, self.top_p, self.top_k], queue=False, **quiet)
+        self.use_url.click(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
+        self.url.submit(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
+        self.camera.input(_attach, [self.camera, self.input], self.input, **quiet)
+
+    def _updates(self, view: View) -> dict[Any, Any]:
+        """The components that a View changes."""
+        updates: dict[Any, Any] = {}
+        if view.history is not None:
+            updates[self.history] = view.history
+        if view.conversation_id is not None:
+            updates[self.conversation_id] = view.conversation_id
+        if view.input is not None:
+            updates[self.input] = view.input
+        if view.answering is not None:
+            updates[self.stop] = gr.update(visible=view.answering)
+        if view.conversations is not None:
+            known = {id for _, id in view.conversations}
+            shown = view.conversation_id if view.conversation_id in known else None
+            updates[self.conversations] = gr.update(choices=view.conversations, value=shown)
+        if view.title is not None:
+            updates[self.title] = view.title
+        if view.status is not None:
+            updates[self.status] = view.status
+        return updates
+
+    async def _opened(self, request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await self._room.open(owner_of(request), request.query_params.get("c") or ""))
+
+    async def _open(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await self._room.open(owner_of(request), conversation_id))
+
+    async def _new(self, request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await self._room.new(owner_of(request)))
+
+    async def _rename(self, conversation_id: str, title: str, request: gr.Request) -> dict[Any, Any]:
+        view = await guarded(self._room.rename(owner_of(request), conversation_id, title))
+        return self._updates(View(conversation_id=conversation_id, conversations=view.conversations, title=view.title))
+
+    async def _delete(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await guarded(self._room.delete(owner_of(request), conversation_id)))
+
+    async def _undo(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await guarded(self._room.undo(owner_of(request), conversation_id)))
+
+    async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], *knobs: Any) -> AsyncIterator[Any]:
+        async for view in guarded_stream(
+            lambda: self._room.ask(owner_of(request), conversation_id, value, sampling_from(*knobs))
+        ):
+            yield self._updates(view)
+
+    async def _ask_example(
+        self, request: gr.Request, event: gr.SelectData, conversation_id: str, *knobs: Any
+    ) -> AsyncIterator[Any]:
+        example = EXAMPLES[event.index]
+        value = {"text": example["text"], "files": list(example.get("files", []))}
+        async for update in self._ask(request, conversation_id, value, *knobs):
+            yield update
+
+    async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> AsyncIterator[Any]:
+        async for view in guarded_stream(lambda: self._room.retry(owner_of(request), conversation_id, sampling_from(*knobs))):
+            yield self._updates(view)
+
+    async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> AsyncIterator[Any]:
+        index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
+        async for view in guarded_stream(
+            lambda: self._room.edit(owner_of(request), conversation_id, index, str(event.value), sampling_from(*knobs))
+        ):
+            yield self._updates(view)
+
+    async def _attach_url(self, url: str, value: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        return _attach(await guarded(self._room.fetch(url)), value), ""
+
+
+def sampling_from(
+    greedy: bool, temperature: float, top_p: float, top_k: float, max_tokens: float, seed: float | None
+) -> SamplingParams:
+    """The knobs' values, checked; a notice on the page for one out of bounds."""
+    try:
+        params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), seed=None if seed is None else int(seed))
+    except DemoError as error:
+        raise user_error(error) from error
+    return params.as_greedy() if greedy else params
+
+
+def _attach(path: str | None, value: dict[str, Any] | None) -> dict[str, Any]:
+    text = (value or {}).get("text") or ""
+    return {"text": text, "files": [path] if path else (value or {}).get("files", [])}
+
+
+def _apply_preset(name: str | None) -> list[Any]:
+    preset = next((p for p in PRESETS if p.name == name), None)
+    if preset is None:
+        return [gr.skip()] * 4
+    return [False, preset.temperature, preset.top_p, preset.top_k]
+
+
+def _grey_out(greedy: bool) -> list[Any]:
+    return [gr.update(interactive=not greedy)] * 3
+
+
+def _introduction(settings: Settings) -> str:
+    if settings.model_path.resolve() != EMBEDDED_CHECKPOINT:
+        return "Ask about an image, follow up, and see what temperature, top-p and top-k do."
+    return (
+        "A tiny stand-in for Meta's model answers here: it knows simple drawings – shapes, colours, emoji-like objects, "
+        "short words – and is lost with real photographs."
+    )
