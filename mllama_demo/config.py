@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     backend: Literal["torch"] = _option("Model", "torch", "What runs the model.")
     device: str = _option("Model", "auto", "auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N", pattern=_DEVICE)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option("Model", "auto", "Number format of the weights.")
-    threads: int = _option("Model", 0, "CPU threads for the model; 0 leaves it to torch.", ge=0, le=1024)
+    threads: int = _option("Model", 0, "CPU threads for the model; 0 chooses by its size.", ge=0, le=1024)
     batch_size: int = _option("Model", 4, "Slots: how many requests are answered at the same time.", ge=1, le=64)
     seq_len: int = _option("Model", 2048, "Context length in tokens, prompt and answer together.", ge=128, le=131072)
     vision_cache_size: int = _option("Model", 16, "Encoded images kept for follow-up questions.", ge=0, le=10000)
@@ -180,7 +180,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key, _ in node.value:
+        for key, _ in reversed(node.value):
             if keys.count(key.value) > 1:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)

@@ -14,6 +14,9 @@ from mllama_demo.errors import CheckpointError
 from mllama_demo.prompt import encode_chat
 from mllama_demo.tokenizer import Tokenizer
 
+# Below this a decode step is so short that threads spend it waiting for each other: on a machine whose cores are also busy
+# with the browser, two threads were ten times slower than one (benchmarks/first_light.py --threads).
+SMALL_MODEL_PARAMETERS = 50_000_000
 WARM_UP_QUESTION = (Message("user", "Hello"),)
 
 
@@ -60,9 +63,11 @@ def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer
 
     from mllama_demo.backend.torch_runner import TorchRunner, choose_device, choose_dtype
 
+    device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    device = choose_device(settings.device)
+    elif checkpoint.parameters < SMALL_MODEL_PARAMETERS:
+        torch.set_num_threads(1)
     progress(f"loading {checkpoint.parameters / 1e6:,.0f} million parameters")
     runner = TorchRunner.load(
         settings.model_path,

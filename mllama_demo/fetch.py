@@ -240,7 +240,7 @@ def _prepare(url: str, subject: str) -> tuple[requests.PreparedRequest, SplitRes
             raise _Problem(f"{subject} is too long; at most {_MAX_URL} characters are allowed")
         request = requests.Request("GET", url, headers=_HEADERS).prepare()
         parts = urlsplit(request.url or "")
-        if not parts.hostname or parts.port == 0:
+        if not parts.hostname:
             raise ValueError
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
         raise _Problem(f"{subject} is malformed; something like https://example.com/photo.jpg is allowed") from None
@@ -275,12 +275,8 @@ def _look_up(host: str, port: int, subject: str, resolve: Resolve, deadline: _De
             answer.set_exception(error)
 
     threading.Thread(target=ask, daemon=True).start()
-    try:
-        addresses = answer.result(timeout=deadline.remaining())
-    except FutureTimeout:
-        raise
-    except Exception:
-        addresses = []
+    failure = answer.exception(timeout=deadline.remaining())
+    addresses = [] if failure else answer.result()
     if not addresses:
         raise _Problem(f"{subject} has a host that cannot be found; check its spelling")
     return addresses

@@ -106,7 +106,7 @@ def size_text(count: int) -> str:
     for unit, factor in (("MiB", 2**20), ("KiB", 2**10)):
         if count >= factor:
             return f"{count / factor:,.1f}".removesuffix(".0") + f" {unit}"
-    return f"{count} bytes"
+    return f"{count:,} bytes"
 
 
 def _refusal(name: str, reason: str, allowed: str) -> ImageError:

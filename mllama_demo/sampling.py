@@ -37,11 +37,11 @@ class Bound:
 
 
 BOUNDS: dict[str, Bound] = {
-    "temperature": Bound("Temperature", 0.0, 2.0, 0.6, 0.05, "0 always takes the likeliest token; higher is more varied"),
-    "top_p": Bound("Top-p", 0.01, 1.0, 0.9, 0.01, "keep the likeliest tokens that together reach this probability; 1 is off"),
-    "top_k": Bound("Top-k", 0, 200, 0, 1, "keep this many of the likeliest tokens; 0 is off"),
+    "temperature": Bound("Temperature", 0.0, 2.0, 0.6, 0.05, "0 is greedy; higher is more varied"),
+    "top_p": Bound("Top-p", 0.01, 1.0, 0.9, 0.01, "nucleus: keep the likeliest tokens up to this probability; 1 is off"),
+    "top_k": Bound("Top-k", 0, 200, 0, 1, "keep this many of the likeliest; 0 is off"),
     "max_tokens": Bound("Max tokens", 1, 4096, 256, 1, "the answer ends here at the latest"),
-    "seed": Bound("Seed", 0, 2**32 - 1, 0, 1, "the same seed draws the same answer; empty draws a new one each time"),
+    "seed": Bound("Seed", 0, 2**32 - 1, 0, 1, "same seed, same answer; empty for a new one"),
 }
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 64

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sql
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, RowMapping, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InvalidRequestError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from mllama_demo.conversation import Conversation, ImageRef, Message
@@ -103,7 +103,7 @@ class Store:
             self._writer = self._engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
             with self._writer.begin() as connection:
                 _prepare_schema(connection, name)
-        except (DBAPIError, InvalidRequestError, ImportError, OSError) as error:
+        except (SQLAlchemyError, ImportError, OSError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else getattr(error, "strerror", None) or error
             raise ConfigError(f"The database {name} cannot be used: {' '.join(str(reason).split())}.") from error
 
@@ -249,13 +249,13 @@ def _prepare_schema(connection: Connection, name: str) -> None:
         raise ConfigError(f"The database {name} belongs to another program; set database_url or data_dir to another place.")
     _metadata.create_all(connection)
     version = connection.execute(sql.select(sql.func.max(_versions.c.version))).scalar()
-    if version is None:
-        connection.execute(sql.insert(_versions).values(version=SCHEMA_VERSION))
-    elif version > SCHEMA_VERSION:
+    if version is not None and version > SCHEMA_VERSION:
         raise ConfigError(
             f"The database {name} was written by a newer version of this program (schema {version}, this one knows "
             f"{SCHEMA_VERSION}); update the program, or set database_url or data_dir to another place."
         )
+    connection.execute(sql.delete(_versions))  # written anew at each start, so that a read-only database shows now
+    connection.execute(sql.insert(_versions).values(version=SCHEMA_VERSION))
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------------

@@ -208,6 +208,7 @@ class ChatRoom:
     ) -> AsyncIterator[View]:
         """Answers the conversation's last turn. before: what to show again when it cannot even begin."""
         self._refuse_while_answering(conversation.id)
+        conversation = replace(conversation, title=title_of(conversation))
         request_id = uuid.uuid4().hex
         self._active[conversation.id] = request_id
         answer: Answer | None = None
@@ -216,10 +217,11 @@ class ChatRoom:
             yield View(
                 [*history, _bot('<span class="progress">Sending …</span>')], conversation.id, {"text": "", "files": []}, True
             )
-            shown_at = 0.0
+            accepted, shown_at = False, 0.0
             async with aclosing(self._answerer.answer(conversation, sampling, request_id)) as answers:  # type: ignore[type-var]
                 async for answer in answers:
-                    if answer.finish is None and not conversation.title and not shown_at:
+                    if not accepted:
+                        accepted = True
                         await asyncio.to_thread(self._store.save, owner, conversation)
                     if answer.finish is None and time.monotonic() - shown_at >= 1 / UPDATES_PER_SECOND:
                         shown_at = time.monotonic()
@@ -257,7 +259,7 @@ class ChatRoom:
         return View(history, conversation.id, conversations=listed, title=title_of(conversation))
 
     def _listed(self, owner: str) -> list[tuple[str, str]]:
-        return [(summary.title or "Image", summary.id) for summary in self._store.list(owner)]
+        return [(summary.title, summary.id) for summary in self._store.list(owner)]
 
     def _history(self, conversation: Conversation) -> list[dict[str, Any]]:
         return [self._shown(message) for message in conversation.messages]

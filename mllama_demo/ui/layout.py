@@ -16,7 +16,7 @@ from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.store import Store
 from mllama_demo.ui.chat import ChatRoom, View, guarded, guarded_stream, owner_of, user_error
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
-from mllama_demo.ui.theme import CSS, make_theme
+from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, make_theme
 
 STATUS_SECONDS = 2.0
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
@@ -81,7 +81,7 @@ class ChatPage:
         settings = self._settings
         self.conversation_id = gr.Textbox(visible=False)
         self.clock = gr.Timer(STATUS_SECONDS)
-        with gr.Sidebar(open=True, width=280):
+        with gr.Sidebar(open=False, width=280):
             self.new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
             self.conversations = gr.Radio([], label="Conversations", elem_id="conversations", interactive=True)
             with gr.Accordion("This conversation", open=False, elem_id="conversation-menu"):
@@ -92,44 +92,44 @@ class ChatPage:
                 with gr.Row(visible=False) as self.delete_question:
                     self.delete_yes = gr.Button("Delete for good", size="sm", variant="stop", elem_id="delete-yes")
                     self.delete_no = gr.Button("Keep it", size="sm", elem_id="delete-no")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=320):
-                gr.Markdown(f"# {settings.title}\n{_introduction(settings)}", elem_id="masthead")
-                self.status = gr.HTML(self._room.status(), elem_id="status")
-                self.history = gr.Chatbot(
-                    elem_id="chat-history",
-                    label="Conversation",
-                    show_label=False,
-                    height="62vh",
-                    min_height=320,
-                    editable="user",
-                    buttons=["copy", "copy_all"],
-                    examples=EXAMPLES,  # type: ignore[arg-type]
-                    layout="bubble",
-                    latex_delimiters=[],
-                    allow_tags=False,
-                    placeholder="Ask about an image, or just ask. Try one of these:",
-                )
-                with gr.Row(equal_height=True):
-                    self.input = gr.MultimodalTextbox(
-                        elem_id="chat-input",
-                        label="Your question",
-                        show_label=False,
-                        placeholder="Ask something; paste, drop or add an image with +",
-                        file_types=["image"],
-                        sources=["upload"],
-                        max_plain_text_length=100_000,
-                        autofocus=True,
-                        scale=8,
-                    )
-                    self.stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, scale=1, min_width=90)
-            with gr.Column(scale=1, min_width=280):
-                with gr.Accordion("Sampling", open=True, elem_id="sampling"):
-                    self._lay_out_sampling()
-                with gr.Accordion("Camera or web address", open=False, elem_id="more-images"):
-                    self.url = gr.Textbox(label="Address of an image", placeholder="https://…", max_lines=1, elem_id="image-url")
-                    self.use_url = gr.Button("Use this image", size="sm", elem_id="use-url")
-                    self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
+        with gr.Sidebar(open=False, width=300, position="right", elem_id="settings"):
+            gr.Markdown("### Sampling")
+            self._lay_out_sampling()
+            with gr.Accordion("Camera or web address", open=False, elem_id="more-images"):
+                self.url = gr.Textbox(label="Address of an image", placeholder="https://…", max_lines=1, elem_id="image-url")
+                self.use_url = gr.Button("Use this image", size="sm", elem_id="use-url")
+                self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
+        gr.Markdown(f"# {settings.title}\n{_introduction(settings)}", elem_id="masthead")
+        self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
+        self.history = gr.Chatbot(
+            elem_id="chat-history",
+            label="Conversation",
+            show_label=False,
+            container=False,
+            height="100%",
+            min_height=260,
+            scale=1,
+            editable="user",
+            buttons=["copy", "copy_all"],
+            examples=EXAMPLES,  # type: ignore[arg-type]
+            layout="bubble",
+            latex_delimiters=[],
+            allow_tags=False,
+            placeholder="Add an image with the paper clip, paste or drop one, and ask. Or try one of these:",
+        )
+        with gr.Row(equal_height=True, elem_id="ask"):
+            self.input = gr.MultimodalTextbox(
+                elem_id="chat-input",
+                label="Your question",
+                show_label=False,
+                placeholder="Ask a question",
+                file_types=["image"],
+                sources=["upload"],
+                max_plain_text_length=100_000,
+                autofocus=True,
+                scale=8,
+            )
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, scale=1, min_width=90)
 
     def _lay_out_sampling(self) -> None:
         settings = self._settings
@@ -143,9 +143,7 @@ class ChatPage:
         most = min(BOUNDS["max_tokens"].maximum, self._room.info.context_length)
         self.max_tokens = slider("max_tokens", min(settings.max_tokens, most), maximum=most)
         seed = BOUNDS["seed"]
-        self.seed = gr.Number(
-            None, label=seed.label, info=seed.help, precision=0, minimum=seed.minimum, maximum=seed.maximum, elem_id="seed"
-        )
+        self.seed = gr.Textbox("", label=seed.label, info=seed.help, max_lines=1, elem_id="seed")
 
     # --- wiring ---------------------------------------------------------------------------------------------------------
 
@@ -155,6 +153,7 @@ class ChatPage:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         talk: dict[str, Any] = {**quiet, "outputs": page}
 
+        demo.load(None, js=OPEN_SIDEBARS_ON_WIDE_SCREENS, api_visibility="private")
         demo.load(self._opened, None, page, **quiet)
         self.clock.tick(self._room.status, None, self.status, queue=False, **quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
@@ -255,11 +254,14 @@ class ChatPage:
 
 
 def sampling_from(
-    greedy: bool, temperature: float, top_p: float, top_k: float, max_tokens: float, seed: float | None
+    greedy: bool, temperature: float, top_p: float, top_k: float, max_tokens: float, seed: str | None
 ) -> SamplingParams:
     """The knobs' values, checked; a notice on the page for one out of bounds."""
+    seed = (seed or "").strip()
     try:
-        params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), seed=None if seed is None else int(seed))
+        if seed and not seed.isdecimal():
+            BOUNDS["seed"].check("seed", seed)  # type: ignore[arg-type]
+        params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), seed=int(seed) if seed else None)
     except DemoError as error:
         raise user_error(error) from error
     return params.as_greedy() if greedy else params

@@ -48,7 +48,7 @@ def status_line(status: BackendStatus, info: BackendInfo) -> str:
     else:
         wait = seconds(max(status.estimated_wait_s, 1.0))
         what = f"Busy · {busy}, {status.waiting} waiting · a question sent now starts in about {wait}"
-    return _status("ready", f"{what} · {info.model} on {info.name}, {info.context_length} tokens of context")
+    return _status("ready", f"{what} · model {info.model}")
 
 
 def _status(state: str, text: str) -> str:
