@@ -60,6 +60,8 @@ def serve(settings: Settings, started: float) -> int:
     say(f"{settings.title}: starting on {address}")
     try:
         server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        say("Stopped.")
     finally:
         backend.close()
         store.close()

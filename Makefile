@@ -1,0 +1,45 @@
+# Everyday verbs. `make run` and `make test` need Python 3.10+, make and a package index; they make their own environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench clean
+
+help: ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
+
+run: $(VENV)/.run-ready ## Start the demo; ARGS="--port 7870" passes options on
+	@exec $(BIN)/python app.py $(ARGS)
+
+test: $(VENV)/.test-ready ## Run every test: unit, contract, api and browser; ARGS="-k scheduler" chooses
+	@sh scripts/ensure_chromium.sh $(BIN)/python
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test-ready ## Formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.test-ready ## Measure start-up, speed and memory (benchmarks/first_light.py)
+	$(BIN)/python -m benchmarks.first_light $(ARGS)
+
+clean: ## Remove the environment and caches; conversations in data/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python-ready:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; name one with PYTHON=python3.11 make run" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run-ready: requirements.txt | $(VENV)/.python-ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	@touch $@
+
+$(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(VENV)/.python-ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	@touch $@ $(VENV)/.run-ready

@@ -1,0 +1,348 @@
+"""A folder that is no whole Llama 3.2 Vision checkpoint is refused with the file at fault and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mllama_demo.checkpoint.check import INDEX, check_checkpoint
+from mllama_demo.config import EMBEDDED_CHECKPOINT
+from mllama_demo.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 7977010\n"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A copy of the embedded checkpoint that a test may damage."""
+    return Path(shutil.copytree(EMBEDDED_CHECKPOINT, tmp_path / "checkpoint"))
+
+
+def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def join(header: Any, data: bytes) -> bytes:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + data
+
+
+def edit_header(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    header, data = split(file.read_bytes())
+    change(header)
+    file.write_bytes(join(header, data))
+
+
+def shard(folder: Path) -> dict[str, str]:
+    """Cuts the weights into two files with an index, as large checkpoints come. Returns the index's weight_map."""
+    header, data = split((folder / WEIGHTS).read_bytes())
+    header.pop("__metadata__")
+    names = sorted(header, key=lambda name: header[name]["data_offsets"])
+    placed = {}
+    for number, part in enumerate((names[:40], names[40:]), 1):
+        file, entries, end = f"model-0000{number}-of-00002.safetensors", {}, 0
+        start = header[part[0]]["data_offsets"][0]
+        for name in part:
+            begin, end = header[name]["data_offsets"]
+            entries[name] = header[name] | {"data_offsets": [begin - start, end - start]}
+            placed[name] = file
+        (folder / file).write_bytes(join(entries, data[start:end]))
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    (folder / WEIGHTS).unlink()
+    return placed
+
+
+def newer_name(name: str) -> str:
+    for old, new in (("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head.")):
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name if name == "__metadata__" else "model." + name
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        check_checkpoint(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert str(folder) in message
+    return message
+
+
+# --- whole checkpoints ---------------------------------------------------------------------------------------------------
+
+
+class TestWholeCheckpoints:
+    def test_the_embedded_checkpoint_is_accepted_and_described(self):
+        info = check_checkpoint(EMBEDDED_CHECKPOINT)
+        assert (info.name, info.embedded, info.path) == ("embedded", True, EMBEDDED_CHECKPOINT)
+        assert (info.dtype, info.bytes) == ("float16", (EMBEDDED_CHECKPOINT / WEIGHTS).stat().st_size)
+        assert (info.tile_size, info.max_tiles, info.patch_size) == (84, 4, 14)
+        assert (info.vocab_size, info.image_token_id, info.max_position_embeddings) == (1281, 1281, 2048)
+        assert (info.eos_token_ids, info.weight_files) == ((1274,), (WEIGHTS,))
+        assert (info.num_hidden_layers, info.cross_attention_layers) == (6, (1, 4))
+
+    def test_parameters_and_dtype_agree_with_the_safetensors_library(self):
+        safetensors = pytest.importorskip("safetensors")
+        with safetensors.safe_open(EMBEDDED_CHECKPOINT / WEIGHTS, framework="numpy") as file:
+            tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
+        info = check_checkpoint(EMBEDDED_CHECKPOINT)
+        assert info.parameters == sum(tensor.size for tensor in tensors)
+        assert {str(tensor.dtype) for tensor in tensors} == {info.dtype}
+
+    def test_a_copy_has_the_name_of_its_folder_and_is_not_the_embedded_one(self, folder):
+        info = check_checkpoint(folder)
+        assert (info.name, info.embedded) == ("checkpoint", False)
+
+    def test_a_snapshot_in_the_hub_cache_has_the_models_name(self, tmp_path):
+        folder = tmp_path / "models--meta-llama--Llama-3.2-11B-Vision-Instruct" / "snapshots" / "9eb2daa"
+        shutil.copytree(EMBEDDED_CHECKPOINT, folder)
+        assert check_checkpoint(folder).name == "Llama-3.2-11B-Vision-Instruct"
+
+    def test_several_weight_files_with_an_index_say_the_same(self, folder):
+        whole = check_checkpoint(folder)
+        shard(folder)
+        info = check_checkpoint(folder)
+        assert (info.parameters, info.dtype) == (whole.parameters, whole.dtype)
+        assert info.weight_files == ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+        assert info.bytes == sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+    def test_the_newer_spelling_of_tensor_names_is_accepted(self, folder):
+        file = folder / WEIGHTS
+        header, data = split(file.read_bytes())
+        file.write_bytes(join({newer_name(name): entry for name, entry in header.items()}, data))
+        assert check_checkpoint(folder).parameters == check_checkpoint(EMBEDDED_CHECKPOINT).parameters
+
+    def test_image_settings_may_lie_in_the_processors_file(self, folder):
+        settings = json.loads((folder / "preprocessor_config.json").read_text()) | {"max_image_tiles": 3}
+        (folder / "preprocessor_config.json").unlink()
+        (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+        assert check_checkpoint(folder).max_tiles == 3
+
+    @pytest.mark.parametrize(("given", "expected"), [([1, 2], (1, 2)), (7, (7,)), (None, (1274,))])
+    def test_generation_config_says_what_ends_an_answer_before_config(self, folder, given, expected):
+        edit_json(folder / "generation_config.json", lambda c: c.update(eos_token_id=given))
+        assert check_checkpoint(folder).eos_token_ids == expected
+
+    def test_generation_config_may_be_missing(self, folder):
+        (folder / "generation_config.json").unlink()
+        assert check_checkpoint(folder).eos_token_ids == (1274,)
+
+    def test_the_newer_name_of_the_image_token_is_accepted(self, folder):
+        edit_json(folder / "config.json", lambda c: c.update(image_token_id=c.pop("image_token_index")))
+        assert check_checkpoint(folder).image_token_id == 1281
+
+
+# --- folder and small files ----------------------------------------------------------------------------------------------
+
+
+class TestSmallFiles:
+    def test_a_missing_folder(self, tmp_path):
+        assert refusal(tmp_path / "nowhere").endswith("does not exist; set model_path to a downloaded checkpoint.")
+
+    def test_a_file_in_place_of_the_folder(self, folder):
+        assert "is a file; set model_path to the folder" in refusal(folder / "config.json")
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+    def test_a_missing_file(self, folder, name):
+        (folder / name).unlink()
+        assert f"{folder} has no {name}; " in refusal(folder)
+
+    @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "generation_config.json"])
+    @pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe", b"[]"])
+    def test_broken_json(self, folder, name, content):
+        (folder / name).write_bytes(content)
+        assert refusal(folder).startswith(f"{folder / name} ")
+
+    def test_a_tokenizer_that_is_cut_off(self, folder):
+        file = folder / "tokenizer.json"
+        file.write_bytes(file.read_bytes()[:-100])
+        assert f"{file} is not a whole JSON file" in refusal(folder)
+
+    @pytest.mark.parametrize(
+        ("kind", "said"),
+        [("llama", "'llama', a text-only Llama; this demo needs 'mllama'"), ("llava", "'llava'; this"), (None, "None; this")],
+    )
+    def test_another_kind_of_model(self, folder, kind, said):
+        edit_json(folder / "config.json", lambda c: c.update(model_type=kind))
+        assert f"{folder / 'config.json'} describes a model of type {said}" in refusal(folder)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda c: c.pop("text_config"), "has no text_config"),
+            (lambda c: c.update(vision_config=3), "has no vision_config"),
+            (lambda c: c["text_config"].pop("cross_attention_layers"), "no list of cross_attention_layers"),
+            (lambda c: c["text_config"].update(vocab_size="many"), "vocab_size as a whole number, but it is 'many'"),
+            (lambda c: c["text_config"].pop("num_hidden_layers"), "num_hidden_layers"),
+            (lambda c: c["vision_config"].pop("num_global_layers"), "num_global_layers"),
+            (lambda c: c.pop("image_token_index"), "image_token_id"),
+        ],
+    )
+    def test_a_config_without_what_is_needed(self, folder, change, said):
+        edit_json(folder / "config.json", change)
+        assert f"{folder / 'config.json'} " in refusal(folder)
+        assert said in refusal(folder)
+
+    def test_no_image_settings(self, folder):
+        (folder / "preprocessor_config.json").unlink()
+        assert "has no image settings" in refusal(folder)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda c: c["size"].update(width=42), "tiles are square"),
+            (lambda c: c.pop("max_image_tiles"), "max_image_tiles"),
+            (lambda c: c.update(size={"height": 42, "width": 42}), "tiles of 42 pixels, but"),
+        ],
+    )
+    def test_image_settings_that_do_not_fit(self, folder, change, said):
+        edit_json(folder / "preprocessor_config.json", change)
+        assert said in refusal(folder)
+
+    @pytest.mark.parametrize("eos", [[], "<|eot_id|>", [1, None]])
+    def test_an_end_of_answer_that_is_no_token(self, folder, eos):
+        edit_json(folder / "generation_config.json", lambda c: c.update(eos_token_id=eos))
+        assert "generation_config.json must give eos_token_id as whole numbers" in refusal(folder)
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WEIGHTS])
+    def test_a_git_lfs_pointer_in_place_of_the_file(self, folder, name):
+        (folder / name).write_bytes(POINTER)
+        message = f"{folder / name} is only a Git LFS pointer, not the file itself; run `git lfs pull` in {folder}."
+        assert refusal(folder) == message
+
+    def test_a_file_that_cannot_be_read(self, folder):
+        (folder / "config.json").unlink()
+        (folder / "config.json").mkdir()
+        assert "config.json cannot be read" in refusal(folder)
+
+
+# --- weights -------------------------------------------------------------------------------------------------------------
+
+
+class TestWeights:
+    def test_no_weights(self, folder):
+        (folder / WEIGHTS).unlink()
+        assert f"{folder} has no weights; download model.safetensors" in refusal(folder)
+
+    def test_weights_in_another_format(self, folder):
+        (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+        assert "no weights (but pytorch_model.bin, which cannot be used)" in refusal(folder)
+
+    @pytest.mark.parametrize("left", [0, 7, 8, 100, 5000, -1])
+    def test_a_file_that_is_cut_off(self, folder, left):
+        file = folder / WEIGHTS
+        file.write_bytes(file.read_bytes()[:left])
+        message = refusal(folder)
+        assert message.startswith(f"{file} is cut off")
+        assert message.endswith("download it again.")
+
+    def test_a_file_that_is_too_long(self, folder):
+        with (folder / WEIGHTS).open("ab") as stream:
+            stream.write(b"x")
+        assert "is too long (7,977,011 bytes instead of 7,977,010)" in refusal(folder)
+
+    def test_an_absurd_header_length(self, folder):
+        file = folder / WEIGHTS
+        file.write_bytes(b"<!DOCTYPE html><html>Not found</html>")
+        assert refusal(folder).startswith(f"{file} is no safetensors file")
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b"not json",
+            b"[]",
+            b'{"a": 1}',
+            b'{"a": {"dtype": "F16"}}',
+            b'{"a": {"dtype": 1, "shape": ["x"], "data_offsets": [0]}}',
+        ],
+    )
+    def test_a_header_that_cannot_be_read(self, folder, header):
+        (folder / WEIGHTS).write_bytes(join(header, b""))
+        assert f"{folder / WEIGHTS} has a header that cannot be read" in refusal(folder)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda entry: entry.update(shape=[193]),
+            lambda entry: entry.update(dtype="F32"),
+            lambda entry: entry.update(data_offsets=[entry["data_offsets"][0] + 2, entry["data_offsets"][1] + 2]),
+        ],
+        ids=["shape", "dtype", "offsets"],
+    )
+    def test_a_tensor_whose_place_does_not_fit_its_shape(self, folder, change):
+        edit_header(folder / WEIGHTS, lambda header: change(header["language_model.model.norm.weight"]))
+        message = refusal(folder)
+        assert "does not fit its shape" in message
+        assert "language_model.model.norm.weight" in message
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "language_model.lm_head.weight",
+            "language_model.model.embed_tokens.weight",
+            "language_model.model.layers.4.cross_attn.q_proj.weight",
+            "language_model.model.layers.5.self_attn.q_proj.weight",
+            "vision_model.patch_embedding.weight",
+            "vision_model.global_transformer.layers.0.self_attn.q_proj.weight",
+            "multi_modal_projector.weight",
+        ],
+    )
+    def test_a_missing_tensor(self, folder, name):
+        edit_header(folder / WEIGHTS, lambda header: header.update({"another": header.pop(name)}))
+        assert refusal(folder) == f"The weights in {folder} lack the tensor {name}; download the whole checkpoint again."
+
+    def test_tied_embeddings_need_no_output_layer(self, folder):
+        name = "language_model.lm_head.weight"
+        edit_header(folder / WEIGHTS, lambda header: header.update({"another": header.pop(name)}))
+        edit_json(folder / "config.json", lambda c: c["text_config"].update(tie_word_embeddings=True))
+        assert check_checkpoint(folder).vocab_size == 1281
+
+
+class TestIndex:
+    def test_a_missing_shard(self, folder):
+        shard(folder)
+        (folder / "model-00002-of-00002.safetensors").unlink()
+        message = f"{folder / INDEX} names model-00002-of-00002.safetensors, which is not there; download that file too."
+        assert refusal(folder) == message
+
+    def test_a_tensor_that_is_not_in_its_shard(self, folder):
+        placed = shard(folder)
+        name = next(tensor for tensor, file in placed.items() if "00001" in file)
+        edit_json(folder / INDEX, lambda c: c["weight_map"].update({name: "model-00002-of-00002.safetensors"}))
+        assert f"model-00002-of-00002.safetensors has no tensor {name}, which {INDEX} places there" in refusal(folder)
+
+    def test_a_shard_that_is_cut_off(self, folder):
+        shard(folder)
+        file = folder / "model-00002-of-00002.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+        assert refusal(folder).startswith(f"{file} is cut off")
+
+    def test_a_shard_outside_the_folder(self, folder):
+        shard(folder)
+        shutil.move(folder / "model-00002-of-00002.safetensors", folder.parent / "outside.safetensors")
+        edit_json(
+            folder / INDEX,
+            lambda c: c["weight_map"].update({n: "../outside.safetensors" for n, f in c["weight_map"].items() if "00002" in f}),
+        )
+        assert "names ../outside.safetensors" in refusal(folder)
+
+    @pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": []}'])
+    def test_an_index_without_a_map(self, folder, content):
+        shard(folder)
+        (folder / INDEX).write_text(content)
+        assert f"{folder / INDEX} has no weight_map" in refusal(folder)
