@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -65,7 +65,7 @@ class Answerer:
         self.limits = settings.image_limits
         self._decoded: OrderedDict[str, LoadedImage] = OrderedDict()
 
-    async def answer(self, conversation: Conversation, sampling: SamplingParams, request_id: str) -> AsyncIterator[Answer]:
+    async def answer(self, conversation: Conversation, sampling: SamplingParams, request_id: str) -> AsyncGenerator[Answer, None]:
         """Streams the next assistant turn; the last Answer has `finish`. Closing the stream cancels the request.
 
         A missing seed is drawn here, so that every answer can be repeated. Raises what the prompt, the image and
@@ -90,7 +90,7 @@ class Answerer:
             id=request_id,
         )
         answer = Answer(request_id, sampling, prompt.image, prompt.dropped)
-        async with aclosing(self.backend.generate(request)) as events:  # type: ignore[type-var]
+        async with aclosing(self.backend.generate(request)) as events:
             async for event in events:
                 answer = answer.after(event)
                 yield answer

@@ -6,7 +6,7 @@ The UI and the API know this module and nothing below it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -136,7 +136,7 @@ class Backend(Protocol):
 
     def status(self) -> BackendStatus: ...
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Queues the request and streams its events, a FinishEvent last. Closing the stream cancels the request.
 
         Raises BackendBusy when the queue is full, BackendUnavailable while loading or down, PromptTooLong and BadRequest

@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.mllama.modeling_mllama import MllamaForConditionalGeneration, MllamaVisionEncoder
+from transformers.models.mllama.modeling_mllama import (
+    MllamaCrossAttentionDecoderLayer,
+    MllamaForConditionalGeneration,
+    MllamaVisionEncoder,
+)
 
 
 class MetaVisionEncoder(MllamaVisionEncoder):
@@ -36,9 +40,9 @@ class CrossAttentionRows:
 
     def __init__(self, model: MllamaForConditionalGeneration) -> None:
         self.mask: torch.Tensor | None = None
-        text = model.model.language_model
-        for index in text.config.cross_attention_layers:
-            text.layers[index].cross_attn.register_forward_hook(self._silence)
+        for layer in model.model.language_model.layers:
+            if isinstance(layer, MllamaCrossAttentionDecoderLayer):
+                layer.cross_attn.register_forward_hook(self._silence)
 
     def _silence(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self.mask is None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from mllama_demo.backend.base import BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
@@ -102,7 +102,7 @@ class SlotBackend:
         if self._scheduler is not None:
             self._scheduler.cancel(request_id)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         scheduler = self._scheduler
         if scheduler is None or self._state != "ready":
             raise BackendUnavailable(self._unavailable())

@@ -66,7 +66,7 @@ class TorchRunner:
         self._device, self._dtype = model.device, model.dtype
         self._process_image = image_processor
         self._image_token_id = image_token_id
-        self._max_tiles = model.config.vision_config.max_num_tiles
+        self._max_tiles = model.model.vision_model.max_num_tiles
         self._patches = model.model.vision_model.num_patches
         self._cache = SlotCache(
             model.config.text_config, slots, max_seq_len, self._max_tiles * self._patches, self._dtype, self._device

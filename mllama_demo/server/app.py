@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 import mllama_demo
 from mllama_demo.answer import Answerer
 from mllama_demo.config import Settings
-from mllama_demo.server.visitors import VisitorMiddleware
 from mllama_demo.store import Store
+from mllama_demo.visitors import VisitorMiddleware
 
 
 def create_app(settings: Settings, answerer: Answerer, store: Store) -> FastAPI:

@@ -9,9 +9,8 @@ import asyncio
 import html
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,19 +18,21 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from mllama_demo.answer import Answer, Answerer
+from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendBusy, BadRequest, DemoError
 from mllama_demo.fetch import fetch_image
 from mllama_demo.images import LoadedImage, load_image, preview
+from mllama_demo.live import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.server.visitors import visitor_of
 from mllama_demo.store import Store
 from mllama_demo.ui.words import facts_line, progress, status_line, title_of
+from mllama_demo.visitors import visitor_of
 
 UPDATES_PER_SECOND = 12
 MAX_QUESTION_CHARACTERS = 20_000
+NO_INPUT: dict[str, Any] = {"text": "", "files": []}
 T = TypeVar("T")
 
 
@@ -48,9 +49,21 @@ class View:
     status: str | None = None
 
 
-def owner_of(request: gr.Request) -> str:
-    """Whose conversations a request may see: the visitor's cookie, or one session where there are no cookies."""
-    return visitor_of(request.headers.get("cookie")) or f"session-{request.session_hash}"
+@dataclass(frozen=True)
+class Visit:
+    """One open page. owner: whose conversations it may see. session: the page itself."""
+
+    owner: str
+    session: str
+
+
+Views = AsyncGenerator[View, None]
+
+
+def visit_of(request: gr.Request) -> Visit:
+    """A visitor is a cookie, or a single page where there are no cookies."""
+    session = str(request.session_hash)
+    return Visit(visitor_of(request.headers.get("cookie")) or f"session-{session}", session)
 
 
 def user_error(error: DemoError) -> gr.Error:
@@ -66,7 +79,9 @@ class ChatRoom:
         self._answerer = answerer
         self._store = store
         self._allowed_media_hosts = allowed_media_hosts
-        self._active: dict[str, str] = {}
+        self._live = LiveAnswers(answerer, store)
+        # Which conversation each page shows: an answer must not write itself over another one that was opened meanwhile.
+        self._showing: dict[str, str] = {}
         # What the browser shows are copies without metadata (a photo's EXIF may hold a place), gone with the process.
         self.previews = Path(tempfile.mkdtemp(prefix="mllama-demo-"))
 
@@ -79,79 +94,89 @@ class ChatRoom:
 
     # --- opening and keeping --------------------------------------------------------------------------------------------
 
-    async def open(self, owner: str, conversation_id: str) -> View:
-        """Shows a stored conversation, or an empty one when it is not there (any more)."""
+    async def open(self, visit: Visit, conversation_id: str) -> Views:
+        """Shows a stored conversation and goes on with an answer under way; an empty chat when it is not there (any more)."""
         try:
-            conversation = await asyncio.to_thread(self._store.load, owner, conversation_id)
+            conversation = await self._load(visit, conversation_id)
         except DemoError:
-            return await self.new(owner)
-        return replace(await self._view(owner, conversation), answering=conversation.id in self._active)
+            yield await self.new(visit)
+            return
+        self._showing[visit.session] = conversation.id
+        live = self._live.get(conversation.id)
+        yield replace(await self._view(visit, conversation), answering=live is not None)
+        if live is not None:
+            async with aclosing(self._watch(visit, live)) as views:
+                async for view in views:
+                    yield view
 
-    async def new(self, owner: str) -> View:
-        listed = await asyncio.to_thread(self._listed, owner)
-        return View([], "", {"text": "", "files": []}, False, listed, "")
+    async def new(self, visit: Visit) -> View:
+        self._showing.pop(visit.session, None)
+        listed = await asyncio.to_thread(self._listed, visit.owner)
+        return View([], "", NO_INPUT, False, listed, "")
 
-    async def rename(self, owner: str, conversation_id: str, title: str) -> View:
-        await asyncio.to_thread(self._store.rename, owner, conversation_id, title)
-        return View(conversations=await asyncio.to_thread(self._listed, owner), title=title.strip())
+    def leave(self, visit: Visit) -> None:
+        """The page was closed."""
+        self._showing.pop(visit.session, None)
 
-    async def delete(self, owner: str, conversation_id: str) -> View:
-        self.stop(conversation_id)
-        await asyncio.to_thread(self._store.delete, owner, conversation_id)
-        return await self.new(owner)
+    async def rename(self, visit: Visit, conversation_id: str, title: str) -> View:
+        self._live.refuse_second(conversation_id)
+        await asyncio.to_thread(self._store.rename, visit.owner, conversation_id, title)
+        listed = await asyncio.to_thread(self._listed, visit.owner)
+        return View(conversation_id=conversation_id, conversations=listed, title=title.strip())
+
+    async def delete(self, visit: Visit, conversation_id: str) -> View:
+        await asyncio.to_thread(self._store.delete, visit.owner, conversation_id)
+        self._live.discard(conversation_id)
+        return await self.new(visit)
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 
-    async def ask(self, owner: str, conversation_id: str, value: dict[str, Any], sampling: SamplingParams) -> AsyncIterator[View]:
+    async def ask(self, visit: Visit, conversation_id: str, value: dict[str, Any], sampling: SamplingParams) -> Views:
         """Adds the question, with its image if it has one, and streams the answer. On a failure everything is as before."""
         message = await asyncio.to_thread(self._user_message, value)
-        conversation = await self._load(owner, conversation_id) if conversation_id else Conversation()
+        conversation = await self._load(visit, conversation_id) if conversation_id else Conversation()
         before = View(await asyncio.to_thread(self._history, conversation), conversation_id, value, False)
-        async with aclosing(self._stream(owner, conversation.add(message), sampling, before)) as views:
+        async with aclosing(self._answer(visit, conversation.add(message), sampling, before, NO_INPUT)) as views:
             async for view in views:
                 yield view
 
-    async def retry(self, owner: str, conversation_id: str, sampling: SamplingParams) -> AsyncIterator[View]:
+    async def retry(self, visit: Visit, conversation_id: str, sampling: SamplingParams) -> Views:
         """Answers the last question again."""
-        conversation = await self._load(owner, conversation_id)
-        asked = _last_question(conversation)
+        conversation = await self._load(visit, conversation_id)
         before = View(await asyncio.to_thread(self._history, conversation), answering=False)
-        async with aclosing(self._stream(owner, conversation.cut(asked + 1), sampling, before)) as views:
+        cut = conversation.cut(_last_question(conversation) + 1)
+        async with aclosing(self._answer(visit, cut, sampling, before)) as views:
             async for view in views:
                 yield view
 
-    async def edit(
-        self, owner: str, conversation_id: str, index: int, text: str, sampling: SamplingParams
-    ) -> AsyncIterator[View]:
+    async def edit(self, visit: Visit, conversation_id: str, index: int, text: str, sampling: SamplingParams) -> Views:
         """Replaces a question, forgets what came after it, and answers it. The image stays."""
-        conversation = await self._load(owner, conversation_id)
+        conversation = await self._load(visit, conversation_id)
         before = View(await asyncio.to_thread(self._history, conversation), answering=False)
         if not (0 <= index < len(conversation.messages)) or conversation.messages[index].role != "user":
             raise BadRequest("Only a question can be edited.")
         edited = replace(conversation.messages[index], text=_question(text))
         if not edited.text and edited.image is None:
             raise BadRequest("A question needs a few words or an image.")
-        cut = conversation.cut(index).add(edited)
-        async with aclosing(self._stream(owner, cut, sampling, before)) as views:
+        async with aclosing(self._answer(visit, conversation.cut(index).add(edited), sampling, before)) as views:
             async for view in views:
                 yield view
 
-    async def undo(self, owner: str, conversation_id: str) -> View:
+    async def undo(self, visit: Visit, conversation_id: str) -> View:
         """Takes the last question back into the input, its image too."""
-        conversation = await self._load(owner, conversation_id)
-        self._refuse_while_answering(conversation.id)
+        conversation = await self._load(visit, conversation_id)
+        self._live.refuse_second(conversation.id)
         asked = _last_question(conversation)
         message = conversation.messages[asked]
         conversation = conversation.cut(asked)
-        await asyncio.to_thread(self._store.save, owner, conversation)
+        await asyncio.to_thread(self._store.save, visit.owner, conversation)
         files = [await asyncio.to_thread(self._original_file, message.image)] if message.image else []
-        return replace(await self._view(owner, conversation), input={"text": message.text, "files": files})
+        return replace(await self._view(visit, conversation), input={"text": message.text, "files": files})
 
-    def stop(self, conversation_id: str) -> None:
+    async def stop(self, visit: Visit, conversation_id: str) -> None:
         """Ends the answer under way; what was written stays."""
-        request_id = self._active.get(conversation_id)
-        if request_id is not None:
-            self._answerer.backend.cancel(request_id)
+        await self._load(visit, conversation_id)
+        self._live.stop(conversation_id)
 
     def status(self) -> str:
         backend = self._answerer.backend
@@ -201,61 +226,54 @@ class ChatRoom:
         aside.write_bytes(data)
         return str(aside.replace(folder / name))
 
-    # --- the stream -----------------------------------------------------------------------------------------------------
+    # --- an answer on the page ------------------------------------------------------------------------------------------
 
-    async def _stream(
-        self, owner: str, conversation: Conversation, sampling: SamplingParams, before: View
-    ) -> AsyncIterator[View]:
+    async def _answer(
+        self,
+        visit: Visit,
+        conversation: Conversation,
+        sampling: SamplingParams,
+        before: View,
+        input: dict[str, Any] | None = None,
+    ) -> Views:
         """Answers the conversation's last turn. before: what to show again when it cannot even begin."""
-        self._refuse_while_answering(conversation.id)
         conversation = replace(conversation, title=title_of(conversation))
-        request_id = uuid.uuid4().hex
-        self._active[conversation.id] = request_id
-        answer: Answer | None = None
-        try:
-            history = await asyncio.to_thread(self._history, conversation)
-            yield View(
-                [*history, _bot('<span class="progress">Sending …</span>')], conversation.id, {"text": "", "files": []}, True
-            )
-            accepted, shown_at = False, 0.0
-            async with aclosing(self._answerer.answer(conversation, sampling, request_id)) as answers:  # type: ignore[type-var]
-                async for answer in answers:
-                    if not accepted:
-                        accepted = True
-                        await asyncio.to_thread(self._store.save, owner, conversation)
-                    if answer.finish is None and time.monotonic() - shown_at >= 1 / UPDATES_PER_SECOND:
-                        shown_at = time.monotonic()
-                        yield View([*history, _bot(answer.text or progress(answer))], status=self.status())
-            assert answer is not None and answer.finish is not None
-            conversation = await self._keep(owner, conversation, answer)
-            answer = None
-            yield replace(await self._view(owner, conversation), answering=False, status=self.status())
-        except DemoError as error:
-            yield before
-            raise user_error(error) from error
-        finally:
-            self._active.pop(conversation.id, None)
-            if answer is not None and answer.text:
-                # The page was closed or reloaded in the middle of the answer: what came is kept.
-                self._store.save(owner, conversation.add(self._answerer.message(answer)))
+        live = self._live.start(visit.owner, conversation, sampling)
+        self._showing[visit.session] = conversation.id
+        async with aclosing(self._watch(visit, live, before, input)) as views:
+            async for view in views:
+                yield view
 
-    async def _keep(self, owner: str, conversation: Conversation, answer: Answer) -> Conversation:
-        conversation = conversation.add(self._answerer.message(answer))
-        await asyncio.to_thread(self._store.save, owner, conversation)
-        return conversation
+    async def _watch(
+        self, visit: Visit, live: LiveAnswer, before: View | None = None, input: dict[str, Any] | None = None
+    ) -> Views:
+        """The page's view of an answer under way, until it is done or the page shows something else."""
+        history = await asyncio.to_thread(self._history, live.conversation)
+        async with aclosing(live.watch(UPDATES_PER_SECOND)) as moments:
+            async for _ in moments:
+                if self._showing.get(visit.session) != live.id:
+                    return
+                if not live.done:
+                    shown = _bot((live.answer and live.answer.text) or progress(live.answer))
+                    yield View([*history, shown], live.id, input, True, status=self.status())
+                    input = None
+        if live.error is None:
+            yield replace(await self._view(visit, live.conversation), answering=False, status=self.status())
+        elif live.answer is None:
+            yield before or View(answering=False)
+            raise live.error
+        else:
+            yield replace(await self._view(visit, await self._load(visit, live.id)), answering=False)
+            raise live.error
 
-    def _refuse_while_answering(self, conversation_id: str) -> None:
-        if conversation_id in self._active:
-            raise BadRequest("This conversation is being answered already; wait for it or press Stop.")
-
-    async def _load(self, owner: str, conversation_id: str) -> Conversation:
-        return await asyncio.to_thread(self._store.load, owner, conversation_id)
+    async def _load(self, visit: Visit, conversation_id: str) -> Conversation:
+        return await asyncio.to_thread(self._store.load, visit.owner, conversation_id)
 
     # --- showing --------------------------------------------------------------------------------------------------------
 
-    async def _view(self, owner: str, conversation: Conversation) -> View:
+    async def _view(self, visit: Visit, conversation: Conversation) -> View:
         history = await asyncio.to_thread(self._history, conversation)
-        listed = await asyncio.to_thread(self._listed, owner)
+        listed = await asyncio.to_thread(self._listed, visit.owner)
         return View(history, conversation.id, conversations=listed, title=title_of(conversation))
 
     def _listed(self, owner: str) -> list[tuple[str, str]]:
@@ -284,10 +302,10 @@ async def guarded(work: Awaitable[T]) -> T:
         raise user_error(error) from error
 
 
-async def guarded_stream(views: Callable[[], AsyncIterator[View]]) -> AsyncIterator[View]:
+async def guarded_stream(views: Callable[[], Views]) -> Views:
     """The same for a stream of views; making the stream may fail too."""
     try:
-        async with aclosing(views()) as stream:  # type: ignore[type-var]
+        async with aclosing(views()) as stream:
             async for view in stream:
                 yield view
     except DemoError as error:

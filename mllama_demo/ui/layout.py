@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import gradio as gr
@@ -14,10 +14,12 @@ from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.errors import DemoError
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.store import Store
-from mllama_demo.ui.chat import ChatRoom, View, guarded, guarded_stream, owner_of, user_error
+from mllama_demo.ui.chat import ChatRoom, View, guarded, guarded_stream, user_error, visit_of
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, make_theme
 
+# What a handler yields: components and their new values.
+Updates = AsyncGenerator[dict[Any, Any], None]
 STATUS_SECONDS = 2.0
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
 # The address bar names the conversation, so that a reload, a bookmark or a second tab finds it.
@@ -164,7 +166,8 @@ class ChatPage:
         self.history.edit(self._edit, [self.conversation_id, *knobs], **talk)
         self.history.undo(self._undo, self.conversation_id, **talk)
         self.history.clear(self._new, None, **talk)
-        self.stop.click(self._room.stop, self.conversation_id, None, queue=False, **quiet)
+        self.stop.click(self._stop, self.conversation_id, None, queue=False, **quiet)
+        demo.unload(self._left)
 
         self.new_chat.click(self._new, None, **talk)
         self.conversations.input(self._open, self.conversations, **talk)
@@ -205,47 +208,52 @@ class ChatPage:
             updates[self.status] = view.status
         return updates
 
-    async def _opened(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.open(owner_of(request), request.query_params.get("c") or ""))
+    async def _opened(self, request: gr.Request) -> Updates:
+        async for update in self._open(request, request.query_params.get("c") or ""):
+            yield update
 
-    async def _open(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.open(owner_of(request), conversation_id))
+    async def _open(self, request: gr.Request, conversation_id: str) -> Updates:
+        async for view in guarded_stream(lambda: self._room.open(visit_of(request), conversation_id)):
+            yield self._updates(view)
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(owner_of(request)))
+        return self._updates(await self._room.new(visit_of(request)))
 
     async def _rename(self, conversation_id: str, title: str, request: gr.Request) -> dict[Any, Any]:
-        view = await guarded(self._room.rename(owner_of(request), conversation_id, title))
-        return self._updates(View(conversation_id=conversation_id, conversations=view.conversations, title=view.title))
+        return self._updates(await guarded(self._room.rename(visit_of(request), conversation_id, title)))
 
     async def _delete(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.delete(owner_of(request), conversation_id)))
+        return self._updates(await guarded(self._room.delete(visit_of(request), conversation_id)))
+
+    async def _stop(self, conversation_id: str, request: gr.Request) -> None:
+        await guarded(self._room.stop(visit_of(request), conversation_id))
+
+    def _left(self, request: gr.Request) -> None:
+        self._room.leave(visit_of(request))
 
     async def _undo(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.undo(owner_of(request), conversation_id)))
+        return self._updates(await guarded(self._room.undo(visit_of(request), conversation_id)))
 
-    async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], *knobs: Any) -> AsyncIterator[Any]:
+    async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], *knobs: Any) -> Updates:
         async for view in guarded_stream(
-            lambda: self._room.ask(owner_of(request), conversation_id, value, sampling_from(*knobs))
+            lambda: self._room.ask(visit_of(request), conversation_id, value, sampling_from(*knobs))
         ):
             yield self._updates(view)
 
-    async def _ask_example(
-        self, request: gr.Request, event: gr.SelectData, conversation_id: str, *knobs: Any
-    ) -> AsyncIterator[Any]:
+    async def _ask_example(self, request: gr.Request, event: gr.SelectData, conversation_id: str, *knobs: Any) -> Updates:
         example = EXAMPLES[event.index]
         value = {"text": example["text"], "files": list(example.get("files", []))}
         async for update in self._ask(request, conversation_id, value, *knobs):
             yield update
 
-    async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> AsyncIterator[Any]:
-        async for view in guarded_stream(lambda: self._room.retry(owner_of(request), conversation_id, sampling_from(*knobs))):
+    async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
+        async for view in guarded_stream(lambda: self._room.retry(visit_of(request), conversation_id, sampling_from(*knobs))):
             yield self._updates(view)
 
-    async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> AsyncIterator[Any]:
+    async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> Updates:
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
         async for view in guarded_stream(
-            lambda: self._room.edit(owner_of(request), conversation_id, index, str(event.value), sampling_from(*knobs))
+            lambda: self._room.edit(visit_of(request), conversation_id, index, str(event.value), sampling_from(*knobs))
         ):
             yield self._updates(view)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gradio as gr
+from gradio.themes import Base, Default
 
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
@@ -58,9 +58,9 @@ main.contain > .column { height: 100%; flex-wrap: nowrap; gap: .75rem; }
 """
 
 
-def make_theme() -> gr.themes.Base:
+def make_theme() -> Base:
     """Calm and roomy; secondary text dark enough to read on a projector (WCAG AA in light and dark)."""
-    return gr.themes.Default(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONO).set(
+    return Default(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONO).set(
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*neutral_600",

@@ -16,6 +16,7 @@ REASONS = {
     "context_full": "stopped: the context is full",
     "time_limit": "stopped at the time limit",
     "cancelled": "stopped by you",
+    "abandoned": "stopped: the page was closed",
     "error": "failed",
 }
 
@@ -55,9 +56,11 @@ def _status(state: str, text: str) -> str:
     return f'<div class="status {state}" role="status"><span class="dot" aria-hidden="true"></span>{escape(text)}</div>'
 
 
-def progress(answer: Answer) -> str:
+def progress(answer: Answer | None) -> str:
     """HTML shown in the place of an answer that has no text yet."""
-    if answer.phase == "waiting" and answer.position is not None:
+    if answer is None:
+        text = "Sending …"
+    elif answer.phase == "waiting" and answer.position is not None:
         text = wait_in_words(answer.position, answer.estimated_wait_s) + " …"
     elif answer.phase == "reading":
         text = "Looking at the image …" if answer.image else "Reading …"

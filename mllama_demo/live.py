@@ -1,0 +1,144 @@
+"""Answers under way. They belong to the conversation, not to a page: a reload or a second tab finds them again.
+
+An answer that nobody has watched for a while is ended, so that a closed tab gives its slot back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from mllama_demo.answer import Answer, Answerer
+from mllama_demo.conversation import Conversation
+from mllama_demo.errors import BadRequest, DemoError
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.store import Store
+
+log = logging.getLogger(__name__)
+
+UNWATCHED_SECONDS = 30.0
+
+
+class LiveAnswer:
+    """One answer under way. conversation: as asked; once done without an error, with the answer."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.id = conversation.id
+        self.conversation = conversation
+        self.request_id = uuid.uuid4().hex
+        self.answer: Answer | None = None
+        self.error: DemoError | None = None
+        self.done = False
+        self.abandoned = False
+        self.discarded = False
+        self.watchers = 0
+        self._changed = asyncio.Event()
+
+    def change(self) -> None:
+        """Wakes everybody who watches."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def watch(self, per_second: float) -> AsyncGenerator[None, None]:
+        """Yields now and after changes, at most per_second times a second, until it has yielded with `done` set."""
+        self.watchers += 1
+        try:
+            while not self.done:
+                changed = self._changed
+                yield
+                await asyncio.sleep(1 / per_second)
+                if not self.done:
+                    await changed.wait()
+            yield
+        finally:
+            self.watchers -= 1
+
+
+class LiveAnswers:
+    """All answers under way in this process, at most one for a conversation. Used from one event loop."""
+
+    def __init__(self, answerer: Answerer, store: Store, unwatched_seconds: float = UNWATCHED_SECONDS) -> None:
+        self._answerer = answerer
+        self._store = store
+        self._unwatched_seconds = unwatched_seconds
+        self._live: dict[str, LiveAnswer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, conversation_id: str) -> LiveAnswer | None:
+        return self._live.get(conversation_id)
+
+    def refuse_second(self, conversation_id: str) -> None:
+        """Raises BadRequest while the conversation is being answered."""
+        if conversation_id in self._live:
+            raise BadRequest("This conversation is being answered already; wait for it or press Stop.")
+
+    def start(self, owner: str, conversation: Conversation, sampling: SamplingParams) -> LiveAnswer:
+        """Begins to answer the last turn. The conversation is stored once the backend took the request."""
+        self.refuse_second(conversation.id)
+        live = self._live[conversation.id] = LiveAnswer(conversation)
+        for work in (self._run(live, owner, sampling), self._end_when_unwatched(live)):
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return live
+
+    def stop(self, conversation_id: str) -> None:
+        """Ends the answer; what was written is kept."""
+        live = self._live.get(conversation_id)
+        if live is not None:
+            self._answerer.backend.cancel(live.request_id)
+
+    def discard(self, conversation_id: str) -> None:
+        """Ends the answer and keeps nothing of it."""
+        live = self._live.get(conversation_id)
+        if live is not None:
+            live.discarded = True
+            self.stop(conversation_id)
+
+    async def _run(self, live: LiveAnswer, owner: str, sampling: SamplingParams) -> None:
+        try:
+            async with aclosing(self._answerer.answer(live.conversation, sampling, live.request_id)) as answers:
+                async for answer in answers:
+                    if live.answer is None and not live.discarded:
+                        await asyncio.to_thread(self._store.save, owner, live.conversation)
+                    live.answer = answer
+                    live.change()
+            await asyncio.to_thread(self._keep, live, owner)
+        except asyncio.CancelledError:
+            # The program is ending: what came so far is kept.
+            self._keep(live, owner)
+            raise
+        except DemoError as error:
+            live.error = error
+        except Exception:
+            log.exception("answering conversation %s failed", live.id)
+            live.error = DemoError("Something went wrong while answering; the server's log has the cause.")
+        finally:
+            del self._live[live.id]
+            live.done = True
+            live.change()
+
+    def _keep(self, live: LiveAnswer, owner: str) -> None:
+        if live.answer is None or live.discarded:
+            return
+        message = self._answerer.message(live.answer)
+        if live.abandoned:
+            message = replace(message, facts={**message.facts, "reason": "abandoned"})
+        conversation = live.conversation.add(message)
+        self._store.save(owner, conversation)
+        live.conversation = conversation
+
+    async def _end_when_unwatched(self, live: LiveAnswer) -> None:
+        unwatched = 0.0
+        step = self._unwatched_seconds / 10
+        while not live.done:
+            await asyncio.sleep(step)
+            unwatched = 0.0 if live.watchers else unwatched + step
+            if unwatched >= self._unwatched_seconds:
+                live.abandoned = True
+                self.stop(live.id)
+                return

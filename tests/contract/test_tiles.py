@@ -1,0 +1,71 @@
+"""tile_layout says what transformers' own image processor does, for the shapes people upload and for those nobody would."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers.models.mllama.image_processing_pil_mllama import (
+    MllamaImageProcessorPil,
+    get_all_supported_aspect_ratios,
+    get_image_size_fit_to_canvas,
+    get_optimal_tiled_canvas,
+)
+
+from mllama_demo.images import TileLayout, tile_layout
+
+
+def some_sizes(count: int, largest: int) -> list[tuple[int, int]]:
+    chance = random.Random(20)
+    sizes = [(chance.randint(1, largest), chance.randint(1, largest)) for _ in range(count)]
+    edges = [1, 2, 27, 28, 29, 55, 56, 57, 84, 111, 112, 113, largest]
+    return sizes + [(w, h) for w in edges for h in edges]
+
+
+@pytest.mark.parametrize("max_tiles", [1, 2, 4, 6])
+def test_the_processor_makes_the_announced_tiles_at_the_announced_size(max_tiles):
+    tile = 28
+    processor = MllamaImageProcessorPil(
+        size={"height": tile, "width": tile}, max_image_tiles=max_tiles, do_normalize=False, do_rescale=False
+    )
+    ids = get_all_supported_aspect_ratios(max_tiles)
+    for width, height in some_sizes(100, 300):
+        layout = tile_layout(width, height, tile, max_tiles)
+        made = processor(Image.new("RGB", (width, height), "white"), return_tensors="np")
+        where = f"{width} × {height}"
+        assert made["num_tiles"] == [[layout.tiles]], where
+        assert made["aspect_ratio_ids"].tolist() == [[ids.index((layout.rows, layout.columns)) + 1]], where
+        tiles = made["pixel_values"][0, 0, : layout.tiles, 0].reshape(layout.rows, layout.columns, tile, tile)
+        canvas = tiles.transpose(0, 2, 1, 3).reshape(layout.rows * tile, layout.columns * tile)
+        image = np.argwhere(canvas > 0).max(axis=0) + 1  # padding is black
+        assert (layout.height, layout.width) == tuple(image), where
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.integers(1, 60_000), st.integers(1, 60_000), st.sampled_from([14, 224, 336, 448, 560]), st.integers(1, 9))
+@example(1, 60_000, 560, 4)
+@example(60_000, 1, 560, 4)
+@example(560, 560, 560, 4)
+@example(561, 560, 560, 4)
+@example(1120, 1120, 560, 4)
+def test_the_choice_is_the_same_at_any_size(width, height, tile, max_tiles):
+    layout = tile_layout(width, height, tile, max_tiles)
+    canvas = get_optimal_tiled_canvas(height, width, max_tiles, tile)
+    assert (layout.rows * tile, layout.columns * tile) == canvas
+    assert (layout.height, layout.width) == get_image_size_fit_to_canvas(height, width, *canvas, tile)
+
+
+def test_a_layout_reads_well():
+    assert str(tile_layout(100, 100, 560, 4)) == "1 tile (1 × 1)"
+    assert str(tile_layout(1000, 500, 560, 4)) == "2 tiles (1 × 2)"
+    assert tile_layout(500, 1000, 560, 4) == TileLayout(rows=2, columns=1, width=500, height=1000)
+
+
+@pytest.mark.parametrize("arguments", [(0, 10, 560, 4), (10, -1, 560, 4), (10, 10, 0, 4), (10, 10, 560, 0)])
+def test_sizes_below_one_are_a_mistake(arguments):
+    with pytest.raises(ValueError, match="at least 1"):
+        tile_layout(*arguments)
