@@ -14,6 +14,8 @@ import numpy as np
 from mllama_demo.errors import BadRequest
 
 RECORDED_CANDIDATES = 64
+# vLLM draws the same line.
+GREEDY_BELOW = 1e-5
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,19 @@ class Bound:
 
     def check(self, name: str, value: float) -> None:
         """Raises BadRequest naming the value and the range unless minimum <= value <= maximum."""
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        whole = self.step >= 1
-        if not is_number or (whole and value != int(value)) or not self.minimum <= value <= self.maximum:
-            kind = "a whole number" if whole else "a number"
-            raise BadRequest(f"{name} must be {kind} from {self.minimum:g} to {self.maximum:g}, got {value!r}.")
+        is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        if isinstance(value, bool) or not is_number or not self.minimum <= value <= self.maximum or (self.whole and value % 1):
+            kind = "a whole number" if self.whole else "a number"
+            raise BadRequest(f"{name} must be {kind} from {_plain(self.minimum)} to {_plain(self.maximum)}, got {value!r}.")
+
+    @property
+    def whole(self) -> bool:
+        """True for values that count something."""
+        return self.step >= 1
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else str(number)
 
 
 BOUNDS: dict[str, Bound] = {
@@ -61,8 +71,11 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "top_k", "max_tokens"):
             BOUNDS[name].check(name, getattr(self, name))
+            if BOUNDS[name].whole:
+                object.__setattr__(self, name, int(getattr(self, name)))  # 5.0 from a slider or from JSON
         if self.seed is not None:
             BOUNDS["seed"].check("seed", self.seed)
+            object.__setattr__(self, "seed", int(self.seed))
         if isinstance(self.stop, str) or not all(isinstance(s, str) for s in self.stop):
             raise BadRequest(f"stop must be a list of strings, got {self.stop!r}.")
         if len(self.stop) > MAX_STOP_STRINGS or not all(1 <= len(s) <= MAX_STOP_LENGTH for s in self.stop):
@@ -72,8 +85,8 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """True where no random draw is needed: temperature 0 or top_k 1."""
-        return self.temperature == 0 or self.top_k == 1
+        """True where no random draw is needed: top_k 1, or a temperature so low that dividing by it would overflow."""
+        return self.temperature < GREEDY_BELOW or self.top_k == 1
 
     def as_greedy(self) -> SamplingParams:
         """The same request with the likeliest token taken at every step."""
@@ -173,7 +186,10 @@ def filter_logits(logits: np.ndarray, params: SamplingParams) -> Filtered:
 
 def pick(probabilities: np.ndarray, draw: float) -> int:
     """Index of the candidate that a uniform draw in [0, 1) falls on; probabilities [n] sum to 1, likeliest first."""
-    return min(int(np.searchsorted(np.cumsum(probabilities), draw, side="right")), len(probabilities) - 1)
+    reached = np.cumsum(probabilities)
+    # The sum may end a little below 1; the last candidate that adds to it takes what is missing.
+    last = int(np.searchsorted(reached, reached[-1], side="left"))
+    return min(int(np.searchsorted(reached, draw, side="right")), last)
 
 
 # --- drawing and its record ----------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from mllama_demo.backend.runner import ModelRunner, RunnerDown, Sampled
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, PromptTooLong
 from mllama_demo.sampling import SamplingParams
 
+# Failures in a row of the same kind: a prefill that works does not excuse decode steps that never do.
 FAILURES_UNTIL_DOWN = 3
 # Weight of the newest request in the running mean of how long a request holds its slot.
 HOLD_TIME_WEIGHT = 0.3
@@ -107,11 +108,12 @@ class Scheduler:
         self._running: dict[int, _Job] = {}
         self._jobs: dict[str, _Job] = {}
         self._free_slots = list(range(runner.slots))
+        self._ended_slots: list[int] = []
         self._turn = 0
         self._last_turn: dict[str, int] = {}
         self._arrivals = 0
         self._hold_time: float | None = None
-        self._failures = 0
+        self._failures = {"prefill": 0, "decode": 0}
         self._down: str | None = None
 
     # --- from any thread ------------------------------------------------------------------------------------------------
@@ -170,6 +172,8 @@ class Scheduler:
             if self._down is not None:
                 self._go_down(self._down, events)
             self._end_cancelled_and_expired(events)
+        self._release_slots()
+        with self._lock:
             job = self._admit(events)
             if job is not None:
                 self._tell_positions(events)
@@ -178,10 +182,12 @@ class Scheduler:
                 deliver_early(events)
                 events = []
             self._prefill(job, events)
+            self._release_slots()
         with self._lock:
             batch = [self._running[slot] for slot in sorted(self._running)]
         if batch:
             self._decode(batch, events)
+            self._release_slots()
         with self._lock:
             self._tell_positions(events)
         return events
@@ -191,6 +197,7 @@ class Scheduler:
         events: list[tuple[str, Event]] = []
         with self._lock:
             self._go_down(reason, events)
+        self._release_slots()
         return events
 
     # --- the parts of a step (those with the lock held say so) ----------------------------------------------------------
@@ -222,10 +229,10 @@ class Scheduler:
                 self._end(job, "error", events, str(error))
             return
         except Exception as error:
-            self._fail([job], error, events)
+            self._fail("prefill", [job], error, events)
             return
         with self._lock:
-            self._failures = 0
+            self._failures["prefill"] = 0
             self._take_token(job, sampled, events)
 
     def _decode(self, batch: list[_Job], events: list[tuple[str, Event]]) -> None:
@@ -234,10 +241,10 @@ class Scheduler:
             if len(tokens) != len(batch):
                 raise RuntimeError(f"the runner returned {len(tokens)} tokens for {len(batch)} slots")
         except Exception as error:
-            self._fail(batch, error, events)
+            self._fail("decode", batch, error, events)
             return
         with self._lock:
-            self._failures = 0
+            self._failures = {"prefill": 0, "decode": 0}
             for job, sampled in zip(batch, tokens, strict=True):
                 self._take_token(job, sampled, events)
 
@@ -258,13 +265,13 @@ class Scheduler:
         elif len(job.request.prompt_ids) + job.tokens >= self._runner.max_seq_len:
             self._end(job, "context_full", events)
 
-    def _fail(self, jobs: list[_Job], error: Exception, events: list[tuple[str, Event]]) -> None:
+    def _fail(self, kind: str, jobs: list[_Job], error: Exception, events: list[tuple[str, Event]]) -> None:
         cause = str(error) or type(error).__name__
         with self._lock:
-            self._failures += 1
+            self._failures[kind] += 1
             for job in jobs:
                 self._end(job, "error", events, f"The model failed on this request: {cause}")
-            if isinstance(error, RunnerDown) or self._failures >= FAILURES_UNTIL_DOWN:
+            if isinstance(error, RunnerDown) or self._failures[kind] >= FAILURES_UNTIL_DOWN:
                 self._go_down(f"The model is down: {cause}", events)
 
     def _go_down(self, reason: str, events: list[tuple[str, Event]]) -> None:  # lock held
@@ -280,14 +287,11 @@ class Scheduler:
             self._waiting.remove(job)
         else:
             del self._running[job.slot]
-            try:
-                self._runner.release(job.slot)
-                heapq.heappush(self._free_slots, job.slot)
-            except Exception as failure:  # the slot is lost, and with it the trust in the runner
-                self._down = self._down or f"The model is down: a slot could not be released ({failure})"
-            held = now - job.admitted
-            previous = self._hold_time
-            self._hold_time = held if previous is None else previous + HOLD_TIME_WEIGHT * (held - previous)
+            self._ended_slots.append(job.slot)
+            if job.tokens:
+                held = now - job.admitted
+                previous = self._hold_time
+                self._hold_time = held if previous is None else previous + HOLD_TIME_WEIGHT * (held - previous)
         del self._jobs[job.request.id]
         self._forget_turn(job)
         text = "" if reason == "stop_string" else job.text.finish()
@@ -299,6 +303,20 @@ class Scheduler:
         )
         finish = FinishEvent(reason, text, len(job.request.prompt_ids), job.tokens, timings, error)
         events.append((job.request.id, finish))
+
+    def _release_slots(self) -> None:
+        """Gives the slots of ended requests back, without holding the lock: the runner may take its time."""
+        with self._lock:
+            ended, self._ended_slots = self._ended_slots, []
+        for slot in ended:
+            try:
+                self._runner.release(slot)
+            except Exception as error:  # the slot is lost, and with it the trust in the runner
+                with self._lock:
+                    self._down = self._down or f"The model is down: a slot could not be released ({error})"
+            else:
+                with self._lock:
+                    heapq.heappush(self._free_slots, slot)
 
     def _forget_turn(self, job: _Job) -> None:  # lock held
         """Drops a conversation's turn once nothing of it is under way: its next request takes the current turn."""

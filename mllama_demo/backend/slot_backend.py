@@ -16,7 +16,7 @@ from typing import Any
 from mllama_demo.backend.base import BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.scheduler import Scheduler
-from mllama_demo.errors import BackendUnavailable, DemoError
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,8 @@ class SlotBackend:
         scheduler = self._scheduler
         if scheduler is None or self._state != "ready":
             raise BackendUnavailable(self._unavailable())
+        if request.id in self._streams:
+            raise BadRequest(f"A request with the id {request.id!r} is already under way.")
         stream = self._streams[request.id] = _Stream()
         try:
             scheduler.submit(request)

@@ -66,10 +66,13 @@ def visit_of(request: gr.Request) -> Visit:
     return Visit(visitor_of(request.headers.get("cookie")) or f"session-{session}", session)
 
 
-def user_error(error: DemoError) -> gr.Error:
-    """The sentence as a notice on the page, with nothing in it taken for HTML."""
+def notify(error: DemoError) -> None:
+    """Shows the sentence as a notice on the page, with nothing in it taken for HTML.
+
+    Not gr.Error: raised, it would cover the whole conversation with the word "Error".
+    """
     title = "Busy" if isinstance(error, BackendBusy) else "That did not work"
-    return gr.Error(html.escape(str(error)), title=title, duration=12, print_exception=False)
+    gr.Warning(html.escape(str(error)), title=title, duration=12)
 
 
 class ChatRoom:
@@ -294,22 +297,23 @@ class ChatRoom:
         return {"role": message.role, "content": content}
 
 
-async def guarded(work: Awaitable[T]) -> T:
-    """Awaits work; an expected failure becomes a notice on the page."""
+async def guarded(work: Awaitable[T]) -> T | None:
+    """Awaits work; an expected failure becomes a notice on the page, and None."""
     try:
         return await work
     except DemoError as error:
-        raise user_error(error) from error
+        notify(error)
+        return None
 
 
 async def guarded_stream(views: Callable[[], Views]) -> Views:
-    """The same for a stream of views; making the stream may fail too."""
+    """The same for a stream of views, which ends early; making the stream may fail too."""
     try:
         async with aclosing(views()) as stream:
             async for view in stream:
                 yield view
     except DemoError as error:
-        raise user_error(error) from error
+        notify(error)
 
 
 def _bot(text: str, facts: str = "") -> dict[str, Any]:

@@ -11,10 +11,9 @@ from fastapi import FastAPI
 
 from mllama_demo.answer import Answerer
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
-from mllama_demo.errors import DemoError
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.store import Store
-from mllama_demo.ui.chat import ChatRoom, View, guarded, guarded_stream, user_error, visit_of
+from mllama_demo.ui.chat import ChatRoom, View, guarded, guarded_stream, visit_of
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, make_theme
 
@@ -187,9 +186,10 @@ class ChatPage:
         self.url.submit(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
         self.camera.input(_attach, [self.camera, self.input], self.input, **quiet)
 
-    def _updates(self, view: View) -> dict[Any, Any]:
-        """The components that a View changes."""
-        updates: dict[Any, Any] = {}
+    def _updates(self, view: View | None) -> dict[Any, Any]:
+        """The components that a View changes; the status line always."""
+        view = view or View()
+        updates: dict[Any, Any] = {self.status: view.status or self._room.status()}
         if view.history is not None:
             updates[self.history] = view.history
         if view.conversation_id is not None:
@@ -204,8 +204,6 @@ class ChatPage:
             updates[self.conversations] = gr.update(choices=view.conversations, value=shown)
         if view.title is not None:
             updates[self.title] = view.title
-        if view.status is not None:
-            updates[self.status] = view.status
         return updates
 
     async def _opened(self, request: gr.Request) -> Updates:
@@ -258,20 +256,18 @@ class ChatPage:
             yield self._updates(view)
 
     async def _attach_url(self, url: str, value: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        return _attach(await guarded(self._room.fetch(url)), value), ""
+        path = await guarded(self._room.fetch(url))
+        return _attach(path, value), "" if path else url
 
 
 def sampling_from(
     greedy: bool, temperature: float, top_p: float, top_k: float, max_tokens: float, seed: str | None
 ) -> SamplingParams:
-    """The knobs' values, checked; a notice on the page for one out of bounds."""
+    """The knobs' values; raises BadRequest for the first one out of bounds."""
     seed = (seed or "").strip()
-    try:
-        if seed and not seed.isdecimal():
-            BOUNDS["seed"].check("seed", seed)  # type: ignore[arg-type]
-        params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), seed=int(seed) if seed else None)
-    except DemoError as error:
-        raise user_error(error) from error
+    if seed and not seed.isdecimal():
+        BOUNDS["seed"].check("seed", seed)  # type: ignore[arg-type]
+    params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), seed=int(seed) if seed else None)
     return params.as_greedy() if greedy else params
 
 

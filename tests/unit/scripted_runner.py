@@ -6,13 +6,17 @@ since an exception raised here would look to the scheduler like a failing model.
 
 from __future__ import annotations
 
+import itertools
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mllama_demo.backend.base import GenerationRequest
+from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.backend.runner import Sampled
 from mllama_demo.sampling import SamplingParams, TokenTrace
+
+LETTER = {QueueEvent: "Q", PrefillEvent: "P", TokenEvent: "T", FinishEvent: "F"}
 
 END = "\0"
 END_IDS = frozenset({ord(END)})
@@ -170,3 +174,35 @@ class SpelledStream:
         text = self._text[self._given : max(end, self._given)]
         self._given += len(text)
         return text
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def check_legal(request: GenerationRequest, events: list[Event], had_a_slot: bool) -> None:
+    """The promises that hold for every request, however it ended or if it is still on its way."""
+    kinds = "".join(LETTER[type(event)] for event in events)
+    assert re.fullmatch("Q*(PT*)?F?", kinds), f"{request.id}: {kinds}"
+    assert ("P" in kinds) == had_a_slot, f"{request.id}: {kinds}"
+    tokens = [event for event in events if isinstance(event, TokenEvent)]
+    assert [event.index for event in tokens] == list(range(len(tokens)))
+    assert all(event.text == "" for event in tokens if event.token_id in END_IDS)
+    places = [event.position for event in events if isinstance(event, QueueEvent)]
+    assert all(place >= 1 for place in places)
+    assert all(before != after for before, after in itertools.pairwise(places)), "a position told twice"
+    for event in events:
+        if isinstance(event, PrefillEvent):
+            assert event.prompt_tokens == len(request.prompt_ids)
+        if isinstance(event, FinishEvent):
+            assert event.prompt_tokens == len(request.prompt_ids)
+            assert event.completion_tokens == len(tokens)
+            assert bool(event.error) == (event.reason == "error")
+            assert (event.timings.ttft_s is None) == (not tokens)
+            assert 0 <= event.timings.waited_s <= event.timings.total_s

@@ -154,6 +154,12 @@ def test_no_conversation_has_more_structure_than_its_turns(texts):
 # --- one image -----------------------------------------------------------------------------------------------------------
 
 
+def before_the_answer(messages: tuple[Message, ...]) -> list[int]:
+    """The turns as if they had no images, without the header that asks for an answer."""
+    ids = encode_chat(tuple(Message(m.role, m.text) for m in messages), TOKENIZER)
+    return ids[: -len(by_hand("<|start_header_id|>", "assistant", "<|end_header_id|>", "\n\n"))]
+
+
 @pytest.mark.parametrize("dog_turn", [0, 2, 4])
 @pytest.mark.parametrize("boat_turn", [0, 2, 4])
 def test_of_several_images_the_newest_alone_is_seen_in_its_own_turn(boat_turn, dog_turn):
@@ -165,10 +171,8 @@ def test_of_several_images_the_newest_alone_is_seen_in_its_own_turn(boat_turn, d
     assert prompt.image == images[newest]
     assert structure(prompt.token_ids) == ready(*(turn(1 if i == newest else 0) for i in range(5)))
     at = prompt.token_ids.index(TOKENIZER.special_id(IMAGE))
-    before = encode_chat(tuple(Message(m.role, m.text) for m in messages[:newest]), TOKENIZER)[
-        : -len(by_hand("assistant", "\n\n")) - 2
-    ]
-    assert list(prompt.token_ids[:at]) == before + by_hand("<|start_header_id|>", "user", "<|end_header_id|>", "\n\n")
+    header = by_hand("<|start_header_id|>", "user", "<|end_header_id|>", "\n\n")
+    assert list(prompt.token_ids[:at]) == before_the_answer(messages[:newest]) + header
     assert TOKENIZER.decode(prompt.token_ids[at:]).startswith(words[newest])
 
 
@@ -244,10 +248,10 @@ def test_the_oldest_text_turns_are_dropped_and_counted_but_never_the_image_turn(
     left = left_in(prompt.token_ids, messages)
     assert len(prompt.token_ids) + 20 <= context_length
     assert 0 < prompt.dropped == len(messages) - len(left)
-    text_turns = [i for i in left if i != image_turn]
-    # What is left of the text is the newest of it, except for an answer that would stand without its question.
-    gone = [i for i in range(len(messages)) if i not in left]
-    assert max(gone, default=-1) < min(i for i in text_turns if i != (image_turn or 0) + 1 or i > max(gone))
+    questions = [i for i in range(0, len(messages), 2) if i != image_turn]
+    questions_left = [i for i in left if i in questions]
+    assert questions_left == questions[-len(questions_left) :]
+    assert [i for i in left if i % 2] == [i + 1 for i in left if i % 2 == 0 and i + 1 < len(messages)]
     assert len(messages) - 1 in left
     assert structure(prompt.token_ids).count(IMAGE) == (0 if image_turn is None else 1)
     assert image_turn is None or image_turn in left

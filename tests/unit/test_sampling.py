@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -198,7 +198,10 @@ def test_temperature_and_top_k_agree_with_transformers_on_any_logits(logits: lis
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 300), top_p=st.floats(0.01, 1.0), spread=st.floats(0.01, 10))
 def test_the_nucleus_agrees_with_transformers_on_random_logits(seed: int, size: int, top_p: float, spread: float) -> None:
-    assert_same_as_transformers(random_logits(seed, size, spread), SamplingParams(temperature=1.0, top_p=top_p))
+    logits = random_logits(seed, size, spread)
+    mass = torch.from_numpy(np.sort(logits)[::-1].copy()).softmax(-1).cumsum(-1).numpy()
+    assume(np.abs(mass - top_p).min() > 1e-12)  # transformers sums from the other end: on the edge itself rounding decides
+    assert_same_as_transformers(logits, SamplingParams(temperature=1.0, top_p=top_p))
 
 
 @pytest.mark.parametrize("top_k", [2, 3, 7, 40, 150])
