@@ -20,13 +20,14 @@ GREEDY_BELOW = 1e-5
 
 @dataclass(frozen=True)
 class Bound:
-    """The legal range of one value, its default and how a person would call it."""
+    """The legal range of one value, its default and how a person would call it. hint: a few words beside a slider."""
 
     label: str
     minimum: float
     maximum: float
     default: float
     step: float
+    hint: str
     help: str
 
     def check(self, name: str, value: float) -> None:
@@ -47,11 +48,13 @@ def _plain(number: float) -> str:
 
 
 BOUNDS: dict[str, Bound] = {
-    "temperature": Bound("Temperature", 0.0, 2.0, 0.6, 0.05, "0 is greedy; higher is more varied"),
-    "top_p": Bound("Top-p", 0.01, 1.0, 0.9, 0.01, "nucleus: keep the likeliest tokens up to this probability; 1 is off"),
-    "top_k": Bound("Top-k", 0, 200, 0, 1, "keep this many of the likeliest; 0 is off"),
-    "max_tokens": Bound("Max tokens", 1, 4096, 256, 1, "the answer ends here at the latest"),
-    "seed": Bound("Seed", 0, 2**32 - 1, 0, 1, "same seed, same answer; empty for a new one"),
+    "temperature": Bound("Temperature", 0.0, 2.0, 0.6, 0.05, "0 is greedy", "0 is greedy; higher is more varied"),
+    "top_p": Bound("Top-p", 0.01, 1.0, 0.9, 0.01, "1 is off", "keep the likeliest tokens up to this probability; 1 is off"),
+    "top_k": Bound("Top-k", 0, 200, 0, 1, "0 is off", "keep this many of the likeliest tokens; 0 is off"),
+    "max_tokens": Bound("Max tokens", 1, 4096, 256, 1, "at most", "the answer ends here at the latest"),
+    "seed": Bound(
+        "Seed", 0, 2**32 - 1, 0, 1, "same seed, same answer; empty for a new one", "the same seed draws the same answer"
+    ),
 }
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 64

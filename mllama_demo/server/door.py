@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from html import escape
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -43,7 +44,7 @@ class Door:
     """An ASGI application that becomes another one. build: makes the real application; runs once, in a thread."""
 
     def __init__(self, title: str, build: Callable[[], App], on_failure: Callable[[BaseException], None]) -> None:
-        self._page = LOADING_PAGE.format(title=title).encode()
+        self._page = LOADING_PAGE.format(title=escape(title)).encode()
         self._build, self._on_failure = build, on_failure
         self._app: App | None = None
         self._lifespan_in: asyncio.Queue[Message] = asyncio.Queue()

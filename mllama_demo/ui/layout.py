@@ -51,11 +51,11 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store)
 
 
 def slider(name: str, value: float, **kwargs: Any) -> gr.Slider:
-    """A slider whose range, step and help come from sampling.BOUNDS."""
+    """A slider whose range, step and hint come from sampling.BOUNDS."""
     bound = BOUNDS[name]
     maximum = kwargs.pop("maximum", bound.maximum)
     return gr.Slider(
-        bound.minimum, maximum, value=value, step=bound.step, label=bound.label, info=bound.help,
+        bound.minimum, maximum, value=value, step=bound.step, label=bound.label, info=bound.hint,
         elem_id=name.replace("_", "-"), **kwargs,
     )  # fmt: skip
 
@@ -144,7 +144,7 @@ class ChatPage:
         most = min(BOUNDS["max_tokens"].maximum, self._room.info.context_length)
         self.max_tokens = slider("max_tokens", min(settings.max_tokens, most), maximum=most)
         seed = BOUNDS["seed"]
-        self.seed = gr.Textbox("", label=seed.label, info=seed.help, max_lines=1, elem_id="seed")
+        self.seed = gr.Textbox("", label=seed.label, info=seed.hint, max_lines=1, elem_id="seed")
 
     # --- wiring ---------------------------------------------------------------------------------------------------------
 

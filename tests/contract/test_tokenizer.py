@@ -48,7 +48,7 @@ def test_every_byte_has_a_token_of_its_own():
     assert len(ID_OF_BYTE) == 256
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.text() | texts_with_look_alikes)
 @example("  leading, trailing  ")
 @example("\r\n\t\n\n\x00\x1c\u00a0\u2028\ufeff\ufffd")
@@ -104,7 +104,7 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path, content):
 # --- ids to text ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(any_ids | byte_ids)
 @example([ID_OF_BYTE[bytes([byte])] for byte in b"\xf0\x9f\x98"])
 @example([ID_OF_BYTE[bytes([byte])] for byte in b"\xe2\x82a\xff\xc3\xed\xa0\x80\xf4\x90\x80\x80"])
@@ -120,7 +120,7 @@ def test_an_incomplete_character_is_shown_as_a_replacement_character():
 # --- streaming -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(any_ids | byte_ids)
 def test_the_streamed_pieces_are_the_decoded_text(token_ids):
     pieces, text = stream(token_ids)
@@ -158,7 +158,7 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
     return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(answers, none_within_another)
 @example(["a", "a", "a", "b"], ["aab"])
 @example(["aaa", "b"], ["aab"])
@@ -174,7 +174,7 @@ def test_the_stream_ends_where_the_earliest_stop_string_begins(pieces, stops):
         assert whole.startswith(text.stopped, at)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(answers, st.lists(stop_strings, min_size=1, max_size=4))
 @example(["ab", "a"], ["aba", "b"])
 def test_with_stop_strings_inside_others_the_first_to_be_complete_ends_the_stream(pieces, stops):
@@ -193,7 +193,7 @@ def test_with_stop_strings_inside_others_the_first_to_be_complete_ends_the_strea
     assert text.stopped is None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(answers, st.lists(stop_strings, min_size=1, max_size=3))
 def test_no_more_is_held_back_than_may_become_a_stop_string(pieces, stops):
     text, so_far, emitted = IncrementalText(TOKENIZER, stops), b"", ""
