@@ -70,7 +70,8 @@ class Tokenizer:
 class IncrementalText:
     """Streams one answer: emits whole characters, and holds back what may still become a stop string.
 
-    stopped: the stop string that was hit; its text and everything after it is never emitted.
+    stopped: the stop string that was complete first; its text and everything after it is never emitted. (Of two stop strings
+    one inside the other, which is complete first depends on how the text falls into tokens.)
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
