@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import re
 import shutil
 import tempfile
 import uuid
@@ -158,7 +159,7 @@ class ChatRoom:
         before = View(await asyncio.to_thread(self._history, conversation), answering=False)
         if not (0 <= index < len(conversation.messages)) or conversation.messages[index].role != "user":
             raise BadRequest("Only a question can be edited.")
-        edited = replace(conversation.messages[index], text=_question(text))
+        edited = replace(conversation.messages[index], text=_question(text.replace("&lt;", "<")))
         if not edited.text and edited.image is None:
             raise BadRequest("A question needs a few words or an image.")
         async with aclosing(self._answer(visit, conversation.cut(index).add(edited), sampling, before)) as views:
@@ -293,7 +294,7 @@ class ChatRoom:
             alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
             content.append({"file": {"path": self._preview_file(message.image), "mime_type": "image/webp"}, "alt_text": alt})
         if message.text:
-            content.append({"type": "text", "text": message.text})
+            content.append({"type": "text", "text": as_typed(message.text)})
         return {"role": message.role, "content": content}
 
 
@@ -314,6 +315,12 @@ async def guarded_stream(views: Callable[[], Views]) -> Views:
                 yield view
     except DemoError as error:
         notify(error)
+
+
+def as_typed(text: str) -> str:
+    """A question for the page, where "<b>" would be taken for a tag and vanish. Left alone where it may hold code, in which
+    markdown keeps it anyway."""
+    return text if "`" in text else re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def _bot(text: str, facts: str = "") -> dict[str, Any]:
