@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -26,15 +27,19 @@ UNWATCHED_SECONDS = 30.0
 class LiveAnswer:
     """One answer under way. conversation: as asked; once done without an error, with the answer."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, owner: str, conversation: Conversation) -> None:
         self.id = conversation.id
+        self.owner = owner
         self.conversation = conversation
         self.request_id = uuid.uuid4().hex
         self.answer: Answer | None = None
         self.error: DemoError | None = None
         self.done = False
+        self.stopped = False
         self.abandoned = False
         self.discarded = False
+        self.kept = False
+        self.keeping = threading.Lock()
         self.watchers = 0
         self._changed = asyncio.Event()
 
@@ -79,38 +84,41 @@ class LiveAnswers:
     def start(self, owner: str, conversation: Conversation, sampling: SamplingParams) -> LiveAnswer:
         """Begins to answer the last turn. The conversation is stored once the backend took the request."""
         self.refuse_second(conversation.id)
-        live = self._live[conversation.id] = LiveAnswer(conversation)
-        for work in (self._run(live, owner, sampling), self._end_when_unwatched(live)):
+        live = self._live[conversation.id] = LiveAnswer(owner, conversation)
+        for work in (self._run(live, sampling), self._end_when_unwatched(live)):
             task = asyncio.create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return live
 
-    def stop(self, conversation_id: str) -> None:
+    def stop(self, live: LiveAnswer) -> None:
         """Ends the answer; what was written is kept."""
-        live = self._live.get(conversation_id)
-        if live is not None:
-            self._answerer.backend.cancel(live.request_id)
+        live.stopped = True
+        self._answerer.backend.cancel(live.request_id)
 
-    def discard(self, conversation_id: str) -> None:
-        """Ends the answer and keeps nothing of it."""
-        live = self._live.get(conversation_id)
-        if live is not None:
-            live.discarded = True
-            self.stop(conversation_id)
+    async def discard(self, live: LiveAnswer) -> None:
+        """Ends the answer and keeps nothing of it; returns when nothing more will be stored."""
+        live.discarded = True
+        self.stop(live)
+        async with aclosing(live.watch(per_second=100)) as moments:
+            async for _ in moments:
+                pass
 
-    async def _run(self, live: LiveAnswer, owner: str, sampling: SamplingParams) -> None:
+    async def _run(self, live: LiveAnswer, sampling: SamplingParams) -> None:
         try:
             async with aclosing(self._answerer.answer(live.conversation, sampling, live.request_id)) as answers:
                 async for answer in answers:
+                    if live.stopped:
+                        # Said again, since the backend ignores what it is told before it knows the request.
+                        self._answerer.backend.cancel(live.request_id)
                     if live.answer is None and not live.discarded:
-                        await asyncio.to_thread(self._store.save, owner, live.conversation)
+                        await asyncio.to_thread(self._store.save, live.owner, live.conversation)
                     live.answer = answer
                     live.change()
-            await asyncio.to_thread(self._keep, live, owner)
+            await asyncio.to_thread(self._keep, live)
         except asyncio.CancelledError:
             # The program is ending: what came so far is kept.
-            self._keep(live, owner)
+            self._keep(live)
             raise
         except DemoError as error:
             live.error = error
@@ -122,15 +130,16 @@ class LiveAnswers:
             live.done = True
             live.change()
 
-    def _keep(self, live: LiveAnswer, owner: str) -> None:
-        if live.answer is None or live.discarded:
-            return
-        message = self._answerer.message(live.answer)
-        if live.abandoned:
-            message = replace(message, facts={**message.facts, "reason": "abandoned"})
-        conversation = live.conversation.add(message)
-        self._store.save(owner, conversation)
-        live.conversation = conversation
+    def _keep(self, live: LiveAnswer) -> None:
+        with live.keeping:
+            if live.answer is None or live.discarded or live.kept:
+                return
+            message = self._answerer.message(live.answer)
+            if live.abandoned:
+                message = replace(message, facts={**message.facts, "reason": "abandoned"})
+            conversation = live.conversation.add(message)
+            self._store.save(live.owner, conversation)
+            live.conversation, live.kept = conversation, True
 
     async def _end_when_unwatched(self, live: LiveAnswer) -> None:
         unwatched = 0.0
@@ -140,5 +149,5 @@ class LiveAnswers:
             unwatched = 0.0 if live.watchers else unwatched + step
             if unwatched >= self._unwatched_seconds:
                 live.abandoned = True
-                self.stop(live.id)
+                self.stop(live)
                 return

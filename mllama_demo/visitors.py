@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,11 +36,13 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 def visitor_of(cookie_header: str | None) -> str | None:
     """The visitor's token from a Cookie header, None when there is none or it is not one of ours."""
-    try:
-        morsel = SimpleCookie(cookie_header or "").get(COOKIE)
-    except CookieError:
-        return None
-    return morsel.value if morsel is not None and _TOKEN.match(morsel.value) else None
+    # Read by hand: the standard library's parser gives up at the first cookie it finds strange, and other programs on the
+    # same host share theirs with us.
+    for pair in (cookie_header or "").split(";"):
+        name, _, value = pair.strip().partition("=")
+        if name == COOKIE and _TOKEN.match(value):
+            return value
+    return None
 
 
 class VisitorMiddleware:

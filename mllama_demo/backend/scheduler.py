@@ -253,7 +253,11 @@ class Scheduler:
         if job.first_token is None:
             job.first_token = job.last_token
         ended_turn = sampled.token_id in self._end_of_turn_ids
-        text = "" if ended_turn else job.text.push(sampled.token_id)
+        try:
+            text = "" if ended_turn else job.text.push(sampled.token_id)
+        except Exception as error:
+            self._end(job, "error", events, f"The answer could not be put into text: {str(error) or type(error).__name__}")
+            return
         events.append((job.request.id, TokenEvent(job.tokens, sampled.token_id, text, sampled.trace)))
         job.tokens += 1
         if ended_turn:
@@ -294,7 +298,7 @@ class Scheduler:
                 self._hold_time = held if previous is None else previous + HOLD_TIME_WEIGHT * (held - previous)
         del self._jobs[job.request.id]
         self._forget_turn(job)
-        text = "" if reason == "stop_string" else job.text.finish()
+        text = "" if reason in ("stop_string", "error") else job.text.finish()
         timings = Timings(
             waited_s=(job.admitted if job.admitted is not None else now) - job.submitted,
             ttft_s=None if job.first_token is None else job.first_token - job.submitted,
@@ -331,7 +335,10 @@ class Scheduler:
                 events.append((job.request.id, QueueEvent(index + 1, self._estimate_wait(index))))
 
     def _estimate_wait(self, ahead: int) -> float | None:  # lock held
-        """Seconds until a request with `ahead` others before it gets a slot, if each holds its slot for the mean time."""
+        """Seconds until a request with `ahead` others before it gets a slot, if each holds its slot for the mean time.
+
+        One that has held its slot longer is expected to need half as long again, within its max_tokens.
+        """
         if ahead < len(self._free_slots):
             return 0.0
         if self._hold_time is None:
@@ -340,7 +347,12 @@ class Scheduler:
         free_at = [0.0] * len(self._free_slots)
         for job in self._running.values():
             assert job.admitted is not None
-            free_at.append(max(0.0, self._hold_time - (now - job.admitted)))
+            held = now - job.admitted
+            left = max(self._hold_time - held, held / 2)
+            if job.tokens > 1 and job.first_token is not None and job.last_token is not None:
+                seconds_per_token = (job.last_token - job.first_token) / (job.tokens - 1)
+                left = min(left, (job.request.sampling.max_tokens - job.tokens) * seconds_per_token)
+            free_at.append(left)
         if not free_at:
             return None
         heapq.heapify(free_at)

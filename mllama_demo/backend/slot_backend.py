@@ -80,12 +80,14 @@ class SlotBackend:
 
     def start(self) -> None:
         """Begins loading; returns at once."""
-        self._thread.start()
+        if not self._closing:
+            self._thread.start()
 
     def close(self) -> None:
         self._closing = True
         self._wake.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
+        # A thread that still imports or loads cannot be stopped and need not be waited for: it ends with the program.
+        if self.loaded and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
 
     def status(self) -> BackendStatus:
@@ -138,27 +140,40 @@ class SlotBackend:
         except Exception as error:
             if not isinstance(error, DemoError):
                 log.exception("loading the model failed")
-            self._go_down(f"The model could not be loaded: {error}")
+            self._go_down(f"The model could not be loaded: {str(error) or type(error).__name__}")
             return
-        scheduler = Scheduler(
+        if self._closing:
+            return
+        scheduler = self._scheduler = Scheduler(
             runner,
             new_text_stream=lambda sampling: IncrementalText(self._tokenizer, sampling.stop),
             end_of_turn_ids=self._end_of_turn_ids,
             max_waiting=self._max_waiting,
         )
-        self._scheduler = scheduler
         self._state, self._detail = "ready", ""
-        self._on_ready()
-        while not self._closing:
-            if not scheduler.has_work():
+        try:
+            self._on_ready()
+        except Exception:
+            log.exception("telling that the model is ready failed")
+        reason = "The demo is shutting down."
+        try:
+            self._serve(scheduler)
+        except Exception as error:
+            log.exception("the backend failed")
+            reason = f"The model is down: {str(error) or type(error).__name__}"
+        reason = scheduler.status().down or reason
+        self._deliver(scheduler.shutdown(reason))
+        if not self._closing:
+            self._go_down(reason)
+
+    def _serve(self, scheduler: Scheduler) -> None:
+        """Steps until the backend is closed or its model is down."""
+        while not self._closing and scheduler.status().down is None:
+            if scheduler.has_work():
+                self._deliver(scheduler.step(self._deliver))
+            else:
                 self._wake.wait()
                 self._wake.clear()
-                continue
-            self._deliver(scheduler.step(self._deliver))
-            if (reason := scheduler.status().down) is not None:
-                self._go_down(reason)
-                return
-        self._deliver(scheduler.shutdown("The demo is shutting down."))
 
     def _go_down(self, reason: str) -> None:
         self._state, self._detail = "down", reason

@@ -7,11 +7,15 @@ page that says what is loading and replaces itself, and everybody else a 503 tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
+MEANWHILE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -40,6 +44,32 @@ LOADING_PAGE = """<!doctype html>
 """
 
 
+async def in_daemon_thread(work: Callable[[], T]) -> T:
+    """Runs work in a thread that does not keep the program from ending, unlike asyncio.to_thread: imports take seconds."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(result)  # type: ignore[arg-type]
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile, and nobody waits
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="build", daemon=True).start()
+    return await done
+
+
 class Door:
     """An ASGI application that becomes another one. build: makes the real application; runs once, in a thread."""
 
@@ -65,22 +95,25 @@ class Door:
         opening = asyncio.create_task(self._open())
         await receive()
         opening.cancel()
-        if self._lifespan is not None:
+        if self._lifespan is not None and not self._lifespan.done():
             await self._lifespan_in.put({"type": "lifespan.shutdown"})
-            await self._lifespan
+            await asyncio.wait([self._lifespan])
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _open(self) -> None:
         """Builds the application, runs its start-up, then lets requests through."""
         try:
-            app = await asyncio.to_thread(self._build)
-            self._lifespan = asyncio.create_task(
-                self._run_lifespan(app)  # type: ignore[arg-type]
-            )
+            app = await in_daemon_thread(self._build)
+            self._lifespan = asyncio.create_task(self._run_lifespan(app))
             await self._lifespan_in.put({"type": "lifespan.startup"})
-            started = await self._lifespan_out.get()
-            if started["type"] != "lifespan.startup.complete":
-                raise RuntimeError(started.get("message", "the application did not start"))
+            started = asyncio.create_task(self._lifespan_out.get())
+            await asyncio.wait([started, self._lifespan], return_when=asyncio.FIRST_COMPLETED)
+            if not started.done():
+                started.cancel()
+                await self._lifespan  # raises what ended it
+                raise RuntimeError("the application ended while it started")
+            if started.result()["type"] != "lifespan.startup.complete":
+                raise RuntimeError(started.result().get("message", "the application did not start"))
             self._app = app
         except Exception as error:
             self._on_failure(error)
@@ -97,6 +130,7 @@ class Door:
             (b"content-type", b"text/html; charset=utf-8" if page else b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
+            (b"content-security-policy", MEANWHILE_POLICY),
             (b"retry-after", b"1"),
         ]
         await send({"type": "http.response.start", "status": 200 if page else 503, "headers": headers})

@@ -6,6 +6,7 @@ The browser's copy of the history is never read: handlers get an id, check whose
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import re
 import shutil
@@ -22,9 +23,9 @@ import gradio as gr
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
 from mllama_demo.conversation import Conversation, ImageRef, Message
-from mllama_demo.errors import BackendBusy, BadRequest, DemoError
+from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.fetch import fetch_image
-from mllama_demo.images import LoadedImage, load_image, preview
+from mllama_demo.images import LoadedImage, load_image, preview, size_text
 from mllama_demo.live import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
@@ -34,6 +35,7 @@ from mllama_demo.visitors import visitor_of
 UPDATES_PER_SECOND = 12
 MAX_QUESTION_CHARACTERS = 20_000
 NO_INPUT: dict[str, Any] = {"text": "", "files": []}
+WORD_JOINER = "\u2060"
 T = TypeVar("T")
 
 
@@ -72,8 +74,7 @@ def notify(error: DemoError) -> None:
 
     Not gr.Error: raised, it would cover the whole conversation with the word "Error".
     """
-    title = "Busy" if isinstance(error, BackendBusy) else "That did not work"
-    gr.Warning(html.escape(str(error)), title=title, duration=12)
+    gr.Warning(html.escape(str(error)), duration=12)
 
 
 class ChatRoom:
@@ -100,13 +101,14 @@ class ChatRoom:
 
     async def open(self, visit: Visit, conversation_id: str) -> Views:
         """Shows a stored conversation and goes on with an answer under way; an empty chat when it is not there (any more)."""
+        live = self._live_of(visit, conversation_id)
         try:
-            conversation = await self._load(visit, conversation_id)
+            conversation = live.conversation if live else await self._load(visit, conversation_id)
         except DemoError:
-            yield await self.new(visit)
+            # What was typed while the page opened stays.
+            yield replace(await self.new(visit), input=None)
             return
         self._showing[visit.session] = conversation.id
-        live = self._live.get(conversation.id)
         yield replace(await self._view(visit, conversation), answering=live is not None)
         if live is not None:
             async with aclosing(self._watch(visit, live)) as views:
@@ -123,23 +125,31 @@ class ChatRoom:
         self._showing.pop(visit.session, None)
 
     async def rename(self, visit: Visit, conversation_id: str, title: str) -> View:
+        _refuse_nothing(conversation_id)
         self._live.refuse_second(conversation_id)
         await asyncio.to_thread(self._store.rename, visit.owner, conversation_id, title)
         listed = await asyncio.to_thread(self._listed, visit.owner)
         return View(conversation_id=conversation_id, conversations=listed, title=title.strip())
 
     async def delete(self, visit: Visit, conversation_id: str) -> View:
-        await asyncio.to_thread(self._store.delete, visit.owner, conversation_id)
-        self._live.discard(conversation_id)
+        _refuse_nothing(conversation_id)
+        live = self._live_of(visit, conversation_id)
+        if live is not None:
+            await self._live.discard(live)
+        with contextlib.suppress(NotFound) if live else contextlib.nullcontext():
+            await asyncio.to_thread(self._store.delete, visit.owner, conversation_id)
         return await self.new(visit)
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 
     async def ask(self, visit: Visit, conversation_id: str, value: dict[str, Any], sampling: SamplingParams) -> Views:
         """Adds the question, with its image if it has one, and streams the answer. On a failure everything is as before."""
+        showing = self._showing.get(visit.session)
         message = await asyncio.to_thread(self._user_message, value)
         conversation = await self._load(visit, conversation_id) if conversation_id else Conversation()
         before = View(await asyncio.to_thread(self._history, conversation), conversation_id, value, False)
+        if self._showing.get(visit.session) == showing:
+            self._showing[visit.session] = conversation.id
         async with aclosing(self._answer(visit, conversation.add(message), sampling, before, NO_INPUT)) as views:
             async for view in views:
                 yield view
@@ -147,6 +157,7 @@ class ChatRoom:
     async def retry(self, visit: Visit, conversation_id: str, sampling: SamplingParams) -> Views:
         """Answers the last question again."""
         conversation = await self._load(visit, conversation_id)
+        self._showing[visit.session] = conversation.id
         before = View(await asyncio.to_thread(self._history, conversation), answering=False)
         cut = conversation.cut(_last_question(conversation) + 1)
         async with aclosing(self._answer(visit, cut, sampling, before)) as views:
@@ -156,10 +167,11 @@ class ChatRoom:
     async def edit(self, visit: Visit, conversation_id: str, index: int, text: str, sampling: SamplingParams) -> Views:
         """Replaces a question, forgets what came after it, and answers it. The image stays."""
         conversation = await self._load(visit, conversation_id)
+        self._showing[visit.session] = conversation.id
         before = View(await asyncio.to_thread(self._history, conversation), answering=False)
         if not (0 <= index < len(conversation.messages)) or conversation.messages[index].role != "user":
             raise BadRequest("Only a question can be edited.")
-        edited = replace(conversation.messages[index], text=_question(text.replace("&lt;", "<")))
+        edited = replace(conversation.messages[index], text=_question(from_page(text)))
         if not edited.text and edited.image is None:
             raise BadRequest("A question needs a few words or an image.")
         async with aclosing(self._answer(visit, conversation.cut(index).add(edited), sampling, before)) as views:
@@ -168,8 +180,8 @@ class ChatRoom:
 
     async def undo(self, visit: Visit, conversation_id: str) -> View:
         """Takes the last question back into the input, its image too."""
+        self._live.refuse_second(conversation_id)
         conversation = await self._load(visit, conversation_id)
-        self._live.refuse_second(conversation.id)
         asked = _last_question(conversation)
         message = conversation.messages[asked]
         conversation = conversation.cut(asked)
@@ -179,8 +191,14 @@ class ChatRoom:
 
     async def stop(self, visit: Visit, conversation_id: str) -> None:
         """Ends the answer under way; what was written stays."""
-        await self._load(visit, conversation_id)
-        self._live.stop(conversation_id)
+        live = self._live_of(visit, conversation_id)
+        if live is not None:
+            self._live.stop(live)
+
+    def _live_of(self, visit: Visit, conversation_id: str) -> LiveAnswer | None:
+        """The conversation's answer under way, if it is this visitor's."""
+        live = self._live.get(conversation_id)
+        return live if live is not None and live.owner == visit.owner else None
 
     def status(self) -> str:
         backend = self._answerer.backend
@@ -194,7 +212,7 @@ class ChatRoom:
         if not url:
             raise BadRequest("Enter the address of an image, beginning with http:// or https://.")
         image = await asyncio.to_thread(fetch_image, url, self._answerer.limits, allowed_hosts=self._allowed_media_hosts)
-        return await asyncio.to_thread(self._write, image.digest, _file_name(image), image.data)
+        return await asyncio.to_thread(self._attachment, image)
 
     def _user_message(self, value: dict[str, Any]) -> Message:
         text = _question(value.get("text") or "")
@@ -206,29 +224,37 @@ class ChatRoom:
         image = None
         if files:
             path = Path(files[0]["path"] if isinstance(files[0], dict) else files[0])
-            if path.stat().st_size > self._answerer.limits.max_bytes:
-                # Asked of the file system, so that a huge upload is never read into memory.
-                raise BadRequest(f"{path.name} is larger than the {self._answerer.limits.max_bytes // 2**20} MB allowed.")
-            image = self._store.put_image(load_image(path.read_bytes(), path.name, self._answerer.limits))
+            limits = self._answerer.limits
+            try:
+                # The size first, so that a huge upload is never read into memory.
+                if path.stat().st_size > limits.max_bytes:
+                    raise BadRequest(f"{path.name} is too large; at most {size_text(limits.max_bytes)} are allowed.")
+                data = path.read_bytes()
+            except OSError:
+                raise BadRequest(f"{path.name} is no longer there; please add it again.") from None
+            image = self._store.put_image(load_image(data, path.name, limits))
         return Message("user", text, image)
 
     def _preview_file(self, image: ImageRef) -> str:
-        path = self.previews / image.digest / "preview.webp"
+        path = self.previews / "shown" / image.digest / "preview.webp"
         if not path.exists():
-            self._write(image.digest, path.name, preview(self._answerer.load(image)))
+            self._write(path, preview(self._answerer.load(image)))
         return str(path)
 
     def _original_file(self, image: ImageRef) -> str:
         loaded = self._answerer.load(image)
-        return self._write(image.digest, _file_name(loaded), loaded.data)
+        return self._attachment(loaded)
 
-    def _write(self, digest: str, name: str, data: bytes) -> str:
-        folder = self.previews / digest
-        folder.mkdir(parents=True, exist_ok=True)
+    def _attachment(self, image: LoadedImage) -> str:
+        """The file as it came, to be attached to a question. Apart from what the page shows, which is without metadata."""
+        return self._write(self.previews / "attached" / image.digest / _file_name(image), image.data)
+
+    def _write(self, path: Path, data: bytes) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and moved into place: another visitor may be reading the same picture.
-        aside = folder / uuid.uuid4().hex
+        aside = path.parent / uuid.uuid4().hex
         aside.write_bytes(data)
-        return str(aside.replace(folder / name))
+        return str(aside.replace(path))
 
     # --- an answer on the page ------------------------------------------------------------------------------------------
 
@@ -243,7 +269,6 @@ class ChatRoom:
         """Answers the conversation's last turn. before: what to show again when it cannot even begin."""
         conversation = replace(conversation, title=title_of(conversation))
         live = self._live.start(visit.owner, conversation, sampling)
-        self._showing[visit.session] = conversation.id
         async with aclosing(self._watch(visit, live, before, input)) as views:
             async for view in views:
                 yield view
@@ -253,13 +278,18 @@ class ChatRoom:
     ) -> Views:
         """The page's view of an answer under way, until it is done or the page shows something else."""
         history = await asyncio.to_thread(self._history, live.conversation)
+        listed: list[tuple[str, str]] = []
         async with aclosing(live.watch(UPDATES_PER_SECOND)) as moments:
             async for _ in moments:
                 if self._showing.get(visit.session) != live.id:
+                    # Gradio repeats a generator's last view when it ends: leave it nothing of this conversation.
+                    yield View()
                     return
                 if not live.done:
                     shown = _bot((live.answer and live.answer.text) or progress(live.answer))
-                    yield View([*history, shown], live.id, input, True, status=self.status())
+                    stored = live.answer is not None and not listed
+                    listed = await asyncio.to_thread(self._listed, visit.owner) if stored else listed
+                    yield View([*history, shown], live.id, input, True, listed if stored else None, status=self.status())
                     input = None
         if live.error is None:
             yield replace(await self._view(visit, live.conversation), answering=False, status=self.status())
@@ -289,10 +319,12 @@ class ChatRoom:
     def _shown(self, message: Message) -> dict[str, Any]:
         if message.role == "assistant":
             return _bot(message.text, facts_line(message))
-        content: list[dict[str, Any]] = []
+        content: list[Any] = []
         if message.image is not None:
             alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
-            content.append({"file": {"path": self._preview_file(message.image), "mime_type": "image/webp"}, "alt_text": alt})
+            # A component, since the chatbot shows the alternative text of no other kind of picture.
+            path = self._preview_file(message.image)
+            content.append(gr.Image(path, alt_text=alt, render=False, show_label=False, format="webp"))
         if message.text:
             content.append({"type": "text", "text": as_typed(message.text)})
         return {"role": message.role, "content": content}
@@ -308,19 +340,27 @@ async def guarded(work: Awaitable[T]) -> T | None:
 
 
 async def guarded_stream(views: Callable[[], Views]) -> Views:
-    """The same for a stream of views, which ends early; making the stream may fail too."""
+    """The same for a stream of views, which ends early; making the stream may fail too.
+
+    Always yields something: Gradio empties every output of a generator that did not.
+    """
     try:
         async with aclosing(views()) as stream:
             async for view in stream:
                 yield view
     except DemoError as error:
         notify(error)
+        yield View()
 
 
 def as_typed(text: str) -> str:
-    """A question for the page, where "<b>" would be taken for a tag and vanish. Left alone where it may hold code, in which
-    markdown keeps it anyway."""
-    return text if "`" in text else re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    """A question for the page, where "<b>" would be taken for a tag and "&lt;" for a sign: an invisible joiner prevents it."""
+    return re.sub(r"<(?=[A-Za-z/!?])|&(?=[A-Za-z#])", lambda found: found[0] + WORD_JOINER, text)
+
+
+def from_page(text: str) -> str:
+    """What was typed into a question that the page had from as_typed."""
+    return text.replace("<" + WORD_JOINER, "<").replace("&" + WORD_JOINER, "&")
 
 
 def _bot(text: str, facts: str = "") -> dict[str, Any]:
@@ -332,9 +372,16 @@ def _bot(text: str, facts: str = "") -> dict[str, Any]:
 
 def _question(text: str) -> str:
     text = text.strip()
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadRequest("The question contains half a character, which cannot be stored; please type it again.")
     if len(text) > MAX_QUESTION_CHARACTERS:
         raise BadRequest(f"The question has {len(text)} characters; at most {MAX_QUESTION_CHARACTERS} are allowed.")
     return text
+
+
+def _refuse_nothing(conversation_id: str) -> None:
+    if not conversation_id:
+        raise BadRequest("This chat is empty; there is nothing to rename or delete yet.")
 
 
 def _last_question(conversation: Conversation) -> int:

@@ -89,8 +89,9 @@ class ChatPage:
                 self.title = gr.Textbox(label="Title", max_lines=1, elem_id="conversation-title")
                 with gr.Row():
                     self.rename = gr.Button("Rename", size="sm", elem_id="rename")
-                    self.delete = gr.Button("Delete", size="sm", variant="stop", elem_id="delete")
+                    self.delete = gr.Button("Delete …", size="sm", elem_id="delete")
                 with gr.Row(visible=False) as self.delete_question:
+                    gr.Markdown("Delete this conversation?")
                     self.delete_yes = gr.Button("Delete for good", size="sm", variant="stop", elem_id="delete-yes")
                     self.delete_no = gr.Button("Keep it", size="sm", elem_id="delete-no")
         with gr.Sidebar(open=False, width=300, position="right", elem_id="settings"):
@@ -126,6 +127,8 @@ class ChatPage:
                 placeholder="Ask a question",
                 file_types=["image"],
                 sources=["upload"],
+                # Two at once are refused with a sentence; a single-file box would drop the second one silently.
+                file_count="multiple",
                 max_plain_text_length=100_000,
                 autofocus=True,
                 scale=8,
@@ -134,8 +137,10 @@ class ChatPage:
 
     def _lay_out_sampling(self) -> None:
         settings = self._settings
+        values = (settings.temperature, settings.top_p, settings.top_k)
+        preset = next((p.name for p in PRESETS if (p.temperature, p.top_p, p.top_k) == values), None)
         self.preset = gr.Dropdown(
-            [preset.name for preset in PRESETS], value=None, label="Preset", elem_id="preset", filterable=False
+            [preset.name for preset in PRESETS], value=preset, label="Preset", elem_id="preset", filterable=False
         )
         self.greedy = gr.Checkbox(False, label="Greedy: always the likeliest token", elem_id="greedy")
         self.temperature = slider("temperature", settings.temperature)

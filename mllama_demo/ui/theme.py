@@ -23,17 +23,20 @@ main.contain > .column { height: 100%; flex-wrap: nowrap; gap: .75rem; }
 #masthead p { margin: .1rem 0 0; font-size: .9rem; color: var(--body-text-color-subdued); }
 .status { display: flex; gap: .5rem; font-size: .85rem; color: var(--body-text-color-subdued); }
 .status .dot { flex: none; width: .6rem; height: .6rem; margin-top: .35rem; border-radius: 50%; background: #2f9e44; }
-.status.loading .dot { background: #f08c00; animation: pulse 1.2s ease-in-out infinite; }
+.status.busy .dot, .status.loading .dot { background: #f08c00; }
+.status.loading .dot { animation: pulse 1.2s ease-in-out infinite; }
 .status.down .dot { background: #e03131; }
 @keyframes pulse { 50% { opacity: .25; } }
 @media (prefers-reduced-motion: reduce) { .status.loading .dot { animation: none; } }
 
-#chat-history .facts { font-size: .8rem; line-height: 1.45; color: var(--body-text-color-subdued); }
+#chat-history .message-wrap { padding-top: 2.2rem; }
+#chat-history .facts { font-size: .8rem; line-height: 1.45; color: var(--body-text-color); opacity: .9; }
 #chat-history .progress { color: var(--body-text-color-subdued); font-style: italic; }
 #chat-history .image-frame img { max-height: 260px; width: auto; border-radius: .5rem; }
 /* A picture's share button would upload it to a public host. */
 #chat-history button[aria-label="Share"] { display: none !important; }
-#chat-history .placeholder-content { justify-content: flex-start; padding-top: 1rem; }
+#chat-history .placeholder-content { justify-content: flex-start; padding-top: .5rem; }
+#chat-history .placeholder { flex: none; height: auto; margin: 0; }
 #chat-history .example { min-height: 0; padding: .6rem .8rem; }
 #chat-history .example-content { flex-direction: row; align-items: center; gap: .7rem; }
 
@@ -52,7 +55,7 @@ main.contain > .column { height: 100%; flex-wrap: nowrap; gap: .75rem; }
 @media (max-width: 640px) {
   #masthead p { font-size: .8rem; line-height: 1.35; }
   .gradio-container > .main { padding: .5rem !important; }
-  .gradio-container > .main > .wrap { padding-inline: 0 !important; }
+  .gradio-container > .main > .wrap, main.contain { padding-inline: 0 !important; }
   #masthead { padding-inline: 2.2rem; }
 }
 """
@@ -73,6 +76,10 @@ def make_theme() -> Base:
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
         slider_color="*primary_600",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover_dark="#991b1b",
     )
 
 

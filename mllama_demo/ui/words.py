@@ -49,7 +49,8 @@ def status_line(status: BackendStatus, info: BackendInfo) -> str:
     else:
         wait = seconds(max(status.estimated_wait_s, 1.0))
         what = f"Busy · {busy}, {status.waiting} waiting · a question sent now starts in about {wait}"
-    return _status("ready", f"{what} · model {info.model}")
+    state = "ready" if what.startswith("Ready") else "busy"
+    return _status(state, f"{what} · model {info.model}")
 
 
 def _status(state: str, text: str) -> str:
@@ -78,7 +79,8 @@ def facts_line(message: Message) -> str:
     if facts.get("ttft_s") is not None:
         parts.append(f"first token after {seconds(facts['ttft_s'])}")
     if facts.get("tokens_per_second"):
-        parts.append(f"{facts['tokens_per_second']:.0f} tokens/s")
+        speed = facts["tokens_per_second"]
+        parts.append(f"{speed:.1f} tokens/s" if speed < 10 else f"{speed:.0f} tokens/s")
     if "prompt_tokens" in facts:
         parts.append(f"{facts['prompt_tokens']} + {facts['completion_tokens']} tokens")
     if "reason" in facts:

@@ -1,0 +1,133 @@
+"""Starting the real program in a process of its own, watching it from outside, and ending it as Ctrl-C does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 120
+KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """Nothing of the caller's settings, proxies or caches; every temporary file below home."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    return {**kept, "HOME": str(home), "TMPDIR": str(home), "GRADIO_TEMP_DIR": str(home / "gradio")}
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "app.py"), *options]
+
+
+def run(home: Path, *options: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """The program to its end. python: options of the interpreter itself."""
+    line = [sys.executable, *python, str(ROOT / "app.py"), *options]
+    return subprocess.run(line, cwd=home, env=clean_environment(home), capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def visitor() -> requests.Session:
+    """An HTTP client with cookies of its own that talks to no proxy."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE_S) -> Any:
+    """Asks again and again; returns the first true answer. Raises AssertionError naming what never came."""
+    deadline = time.monotonic() + timeout
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
+        time.sleep(0.05)
+    return answer
+
+
+@dataclass
+class Program:
+    """One running demo. url has no slash at its end."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    home: Path
+
+    def stdout(self) -> str:
+        return (self.home / "stdout.txt").read_text(encoding="utf-8")
+
+    def stderr(self) -> str:
+        return (self.home / "stderr.txt").read_text(encoding="utf-8")
+
+    def output(self) -> str:
+        return f"\n--- stdout\n{self.stdout()}\n--- stderr\n{self.stderr()}"
+
+    def get(self, path: str) -> requests.Response | None:
+        """The answer, or None while nobody listens."""
+        try:
+            with visitor() as session:
+                return session.get(self.url + path, timeout=60)
+        except requests.ConnectionError:
+            assert self.process.poll() is None, f"the program ended with {self.process.returncode}{self.output()}"
+            return None
+
+    def health(self) -> dict[str, Any]:
+        answer = self.get("/health")
+        assert answer is not None
+        return answer.json()
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            answer = self.get("/health")
+            return answer is not None and answer.status_code == 200
+
+        try:
+            wait_until(ready, "/health answers 200")
+        except AssertionError as error:
+            raise AssertionError(f"{error}{self.output()}") from None
+
+    def interrupt(self) -> int:
+        """Ctrl-C; the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running {PATIENCE_S} s after an interrupt{self.output()}") from None
+
+
+@contextmanager
+def running(home: Path, *options: str, tracebacks: bool = False) -> Iterator[Program]:
+    """The program on a free port, not necessarily ready. It must have ended cleanly, or is interrupted and must then.
+
+    tracebacks: whether it may log some, as Gradio does for requests that no page of it would send.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    line = command("--port", str(port), "--data-dir", str(home / "data"), "--device", "cpu", *options)
+    with (home / "stdout.txt").open("wb") as out, (home / "stderr.txt").open("wb") as err:
+        process = subprocess.Popen(line, cwd=home, env=clean_environment(home), stdout=out, stderr=err)
+    program = Program(process, f"http://127.0.0.1:{port}", home)
+    try:
+        yield program
+        if process.poll() is None:
+            program.interrupt()
+        assert process.returncode in (0, 130), f"exit code {process.returncode}{program.output()}"
+        assert tracebacks or "Traceback" not in program.stderr(), program.output()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()

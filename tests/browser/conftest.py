@@ -1,0 +1,43 @@
+"""The real program and a real Chromium; whatever a page complains about or sends elsewhere fails the test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Playwright, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "api"))
+
+from browsers import Browsers
+from program import Program, running
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The demo with its default settings, ready to answer."""
+    with running(tmp_path_factory.mktemp("server")) as program:
+        program.wait_ready()
+        yield program
+
+
+@pytest.fixture
+def browsers(playwright: Playwright, server: Program, tmp_path: Path) -> Iterator[Browsers]:
+    browsers = Browsers(playwright, tmp_path, server)
+    yield browsers
+    browsers.close()
+    browsers.check()
+
+
+@pytest.fixture
+def page(browsers: Browsers) -> Page:
+    """A new visitor's blank page on a desktop."""
+    return browsers.open()

@@ -1,0 +1,450 @@
+"""The chat page as visitors meet it: first look, asking, following up, keeping, and everything that may go wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pages
+import pytest
+from browsers import DESKTOP, PHONE, Browsers
+from pages import EXAMPLE_IMAGES
+from playwright.sync_api import Page, Route, expect
+from program import Program, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+CAPITAL = "What is the capital of Italy?"
+DOG = EXAMPLE_IMAGES / "dog.png"
+STOP = EXAMPLE_IMAGES / "stop.png"
+
+
+def wait_idle(server: Program) -> None:
+    wait_until(lambda: server.health()["running"] == 0 and server.health()["waiting"] == 0, "all slots are free again", 60)
+
+
+def ask_in_a_new_chat(page: Page) -> None:
+    """The page is as good as new."""
+    with pages.settled(page):
+        page.locator("#new-chat").click()
+    expect(pages.user_rows(page)).to_have_count(0)
+    assert "Rome" in pages.ask_and_wait(page, CAPITAL)
+
+
+# --- the first visit -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("device", ["desktop", "phone"])
+def test_first_visit_shows_examples_and_a_question_field_without_scrolling(browsers: Browsers, device: str, scheme: str):
+    viewport = DESKTOP if device == "desktop" else PHONE
+    page = pages.open_chat(browsers.open(viewport=viewport, color_scheme=scheme))
+    expect(page).to_have_title("Llama 3.2 Vision")
+    examples = page.locator("#chat-history").get_by_role("button", name="Select example")
+    expect(examples.first).to_be_in_viewport()
+    assert examples.count() == 8
+    expect(pages.textarea(page)).to_be_in_viewport(ratio=1)
+    expect(page.locator("#status")).to_contain_text("Ready")
+    drawers = page.locator(".sidebar")
+    for drawer in (drawers.first, drawers.last):
+        expect(drawer).to_contain_class("open") if device == "desktop" else expect(drawer).not_to_contain_class("open")
+    expect(page.locator("#new-chat")).to_be_in_viewport() if device == "desktop" else None
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
+    pages.shot(page, f"first-visit-{device}-{scheme}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_question_answer_and_drawers(browsers: Browsers, scheme: str):
+    page = pages.open_chat(browsers.open(viewport=PHONE, color_scheme=scheme))
+    pages.ask_and_wait(page, "What is in this image?", DOG)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    expect(pages.textarea(page)).to_be_in_viewport(ratio=1)
+    pages.shot(page, f"answer-phone-{scheme}")
+    toggles = page.get_by_role("button", name="Toggle Sidebar")
+    for position, name in ((0, "conversations"), (1, "settings")):
+        toggles.nth(position).click()
+        drawer = page.locator(".sidebar").nth(position)
+        expect(drawer).to_contain_class("open")
+        expect(drawer.locator("#new-chat, #temperature").first).to_be_in_viewport(ratio=1)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        pages.shot(page, f"{name}-phone-{scheme}")
+        toggles.nth(position).click()
+        expect(drawer).not_to_contain_class("open")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_one_click_on_an_example_is_answered_with_what_the_model_saw(browsers: Browsers, scheme: str):
+    page = pages.open_chat(browsers.open(color_scheme=scheme))
+    page.locator("#chat-history").get_by_role("button", name="What is in this image? Tell me a story").click()
+    pages.wait_answered(page)
+    assert "dog" in pages.last_bot_text(page)
+    assert "dog.png, 640 × 480 px, 4 tiles" in pages.facts(page)
+    picture = pages.user_rows(page).locator("img")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("(image) => image.naturalWidth > 0")
+    pages.shot(page, f"answer-desktop-{scheme}")
+
+
+def test_words_typed_while_the_page_is_still_opening_are_kept(page: Page):
+    held: list[Route] = []
+    page.route("**/queue/join**", lambda route: held.append(route))
+    with pages.settled(page):
+        page.goto("/")
+        pages.textarea(page).fill("Typed at once")
+        while not held:
+            page.wait_for_event("request")
+        for route in held:
+            route.continue_()
+    expect(pages.textarea(page)).to_have_value("Typed at once")
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_uploaded_image_is_read(page: Page):
+    pages.open_chat(page)
+    pages.set_greedy(page, True)
+    assert "STOP" in pages.ask_and_wait(page, "What does the text say?", STOP)
+    assert "stop.png" in pages.facts(page)
+    expect(pages.attached(page)).to_have_count(0)
+
+
+def test_a_pasted_image_is_seen(page: Page):
+    pages.open_chat(page)
+    pages.set_greedy(page, True)
+    pages.paste_image(page, DOG)
+    assert "dog" in pages.ask_and_wait(page, "What is in this image?")
+
+
+def test_a_question_without_an_image_is_answered(page: Page):
+    pages.open_chat(page)
+    pages.set_greedy(page, True)
+    pages.textarea(page).fill(CAPITAL)
+    pages.textarea(page).press("Enter")
+    pages.wait_answered(page)
+    assert "Rome" in pages.last_bot_text(page)
+    assert "no image" in pages.facts(page)
+
+
+def test_an_answer_grows_while_it_is_written_and_stop_keeps_what_is_there(page: Page, server: Program):
+    pages.open_chat(page)
+    pages.watch_growth(page)
+    pages.ask_endlessly(page)
+    expect(page.locator("#status")).to_contain_text("1 of 4 slots busy")
+    pages.wait_growth(page, 5)
+    pages.shot(page, "answering-desktop")
+    shown = pages.last_bot_text(page)
+    pages.stop_button(page).click()
+    pages.wait_answered(page)
+    assert "stopped by you" in pages.facts(page)
+    assert pages.last_bot_text(page).startswith(shown)
+    expect(pages.stop_button(page)).to_be_hidden()
+    lengths = pages.growth(page)
+    assert lengths == sorted(set(lengths))
+    assert len(lengths) >= 3
+    wait_idle(server)
+    pages.shot(page, "stopped-desktop")
+    ask_in_a_new_chat(page)
+
+
+def test_words_typed_while_an_answer_is_written_are_kept(page: Page):
+    pages.open_chat(page)
+    pages.ask_endlessly(page)
+    pages.textarea(page).fill("And another thing")
+    pages.stop_button(page).click()
+    pages.wait_answered(page)
+    expect(pages.textarea(page)).to_have_value("And another thing")
+
+
+def test_retry_replaces_the_last_answer(page: Page):
+    pages.open_chat(page)
+    pages.set_slider(page, "temperature", 2)
+    pages.set_slider(page, "top-p", 1)
+    pages.set_seed(page, "1")
+    first = pages.ask_and_wait(page, "Tell me a story")
+    pages.set_seed(page, "4")
+    second = pages.retry(page)
+    assert second != first
+    assert pages.user_rows(page).count() == 1
+    assert pages.bot_rows(page).count() == 1
+
+
+def test_an_edited_question_is_answered_anew_and_what_came_after_is_dropped(page: Page):
+    pages.open_chat(page)
+    pages.set_greedy(page, True)
+    pages.ask_and_wait(page, "What is 3 + 4?")
+    pages.ask_and_wait(page, "Tell me a story")
+    page.locator("#chat-history").get_by_role("button", name="Edit", exact=True).first.click()
+    box = page.locator("#chat-history textarea")
+    box.fill(CAPITAL)
+    with pages.settled(page):
+        page.locator("#chat-history").get_by_role("button", name="Submit").click()
+    pages.wait_answered(page)
+    expect(pages.user_rows(page)).to_have_count(1)
+    expect(pages.user_rows(page)).to_contain_text(CAPITAL)
+    assert "Rome" in pages.last_bot_text(page)
+
+
+def test_undo_puts_the_question_and_its_image_back(page: Page):
+    pages.open_chat(page)
+    pages.ask_and_wait(page, CAPITAL)
+    pages.ask_and_wait(page, "What does the text say?", STOP)
+    with pages.settled(page):
+        pages.message_button(page, "Undo").click()
+    expect(pages.user_rows(page)).to_have_count(1)
+    expect(pages.textarea(page)).to_have_value("What does the text say?")
+    expect(pages.attached(page)).to_have_count(1)
+    pages.set_greedy(page, True)
+    pages.submit(page)
+    expect(pages.user_rows(page)).to_have_count(2)
+    pages.wait_answered(page)
+    assert "STOP" in pages.last_bot_text(page)
+
+
+def test_the_newest_image_is_what_the_model_sees(page: Page):
+    pages.open_chat(page)
+    pages.set_greedy(page, True)
+    pages.ask_and_wait(page, "What is in this image?", DOG)
+    assert "dog.png" in pages.facts(page)
+    pages.ask_and_wait(page, "What does the text say?", STOP)
+    assert "stop.png" in pages.facts(page)
+    pages.ask_and_wait(page, "What is in this image?")
+    assert "stop.png" in pages.facts(page)
+    pages.shot(page, "two-images-desktop")
+
+
+# --- sampling --------------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_greys_out_the_sliders_and_repeats_itself(page: Page):
+    pages.open_chat(page)
+    pages.set_greedy(page, True)
+    for name in ("temperature", "top-p", "top-k"):
+        expect(page.locator(f"#{name} input[type=range]")).to_be_disabled()
+    expect(page.locator("#max-tokens input[type=range]")).to_be_enabled()
+    pages.shot(page, "greedy-desktop")
+    first = pages.ask_and_wait(page, "Tell me a story")
+    assert pages.retry(page) == first
+
+
+def test_the_same_seed_gives_the_same_answer(page: Page):
+    pages.open_chat(page)
+    pages.set_slider(page, "temperature", 1)
+    pages.set_seed(page, "7")
+    first = pages.ask_and_wait(page, "Tell me a story")
+    assert pages.retry(page) == first
+
+
+def test_a_seed_that_is_no_number_is_named_and_the_question_stays(page: Page):
+    pages.open_chat(page)
+    pages.set_seed(page, "abc")
+    pages.textarea(page).fill(CAPITAL)
+    pages.submit(page)
+    expect(pages.notice(page)).to_contain_text("seed must be a whole number")
+    expect(pages.textarea(page)).to_have_value(CAPITAL)
+    expect(pages.user_rows(page)).to_have_count(0)
+    pages.shot(page, "notice-desktop")
+    pages.set_seed(page, "7")
+    pages.submit(page)
+    pages.wait_answered(page)
+    expect(pages.user_rows(page)).to_contain_text(CAPITAL)
+
+
+def test_a_preset_sets_the_sliders(page: Page):
+    pages.open_chat(page)
+    pages.set_greedy(page, True)
+    pages.choose_preset(page, "Focused")
+    expect(page.locator("#top-k input[type=number]")).to_have_value("20")
+    assert pages.slider_values(page) == {"temperature": 0.3, "top-p": 0.8, "top-k": 20}
+    expect(page.locator("#greedy input")).not_to_be_checked()
+    expect(page.locator("#temperature input[type=range]")).to_be_enabled()
+
+
+# --- keeping ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_keeps_the_conversation_and_its_answers(page: Page):
+    pages.open_chat(page)
+    answer = pages.ask_and_wait(page, CAPITAL)
+    pages.conversation_id(page)
+    with pages.settled(page):
+        page.reload()
+    expect(pages.user_rows(page)).to_contain_text(CAPITAL)
+    assert pages.last_bot_text(page) == answer
+    expect(pages.listed(page)).to_have_text([CAPITAL])
+
+
+def test_a_conversation_is_renamed_left_reopened_and_deleted(page: Page):
+    pages.open_chat(page)
+    pages.ask_and_wait(page, CAPITAL)
+    pages.open_panel(page, "This conversation")
+    title = page.locator("#conversation-title").locator("input, textarea")
+    expect(title).to_have_value(CAPITAL)
+    title.fill("About Italy")
+    with pages.settled(page):
+        page.locator("#rename").click()
+    expect(pages.listed(page)).to_have_text(["About Italy"])
+    pages.ask_and_wait(page, "What is 3 + 4?")
+    expect(pages.listed(page)).to_have_text(["About Italy"])
+
+    with pages.settled(page):
+        page.locator("#new-chat").click()
+    expect(pages.user_rows(page)).to_have_count(0)
+    assert "c=" not in page.url
+    pages.ask_and_wait(page, "Tell me a story")
+    expect(pages.listed(page)).to_have_count(2)
+    with pages.settled(page):
+        pages.listed(page).filter(has_text="About Italy").click()
+    expect(pages.user_rows(page)).to_have_count(2)
+    expect(pages.user_rows(page).first).to_contain_text(CAPITAL)
+    pages.shot(page, "conversations-desktop")
+
+    page.locator("#delete").click()
+    expect(page.locator("#delete-yes")).to_be_visible()
+    pages.shot(page, "delete-desktop")
+    with pages.settled(page):
+        page.locator("#delete-yes").click()
+    expect(pages.user_rows(page)).to_have_count(0)
+    expect(pages.listed(page)).to_have_text(["Tell me a story"])
+    expect(page.locator("#delete-yes")).to_be_hidden()
+    assert "c=" not in page.url
+
+
+def test_the_link_of_a_conversation_shows_nothing_to_somebody_else(browsers: Browsers, page: Page):
+    pages.open_chat(page)
+    pages.ask_and_wait(page, CAPITAL)
+    link = f"/?c={pages.conversation_id(page)}"
+    stranger = pages.open_chat(browsers.open(), link)
+    expect(pages.user_rows(stranger)).to_have_count(0)
+    expect(pages.listed(stranger)).to_have_count(0)
+    expect(stranger.locator("#chat-history").get_by_role("button", name="Select example")).to_have_count(8)
+
+
+def test_a_reload_in_the_middle_finds_the_answer_going_on(browsers: Browsers, page: Page, server: Program):
+    # Gradio's page says so itself when it is left in the middle of a stream.
+    browsers.expect_complaint("AbortError|Connection errored out")
+    pages.open_chat(page)
+    pages.watch_growth(page)
+    pages.ask_endlessly(page)
+    pages.wait_growth(page, 2)
+    id = pages.conversation_id(page)
+    page.reload()
+    pages.wait_writing(page)
+    pages.watch_growth(page)
+    pages.wait_growth(page, 2)
+    second = page.context.new_page()
+    second.goto(f"/?c={id}")
+    pages.wait_writing(second)
+    pages.stop_button(second).click()
+    for tab in (page, second):
+        pages.wait_answered(tab)
+        assert "stopped by you" in pages.facts(tab)
+        assert pages.user_rows(tab).count() == 1
+    assert pages.last_bot_text(page) == pages.last_bot_text(second)
+    assert pages.growth(page) == sorted(set(pages.growth(page)))
+    wait_idle(server)
+    ask_in_a_new_chat(page)
+
+
+def test_an_answer_goes_on_while_another_conversation_is_open(page: Page, server: Program):
+    pages.open_chat(page)
+    pages.ask_endlessly(page)
+    page.locator("#new-chat").click()
+    expect(pages.user_rows(page)).to_have_count(0)
+    expect(pages.stop_button(page)).to_be_hidden()
+    assert "Rome" in pages.ask_and_wait(page, CAPITAL)
+    expect(pages.user_rows(page)).to_have_count(1)
+    expect(pages.listed(page)).to_have_count(2)
+    assert server.health()["running"] == 1
+    pages.listed(page).filter(has_text="x x x").click()
+    pages.wait_writing(page)
+    expect(pages.user_rows(page)).to_contain_text("x x x")
+    pages.stop_button(page).click()
+    pages.wait_answered(page)
+    wait_idle(server)
+
+
+def test_two_tabs_are_answered_at_the_same_time(page: Page, server: Program):
+    pages.open_chat(page)
+    second = pages.open_chat(page.context.new_page())
+    for tab in (page, second):
+        pages.watch_growth(tab)
+        pages.ask_endlessly(tab)
+    assert server.health()["running"] == 2
+    for tab in (page, second):
+        pages.wait_growth(tab, 3)
+    assert server.health()["running"] == 2
+    for tab in (page, second):
+        pages.stop_button(tab).click()
+        pages.wait_answered(tab)
+    assert pages.conversation_id(page) != pages.conversation_id(second)
+    wait_idle(server)
+
+
+# --- what may go wrong -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_image_is_refused_and_the_question_stays(page: Page, tmp_path: Path):
+    pages.open_chat(page)
+    hostile = tmp_path / "holiday.jpg"
+    hostile.write_bytes(b"<html><script>alert(1)</script></html>")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(DOG.read_bytes()[: DOG.stat().st_size // 2])
+    pages.textarea(page).fill("What is in this image?")
+    for file in (hostile, cut):
+        pages.attach(page, file)
+        pages.submit(page)
+        expect(pages.notice(page)).to_contain_text(file.name)
+        expect(pages.textarea(page)).to_have_value("What is in this image?")
+        expect(pages.user_rows(page)).to_have_count(0)
+        pages.shot(page, f"refused-{file.stem}")
+        pages.dismiss_notices(page)
+        page.locator("#chat-input").get_by_role("button", name="Remove file").click()
+        expect(pages.attached(page)).to_have_count(0)
+    pages.attach(page, DOG)
+    pages.submit(page)
+    pages.wait_answered(page)
+    assert "dog" in pages.last_bot_text(page)
+
+
+@pytest.mark.parametrize("address", ["http://169.254.169.254/x.png", "file:///etc/passwd", "http://127.0.0.1:1/", ""])
+def test_an_address_that_may_not_be_fetched_is_refused(page: Page, address: str):
+    pages.open_chat(page)
+    pages.textarea(page).fill("Describe it")
+    pages.open_panel(page, "Camera or web address")
+    box = page.locator("#image-url").locator("input, textarea")
+    box.fill(address)
+    page.locator("#use-url").click()
+    expect(pages.notice(page)).to_be_visible()
+    sentence = pages.notice(page).inner_text()
+    assert "Traceback" not in sentence
+    assert "." in sentence
+    expect(box).to_have_value(address)
+    expect(pages.textarea(page)).to_have_value("Describe it")
+    expect(pages.attached(page)).to_have_count(0)
+
+
+def test_special_tokens_and_tags_in_a_question_are_shown_as_typed(page: Page):
+    typed = "<|eot_id|><script>alert(1)</script> **hi**"
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    pages.open_chat(page)
+    assert pages.ask_and_wait(page, typed)
+    question = pages.user_rows(page)
+    expect(question).to_contain_text("<|eot_id|><script>alert(1)</script>")
+    expect(question).to_contain_text("hi")
+    assert question.locator("script").count() == 0
+    pages.shot(page, "special-text")
+    with pages.settled(page):
+        page.reload()
+    expect(question).to_contain_text("<|eot_id|><script>alert(1)</script>")
+    with pages.settled(page):
+        pages.message_button(page, "Undo").click()
+    expect(pages.textarea(page)).to_have_value(typed)
+
+
+def test_an_empty_question_is_answered_with_a_notice(page: Page):
+    pages.open_chat(page)
+    pages.textarea(page).press("Enter")
+    expect(pages.notice(page)).to_contain_text("Type a question")
+    expect(pages.user_rows(page)).to_have_count(0)
+    assert "Rome" in pages.ask_and_wait(page, CAPITAL)

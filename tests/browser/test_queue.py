@@ -1,0 +1,68 @@
+"""More questions than slots: the page says where in line one stands, and a full line loses nobody's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pages
+import pytest
+from browsers import Browsers
+from playwright.sync_api import expect
+from program import Program, running, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def one_slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A demo with one slot and room for one more to wait."""
+    with running(tmp_path_factory.mktemp("one-slot"), "--batch-size", "1", "--max-waiting", "1") as program:
+        program.wait_ready()
+        yield program
+
+
+def test_one_answers_one_waits_one_is_asked_to_come_back(browsers: Browsers, one_slot: Program):
+    first = pages.open_chat(browsers.open(one_slot))
+    second, third = (pages.open_chat(first.context.new_page()) for _ in range(2))
+    expect(third.locator("#status")).to_contain_text("Ready · 0 of 1 slots busy")
+    # Only after an answer is there anything to estimate the wait from.
+    pages.ask_and_wait(first, "What is the capital of Italy?")
+    pages.textarea(third).fill("What is 3 + 4?")
+    pages.ask_endlessly(first)
+
+    pages.ask(second, "What is the capital of Italy?")
+    expect(pages.bot_rows(second)).to_contain_text("Next in line")
+    pages.submit(third)
+    expect(pages.notice(third)).to_contain_text("busy")
+    expect(pages.textarea(third)).to_have_value("What is 3 + 4?")
+    expect(pages.user_rows(third)).to_have_count(0)
+    expect(pages.stop_button(third)).to_be_hidden()
+    expect(second.locator("#status")).to_contain_text("1 of 1 slots busy, 1 waiting")
+    expect(second.locator("#status")).to_contain_text("a question sent now starts in about")
+    expect(pages.stop_button(second)).to_be_visible()
+    pages.shot(second, "waiting-desktop")
+
+    pages.stop_button(first).click()
+    pages.wait_answered(first)
+    assert "stopped by you" in pages.facts(first)
+    pages.shot(third, "busy-desktop")
+    pages.wait_answered(second)
+    assert "Rome" in pages.last_bot_text(second)
+    pages.submit(third)
+    expect(pages.user_rows(third)).to_have_count(1)
+    pages.wait_answered(third)
+    wait_until(lambda: one_slot.health()["running"] == 0, "the slot is free again", 60)
+
+
+def test_a_waiting_question_can_be_stopped(browsers: Browsers, one_slot: Program):
+    first = pages.open_chat(browsers.open(one_slot))
+    second = pages.open_chat(first.context.new_page())
+    pages.ask_endlessly(first)
+    pages.ask(second, "What is the capital of Italy?")
+    expect(pages.bot_rows(second)).to_contain_text("Next in line")
+    pages.stop_button(second).click()
+    pages.wait_answered(second)
+    assert "stopped by you" in pages.facts(second)
+    wait_until(lambda: one_slot.health()["waiting"] == 0, "nobody waits", 60)
+    pages.stop_button(first).click()
+    pages.wait_answered(first)

@@ -1,0 +1,314 @@
+"""The door while the house is being built, once it stands, and when it never will."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from mllama_demo.server.door import App, Door
+
+pytestmark = pytest.mark.timeout(60)
+PATIENCE_S = 20.0
+# For what needs nothing but a few turns of the event loop.
+MOMENT_S = 3.0
+
+
+class House:
+    """Builds the real application when the test allows it, and notes what happens to it."""
+
+    def __init__(self, failure: Exception | None = None, startup_failure: Exception | None = None) -> None:
+        self.may_build = threading.Event()
+        self.built_in: str | None = None
+        self.log: list[str] = []
+        self._failure, self._startup_failure = failure, startup_failure
+
+    def build(self) -> App:
+        assert self.may_build.wait(PATIENCE_S)
+        self.built_in = threading.current_thread().name
+        self.log.append("built")
+        if self._failure is not None:
+            raise self._failure
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+            if self._startup_failure is not None:
+                raise self._startup_failure
+            self.log.append("started up")
+            yield
+            self.log.append("shut down")
+
+        async def answer(request: Request) -> PlainTextResponse:
+            return PlainTextResponse(f"{request.method} {request.url.path} {(await request.body()).decode()}")
+
+        methods = ["GET", "HEAD", "POST"]
+        routes = [Route("/", answer, methods=methods), Route("/health", answer, methods=methods)]
+        return Starlette(routes=routes, lifespan=lifespan)  # type: ignore[return-value]
+
+
+class Server:
+    """As much of an ASGI server as the door needs."""
+
+    def __init__(self, build: Callable[[], App], title: str = "A demo") -> None:
+        self.failures: list[BaseException] = []
+        self.failed = asyncio.Event()
+        self.door = Door(title, build, self._note)
+        self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._from_app: asyncio.Queue[Any] = asyncio.Queue()
+        self._life: asyncio.Task[None] | None = None
+
+    def _note(self, error: BaseException) -> None:
+        self.failures.append(error)
+        self.failed.set()
+
+    async def start(self) -> None:
+        self._life = asyncio.create_task(self.door({"type": "lifespan"}, self._to_app.get, self._from_app.put))
+        await self._to_app.put({"type": "lifespan.startup"})
+        assert await asyncio.wait_for(self._from_app.get(), MOMENT_S) == {"type": "lifespan.startup.complete"}
+
+    async def stop(self) -> None:
+        assert self._life is not None
+        await self._to_app.put({"type": "lifespan.shutdown"})
+        await asyncio.wait_for(self._life, MOMENT_S)
+        assert self._from_app.get_nowait() == {"type": "lifespan.shutdown.complete"}
+
+    async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the response."""
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "http_version": "1.1", "method": method, "path": path, "query_string": b"", "headers": []}
+        await self.door(scope, receive, send)
+        assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+        headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], headers, sent[1].get("body", b"")
+
+    async def opened(self, patience_s: float = PATIENCE_S) -> None:
+        """Waits until the real application answers, or the failure is known."""
+        deadline = time.monotonic() + patience_s
+        while (await self.ask("GET", "/health"))[0] == 503 and not self.failures:
+            assert time.monotonic() < deadline, "the door neither opened nor said why"
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def unheard() -> Iterator[None]:
+    """A task whose failure nobody heard of is reported here, and not in the middle of another test."""
+    yield
+    gc.collect()
+
+
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scene, PATIENCE_S))
+
+
+# --- meanwhile -----------------------------------------------------------------------------------------------------------
+
+
+def test_until_the_page_is_there_a_browser_is_told_that_it_loads() -> None:
+    async def scene() -> None:
+        house = House()
+        server = Server(house.build, "A fine demo")
+        await server.start()
+        status, headers, body = await server.ask("GET", "/")
+        assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert headers["cache-control"] == "no-store"
+        assert int(headers["content-length"]) == len(body)
+        assert "<strong>A fine demo</strong>" in body.decode()
+        assert 'fetch("health")' in body.decode(), "the page replaces itself"
+        assert house.log == []
+        house.may_build.set()
+        await server.opened()
+        await server.stop()
+
+    run(scene())
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/health"), ("POST", "/v1/chat/completions"), ("POST", "/"), ("GET", "/x")])
+def test_until_the_page_is_there_everybody_else_may_try_again(method: str, path: str) -> None:
+    async def scene() -> None:
+        house = House()
+        server = Server(house.build)
+        await server.start()
+        status, headers, body = await server.ask(method, path, b"{}")
+        assert (status, headers["content-type"], headers["retry-after"]) == (503, "application/json", "1")
+        assert headers["cache-control"] == "no-store"
+        assert int(headers["content-length"]) == len(body)
+        answer = json.loads(body)
+        assert (answer["status"], answer["ui"]) == ("loading", False)
+        assert answer["reason"]
+        house.may_build.set()
+        await server.opened()
+        await server.stop()
+
+    run(scene())
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/", 200), ("/health", 503)])
+def test_a_head_request_gets_the_same_headers_and_no_body(path: str, expected: int) -> None:
+    async def scene() -> None:
+        house = House()
+        server = Server(house.build)
+        await server.start()
+        _, headers_of_get, _ = await server.ask("GET", path)
+        status, headers, body = await server.ask("HEAD", path)
+        assert (status, body) == (expected, b"")
+        assert headers == headers_of_get
+        house.may_build.set()
+        await server.opened()
+        await server.stop()
+
+    run(scene())
+
+
+@pytest.mark.parametrize("title", ["Fish & <b>chips</b>", "{title} {0} %s", "日本 – ½"])
+def test_the_title_is_text_whatever_is_in_it(title: str) -> None:
+    async def scene() -> None:
+        _, _, body = await Server(House().build, title).ask("GET", "/")
+        page = body.decode()
+        assert "<b>" not in page
+        escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        assert f"<strong>{escaped}</strong>" in page
+
+    run(scene())
+
+
+# --- the real application ------------------------------------------------------------------------------------------------
+
+
+def test_the_real_application_is_built_aside_started_up_and_then_answers_everything() -> None:
+    async def scene() -> None:
+        house = House()
+        server = Server(house.build)
+        await server.start()
+        house.may_build.set()
+        await server.opened()
+        assert house.log == ["built", "started up"]
+        assert house.built_in != threading.current_thread().name, "the event loop answers while it is built"
+        assert (await server.ask("GET", "/"))[2] == b"GET / "
+        assert (await server.ask("POST", "/health", b"hello"))[2] == b"POST /health hello"
+        assert (await server.ask("GET", "/missing"))[0] == 404
+        assert server.failures == []
+        await server.stop()
+        assert house.log == ["built", "started up", "shut down"]
+
+    run(scene())
+
+
+def test_no_request_reaches_the_application_before_its_start_up_is_over() -> None:
+    starting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan", "a request came too early"
+        assert (await receive())["type"] == "lifespan.startup"
+        starting.set()
+        await go_on.wait()
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def scene() -> None:
+        server = Server(lambda: app)
+        await server.start()
+        await starting.wait()
+        assert (await server.ask("GET", "/health"))[0] == 503
+        go_on.set()
+        await server.stop()
+        assert server.failures == []
+
+    run(scene())
+
+
+def test_stopping_while_the_page_is_being_built_does_not_wait_for_it() -> None:
+    async def scene() -> None:
+        house = House()
+        server = Server(house.build)
+        await server.start()
+        await server.stop()
+        assert server.failures == []
+        assert house.log == []
+        house.may_build.set()
+
+    run(scene())
+
+
+# --- failing -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_that_cannot_be_built_is_reported_once_and_the_door_stays() -> None:
+    async def scene() -> None:
+        error = ImportError("no module named gradio")
+        house = House(failure=error)
+        server = Server(house.build)
+        await server.start()
+        house.may_build.set()
+        await server.failed.wait()
+        assert server.failures == [error]
+        assert (await server.ask("GET", "/health"))[0] == 503
+        await server.stop()
+        assert server.failures == [error]
+
+    run(scene())
+
+
+@pytest.mark.usefixtures("unheard")
+def test_a_start_up_that_fails_is_reported_and_no_request_gets_through() -> None:
+    async def scene() -> None:
+        house = House(startup_failure=RuntimeError("no room for temporary files"))
+        server = Server(house.build)
+        await server.start()
+        house.may_build.set()
+        await server.failed.wait()
+        [error] = server.failures
+        assert "no room for temporary files" in str(error)
+        assert (await server.ask("GET", "/health"))[0] == 503
+        assert house.log == ["built"]
+
+    run(scene())
+
+
+@pytest.mark.usefixtures("unheard")
+def test_after_a_start_up_that_failed_the_server_still_stops_in_peace() -> None:
+    async def scene() -> None:
+        house = House(startup_failure=RuntimeError("no room for temporary files"))
+        server = Server(house.build)
+        await server.start()
+        house.may_build.set()
+        await server.failed.wait()
+        await server.stop()
+
+    run(scene())
+
+
+@pytest.mark.usefixtures("unheard")
+def test_an_application_without_a_lifespan_does_not_keep_the_door_shut() -> None:
+    """By the ASGI specification a server goes on when the application raises for the lifespan scope."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async def scene() -> None:
+        server = Server(lambda: app)
+        await server.start()
+        await server.opened(MOMENT_S)
+
+    run(scene())

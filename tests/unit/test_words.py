@@ -1,0 +1,289 @@
+"""Every sentence of the page about waiting, speed and the backend, and that none of them lets HTML through."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any, get_args
+
+import pytest
+
+from mllama_demo.answer import Answer
+from mllama_demo.backend.base import BackendInfo, BackendStatus, FinishReason
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.ui.words import REASONS, facts_line, progress, sampling_words, saw, seconds, status_line, title_of, wait_in_words
+
+SCRIPT = '"><script>alert(1)</script>'
+INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=560, max_tiles=4)
+READY = BackendStatus("ready", "", running=1, waiting=0, slots=4, max_waiting=64, estimated_wait_s=0.0)
+FACTS: dict[str, Any] = {
+    "sampling": {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 256, "seed": 7, "stop": []},
+    "dropped": 0,
+    "reason": "end_of_turn",
+    "error": None,
+    "prompt_tokens": 17,
+    "completion_tokens": 5,
+    "waited_s": 0.0,
+    "ttft_s": 0.42,
+    "tokens_per_second": 31.6,
+}
+BOAT = {"digest": "1" * 64, "name": "boat.png", "width": 640, "height": 480, "rows": 1, "columns": 1}
+
+
+class Page(HTMLParser):
+    """What a browser makes of HTML: the elements with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def facts(**changes: Any) -> Page:
+    return Page(facts_line(Message("assistant", "A boat.", facts={**FACTS, **changes})))
+
+
+def status(**changes: Any) -> Page:
+    return Page(status_line(replace(READY, **changes), INFO))
+
+
+# --- time ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "0 ms"),
+        (0.0004, "0 ms"),
+        (0.04, "40 ms"),
+        (0.099, "99 ms"),
+        (0.1, "0.1 s"),
+        (0.44, "0.4 s"),
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (12.4, "12 s"),
+        (119.4, "119 s"),
+        (120, "2 min"),
+        (200, "3 min"),
+        (3600, "60 min"),
+    ],
+)
+def test_seconds_are_short_and_honest(value: float, said: str) -> None:
+    assert seconds(value) == said
+
+
+@pytest.mark.parametrize(
+    ("position", "estimate", "said"),
+    [
+        (1, None, "Next in line"),
+        (1, 4.0, "Next in line, about 4.0 s to go"),
+        (1, 0.0, "Next in line, about 1.0 s to go"),
+        (2, None, "Number 2 in line"),
+        (17, 65.0, "Number 17 in line, about 65 s to go"),
+        (40, 600.0, "Number 40 in line, about 10 min to go"),
+    ],
+)
+def test_a_place_in_the_queue_is_said_with_what_is_known_of_the_wait(position: int, estimate: float | None, said: str) -> None:
+    assert wait_in_words(position, estimate) == said
+
+
+# --- the backend ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown", "said"),
+    [
+        ({"state": "loading", "detail": "reading 3 of 5"}, "loading", "Loading the model: reading 3 of 5 …"),
+        ({"state": "down", "detail": "The model is down: no power"}, "down", "The model is down: no power"),
+        ({}, "ready", "Ready · 1 of 4 slots busy · your question starts at once · model a model"),
+        ({"running": 0}, "ready", "Ready · 0 of 4 slots busy · your question starts at once · model a model"),
+        (
+            {"running": 4, "estimated_wait_s": None},
+            "ready",
+            "Busy · 4 of 4 slots busy, 0 waiting · model a model",
+        ),
+        (
+            {"running": 4, "waiting": 3, "estimated_wait_s": 12.3},
+            "ready",
+            "Busy · 4 of 4 slots busy, 3 waiting · a question sent now starts in about 12 s · model a model",
+        ),
+        (
+            {"running": 4, "waiting": 0, "estimated_wait_s": 0.01},
+            "ready",
+            "Busy · 4 of 4 slots busy, 0 waiting · a question sent now starts in about 1.0 s · model a model",
+        ),
+        (
+            {"running": 3, "waiting": 1, "estimated_wait_s": None},
+            "ready",
+            "Busy · 3 of 4 slots busy, 1 waiting · model a model",
+        ),
+    ],
+)
+def test_the_status_line_says_what_a_question_sent_now_would_meet(changes: dict[str, Any], shown: str, said: str) -> None:
+    page = status(**changes)
+    assert page.text == said
+    assert page.elements[0] == ("div", {"class": f"status {shown}", "role": "status"})
+
+
+@pytest.mark.parametrize("state", ["loading", "down"])
+def test_the_status_line_takes_no_detail_for_html(state: str) -> None:
+    page = status(state=state, detail=SCRIPT)
+    assert SCRIPT in page.text
+    assert [tag for tag, _ in page.elements] == ["div", "span"]
+
+
+def test_the_status_line_takes_no_name_of_a_model_for_html() -> None:
+    page = Page(status_line(READY, replace(INFO, model=SCRIPT)))
+    assert SCRIPT in page.text
+    assert [tag for tag, _ in page.elements] == ["div", "span"]
+
+
+# --- an answer under way -------------------------------------------------------------------------------------------------
+
+NEW = Answer("id", SamplingParams(), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "Sending …"),
+        (NEW, "Sending …"),
+        (replace(NEW, position=1), "Next in line …"),
+        (replace(NEW, position=3, estimated_wait_s=20.0), "Number 3 in line, about 20 s to go …"),
+        (replace(NEW, phase="reading"), "Reading …"),
+        (replace(NEW, phase="reading", image=ImageRef("1" * 64, SCRIPT, 8, 6)), "Looking at the image …"),
+    ],
+)
+def test_what_stands_where_the_answer_will_be(answer: Answer | None, said: str) -> None:
+    page = Page(progress(answer))
+    assert page.text == said
+    assert page.elements == [("span", {"class": "progress"})]
+
+
+# --- under an answer -----------------------------------------------------------------------------------------------------
+
+
+def test_the_facts_say_what_was_seen_how_fast_it_was_and_why_it_ended() -> None:
+    assert facts(image=BOAT).text == (
+        "saw boat.png, 640 × 480 px, 1 tile · first token after 0.4 s · 32 tokens/s · 17 + 5 tokens · finished"
+    )
+    assert facts().text.startswith("no image · ")
+
+
+def test_the_facts_have_the_sampling_values_as_their_tooltip() -> None:
+    [(tag, attributes)] = facts().elements
+    assert (tag, attributes["class"]) == ("div", "facts")
+    assert attributes["title"] == "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"
+
+
+@pytest.mark.parametrize(("key", "missing"), [("ttft_s", "first token"), ("tokens_per_second", "tokens/s")])
+def test_a_figure_that_is_not_known_is_not_shown(key: str, missing: str) -> None:
+    assert missing in facts().text
+    assert missing not in facts(**{key: None}).text
+
+
+def test_a_slow_model_is_not_said_to_stand_still() -> None:
+    said = re.search(r"([\d.]+) tokens/s", facts(tokens_per_second=0.4).text)
+    assert said is None or float(said[1]) > 0
+
+
+def test_an_answer_cut_short_by_the_end_of_the_program_has_a_line_too() -> None:
+    message = Message("assistant", "A bo", facts={"sampling": FACTS["sampling"], "dropped": 0})
+    assert Page(facts_line(message)).text == "no image"
+
+
+def test_a_message_without_figures_has_no_line() -> None:
+    assert facts_line(Message("user", "What is it?")) == ""
+
+
+@pytest.mark.parametrize("reason", [*get_args(FinishReason), "abandoned"])
+def test_every_way_to_end_has_its_words(reason: str) -> None:
+    assert facts(reason=reason).text.endswith(REASONS[reason])
+
+
+def test_the_cause_of_a_failure_is_shown() -> None:
+    assert facts(reason="error", error="The model is down: no power").text.endswith("failed · The model is down: no power")
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"),
+    [(1, "the 1 oldest message did not fit and was left out"), (4, "the 4 oldest messages did not fit and were left out")],
+)
+def test_what_was_left_out_is_said(dropped: int, said: str) -> None:
+    assert said in facts(dropped=dropped).text
+    assert "left out" not in facts(dropped=0).text
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [(1, 1, "1 tile"), (2, 2, "4 tiles, 2 × 2"), (1, 4, "4 tiles, 1 × 4"), (3, 1, "3 tiles, 3 × 1")],
+)
+def test_the_image_is_named_with_its_size_and_its_tiles(rows: int, columns: int, said: str) -> None:
+    assert saw({**BOAT, "rows": rows, "columns": columns}) == f"saw boat.png, 640 × 480 px, {said}"
+    assert saw(None) == "no image"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": {**BOAT, "name": f"boat{SCRIPT}.png"}},
+        {"error": SCRIPT, "reason": "error"},
+        {"sampling": {**FACTS["sampling"], "seed": SCRIPT}},
+    ],
+    ids=["image name", "error", "sampling"],
+)
+def test_nothing_in_the_facts_is_taken_for_html(changes: dict[str, Any]) -> None:
+    page = facts(**changes)
+    [(tag, attributes)] = page.elements
+    assert tag == "div"
+    assert set(attributes) == {"class", "title"}
+    assert SCRIPT in page.text + (attributes["title"] or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"),
+        ({"temperature": 1.25, "top_k": 40, "seed": 0}, "temperature 1.25, top_p 0.9, top_k 40, max_tokens 256, seed 0"),
+        ({"temperature": 0}, "greedy, max tokens 256"),
+        ({"temperature": 0.0, "max_tokens": 9}, "greedy, max tokens 9"),
+    ],
+)
+def test_the_sampling_values_in_words(changes: dict[str, Any], said: str) -> None:
+    assert sampling_words({**FACTS["sampling"], **changes}) == said
+
+
+# --- titles --------------------------------------------------------------------------------------------------------------
+
+PICTURE = ImageRef("1" * 64, "boat.png", 640, 480)
+
+
+@pytest.mark.parametrize(
+    ("messages", "title", "said"),
+    [
+        ((), "", "New chat"),
+        ((), "Boats", "Boats"),
+        ((Message("user", "What is it?"),), "", "What is it?"),
+        ((Message("user", "What is it?"),), "Boats", "Boats"),
+        ((Message("user", "  What\n is\tit? "),), "", "What is it?"),
+        ((Message("system", "Be brief."), Message("user", "What is it?"), Message("user", "And this?")), "", "What is it?"),
+        ((Message("assistant", "Welcome."),), "", "New chat"),
+        ((Message("user", "", PICTURE),), "", "boat.png"),
+        ((Message("user", "What is it?", PICTURE),), "", "What is it?"),
+        ((Message("user", "x" * 48),), "", "x" * 48),
+        ((Message("user", "x" * 49),), "", "x" * 47 + "…"),
+        ((Message("user", "x" * 46 + " yz and so on"),), "", "x" * 46 + "…"),
+    ],
+)
+def test_a_conversation_is_named_by_its_title_or_by_how_it_began(messages: tuple[Message, ...], title: str, said: str) -> None:
+    assert title_of(Conversation(messages, title=title)) == said
