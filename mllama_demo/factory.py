@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mllama_demo.backend.base import BackendInfo
+from mllama_demo.backend.base import BackendInfo, GenerationRequest
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.slot_backend import Progress, SlotBackend
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.config import Settings
-from mllama_demo.conversation import Message
+from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import CheckpointError
+from mllama_demo.images import LoadedImage
 from mllama_demo.prompt import encode_chat
 from mllama_demo.tokenizer import Tokenizer
 
 # Below this a decode step is so short that threads spend it waiting for each other: on a machine whose cores are also busy
 # with the browser, two threads were ten times slower than one (benchmarks/first_light.py --threads).
 SMALL_MODEL_PARAMETERS = 50_000_000
-WARM_UP_QUESTION = (Message("user", "Hello"),)
 
 
 def make_backend(
@@ -77,5 +77,15 @@ def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer
         dtype=choose_dtype(settings.dtype, device),
         vision_cache_size=settings.vision_cache_size,
     )
-    runner.warm_up(tuple(encode_chat(WARM_UP_QUESTION, tokenizer)), progress)
+    progress("warming up")
+    runner.warm_up(_warm_up_request(tokenizer))
     return runner
+
+
+def _warm_up_request(tokenizer: Tokenizer) -> GenerationRequest:
+    """A question about a blank picture: every part of the model takes part in the answer."""
+    from PIL import Image
+
+    picture = LoadedImage(Image.new("RGB", (64, 64)), b"", "PNG", "warm-up", "warm-up")
+    question = Message("user", "Hello", ImageRef(picture.digest, picture.name, picture.width, picture.height))
+    return GenerationRequest(tuple(encode_chat((question,), tokenizer)), image=picture)

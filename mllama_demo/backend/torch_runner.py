@@ -7,7 +7,7 @@ rows in slot order, and idle rows are parked where they harm nothing. Sampling h
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,12 +237,12 @@ class TorchRunner:
             self._vision_cache.popitem(last=False)
         return features
 
-    def warm_up(self, prompt_ids: tuple[int, ...], progress: Callable[[str], None] = lambda detail: None) -> None:
-        """One short text answer, so that the first visitor does not pay for lazy initialisation."""
-        progress("warming up")
-        self.prefill(0, GenerationRequest(prompt_ids))
+    def warm_up(self, request: GenerationRequest) -> None:
+        """The first two tokens of a request, so that the first visitor does not pay for lazy initialisation."""
+        self.prefill(0, request)
         self.decode([0])
         self.release(0)
+        self._vision_cache.clear()
 
 
 def choose_device(name: str) -> str:

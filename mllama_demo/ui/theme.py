@@ -18,6 +18,8 @@ main.contain > .column { height: 100%; flex-wrap: nowrap; gap: .75rem; }
 #chat-history { flex: 1 1 0 !important; min-height: 220px !important; border-width: 0 !important; }
 #ask { flex: none; flex-wrap: nowrap; align-items: center; }
 #stop { flex: none; }
+/* Its box keeps the height that a wrapped placeholder once needed. */
+#chat-input textarea::placeholder { white-space: nowrap; }
 
 #masthead h1 { font-size: 1.3rem; margin: 0; }
 #masthead p { margin: .1rem 0 0; font-size: .9rem; color: var(--body-text-color-subdued); }
@@ -29,7 +31,7 @@ main.contain > .column { height: 100%; flex-wrap: nowrap; gap: .75rem; }
 @keyframes pulse { 50% { opacity: .25; } }
 @media (prefers-reduced-motion: reduce) { .status.loading .dot { animation: none; } }
 
-#chat-history .message-wrap { padding-top: 2.2rem; }
+#chat-history .message-wrap > .message-row:first-child { margin-top: 2.2rem; }
 #chat-history .facts { font-size: .8rem; line-height: 1.45; color: var(--body-text-color); opacity: .9; }
 #chat-history .progress { color: var(--body-text-color-subdued); font-style: italic; }
 #chat-history .image-frame img { max-height: 260px; width: auto; border-radius: .5rem; }
@@ -54,7 +56,7 @@ main.contain > .column { height: 100%; flex-wrap: nowrap; gap: .75rem; }
 
 @media (max-width: 640px) {
   #masthead p { font-size: .8rem; line-height: 1.35; }
-  .gradio-container > .main { padding: .5rem !important; }
+  .gradio-container.gradio-container > .main.fillable.app { padding: .5rem !important; }
   .gradio-container > .main > .wrap, main.contain { padding-inline: 0 !important; }
   #masthead { padding-inline: 2.2rem; }
 }

@@ -430,13 +430,15 @@ def test_special_tokens_and_tags_in_a_question_are_shown_as_typed(page: Page):
     pages.open_chat(page)
     assert pages.ask_and_wait(page, typed)
     question = pages.user_rows(page)
-    expect(question).to_contain_text("<|eot_id|><script>alert(1)</script>")
+    # An invisible joiner after "<" keeps the page from taking it for a tag.
+    expect(question).to_contain_text("<|eot_id|><\u2060script>alert(1)<\u2060/script>")
     expect(question).to_contain_text("hi")
     assert question.locator("script").count() == 0
     pages.shot(page, "special-text")
     with pages.settled(page):
         page.reload()
-    expect(question).to_contain_text("<|eot_id|><script>alert(1)</script>")
+    # An invisible joiner after "<" keeps the page from taking it for a tag.
+    expect(question).to_contain_text("<|eot_id|><\u2060script>alert(1)<\u2060/script>")
     with pages.settled(page):
         pages.message_button(page, "Undo").click()
     expect(pages.textarea(page)).to_have_value(typed)
