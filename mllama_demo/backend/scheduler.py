@@ -133,9 +133,8 @@ class Scheduler:
                 raise BadRequest(f"A request with the id {request.id!r} is already under way.")
             beyond_slots = len(self._waiting) - len(self._free_slots)
             if beyond_slots >= self._max_waiting:
-                raise BackendBusy(
-                    f"The demo is busy: {beyond_slots} questions are waiting already. Please try again in a moment."
-                )
+                waiting = "1 question is" if beyond_slots == 1 else f"{beyond_slots} questions are"
+                raise BackendBusy(f"The demo is busy: {waiting} waiting already. Please try again in a moment.")
             key = _conversation_of(request)
             turn = max(self._turn, self._last_turn.get(key, -1) + 1)
             self._last_turn[key] = turn

@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from hand_backend import READ, SPECIAL, CodePoints, HandBackend, finished, run, talk
 from PIL import Image
-from test_live import READ, SPECIAL, CodePoints, HandBackend, finished, run, talk
 
 from mllama_demo.answer import DECODED_IMAGES, Answer, Answerer
 from mllama_demo.backend.base import GenerationRequest, PrefillEvent, QueueEvent, TokenEvent

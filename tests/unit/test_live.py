@@ -1,31 +1,19 @@
-"""Answers under way belong to their conversation: pages come and go, and what was written is kept, or surely not.
-
-Also here, for the other tests above the backend: HandBackend, whose every event the test sends by hand.
-"""
+"""Answers under way belong to their conversation: pages come and go, and what was written is kept, or surely not."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
+from hand_backend import PATIENCE_S, READ, CodePoints, HandBackend, finished, run, talk, until
 
 from mllama_demo.answer import Answerer
-from mllama_demo.backend.base import (
-    BackendInfo,
-    BackendStatus,
-    Event,
-    FinishEvent,
-    FinishReason,
-    GenerationRequest,
-    PrefillEvent,
-    QueueEvent,
-    Timings,
-    TokenEvent,
-)
+from mllama_demo.backend.base import QueueEvent, TokenEvent
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
@@ -34,109 +22,9 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
 
 pytestmark = pytest.mark.timeout(60)
-PATIENCE_S = 20.0
 # For what needs nothing but a few turns of the event loop.
 MOMENT_S = 3.0
 OFTEN = 1000.0  # looks a second: nearly every change is seen
-SPECIAL = 0xE000
-
-
-class CodePoints:
-    """As much of a tokenizer as prompts need: every character is a token, special tokens are private-use characters."""
-
-    def __init__(self) -> None:
-        self._names: list[str] = []
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(character) for character in text]
-
-    def special_id(self, name: str) -> int:
-        if name not in self._names:
-            self._names.append(name)
-        return SPECIAL + self._names.index(name)
-
-
-class HandBackend:
-    """A Backend whose every event a test sends by hand.
-
-    refusal: raised by generate instead of taking the request. As base.Backend promises, cancel ends a request that was taken
-    and ignores all others. closed: requests whose stream has ended, in order.
-    """
-
-    def __init__(self, context_length: int = 30_000) -> None:
-        self.info = BackendInfo("by hand", "a model", "cpu", 2, context_length, tile_size=32, max_tiles=4)
-        self.state: Any = "ready"
-        self.refusal: Exception | None = None
-        self.requests: list[GenerationRequest] = []
-        self.cancelled: list[str] = []
-        self.closed: list[str] = []
-        self._mail: dict[str, asyncio.Queue[Event | Exception]] = {}
-        self._returned = 0
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        if self.refusal is not None:
-            raise self.refusal
-        mail = self._mail[request.id] = asyncio.Queue()
-        self.requests.append(request)
-        try:
-            while True:
-                event = await mail.get()
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-                if isinstance(event, FinishEvent):
-                    return
-        finally:
-            del self._mail[request.id]
-            self.closed.append(request.id)
-
-    def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-        if request_id in self._mail:
-            self._mail[request_id].put_nowait(finished("cancelled"))
-
-    def status(self) -> BackendStatus:
-        return BackendStatus(self.state, "", len(self._mail), 0, 2, 8, 0.0)
-
-    def close(self) -> None: ...
-
-    async def taken(self) -> GenerationRequest:
-        """Waits for the next request; each is returned once."""
-        await until(lambda: len(self.requests) > self._returned, f"request number {self._returned + 1}")
-        self._returned += 1
-        return self.requests[self._returned - 1]
-
-    def send(self, *events: Event | Exception) -> None:
-        """To the latest request."""
-        for event in events:
-            self._mail[self.requests[-1].id].put_nowait(event)
-
-    def say(self, *texts: str) -> None:
-        """Tokens for the latest request."""
-        self.send(*(TokenEvent(index, 7, text) for index, text in enumerate(texts)))
-
-
-READ = PrefillEvent(prompt_tokens=5, waited_s=0.5)
-
-
-def finished(reason: FinishReason = "end_of_turn", text: str = "", error: str | None = None, tokens: int = 3) -> FinishEvent:
-    return FinishEvent(reason, text, 5, tokens, Timings(0.5, 1.5, 2.0, 3.5), error)
-
-
-async def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        await asyncio.sleep(0.002)
-
-
-def run(scene: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(scene, PATIENCE_S))
-
-
-def talk(*texts: str) -> Conversation:
-    roles = ("user", "assistant")
-    return Conversation(tuple(Message(roles[i % 2], text) for i, text in enumerate(texts)), title="a talk")
 
 
 @pytest.fixture
@@ -272,6 +160,7 @@ def test_an_answer_is_found_while_it_is_under_way_and_not_after(answers, backend
         assert answers.get(HELLO.id) is None
         live = await begin(answers, backend, HELLO, "One")
         assert answers.get(HELLO.id) is live
+        assert live.owner == ME
         assert answers.get("another") is None
         backend.send(finished())
         await done(live)
@@ -289,7 +178,7 @@ def test_a_second_answer_in_the_same_conversation_is_refused_until_the_first_is_
         backend.send(finished())
         await done(other)
         assert len(backend.requests) == 2
-        answers.stop(live.id)
+        answers.stop(live)
         await done(live)
         again = await begin(answers, backend, live.conversation.add(Message("user", "Again?")), "Three")
         backend.send(finished())
@@ -305,19 +194,32 @@ def test_a_second_answer_in_the_same_conversation_is_refused_until_the_first_is_
 def test_stop_keeps_what_was_written(answers, backend, store) -> None:
     async def scene() -> None:
         live = await begin(answers, backend, EARLIER, "Only ", "this")
-        answers.stop(live.id)
+        answers.stop(live)
         assert (await done(live)).error is None
 
     run(scene())
     assert texts(store, EARLIER) == ["Hello?", "Hi.", "And now?", "Only this"]
     assert store.load(ME, EARLIER.id).messages[-1].facts["reason"] == "cancelled"
-    assert backend.closed == backend.cancelled == [backend.requests[0].id]
+    assert backend.closed == [backend.requests[0].id]
+    assert set(backend.cancelled) == {backend.requests[0].id}, "however often it was said"
 
 
-def test_stop_and_discard_of_what_is_not_under_way_do_nothing(answers, backend) -> None:
-    answers.stop("nobody")
-    answers.discard("nobody")
-    assert backend.cancelled == []
+def test_stop_and_discard_of_an_answer_that_is_done_change_nothing(answers, backend, store) -> None:
+    async def scene() -> None:
+        live = await begin(answers, backend, HELLO, "Hi.")
+        backend.send(finished())
+        await done(live)
+        before = live.conversation
+        again = await begin(answers, backend, live.conversation.add(Message("user", "Again?")), "Yes")
+        answers.stop(live)
+        await asyncio.wait_for(answers.discard(live), MOMENT_S)
+        assert (live.error, live.conversation) == (None, before)
+        backend.say(", again.")
+        backend.send(finished())
+        assert (await done(again)).error is None, "the next answer of the conversation is another one"
+
+    run(scene())
+    assert texts(store, HELLO) == ["Hello?", "Hi.", "Again?", "Yes, again."]
 
 
 def test_a_stop_before_the_request_has_reached_the_backend_is_not_lost(answers, backend) -> None:
@@ -325,7 +227,7 @@ def test_a_stop_before_the_request_has_reached_the_backend_is_not_lost(answers, 
 
     async def scene() -> None:
         live = answers.start(ME, HELLO, SamplingParams())
-        answers.stop(live.id)
+        answers.stop(live)
         await until(lambda: live.done or backend.requests, "the request was given up, or sent")
         if not (live.done or backend.closed):
             backend.send(READ)
@@ -337,8 +239,10 @@ def test_a_stop_before_the_request_has_reached_the_backend_is_not_lost(answers, 
 def test_a_discarded_answer_leaves_nothing(answers, backend, store) -> None:
     async def scene() -> LiveAnswer:
         live = await begin(answers, backend, EARLIER, "Only this")
-        answers.discard(live.id)
-        return await done(live)
+        await answers.discard(live)
+        assert live.done
+        assert answers.get(live.id) is None
+        return live
 
     live = run(scene())
     assert (live.error, live.conversation) == (None, EARLIER)
@@ -350,19 +254,68 @@ def test_an_answer_discarded_before_its_first_event_stores_nothing(answers, back
     async def scene() -> None:
         live = answers.start(ME, HELLO, SamplingParams())
         await backend.taken()
-        answers.discard(live.id)
-        await done(live)
+        await answers.discard(live)
+        assert live.done
 
     run(scene())
     assert store.list(ME) == []
+
+
+def test_a_discard_before_the_request_has_reached_the_backend_is_not_lost(answers, backend, store) -> None:
+    async def scene() -> None:
+        live = answers.start(ME, HELLO, SamplingParams())
+        discarding = asyncio.create_task(answers.discard(live))
+        await backend.taken()
+        assert backend.cancelled == [live.request_id], "the backend was told before it knew the request"
+        backend.send(READ)
+        await asyncio.wait_for(discarding, MOMENT_S)
+        assert live.done
+        assert backend.closed == [live.request_id]
+
+    run(scene())
+    assert store.list(ME) == []
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_discard_returns_once_nothing_more_will_be_stored(backend, role: str) -> None:
+    """Whoever deletes the conversation then can be sure that it does not come back."""
+
+    class SlowToSave(Store):
+        def save(self, owner: str, conversation: Conversation) -> None:
+            if conversation.messages[-1].role == role:
+                saving.set()
+                assert go_on.wait(PATIENCE_S)
+            super().save(owner, conversation)
+
+    saving, go_on = threading.Event(), threading.Event()
+    store = SlowToSave("sqlite://")
+    answers = new_answers(store, backend)
+
+    async def scene() -> None:
+        live = answers.start(ME, HELLO, SamplingParams())
+        await backend.taken()
+        backend.send(READ)
+        if role == "assistant":
+            backend.send(finished(text="Hi."))
+        assert await asyncio.to_thread(saving.wait, PATIENCE_S)
+        discarding = asyncio.create_task(answers.discard(live))
+        await asyncio.sleep(0.1)
+        assert not discarding.done()
+        go_on.set()
+        await discarding
+        assert live.done
+        store.delete(ME, HELLO.id)
+
+    run(scene())
+    assert store.list(ME) == []
+    store.close()
 
 
 def test_a_deleted_conversation_does_not_come_back_with_its_answer(answers, backend, store) -> None:
     async def scene() -> None:
         live = await begin(answers, backend, EARLIER, "Only this")
         store.delete(ME, EARLIER.id)
-        answers.discard(live.id)
-        await done(live)
+        await answers.discard(live)
 
     run(scene())
     assert store.list(ME) == []
@@ -402,7 +355,7 @@ def test_an_answer_that_somebody_watches_is_not_ended(backend, store) -> None:
             await backend.taken()
             await done(alone)
             assert not watched.done
-        answers.stop(watched.id)
+        answers.stop(watched)
         await watching
         assert not watched.abandoned
 

@@ -109,22 +109,22 @@ def test_a_place_in_the_queue_is_said_with_what_is_known_of_the_wait(position: i
         ({"running": 0}, "ready", "Ready · 0 of 4 slots busy · your question starts at once · model a model"),
         (
             {"running": 4, "estimated_wait_s": None},
-            "ready",
+            "busy",
             "Busy · 4 of 4 slots busy, 0 waiting · model a model",
         ),
         (
             {"running": 4, "waiting": 3, "estimated_wait_s": 12.3},
-            "ready",
+            "busy",
             "Busy · 4 of 4 slots busy, 3 waiting · a question sent now starts in about 12 s · model a model",
         ),
         (
             {"running": 4, "waiting": 0, "estimated_wait_s": 0.01},
-            "ready",
+            "busy",
             "Busy · 4 of 4 slots busy, 0 waiting · a question sent now starts in about 1.0 s · model a model",
         ),
         (
             {"running": 3, "waiting": 1, "estimated_wait_s": None},
-            "ready",
+            "busy",
             "Busy · 3 of 4 slots busy, 1 waiting · model a model",
         ),
     ],
