@@ -9,9 +9,6 @@ import asyncio
 import contextlib
 import html
 import re
-import shutil
-import tempfile
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -22,13 +19,12 @@ import gradio as gr
 
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
-from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.conversation import Conversation, Message
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.fetch import fetch_image
-from mllama_demo.images import LoadedImage, load_image, preview, size_text
 from mllama_demo.live import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
+from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.words import facts_line, progress, status_line, title_of
 from mllama_demo.visitors import visitor_of
 
@@ -83,19 +79,22 @@ class ChatRoom:
     def __init__(self, answerer: Answerer, store: Store, allowed_media_hosts: list[str] | None) -> None:
         self._answerer = answerer
         self._store = store
-        self._allowed_media_hosts = allowed_media_hosts
+        self._pictures = Pictures(answerer, store, allowed_media_hosts)
         self._live = LiveAnswers(answerer, store)
         # Which conversation each page shows: an answer must not write itself over another one that was opened meanwhile.
         self._showing: dict[str, str] = {}
-        # What the browser shows are copies without metadata (a photo's EXIF may hold a place), gone with the process.
-        self.previews = Path(tempfile.mkdtemp(prefix="mllama-demo-"))
 
     @property
     def info(self) -> BackendInfo:
         return self._answerer.backend.info
 
+    @property
+    def previews(self) -> Path:
+        """The folder of the pictures that a page may load."""
+        return self._pictures.folder
+
     def close(self) -> None:
-        shutil.rmtree(self.previews, ignore_errors=True)
+        self._pictures.close()
 
     # --- opening and keeping --------------------------------------------------------------------------------------------
 
@@ -126,7 +125,7 @@ class ChatRoom:
 
     async def rename(self, visit: Visit, conversation_id: str, title: str) -> View:
         _refuse_nothing(conversation_id)
-        self._live.refuse_second(conversation_id)
+        self._refuse_while_answering(visit, conversation_id)
         await asyncio.to_thread(self._store.rename, visit.owner, conversation_id, title)
         listed = await asyncio.to_thread(self._listed, visit.owner)
         return View(conversation_id=conversation_id, conversations=listed, title=title.strip())
@@ -180,13 +179,13 @@ class ChatRoom:
 
     async def undo(self, visit: Visit, conversation_id: str) -> View:
         """Takes the last question back into the input, its image too."""
-        self._live.refuse_second(conversation_id)
+        self._refuse_while_answering(visit, conversation_id)
         conversation = await self._load(visit, conversation_id)
         asked = _last_question(conversation)
         message = conversation.messages[asked]
         conversation = conversation.cut(asked)
         await asyncio.to_thread(self._store.save, visit.owner, conversation)
-        files = [await asyncio.to_thread(self._original_file, message.image)] if message.image else []
+        files = [await asyncio.to_thread(self._pictures.original, message.image)] if message.image else []
         return replace(await self._view(visit, conversation), input={"text": message.text, "files": files})
 
     async def stop(self, visit: Visit, conversation_id: str) -> None:
@@ -200,19 +199,19 @@ class ChatRoom:
         live = self._live.get(conversation_id)
         return live if live is not None and live.owner == visit.owner else None
 
+    def _refuse_while_answering(self, visit: Visit, conversation_id: str) -> None:
+        if self._live_of(visit, conversation_id) is not None:
+            self._live.refuse_second(conversation_id)
+
     def status(self) -> str:
         backend = self._answerer.backend
         return status_line(backend.status(), backend.info)
 
-    # --- images ---------------------------------------------------------------------------------------------------------
+    # --- questions ------------------------------------------------------------------------------------------------------
 
     async def fetch(self, url: str) -> str:
         """Fetches an image from a web address; the path of the file to attach."""
-        url = (url or "").strip()
-        if not url:
-            raise BadRequest("Enter the address of an image, beginning with http:// or https://.")
-        image = await asyncio.to_thread(fetch_image, url, self._answerer.limits, allowed_hosts=self._allowed_media_hosts)
-        return await asyncio.to_thread(self._attachment, image)
+        return await asyncio.to_thread(self._pictures.fetch, url)
 
     def _user_message(self, value: dict[str, Any]) -> Message:
         text = _question(value.get("text") or "")
@@ -223,38 +222,8 @@ class ChatRoom:
             raise BadRequest("Type a question, or add an image.")
         image = None
         if files:
-            path = Path(files[0]["path"] if isinstance(files[0], dict) else files[0])
-            limits = self._answerer.limits
-            try:
-                # The size first, so that a huge upload is never read into memory.
-                if path.stat().st_size > limits.max_bytes:
-                    raise BadRequest(f"{path.name} is too large; at most {size_text(limits.max_bytes)} are allowed.")
-                data = path.read_bytes()
-            except OSError:
-                raise BadRequest(f"{path.name} is no longer there; please add it again.") from None
-            image = self._store.put_image(load_image(data, path.name, limits))
+            image = self._pictures.take(Path(files[0]["path"] if isinstance(files[0], dict) else files[0]))
         return Message("user", text, image)
-
-    def _preview_file(self, image: ImageRef) -> str:
-        path = self.previews / "shown" / image.digest / "preview.webp"
-        if not path.exists():
-            self._write(path, preview(self._answerer.load(image)))
-        return str(path)
-
-    def _original_file(self, image: ImageRef) -> str:
-        loaded = self._answerer.load(image)
-        return self._attachment(loaded)
-
-    def _attachment(self, image: LoadedImage) -> str:
-        """The file as it came, to be attached to a question. Apart from what the page shows, which is without metadata."""
-        return self._write(self.previews / "attached" / image.digest / _file_name(image), image.data)
-
-    def _write(self, path: Path, data: bytes) -> str:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and moved into place: another visitor may be reading the same picture.
-        aside = path.parent / uuid.uuid4().hex
-        aside.write_bytes(data)
-        return str(aside.replace(path))
 
     # --- an answer on the page ------------------------------------------------------------------------------------------
 
@@ -291,7 +260,10 @@ class ChatRoom:
                     listed = await asyncio.to_thread(self._listed, visit.owner) if stored else listed
                     yield View([*history, shown], live.id, input, True, listed if stored else None, status=self.status())
                     input = None
-        if live.error is None:
+        if live.discarded:
+            empty = await self.new(visit)
+            yield replace(empty, conversations=[listed for listed in empty.conversations or [] if listed[1] != live.id])
+        elif live.error is None:
             yield replace(await self._view(visit, live.conversation), answering=False, status=self.status())
         elif live.answer is None:
             yield before or View(answering=False)
@@ -323,7 +295,7 @@ class ChatRoom:
         if message.image is not None:
             alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
             # A component, since the chatbot shows the alternative text of no other kind of picture.
-            path = self._preview_file(message.image)
+            path = self._pictures.shown(message.image)
             content.append(gr.Image(path, alt_text=alt, render=False, show_label=False, format="webp"))
         if message.text:
             content.append({"type": "text", "text": as_typed(message.text)})
@@ -389,8 +361,3 @@ def _last_question(conversation: Conversation) -> int:
         if conversation.messages[index].role == "user":
             return index
     raise BadRequest("There is no question to go back to.")
-
-
-def _file_name(image: LoadedImage) -> str:
-    stem = "".join(c if c.isalnum() or c in "-_. " else "_" for c in Path(image.name).stem)[:60].strip(". ") or "image"
-    return f"{stem}.{image.format.lower()}"

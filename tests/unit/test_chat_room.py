@@ -26,7 +26,7 @@ from mllama_demo.images import load_image
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
 from mllama_demo.tokenizer import Tokenizer
-from mllama_demo.ui import chat
+from mllama_demo.ui import chat, pictures
 from mllama_demo.ui.chat import (
     MAX_QUESTION_CHARACTERS,
     NO_INPUT,
@@ -956,7 +956,7 @@ def test_a_fetched_picture_becomes_a_file_to_attach(house, tmp_path, monkeypatch
         asked.append((url, limits, allowed_hosts))
         return load_image(data, "../../a/b?c.png")
 
-    monkeypatch.setattr(chat, "fetch_image", fetch)
+    monkeypatch.setattr(pictures, "fetch_image", fetch)
     path = Path(run(house.room.fetch("  https://example.com/a.png ")))
     assert asked == [("https://example.com/a.png", house.answerer.limits, [])]
     assert path.read_bytes() == data

@@ -1,0 +1,79 @@
+"""The picture files behind the chat: what comes in with a question, what the page shows, what goes back into the input.
+
+The page shows copies without metadata (a photo's EXIF may hold a place). All files are gone with the process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+from mllama_demo.answer import Answerer
+from mllama_demo.conversation import ImageRef
+from mllama_demo.errors import BadRequest
+from mllama_demo.fetch import fetch_image
+from mllama_demo.images import LoadedImage, load_image, preview, size_text
+from mllama_demo.store import Store
+
+
+class Pictures:
+    """Files below one temporary folder, named by the digest of their picture. Safe to use from several threads."""
+
+    def __init__(self, answerer: Answerer, store: Store, allowed_media_hosts: list[str] | None) -> None:
+        self._answerer = answerer
+        self._store = store
+        self._allowed_media_hosts = allowed_media_hosts
+        self.folder = Path(tempfile.mkdtemp(prefix="mllama-demo-"))
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def take(self, path: Path) -> ImageRef:
+        """Checks and stores an uploaded file. Raises BadRequest or ImageError with a sentence."""
+        limits = self._answerer.limits
+        try:
+            # The size first, so that a huge upload is never read into memory.
+            if path.stat().st_size > limits.max_bytes:
+                raise BadRequest(f"{path.name} is too large; at most {size_text(limits.max_bytes)} are allowed.")
+            data = path.read_bytes()
+        except OSError:
+            raise BadRequest(f"{path.name} is no longer there; please add it again.") from None
+        return self._store.put_image(load_image(data, path.name, limits))
+
+    def fetch(self, url: str) -> str:
+        """Fetches an image from a web address; the path of the file to attach to a question."""
+        url = (url or "").strip()
+        if not url:
+            raise BadRequest("Enter the address of an image, beginning with http:// or https://.")
+        return self._attachment(fetch_image(url, self._answerer.limits, allowed_hosts=self._allowed_media_hosts))
+
+    def shown(self, image: ImageRef) -> str:
+        """The path of what the page shows."""
+        path = self.folder / "shown" / image.digest / "preview.webp"
+        if not path.exists():
+            _write(path, preview(self._answerer.load(image)))
+        return str(path)
+
+    def original(self, image: ImageRef) -> str:
+        """The path of the file as it came, to be attached to a question again."""
+        return self._attachment(self._answerer.load(image))
+
+    def _attachment(self, image: LoadedImage) -> str:
+        path = self.folder / "attached" / image.digest / _file_name(image)
+        _write(path, image.data)
+        return str(path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Written aside and moved into place: another visitor may be reading the same picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / uuid.uuid4().hex
+    aside.write_bytes(data)
+    aside.replace(path)
+
+
+def _file_name(image: LoadedImage) -> str:
+    stem = "".join(c if c.isalnum() or c in "-_. " else "_" for c in Path(image.name).stem)[:60].strip(". ") or "image"
+    return f"{stem}.{image.format.lower()}"
