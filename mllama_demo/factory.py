@@ -15,8 +15,8 @@ from mllama_demo.images import LoadedImage
 from mllama_demo.prompt import encode_chat
 from mllama_demo.tokenizer import Tokenizer
 
-# Below this a decode step is so short that threads spend it waiting for each other: on a machine whose cores are also busy
-# with the browser, two threads were ten times slower than one (benchmarks/first_light.py --threads).
+# Below this a decode step is so short that threads spend it waiting for each other: on two idle cores two threads are no
+# faster than one, and on two busy ones they were ten times slower (benchmarks/first_light.py --threads).
 SMALL_MODEL_PARAMETERS = 50_000_000
 
 
