@@ -15,7 +15,8 @@ from browsers import Browsers
 from program import Program, running
 
 
-@pytest.fixture(scope="session")
+# For one module only: while Playwright runs, this thread has a running event loop, and other tests start loops of their own.
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as playwright:
         yield playwright
