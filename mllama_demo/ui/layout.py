@@ -271,7 +271,7 @@ def sampling_from(
     """The knobs' values; raises BadRequest for the first one out of bounds."""
     seed = (seed or "").strip()
     if seed and not seed.isdecimal():
-        BOUNDS["seed"].check("seed", seed)  # type: ignore[arg-type]
+        BOUNDS["seed"].check("seed", seed)
     params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), seed=int(seed) if seed else None)
     return params.as_greedy() if greedy else params
 

@@ -600,6 +600,15 @@ def test_a_conversation_deleted_while_it_is_answered_is_gone_for_good(house) -> 
     assert house.store.list(PAGE.owner) == []
 
 
+def test_a_conversation_deleted_in_one_tab_leaves_the_tab_that_watches_its_answer(house) -> None:
+    async def scene() -> list[View]:
+        seen = await house.begun(house.ask("Hello?"), "Well, ")
+        await house.room.delete(TAB, seen.views[-1].conversation_id)
+        return await seen.to_the_end()
+
+    assert run(scene())[-1] == View([], "", NO_INPUT, False, [], "")
+
+
 def test_an_answer_that_ends_while_its_conversation_is_being_deleted_does_not_bring_it_back() -> None:
     class SlowToDelete(Store):
         def delete(self, owner: str, id: str) -> None:
@@ -706,6 +715,19 @@ def test_a_stranger_who_knows_the_id_cannot_open_watch_or_end_an_answer(house) -
         house.backend.send(finished())
         assert lines((await seen.to_the_end())[-1]) == house.kept(id) == ["Hello?", "Well, hello"]
         assert "finished" in seen.views[-1].history[1]["content"][1]["text"]
+
+    run(scene())
+
+
+def test_a_stranger_does_not_learn_from_undo_or_rename_that_an_answer_is_under_way(house) -> None:
+    async def scene() -> None:
+        seen = await house.begun(house.ask("Hello?"), "Well, ")
+        id = seen.views[-1].conversation_id
+        for attempt in (house.room.undo(STRANGER, id), house.room.rename(STRANGER, id, "mine")):
+            with pytest.raises(NotFound):
+                await attempt
+        house.backend.send(finished())
+        await seen.to_the_end()
 
     run(scene())
 
