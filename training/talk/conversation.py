@@ -1,0 +1,99 @@
+"""Chooses what is asked: single questions by weight, and conversations whose later questions lean on the earlier ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from training.kinds import TEXT
+from training.scenes import Scene
+from training.talk import about_picture, honesty, places, stories
+from training.talk.exchange import Exchange
+from training.talk.followups import follow_up, keep_talking
+from training.talk.without_picture import aside, small_talk
+
+Maker = Callable[[random.Random, Scene], "Exchange | None"]
+
+_MAKERS: dict[str, Maker] = {
+    "what": about_picture.what,
+    "describe": about_picture.describe,
+    "count": about_picture.count,
+    "where": places.where,
+    "relation": places.relation,
+    "yesno": about_picture.yesno,
+    "read": about_picture.read,
+    "colour": about_picture.colour,
+    "extreme": places.extreme,
+    "single": about_picture.single,
+    "category": about_picture.category,
+    "background": about_picture.background,
+    "story": stories.story,
+    "cannot": honesty.cannot,
+}
+KINDS_OF_QUESTION = tuple(_MAKERS)
+# The hard, visual kinds dominate: they need the most examples.
+_WEIGHTS = {
+    "what": 14.0,
+    "describe": 11.0,
+    "count": 14.0,
+    "where": 15.0,
+    "relation": 15.0,
+    "yesno": 12.0,
+    "read": 2.0,
+    "colour": 5.0,
+    "extreme": 6.0,
+    "single": 6.0,
+    "category": 3.0,
+    "background": 3.0,
+    "story": 3.0,
+    "cannot": 3.0,
+}
+_PLAIN_WEIGHTS = [_WEIGHTS[kind] for kind in KINDS_OF_QUESTION]
+_TEXT_WEIGHTS = [45.0 if kind == "read" else _WEIGHTS[kind] for kind in KINDS_OF_QUESTION]
+
+
+def ask(rng: random.Random, scene: Scene, kind: str = "", seen_colours: tuple[str, ...] = ()) -> Exchange | None:
+    """A question about the scene and its true answer.
+
+    kind: one of KINDS_OF_QUESTION; empty for the training mix, which always finds one. seen_colours: the one or two colours
+    that a foreign picture mostly has. None when the scene has no answer of this kind on which people would agree.
+    """
+    if scene.foreign:
+        return honesty.foreign(rng, scene, seen_colours, kind)
+    if kind:
+        return _MAKERS[kind](rng, scene)
+    weights = _TEXT_WEIGHTS if any(thing.kind == TEXT for thing in scene.things) else _PLAIN_WEIGHTS
+    for _ in range(8):
+        exchange = _MAKERS[rng.choices(KINDS_OF_QUESTION, weights)[0]](rng, scene)
+        if exchange is not None:
+            return exchange
+    return about_picture.what(rng, scene)
+
+
+def conversation(
+    rng: random.Random, scene: Scene | None, turns: int, split: str = "train", seen_colours: tuple[str, ...] = ()
+) -> list[Exchange]:
+    """So many turns about the scene, or without a picture. Later questions may say "it" of what was spoken of before."""
+    if scene is None:
+        exchanges = [small_talk(rng, split=split)]
+        while len(exchanges) < turns:
+            exchanges.append(keep_talking(rng, exchanges[-1], split) or small_talk(rng, split=split))
+        return exchanges
+    exchanges = []
+    while len(exchanges) < turns:
+        last = exchanges[-1] if exchanges else None
+        exchanges.append(_next(rng, scene, last, seen_colours))
+    return exchanges
+
+
+def _next(rng: random.Random, scene: Scene, last: Exchange | None, seen_colours: tuple[str, ...]) -> Exchange:
+    draw = rng.random()
+    if last is not None and draw < 0.55:
+        exchange = follow_up(rng, scene, last)
+        if exchange is not None:
+            return exchange
+    if draw > 0.88:
+        return aside(rng, scene.split)
+    exchange = ask(rng, scene, seen_colours=seen_colours)
+    assert exchange is not None
+    return exchange

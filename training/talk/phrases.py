@@ -1,0 +1,136 @@
+"""Noun phrases of a scene: groups of equal things, articles, plurals, lists, backgrounds. Knows nothing of questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from training.kinds import BY_NAME, COLOURS, NUMBERS, SCENERY, TEXT, UNKNOWN
+from training.scenes import Scene, Thing
+
+SOMETHING = "something I do not know"
+_WITHOUT_COLOUR = {text: " ".join(word for word in text.split() if word not in COLOURS) for text in (*SCENERY, *SCENERY.values())}
+
+
+@dataclass(frozen=True)
+class Group:
+    """All things of a scene that one phrase names: of one kind and colour."""
+
+    kind: str
+    colour: str | None
+    text: str
+    count: int
+
+    @property
+    def phrase(self) -> str:
+        """As it is first named: a red star, three dogs, the text "STOP", something I do not know."""
+        if self.kind == TEXT:
+            return f'the text "{self.text}"'
+        if self.kind == UNKNOWN:
+            return SOMETHING
+        if self.count == 1:
+            return with_article(noun(self.kind, self.colour))
+        return f"{NUMBERS[self.count]} {noun(self.kind, self.colour, many=True)}"
+
+    @property
+    def full(self) -> str:
+        """The phrase, with the colour of a text."""
+        if self.kind == TEXT and self.colour:
+            return f'the {self.colour} text "{self.text}"'
+        return self.phrase
+
+    @property
+    def the(self) -> str:
+        """As it is named again: the star, the dogs, the text."""
+        if self.kind == UNKNOWN:
+            return "the thing I do not know"
+        return "the " + noun(self.kind, many=self.count > 1)
+
+    @property
+    def verb(self) -> str:
+        return "is" if self.count == 1 else "are"
+
+    @property
+    def pronoun(self) -> str:
+        return "it" if self.count == 1 else "they"
+
+    @property
+    def key(self) -> tuple[str, str | None, int]:
+        return self.kind, self.colour, self.count
+
+
+def groups(scene: Scene) -> list[Group]:
+    """The groups of a scene in the order of their leftmost things."""
+    counts: dict[tuple[str, str | None, str], int] = {}
+    for thing in scene.things:
+        key = (thing.kind, thing.colour, thing.text)
+        counts[key] = counts.get(key, 0) + 1
+    return [Group(kind, colour, text, count) for (kind, colour, text), count in counts.items()]
+
+
+def group_of(thing: Thing) -> Group:
+    return Group(thing.kind, thing.colour, thing.text, 1)
+
+
+def keys(found: Iterable[Group]) -> tuple[tuple[str, str | None, int], ...]:
+    """What a reply is judged by: kind, colour and count of each group."""
+    return tuple(group.key for group in found)
+
+
+def noun(kind: str, colour: str | None = None, many: bool = False) -> str:
+    """The kind in singular or plural with its colour, without an article."""
+    name = kind if kind == TEXT else (BY_NAME[kind].many if many else kind)
+    return f"{colour} {name}" if colour else name
+
+
+def with_article(phrase: str) -> str:
+    return ("an " if phrase[0] in "aeio" or phrase.startswith("um") else "a ") + phrase
+
+
+def listed(phrases: Sequence[str]) -> str:
+    """One phrase, "a and b", or "a, b and c"."""
+    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+def named(found: Sequence[Group]) -> str:
+    return listed([group.phrase for group in found])
+
+
+def be(found: Sequence[Group]) -> str:
+    """Is or are, for a list that is the subject."""
+    return "is" if len(found) == 1 and found[0].count == 1 else "are"
+
+
+def there(found: Sequence[Group]) -> str:
+    """Is or are, after "there": as the first of the list wants it."""
+    return found[0].verb
+
+
+def number(count: int, one: str, many: str) -> str:
+    return f"{NUMBERS[count]} {one if count == 1 else many}"
+
+
+def background(scene: Scene) -> str:
+    """The background as a noun phrase: a white background, a green meadow; in grey without colours of scenery."""
+    if scene.plain:
+        return with_article(f"{scene.background} background")
+    return _WITHOUT_COLOUR[scene.background] if scene.grey else scene.background
+
+
+def before_background(scene: Scene) -> str:
+    """The phrase that puts things in front of the background."""
+    if scene.plain:
+        return "on " + background(scene)
+    phrase = SCENERY[scene.background]
+    return _WITHOUT_COLOUR[phrase] if scene.grey else phrase
+
+
+def empty_background(scene: Scene) -> str:
+    """What an empty picture shows."""
+    return f"a plain {scene.background} background" if scene.plain else background(scene)
+
+
+def seen(scene: Scene) -> str:
+    """All that is in the picture, as a list; the background when there is nothing else."""
+    found = groups(scene)
+    return named(found) if found else empty_background(scene)
