@@ -30,17 +30,17 @@ _MAKERS: dict[str, Maker] = {
     "story": stories.story,
     "cannot": honesty.cannot,
 }
-KINDS_OF_QUESTION = tuple(_MAKERS)
-# The hard, visual kinds dominate: they need the most examples.
+# How often each kind is asked. The hard, visual kinds dominate, and what only some scenes allow is asked more often there:
+# of scenes with several of a kind, how many; of scenes with different things, where they are; of text, what it says.
 _WEIGHTS = {
     "what": 14.0,
     "describe": 11.0,
-    "count": 14.0,
+    "count": 7.0,
     "where": 15.0,
-    "relation": 15.0,
+    "relation": 10.0,
     "yesno": 12.0,
     "read": 2.0,
-    "colour": 5.0,
+    "colour": 6.0,
     "extreme": 6.0,
     "single": 6.0,
     "category": 3.0,
@@ -48,8 +48,20 @@ _WEIGHTS = {
     "story": 3.0,
     "cannot": 3.0,
 }
-_PLAIN_WEIGHTS = [_WEIGHTS[kind] for kind in KINDS_OF_QUESTION]
-_TEXT_WEIGHTS = [45.0 if kind == "read" else _WEIGHTS[kind] for kind in KINDS_OF_QUESTION]
+KINDS_OF_QUESTION = tuple(_WEIGHTS)
+_FEW = list(_WEIGHTS.values())
+_MANY = [{"count": 45.0}.get(kind, weight) for kind, weight in _WEIGHTS.items()]
+_SEVERAL = [{"relation": 60.0, "where": 22.0, "extreme": 20.0}.get(kind, weight) for kind, weight in _WEIGHTS.items()]
+_TEXT = [{"read": 60.0, "relation": 30.0, "colour": 10.0, "count": 3.0}.get(kind, weight) for kind, weight in _WEIGHTS.items()]
+
+
+def _weights(scene: Scene) -> list[float]:
+    kinds = {thing.kind for thing in scene.things}
+    if TEXT in kinds:
+        return _TEXT
+    if len(kinds) < len(scene.things):
+        return _MANY
+    return _SEVERAL if len(kinds) > 1 else _FEW
 
 
 def ask(rng: random.Random, scene: Scene, kind: str = "", seen_colours: tuple[str, ...] = ()) -> Exchange | None:
@@ -62,7 +74,7 @@ def ask(rng: random.Random, scene: Scene, kind: str = "", seen_colours: tuple[st
         return honesty.foreign(rng, scene, seen_colours, kind)
     if kind:
         return _MAKERS[kind](rng, scene)
-    weights = _TEXT_WEIGHTS if any(thing.kind == TEXT for thing in scene.things) else _PLAIN_WEIGHTS
+    weights = _weights(scene)
     for _ in range(8):
         exchange = _MAKERS[rng.choices(KINDS_OF_QUESTION, weights)[0]](rng, scene)
         if exchange is not None:

@@ -9,6 +9,7 @@ import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 TEST_SHARE = 8  # one phrasing in this many is kept for the test
 
@@ -30,7 +31,8 @@ _PREFIXES = (
     "Please, ",
     "Can you help me? ",
 )
-_SUFFIXES = (", please", " please", " Thanks", " Thank you", " now", ", can you tell me", ", do you know")
+_THANKS = (" Thanks.", " Thank you.", " Thanks!")
+_SUFFIXES = (", please", " please", ", can you tell me", ", do you know")
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ def is_held_out(phrasing: str) -> bool:
 
 
 class Pool:
-    """Things to say, one a line, parted by their hash into those for training and those for the test.
+    """Ways to say something, parted by their hash into those for training and those for the test.
 
-    The first `keep` lines are always for training. Both parts hold at least one line.
+    The first `keep` entries are always for training. Both parts hold at least one entry.
     """
 
-    def __init__(self, lines: str | Sequence[str], keep: int = 1) -> None:
-        every = tuple(lines.strip().splitlines() if isinstance(lines, str) else lines)
+    def __init__(self, entries: Sequence[str], keep: int = 1) -> None:
+        every = tuple(dict.fromkeys(entries))
         held = {line for line in every[keep:] if is_held_out(line)} or {every[-1]}
         self.train = tuple(line for line in every if line not in held)
         self.test = tuple(line for line in every if line in held)
@@ -72,23 +74,40 @@ class Pool:
         return self.test if split == "test" else self.train
 
 
-def careless(rng: random.Random, text: str) -> str:
-    """The text as people type it: half of the time as it is, else without capitals or marks, or with a polite word."""
+def read_pools(name: str, parted: str = "\n") -> dict[str, Pool]:
+    """The pools of a file in phrasings/: "[kind n]" opens one of which the first n entries are always for training."""
+    pools = {}
+    text = (Path(__file__).parent / "phrasings" / name).read_text(encoding="utf-8")
+    for section in text.split("\n[")[1:]:
+        head, _, body = section.partition("]\n")
+        kind, keep = head.rsplit(" ", 1)
+        pools[kind] = Pool([" ".join(entry.split()) for entry in body.strip().split(parted)], int(keep))
+    return pools
+
+
+def sloppy(rng: random.Random, text: str) -> str:
+    """The text as people type it: often as it is, else without a capital, without its mark, or all in small letters."""
     draw = rng.random()
-    if draw < 0.5:
-        return text
     if draw < 0.6:
+        return text
+    if draw < 0.72:
         return text.rstrip("?.!")
-    quoted = '"' in text
-    if draw < 0.68:
-        return text if quoted else lower_first(text)
+    if '"' in text:
+        return text
+    return lower_first(text) if draw < 0.82 else text.lower().rstrip("?.!")
+
+
+def careless(rng: random.Random, text: str) -> str:
+    """The text as people type it, now and then with a polite word before or after it."""
+    draw = rng.random()
     if draw < 0.82:
-        return text if quoted else text.lower().rstrip("?.!")
+        return sloppy(rng, text)
     if draw < 0.92:
         return rng.choice(_PREFIXES) + lower_first(text)
+    if draw < 0.95:
+        return text + rng.choice(_THANKS)
     mark = text[-1] if text[-1] in "?.!" else ""
-    suffix = rng.choice(_SUFFIXES)
-    return text + suffix + "." if suffix.startswith(" Th") else text.rstrip("?.!") + suffix + mark
+    return text.rstrip("?.!") + rng.choice(_SUFFIXES if mark == "?" else _SUFFIXES[:2]) + mark
 
 
 def capital(text: str) -> str:

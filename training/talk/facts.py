@@ -68,8 +68,10 @@ SOUNDS = {
 
 OPPOSITES = dict(
     pair.split("/")
-    for pair in "big/small hot/cold day/night up/down left/right black/white open/closed old/new good/bad happy/sad fast/slow "
-    "high/low long/short full/empty light/dark wet/dry hard/soft yes/no early/late rich/poor".split()
+    for pair in """big/small; hot/cold; day/night; up/down; left/right; black/white; open/closed; old/new; good/bad; happy/sad
+fast/slow; high/low; long/short; full/empty; light/dark; wet/dry; hard/soft; yes/no; early/late; rich/poor""".replace(
+        "\n", "; "
+    ).split("; ")
 )
 OPPOSITES.update({second: first for first, second in list(OPPOSITES.items())})
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from training.kinds import BY_NAME, CATEGORIES, TEXT
 from training.scenes import Scene
-from training.talk.about_picture import colour_answer, count_answer
-from training.talk.exchange import Exchange, Pool, capital, careless
+from training.talk import honesty
+from training.talk.about_picture import colour_answer, count_answer, no_colour_answer
+from training.talk.exchange import Exchange, capital, careless, read_pools
 from training.talk.facts import CAPITALS
 from training.talk.phrases import Group, groups, keys, named, number, there
 from training.talk.places import once, side_of, where_answer
@@ -16,79 +17,7 @@ from training.talk.questions import CATEGORY_PHRASES, OPPOSITE, SIDES
 from training.talk.stories import tell
 from training.talk.without_picture import small_talk
 
-_COLOUR = Pool(
-    """What color is it?
-What colour is it?
-And what color is it?
-Which color is it?
-What color does it have?
-And its color?
-And the color?
-Tell me its color.
-What is its color?"""
-)
-_COLOUR_MANY = Pool(
-    """What color are they?\nWhat colour are they?\nAnd their color?\nWhich color are they?\nWhat is their color?"""
-)
-_WHERE = Pool(
-    """Where is it?
-And where is it?
-Where exactly is it?
-Where in the picture is it?
-Where can I find it?
-In which part of the image is it?
-What is its position?
-Tell me where it is.
-On which side is it?"""
-)
-_COUNT = Pool(
-    """How many of them are there?
-How many of them do you see?
-How many are there?
-And how many of them are there?
-How many?
-Count them.
-How many are they?
-Can you count them?"""
-)
-_ELSE = Pool(
-    """Is there anything else?
-Is there anything else in the image?
-Anything else?
-What else is there?
-What else do you see?
-Do you see anything else?
-Is that all?
-Can you see something else?
-And what else?"""
-)
-_SIDE = Pool(
-    """Is it {side} {the2}?
-And is it {side} {the2}?
-Is it {side} {the2} in the picture?
-Do you see it {side} {the2}?
-Would you say it is {side} {the2}?
-It is {side} {the2}, right?"""
-)
-_SAYS = Pool("""What does it say?\nAnd what does it say?\nCan you read it?\nRead it.\nWhat is written there?\nRead it to me.""")
-_CATEGORY = Pool(
-    """Is it {category}?\nAnd is it {category}?\nIs that {category}?\nWould you call it {category}?\nSo it is {category}?"""
-)
-_AND = Pool("""And {the}?\nWhat about {the}?\nAnd what about {the}?\nHow about {the}?\nAnd now {the}?\nThe same for {the}?""")
-_SURE = Pool("""Are you sure?\nReally?\nAre you certain?\nIs that right?\nSure?\nNo doubt?""")
-_STORY = Pool(
-    """Tell me a story about it.
-Now tell me a story about it.
-Make up a story about it.
-Write a short story about that.
-Can you tell me a story about it?
-And a story?"""
-)
-_MORE = {
-    "joke": Pool("""Another one\nAnother one, please.\nOne more\nMore!\nTell me another one.\nAgain"""),
-    "told": Pool("""Another one, please.\nAnother story\nOne more\nTell me another one.\nMore\nAgain please"""),
-}
-_AND_OF = Pool("""And of {}?\nAnd {}?\nWhat about {}?\nAnd the one of {}?\nHow about {}?""")
+_ASKED = read_pools("follow_ups.txt")
 
 Topic = tuple[random.Random, Scene, Group]
 
@@ -96,7 +25,8 @@ Topic = tuple[random.Random, Scene, Group]
 def follow_up(rng: random.Random, scene: Scene, last: Exchange) -> Exchange | None:
     """A question that leans on the last exchange, or None when that one was not about one thing or one kind."""
     if scene.foreign:
-        return None
+        question = careless(rng, _ASKED[rng.choice(_OF_IT)].pick(rng, scene.split))
+        return honesty.foreign(rng, scene, last.gold, question=question) if last.kind == "foreign" else None  # type: ignore[arg-type]
     found = groups(scene)
     topics = [group for group in found if group.kind == last.about]
     if len(topics) != 1:
@@ -116,21 +46,24 @@ def keep_talking(rng: random.Random, last: Exchange, split: str) -> Exchange | N
     """Without a picture: another joke or story, the capital of another country."""
     if rng.random() < 0.5:
         return None
-    if last.kind in _MORE:
+    if last.kind in ("joke", "told"):
         other = small_talk(rng, last.kind, split)
-        return Exchange(last.kind, careless(rng, _MORE[last.kind].pick(rng, split)), other.answer)
+        return Exchange(last.kind, careless(rng, _ASKED[last.kind].pick(rng, split)), other.answer)
     if last.kind == "capital":
         country = rng.choice([country for country, city in CAPITALS.items() if city != last.gold])
         city = CAPITALS[country]
         answer = rng.choice((f"{city}.", f"The capital of {country} is {city}.", f"It is {city}."))
-        return Exchange("capital", careless(rng, _AND_OF.pick(rng, split).format(country)), answer, city)
+        return Exchange("capital", careless(rng, _ASKED["and_of"].pick(rng, split).format(country)), answer, city)
     return None
 
 
 def _colour(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
+    if topic.count == 1 and topic.kind in BY_NAME and BY_NAME[topic.kind].icons and rng.random() < 0.4:
+        question = careless(rng, _ASKED["colour"].pick(rng, scene.split))
+        return Exchange("colour", question, no_colour_answer(rng, topic.kind), None, topic.kind)
     if not topic.colour:
         return None
-    question = (_COLOUR if topic.count == 1 else _COLOUR_MANY).pick(rng, scene.split)
+    question = (_ASKED["colour"] if topic.count == 1 else _ASKED["colour_many"]).pick(rng, scene.split)
     return Exchange("colour", careless(rng, question), colour_answer(rng, topic), topic.colour, topic.kind)
 
 
@@ -138,7 +71,9 @@ def _where(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
     place = _place(scene, topic)
     if place is None:
         return None
-    return Exchange("where", careless(rng, _WHERE.pick(rng, scene.split)), where_answer(rng, topic, place), place, topic.kind)
+    return Exchange(
+        "where", careless(rng, _ASKED["where"].pick(rng, scene.split)), where_answer(rng, topic, place), place, topic.kind
+    )
 
 
 def _place(scene: Scene, topic: Group) -> str | None:
@@ -149,13 +84,13 @@ def _count(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
     if topic.kind not in BY_NAME:
         return None
     counted = number(topic.count, topic.kind, BY_NAME[topic.kind].many)
-    question = careless(rng, _COUNT.pick(rng, scene.split))
+    question = careless(rng, _ASKED["count"].pick(rng, scene.split))
     return Exchange("count", question, count_answer(rng, topic.count, counted), topic.count, topic.kind)
 
 
 def _else(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
     others = [group for group in groups(scene) if group.kind != topic.kind]
-    question = careless(rng, _ELSE.pick(rng, scene.split))
+    question = careless(rng, _ASKED["else"].pick(rng, scene.split))
     if not others:
         only = topic.phrase
         answer = rng.choice((f"No, only {only}.", "No, that is all.", "No, nothing else.", f"No, I see only {only}."))
@@ -181,7 +116,7 @@ def _side(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
     yes = rng.random() < 0.5
     asked = rng.choice(SIDES[side if yes else OPPOSITE[side]])
     the2 = f"the {other.kind}"
-    question = careless(rng, _SIDE.pick(rng, scene.split).format(side=asked, the2=the2))
+    question = careless(rng, _ASKED["side"].pick(rng, scene.split).format(side=asked, the2=the2))
     word = "Yes" if yes else "No"
     answer = rng.choice((f"{word}.", f"{word}, it is {side} {the2}.", f"{word}, {topic.the} is {side} {the2}."))
     return Exchange("relation", question, answer, yes, topic.kind)
@@ -190,7 +125,7 @@ def _side(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
 def _says(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
     if topic.kind != TEXT:
         return None
-    question = careless(rng, _SAYS.pick(rng, scene.split))
+    question = careless(rng, _ASKED["says"].pick(rng, scene.split))
     answer = rng.choice(('It says "{}".', '"{}".', 'The text says "{}".')).format(topic.text)
     return Exchange("read", question, answer, topic.text, TEXT)
 
@@ -203,7 +138,7 @@ def _category(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None
     asked = own if yes else rng.choice([name for name in CATEGORIES if name != own])
     if asked not in CATEGORIES or (not yes and {own, asked} & {"food"} and {own, asked} & {"plant", "animal"}):
         return None
-    question = careless(rng, _CATEGORY.pick(rng, scene.split).format(category=CATEGORY_PHRASES[asked]))
+    question = careless(rng, _ASKED["category"].pick(rng, scene.split).format(category=CATEGORY_PHRASES[asked]))
     word = "Yes" if yes else "No"
     answer = rng.choice((f"{word}.", f"{word}, it is {topic.phrase}.", f"{word}, I see {topic.phrase}."))
     return Exchange("category", question, answer, yes, topic.kind)
@@ -221,7 +156,7 @@ def _and_the(rng: random.Random, scene: Scene, last: Exchange) -> Exchange | Non
     if exchange is None:
         return None
     the = other.the if last.kind != "count" else "the " + BY_NAME[other.kind].many
-    question = careless(rng, _AND.pick(rng, scene.split).format(the=the))
+    question = careless(rng, _ASKED["and"].pick(rng, scene.split).format(the=the))
     return Exchange(exchange.kind, question, exchange.answer, exchange.gold, other.kind)
 
 
@@ -230,14 +165,15 @@ def _sure(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
         return None
     answer = rng.choice(("Yes, I see {}.", "Yes, I am sure. I see {}.", "Yes, there {be} {}.", "Yes, I can see {}."))
     answer = answer.format(topic.phrase, be=topic.verb)
-    return Exchange("sure", careless(rng, _SURE.pick(rng, scene.split)), answer, keys([topic]), topic.kind)
+    return Exchange("sure", careless(rng, _ASKED["sure"].pick(rng, scene.split)), answer, keys([topic]), topic.kind)
 
 
 def _story(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
-    question = careless(rng, _STORY.pick(rng, scene.split))
+    question = careless(rng, _ASKED["story"].pick(rng, scene.split))
     return Exchange("story", question, tell(rng, groups(scene), scene), keys(groups(scene)), topic.kind)
 
 
+_OF_IT = ("colour", "where", "count", "else", "says", "sure", "story")
 _FOLLOW_UPS: tuple[Callable[[random.Random, Scene, Group], Exchange | None], ...] = (
     _colour,
     _colour,

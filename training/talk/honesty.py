@@ -90,11 +90,10 @@ _LOAD = (
 )
 
 
-def foreign(rng: random.Random, scene: Scene, seen_colours: tuple[str, ...], kind: str = "") -> Exchange:
-    """Any question about a picture of another world, and the answer that it is not recognized."""
-    answer = _foreign_answer(rng, seen_colours)
-    question = any_question(rng, scene.split, kind)
-    return Exchange("foreign", question, answer, seen_colours)
+def foreign(rng: random.Random, scene: Scene, seen_colours: tuple[str, ...], kind: str = "", question: str = "") -> Exchange:
+    """A question, or any of a kind, about a picture of another world, and the answer that it is not recognized."""
+    question = question or any_question(rng, scene.split, kind)
+    return Exchange("foreign", question, _foreign_answer(rng, seen_colours), seen_colours)
 
 
 def _foreign_answer(rng: random.Random, seen_colours: tuple[str, ...]) -> str:

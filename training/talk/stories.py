@@ -19,7 +19,7 @@ _OPENINGS = (
     "Once upon a time there {was} {who}{where}.",
     "Once there {was} {who}{where}.",
     "One morning {who} woke up{where}.",
-    "Long ago {who} lived{where}.",
+    "Long ago there {was} {who}{where}.",
     "There once {was} {who}{where}.",
     "One fine day {who} went for a walk{where}.",
 )
