@@ -66,7 +66,7 @@ _BEYOND = (
     "{me}. I cannot {do}.",
 )
 _DO = {
-    "": ("do this", "do that", "answer this", "help with this", "help you with that"),
+    "anything": ("do this", "do that", "answer this", "help with this", "help you with that"),
     "code": ("write code", "help with code"),
     "medicine": ("give medical advice", "help with health"),
     "law": ("give legal advice", "help with law"),
@@ -116,5 +116,5 @@ def no_image(rng: random.Random, split: str) -> Exchange:
 
 def beyond(rng: random.Random, subject: str) -> str:
     """The answer to a task that is beyond the model."""
-    do = rng.choice(_DO[subject if rng.random() < 0.5 else ""])
+    do = rng.choice(_DO[subject if rng.random() < 0.5 else "anything"])
     return rng.choice(_BEYOND).format(me=ME, do=do) + rng.choice(_LOAD)

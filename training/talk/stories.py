@@ -52,7 +52,7 @@ _ENDS = (
     "And so all ended well.",
 )
 _SIGNS = (
-    'Once upon a time somebody wrote "{text}" on a wall{with_friend}.',
+    'Once upon a time somebody wrote "{text}" on a sign{with_friend}.',
     'One morning a new sign said "{text}"{with_friend}.',
     'Long ago there was a sign that said "{text}"{with_friend}.',
 )
