@@ -6,16 +6,17 @@ Knows nothing of pictures.
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TEST_SHARE = 8  # one phrasing in this many is kept for the test
+TEST_SHARE = 8  # one phrasing in this many is kept for the test, by the hash of what it says
+COMMON_SHARE = 0.2  # of training questions that are phrased as most people would
 
 _PREFIXES = (
     "Please tell me: ",
-    "Tell me, ",
     "Hi, ",
     "Hello! ",
     "Hey, ",
@@ -50,28 +51,31 @@ class Exchange:
     about: str = ""
 
 
-def is_held_out(phrasing: str) -> bool:
-    """True for the eighth of all phrasings that only the test uses."""
-    return zlib.crc32(phrasing.encode()) % TEST_SHARE == 0
+def meaning(phrasing: str) -> str:
+    """The phrasing without what carelessness and slots vary: by this, training and test differ."""
+    text = phrasing.lower().replace("'s ", " is ").replace("colour", "color").replace("{color}", "color")
+    return re.sub(r"[^\w{} +*=-]", "", re.sub(r"\{image\}|\bpicture\b|\bphoto\b|\bdrawing\b", "image", text)).strip()
 
 
 class Pool:
-    """Ways to say something, parted by their hash into those for training and those for the test.
+    """Ways to say something, parted by their hash: an eighth only for the test, the rest for training.
 
-    The first `keep` entries are always for training. Both parts hold at least one entry.
+    The first `keep` entries are what most people say: always for training, and more often. Both parts hold at least one entry.
     """
 
     def __init__(self, entries: Sequence[str], keep: int = 1) -> None:
         every = tuple(dict.fromkeys(entries))
-        held = {line for line in every[keep:] if is_held_out(line)} or {every[-1]}
-        self.train = tuple(line for line in every if line not in held)
-        self.test = tuple(line for line in every if line in held)
+        self.common = every[:keep]
+        common = {meaning(entry) for entry in self.common}
+        others = sorted({meaning(entry) for entry in every} - common, key=lambda text: zlib.crc32(text.encode()))
+        held = others[: max(1, round(len(every) / TEST_SHARE))]
+        self.train = tuple(entry for entry in every if meaning(entry) not in held)
+        self.test = tuple(entry for entry in every if meaning(entry) in held)
 
     def pick(self, rng: random.Random, split: str) -> str:
-        return rng.choice(self.test if split == "test" else self.train)
-
-    def of(self, split: str) -> tuple[str, ...]:
-        return self.test if split == "test" else self.train
+        if split == "test":
+            return rng.choice(self.test)
+        return rng.choice(self.common if self.common and rng.random() < COMMON_SHARE else self.train)
 
 
 def read_pools(name: str, parted: str = "\n") -> dict[str, Pool]:

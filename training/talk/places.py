@@ -127,6 +127,8 @@ def _what_relation(rng: random.Random, scene: Scene, other: Thing) -> Exchange |
             main_axis(scene, thing, other) == 1 - axis and side_of(thing, other, 1 - axis)
         ):
             return None
+    if any(sum(hit.kind == thing.kind for hit in hits) < scene.count(thing.kind) for thing in hits):
+        return None  # some of its kind are elsewhere
     name = group_of(other).the
     question = pose(rng, "relation_what", scene.split, the2=_the(rng, other), side=rng.choice(SIDES[side]))
     if not hits:
