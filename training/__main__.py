@@ -1,0 +1,81 @@
+"""`python -m training`: from nothing to a checkpoint with its card. `make train` runs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from training.packages import CACHE, PackageError
+
+# How a budget of minutes is shared out.
+SEE_SHARE = 0.3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs every step that is not done yet. Exit code 0, or 2 with one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=110.0, help="of training, both stages together (default 110)")
+    parser.add_argument("--run", type=Path, default=CACHE / "run", help="folder of the run; an unfinished one goes on")
+    parser.add_argument("--out", type=Path, default=CACHE / "checkpoint", help="folder that the checkpoint is written to")
+    parser.add_argument("--batch", type=int, default=48, help="pictures a step, over all processes (default 48)")
+    parser.add_argument("--processes", type=int, default=0, help="on a CPU; 0 for one a core")
+    parser.add_argument("--cases", type=int, default=100, help="of each type in the evaluation; 0 leaves it out (default 100)")
+    args = parser.parse_args(argv)
+    if not 0 < args.minutes <= 100_000:
+        parser.error("--minutes must be more than 0 and at most 100000")
+    if args.batch < 2:
+        parser.error("--batch must be at least 2")
+    try:
+        _run(args)
+    except PackageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    # Heavy imports only now, so that --help is instant.
+    from training.drawings import load_bank
+    from training.team import work_together
+    from training.tokenizer import train_tokenizer
+
+    print("drawings, fonts and photographs", flush=True)
+    load_bank()
+    args.run.mkdir(parents=True, exist_ok=True)
+    tokenizer = args.run / "tokenizer.json"
+    if not tokenizer.exists():
+        print("tokenizer", flush=True)
+        train_tokenizer().save(str(tokenizer))
+    print(f"training for {args.minutes:g} minutes", flush=True)
+    work_together(_train, args.run, args.out, args.minutes, args.batch, members=args.processes)
+    if args.cases:
+        from training.evaluate import evaluate
+
+        print("evaluation", flush=True)
+        evaluate(args.out, args.cases)
+
+
+def _train(team, run_folder: Path, out: Path, minutes: float, batch: int) -> None:
+    import torch
+
+    from mllama_demo.tokenizer import Tokenizer
+    from training.export import export
+    from training.model import Size, Student, make_config
+    from training.tokenizer import VOCABULARY
+    from training.train import Run, Stage, learn_to_see, learn_to_talk
+
+    torch.manual_seed(0)
+    special = Tokenizer(run_folder).special_id
+    config = make_config(
+        Size(), VOCABULARY, special("<|begin_of_text|>"), special("<|eot_id|>"), special("<|finetune_right_pad_id|>")
+    )
+    run = Run(run_folder, Student(config), team)
+    learn_to_see(run, Stage("see", SEE_SHARE * minutes, 3e-3, batch, 11))
+    learn_to_talk(run, Stage("talk", (1 - SEE_SHARE) * minutes, 2e-3, batch, 22), run_folder)
+    if team.rank == 0:
+        export(run.student, run_folder / "tokenizer.json", out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Asks the checkpoint many questions through the demo's own runner: real image processor, real prompt format, all slots busy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mllama_demo.backend.base import GenerationRequest
+from mllama_demo.backend.torch_runner import TorchRunner
+from mllama_demo.conversation import ImageRef, Message
+from mllama_demo.images import LoadedImage, load_image
+from mllama_demo.prompt import encode_chat
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.tokenizer import Tokenizer
+
+SLOTS, MAX_SEQ_LEN, MAX_TOKENS = 16, 512, 110
+GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question. turns: question, answer, question, …, ending with a question. file: of the image, with the first turn."""
+
+    turns: Sequence[str]
+    file: bytes | None = None
+    sampling: SamplingParams = GREEDY
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as a file that loses nothing."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+class Answerer:
+    """A checkpoint folder, loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = Tokenizer(folder)
+        self._end = self.tokenizer.special_id("<|eot_id|>")
+        self._runner = TorchRunner.load(folder, slots=SLOTS, max_seq_len=MAX_SEQ_LEN, vision_cache_size=0)
+
+    def answers(self, prompts: Iterator[Prompt]) -> list[str]:
+        """A reply to each, in order."""
+        waiting = enumerate(prompts)
+        replies: dict[int, str] = {}
+        running: dict[int, tuple[int, list[int], int]] = {}  # slot: index, tokens, limit
+        free = list(range(SLOTS))
+        exhausted = False
+        while running or not exhausted:
+            while free and not exhausted:
+                index, prompt = next(waiting, (-1, None))
+                if prompt is None:
+                    exhausted = True
+                    break
+                slot = free.pop()
+                first = self._runner.prefill(slot, self._request(prompt)).token_id
+                running[slot] = (index, [first], prompt.sampling.max_tokens)
+            for slot, (index, tokens, limit) in list(running.items()):
+                if tokens[-1] == self._end or len(tokens) >= limit:
+                    replies[index] = self.tokenizer.decode(tokens).strip()
+                    self._runner.release(slot)
+                    del running[slot]
+                    free.append(slot)
+            if running:
+                slots = sorted(running)
+                for slot, sampled in zip(slots, self._runner.decode(slots), strict=True):
+                    running[slot][1].append(sampled.token_id)
+        return [replies[index] for index in range(len(replies))]
+
+    def _request(self, prompt: Prompt) -> GenerationRequest:
+        image: LoadedImage | None = load_image(prompt.file) if prompt.file else None
+        reference = image and ImageRef(image.digest, image.name, image.width, image.height)
+        messages = tuple(
+            Message("assistant" if index % 2 else "user", text, reference if index == 0 else None)
+            for index, text in enumerate(prompt.turns)
+        )
+        return GenerationRequest(tuple(encode_chat(messages, self.tokenizer)), prompt.sampling, image)

@@ -1,0 +1,84 @@
+"""Endless random batches, drawn in worker processes while the model computes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from mllama_demo.images import TileLayout, tile_layout
+from training.drawings import load_bank
+from training.labels import patch_labels
+from training.model import ASPECT_RATIOS, MAX_TILES, PATCH, TILE
+from training.render import disturb, render
+from training.scenes import sample_scene
+
+
+@dataclass
+class Pictures:
+    """tiles: uint8 [batch, tiles, 3, 84, 84]. ratio: [batch]. filled: bool [batch, tiles]. labels: int16 [batch, heads,
+    tiles, patches]."""
+
+    tiles: Tensor
+    ratio: Tensor
+    filled: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> Pictures:
+        return Pictures(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def cut_tiles(pixels: np.ndarray, layout: TileLayout) -> np.ndarray:
+    """The resized picture, uint8 [height, width, 3], on its canvas and cut: uint8 [tiles, 3, 84, 84], as the processor does."""
+    canvas = np.zeros((layout.rows * TILE, layout.columns * TILE, 3), np.uint8)
+    canvas[: layout.height, : layout.width] = pixels
+    tiles = np.zeros((MAX_TILES, 3, TILE, TILE), np.uint8)
+    cut = canvas.reshape(layout.rows, TILE, layout.columns, TILE, 3).transpose(0, 2, 4, 1, 3)
+    tiles[: layout.tiles] = cut.reshape(-1, 3, TILE, TILE)
+    return tiles
+
+
+class PictureStream(IterableDataset[Pictures]):
+    """Batches of labelled pictures without words."""
+
+    def __init__(self, batch: int, seed: str) -> None:
+        self.batch, self.seed = batch, seed
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        rng = random.Random(f"{self.seed}/{worker.id if worker else 0}")
+        bank = load_bank()
+        while True:
+            yield self.draw(rng, bank)
+
+    def draw(self, rng: random.Random, bank: Any) -> Any:
+        """One batch."""
+        rows = []
+        for _ in range(self.batch):
+            scene = sample_scene(rng)
+            layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
+            image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
+            rows.append((scene, image, layout))
+        return self.pack(rows, bank)
+
+    @staticmethod
+    def pack(rows: list[Any], bank: Any) -> Pictures:
+        """scene, image, layout of each picture, as tensors."""
+        layouts = [layout for _, _, layout in rows]
+        return Pictures(
+            torch.from_numpy(np.stack([cut_tiles(np.asarray(image), layout) for _, image, layout in rows])),
+            torch.tensor([ASPECT_RATIOS.index([layout.rows, layout.columns]) + 1 for layout in layouts]),
+            torch.arange(MAX_TILES)[None] < torch.tensor([[layout.tiles] for layout in layouts]),
+            torch.from_numpy(np.stack([patch_labels(scene, layout, TILE, PATCH, MAX_TILES, bank) for scene, _, layout in rows])),
+        )
+
+
+def stream(dataset: IterableDataset[Any], workers: int) -> Iterator[Any]:
+    """Batches of the dataset, made ahead by worker processes; by this process, when it needs them, with none."""
+    return iter(DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=4)) if workers else iter(dataset)

@@ -1,0 +1,109 @@
+"""Conversations as token ids, in the demo's own chat format, and endless batches of them with their pictures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllama_demo.images import tile_layout
+from mllama_demo.tokenizer import Tokenizer
+from training.batches import Pictures, PictureStream
+from training.drawings import DrawingBank
+from training.labels import IGNORE
+from training.model import MAX_TILES, TILE
+from training.render import disturb, render, seen_colours
+from training.scenes import sample_scene
+from training.talk.conversation import conversation
+from training.talk.exchange import Exchange
+from training.talk.without_picture import small_talk
+
+MAX_LENGTH = 168  # tokens of a training conversation; a turn that would pass it is left out
+TURNS = 6
+WITHOUT_PICTURE = 8  # one batch in this many has no pictures
+
+
+@dataclass
+class Talk:
+    """ids, labels: [batch, length], labels IGNORE except on answers. image_at: [batch], None without pictures."""
+
+    ids: Tensor
+    labels: Tensor
+    image_at: Tensor | None
+    pictures: Pictures | None
+
+    def to(self, device: torch.device) -> Talk:
+        moved = [value if value is None else value.to(device) for value in (getattr(self, f.name) for f in fields(self))]
+        return Talk(*moved)
+
+
+class ChatFormat:
+    """Exchanges to ids, as mllama_demo/prompt.py writes them, faster for the many short texts that come again and again."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        encode = lru_cache(maxsize=50_000)(tokenizer.encode)
+        self._encode = encode
+        special = tokenizer.special_id
+        self.begin, self.image, self.end = special("<|begin_of_text|>"), special("<|image|>"), special("<|eot_id|>")
+        self.pad = special("<|finetune_right_pad_id|>")
+        start, stop = special("<|start_header_id|>"), special("<|end_header_id|>")
+        self._user, self._assistant = ([start, *tokenizer.encode(role), stop] for role in ("user", "assistant"))
+        self._gap = tokenizer.encode("\n\n")
+
+    def encode(self, exchanges: Sequence[Exchange], image_turn: int | None, limit: int = 2**31) -> tuple[list[int], list[int]]:
+        """ids and labels of as many exchanges as fit into `limit` tokens; the first ones always."""
+        ids, labels = [self.begin], [IGNORE]
+        for index, exchange in enumerate(exchanges):
+            image = [self.image] if index == image_turn else []
+            asked = [*self._user, *self._gap, *image, *self._encode(exchange.question), self.end, *self._assistant, *self._gap]
+            said = [*self._encode(exchange.answer), self.end]
+            if index > (image_turn or 0) and len(ids) + len(asked) + len(said) > limit:
+                break
+            ids += asked + said
+            labels += [IGNORE] * len(asked) + said
+        return ids, labels
+
+
+class TalkStream(PictureStream):
+    """Batches of conversations about pictures; every eighth batch is of conversations without one."""
+
+    def __init__(self, batch: int, seed: str, tokenizer: Path) -> None:
+        super().__init__(batch, seed)
+        self.tokenizer = tokenizer
+        self._format: ChatFormat | None = None
+        self._drawn = 0
+
+    def draw(self, rng: random.Random, bank: DrawingBank) -> Talk:
+        self._format = self._format or ChatFormat(Tokenizer(self.tokenizer))
+        self._drawn += 1
+        if self._drawn % WITHOUT_PICTURE == 0:
+            return self._pack_talk(
+                [self._format.encode(conversation(rng, None, TURNS), None, MAX_LENGTH) for _ in range(self.batch)]
+            )
+        rows: list[Any] = []
+        talks = []
+        for _ in range(self.batch):
+            scene = sample_scene(rng)
+            layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
+            image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
+            rows.append((scene, image, layout))
+            exchanges = conversation(rng, scene, TURNS, seen_colours=seen_colours(image) if scene.foreign else ())
+            late = rng.random() < 0.08  # the picture comes after a first exchange without one
+            if late:
+                exchanges = [small_talk(rng), *exchanges]
+            talks.append(self._format.encode(exchanges, int(late), MAX_LENGTH))
+        return self._pack_talk(talks, self.pack(rows, bank))
+
+    def _pack_talk(self, talks: list[tuple[list[int], list[int]]], pictures: Pictures | None = None) -> Talk:
+        assert self._format is not None
+        length = max(len(ids) for ids, _ in talks)
+        ids = torch.tensor([row + [self._format.pad] * (length - len(row)) for row, _ in talks])
+        labels = torch.tensor([row + [IGNORE] * (length - len(row)) for _, row in talks])
+        image_at = (ids == self._format.image).long().argmax(1) if pictures else None
+        return Talk(ids, labels, image_at, pictures)

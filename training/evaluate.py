@@ -1,0 +1,183 @@
+"""Evaluates a checkpoint: a table by type of question, with the number of cases and 95 % intervals, from a fixed seed.
+
+Answers are greedy and come through the demo's own runner. `python -m training.evaluate FOLDER` prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mllama_demo.sampling import SamplingParams
+from training import packages
+from training.answers import MAX_TOKENS, Answerer, Prompt, png
+from training.drawings import DrawingBank, load_bank
+from training.exam import CHANGES, Case, Column, changed_cases, rows
+from training.render import render
+from training.scenes import sample_scene
+from training.talk.truth import false_mentions
+from training.team import Team, work_together
+
+SEED = 20_260
+COLUMNS: tuple[Column, ...] = ("scenes", "drawings", "phrasings")
+SAMPLED_PICTURES, SAMPLES = 12, 20
+CHANGED_SHARE = 2  # as many times the cases of a row for each changed file
+
+
+def wilson(right: int, cases: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, 1927)."""
+    z = 1.96
+    share, spread = right / cases, z * z / cases
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / cases + spread / cases / 4) / (1 + spread)
+    return middle - half, middle + half
+
+
+def held_out_photos(folder: Path | None = None) -> list[Image.Image]:
+    """Photographs that training never sees: scikit-learn's two, and those of a folder."""
+    files: list[Any] = list(packages.read_photos(packages.PHOTOS[1]).values())
+    if folder:
+        files += sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    pictures = []
+    for file in files:
+        with Image.open(file) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((800, 800))
+        if min(picture.size) >= 200 and picture.width <= 4 * picture.height and picture.height <= 4 * picture.width:
+            pictures.append(picture)
+    return pictures
+
+
+def evaluate(checkpoint: Path, cases: int, photos: Path | None = None, examples: int = 0) -> dict[str, Any]:
+    """Runs the whole evaluation, prints the table and returns its figures: {row: {column: [right, cases]}}."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        work_together(_part, checkpoint, cases, photos, Path(folder))
+        figures: dict[str, Any] = {}
+        replies: list[Any] = []
+        for path in sorted(Path(folder).glob("*.json")):
+            part = json.loads(path.read_text())
+            for title, columns in part["figures"].items():
+                figures.setdefault(title, {}).update(columns)
+            replies.extend(part["replies"])
+    order = [row.title for row in rows([])]
+    figures = {title: figures[title] for title in sorted(figures, key=lambda t: order.index(t) if t in order else len(order))}
+    print(table(figures, {row.title: row.goal for row in rows([])}))
+    print(f"{cases} cases a type and column, seed {SEED}, {(time.monotonic() - began) / 60:.1f} minutes")
+    for title, column, question, gold, reply, is_right in replies[: examples or 0]:
+        print(f"  {'right' if is_right else 'WRONG'} | {title} | {column} | {question} | gold: {gold} | {reply}")
+    return {"figures": figures, "replies": replies}
+
+
+def _part(team: Team, checkpoint: Path, cases: int, photos: Path | None, folder: Path) -> None:
+    """One member's share of the rows."""
+    answerer, bank = Answerer(checkpoint), load_bank()
+    figures: dict[str, Any] = {}
+    replies: list[Any] = []
+    jobs = [(row, column) for row in rows(held_out_photos(photos)) for column in row.columns]
+    for row, column in jobs[team.rank :: team.size]:
+        rng = random.Random(f"{SEED}/{row.title}/{column}")
+        drawn = [row.draw(rng, bank, column) for _ in range(cases)]
+        right = _judge(answerer, drawn, row.title, column, replies)
+        figures.setdefault(row.title, {})[column] = [right, cases]
+    if team.rank == 0:
+        figures.update(_changed(answerer, bank, CHANGED_SHARE * cases))
+    if team.rank == team.size - 1:
+        figures.update(_sampled(answerer, bank))
+    (folder / f"{team.rank}.json").write_text(json.dumps({"figures": figures, "replies": replies}))
+
+
+def _judge(answerer: Answerer, cases: Sequence[Case], title: str, column: str, replies: list[Any]) -> int:
+    right = 0
+    for case, reply in zip(cases, answerer.answers(case.prompt for case in cases), strict=True):
+        is_right = case.judge(reply)
+        right += is_right
+        replies.append((title, column, case.exchange.question, str(case.exchange.gold), reply, is_right))
+    return right
+
+
+def _changed(answerer: Answerer, bank: DrawingBank, many: int) -> dict[str, Any]:
+    """Shares right of the same questions on changed files, and on the files as they are."""
+    cases = changed_cases(random.Random(f"{SEED}/changed"), bank, many)
+    result = {}
+    for name in ("as it is", *CHANGES):
+        right = _judge(answerer, [case[name] for case in cases], name, "scenes", [])
+        result[f"file: {name}"] = {"scenes": [right, many]}
+    return result
+
+
+def _sampled(answerer: Answerer, bank: DrawingBank) -> dict[str, Any]:
+    """At temperature 1: how many of the descriptions of one picture differ, and how many say nothing false."""
+    rng = random.Random(f"{SEED}/sampled")
+    different = true = 0
+    for _ in range(SAMPLED_PICTURES):
+        scene = sample_scene(rng, "test", rng.choice(("one", "several")))
+        file = png(render(scene, bank, style="train"))
+        prompts = [
+            Prompt(
+                ["Describe this image."],
+                file,
+                SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_tokens=MAX_TOKENS, seed=seed),
+            )
+            for seed in range(SAMPLES)
+        ]
+        replies = answerer.answers(iter(prompts))
+        different += len(set(replies))
+        true += sum(not false_mentions(reply, scene) for reply in replies)
+    total = SAMPLED_PICTURES * SAMPLES
+    return {
+        "temperature 1: descriptions that differ": {"scenes": [different, total]},
+        "temperature 1: descriptions without a false word": {"scenes": [true, total]},
+    }
+
+
+_HEADS = {"scenes": "new scenes", "drawings": "new drawings, fonts", "phrasings": "new phrasings"}
+
+
+def table(figures: dict[str, Any], goals: dict[str, float]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| type of question | goal | " + " | ".join(_HEADS[c] for c in COLUMNS) + " |",
+        "|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for title, columns in figures.items():
+        goal = f"{goals[title]:.2f}" if goals.get(title) else ""
+        lines.append(f"| {title} | {goal} | " + " | ".join(_cell(columns.get(c)) for c in COLUMNS) + " |")
+    return "\n".join(lines)
+
+
+def _cell(figure: list[int] | None) -> str:
+    if figure is None:
+        return ""
+    right, cases = figure
+    low, high = wilson(right, cases)
+    return f"**{right / cases:.2f}** ({low:.2f}–{high:.2f})"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table. Exit code 0."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--cases", type=int, default=100, help="of each type and column (default 100)")
+    parser.add_argument("--photos", type=Path, help="folder of photographs to add to the two that scikit-learn brings")
+    parser.add_argument("--examples", type=int, default=0, help="print so many replies with their judgement")
+    parser.add_argument("--json", type=Path, help="write the figures and every reply here")
+    args = parser.parse_args(argv)
+    result = evaluate(args.checkpoint, args.cases, args.photos, args.examples)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""The questions of the evaluation: for each row of its table, cases drawn from a fixed seed.
+
+Three columns. "scenes": pictures never drawn before, of drawings and fonts that training has seen. "drawings": with the one
+drawing style of each kind, and the fonts, that training has not. "phrasings": questions worded as training never did.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from PIL import Image, ImageEnhance
+
+from training.answers import Prompt, png
+from training.drawings import NEW_STYLE, DrawingBank
+from training.kinds import MAX_COUNT, TEXT, UNKNOWN
+from training.render import render, seen_colours
+from training.scenes import ForeignKind, Scene, held_out_pair, in_grey, sample_scene
+from training.talk.conversation import ask, conversation
+from training.talk.exchange import Exchange
+from training.talk.truth import right
+from training.talk.without_picture import small_talk
+
+Column = Literal["scenes", "drawings", "phrasings"]
+Change = Callable[[Image.Image], bytes]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question whose answer can be judged. scene: None without a picture."""
+
+    prompt: Prompt
+    exchange: Exchange
+    scene: Scene | None
+    judge: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. goal: what is aimed at, 0 for none. columns: those that mean something for it."""
+
+    title: str
+    draw: Callable[[random.Random, DrawingBank, Column], Case]
+    goal: float = 0.0
+    columns: tuple[Column, ...] = ("scenes", "drawings", "phrasings")
+
+
+# --- cases with a picture ------------------------------------------------------------------------------------------------
+
+
+def _draw_image(scene: Scene, bank: DrawingBank, column: Column, style: str = "") -> Image.Image:
+    split = "test" if column == "drawings" else "train"
+    return render(replace(scene, split=split), bank, style=style or split)
+
+
+def about(
+    kind: str, want: str, keep: Callable[[Scene, Exchange], bool] = lambda scene, exchange: True, style: str = ""
+) -> Callable[[random.Random, DrawingBank, Column], Case]:
+    """Draws cases of one kind of question about scenes of one kind."""
+
+    def draw(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
+        while True:
+            scene = sample_scene(rng, "test", want)
+            asked = replace(scene, split="test" if column == "phrasings" else "train")
+            exchange = ask(rng, asked, kind)
+            if exchange is not None and not scene.grey and keep(scene, exchange):
+                break
+        prompt = Prompt([exchange.question], png(_draw_image(scene, bank, column, style)))
+        return Case(prompt, exchange, scene, lambda reply: right(exchange, asked, reply))
+
+    return draw
+
+
+def _follow_up(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
+    """A later question of a conversation, one that leans on the question before it."""
+    while True:
+        scene = sample_scene(rng, "test", rng.choice(("one", "several", "count")))
+        asked = replace(scene, split="test" if column == "phrasings" else "train")
+        exchanges = conversation(rng, asked, 2)
+        last = exchanges[-1]
+        leans = f" {last.question.lower().strip('?.!')} "
+        if (
+            not scene.grey
+            and last.kind in ("colour", "where", "count", "else", "relation")
+            and (
+                any(word in leans for word in (" it ", " its ", " they ", " them ", " these ", " those ", " else "))
+                or leans.startswith(" and ")
+            )
+        ):
+            break
+    prompt = Prompt([exchanges[0].question, exchanges[0].answer, last.question], png(_draw_image(scene, bank, column)))
+    return Case(prompt, last, scene, lambda reply: right(last, asked, reply))
+
+
+def _foreign(kind: ForeignKind) -> Callable[[random.Random, DrawingBank, Column], Case]:
+    def draw(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
+        scene = replace(sample_scene(rng, "test", "foreign"), foreign=kind)
+        image = render(replace(scene, split="test" if column == "drawings" else "train"), bank)
+        return _foreign_case(rng, scene, image, column)
+
+    return draw
+
+
+def photographs(pictures: Sequence[Image.Image]) -> Callable[[random.Random, DrawingBank, Column], Case]:
+    """Cases of photographs that training never saw: whole ones and cuts."""
+
+    def draw(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
+        image = rng.choice(pictures)
+        if rng.random() < 0.5:
+            wide, high = int(image.width * rng.uniform(0.4, 0.9)), int(image.height * rng.uniform(0.4, 0.9))
+            left, top = rng.randint(0, image.width - wide), rng.randint(0, image.height - high)
+            image = image.crop((left, top, left + wide, top + high))
+        scene = replace(sample_scene(rng, "test", "foreign"), foreign="photo")
+        return _foreign_case(rng, scene, image, column)
+
+    return draw
+
+
+def _foreign_case(rng: random.Random, scene: Scene, image: Image.Image, column: Column) -> Case:
+    asked = replace(scene, split="test" if column == "phrasings" else "train")
+    exchange = ask(rng, asked, rng.choice(("what", "describe", "single", "count", "yesno")), seen_colours(image))
+    assert exchange is not None
+    return Case(Prompt([exchange.question], png(image)), exchange, scene, lambda reply: right(exchange, asked, reply))
+
+
+# --- cases without a picture ---------------------------------------------------------------------------------------------
+
+
+def talk(*kinds: str) -> Callable[[random.Random, DrawingBank, Column], Case]:
+    """Draws cases of small talk."""
+
+    def draw(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
+        exchange = small_talk(rng, rng.choice(kinds), "test" if column == "phrasings" else "train")
+        return Case(Prompt([exchange.question]), exchange, None, lambda reply: right(exchange, None, reply))
+
+    return draw
+
+
+# --- the same picture in another file ------------------------------------------------------------------------------------
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=40)
+    return file.getvalue()
+
+
+def _scaled(by: float) -> Change:
+    def change(image: Image.Image) -> bytes:
+        size = max(1, round(image.width * by)), max(1, round(image.height * by))
+        return png(image.resize(size, Image.Resampling.BICUBIC))
+
+    return change
+
+
+def _turned_by_exif(image: Image.Image) -> bytes:
+    """Stored lying on its side, with the note that says how to turn it upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.transpose(Image.Transpose.ROTATE_90).save(file, "PNG", exif=exif, compress_level=1)
+    return file.getvalue()
+
+
+def _grey(image: Image.Image) -> bytes:
+    return png(ImageEnhance.Color(image).enhance(0))
+
+
+CHANGES: dict[str, Change] = {
+    "JPEG at quality 40": _jpeg,
+    "half the size": _scaled(0.5),
+    "twice the size": _scaled(2.0),
+    "turned by EXIF": _turned_by_exif,
+    "in grey": _grey,
+}
+
+
+def changed_cases(rng: random.Random, bank: DrawingBank, many: int) -> list[dict[str, Case]]:
+    """For each of `many` pictures the same question on the picture as it is and after each change."""
+    result = []
+    kinds = (("single", "one"), ("what", "several"), ("count", "count"), ("where", "one"), ("read", "text"))
+    for index in range(many):
+        kind, want = kinds[index % len(kinds)]
+        while True:
+            # In grey nobody can tell a colour, so nothing here is asked or judged by one.
+            scene = sample_scene(rng, "test", want)
+            asked = replace(in_grey(scene), split="train")
+            exchange = ask(rng, asked, kind)
+            # Below two tiles' worth of pixels half the size is another picture.
+            if exchange is not None and not scene.grey and min(scene.width, scene.height) >= 168:
+                break
+        image = _draw_image(scene, bank, "scenes")
+        judge = _colour_blind(exchange, scene, asked)
+        result.append(
+            {
+                name: Case(Prompt([exchange.question], change(image)), exchange, scene, judge)
+                for name, change in {"as it is": png, **CHANGES}.items()
+            }
+        )
+    return result
+
+
+def _colour_blind(exchange: Exchange, scene: Scene, grey: Scene) -> Callable[[str], bool]:
+    """True for a reply that is right of the scene, with or without its colours."""
+
+    def judge(reply: str) -> bool:
+        return right(exchange, replace(grey, grey=False), reply) or right(exchange, grey, reply)
+
+    return judge
+
+
+# --- the table -----------------------------------------------------------------------------------------------------------
+
+
+def _two_or_three(scene: Scene, exchange: Exchange) -> bool:
+    return 2 <= len(scene.things) <= 3
+
+
+def _held_out_pair(scene: Scene, exchange: Exchange) -> bool:
+    return len(scene.things) == 2 and held_out_pair(scene.things[0].kind, scene.things[1].kind)
+
+
+def _counted(scene: Scene, exchange: Exchange) -> bool:
+    return isinstance(exchange.gold, int) and 1 <= exchange.gold <= MAX_COUNT
+
+
+def _word(scene: Scene, exchange: Exchange) -> bool:
+    return any(thing.kind == TEXT and thing.text.isalpha() for thing in scene.things)
+
+
+def _number(scene: Scene, exchange: Exchange) -> bool:
+    return any(thing.kind == TEXT and thing.text.isdigit() for thing in scene.things)
+
+
+def _found(scene: Scene, exchange: Exchange) -> bool:
+    return bool(exchange.gold)
+
+
+def _sided(scene: Scene, exchange: Exchange) -> bool:
+    return exchange.gold not in ((), None, "")
+
+
+def _unknown(scene: Scene, exchange: Exchange) -> bool:
+    return scene.count(UNKNOWN) == len(scene.things) == 1
+
+
+def rows(photos: Sequence[Image.Image]) -> list[Row]:
+    """Every row of the table but those of changed files and of sampling."""
+    return [
+        Row("name one thing", about("single", "one"), 0.90),
+        Row("name one thing, style never seen", about("single", "one", style=NEW_STYLE), columns=("scenes",)),
+        Row("name 2 or 3 things, all right", about("what", "several", _two_or_three), 0.85),
+        Row("name 2 things never shown together", about("what", "several", _held_out_pair), columns=("scenes",)),
+        Row("count 1 to 6", about("count", "count", _counted), 0.90),
+        Row("colour", about("colour", "several", _found), 0.95),
+        Row("place, one of nine", about("where", "several", _found), 0.90),
+        Row("left, right, above, below", about("relation", "several", _sided), 0.85),
+        Row("what is at a side", about("extreme", "several", _sided)),
+        Row("there or not", about("yesno", "several"), 0.93),
+        Row("read a word", about("read", "text", _word), 0.80),
+        Row("read a number", about("read", "text", _number), 0.80),
+        Row("background", about("background", "one"), 0.95),
+        Row("describe, nothing false", about("describe", "several"), 0.85),
+        Row("tell a story, nothing false", about("story", "several")),
+        Row("category", about("category", "several")),
+        Row("cannot be told from a picture", about("cannot", "one")),
+        Row("follow-up with a pronoun", _follow_up),
+        Row("empty picture", about("what", "blank"), columns=("scenes", "phrasings")),
+        Row("a thing it does not know", about("what", "unknown", _unknown)),
+        Row("noise", _foreign("noise"), 0.90, ("scenes", "phrasings")),
+        Row("texture", _foreign("texture"), 0.90, ("scenes", "phrasings")),
+        Row("screen", _foreign("screen"), 0.90),
+        Row("photograph never seen", photographs(photos), 0.90, ("scenes", "phrasings")),
+        Row("out of scope", talk("out_of_scope"), 0.90, ("scenes", "phrasings")),
+        Row("picture asked about, none given", talk("no_image"), 0.90, ("scenes", "phrasings")),
+        Row("sums", talk("sum"), columns=("scenes", "phrasings")),
+        Row("capitals and facts", talk("capital", "fact", "famous"), columns=("scenes", "phrasings")),
+        Row("small talk", talk("greeting", "thanks", "who", "can", "llama", "joke", "told"), columns=("scenes", "phrasings")),
+    ]

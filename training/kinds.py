@@ -1,0 +1,118 @@
+"""The closed world of the embedded checkpoint: what it can name, in which colours, where, and on which backgrounds.
+
+Every word that the drawings and the sentences share stands here once. Knows nothing of pixels or sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something the model can name. icons: names of drawings of it in the emoji sets; none for a shape drawn by us."""
+
+    name: str
+    category: str
+    icons: tuple[str, ...] = ()
+    plural: str = ""
+
+    @property
+    def many(self) -> str:
+        return self.plural or self.name + "s"
+
+    @property
+    def article(self) -> str:
+        return "an" if self.name[0] in "aeio" or self.name.startswith("um") else "a"
+
+
+# category: name (plural where it is not name + s) = drawings. The emoji sets call one drawing by up to three names.
+_TABLE = """
+animal: dog=dog-face,dog,dogface; cat=cat-face,cat,catface; rabbit=rabbit-face,rabbit,rabbitface; fish(fish)=fish,tropical-fish
+animal: bird=bird; frog=frog,frogface; elephant=elephant; bee=honeybee,bee; penguin=penguin; pig=pig-face,pig,pigface
+animal: lion=lion,lion-face; monkey=monkey-face,monkey,monkeyface; owl=owl; turtle=turtle; snake=snake; octopus(octopuses)=octopus
+animal: crab=crab; butterfly(butterflies)=butterfly; cow=cow-face,cow,cowface; snail=snail
+plant: tree=deciduous-tree,deciduoustree; cactus(cactuses)=cactus; sunflower=sunflower; mushroom=mushroom; rose=rose
+food: apple=red-apple,redapple; banana=banana
+food: strawberry(strawberries)=strawberry; watermelon=watermelon; pizza=pizza,slice-of-pizza
+food: cake=birthday-cake,birthdaycake; carrot=carrot; lemon=lemon; hamburger=hamburger; donut=doughnut,donut; cheese=cheese-wedge
+food: pineapple=pineapple; ice cream=soft-ice-cream,softicecream,ice-cream
+vehicle: car=automobile; bus(buses)=bus; airplane=airplane; rocket=rocket; sailboat=sailboat; bicycle=bicycle
+vehicle: train=locomotive,steamlocomotive,high-speed-train; helicopter=helicopter
+thing: house=house,house-with-garden; sun=sun,sun-with-face
+thing: moon=crescent-moon,crescentmoon,first-quarter-moon-face; umbrella=umbrella,closed-umbrella
+thing: balloon=balloon; guitar=guitar; book=open-book,openbook,closed-book,orange-book; key=key,old-key
+thing: clock=alarm-clock,alarmclock,mantelpiece-clock; bell=bell
+thing: gift=wrapped-gift,wrappedpresent; light bulb=light-bulb,lightbulb
+thing: camera=camera; hat=top-hat,tophat; crown=crown; snowman(snowmen)=snowman-without-snow,snowman; robot=robot,robot-face
+thing: ghost=ghost; soccer ball=soccer-ball,soccerball
+shape: circle; square; triangle; diamond; star; heart; hexagon; cross(crosses)
+"""
+
+
+def _read_table() -> tuple[Kind, ...]:
+    kinds = []
+    for line in _TABLE.strip().splitlines():
+        category, _, entries = line.partition(": ")
+        for entry in entries.split("; "):
+            name, _, icons = entry.partition("=")
+            name, _, plural = name.removesuffix(")").partition("(")
+            kinds.append(Kind(name, category, tuple(icons.split(",")) if icons else (), plural))
+    return tuple(kinds)
+
+
+KINDS = _read_table()
+BY_NAME = {kind.name: kind for kind in KINDS}
+OBJECTS = tuple(kind for kind in KINDS if kind.icons)
+SHAPES = tuple(kind for kind in KINDS if not kind.icons)
+CATEGORIES = ("animal", "plant", "food", "vehicle", "shape")  # those that are asked about; "thing" is the rest
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 40, 40),
+    "orange": (245, 140, 20),
+    "yellow": (250, 215, 40),
+    "green": (50, 165, 60),
+    "blue": (40, 90, 215),
+    "purple": (140, 60, 180),
+    "pink": (245, 130, 180),
+    "brown": (130, 80, 45),
+    "black": (20, 20, 20),
+    "white": (250, 250, 250),
+    "gray": (135, 135, 135),
+}
+
+# Backgrounds that are more than a colour: a name, and the phrase that puts things in front of it.
+SCENERY: dict[str, str] = {
+    "a green meadow": "on a green meadow",
+    "a sandy beach": "on a sandy beach",
+    "a night sky": "in a night sky",
+    "snow": "on snow",
+    "a wooden table": "on a wooden table",
+    "a brick wall": "in front of a brick wall",
+    "the sea": "on the sea",
+    "a blurry background": "on a blurry background",
+}
+
+# Nine places, by column and row of a 3 × 3 grid over the picture.
+REGIONS: dict[tuple[int, int], str] = {
+    (0, 0): "at the top left",
+    (1, 0): "at the top",
+    (2, 0): "at the top right",
+    (0, 1): "on the left",
+    (1, 1): "in the center",
+    (2, 1): "on the right",
+    (0, 2): "at the bottom left",
+    (1, 2): "at the bottom",
+    (2, 2): "at the bottom right",
+}
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+MAX_COUNT = 6
+
+# What a patch of a picture can belong to, for the dense labels of the first stage.
+BACKGROUND, TEXT, UNKNOWN, FOREIGN = "background", "text", "unknown thing", "foreign picture"
+PATCH_KINDS = (BACKGROUND, TEXT, UNKNOWN, FOREIGN, *(kind.name for kind in KINDS))
+PATCH_SURFACES = ("none", *COLOURS, *SCENERY)
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+MAX_WORD = 8
+MAX_DIGITS = 4

@@ -1,0 +1,186 @@
+"""The model: a true MllamaForConditionalGeneration with Meta's order of vision features, small enough for a laptop.
+
+Cross-attention layers sit where NxDI requires them, and every head count is even, for tensor parallel 2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import MllamaConfig, MllamaForConditionalGeneration
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
+
+from mllama_demo.backend.meta_mllama import restore_meta_computation
+from training.labels import HEADS, IGNORE
+
+TILE, PATCH, MAX_TILES = 84, 14, 4
+PATCHES = (TILE // PATCH) ** 2 + 1  # of a tile, the class token included
+ASPECT_RATIOS = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]  # rows, columns; as the processor numbers them
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths and depths. Text: self layers + cross layers; vision: local + global layers."""
+
+    text_width: int = 192
+    text_heads: int = 6
+    text_kv_heads: int = 2
+    text_mlp: int = 512
+    self_layers: int = 4
+    cross_layers: int = 2
+    vision_width: int = 160
+    vision_heads: int = 4
+    local_layers: int = 4
+    global_layers: int = 1
+    intermediate: tuple[int, ...] = (1, 3)  # vision layers whose INPUT goes to the projector too
+
+
+def cross_attention_layers(self_layers: int, cross_layers: int) -> list[int]:
+    """Where NxDI looks for them: after every f - 1 self-attention layers, f = ceil(self / cross); self must be a multiple."""
+    if self_layers % cross_layers:
+        raise ValueError(f"{self_layers} self-attention layers are no multiple of {cross_layers} cross-attention layers")
+    every = self_layers // cross_layers
+    return list(range(every - 1, self_layers + cross_layers, every + 1))
+
+
+def make_config(size: Size, vocab_size: int, bos: int, eos: int, pad: int) -> MllamaConfig:
+    """The configuration. vocab_size: without the image token, whose id it is."""
+    text = MllamaTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=size.text_width,
+        num_hidden_layers=size.self_layers + size.cross_layers,
+        num_attention_heads=size.text_heads,
+        num_key_value_heads=size.text_kv_heads,
+        intermediate_size=size.text_mlp,
+        rms_norm_eps=1e-5,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},  # type: ignore[call-arg]
+        tie_word_embeddings=False,
+        cross_attention_layers=cross_attention_layers(size.self_layers, size.cross_layers),
+        bos_token_id=bos,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+    vision = MllamaVisionConfig(
+        hidden_size=size.vision_width,
+        num_hidden_layers=size.local_layers,
+        num_global_layers=size.global_layers,
+        attention_heads=size.vision_heads,
+        intermediate_size=4 * size.vision_width,
+        image_size=TILE,
+        patch_size=PATCH,
+        intermediate_layers_indices=list(size.intermediate),
+        vision_output_dim=size.vision_width * (1 + len(size.intermediate)),
+        max_num_tiles=MAX_TILES,
+    )
+    return MllamaConfig(vision_config=vision, text_config=text, image_token_index=vocab_size)  # type: ignore[arg-type]
+
+
+class Student(nn.Module):
+    """The model with the heads that the dense labels need; only the model is kept afterwards."""
+
+    def __init__(self, config: MllamaConfig) -> None:
+        super().__init__()
+        self.model = MllamaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+        self.cross_rows = restore_meta_computation(self.model)
+        self.heads = nn.Linear(config.text_config.hidden_size, sum(HEADS.values()))
+        self._open_gates()
+
+    def _open_gates(self) -> None:
+        """transformers starts gates at zero, from where vision hardly learns."""
+        with torch.no_grad():
+            vision = self.model.model.vision_model
+            for layer in vision.global_transformer.layers:
+                layer.gate_attn.fill_(math.pi / 4)
+                layer.gate_ffn.fill_(math.pi / 4)
+            for part in (
+                vision.gated_positional_embedding,
+                vision.pre_tile_positional_embedding,
+                vision.post_tile_positional_embedding,
+            ):
+                part.gate.fill_(0.5)
+            for layer in self.model.model.language_model.layers:
+                if hasattr(layer, "cross_attn_attn_gate"):
+                    layer.cross_attn_attn_gate.fill_(1.0)
+                    layer.cross_attn_mlp_gate.fill_(0.5)
+
+    def see(self, tiles: Tensor, ratio: Tensor, filled: Tensor) -> Tensor:
+        """What cross-attention sees: [batch, tiles * patches, text width].
+
+        tiles: uint8 [batch, tiles, 3, 84, 84]; ratio: [batch], aspect ratio ids; filled: bool [batch, tiles].
+        """
+        mean, std = (torch.tensor(v, device=tiles.device).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+        pixels = (tiles.float() / 255 - mean) / std * filled[:, :, None, None, None]
+        states = self.model.model.vision_model(
+            pixel_values=pixels[:, None], aspect_ratio_ids=ratio[:, None], aspect_ratio_mask=filled[:, None].long()
+        ).last_hidden_state
+        return self.model.model.multi_modal_projector(states).reshape(len(tiles), -1, self.heads.in_features)
+
+    def patch_loss(self, states: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the dense labels and, for the curve, the accuracy of each head where there is something to see.
+
+        labels: int16 [batch, heads, tiles, patches without the class token].
+        """
+        patches = states.reshape(len(states), MAX_TILES, PATCHES, -1)[:, :, 1:]
+        logits = self.heads(patches).split(list(HEADS.values()), dim=-1)
+        total, right = states.new_zeros(()), {}
+        for index, (name, weight) in enumerate(_HEAD_WEIGHTS.items()):
+            wanted = labels[:, index].long().flatten()
+            kept = wanted != IGNORE
+            if not kept.any():
+                continue
+            wanted, guess = wanted[kept], logits[index].flatten(0, 2)[kept]
+            each = F.cross_entropy(guess, wanted, reduction="none")
+            # Most patches are background: they count less, or nothing else would be learned.
+            importance = torch.where(wanted == 0, 0.15, 1.0) if name == "kind" else torch.ones_like(each)
+            total = total + weight * (each * importance).sum() / importance.sum()
+            shown = wanted > 0 if name == "kind" else torch.ones_like(wanted, dtype=torch.bool)
+            if shown.any():
+                right[name] = (guess.detach().argmax(-1) == wanted)[shown].float().mean().item()
+        return total, right
+
+    def talk_loss(
+        self, ids: Tensor, labels: Tensor, image_at: Tensor | None, states: Tensor | None, filled: Tensor | None
+    ) -> Tensor:
+        """Mean loss over answer tokens. ids, labels: [batch, length], labels IGNORE except on answers.
+
+        image_at: [batch], position of each image token; None, with the other two, for conversations without a picture.
+        """
+        extra = {}
+        self.cross_rows.mask = None
+        if states is not None:
+            assert image_at is not None
+            assert filled is not None
+            sees = torch.arange(ids.shape[1], device=ids.device)[None] >= image_at[:, None]
+            rows = sees[:, None, :, None].to(states.dtype)
+            keys = filled.repeat_interleave(PATCHES, dim=1)[:, None, None]
+            self.cross_rows.mask = rows[:, 0]
+            extra = {
+                "cross_attention_states": states,
+                "cross_attention_mask": keys | ~sees[:, None, :, None],  # rows that see nothing are open, and silenced after
+                "full_text_row_masked_out_mask": rows,
+            }
+        hidden = self.model.model.language_model(input_ids=ids, use_cache=False, **extra).last_hidden_state
+        wanted = labels[:, 1:]
+        kept = wanted != IGNORE
+        return F.cross_entropy(self.model.lm_head(hidden[:, :-1][kept]).float(), wanted[kept])
+
+
+_HEAD_WEIGHTS = {"kind": 1.0, "surface": 0.4, "region": 0.3, "count": 0.4, "character": 0.7, "place": 0.4}
+
+
+def whiten_patches(student: Student, patches: Tensor) -> None:
+    """Starts the patch embedding as a PCA whitening of real patches [n, 3 * 14 * 14], which saves it the slow first phase."""
+    embedding = student.model.model.vision_model.patch_embedding
+    centred = patches - patches.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+    width = embedding.weight.shape[0]
+    values, vectors = values.flip(0)[:width], vectors.flip(1)[:, :width]
+    with torch.no_grad():
+        embedding.weight.copy_(0.5 * (vectors / (values + 0.1).sqrt()).T.reshape(embedding.weight.shape))

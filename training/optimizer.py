@@ -1,0 +1,94 @@
+"""Muon for the matrices inside the layers, AdamW for everything else, under one learning rate.
+
+Several times faster here than AdamW alone. Muon: Keller Jordan et al., 2024; the scaling that matches AdamW's update size:
+Liu et al., "Muon is scalable for LLM training", 2025. (PyTorch's own computes in bfloat16, slow on CPUs without it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.team import Team
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrix updates are made orthogonal by five Newton-Schulz steps.
+
+    That costs as much as some pictures, so the members of a team each do a part of the matrices.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, team: Team, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._team = team
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            updates = [torch.zeros_like(param) for param in params]
+            for index, param in enumerate(params):
+                state = self.state[param]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(param)
+                state["momentum"].lerp_(param.grad, 1 - group["momentum"])
+                if index % self._team.size == self._team.rank:
+                    updates[index] = _orthogonal(param.grad.lerp(state["momentum"], group["momentum"]))
+            for param, update in zip(params, self._team.add_up(updates), strict=True):
+                param.mul_(1 - group["lr"] * group["weight_decay"])
+                param.add_(update, alpha=-group["lr"] * 0.2 * max(param.shape) ** 0.5)
+
+
+def _orthogonal(matrix: Tensor) -> Tensor:
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        gram = wide @ wide.T
+        wide = 3.4445 * wide + (-4.7750 * gram + 2.0315 * gram @ gram) @ wide
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+
+
+# Learning rates of what AdamW trains, as shares of Muon's. Pixels of a patch are so alike that a step which is small for each
+# weight of the patch embedding adds up to a large one for its output.
+ADAM_SHARE, PATCH_EMBEDDING_SHARE = 0.4, 0.05
+
+
+class Optimizer:
+    """Both optimizers as one. inner: modules whose matrices Muon trains. parts: those of the student that learn."""
+
+    def __init__(
+        self, inner: Iterable[nn.Module], parts: Iterable[nn.Module], patch_embedding: nn.Module, lr: float, team: Team
+    ) -> None:
+        matrices = [p for module in inner for p in module.parameters() if p.ndim == 2]
+        known = {id(p) for p in matrices}
+        delicate = [p for p in patch_embedding.parameters() if id(p) not in known]
+        known |= {id(p) for p in delicate}
+        rest = [p for module in parts for p in module.parameters() if id(p) not in known]
+        self.params = [*matrices, *delicate, *rest]
+        adam = torch.optim.AdamW(
+            [{"params": rest, "share": ADAM_SHARE}, {"params": delicate, "share": PATCH_EMBEDDING_SHARE}],
+            betas=(0.9, 0.97),
+            weight_decay=0.0,
+        )
+        self._both = (Muon(matrices, lr, team), adam)
+
+    def step(self, lr: float) -> None:
+        """One update at the learning rate, with gradients clipped to norm 1, and cleared afterwards."""
+        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        for optimizer in self._both:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("share", 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer in self._both]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for optimizer, state in zip(self._both, states, strict=True):
+            optimizer.load_state_dict(state)

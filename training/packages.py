@@ -1,0 +1,126 @@
+"""Fetches the packages that the drawings, fonts and photographs of the training pictures come from.
+
+Registry packages only, at fixed versions, through npm and pip, into a cache folder. LICENCES is what the model card lists.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parent.parent / "data" / "training"
+
+
+@dataclass(frozen=True)
+class Package:
+    """An npm or pip package. use: what it is to the training."""
+
+    name: str
+    version: str
+    source: str
+    licence: str
+    author: str
+    use: str = "training"
+
+
+EMOJI = (
+    Package("twemoji", "1.2.5", "npm", "CC-BY-4.0", "Twitter and contributors"),
+    Package("noto", "1.2.9", "npm", "Apache-2.0", "Google"),
+    Package("noto-v1", "1.2.5", "npm", "Apache-2.0", "Google"),
+    Package("fluent-emoji", "1.2.7", "npm", "MIT", "Microsoft"),
+    Package("fluent-emoji-flat", "1.2.6", "npm", "MIT", "Microsoft"),
+    Package("fxemoji", "1.2.2", "npm", "Apache-2.0", "Mozilla"),
+    Package("emojione", "1.2.3", "npm", "CC-BY-4.0", "EmojiOne"),
+    Package("streamline-emojis", "1.2.4", "npm", "CC-BY-4.0", "Streamline"),
+    Package("openmoji", "1.2.29", "npm", "CC-BY-SA-4.0", "OpenMoji", use="evaluation only"),
+)
+FONTS = (
+    Package("roboto", "0.4.3", "npm", "OFL-1.1", "The Roboto Project Authors"),
+    Package("open-sans", "0.4.2", "npm", "OFL-1.1", "The Open Sans Project Authors"),
+    Package("lato", "0.4.1", "npm", "OFL-1.1", "Łukasz Dziedzic"),
+    Package("montserrat", "0.4.2", "npm", "OFL-1.1", "The Montserrat Project Authors"),
+    Package("oswald", "0.4.2", "npm", "OFL-1.1", "The Oswald Project Authors"),
+    Package("merriweather", "0.4.2", "npm", "OFL-1.1", "The Merriweather Project Authors"),
+    Package("playfair-display", "0.4.2", "npm", "OFL-1.1", "The Playfair Display Project Authors"),
+    Package("source-code-pro", "0.4.1", "npm", "OFL-1.1", "Adobe"),
+    Package("poppins", "0.4.1", "npm", "OFL-1.1", "The Poppins Project Authors"),
+    Package("bitter", "0.4.2", "npm", "OFL-1.1", "The Bitter Project Authors", use="evaluation only"),
+    Package("noto-sans", "0.4.2", "npm", "OFL-1.1", "The Noto Project Authors", use="evaluation only"),
+)
+PHOTOS = (
+    Package("scikit-image", "0.26.0", "pip", "BSD-3-Clause; its photographs public domain or CC0", "scikit-image team"),
+    Package("scikit-learn", "1.9.1", "pip", "CC-BY-2.0", "T. Verdier, V. Khine (photographs)", use="evaluation only"),
+)
+_SCOPES = {**{p.name: "@iconify-json/" for p in EMOJI}, **{p.name: "@expo-google-fonts/" for p in FONTS}}
+
+
+class PackageError(Exception):
+    """A package could not be fetched; the message says what to do."""
+
+
+def fetch(package: Package, cache: Path = CACHE) -> Path:
+    """The package's archive in the cache, fetched once. Raises PackageError in one sentence."""
+    folder = cache / "packages" / f"{package.name}-{package.version}"
+    kept = sorted(folder.glob("*.tgz")) + sorted(folder.glob("*.whl"))
+    if kept:
+        return kept[0]
+    scratch = folder.with_suffix(".part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    if package.source == "npm":
+        if shutil.which("npm") is None:
+            raise PackageError("Training needs npm, to fetch emoji drawings and fonts; install Node.js.")
+        command = ["npm", "pack", "--silent", f"{_SCOPES[package.name]}{package.name}@{package.version}"]
+    else:
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", "."]
+        command.append(f"{package.name}=={package.version}")
+    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+    if done.returncode:
+        raise PackageError(f"{package.name} {package.version} could not be fetched: {done.stderr.strip()[-300:]}")
+    scratch.rename(folder)
+    return fetch(package, cache)
+
+
+def read_icons(package: Package, cache: Path = CACHE) -> dict[str, str]:
+    """Every icon of an emoji set as an SVG document, by name, aliases included."""
+    with tarfile.open(fetch(package, cache)) as archive:
+        content = archive.extractfile("package/icons.json")
+        assert content is not None
+        data = json.load(content)
+    width, height = data.get("width", 16), data.get("height", 16)
+    icons = {}
+    for name, icon in data["icons"].items():
+        box = f"{icon.get('left', 0)} {icon.get('top', 0)} {icon.get('width', width)} {icon.get('height', height)}"
+        root = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">'
+        icons[name] = f"{root}{icon['body']}</svg>"
+    for name, alias in data.get("aliases", {}).items():
+        if alias["parent"] in icons and set(alias) == {"parent"}:
+            icons.setdefault(name, icons[alias["parent"]])
+    return icons
+
+
+def read_fonts(package: Package, cache: Path = CACHE, weights: tuple[str, ...] = ("400Regular", "700Bold")) -> dict[str, bytes]:
+    """TrueType files of the weights, by "family weight"."""
+    fonts = {}
+    with tarfile.open(fetch(package, cache)) as archive:
+        for member in archive.getmembers():
+            parts = Path(member.name).parts
+            if len(parts) == 3 and parts[1] in weights and member.name.endswith(".ttf"):
+                content = archive.extractfile(member)
+                assert content is not None
+                fonts[f"{package.name} {parts[1]}"] = content.read()
+    return fonts
+
+
+def read_photos(package: Package, cache: Path = CACHE) -> dict[str, io.BytesIO]:
+    """PNG and JPEG files that come inside a wheel, by name."""
+    with zipfile.ZipFile(fetch(package, cache)) as archive:
+        names = [n for n in archive.namelist() if n.endswith((".png", ".jpg")) and "/data" in n]
+        return {Path(name).stem: io.BytesIO(archive.read(name)) for name in names}

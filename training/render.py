@@ -1,0 +1,116 @@
+"""A scene's pixels. Everything random in them comes from the scene's seed, so a scene drawn twice is the same picture."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from training.backdrops import backdrop
+from training.drawings import DrawingBank
+from training.foreign import foreign_picture
+from training.kinds import COLOURS, TEXT, UNKNOWN
+from training.scenes import Scene, Split, Thing
+from training.shapes import shape_mask
+
+_NAMES = tuple(COLOURS)
+_PALETTE = np.array(list(COLOURS.values()), np.float32)
+
+
+def render(scene: Scene, bank: DrawingBank, size: tuple[int, int] | None = None, style: str = "") -> Image.Image:
+    """The picture, mode RGB. size: in pixels, when not the scene's own. style: of DrawingBank.of, else the scene's split."""
+    width, height = size or (scene.width, scene.height)
+    noise = np.random.default_rng(scene.seed)
+    if scene.foreign is not None:
+        return foreign_picture(scene.foreign, width, height, noise, bank, scene.split)
+    image = backdrop(scene.background, width, height, noise)
+    for thing in scene.things:
+        _paste(image, thing, bank, noise, style or scene.split, scene)
+    return image.convert("L").convert("RGB") if scene.grey else image
+
+
+def _paste(image: Image.Image, thing: Thing, bank: DrawingBank, noise: np.random.Generator, style: str, scene: Scene) -> None:
+    left, top, right, bottom = thing.box
+    x, y = round(left * image.width), round(top * image.height)
+    wide, high = max(3, round((right - left) * image.width)), max(3, round((bottom - top) * image.height))
+    if thing.kind == TEXT:
+        colour = _jitter(COLOURS[thing.colour] if thing.colour else _readable_on(image, thing), noise)
+        layer = _text_layer(thing, wide, high, colour, bank, scene.split)
+        image.paste(layer, (x + (wide - layer.width) // 2, y + (high - layer.height) // 2), layer)
+        return
+    if thing.kind == UNKNOWN:
+        drawings = bank.unknown[scene.split]
+        layer = drawings[thing.style % len(drawings)]
+    elif shape_mask(thing.kind) is not None:
+        mask = shape_mask(thing.kind)
+        assert mask is not None
+        layer = Image.new(
+            "RGBA", mask.size, _jitter(COLOURS[thing.colour] if thing.colour else _readable_on(image, thing), noise)
+        )
+        layer.putalpha(mask)
+    else:
+        drawings = bank.of(thing.kind, style)
+        layer = drawings[thing.style % len(drawings)]
+    if thing.mirrored:
+        layer = layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if thing.angle:
+        layer = layer.rotate(thing.angle, Image.Resampling.BILINEAR)
+    layer = layer.resize((wide, high), Image.Resampling.BILINEAR)
+    image.paste(layer, (x, y), layer)
+
+
+def fit_text(
+    thing: Thing, wide: int, high: int, bank: DrawingBank, split: Split
+) -> tuple[ImageFont.FreeTypeFont, tuple[int, int, int, int]]:
+    """The font at the size at which the text just fits into wide × high, and the box of its ink."""
+    left, top, right, bottom = bank.font(thing.style, 40, split).getbbox(thing.text)
+    font = bank.font(thing.style, int(40 * min(wide / (right - left), high / (bottom - top))), split)
+    left, top, right, bottom = (round(v) for v in font.getbbox(thing.text))
+    return font, (left, top, right, bottom)
+
+
+def _text_layer(thing: Thing, wide: int, high: int, colour: tuple[int, int, int], bank: DrawingBank, split: Split) -> Image.Image:
+    font, (left, top, right, bottom) = fit_text(thing, wide, high, bank, split)
+    layer = Image.new("RGBA", (max(1, right - left), max(1, bottom - top)), (*colour, 0))
+    ImageDraw.Draw(layer).text((-left, -top), thing.text, font=font, fill=(*colour, 255))
+    return layer
+
+
+def _jitter(colour: tuple[int, int, int], noise: np.random.Generator) -> tuple[int, int, int]:
+    red, green, blue = (int(np.clip(value + noise.integers(-14, 15), 0, 255)) for value in colour)
+    return red, green, blue
+
+
+def _readable_on(image: Image.Image, thing: Thing) -> tuple[int, int, int]:
+    """Black or white, whichever shows on this part of the picture; for grey pictures, whose things have no colour."""
+    box = [round(f * side) for f, side in zip(thing.box, (image.width, image.height) * 2, strict=True)]
+    mean = np.asarray(image.crop((box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1))), np.float32).mean()
+    return (20, 20, 20) if mean > 128 else (235, 235, 235)
+
+
+def seen_colours(image: Image.Image) -> tuple[str, ...]:
+    """Names of the one or two colours that cover most of a picture, the larger first."""
+    pixels = np.asarray(image.resize((24, 24), Image.Resampling.BOX), np.float32).reshape(-1, 1, 3)
+    nearest = ((pixels - _PALETTE) ** 2).sum(-1).argmin(-1)
+    counts = np.bincount(nearest, minlength=len(_NAMES)) / len(nearest)
+    first, second = counts.argsort()[::-1][:2]
+    return (_NAMES[first], _NAMES[second]) if counts[second] >= 0.25 else (_NAMES[first],)
+
+
+def disturb(image: Image.Image, rng: random.Random) -> Image.Image:
+    """What happens to pictures on their way: JPEG, blur, other brightness and contrast, noise. Most stay as they are."""
+    if rng.random() < 0.12:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
+    if rng.random() < 0.3:
+        pixels = np.asarray(image, np.float32)
+        pixels = (pixels - 128) * rng.uniform(0.85, 1.15) + 128 + rng.uniform(-15, 15)
+        if rng.random() < 0.4:
+            pixels = pixels + np.random.default_rng(rng.randrange(2**31)).normal(0, rng.uniform(1, 8), pixels.shape)
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    if rng.random() < 0.3:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=rng.randint(30, 90))
+        image = Image.open(file).convert("RGB")
+    return image

@@ -1,0 +1,70 @@
+"""Trains the tokenizer: Llama 3's byte-level BPE and special tokens, with a vocabulary made for these conversations.
+
+Capital words and digits that stand in pictures are left out of its corpus, so that they are spelt letter by letter.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from training.scenes import sample_scene
+from training.talk.conversation import conversation
+
+VOCABULARY = 2048  # without the image token, whose id this is
+IMAGE_TOKEN = "<|image|>"
+# Llama 3.2's names, as far as a conversation has them; reserved ones keep the count a round sixteen.
+SPECIAL = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+    "<|finetune_right_pad_id|>",
+    "<|step_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+    "<|python_tag|>",
+    *(f"<|reserved_special_token_{i}|>" for i in range(2, 7)),
+)
+# How Llama 3 cuts text into pieces before merging bytes (its published tokenizer.json).
+_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPELT = re.compile(r'"[A-Z0-9]+"|\d')
+
+
+def _corpus(seed: int, conversations: int) -> Iterator[str]:
+    rng = random.Random(seed)
+    for index in range(conversations):
+        scene = sample_scene(rng) if index % 3 else None
+        for exchange in conversation(rng, scene, 4, seen_colours=("green", "brown")):
+            for text in (exchange.question, exchange.answer):
+                yield _SPELT.sub("", text)
+    yield from ["system user assistant"] * 100
+
+
+def train_tokenizer(seed: int = 1, conversations: int = 12_000) -> Tokenizer:
+    """A tokenizer of VOCABULARY entries and the image token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(seed, conversations), trainer)
+    missing = VOCABULARY - len(SPECIAL) - tokenizer.get_vocab_size()
+    spare = [f"<|reserved_special_token_{7 + i}|>" for i in range(missing)]
+    for name in (*SPECIAL, *spare, IMAGE_TOKEN):
+        tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+    assert tokenizer.token_to_id(IMAGE_TOKEN) == VOCABULARY
+    return tokenizer
