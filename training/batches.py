@@ -45,10 +45,10 @@ def cut_tiles(pixels: np.ndarray, layout: TileLayout) -> np.ndarray:
 
 
 class PictureStream(IterableDataset[Pictures]):
-    """Batches of labelled pictures without words."""
+    """Batches of labelled pictures without words. crowded: the share of pictures that are full of things."""
 
-    def __init__(self, batch: int, seed: str) -> None:
-        self.batch, self.seed = batch, seed
+    def __init__(self, batch: int, seed: str, crowded: float = 0.0) -> None:
+        self.batch, self.seed, self.crowded = batch, seed, crowded
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -61,7 +61,7 @@ class PictureStream(IterableDataset[Pictures]):
         """One batch."""
         rows = []
         for _ in range(self.batch):
-            scene = sample_scene(rng)
+            scene = sample_scene(rng, want="crowd" if rng.random() < self.crowded else "")
             layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
             image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
             rows.append((scene, image, layout))

@@ -127,7 +127,8 @@ def held_out_pair(first: str, second: str) -> bool:
 
 
 def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> Scene:
-    """A random scene. want: "one", "several", "count", "text", "blank", "unknown" or "foreign"; empty for the training mix."""
+    """A random scene. want: "one", "several", "count", "text", "blank", "unknown" or "foreign"; empty for the training
+    mix. Or "crowd": as many things as there is room for, which teaches seeing faster but is too much to talk about."""
     width, height = _sample_size(rng)
     seed = rng.randrange(2**31)
     want = (
@@ -142,7 +143,9 @@ def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> 
     background = _sample_background(rng)
     if want == "blank":
         return Scene((), rng.choice(list(COLOURS)), width, height, seed, split=split)
-    if want == "text":
+    if want == "crowd":
+        things = _sample_crowd(rng, width, height, background, split)
+    elif want == "text":
         things = _sample_text(rng, width, height, background, split)
     else:
         things = _sample_things(rng, width, height, background, split, want)
@@ -219,6 +222,18 @@ def _sample_things(rng: random.Random, width: int, height: int, background: str,
         angle = rng.uniform(-15, 15) if rng.random() < 0.25 else 0.0
         style = one_style if names.count(name) > 1 else rng.randrange(2**20)
         things.append(Thing(name, colours[name], box, style=style, mirrored=rng.random() < 0.3, angle=angle))
+    return things
+
+
+def _sample_crowd(rng: random.Random, width: int, height: int, background: str, split: Split) -> list[Thing]:
+    things = _sample_text(rng, width, height, background, split)[:1] if rng.random() < 0.6 else []
+    names = [_pick_kind(rng).name for _ in range(rng.randint(4, 12))]
+    for name in names:
+        box = _place(rng, width, height, rng.uniform(0.22, 0.42), [thing.box for thing in things])
+        if box is not None:
+            colour = None if BY_NAME[name].icons else _colour_for(rng, background)
+            angle = rng.uniform(-15, 15) if rng.random() < 0.25 else 0.0
+            things.append(Thing(name, colour, box, style=rng.randrange(2**20), mirrored=rng.random() < 0.3, angle=angle))
     return things
 
 

@@ -26,6 +26,7 @@ from training.team import Team
 LOG_EVERY = 20
 SAVE_EVERY_S = 120.0
 WARM_UP_STEPS = 30
+CROWDED = 0.6  # share of crowded pictures while learning to see
 SEEING = 0.3  # weight of the patch labels while talking
 DECAY = 0.4  # the last part of a stage, in which the learning rate falls to zero: most of the gain comes there
 CLIP_SECONDS = 30.0  # a longer pause between two steps is a pause of the machine, not of training
@@ -158,7 +159,7 @@ def learn_to_see(run: Run, stage: Stage) -> None:
         return student.patch_loss(student.see(pictures.tiles, pictures.ratio, pictures.filled), pictures.labels)
 
     optimizer = Optimizer(matrix_parts(student, talk=False), parts, model.vision_model.patch_embedding, stage.rate, run.team)
-    run.train(stage, optimizer, lambda size, seed: stream(PictureStream(size, seed), run.team.workers), loss_of)
+    run.train(stage, optimizer, lambda size, seed: stream(PictureStream(size, seed, CROWDED), run.team.workers), loss_of)
 
 
 def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
