@@ -8,9 +8,6 @@ from pathlib import Path
 
 from training.packages import CACHE, PackageError
 
-# How a budget of minutes is shared out.
-SEE_SHARE = 0.3
-
 
 def main(argv: list[str] | None = None) -> int:
     """Runs every step that is not done yet. Exit code 0, or 2 with one sentence."""
@@ -39,6 +36,7 @@ def _run(args: argparse.Namespace) -> None:
     from training.drawings import load_bank
     from training.team import work_together
     from training.tokenizer import train_tokenizer
+    from training.train import make_checkpoint
 
     print("drawings, fonts and photographs", flush=True)
     load_bank()
@@ -48,33 +46,12 @@ def _run(args: argparse.Namespace) -> None:
         print("tokenizer", flush=True)
         train_tokenizer().save(str(tokenizer))
     print(f"training for {args.minutes:g} minutes", flush=True)
-    work_together(_train, args.run, args.out, args.minutes, args.batch, members=args.processes)
+    work_together(make_checkpoint, args.run, args.out, args.minutes, args.batch, members=args.processes)
     if args.cases:
         from training.evaluate import evaluate
 
         print("evaluation", flush=True)
         evaluate(args.out, args.cases)
-
-
-def _train(team, run_folder: Path, out: Path, minutes: float, batch: int) -> None:
-    import torch
-
-    from mllama_demo.tokenizer import Tokenizer
-    from training.export import export
-    from training.model import Size, Student, make_config
-    from training.tokenizer import VOCABULARY
-    from training.train import Run, Stage, learn_to_see, learn_to_talk
-
-    torch.manual_seed(0)
-    special = Tokenizer(run_folder).special_id
-    config = make_config(
-        Size(), VOCABULARY, special("<|begin_of_text|>"), special("<|eot_id|>"), special("<|finetune_right_pad_id|>")
-    )
-    run = Run(run_folder, Student(config), team)
-    learn_to_see(run, Stage("see", SEE_SHARE * minutes, 3e-3, batch, 11))
-    learn_to_talk(run, Stage("talk", (1 - SEE_SHARE) * minutes, 2e-3, batch, 22), run_folder)
-    if team.rank == 0:
-        export(run.student, run_folder / "tokenizer.json", out)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def held_out_photos(folder: Path | None = None) -> list[Image.Image]:
 def evaluate(checkpoint: Path, cases: int, photos: Path | None = None, examples: int = 0) -> dict[str, Any]:
     """Runs the whole evaluation, prints the table and returns its figures: {row: {column: [right, cases]}}."""
     began = time.monotonic()
+    held_out_photos(photos)  # fetched once, before several processes want them
     with tempfile.TemporaryDirectory() as folder:
         work_together(_part, checkpoint, cases, photos, Path(folder))
         figures: dict[str, Any] = {}

@@ -55,7 +55,7 @@ def _orthogonal(matrix: Tensor) -> Tensor:
 
 # Learning rates of what AdamW trains, as shares of Muon's. Pixels of a patch are so alike that a step which is small for each
 # weight of the patch embedding adds up to a large one for its output.
-ADAM_SHARE, PATCH_EMBEDDING_SHARE = 0.4, 0.05
+ADAM_SHARE, PATCH_EMBEDDING_SHARE = 0.25, 0.04
 
 
 class Optimizer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,11 +35,8 @@ EMOJI = (
     Package("twemoji", "1.2.5", "npm", "CC-BY-4.0", "Twitter and contributors"),
     Package("noto", "1.2.9", "npm", "Apache-2.0", "Google"),
     Package("noto-v1", "1.2.5", "npm", "Apache-2.0", "Google"),
-    Package("fluent-emoji", "1.2.7", "npm", "MIT", "Microsoft"),
     Package("fluent-emoji-flat", "1.2.6", "npm", "MIT", "Microsoft"),
-    Package("fxemoji", "1.2.2", "npm", "Apache-2.0", "Mozilla"),
     Package("emojione", "1.2.3", "npm", "CC-BY-4.0", "EmojiOne"),
-    Package("streamline-emojis", "1.2.4", "npm", "CC-BY-4.0", "Streamline"),
     Package("openmoji", "1.2.29", "npm", "CC-BY-SA-4.0", "OpenMoji", use="evaluation only"),
 )
 FONTS = (
@@ -71,7 +69,7 @@ def fetch(package: Package, cache: Path = CACHE) -> Path:
     kept = sorted(folder.glob("*.tgz")) + sorted(folder.glob("*.whl"))
     if kept:
         return kept[0]
-    scratch = folder.with_suffix(".part")
+    scratch = folder.with_name(f"{folder.name}.{os.getpid()}")  # two processes may fetch at the same time
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     if package.source == "npm":
@@ -84,7 +82,10 @@ def fetch(package: Package, cache: Path = CACHE) -> Path:
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
     if done.returncode:
         raise PackageError(f"{package.name} {package.version} could not be fetched: {done.stderr.strip()[-300:]}")
-    scratch.rename(folder)
+    try:
+        scratch.rename(folder)
+    except OSError:  # the other one was faster
+        shutil.rmtree(scratch)
     return fetch(package, cache)
 
 

@@ -57,6 +57,7 @@ _HIDDEN_ON: dict[str, tuple[str, ...]] = {
 # not asked about: people would disagree on the answer.
 REGION_MARGIN = 0.045
 SIDE_MARGIN = 0.15
+MIRRORED, TURNED = 0.1, 0.15  # shares of things that are drawn so
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _sample_things(rng: random.Random, width: int, height: int, background: str,
     else:
         many = 1 if small or want in ("one", "count") else rng.choices((2, 3, 4), (0.5, 0.4, 0.1))[0]
         names = _distinct(rng, many, split)
-    low, high = {1: (0.36, 0.9), 2: (0.28, 0.5), 3: (0.25, 0.42), 4: (0.22, 0.34)}.get(len(names), (0.2, 0.3))
+    low, high = {1: (0.3, 0.65), 2: (0.28, 0.48), 3: (0.26, 0.4), 4: (0.24, 0.34)}.get(len(names), (0.22, 0.3))
     colours = {name: _colour_for(rng, background) if name in BY_NAME and not BY_NAME[name].icons else None for name in names}
     boxes: list[Box] = []
     things: list[Thing] = []
@@ -219,9 +220,9 @@ def _sample_things(rng: random.Random, width: int, height: int, background: str,
         if box is None:
             continue
         boxes.append(box)
-        angle = rng.uniform(-15, 15) if rng.random() < 0.25 else 0.0
+        angle = rng.uniform(-12, 12) if rng.random() < TURNED else 0.0
         style = one_style if names.count(name) > 1 else rng.randrange(2**20)
-        things.append(Thing(name, colours[name], box, style=style, mirrored=rng.random() < 0.3, angle=angle))
+        things.append(Thing(name, colours[name], box, style=style, mirrored=rng.random() < MIRRORED, angle=angle))
     return things
 
 
@@ -232,8 +233,8 @@ def _sample_crowd(rng: random.Random, width: int, height: int, background: str, 
         box = _place(rng, width, height, rng.uniform(0.22, 0.42), [thing.box for thing in things])
         if box is not None:
             colour = None if BY_NAME[name].icons else _colour_for(rng, background)
-            angle = rng.uniform(-15, 15) if rng.random() < 0.25 else 0.0
-            things.append(Thing(name, colour, box, style=rng.randrange(2**20), mirrored=rng.random() < 0.3, angle=angle))
+            angle = rng.uniform(-12, 12) if rng.random() < TURNED else 0.0
+            things.append(Thing(name, colour, box, style=rng.randrange(2**20), mirrored=rng.random() < MIRRORED, angle=angle))
     return things
 
 
@@ -304,7 +305,7 @@ def _sample_text(rng: random.Random, width: int, height: int, background: str, s
         place = _place(rng, width, height, rng.uniform(0.25, 0.4), [box])
         if place is not None:
             colour = None if kind.icons else _colour_for(rng, background)
-            things.append(Thing(kind.name, colour, place, style=rng.randrange(2**20), mirrored=rng.random() < 0.3))
+            things.append(Thing(kind.name, colour, place, style=rng.randrange(2**20), mirrored=rng.random() < MIRRORED))
     return things
 
 

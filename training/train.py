@@ -17,15 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mllama_demo.tokenizer import Tokenizer
 from training.batches import PictureStream, stream
 from training.dialogue import TalkStream
-from training.model import Student, whiten_patches
+from training.export import export
+from training.model import Size, Student, make_config, whiten_patches
 from training.optimizer import Optimizer
 from training.team import Team
+from training.tokenizer import VOCABULARY
 
 LOG_EVERY = 20
 SAVE_EVERY_S = 120.0
 WARM_UP_STEPS = 30
+SEE_SHARE = 0.3  # of a budget of minutes
 CROWDED = 0.6  # share of crowded pictures while learning to see
 SEEING = 0.3  # weight of the patch labels while talking
 DECAY = 0.4  # the last part of a stage, in which the learning rate falls to zero: most of the gain comes there
@@ -192,3 +196,15 @@ def _patches(stage: Stage) -> Tensor:
     side = TILE // PATCH
     patches = pixels.reshape(*pixels.shape[:3], side, PATCH, side, PATCH).permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
     return patches[pictures.labels[:, 0] > 0]
+
+
+def make_checkpoint(team: Team, folder: Path, out: Path, minutes: float, batch: int) -> None:
+    """Both stages in the folder, which holds tokenizer.json, then the checkpoint in `out`. Goes on where it was."""
+    torch.manual_seed(0)
+    special = Tokenizer(folder).special_id
+    ends = (special("<|begin_of_text|>"), special("<|eot_id|>"), special("<|finetune_right_pad_id|>"))
+    run = Run(folder, Student(make_config(Size(), VOCABULARY, *ends)), team)
+    learn_to_see(run, Stage("see", SEE_SHARE * minutes, 5e-3, batch, 11))
+    learn_to_talk(run, Stage("talk", (1 - SEE_SHARE) * minutes, 3e-3, batch, 22), folder)
+    if team.rank == 0:
+        export(run.student, folder / "tokenizer.json", out)
