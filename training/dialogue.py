@@ -16,6 +16,7 @@ from mllama_demo.images import tile_layout
 from mllama_demo.tokenizer import Tokenizer
 from training.batches import Pictures, PictureStream
 from training.drawings import DrawingBank
+from training.kinds import CHARACTERS, COLOURS, KINDS, NUMBERS, REGIONS, SCENERY
 from training.labels import IGNORE
 from training.model import MAX_TILES, TILE
 from training.render import disturb, render, seen_colours
@@ -26,6 +27,7 @@ from training.talk.without_picture import small_talk
 
 MAX_LENGTH = 168  # tokens of a training conversation; a turn that would pass it is left out
 TURNS = 6
+CONTENT = 3.0
 WITHOUT_PICTURE = 8  # one batch in this many has no pictures
 
 
@@ -68,6 +70,21 @@ class ChatFormat:
             ids += asked + said
             labels += [IGNORE] * len(asked) + said
         return ids, labels
+
+
+_FUNCTION_WORDS = "a an the on in at of front".split()
+
+
+def content_weights(tokenizer: Tokenizer, size: int) -> Tensor:
+    """[vocabulary]: how much each token of an answer counts. Names, numbers, colours, places and letters, which the picture
+    decides, count CONTENT times as much as the wording, much of which is chance."""
+    phrases = [name for kind in KINDS for name in (kind.name, kind.many)] + [*COLOURS, *SCENERY, *REGIONS.values(), *NUMBERS]
+    words = {word for phrase in phrases for word in phrase.split()} - set(_FUNCTION_WORDS) | {"above", "below"}
+    first = {word.capitalize() for word in (*NUMBERS, "yes", "no", "nothing")}  # these begin an answer
+    weights = torch.ones(size)
+    for text in (*(f" {word}" for word in words), *first, *CHARACTERS):
+        weights[tokenizer.encode(text)] = CONTENT
+    return weights
 
 
 class TalkStream(PictureStream):

@@ -146,11 +146,18 @@ class Student(nn.Module):
         return total, right
 
     def talk_loss(
-        self, ids: Tensor, labels: Tensor, image_at: Tensor | None, states: Tensor | None, filled: Tensor | None
+        self,
+        ids: Tensor,
+        labels: Tensor,
+        image_at: Tensor | None = None,
+        states: Tensor | None = None,
+        filled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Mean loss over answer tokens. ids, labels: [batch, length], labels IGNORE except on answers.
 
-        image_at: [batch], position of each image token; None, with the other two, for conversations without a picture.
+        image_at: [batch], position of each image token; None, with states and filled, for conversations without a picture.
+        weights: [vocabulary], how much each token counts; None for all the same.
         """
         extra = {}
         self.cross_rows.mask = None
@@ -169,7 +176,8 @@ class Student(nn.Module):
         hidden = self.model.model.language_model(input_ids=ids, use_cache=False, **extra).last_hidden_state
         wanted = labels[:, 1:]
         kept = wanted != IGNORE
-        return F.cross_entropy(self.model.lm_head(hidden[:, :-1][kept]).float(), wanted[kept])
+        logits = self.model.lm_head(hidden[:, :-1][kept]).float()
+        return F.cross_entropy(logits, wanted[kept], weight=weights)
 
 
 _HEAD_WEIGHTS = {"kind": 1.0, "surface": 0.4, "region": 0.3, "count": 0.4, "character": 0.7, "place": 0.4}

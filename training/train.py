@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mllama_demo.tokenizer import Tokenizer
 from training.batches import PictureStream, stream
-from training.dialogue import TalkStream
+from training.dialogue import TalkStream, content_weights
 from training.export import export
 from training.model import Size, Student, make_config, whiten_patches
 from training.optimizer import Optimizer
@@ -169,14 +169,15 @@ def learn_to_see(run: Run, stage: Stage) -> None:
 def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
     """Stage two: everything, from conversations, with the labels of the patches as a reminder."""
     student = run.student
+    weights = content_weights(Tokenizer(tokenizer), student.model.config.text_config.vocab_size).to(run.team.device)
 
     def loss_of(batch: Any) -> tuple[Tensor, dict[str, float]]:
         talk = batch.to(run.team.device)
         if talk.pictures is None:
-            loss = student.talk_loss(talk.ids, talk.labels, None, None, None)
+            loss = student.talk_loss(talk.ids, talk.labels, weights=weights)
             return loss, {"without_picture": loss.item()}
         states = student.see(talk.pictures.tiles, talk.pictures.ratio, talk.pictures.filled)
-        loss = student.talk_loss(talk.ids, talk.labels, talk.image_at, states, talk.pictures.filled)
+        loss = student.talk_loss(talk.ids, talk.labels, talk.image_at, states, talk.pictures.filled, weights)
         seeing, right = student.patch_loss(states, talk.pictures.labels)
         return loss + SEEING * seeing, {"about_picture": loss.item(), **right}
 

@@ -204,9 +204,7 @@ def _run(folder: Path, chat: ChatFormat, minutes: float) -> Run:
         while True:
             yield None
 
-    run.train(
-        Stage("talk", minutes, 3e-3, 2, 1), optimizer, batches, lambda _: (student.talk_loss(ids, labels, None, None, None), {})
-    )
+    run.train(Stage("talk", minutes, 3e-3, 2, 1), optimizer, batches, lambda _: (student.talk_loss(ids, labels), {}))
     return run
 
 
