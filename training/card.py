@@ -1,0 +1,76 @@
+"""Writes the model card from what was measured: `python -m training.card FIGURES.json CURVE.jsonl` prints it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from training.evaluate import table
+from training.exam import rows
+from training.kinds import COLOURS, OBJECTS, SCENERY, SHAPES
+from training.packages import EMOJI, FONTS, PHOTOS
+
+_TEMPLATE = Path(__file__).parent / "assets" / "card.md"
+
+
+def card(result: dict[str, Any], curve: list[dict[str, Any]]) -> str:
+    """The text of the card. result: as evaluate() returns it. curve: the lines of a run's curve.jsonl."""
+    figures = result["figures"]
+    return _TEMPLATE.read_text(encoding="utf-8").format(
+        objects=", ".join(kind.name for kind in OBJECTS),
+        object_count=len(OBJECTS),
+        shapes=", ".join(kind.name for kind in SHAPES),
+        colours=", ".join(COLOURS),
+        scenery=", ".join(SCENERY),
+        packages="\n".join(
+            f"| {p.name} {p.version} | {use} | {p.licence} | {p.author} | {p.use} |"
+            for use, group in (("drawings", EMOJI), ("fonts", FONTS), ("photographs", PHOTOS))
+            for p in group
+        ),
+        table=table(figures, {row.title: row.goal for row in rows([])}),
+        cases=max(column[1] for title, row in figures.items() if ":" not in title for column in row.values()),
+        curve=_curve(curve),
+    )
+
+
+def _curve(lines: list[dict[str, Any]]) -> str:
+    """A dozen lines of the curve, as a table, means over the steps between them."""
+    text = [
+        "| stage | minutes | learning rate | loss about pictures | patches recognised | letters recognised |",
+        "|---|---|---|---|---|---|",
+    ]
+    for stage in ("see", "talk"):
+        own = [line for line in lines if line["stage"] == stage]
+        many = 7
+        for index in range(many):
+            part = own[index * len(own) // many : (index + 1) * len(own) // many]
+            if not part:
+                continue
+            text.append(
+                f"| {stage} | {part[-1]['minutes']:.0f} | {part[-1]['rate']:.4f} | {_mean(part, 'about_picture')} "
+                f"| {_mean(part, 'kind')} | {_mean(part, 'character')} |"
+            )
+    return "\n".join(text)
+
+
+def _mean(lines: list[dict[str, Any]], name: str) -> str:
+    values = [line[name] for line in lines if name in line]
+    return f"{sum(values) / len(values):.2f}" if values else ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the card."""
+    parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
+    parser.add_argument("figures", type=Path)
+    parser.add_argument("curve", type=Path)
+    args = parser.parse_args(argv)
+    curve = [json.loads(line) for line in args.curve.read_text().splitlines()]
+    print(card(json.loads(args.figures.read_text()), curve), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
