@@ -501,5 +501,15 @@ def test_no_animal_is_denied_where_people_would_disagree() -> None:
 
 
 def test_of_several_equal_things_not_only_some_are_said_to_be_at_a_side() -> None:
-    both = Scene((*(Thing("fish", None, (x, 0.42, x + 0.1, 0.52)) for x in (0.02, 0.8)), CAT_IN_THE_MIDDLE), "white", 300, 300, 0)
-    assert not [one for one in asked(both, "relation", count=300) if one.gold]
+    fish = [Thing("fish", None, (x, 0.45, x + 0.1, 0.55)) for x in (0.02, 0.88)]
+    dog = Thing("dog", None, (0.45, 0.02, 0.55, 0.12))
+    both = Scene((fish[0], CAT_IN_THE_MIDDLE, dog, fish[1]), "white", 300, 300, 0)
+    answers = [one.answer for one in asked(both, "relation", count=300)]
+    assert answers
+    assert not [answer for answer in answers if "fish" in answer]
+
+
+def test_food_is_denied_without_an_article() -> None:
+    answers = [one.answer for one in asked(STARS, "category", count=300) if "food" in one.question]
+    assert any("food" in answer for answer in answers)
+    assert not any("a food" in answer for answer in answers)

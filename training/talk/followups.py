@@ -93,7 +93,13 @@ def _else(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
     question = careless(rng, _ASKED["else"].pick(rng, scene.split))
     if not others:
         only = topic.phrase
-        answer = rng.choice((f"No, only {only}.", "No, that is all.", "No, nothing else.", f"No, I see only {only}."))
+        open_form = "what" in question.lower()
+        forms = (
+            (f"Nothing else, only {only}.", "Nothing else.", f"Only {only}.", f"Nothing else, I see only {only}.")
+            if open_form
+            else (f"No, only {only}.", "No, that is all.", "No, nothing else.", f"No, I see only {only}.")
+        )
+        answer = rng.choice(forms)
         return Exchange("else", question, answer, (), topic.kind)
     every = named(others)
     forms = ("There {be} also {all}.", "I also see {all}.", "{All}.", "I can also see {all}.")

@@ -13,7 +13,7 @@ from training.talk.exchange import Exchange
 __all__ = ["Mention", "false_mentions", "mentions", "right", "says_yes"]
 
 _CELLS = {place: cell for cell, place in REGIONS.items()}
-_NOTHING = re.compile(r"\b(?:no|not|nothing|none|empty|only|cannot|zero)\b")
+_NOTHING = re.compile(r"\b(?:no|not|nothing|none|empty|only|cannot|zero|that is all)\b")
 _CANNOT = re.compile(r"\b(?:cannot|do not know|does not (?:tell|say|show)|not able|unable|no way to)\b")
 _ME = "tiny demo model"
 _NOT_RECOGNIZED = re.compile(r"\bnot (?:recognize|know what)|cannot recognize|unknown to me")
@@ -233,11 +233,7 @@ def _else(exchange: Exchange, scene: Scene, reply: str) -> bool:
     if gold:
         return _names(gold, claims(reply), scene)
     named = {mention.kind for mention in claims(reply).mentions if mention.count != 0}
-    return (says_yes(reply) is False or _says_all(reply)) and named <= {exchange.about}
-
-
-def _says_all(reply: str) -> bool:
-    return "that is all" in plain_words(reply)
+    return _says_not(reply) and named <= {exchange.about}
 
 
 def _sure(exchange: Exchange, scene: Scene, reply: str) -> bool:
