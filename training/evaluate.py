@@ -94,7 +94,7 @@ def _part(team: Team, checkpoint: Path, cases: int, photos: Path | None, folder:
     if team.rank == 0:
         figures.update(_changed(answerer, bank, CHANGED_SHARE * cases))
     if team.rank == team.size - 1:
-        figures.update(_sampled(answerer, bank))
+        figures.update(_sampled(answerer, bank, min(SAMPLED_PICTURES, cases)))
     (folder / f"{team.rank}.json").write_text(json.dumps({"figures": figures, "replies": replies}))
 
 
@@ -117,11 +117,11 @@ def _changed(answerer: Answerer, bank: DrawingBank, many: int) -> dict[str, Any]
     return result
 
 
-def _sampled(answerer: Answerer, bank: DrawingBank) -> dict[str, Any]:
+def _sampled(answerer: Answerer, bank: DrawingBank, pictures: int) -> dict[str, Any]:
     """At temperature 1: how many of the descriptions of one picture differ, and how many say nothing false."""
     rng = random.Random(f"{SEED}/sampled")
     different = true = 0
-    for _ in range(SAMPLED_PICTURES):
+    for _ in range(pictures):
         scene = sample_scene(rng, "test", rng.choice(("one", "several")))
         file = png(render(scene, bank, style="train"))
         prompts = [
@@ -135,7 +135,7 @@ def _sampled(answerer: Answerer, bank: DrawingBank) -> dict[str, Any]:
         replies = answerer.answers(iter(prompts))
         different += len(set(replies))
         true += sum(not false_mentions(reply, scene) for reply in replies)
-    total = SAMPLED_PICTURES * SAMPLES
+    total = pictures * SAMPLES
     return {
         "temperature 1: descriptions that differ": {"scenes": [different, total]},
         "temperature 1: descriptions without a false word": {"scenes": [true, total]},

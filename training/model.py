@@ -180,7 +180,7 @@ class Student(nn.Module):
         return F.cross_entropy(logits, wanted[kept], weight=weights)
 
 
-_HEAD_WEIGHTS = {"kind": 1.0, "surface": 0.4, "region": 0.3, "count": 0.4, "character": 0.7, "place": 0.4}
+_HEAD_WEIGHTS = {"kind": 1.0, "surface": 0.4, "region": 0.3, "count": 0.4, "character": 1.0, "place": 0.5}
 
 
 def whiten_patches(student: Student, patches: Tensor) -> None:

@@ -135,7 +135,7 @@ def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> 
     want = (
         want
         or rng.choices(
-            ("one", "several", "count", "text", "blank", "unknown", "foreign"), (0.20, 0.29, 0.2, 0.17, 0.015, 0.045, 0.08)
+            ("one", "several", "count", "text", "blank", "unknown", "foreign"), (0.18, 0.27, 0.18, 0.25, 0.015, 0.035, 0.07)
         )[0]
     )
     if want == "foreign":

@@ -31,7 +31,7 @@ SAVE_EVERY_S = 120.0
 WARM_UP_STEPS = 30
 SEE_SHARE = 0.3  # of a budget of minutes
 CROWDED = 0.6  # share of crowded pictures while learning to see
-SEEING = 0.3  # weight of the patch labels while talking
+SEEING = 0.4  # weight of the patch labels while talking
 DECAY = 0.4  # the last part of a stage, in which the learning rate falls to zero: most of the gain comes there
 CLIP_SECONDS = 30.0  # a longer pause between two steps is a pause of the machine, not of training
 
