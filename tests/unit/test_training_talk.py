@@ -350,6 +350,17 @@ def test_later_questions_say_it_of_the_thing_before() -> None:
     assert all(right(exchange, PETS, exchange.answer) for exchange in found)
 
 
+def test_later_questions_know_what_it_is_and_what_else_there_is() -> None:
+    rng = random.Random(21)
+    last = Exchange("where", "Where is the dog?", "The dog is on the left.", "on the left", "dog")
+    found = [exchange for _ in range(400) if (exchange := follow_up(rng, PETS, last))]
+    kinds = [exchange for exchange in found if exchange.kind == "category"]
+    assert {exchange.gold for exchange in kinds} == {True, False}
+    assert all(exchange.gold is ("animal" in exchange.question) for exchange in kinds)
+    assert {exchange.gold for exchange in found if exchange.kind == "else"} == {(("cat", None, 1),)}
+    assert all(exchange.gold is ("left" in exchange.question) for exchange in found if exchange.kind == "relation")
+
+
 def test_nothing_is_called_it_when_several_things_were_named() -> None:
     rng = random.Random(12)
     last = Exchange("what", "What is this?", "A dog and a cat.", (("dog", None, 1), ("cat", None, 1)))
