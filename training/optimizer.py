@@ -59,30 +59,44 @@ ADAM_SHARE, PATCH_EMBEDDING_SHARE = 0.25, 0.04
 
 
 class Optimizer:
-    """Both optimizers as one. inner: modules whose matrices Muon trains. parts: those of the student that learn."""
+    """Both optimizers as one.
+
+    parts: modules that learn, each with its share of the learning rate. layers: those modules in them whose matrices Muon
+    trains. patch_embedding: see above.
+    """
 
     def __init__(
-        self, inner: Iterable[nn.Module], parts: Iterable[nn.Module], patch_embedding: nn.Module, lr: float, team: Team
+        self,
+        parts: Iterable[tuple[nn.Module, float]],
+        layers: Iterable[nn.Module],
+        patch_embedding: nn.Module,
+        lr: float,
+        team: Team,
     ) -> None:
-        matrices = [p for module in inner for p in module.parameters() if p.ndim == 2]
-        known = {id(p) for p in matrices}
-        delicate = [p for p in patch_embedding.parameters() if id(p) not in known]
-        known |= {id(p) for p in delicate}
-        rest = [p for module in parts for p in module.parameters() if id(p) not in known]
-        self.params = [*matrices, *delicate, *rest]
-        adam = torch.optim.AdamW(
-            [{"params": rest, "share": ADAM_SHARE}, {"params": delicate, "share": PATCH_EMBEDDING_SHARE}],
-            betas=(0.9, 0.97),
-            weight_decay=0.0,
+        matrices = {id(p) for module in layers for p in module.parameters() if p.ndim == 2}
+        delicate = {id(p) for p in patch_embedding.parameters()}
+        self.params: list[nn.Parameter] = []
+        muon, adam = [], []
+        for module, share in parts:
+            own = list(module.parameters())
+            self.params += own
+            muon.append({"params": [p for p in own if id(p) in matrices], "share": share})
+            for chosen, part in (
+                ([p for p in own if id(p) not in matrices | delicate], ADAM_SHARE),
+                ([p for p in own if id(p) in delicate], PATCH_EMBEDDING_SHARE),
+            ):
+                adam.append({"params": chosen, "share": share * part})
+        self._both = (
+            Muon([group for group in muon if group["params"]], lr, team),
+            torch.optim.AdamW([group for group in adam if group["params"]], betas=(0.9, 0.97), weight_decay=0.0),
         )
-        self._both = (Muon(matrices, lr, team), adam)
 
     def step(self, lr: float) -> None:
         """One update at the learning rate, with gradients clipped to norm 1, and cleared afterwards."""
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         for optimizer in self._both:
             for group in optimizer.param_groups:
-                group["lr"] = lr * group.get("share", 1.0)
+                group["lr"] = lr * group["share"]
             optimizer.step()
             optimizer.zero_grad()
 

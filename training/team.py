@@ -31,15 +31,15 @@ class Team:
         """Makes each parameter's gradient the mean over all members; returns the mean of the value."""
         if self.size == 1:
             return value
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in params]
-        *grads, mean = self.add_up([*grads, torch.tensor(value)])
-        for param, grad in zip(params, grads, strict=True):
+        learning = [param for param in params if param.grad is not None]  # the same ones in every member
+        *grads, mean = self.add_up([*(param.grad for param in learning), torch.tensor(value)])  # type: ignore[list-item]
+        for param, grad in zip(learning, grads, strict=True):
             param.grad = grad / self.size
         return float(mean / self.size)
 
     def add_up(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sum of each tensor over all members."""
-        if self.size == 1:
+        if self.size == 1 or not tensors:
             return list(tensors)
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)

@@ -31,6 +31,8 @@ SAVE_EVERY_S = 120.0
 WARM_UP_STEPS = 30
 SEE_SHARE = 0.3  # of a budget of minutes
 CROWDED = 0.6  # share of crowded pictures while learning to see
+# Text layers that know nothing yet would spoil what the vision layers know: these rest at first, and then learn slower.
+VISION_RESTS, VISION_SHARE = 0.15, 0.4
 SEEING = 0.4  # weight of the patch labels while talking
 DECAY = 0.4  # the last part of a stage, in which the learning rate falls to zero: most of the gain comes there
 CLIP_SECONDS = 30.0  # a longer pause between two steps is a pause of the machine, not of training
@@ -143,11 +145,11 @@ class Run:
 # --- the stages ----------------------------------------------------------------------------------------------------------
 
 
-def matrix_parts(student: Student, talk: bool) -> list[nn.Module]:
+def layers(student: Student) -> list[nn.Module]:
     """The layers whose matrices Muon trains."""
     model = student.model.model
-    vision = [model.vision_model.transformer, model.vision_model.global_transformer, model.multi_modal_projector]
-    return [*vision, model.language_model.layers] if talk else vision
+    vision = model.vision_model
+    return [vision.transformer, vision.global_transformer, model.multi_modal_projector, model.language_model.layers]
 
 
 def learn_to_see(run: Run, stage: Stage) -> None:
@@ -156,13 +158,13 @@ def learn_to_see(run: Run, stage: Stage) -> None:
     model = student.model.model
     if run.step == 0 and not run.done:
         whiten_patches(student, _patches(stage).to(run.team.device))
-    parts: list[nn.Module] = [model.vision_model, model.multi_modal_projector, student.heads]
+    parts = [(model.vision_model, 1.0), (model.multi_modal_projector, 1.0), (student.heads, 1.0)]
 
     def loss_of(batch: Any) -> tuple[Tensor, dict[str, float]]:
         pictures = batch.to(run.team.device)
         return student.patch_loss(student.see(pictures.tiles, pictures.ratio, pictures.filled), pictures.labels)
 
-    optimizer = Optimizer(matrix_parts(student, talk=False), parts, model.vision_model.patch_embedding, stage.rate, run.team)
+    optimizer = Optimizer(parts, layers(student), model.vision_model.patch_embedding, stage.rate, run.team)
     run.train(stage, optimizer, lambda size, seed: stream(PictureStream(size, seed, CROWDED), run.team.workers), loss_of)
 
 
@@ -176,14 +178,24 @@ def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
         if talk.pictures is None:
             loss = student.talk_loss(talk.ids, talk.labels, weights=weights)
             return loss, {"without_picture": loss.item()}
-        states = student.see(talk.pictures.tiles, talk.pictures.ratio, talk.pictures.filled)
+        resting = run.spent_s < VISION_RESTS * 60 * stage.minutes
+        with torch.set_grad_enabled(not resting):
+            states = student.see(talk.pictures.tiles, talk.pictures.ratio, talk.pictures.filled)
         loss = student.talk_loss(talk.ids, talk.labels, talk.image_at, states, talk.pictures.filled, weights)
+        if resting:
+            return loss, {"about_picture": loss.item()}
         seeing, right = student.patch_loss(states, talk.pictures.labels)
         return loss + SEEING * seeing, {"about_picture": loss.item(), **right}
 
-    embedding = student.model.model.vision_model.patch_embedding
-    parts: list[nn.Module] = [student.model, student.heads]
-    optimizer = Optimizer(matrix_parts(student, talk=True), parts, embedding, stage.rate, run.team)
+    model = student.model.model
+    parts = [
+        (model.vision_model, VISION_SHARE),
+        (model.multi_modal_projector, VISION_SHARE),
+        (student.heads, VISION_SHARE),
+        (model.language_model, 1.0),
+        (student.model.lm_head, 1.0),
+    ]
+    optimizer = Optimizer(parts, layers(student), model.vision_model.patch_embedding, stage.rate, run.team)
     run.train(stage, optimizer, lambda size, seed: stream(TalkStream(size, seed, tokenizer), run.team.workers), loss_of)
 
 

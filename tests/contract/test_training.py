@@ -38,7 +38,7 @@ from training.model import (
 from training.optimizer import Optimizer
 from training.talk.exchange import Exchange
 from training.team import Team
-from training.train import Run, Stage, learning_rate, matrix_parts
+from training.train import Run, Stage, layers, learning_rate
 
 SMALL = Size(
     text_width=64,
@@ -206,7 +206,7 @@ def _run(folder: Path, chat: ChatFormat, minutes: float) -> Run:
     run = Run(folder, student, ALONE)
     ids, labels = _one_batch(chat)
     embedding = student.model.model.vision_model.patch_embedding
-    optimizer = Optimizer(matrix_parts(student, talk=True), [student], embedding, 3e-3, ALONE)
+    optimizer = Optimizer([(student, 1.0)], layers(student), embedding, 3e-3, ALONE)
 
     def batches(size: int, seed: str):
         while True:
@@ -231,7 +231,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, chat, steady_cloc
     torch.manual_seed(5)
     student = Student(make_config(SMALL, chat.image, chat.begin, chat.end, chat.pad))
     embedding = student.model.model.vision_model.patch_embedding
-    optimizer = Optimizer(matrix_parts(student, talk=True), [student], embedding, 3e-3, ALONE)
+    optimizer = Optimizer([(student, 1.0)], layers(student), embedding, 3e-3, ALONE)
     run = Run(tmp_path, student, ALONE)
     run.stage, run.step, run.spent_s = "talk", 70, 5.9
     run.save(optimizer)
