@@ -135,14 +135,17 @@ def allowed_values(name: str) -> str:
     return f"{'a whole number' if field.annotation is int else 'a number'} from {low} to {high}"
 
 
-def load_settings(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(
+    argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None, program: str | None = None
+) -> Settings:
     """Settings from the YAML file, the environment and the command line, the later ones winning.
 
     argv: without the program's name; None takes sys.argv. environ: None takes os.environ; an empty variable counts as not
-    set. Raises ConfigError with one sentence for the first thing wrong; `--help` and `--version` end the program.
+    set. program: what --help calls the program. Raises ConfigError with one sentence for the first thing wrong; `--help` and
+    `--version` end the program.
     """
     environ = os.environ if environ is None else environ
-    from_flags = _read_flags(argv)
+    from_flags = _read_flags(argv, program)
     config, named_by = from_flags.pop("config", None), "--config"
     if config is None and environ.get(CONFIG_VARIABLE):
         config, named_by = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
@@ -219,8 +222,9 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"The command line cannot be used: {message}; see --help.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
+        prog=program,
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
         description="A value comes from the command line, else the [VARIABLE], else the YAML file, else it is the default.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=6),
@@ -239,8 +243,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_flags(argv: Sequence[str] | None) -> dict[str, str]:
-    values, unknown = _parser().parse_known_args(argv)
+def _read_flags(argv: Sequence[str] | None, program: str | None) -> dict[str, str]:
+    values, unknown = _parser(program).parse_known_args(argv)
     if unknown:
         word = unknown[0].split("=")[0]
         hint = _closest(word, ["--config", *map(_flag, Settings.model_fields)])
