@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mllama_demo import __version__
-from mllama_demo.checkpoint.shape import read_shape
+from mllama_demo.checkpoint.shape import ModelShape, read_shape
 from mllama_demo.errors import ConfigError
 from mllama_demo.images import ImageLimits
 from mllama_demo.neuron_settings import REFUSED, InstanceType, NeuronOptions, OnDeviceSampling, default_buckets, first_problem
@@ -191,13 +191,16 @@ def allowed_values(name: str) -> str:
 
 
 def load_settings(
-    argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None, program: str | None = None
+    argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    program: str | None = None,
+    shape: ModelShape | None = None,
 ) -> Settings:
     """Settings from the YAML file, the environment and the command line, the later ones winning.
 
     argv: without the program's name; None takes sys.argv. environ: None takes os.environ; an empty variable counts as not
-    set. program: what --help calls the program. Raises ConfigError with one sentence for the first thing wrong; `--help` and
-    `--version` end the program.
+    set. program: what --help calls the program. shape: of the model to check the Neuron options for, instead of the one in
+    model_path. Raises ConfigError with one sentence for the first thing wrong; `--help` and `--version` end the program.
     """
     environ = os.environ if environ is None else environ
     from_flags = _read_flags(argv, program)
@@ -220,16 +223,18 @@ def load_settings(
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         raise ConfigError(f"{name} must be {allowed_values(name)}, got {repr(values[name])[:80]} ({origin(name)}).") from None
-    _check_neuron(settings, origin)
+    _check_neuron(settings, origin, shape)
     return settings
 
 
-def _check_neuron(settings: Settings, origin: Callable[[str], str]) -> None:
+def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: ModelShape | None) -> None:
     """What would otherwise show after an hour of compilation. The model's own rules need its config.json, and no weights."""
     if settings.backend != "neuron":
         return
     file = settings.model_path / "config.json"
-    problem = first_problem(settings.neuron, read_shape(file) if file.is_file() else None)
+    if shape is None and file.is_file():
+        shape = read_shape(file)
+    problem = first_problem(settings.neuron, shape)
     if problem is not None:
         value = getattr(settings.neuron, problem.key, None) or getattr(settings, problem.key)
         raise ConfigError(
