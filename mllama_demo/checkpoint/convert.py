@@ -1,8 +1,8 @@
 """Meta's original checkpoint → the published Hugging Face layout: `python -m mllama_demo convert --input-dir … --output-dir …`.
 
-Memory: the output is written tensor by tensor from mapped input files, so that besides PyTorch itself at most two copies of the
-largest tensor are held – 2 × 2.1 GB for 90B (the embeddings, 128,264 × 8,192 in bfloat16), 2 × 1.05 GB for 11B – whatever the
-number of shards. Disk: as much as the input.
+Memory: the output is written tensor by tensor from mapped input files. Besides PyTorch itself one copy of the largest tensor is
+held, whatever the number of shards: 2.1 GB for 90B and 1.05 GB for 11B, the embeddings in bfloat16; two copies only of the much
+smaller ones that are turned. Disk: as much as the input.
 
 The output folder appears when it is complete, by one rename. Until then everything lies in OUTPUT.converting beside it, where an
 interrupted run goes on from the last whole file.
