@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,7 @@ def test_a_compiled_folder_is_loaded_with_its_own_configuration(monkeypatch, emb
     monkeypatch.delenv("NEURON_SCRATCHPAD_PAGE_SIZE", raising=False)
     runner = NeuronRunner.load(tmp_path, model.config.image_token_index)
     assert paths == [str(tmp_path)]
+    assert os.environ["NEURON_SCRATCHPAD_PAGE_SIZE"] == "1024", "what NxDI compiles this model with, and does not load it with"
     assert (runner.slots, runner.max_seq_len, runner.global_topk) == (2, 192, GLOBAL_TOPK if sampling else None)
     runner.warm_up(noise(tokenizer, 20, 5))
 
