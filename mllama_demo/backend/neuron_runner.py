@@ -21,8 +21,8 @@ from mllama_demo.backend.runner import Sampled, image_position
 from mllama_demo.errors import ConfigError, PromptTooLong
 from mllama_demo.sampling import SamplingParams, TokenSampler
 
-# NxDI fills position ids up to the bucket with ones and takes the logits of the largest: with fewer than three tokens that is
-# a padding row, or no prefill at all, since a single token is taken for a decode step.
+# NxDI fills position ids up to the bucket with ones and takes the logits where they are largest: with two tokens the padding
+# is as large as the last of them. One token is no prefill at all: it would be run as a decode step.
 SHORTEST_PREFILL = 3
 # The page size NxDI compiles this model with. Its loader does not set the matching one for the runtime.
 SCRATCHPAD_PAGE_SIZE = "1024"
