@@ -145,8 +145,8 @@ class RememberingModel:
 
 
 def image_mark(width: int, position: int) -> int:
-    """One number for an image and the position of its token."""
-    return 1000 * width + position
+    """One number for an image and the position of its token; not 0, so that a text row taken for an image's shows."""
+    return 1000 * width + position + 1
 
 
 def next_token(ids: list[int], image: int, values: list[float]) -> int:
