@@ -203,6 +203,8 @@ def test_tasks_beyond_the_model_share_neither_template_nor_filler_with_the_test(
     for _ in range(1000):
         assert not re.search(rf"\babout (?:{topics})[.?]?$", small_talk(rng, "out_of_scope").question)
     test = {small_talk(rng, "out_of_scope", "test").question for _ in range(500)}
+    held = [re.sub(r"\\\{\w+\\\}", ".+", re.escape(text.rstrip("?.!"))) for pool in TEMPLATES.values() for text in pool.test]
+    assert all(any(re.search(shape, prompt, re.IGNORECASE) for shape in held) for prompt in test)
     assert len(test) > 150
 
 
