@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -25,18 +26,22 @@ from training.talk.conversation import conversation
 from training.talk.exchange import Exchange
 from training.talk.without_picture import small_talk
 
-MAX_LENGTH = 168  # tokens of a training conversation; a turn that would pass it is left out
-TURNS = 6
+MAX_LENGTH, TURNS = 168, 6  # tokens of a training conversation; a turn that would pass it is left out
+LONG_LENGTH, LONG_TURNS, LONG_SHARE = 504, 18, 3  # of a long one, of which a batch holds a third as many
 CONTENT = 3.0
-WITHOUT_PICTURE = 8  # one batch in this many has no pictures
+WITHOUT_PICTURE, LONG = 8, 12  # one batch in this many has no pictures, is of long conversations
+# Half of the conversations are spread over up to this many positions, as if more had been said between their turns: short ones
+# then teach to look back far. (Randomised positions: Ruoss et al., 2023.)
+FURTHEST = 1800
 
 
 @dataclass
 class Talk:
-    """ids, labels: [batch, length], labels IGNORE except on answers. image_at: [batch], None without pictures."""
+    """ids, labels, positions: [batch, length], labels IGNORE except on answers. image_at: [batch], None without pictures."""
 
     ids: Tensor
     labels: Tensor
+    positions: Tensor
     image_at: Tensor | None
     pictures: Pictures | None
 
@@ -99,28 +104,43 @@ class TalkStream(PictureStream):
     def draw(self, rng: random.Random, bank: DrawingBank) -> Talk:
         self._format = self._format or ChatFormat(Tokenizer(self.tokenizer))
         self._drawn += 1
+        long = self._drawn % LONG == 0
+        many = max(1, self.batch // LONG_SHARE) if long else self.batch
+        length, turns = (LONG_LENGTH, LONG_TURNS) if long else (MAX_LENGTH, TURNS)
         if self._drawn % WITHOUT_PICTURE == 0:
-            return self._pack_talk(
-                [self._format.encode(conversation(rng, None, TURNS), None, MAX_LENGTH) for _ in range(self.batch)]
-            )
+            talks = [self._format.encode(conversation(rng, None, turns), None, length) for _ in range(many)]
+            return self._pack_talk(rng, talks)
         rows: list[Any] = []
         talks = []
-        for _ in range(self.batch):
+        for _ in range(many):
             scene = sample_scene(rng)
             layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
             image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
             rows.append((scene, image, layout))
-            exchanges = conversation(rng, scene, TURNS, seen_colours=seen_colours(image) if scene.foreign else ())
+            exchanges = conversation(rng, scene, turns, seen_colours=seen_colours(image) if scene.foreign else ())
             late = rng.random() < 0.08  # the picture comes after a first exchange without one
             if late:
                 exchanges = [small_talk(rng), *exchanges]
-            talks.append(self._format.encode(exchanges, int(late), MAX_LENGTH))
-        return self._pack_talk(talks, self.pack(rows, bank))
+            talks.append(self._format.encode(exchanges, int(late), length))
+        return self._pack_talk(rng, talks, self.pack(rows, bank))
 
-    def _pack_talk(self, talks: list[tuple[list[int], list[int]]], pictures: Pictures | None = None) -> Talk:
+    def _pack_talk(self, rng: random.Random, talks: list[tuple[list[int], list[int]]], pictures: Pictures | None = None) -> Talk:
         assert self._format is not None
         length = max(len(ids) for ids, _ in talks)
         ids = torch.tensor([row + [self._format.pad] * (length - len(row)) for row, _ in talks])
         labels = torch.tensor([row + [IGNORE] * (length - len(row)) for _, row in talks])
+        positions = torch.tensor([self._positions(rng, row, length) for _, row in talks])
         image_at = (ids == self._format.image).long().argmax(1) if pictures else None
-        return Talk(ids, labels, image_at, pictures)
+        return Talk(ids, labels, positions, image_at, pictures)
+
+    def _positions(self, rng: random.Random, labels: list[int], length: int) -> list[int]:
+        """Position ids of one conversation: one after the other, or with gaps where a turn ends."""
+        assert self._format is not None
+        ends = [index + 1 for index, label in enumerate(labels) if label == self._format.end]
+        gaps = [0] * length
+        if rng.random() < 0.5:
+            spare = rng.randint(0, FURTHEST - length)
+            for end in ends[:-1]:
+                gaps[end] = int(spare * rng.random() ** 2 / 2)
+                spare -= gaps[end]
+        return list(itertools.accumulate(1 + gap for gap in [gaps[0] - 1, *gaps[1:]]))

@@ -149,17 +149,19 @@ class Student(nn.Module):
         self,
         ids: Tensor,
         labels: Tensor,
+        positions: Tensor | None = None,
         image_at: Tensor | None = None,
         states: Tensor | None = None,
         filled: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss over answer tokens. ids, labels: [batch, length], labels IGNORE except on answers.
+        """Mean loss over answer tokens. ids, labels: [batch, length], labels IGNORE except on answers. positions: the same,
+        rising along each row; None for 0, 1, 2 and so on.
 
         image_at: [batch], position of each image token; None, with states and filled, for conversations without a picture.
         weights: [vocabulary], how much each token counts; None for all the same.
         """
-        extra = {}
+        extra: dict[str, Tensor] = {}
         self.cross_rows.mask = None
         if states is not None:
             assert image_at is not None
@@ -173,6 +175,9 @@ class Student(nn.Module):
                 "cross_attention_mask": keys | ~sees[:, None, :, None],  # rows that see nothing are open, and silenced after
                 "full_text_row_masked_out_mask": rows,
             }
+        if positions is not None:  # transformers takes a gap for the start of another sequence unless it is told who sees whom
+            causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
+            extra |= {"position_ids": positions, "attention_mask": causal[None, None].expand(len(ids), 1, -1, -1)}
         hidden = self.model.model.language_model(input_ids=ids, use_cache=False, **extra).last_hidden_state
         wanted = labels[:, 1:]
         kept = wanted != IGNORE

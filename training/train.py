@@ -176,12 +176,12 @@ def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
     def loss_of(batch: Any) -> tuple[Tensor, dict[str, float]]:
         talk = batch.to(run.team.device)
         if talk.pictures is None:
-            loss = student.talk_loss(talk.ids, talk.labels, weights=weights)
+            loss = student.talk_loss(talk.ids, talk.labels, talk.positions, weights=weights)
             return loss, {"without_picture": loss.item()}
         resting = run.spent_s < VISION_RESTS * 60 * stage.minutes
         with torch.set_grad_enabled(not resting):
             states = student.see(talk.pictures.tiles, talk.pictures.ratio, talk.pictures.filled)
-        loss = student.talk_loss(talk.ids, talk.labels, talk.image_at, states, talk.pictures.filled, weights)
+        loss = student.talk_loss(talk.ids, talk.labels, talk.positions, talk.image_at, states, talk.pictures.filled, weights)
         if resting:
             return loss, {"about_picture": loss.item()}
         seeing, right = student.patch_loss(states, talk.pictures.labels)
