@@ -21,8 +21,9 @@ def _things(kind: str, *places: Box, colour: str | None = None, style: int = 0) 
     return [Thing(kind, colour, place, style=style) for place in places]
 
 
+# All drawings are those of Noto Emoji, whose licence (Apache-2.0) is this project's.
 EXAMPLES: dict[str, Scene] = {
-    "dog.png": Scene(tuple(_things("dog", _at(0.5, 0.55, 0.6), style=1)), "a green meadow", 640, 480, 3),
+    "dog.png": Scene(tuple(_things("dog", _at(0.5, 0.55, 0.6))), "a green meadow", 640, 480, 3),
     "shapes.png": Scene(
         (
             *_things("star", _at(0.2, 0.25, 0.38), colour="yellow"),
@@ -43,7 +44,7 @@ EXAMPLES: dict[str, Scene] = {
     ),
     "stop.png": Scene((Thing(TEXT, "white", (0.14, 0.34, 0.86, 0.66), text="STOP", style=9),), "red", 640, 480, 9),
     "beach.png": Scene(
-        (*_things("umbrella", _at(0.2, 0.55, 0.45), style=1), *_things("penguin", _at(0.75, 0.55, 0.45), style=1)),
+        (*_things("umbrella", _at(0.2, 0.55, 0.45), style=1), *_things("penguin", _at(0.75, 0.55, 0.45))),
         "a sandy beach",
         640,
         480,
