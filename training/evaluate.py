@@ -18,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from mllama_demo.images import load_image
 from mllama_demo.sampling import SamplingParams
 from training import packages
 from training.answers import MAX_TOKENS, Answerer, Prompt, png
@@ -31,6 +32,7 @@ from training.team import Team, work_together
 SEED = 20_260
 COLUMNS: tuple[Column, ...] = ("scenes", "drawings", "phrasings")
 SAMPLED_PICTURES, SAMPLES = 12, 20
+MOST_PHOTOS = 200
 CHANGED_SHARE = 2  # as many times the cases of a row for each changed file
 
 
@@ -45,13 +47,13 @@ def wilson(right: int, cases: int) -> tuple[float, float]:
 
 def held_out_photos(folder: Path | None = None) -> list[Image.Image]:
     """Photographs that training never sees: scikit-learn's two, and those of a folder."""
-    files: list[Any] = list(packages.read_photos(packages.PHOTOS[1]).values())
+    files = [file.getvalue() for file in packages.read_photos(packages.PHOTOS[1]).values()]
     if folder:
-        files += sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+        files += [path.read_bytes() for path in paths[:: 1 + len(paths) // MOST_PHOTOS]]
     pictures = []
     for file in files:
-        with Image.open(file) as image:
-            picture = image.convert("RGB")
+        picture = load_image(file).pixels
         picture.thumbnail((800, 800))
         if min(picture.size) >= 200 and picture.width <= 4 * picture.height and picture.height <= 4 * picture.width:
             pictures.append(picture)
