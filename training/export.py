@@ -48,6 +48,7 @@ def export(student: Student, tokenizer: Path, folder: Path) -> None:
         for name, value in student.model.state_dict().items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it for its owner alone
     shutil.copyfile(tokenizer, folder / "tokenizer.json")
     shutil.copyfile(CHAT_TEMPLATE, folder / "chat_template.jinja")
     for name, content in describe(student.model.config).items():
