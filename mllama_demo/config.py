@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast, get_args, get_origin
 
@@ -20,8 +21,10 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mllama_demo import __version__
+from mllama_demo.checkpoint.shape import ModelShape, read_shape
 from mllama_demo.errors import ConfigError
 from mllama_demo.images import ImageLimits
+from mllama_demo.neuron_settings import REFUSED, InstanceType, NeuronOptions, OnDeviceSampling, default_buckets, first_problem
 from mllama_demo.sampling import BOUNDS, SamplingParams
 
 EMBEDDED_CHECKPOINT = Path(__file__).resolve().parent / "embedded"
@@ -29,6 +32,12 @@ ENV_PREFIX = "MLLAMA_DEMO_"
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 _HOST = re.compile(r"[^\s/@,]+")
+_LENGTHS = "lengths in tokens, ascending (in YAML a list)"
+_ON_DEVICE = (
+    "none, or a mapping of global_topk (a whole number from 1), dynamic (true or false) and deterministic (true or false; a "
+    "mapping is JSON outside of YAML)"
+)
+_YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def _option(group: str, default: Any, meaning: str, allowed: str | None = None, **constraints: Any) -> Any:
@@ -63,13 +72,33 @@ class Settings(BaseSettings):
     )
 
     model_path: HomePath = _option("Model", EMBEDDED_CHECKPOINT, "Folder of the checkpoint, in the Hugging Face layout.")
-    backend: Literal["torch"] = _option("Model", "torch", "What runs the model.")
+    backend: Literal["torch", "neuron"] = _option(
+        "Model", "torch", "What runs the model: PyTorch on a CPU or GPU, or an AWS Neuron instance."
+    )
     device: str = _option("Model", "auto", "auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N", pattern=_DEVICE)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option("Model", "auto", "Number format of the weights.")
     threads: int = _option("Model", 0, "CPU threads for the model; 0 chooses by its size.", ge=0, le=1024)
     batch_size: int = _option("Model", 4, "Slots: how many requests are answered at the same time.", ge=1, le=64)
     seq_len: int = _option("Model", 2048, "Context length in tokens, prompt and answer together.", ge=128, le=131072)
     vision_cache_size: int = _option("Model", 16, "Encoded images kept for follow-up questions.", ge=0, le=10000)
+
+    instance_type: InstanceType = _option("Neuron", "trn1.32xlarge", "The instance that the model is compiled for.")
+    tensor_parallel_size: int = _option("Neuron", 32, "NeuronCores that share the model.", ge=1, le=128)
+    context_encoding_buckets: list[int] | None = _option(
+        "Neuron", None, "Prompt lengths to compile for; not set: 1024, 2048 and seq_len.", _LENGTHS
+    )
+    token_generation_buckets: list[int] | None = _option(
+        "Neuron", None, "Lengths of prompt and answer to compile for; not set: 1024, 2048 and seq_len.", _LENGTHS
+    )
+    sequence_parallel_enabled: bool = _option("Neuron", False, "Cut long prompts across the cores; worth it from 2k tokens.")
+    is_continuous_batching: bool = _option("Neuron", True, "Let new requests join while others are being answered.")
+    on_device_sampling_config: OnDeviceSampling | None = _option(
+        "Neuron", OnDeviceSampling(), "Sample on the device: fast, without probabilities; none: on the host.", _ON_DEVICE
+    )
+    scratchpad_page_size: int = _option("Neuron", 1024, "MiB of a page of the device's scratchpad.", ge=1, le=65536)
+    compiled_artifacts: HomePath | None = _option(
+        "Neuron", None, "Folder for what is compiled; not set: neuron-compiled-artifacts in model_path.", "a path"
+    )
 
     max_waiting: int = _option("Queue", 64, "How many requests may wait for a slot; more are refused.", ge=0, le=10000)
     request_time_limit_s: float = _option("Queue", 120.0, "Seconds from sending a request to its last token.", ge=1, le=86400)
@@ -95,13 +124,37 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _before(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("no option is a yes or no, and YAML's `yes` would count as 1")
-        if info.field_name == "allowed_media_hosts":
-            value = [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
-            if isinstance(value, list) and not all(_HOST.fullmatch(str(host)) for host in value):
-                raise ValueError("a host name has no scheme and no path")
+        name = info.field_name or ""
+        kind = cls.model_fields[name].annotation
+        if isinstance(value, str):  # from the environment or the command line, or put in quotes
+            value = _parse(name, kind, value)
+        elements = value if isinstance(value, list) else [value]
+        if kind is not bool and any(isinstance(element, bool) for element in elements):
+            raise ValueError("YAML's `yes` would count as 1")
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError("1 and 0 are no yes and no")
+        if name == "allowed_media_hosts" and isinstance(value, list) and not all(_HOST.fullmatch(str(host)) for host in value):
+            raise ValueError("a host name has no scheme and no path")
         return value
+
+    @property
+    def neuron(self) -> NeuronOptions:
+        """What a Neuron engine is compiled for, with nothing left open."""
+        buckets = list(default_buckets(self.seq_len))
+        return NeuronOptions(
+            instance_type=self.instance_type,
+            tensor_parallel_size=self.tensor_parallel_size,
+            batch_size=self.batch_size,
+            seq_len=self.seq_len,
+            context_encoding_buckets=tuple(buckets if self.context_encoding_buckets is None else self.context_encoding_buckets),
+            token_generation_buckets=tuple(buckets if self.token_generation_buckets is None else self.token_generation_buckets),
+            sequence_parallel_enabled=self.sequence_parallel_enabled,
+            is_continuous_batching=self.is_continuous_batching,
+            on_device_sampling_config=self.on_device_sampling_config,
+            scratchpad_page_size=self.scratchpad_page_size,
+            dtype="bfloat16" if self.dtype == "auto" else self.dtype,
+            device=self.device,
+        )
 
     @property
     def sampling(self) -> SamplingParams:
@@ -125,6 +178,8 @@ def allowed_values(name: str) -> str:
     limits = {key: getattr(m, key) for m in field.metadata for key in ("ge", "le", "min_length", "max_length") if hasattr(m, key)}
     if words := _extra(name)["allowed"]:
         return words
+    if field.annotation is bool:
+        return "true or false"
     if get_origin(field.annotation) is Literal:
         return " or ".join(get_args(field.annotation))
     if field.annotation is Path:
@@ -135,27 +190,74 @@ def allowed_values(name: str) -> str:
     return f"{'a whole number' if field.annotation is int else 'a number'} from {low} to {high}"
 
 
-def load_settings(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(
+    argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    program: str | None = None,
+    shape: ModelShape | None = None,
+) -> Settings:
     """Settings from the YAML file, the environment and the command line, the later ones winning.
 
     argv: without the program's name; None takes sys.argv. environ: None takes os.environ; an empty variable counts as not
-    set. Raises ConfigError with one sentence for the first thing wrong; `--help` and `--version` end the program.
+    set. program: what --help calls the program. shape: of the model to check the Neuron options for, instead of the one in
+    model_path. Raises ConfigError with one sentence for the first thing wrong; `--help` and `--version` end the program.
     """
     environ = os.environ if environ is None else environ
-    from_flags = _read_flags(argv)
+    from_flags = _read_flags(argv, program)
     config, named_by = from_flags.pop("config", None), "--config"
     if config is None and environ.get(CONFIG_VARIABLE):
         config, named_by = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
     from_file = {} if config is None else _read_yaml(_home(config), named_by)
     from_environment = _read_environment(environ)
     values = {**from_file, **from_environment, **from_flags}
+
+    def origin(name: str) -> str:
+        if name in from_flags:
+            return f"from {_flag(name)} on the command line"
+        if name in from_environment:
+            return f"from environment variable {_variable(name)}"
+        return f"from {config}" if name in from_file else "the default"
+
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-    origin = f"environment variable {_variable(name)}" if name in from_environment else str(config)
-    origin = f"{_flag(name)} on the command line" if name in from_flags else origin
-    raise ConfigError(f"{name} must be {allowed_values(name)}, got {repr(values[name])[:80]} (from {origin}).")
+        raise ConfigError(f"{name} must be {allowed_values(name)}, got {repr(values[name])[:80]} ({origin(name)}).") from None
+    _check_neuron(settings, origin, shape)
+    return settings
+
+
+def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: ModelShape | None) -> None:
+    """What would otherwise show after an hour of compilation. The model's own rules need its config.json, and no weights."""
+    if settings.backend != "neuron":
+        return
+    file = settings.model_path / "config.json"
+    if shape is None and file.is_file():
+        shape = read_shape(file)
+    problem = first_problem(settings.neuron, shape)
+    if problem is not None:
+        value = getattr(settings.neuron, problem.key, None) or getattr(settings, problem.key)
+        raise ConfigError(
+            f"{problem.key} is {_shown(value)} ({origin(problem.key)}), but {problem.rule}; {_shown(problem.works)} works."
+        )
+
+
+def _shown(value: Any) -> str:
+    """As it would stand in YAML."""
+    value = value.model_dump() if isinstance(value, OnDeviceSampling) else value
+    value = list(value) if isinstance(value, tuple) else value
+    return json.dumps(value) if isinstance(value, (bool, list, dict)) else str(value)
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+    """The value that a text stands for, where that is no text and no number."""
+    if kind is bool:
+        return _YES_NO.get(text.strip().lower(), text)
+    if name == "on_device_sampling_config":
+        return None if text.strip().lower() in ("none", "null") else json.loads(text)
+    if kind is not None and list in {get_origin(part) for part in get_args(kind)}:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
 
 
 def _extra(name: str) -> dict[str, Any]:
@@ -200,6 +302,8 @@ def _read_yaml(path: Path, named_by: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"The configuration file {path} must be a mapping of option to value, got {type(content).__name__}.")
     for key in content:
+        if key in REFUSED:
+            raise ConfigError(f"The configuration file {path} has the key {key}, which is no option: {REFUSED[key]}.")
         if key not in Settings.model_fields:
             hint = _closest(str(key), list(Settings.model_fields))
             raise ConfigError(f"The configuration file {path} has an unknown key {key!r}: {hint}")
@@ -219,8 +323,9 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"The command line cannot be used: {message}; see --help.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
+        prog=program,
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
         description="A value comes from the command line, else the [VARIABLE], else the YAML file, else it is the default.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=6),
@@ -233,14 +338,21 @@ def _parser() -> argparse.ArgumentParser:
     for name, field in Settings.model_fields.items():
         title = _extra(name)["group"]
         groups[title] = groups.get(title) or parser.add_argument_group(title)
-        default = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint"}.get(field.default, field.default)
+        words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint"}
+        default = field.default
+        default = words.get(default, default) if not isinstance(default, OnDeviceSampling) else default
+        default = _shown(default)
         text = f"{field.description} Takes {allowed_values(name)}. Default: {default}. [{_variable(name)}]"
-        groups[title].add_argument(_flag(name), metavar=name.split("_")[-1].upper(), help=text.replace("%", "%%"))
+        groups[title].add_argument(
+            _flag(name),
+            metavar="true|false" if field.annotation is bool else name.split("_")[-1].upper(),
+            help=text.replace("%", "%%"),
+        )
     return parser
 
 
-def _read_flags(argv: Sequence[str] | None) -> dict[str, str]:
-    values, unknown = _parser().parse_known_args(argv)
+def _read_flags(argv: Sequence[str] | None, program: str | None) -> dict[str, str]:
+    values, unknown = _parser(program).parse_known_args(argv)
     if unknown:
         word = unknown[0].split("=")[0]
         hint = _closest(word, ["--config", *map(_flag, Settings.model_fields)])

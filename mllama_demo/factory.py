@@ -10,7 +10,7 @@ from mllama_demo.backend.slot_backend import Progress, SlotBackend
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.config import Settings
 from mllama_demo.conversation import ImageRef, Message
-from mllama_demo.errors import CheckpointError
+from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.images import LoadedImage
 from mllama_demo.prompt import encode_chat
 from mllama_demo.tokenizer import Tokenizer
@@ -27,6 +27,8 @@ def make_backend(
     on_down: Callable[[str], None] = lambda reason: None,
 ) -> tuple[SlotBackend, Tokenizer]:
     """A backend that is not started yet, and its tokenizer. Raises CheckpointError in milliseconds for an unusable folder."""
+    if settings.backend == "neuron":
+        raise ConfigError("This version has no runner for backend neuron yet; use backend torch (--backend torch).")
     checkpoint = check_checkpoint(settings.model_path)
     tokenizer = Tokenizer(settings.model_path)
     context = settings.seq_len

@@ -16,7 +16,7 @@ from mllama_demo.errors import CheckpointError
 
 
 @lru_cache(maxsize=1)
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """The printable stand-in for each byte that byte-level BPE vocabularies use (GPT-2's table)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in plain}
@@ -59,7 +59,7 @@ class Tokenizer:
         piece = self._raw.id_to_token(token_id)
         if piece is None:
             return b""
-        table = _byte_of_character()
+        table = byte_of_character()
         return bytes(table[character] for character in piece)
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -7,12 +7,20 @@ import logging
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from mllama_demo.config import Settings
+from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError, DemoError
 
 USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb `serve`, with the options of app.py."""
+    started = time.perf_counter()
+    set_up_logging()
+    return serve(load_settings(argv, program="python -m mllama_demo serve"), started)
 
 
 def serve(settings: Settings, started: float) -> int:

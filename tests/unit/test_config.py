@@ -15,6 +15,7 @@ from mllama_demo import __version__
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings, allowed_values, load_settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.images import ImageLimits
+from mllama_demo.neuron_settings import OnDeviceSampling
 from mllama_demo.sampling import BOUNDS, SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +195,7 @@ class TestErrors:
         ("argv", "allowed"),
         [
             (["--dtype", "int8"], "dtype must be auto or float32 or bfloat16 or float16"),
-            (["--backend", "vllm"], "backend must be torch"),
+            (["--backend", "vllm"], "backend must be torch or neuron"),
             (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:N"),
             (["--device", "cuda:"], "device must be auto, cpu, cuda or cuda:N"),
             (["--temperature", "nan"], "temperature must be a number from 0 to 2"),
@@ -202,6 +203,11 @@ class TestErrors:
             (["--title", ""], "title must be text of 1 to 120 characters"),
             (["--system-prompt", "x" * 10001], "system_prompt must be text of 0 to 10000 characters"),
             (["--allowed-media-hosts", "https://a.example"], "allowed_media_hosts must be host names"),
+            (["--is-continuous-batching", "1"], "is_continuous_batching must be true or false"),
+            (["--context-encoding-buckets", "1024,many"], "context_encoding_buckets must be lengths in tokens"),
+            (["--on-device-sampling-config", "{"], "on_device_sampling_config must be none, or a mapping of global_topk"),
+            (["--on-device-sampling-config", "true"], "on_device_sampling_config must be none, or a mapping of global_topk"),
+            (["--instance-type", "g5.xlarge"], "instance_type must be trn1.2xlarge or trn1.32xlarge"),
         ],
     )
     def test_other_values_that_are_not_allowed_say_what_is(self, argv, allowed):
@@ -210,7 +216,19 @@ class TestErrors:
         assert message.endswith(f"(from {argv[0]} on the command line).")
         assert len(message) < 300
 
-    @pytest.mark.parametrize("text", ["port: yes", "batch_size: true", "title: 3", "port:", "port: [1]", "data_dir: 3"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "port: yes",
+            "batch_size: true",
+            "temperature: true",
+            "is_continuous_batching: 1",
+            "title: 3",
+            "port:",
+            "port: [1]",
+            "data_dir: 3",
+        ],
+    )
     def test_yaml_values_of_another_type_are_refused(self, yaml_file, text):
         assert error_of(["--config", str(yaml_file(text))]).startswith(f"{text.split(':')[0]} must be ")
 
@@ -302,15 +320,15 @@ class TestCommandLine:
         assert (done.returncode, done.stderr) == (0, "")
         words = " ".join(done.stdout.split())
         for name, field in Settings.model_fields.items():
-            start = words.index(f" {flag(name)} {name.split('_')[-1].upper()} ")
+            value = "true|false" if field.annotation is bool else name.split("_")[-1].upper()
+            start = words.index(f" {flag(name)} {value} ")
             entry = words[start : words.index("]", start) + 1]
             assert str(field.description) in entry
             assert f"Takes {allowed_values(name)}. Default: " in entry
             assert entry.endswith(f"[MLLAMA_DEMO_{name.upper()}]")
-            shown = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint"}.get(
-                field.default, field.default
-            )
-            assert f"Default: {shown}. " in entry
+            shown = {"None": "not set", "": "empty", str(EMBEDDED_CHECKPOINT): "the embedded checkpoint", "True": "true"}
+            shown |= {"False": "false", str(OnDeviceSampling()): '{"global_topk": 64, "dynamic": true, "deterministic": false}'}
+            assert f"Default: {shown.get(str(field.default), field.default)}. " in entry
 
     def test_help_fits_80_columns_and_has_headings(self):
         lines = run(self.LOAD, "--help").stdout.splitlines()
@@ -318,6 +336,7 @@ class TestCommandLine:
         assert [line for line in lines if re.fullmatch(r"\w+:", line)][1:] == [
             "Server:",
             "Model:",
+            "Neuron:",
             "Queue:",
             "Images:",
             "Answers:",
@@ -345,7 +364,8 @@ class TestLaptopConfiguration:
         commented = load_settings(["--config", str(yaml_file("\n".join(shown)))], {})
         assert commented == Settings()
         named = re.findall(r"^(?:# )?(\w+):", text, re.MULTILINE)
-        assert sorted(named) == sorted(set(Settings.model_fields) - {"database_url", "backend"})
+        neuron = {name for name, field in Settings.model_fields.items() if field.json_schema_extra["group"] == "Neuron"}
+        assert sorted(named) == sorted(set(Settings.model_fields) - {"database_url", "backend"} - neuron)
 
     def test_it_runs_the_embedded_checkpoint_on_the_cpu_for_this_machine_alone(self):
         settings = load_settings(["--config", str(LAPTOP)], {})

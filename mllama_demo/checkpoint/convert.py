@@ -1,0 +1,294 @@
+"""Meta's original checkpoint → the published Hugging Face layout: `python -m mllama_demo convert --input-dir … --output-dir …`.
+
+Memory: the output is written tensor by tensor from mapped input files. Besides PyTorch itself one copy of the largest tensor is
+held, whatever the number of shards: 2.1 GB for 90B and 1.05 GB for 11B, the embeddings in bfloat16; two copies only of the much
+smaller ones that are turned. Disk: as much as the input.
+
+The output folder appears when it is complete, by one rename. Until then everything lies in OUTPUT.converting beside it, where an
+interrupted run goes on from the last whole file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllama_demo.checkpoint import meta_configs, meta_files, weights_file
+from mllama_demo.checkpoint.meta_files import MetaFiles
+from mllama_demo.checkpoint.meta_layout import MetaModel, Output, VisionConstants, assemble, check_tensors, meta_model, outputs
+from mllama_demo.checkpoint.weights_file import Entry
+from mllama_demo.errors import CheckpointError, ConfigError
+
+FILE_LIMIT = 5 * 10**9  # bytes; above it the weights are divided, as the published ones are
+SMALL_FILES = 100 * 10**6  # bytes left free for the tokenizer and the JSON files, generously
+JOURNAL = "conversion.json"
+_DTYPES = {"torch.bfloat16": "BF16", "torch.float16": "F16", "torch.float32": "F32"}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be written, known before anything is."""
+
+    model: MetaModel
+    dtype: str
+    files: dict[str, list[Entry]]
+    outputs: dict[str, Output]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb `convert`."""
+    arguments = _parser().parse_args(argv)
+    started = time.monotonic()
+    convert(arguments.input_dir, arguments.output_dir, instruct=arguments.instruct, num_shards=arguments.num_shards, say=_say)
+    _say(f"Done in {time.monotonic() - started:.0f} s: {arguments.output_dir} is ready to be used as model_path.")
+    return 0
+
+
+def convert(
+    input_dir: Path,
+    output_dir: Path,
+    *,
+    instruct: bool,
+    num_shards: int | None = None,
+    vision: VisionConstants = VisionConstants(),  # noqa: B008 - frozen
+    file_limit: int = FILE_LIMIT,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Converts the folder. instruct: the model was tuned to chat, so it gets a chat template and ends its turns.
+
+    Raises CheckpointError or ConfigError with one sentence, having written nothing where output_dir is; what was finished of
+    an interrupted or failed conversion is kept in its own folder and used by the next run with the same input.
+    """
+    input_dir, output_dir = input_dir.expanduser(), output_dir.expanduser()
+    found = meta_files.find(input_dir, num_shards)
+    work = _work_folder(output_dir)
+    say(f"Looking at {len(found.shards)} {'shard' if len(found.shards) == 1 else 'shards'} in {input_dir} …")
+    from mllama_demo.checkpoint import meta_tokenizer
+
+    tokens = meta_tokenizer.read_ranks(found.tokenizer)
+    shards = meta_files.open_shards(found.shards)
+    plan = _plan(found, shards, vision, file_limit)
+    meta_tokenizer.check_vocabulary(found.tokenizer, tokens, plan.model.vocab)
+    journal = json.loads(json.dumps({**found.fingerprint(), "instruct": instruct, "weights": list(plan.files)}))
+    with _one_sentence(work, output_dir), _terminated():
+        existed = work.exists()
+        work.mkdir(parents=True, exist_ok=True)
+        with _alone(work), _tidy(work, existed):
+            done = _resume(work, journal, plan, say)
+            _check_space(work, plan, done)
+            weights_file.write_json(work / JOURNAL, journal)
+            _write_weights(work, plan, done, shards, say)
+            with weights_file.whole_file(work / "tokenizer.json") as stream:
+                stream.write(meta_tokenizer.tokenizer_json(tokens).encode())
+            for name, content in _json_files(plan, instruct).items():
+                weights_file.write_json(work / name, content)
+            work.rename(output_dir)
+        (output_dir / JOURNAL).unlink()
+
+
+def _plan(found: MetaFiles, shards: list[dict[str, Any]], vision: VisionConstants, limit: int) -> _Plan:
+    shapes = meta_files.shapes(shards[0])
+    model = meta_model(found.params, shapes, len(shards), vision)
+    check_tensors(model, shapes, len(shards))
+    wanted = {output.name: output for output in outputs(model)}
+    entries = []
+    for output in wanted.values():
+        dtype = str(shards[0][output.sources[0]].dtype)
+        if dtype not in _DTYPES:
+            raise CheckpointError(f"The tensor {output.sources[0]} is {dtype}; only {', '.join(_DTYPES)} can be converted.")
+        entries.append(Entry(output.name, _DTYPES[dtype], output.shape))
+    common = str(shards[0]["text_model.output.weight"].dtype).removeprefix("torch.")
+    return _Plan(model, common, weights_file.divide(entries, limit), wanted)
+
+
+def _work_folder(output: Path) -> Path:
+    if output.is_mount():
+        raise ConfigError(f"The output folder {output} is a mount point, which cannot be replaced; name a folder inside it.")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ConfigError(f"The output folder {output} is not empty; name another one, or remove it first.")
+    return output.with_name(output.name + ".converting")
+
+
+def _resume(work: Path, journal: dict[str, Any], plan: _Plan, say: Callable[[str], None]) -> set[str]:
+    """Names of the weight files that an earlier run of the same conversion finished."""
+    if not any(work.iterdir()):
+        return set()
+    try:
+        same = json.loads((work / JOURNAL).read_bytes()) == journal
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise ConfigError(f"{work} holds the beginnings of another conversion; remove it, or name another --output-dir.")
+    for leftover in work.glob("*" + weights_file.PARTIAL):  # of a process that was killed
+        leftover.unlink()
+    done = {name for name, entries in plan.files.items() if weights_file.is_whole(work / name, entries)}
+    if done:
+        say(f"Going on with an earlier conversion: {len(done)} of {len(plan.files)} weight files are finished.")
+    return done
+
+
+def _check_space(folder: Path, plan: _Plan, done: set[str]) -> None:
+    needed = sum(weights_file.size(entries) for name, entries in plan.files.items() if name not in done) + SMALL_FILES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(
+            f"The conversion needs {needed / 1e9:.1f} GB on the disk of {folder}, where {free / 1e9:.1f} GB are free."
+        )
+
+
+def _write_weights(
+    work: Path, plan: _Plan, done: set[str], shards: Sequence[Mapping[str, Any]], say: Callable[[str], None]
+) -> None:
+    for number, (name, entries) in enumerate(plan.files.items(), 1):
+        if name not in done:
+            say(f"Writing {name} ({number} of {len(plan.files)}, {weights_file.size(entries) / 1e9:.2f} GB) …")
+            weights_file.write(work / name, entries, lambda entry: assemble(plan.outputs[entry.name], shards))
+    _note_differing(plan, shards, say)
+    if len(plan.files) > 1:
+        weights_file.write_json(work / weights_file.INDEX, weights_file.index(plan.files))
+
+
+def _note_differing(plan: _Plan, shards: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:
+    """Tensors of layers that are not parallel lie in every shard, and should be the same in all."""
+    names = [output.sources[0] for output in plan.outputs.values() if output.split is None]
+    differing = [name for name in names if any(not shard[name].equal(shards[0][name]) for shard in shards[1:])]
+    if differing:
+        say(f"Note: {len(differing)} tensors differ between shards ({differing[0]} for one); the first shard's are used.")
+
+
+def _json_files(plan: _Plan, instruct: bool) -> dict[str, Any]:
+    from mllama_demo.checkpoint import meta_tokenizer
+
+    files = {
+        "generation_config.json": meta_configs.generation_config(plan.model, instruct),
+        "preprocessor_config.json": meta_configs.preprocessor_config(plan.model),
+        "tokenizer_config.json": meta_tokenizer.tokenizer_config(instruct),
+        "special_tokens_map.json": meta_tokenizer.special_tokens_map(instruct),
+    }
+    if instruct:
+        files["chat_template.json"] = meta_tokenizer.chat_template()
+    return files | {"config.json": meta_configs.config(plan.model, plan.dtype, instruct)}
+
+
+def _finished(work: Path) -> list[Path]:
+    return list(work.glob("*.safetensors")) if work.exists() else []
+
+
+@contextlib.contextmanager
+def _tidy(work: Path, existed: bool) -> Iterator[None]:
+    """A failure before anything was finished leaves no working folder behind."""
+    try:
+        yield
+    except BaseException:
+        if not existed and not _finished(work):
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _one_sentence(work: Path, output: Path) -> Iterator[None]:
+    """Turns a failed disk or an interruption into one sentence that says what to do."""
+    try:
+        yield
+    except (OSError, KeyboardInterrupt) as error:
+        kept = len(_finished(work))
+        again = f"; {kept} finished weight files are kept in {work}, and the same command goes on from there." if kept else "."
+        if isinstance(error, KeyboardInterrupt):
+            raise ConfigError("The conversion was interrupted" + again) from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigError(f"The disk of {output} is full" + again) from None
+        raise ConfigError(f"{error.filename or output} cannot be written or read ({error.strerror or error})" + again) from None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two conversions into one folder would write over each other."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ConfigError(f"Another conversion is writing to {folder}; wait until it has ended.") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM, from a system that shuts down or a person, counts as Ctrl-C."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, so somebody else minds the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"The command line of convert cannot be used: {message}; see convert --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m mllama_demo convert",
+        description="Converts Meta's original Llama 3.2 Vision checkpoint into the Hugging Face layout.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--input-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="Meta's folder: consolidated.*.pth, params.json, tokenizer.model",
+    )
+    add(
+        "--output-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where the converted checkpoint will be; it must not exist yet",
+    )
+    add(
+        "--instruct",
+        action="store_true",
+        help="the model is an Instruct one: give it the chat template and the ends of its turns",
+    )
+    add(
+        "--num-shards",
+        type=_positive,
+        metavar="N",
+        help="how many consolidated.*.pth there must be (11B: 1, 90B: 8); default: all",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)

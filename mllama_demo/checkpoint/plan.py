@@ -1,0 +1,183 @@
+"""`python -m mllama_demo plan --config …`: does this Neuron configuration fit the device, and what else would?
+
+Needs no weights and no device: the model's measures come from its config.json or are those of a published size. The formula is in
+memory.py. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory, core_parameters
+from mllama_demo.checkpoint.shape import PUBLISHED, ModelShape, read_shape
+from mllama_demo.config import Settings, load_settings
+from mllama_demo.errors import ConfigError
+from mllama_demo.neuron_settings import CORES, GIB_PER_CORE, MAX_BATCH, NeuronOptions, default_buckets, first_problem
+
+DOES_NOT_FIT = 1
+_TIGHT = GIB  # bytes; less than this is within the error of the estimates
+_LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+_BATCHES = (1, 2, MAX_BATCH)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A batch size and a context length with the usual buckets. memory: None when `problem` says which rule it breaks."""
+
+    batch_size: int
+    seq_len: int
+    buckets: tuple[int, ...]
+    memory: CoreMemory | None
+    problem: str | None
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb `plan`. Exit code 0 when the configuration fits, 1 when it does not, 2 when it cannot be read."""
+    parser = _parser()
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        return 0
+    own, rest = parser.parse_known_args(argv)
+    named = PUBLISHED[own.shape] if own.shape else None
+    settings = load_settings([*rest, "--backend", "neuron"], program="python -m mllama_demo plan", shape=named)
+    shape, origin = _shape(settings, own.shape)
+    options = settings.neuron
+    if problem := first_problem(options, shape):  # the rules of a model that is not there, but whose size is known
+        raise ConfigError(f"{problem.key} cannot be used with {origin}: {problem.rule}; {problem.works} works.")
+    memory = core_memory(shape, options)
+    found = list(choices(shape, options))
+    print(json.dumps(_as_json(options, memory, found), indent=2) if own.json else report(shape, origin, options, memory, found))
+    return 0 if memory.free >= 0 else DOES_NOT_FIT
+
+
+def _shape(settings: Settings, named: str | None) -> tuple[ModelShape, str]:
+    """The model's measures, and where they are from in words."""
+    if named:
+        return PUBLISHED[named], f"the published {named} model"
+    file = settings.model_path / "config.json"
+    if file.is_file():
+        return read_shape(file), str(settings.model_path)
+    for size, shape in PUBLISHED.items():
+        if re.search(rf"(?<!\d){size}", settings.model_path.name, re.IGNORECASE):
+            return shape, f"the published {size} model"
+    raise ConfigError(f"{file} does not exist and its folder names no size; download the checkpoint or pass --shape 11B or 90B.")
+
+
+def choices(shape: ModelShape, options: NeuronOptions) -> Iterator[Choice]:
+    """Every usual batch size and context length on the same instance, whether it fits or not."""
+    for seq_len in (length for length in _LENGTHS if length <= shape.max_positions):
+        for batch_size in _BATCHES:
+            buckets = default_buckets(seq_len)
+            wanted = replace(
+                options,
+                batch_size=batch_size,
+                seq_len=seq_len,
+                context_encoding_buckets=buckets,
+                token_generation_buckets=buckets,
+                is_continuous_batching=True,
+            )
+            problem = first_problem(wanted, shape)
+            memory = None if problem else core_memory(shape, wanted)
+            yield Choice(batch_size, seq_len, buckets, memory, problem.rule if problem else None)
+
+
+def verdict(memory: CoreMemory) -> str:
+    """In words, with what is certain kept apart from what is estimated."""
+    free = abs(memory.free) / GIB
+    if memory.exact > GIB_PER_CORE * GIB:
+        return f"does not fit: weights and caches alone are {memory.exact / GIB:.2f} GiB"
+    if memory.free < 0:
+        return f"does not fit, by estimate: {free:.2f} GiB too much"
+    if memory.free < _TIGHT:
+        return f"fits, by estimate, but tightly: {free:.2f} GiB free"
+    return f"fits: {free:.2f} GiB free"
+
+
+def report(shape: ModelShape, origin: str, o: NeuronOptions, memory: CoreMemory, found: Sequence[Choice]) -> str:
+    """What people read."""
+    whole = core_parameters(shape, 1)
+    slots = "1 slot" if o.batch_size == 1 else f"{o.batch_size} slots"
+    rows = [
+        (
+            "weights",
+            memory.weights,
+            f"{o.dtype}, 1/{o.tensor_parallel_size} of {whole / 1e9:.1f} billion and what every core keeps",
+        ),
+        ("text cache", memory.text_cache, f"{slots} of {o.seq_len} tokens in {shape.self_layers} layers"),
+        ("image cache", memory.image_cache, f"{slots} of {shape.vision_tokens} image tokens in {len(shape.cross_layers)} layers"),
+        ("scratch", memory.scratch, f"estimate, for prompts of {o.max_context_length} tokens"),
+        ("graphs", memory.graphs, "estimate, for the buckets " + _buckets(o)),
+        ("total", memory.total, verdict(memory)),
+    ]
+    cores = f"{o.tensor_parallel_size} of {CORES[o.instance_type]} NeuronCores"
+    lines = [f"GiB of the {GIB_PER_CORE} on each core: {origin} on {o.instance_type}, {cores}", ""]
+    lines += [f"  {name:12}{size / GIB:7.2f}   {words}" for name, size, words in rows]
+    lines += ["", "What else fits, with the usual buckets (GiB of each core; * tight, ! too much, - against a rule):", ""]
+    lines += [
+        f"  {'seq_len':>8}" + "".join(f"{f'{batch} slots' if batch > 1 else '1 slot':>10}" for batch in _BATCHES) + "   buckets"
+    ]
+    for seq_len in dict.fromkeys(choice.seq_len for choice in found):
+        row = [choice for choice in found if choice.seq_len == seq_len]
+        buckets = ", ".join(map(str, row[0].buckets))
+        lines.append(f"  {seq_len:8}" + "".join(f"{_cell(choice):>10}" for choice in row) + f"   {buckets}")
+    return "\n".join(lines)
+
+
+def _cell(choice: Choice) -> str:
+    if choice.memory is None:
+        return "- "
+    mark = "!" if choice.memory.free < 0 else "*" if choice.memory.free < _TIGHT else " "
+    return f"{choice.memory.total / GIB:.2f}{mark}"
+
+
+def _buckets(o: NeuronOptions) -> str:
+    context, token = (", ".join(map(str, lengths)) for lengths in (o.context_encoding_buckets, o.token_generation_buckets))
+    return context if context == token else f"{context} (prompts) and {token} (answers)"
+
+
+def _as_json(o: NeuronOptions, memory: CoreMemory, found: Sequence[Choice]) -> dict[str, Any]:
+    def sizes(m: CoreMemory) -> dict[str, int]:
+        parts = {name: getattr(m, name) for name in ("weights", "text_cache", "image_cache", "scratch", "graphs")}
+        return {**parts, "total": m.total, "free": m.free}
+
+    return {
+        "instance_type": o.instance_type,
+        "tensor_parallel_size": o.tensor_parallel_size,
+        "batch_size": o.batch_size,
+        "seq_len": o.seq_len,
+        "fits": memory.free >= 0,
+        "bytes_per_core": sizes(memory),
+        "choices": [
+            {
+                "batch_size": choice.batch_size,
+                "seq_len": choice.seq_len,
+                "buckets": list(choice.buckets),
+                "fits": choice.memory is not None and choice.memory.free >= 0,
+                **({"problem": choice.problem} if choice.memory is None else {"bytes_per_core": sizes(choice.memory)}),
+            }
+            for choice in found
+        ],
+    }
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"The command line of plan cannot be used: {message}; see plan --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m mllama_demo plan",
+        usage="%(prog)s [--config FILE] [--shape 11B|90B] [--json] [--OPTION VALUE ...]",
+        description="Says what a Neuron configuration takes of each core's memory, and which others would fit.",
+        epilog="Every option of serve can be given too, such as --batch-size 2; serve --help lists them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--shape", choices=list(PUBLISHED), type=str.upper, help="plan for a published model, without its files")
+    parser.add_argument("--json", action="store_true", help="print sizes in bytes, for programs")
+    return parser

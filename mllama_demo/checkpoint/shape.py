@@ -1,0 +1,131 @@
+"""The measures of a Llama 3.2 Vision model: from a config.json, or those of the two published sizes. Numbers only, no weights.
+
+Enough to say how large every part of the model is and whether Neuron's code can run it, before any weight is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllama_demo.errors import CheckpointError
+
+LEARNABLE_TOKENS = 8  # embedding rows behind the vocabulary, `<|image|>` first
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """layers: of both kinds together. cross_layers: which of them look at the image. tile_size, patch: pixels."""
+
+    hidden: int
+    ffn: int
+    layers: int
+    cross_layers: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    vocab: int
+    max_positions: int
+    vision_hidden: int = 1280
+    vision_ffn: int = 5120
+    vision_layers: int = 32
+    vision_global_layers: int = 8
+    vision_heads: int = 16
+    vision_features: int = 5
+    tile_size: int = 560
+    patch: int = 14
+    tiles: int = 4
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def self_layers(self) -> int:
+        return self.layers - len(self.cross_layers)
+
+    @property
+    def patches(self) -> int:
+        """Of one tile, with the class token."""
+        return (self.tile_size // self.patch) ** 2 + 1
+
+    @property
+    def vision_tokens(self) -> int:
+        """What cross-attention looks at: every patch of every tile, whether the picture fills it or not."""
+        return self.tiles * self.patches
+
+    @property
+    def ratios(self) -> int:
+        """How many arrangements of at most `tiles` tiles there are."""
+        return sum(self.tiles // height for height in range(1, self.tiles + 1))
+
+
+PUBLISHED = {
+    "11B": ModelShape(4096, 14336, 40, tuple(range(3, 40, 5)), 32, 8, 128256, 131072),
+    "90B": ModelShape(8192, 28672, 100, tuple(range(3, 100, 5)), 64, 8, 128256, 131072),
+}
+
+
+def neuron_cross_layers(shape: ModelShape) -> tuple[int, ...] | None:
+    """Where NxDI's code looks for the cross-attention layers; None when they cannot be spread as it needs them.
+
+    It computes the places from the numbers of layers and does not read them from the configuration (hf_state_dict_conversion.py).
+    """
+    cross = len(shape.cross_layers)
+    if not cross or shape.self_layers % cross:
+        return None
+    step = math.ceil(shape.self_layers / cross)
+    return tuple(range(step - 1, shape.layers, step + 1))
+
+
+def read_shape(file: Path) -> ModelShape:
+    """Reads a config.json. Raises CheckpointError with one sentence when it is missing or is of another model."""
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); set model_path to a checkpoint's folder.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from None
+    if not isinstance(content, dict) or content.get("model_type") != "mllama":
+        kind = content.get("model_type") if isinstance(content, dict) else None
+        raise CheckpointError(f"{file} describes a model of type {kind!r}; this demo needs 'mllama', as of Llama-3.2-11B-Vision.")
+    text, vision = (_section(file, content, name) for name in ("text_config", "vision_config"))
+    places = text.get("cross_attention_layers")
+    if not isinstance(places, list) or not places or not all(type(layer) is int for layer in places):
+        raise CheckpointError(f"{file} has no list of cross_attention_layers in its text_config; download it again.")
+
+    def number(section: dict[str, Any], key: str) -> int:
+        value = section.get(key)
+        if type(value) is not int or value < 1:
+            raise CheckpointError(f"{file} must give {key} as a whole number, but it is {value!r}; download it again.")
+        return value
+
+    features = vision.get("intermediate_layers_indices")
+    return ModelShape(
+        hidden=number(text, "hidden_size"),
+        ffn=number(text, "intermediate_size"),
+        layers=number(text, "num_hidden_layers"),
+        cross_layers=tuple(places),
+        heads=number(text, "num_attention_heads"),
+        kv_heads=number(text, "num_key_value_heads"),
+        vocab=number(text, "vocab_size"),
+        max_positions=number(text, "max_position_embeddings"),
+        vision_hidden=number(vision, "hidden_size"),
+        vision_ffn=number(vision, "intermediate_size") if "intermediate_size" in vision else 4 * number(vision, "hidden_size"),
+        vision_layers=number(vision, "num_hidden_layers"),
+        vision_global_layers=number(vision, "num_global_layers"),
+        vision_heads=number(vision, "attention_heads"),
+        vision_features=len(features) if isinstance(features, list) else 5,
+        tile_size=number(vision, "image_size"),
+        patch=number(vision, "patch_size"),
+        tiles=number(vision, "max_num_tiles"),
+    )
+
+
+def _section(file: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
+    section = content.get(name)
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{file} has no {name}; download it again.")
+    return section
