@@ -2,14 +2,15 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+NEURON_VENV ?= .venv-neuron
 BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench train evaluate clean
+.PHONY: help run test test-neuron check bench train evaluate clean
 
 help: ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
 
 run: $(VENV)/.run-ready ## Start the demo; ARGS="--port 7870" passes options on
 	@exec $(BIN)/python app.py $(ARGS)
@@ -17,6 +18,10 @@ run: $(VENV)/.run-ready ## Start the demo; ARGS="--port 7870" passes options on
 test: $(VENV)/.test-ready ## Run every test: unit, contract, api and browser; ARGS="-k scheduler" chooses
 	@sh scripts/ensure_chromium.sh $(BIN)/python
 	$(BIN)/python -m pytest $(ARGS)
+
+test-neuron: $(NEURON_VENV)/.ready ## Test the Neuron engine on NxDI's code; NXD_SRC=… NXDI_SRC=… name the src folders of NxD 0.18 and NxDI 0.9
+	@test -d "$(NXD_SRC)" -a -d "$(NXDI_SRC)" || { echo "NXD_SRC and NXDI_SRC must name the src folders of NxD and NxDI" >&2; exit 2; }
+	NXD_SRC="$(NXD_SRC)" NXDI_SRC="$(NXDI_SRC)" $(NEURON_VENV)/bin/python -m pytest -W ignore::UserWarning tests/contract/nxdi $(ARGS)
 
 check: $(VENV)/.test-ready ## Formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -33,7 +38,7 @@ evaluate: $(VENV)/.test-ready ## The embedded checkpoint's table of figures; ARG
 	$(BIN)/python -m training.evaluate mllama_demo/embedded $(ARGS)
 
 clean: ## Remove the environment and caches; conversations in data/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots
+	rm -rf $(VENV) $(NEURON_VENV) .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python-ready:
@@ -49,3 +54,10 @@ $(VENV)/.run-ready: requirements.txt | $(VENV)/.python-ready
 $(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(VENV)/.python-ready
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	@touch $@ $(VENV)/.run-ready
+
+$(NEURON_VENV)/.ready: tests/contract/nxdi/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; name one with PYTHON=python3.11 make test-neuron" >&2; exit 2; }
+	$(PYTHON) -m venv $(NEURON_VENV)
+	$(NEURON_VENV)/bin/python -m pip install --disable-pip-version-check -q -r $<
+	@touch $@

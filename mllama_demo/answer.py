@@ -108,9 +108,13 @@ class Answerer:
     def message(self, answer: Answer) -> Message:
         """The assistant's turn to keep, with the figures that are shown under it."""
         facts: dict[str, Any] = {"sampling": asdict(answer.sampling), "dropped": answer.dropped}
+        info = self.backend.info
+        top_k = answer.sampling.top_k_within(info.max_top_k)
+        if top_k != answer.sampling.top_k and not answer.sampling.greedy:
+            facts["top_k_limit"] = top_k
         if answer.image is not None:
-            info = self.backend.info
-            tiles = tile_layout(answer.image.width, answer.image.height, info.tile_size, info.max_tiles)
+            width, height = answer.image.width, answer.image.height
+            tiles = tile_layout(width, height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
             facts["image"] = {**asdict(answer.image), "rows": tiles.rows, "columns": tiles.columns}
         if answer.finish is not None:
             finish = answer.finish

@@ -289,11 +289,13 @@ class TileLayout:
         return f"{self.tiles} {'tile' if self.tiles == 1 else 'tiles'} ({self.rows} × {self.columns})"
 
 
-def tile_layout(width: int, height: int, tile_size: int, max_tiles: int) -> TileLayout:
+def tile_layout(width: int, height: int, tile_size: int, max_tiles: int, *, full_canvas: bool = False) -> TileLayout:
     """The canvas and the size that transformers' MllamaImageProcessor chooses for an image of width × height pixels.
 
     The canvas: the one that enlarges the image least, or else shrinks it least; of equals the one of least area, then of
     fewest rows. The size: fitted into the canvas, but a side below tile_size is enlarged no further than to tile_size.
+    full_canvas: an image that would take fewer than max_tiles tiles is drawn as large as a canvas of max_tiles tiles allows,
+    on the one that allows most; of equals the squarest.
     """
     if min(width, height, tile_size, max_tiles) < 1:
         raise ValueError(f"sizes and tile counts are at least 1, not {width} × {height}, {tile_size} and {max_tiles}")
@@ -305,8 +307,15 @@ def tile_layout(width: int, height: int, tile_size: int, max_tiles: int) -> Tile
 
     canvases = [(r, c) for r in range(1, max_tiles + 1) for c in range(1, max_tiles // r + 1)]
     rows, columns = min(canvases, key=rank)
-    wide = min(max(width, tile_size), columns * tile_size)
-    high = min(max(height, tile_size), rows * tile_size)
+    width_limit = height_limit = tile_size
+    if full_canvas and rows * columns < max_tiles:
+        full = [(r, c) for r, c in canvases if r * c == max_tiles]
+        rows, columns = max(full, key=lambda canvas: (min(canvas[0] / height, canvas[1] / width), -max(canvas)))
+        width_limit, height_limit = columns * tile_size, rows * tile_size
+    wide = min(max(width, width_limit), columns * tile_size)
+    high = min(max(height, height_limit), rows * tile_size)
     if wide / width < high / height:
-        return TileLayout(rows, columns, wide, min(max(1, int(height * (wide / width))), high))
-    return TileLayout(rows, columns, min(max(1, int(width * (high / height))), wide), high)
+        high = min(max(1, int(height * (wide / width))), high)
+    else:
+        wide = min(max(1, int(width * (high / height))), wide)
+    return TileLayout(rows, columns, wide, high)

@@ -92,6 +92,11 @@ class SamplingParams:
         """True where no random draw is needed: top_k 1, or a temperature so low that dividing by it would overflow."""
         return self.temperature < GREEDY_BELOW or self.top_k == 1
 
+    def top_k_within(self, limit: int | None) -> int:
+        """top_k for a backend that can choose among `limit` candidates at most: a larger one, and 0 for all, become the limit.
+        None is no limit."""
+        return self.top_k if limit is None or 0 < self.top_k <= limit else limit
+
     def as_greedy(self) -> SamplingParams:
         """The same request with the likeliest token taken at every step."""
         return replace(self, temperature=0.0)

@@ -101,7 +101,8 @@ class BackendInfo:
     """What a backend is and can do. Known before the model is loaded.
 
     context_length: tokens, prompt and answer together. tile_size: pixels of one square image tile. capabilities: of
-    "images", "seed", "probabilities"; the UI offers what is in it and greys out the rest.
+    "images", "seed", "probabilities"; the UI offers what is in it and greys out the rest. max_top_k: the most candidates it
+    can choose among, see SamplingParams.top_k_within. full_canvas: every image takes max_tiles tiles, see images.tile_layout.
     """
 
     name: str
@@ -112,6 +113,8 @@ class BackendInfo:
     tile_size: int
     max_tiles: int
     capabilities: frozenset[str] = frozenset({"images", "seed"})
+    max_top_k: int | None = None
+    full_canvas: bool = False
 
 
 @dataclass(frozen=True)

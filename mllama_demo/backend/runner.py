@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mllama_demo.backend.base import GenerationRequest
+from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import TokenTrace
 
 
@@ -46,3 +47,15 @@ class ModelRunner(Protocol):
     def release(self, slot: int) -> None:
         """Ends the slot's sequence. Safe on a free slot."""
         ...
+
+
+def image_position(request: GenerationRequest, image_token_id: int) -> int:
+    """Where the prompt's image token is, 0 without an image. Raises BadRequest unless there is one of each, or neither."""
+    count = request.prompt_ids.count(image_token_id)
+    if request.image is None:
+        if count:
+            raise BadRequest("The prompt has an image token but no image came with it.")
+        return 0
+    if count != 1:
+        raise BadRequest(f"A prompt with an image needs exactly one image token, this one has {count}.")
+    return request.prompt_ids.index(image_token_id)

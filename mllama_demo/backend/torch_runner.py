@@ -18,9 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.meta_mllama import restore_meta_computation
-from mllama_demo.backend.runner import Sampled
+from mllama_demo.backend.runner import Sampled, image_position
 from mllama_demo.backend.slot_cache import SlotCache
-from mllama_demo.errors import BadRequest, ConfigError
+from mllama_demo.errors import ConfigError
 from mllama_demo.images import LoadedImage
 from mllama_demo.sampling import TokenSampler
 
@@ -134,16 +134,12 @@ class TorchRunner:
         ids = torch.tensor([request.prompt_ids], device=self._device)
         length = ids.shape[1]
         features, rows, cross_mask = None, None, None
+        image_at = image_position(request, self._image_token_id)
         if request.image is not None:
             features = self.vision_features(request.image)
-            at = (ids[0] == self._image_token_id).nonzero()
-            if at.shape[0] != 1:
-                raise BadRequest(f"A prompt with an image needs exactly one image token, this one has {at.shape[0]}.")
-            rows = torch.arange(length, device=self._device) >= at[0]
+            rows = torch.arange(length, device=self._device) >= image_at
             cross_mask = self._cross_mask(features.tile_mask[None], rows[None])
             self._tiles[slot] = features.tile_mask
-        elif (ids == self._image_token_id).any():
-            raise BadRequest("The prompt has an image token but no image came with it.")
         self._cache.for_prefill(slot, with_image=features is not None)
         causal = torch.ones(length, length, dtype=torch.bool, device=self._device).tril()
         hidden = self._forward(

@@ -90,6 +90,8 @@ def facts_line(message: Message) -> str:
     if facts.get("dropped"):
         n = facts["dropped"]
         parts.append(f"the {n} oldest message{'s' if n > 1 else ''} did not fit and {'were' if n > 1 else 'was'} left out")
+    if facts.get("top_k_limit"):
+        parts.append(f"top_k limited to {facts['top_k_limit']}")
     sampling = facts.get("sampling")
     title = escape(sampling_words(sampling)) if sampling else ""
     return f'<div class="facts" title="{title}">{escape(" · ".join(parts))}</div>'

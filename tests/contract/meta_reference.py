@@ -17,7 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+
+try:
+    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+except ImportError:  # transformers 4 has this one under the plain name
+    from transformers import MllamaImageProcessor as MllamaImageProcessorPil
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,25 @@ def test_the_choice_is_the_same_at_any_size(width, height, tile, max_tiles):
     assert (layout.height, layout.width) == get_image_size_fit_to_canvas(height, width, *canvas, tile)
 
 
+@settings(max_examples=1000, deadline=None)
+@given(st.integers(1, 60_000), st.integers(1, 60_000), st.sampled_from([14, 84, 560]), st.integers(1, 4))
+@example(560, 560, 560, 4)
+@example(1120, 560, 560, 4)
+@example(1, 60_000, 560, 4)
+def test_on_a_full_canvas_a_picture_takes_all_tiles_and_no_processor_changes_it_any_more(width, height, tile, max_tiles):
+    usual, full = tile_layout(width, height, tile, max_tiles), tile_layout(width, height, tile, max_tiles, full_canvas=True)
+    assert full.tiles == max_tiles
+    if usual.tiles == max_tiles:
+        assert full == usual
+    else:
+        canvases = [(r * tile, max_tiles // r * tile) for r in range(1, max_tiles + 1) if max_tiles % r == 0]
+        largest = max(min(high / height, wide / width) for high, wide in canvases)
+        assert full.width == pytest.approx(max(1, width * largest), abs=1)
+        assert full.height == pytest.approx(max(1, height * largest), abs=1)
+    canvas = (full.columns * tile, full.rows * tile)
+    assert tile_layout(*canvas, tile, max_tiles) == TileLayout(full.rows, full.columns, *canvas)
+
+
 def test_a_layout_reads_well():
     assert str(tile_layout(100, 100, 560, 4)) == "1 tile (1 × 1)"
     assert str(tile_layout(1000, 500, 560, 4)) == "2 tiles (1 × 2)"

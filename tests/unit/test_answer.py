@@ -256,6 +256,21 @@ def test_the_message_says_which_image_was_seen_and_in_how_many_tiles(answerer, s
     assert message.image is None, "the picture belongs to the question"
 
 
+def test_the_message_counts_the_tiles_of_a_backend_that_always_uses_all(answerer) -> None:
+    answerer.backend.info = replace(answerer.backend.info, full_canvas=True)
+    for size, shape in (((32, 32), (2, 2)), ((90, 32), (1, 4)), ((32, 90), (4, 1))):
+        facts = answerer.message(replace(NEW, image=ImageRef("1" * 64, "boat.png", *size))).facts
+        assert (facts["image"]["rows"], facts["image"]["columns"]) == shape
+
+
+@pytest.mark.parametrize(("top_k", "limit"), [(0, 64), (65, 64), (64, None), (1, None)])
+def test_the_message_says_when_the_backend_chose_among_fewer_than_was_asked_for(answerer, top_k, limit) -> None:
+    answerer.backend.info = replace(answerer.backend.info, max_top_k=64)
+    asked = replace(NEW, sampling=SamplingParams(top_k=top_k, seed=1))
+    assert answerer.message(asked).facts.get("top_k_limit") == limit
+    assert "top_k_limit" not in answerer.message(replace(asked, sampling=asked.sampling.as_greedy())).facts
+
+
 def test_the_message_holds_the_text_and_every_figure_of_the_finish(answerer) -> None:
     message = answerer.message(replace(NEW, text="One, two.", dropped=4, finish=finished("max_tokens", tokens=5)))
     assert (message.role, message.text) == ("assistant", "One, two.")

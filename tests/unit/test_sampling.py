@@ -315,6 +315,13 @@ def test_greedy_keeps_one_candidate_and_draws_nothing() -> None:
     assert (trace.draw, trace.after_top_k, trace.after_top_p) == (None, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("top_k", "limit", "used"), [(0, None, 0), (50, None, 50), (0, 64, 64), (64, 64, 64), (65, 64, 64), (200, 64, 64), (1, 64, 1)]
+)
+def test_a_backend_with_a_limit_chooses_among_that_many_at_most(top_k: int, limit: int | None, used: int) -> None:
+    assert SamplingParams(top_k=top_k).top_k_within(limit) == used
+
+
 def test_a_request_made_greedy_keeps_its_other_values() -> None:
     params = SamplingParams(temperature=1.2, top_p=0.4, top_k=9, max_tokens=33, seed=5, stop=("END",))
     assert not params.greedy

@@ -224,6 +224,11 @@ def test_what_was_left_out_is_said(dropped: int, said: str) -> None:
     assert "left out" not in facts(dropped=0).text
 
 
+def test_a_limit_of_the_backend_is_said() -> None:
+    assert "top_k limited to 64" in facts(top_k_limit=64).text
+    assert "limited" not in facts().text
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "said"),
     [(1, 1, "1 tile"), (2, 2, "4 tiles, 2 × 2"), (1, 4, "4 tiles, 1 × 4"), (3, 1, "3 tiles, 3 × 1")],
