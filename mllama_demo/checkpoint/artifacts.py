@@ -53,13 +53,15 @@ class Place:
 def place(root: Path, made_of: Mapping[str, Any], environ: Mapping[str, str]) -> Place:
     """root: the folder of all artifacts of this model."""
     if environ.get(VARIABLE):
-        return Place(Path(environ[VARIABLE]).expanduser(), named=True)
+        return Place(Path(environ[VARIABLE]).expanduser().absolute(), named=True)
     return Place(root / fingerprint(made_of), named=False)
 
 
-def is_made_of(folder: Path, made_of: Mapping[str, Any]) -> bool:
+def is_made_of(place: Place, made_of: Mapping[str, Any]) -> bool:
     """True for a whole artifact made of exactly this, False where there is none yet. Raises ConfigError, which says what is
     different, for a folder that holds anything else."""
+    folder = place.folder
+    remedy = f"let {VARIABLE} name another folder, or unset it" if place.named else "remove that folder, and it is compiled anew"
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not folder.is_dir():
@@ -67,13 +69,12 @@ def is_made_of(folder: Path, made_of: Mapping[str, Any]) -> bool:
     found = read_manifest(folder)
     if found is None:
         raise ConfigError(
-            f"{folder} does not say what it was compiled from (it has no readable {MANIFEST}), so it cannot be trusted; "
-            f"{_elsewhere(folder)}."
+            f"{folder} does not say what it was compiled from (it has no readable {MANIFEST}), so it cannot be trusted; {remedy}."
         )
     if unlike := differences(found["made_of"], made_of):
-        raise ConfigError(f"The compiled model in {folder} is another one: {few(unlike)}; {_elsewhere(folder)}.")
+        raise ConfigError(f"The compiled model in {folder} is another one: {few(unlike)}; {remedy}.")
     if damage := _damage(folder, found["files"]):
-        raise ConfigError(f"The compiled model in {folder} is damaged ({damage}); {_elsewhere(folder)}.")
+        raise ConfigError(f"The compiled model in {folder} is damaged ({damage}); {remedy}.")
     return True
 
 
@@ -126,8 +127,10 @@ def new_artifact(target: Place) -> Iterator[Path]:
     """A working folder beside the target, where "artifact" is to be filled; it gets the target's name at the end, at one stroke,
     and nothing of the working folder is left, whatever happens. What a killed process left there is removed first.
 
-    Raises ConfigError while another process compiles the same.
+    Raises ConfigError while another process compiles the same, or where nothing can be written.
     """
+    if target.folder.is_mount():
+        raise ConfigError(f"{target.folder} is a mount point, which cannot get its contents at one stroke; name a folder in it.")
     work = target.folder.with_name(target.folder.name + COMPILING)
     made = _make_parents(work)
 
@@ -178,12 +181,6 @@ def _make_parents(work: Path) -> list[Path]:
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _elsewhere(folder: Path) -> str:
-    if os.environ.get(VARIABLE) and Path(os.environ[VARIABLE]).expanduser() == folder:
-        return f"let {VARIABLE} name another folder, or unset it"
-    return "remove that folder, and it is compiled anew"
 
 
 def _measure(file: Path) -> dict[str, Any]:

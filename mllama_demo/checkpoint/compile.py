@@ -59,7 +59,7 @@ class Compilation:
     @property
     def exists(self) -> bool:
         """Whether it was compiled before. Raises ConfigError for something else in its place, and says what differs."""
-        return artifacts.is_made_of(self.place.folder, self.made_of)
+        return artifacts.is_made_of(self.place, self.made_of)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         with terminated():
             folder = compiled(wanted, _Terminal(), say=_say)
     except KeyboardInterrupt:
-        raise ConfigError("The compilation was interrupted; nothing of it was kept.") from None
+        raise ConfigError(compile_job.INTERRUPTED) from None
     _say(f"{folder} is ready; serve with the same options loads it.")
     return 0
 

@@ -21,6 +21,7 @@ from mllama_demo.checkpoint.neuron_log import CompileLog, CompileProgress
 from mllama_demo.errors import ConfigError
 
 WORK_DIR_VARIABLE = "BASE_COMPILE_WORK_DIR"  # NxD empties the folder it names; the default is one for the whole machine
+INTERRUPTED = "The compilation was interrupted; nothing of it was kept."
 TICK_S = 1.0
 _GRACE_S = 5.0
 
@@ -45,20 +46,23 @@ def run(job: dict[str, Any], graphs: int, work: Path, log: Path, tell: Callable[
     assert process.stdin is not None
     assert process.stdout is not None
 
-    def end() -> None:
+    at_exit = threading.Event()
+
+    def end_at_exit() -> None:
+        at_exit.set()
         _end(process)
 
-    atexit.register(end)
+    atexit.register(end_at_exit)  # a thread that compiles is not waited for when the program ends
     try:
         with contextlib.suppress(BrokenPipeError):  # it is gone already, which shows below
             process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
         outcome = _follow(process.stdout, CompileLog(graphs), work, Path(job["folder"]), tell)
         if "done" not in outcome:
-            raise ConfigError(_why(outcome, process, log))
+            raise ConfigError(INTERRUPTED if at_exit.is_set() else _why(outcome, process, log))
     finally:
-        end()
-        atexit.unregister(end)
+        _end(process)
+        atexit.unregister(end_at_exit)
 
 
 def _follow(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from program import PATIENCE_S, ROOT, Program, clean_environment, free_port, wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 FAKE_SDK = ROOT / "tests" / "fake_sdk"
 # The program as it is, on a machine with a Neuron device.
 START = """
@@ -35,7 +35,7 @@ def compiling(tmp_path: Path, embedded: Path) -> Iterator[Program]:
     options = ["--port", str(port), "--data-dir", str(tmp_path / "data"), "--backend", "neuron", "--tensor-parallel-size", "1"]
     options += ["--model-path", str(embedded), "--compiled-artifacts", str(tmp_path / "artifacts")]
     environment = clean_environment(tmp_path) | {"FAKE_COMPILE": "stop"}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, FAKE_SDK)))
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, FAKE_SDK, FAKE_SDK / "light")))
     with (tmp_path / "stdout.txt").open("wb") as out, (tmp_path / "stderr.txt").open("wb") as err:
         line = [sys.executable, "-c", START, str(tmp_path / "dev"), *options]
         process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=out, stderr=err)
@@ -59,7 +59,7 @@ def test_the_page_tells_how_far_it_is_and_the_end_leaves_nothing(compiling: Prog
         answer = compiling.get("/health")
         return answer is not None and "compiling, 1 of 4 graphs done" in answer.json().get("reason", "")
 
-    wait_until(told, "a compilation that tells how far it is")
+    wait_until(told, "a compilation that tells how far it is", timeout=2 * PATIENCE_S)
     health, page = compiling.get("/health"), compiling.get("/")
     assert health is not None
     assert (health.status_code, health.json()["status"]) == (503, "loading")

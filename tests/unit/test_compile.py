@@ -16,6 +16,7 @@ from mllama_demo.checkpoint import artifacts, compile_job
 from mllama_demo.checkpoint import compile as module
 from mllama_demo.checkpoint.compile import compilation
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
+from mllama_demo.checkpoint.neuron_log import CompileProgress
 from mllama_demo.checkpoint.neuron_machine import check_instance
 from mllama_demo.config import Settings
 from mllama_demo.errors import ConfigError
@@ -118,6 +119,16 @@ def test_it_says_how_far_it_is(config, capsys, monkeypatch):
     assert compile_it(config) == 0
     assert told[0][0] == "starting"
     assert [seconds for _, seconds in told] == sorted(seconds for _, seconds in told)
+
+
+def test_on_a_terminal_a_bar_is_drawn_over_itself(capsys, monkeypatch):
+    monkeypatch.setattr(module.sys, "stdout", SimpleNamespace(isatty=lambda: True, write=print, flush=lambda: None))
+    show, lines = module._Terminal(), []
+    monkeypatch.setattr("builtins.print", lambda *words, **_: lines.append("".join(words)))
+    show(CompileProgress("compiling", 2, 4), 754)
+    show(CompileProgress("compiling", 2, 4), 3754)
+    assert lines[0] == f"\r[{13 * '#'}{17 * '.'}] 45%, compiling, 2 of 4 graphs done, 12:34\x1b[K"
+    assert lines[1].endswith(", 1:02:34\x1b[K")
 
 
 def test_another_configuration_is_compiled_beside_and_says_what_is_different(config, capsys):
@@ -267,6 +278,13 @@ def test_a_disk_that_fills_up_at_the_end_leaves_nothing(config, capsys, monkeypa
     monkeypatch.setattr(artifacts.shutil, "copyfile", full)
     assert "is full" in refused(capsys, config)
     assert not (config.parent / "artifacts").exists()
+
+
+def test_a_mount_point_is_refused_before_the_hour(config, capsys, monkeypatch):
+    monkeypatch.setenv("NEURON_COMPILED_ARTIFACTS", str(config.parent / "mine"))
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mine")
+    assert "is a mount point" in refused(capsys, config)
+    assert not list(config.parent.glob("mine*"))
 
 
 def test_a_folder_that_cannot_be_written_is_named(config, capsys):
