@@ -316,9 +316,14 @@ def interrupted(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
             convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000)
 
 
-def test_a_kept_file_that_was_damaged_is_written_again(folders, monkeypatch):
+def change_header(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"F32", b"F16", 1))
+
+
+@pytest.mark.parametrize("damage", [lambda file: cut(file, 0.5), change_header], ids=["cut off", "another header"])
+def test_a_kept_file_that_was_damaged_is_written_again(folders, monkeypatch, damage):
     interrupted(folders, monkeypatch)
-    cut(min(folders.work.glob("*.safetensors")), 0.5)
+    damage(min(folders.work.glob("*.safetensors")))
     convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000)
     check_checkpoint(folders.output)
 
