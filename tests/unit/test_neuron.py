@@ -128,7 +128,7 @@ class RememberingModel:
         else:
             assert input_ids.shape[1] >= 3
             assert (rows, tuple(rest["pixel_values"].shape)) == (1, (1, 1, 4, 3, 32, 32))
-            self.images[int(seq_ids)] = int(rest["pixel_values"].sum())
+            self.images[int(seq_ids)] = image_mark(int(rest["pixel_values"].sum()), int(rest["vision_mask"][0, 0, 0]))
         assert rest["attention_mask"] is None
         shapes = [tuple(rest[name].shape) for name in ("aspect_ratios", "vision_mask", "num_chunks")]
         assert shapes == [(rows, 1, 2), (rows, 1, 2), (rows, 1)]
@@ -144,12 +144,17 @@ class RememberingModel:
         return SimpleNamespace(tokens=torch.tensor(made, dtype=torch.int32))
 
 
+def image_mark(width: int, position: int) -> int:
+    """One number for an image and the position of its token; not 0, so that a text row taken for an image's shows."""
+    return 1000 * width + position + 1
+
+
 def next_token(ids: list[int], image: int, values: list[float]) -> int:
     return random.Random(repr((ids, image, [round(value, 3) for value in values]))).randrange(IMAGE_TOKEN)
 
 
 def alone(request: GenerationRequest, count: int) -> list[int]:
-    image = 0 if request.image is None else request.image.width
+    image = 0 if request.image is None else image_mark(request.image.width, request.prompt_ids.index(IMAGE_TOKEN))
     ids, values = list(request.prompt_ids), list(device_sampling(request.sampling, 64))
     for _ in range(count):
         ids.append(next_token(ids, image, values))
@@ -174,7 +179,7 @@ def request(seed: int, length: int, image: bool = False) -> GenerationRequest:
     sampling = SamplingParams(temperature=chance.choice([0.0, 0.5, 1.5]), top_p=0.9, top_k=chance.choice([0, 5, 200]))
     if not image:
         return GenerationRequest(tuple(ids), sampling)
-    ids[0], width = IMAGE_TOKEN, chance.randint(40, 60)
+    ids[chance.randrange(length)], width = IMAGE_TOKEN, chance.randint(40, 60)
     pixels = Image.new("RGB", (width, width), (width, 0, 0))
     return GenerationRequest(tuple(ids), sampling, LoadedImage(pixels, b"", "PNG", str(seed), "a picture"))
 
@@ -208,6 +213,14 @@ def test_a_full_slot_is_not_decoded_and_may_sit_beside_others(runner):
         runner.decode([1, 0])
     made += [runner.decode([1])[0].token_id for _ in range(5)]
     assert made == alone(other, 6)
+
+
+def test_a_live_slot_is_not_prefilled_over(runner):
+    first = request(5, 6)
+    made = [runner.prefill(1, first).token_id]
+    with pytest.raises(ValueError, match="slot 1"):
+        runner.prefill(1, request(6, 6))
+    assert [*made, runner.decode([1])[0].token_id] == alone(first, 2)
 
 
 def test_a_prompt_longer_than_the_largest_bucket_is_refused_with_both_numbers(runner):
