@@ -95,7 +95,7 @@ def _why(outcome: dict[str, str], process: subprocess.Popen[bytes], log: Path) -
     if "error" in outcome:
         return outcome["error"]
     if "full" in outcome:
-        return f"The disk filled up while the model was compiled ({outcome['full'] or log.parent}); nothing of it was kept."
+        return f"The disk filled up while the model was compiled ({outcome['full']}); nothing of it was kept."
     if "failed" in outcome:
         return f"The model could not be compiled ({outcome['failed']}); {log} has all that was said."
     with contextlib.suppress(subprocess.TimeoutExpired):

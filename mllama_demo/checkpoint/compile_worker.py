@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -20,6 +21,8 @@ from typing import Any
 
 from mllama_demo.backend.neuron_config import inference_config
 from mllama_demo.errors import DemoError
+
+NO_ROOM = 2**26  # bytes; with less than this free, whatever failed did so for that
 
 
 def compile_model(model_path: Path, values: dict[str, Any], folder: Path) -> None:
@@ -59,14 +62,21 @@ def main() -> int:
         events.send(error=str(error))
     except BaseException as error:
         traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            events.send(full=str(error.filename or ""))
+        if _full_disk(error, Path(job["folder"])):
+            events.send(full=getattr(error, "filename", None) or job["folder"])
         else:
             events.send(failed=f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}")
     else:
         events.send(done="")
     sys.stderr.flush()
     os._exit(0)  # without waiting for threads in which a compiler may still run
+
+
+def _full_disk(error: BaseException, folder: Path) -> bool:
+    """Whether it failed for want of room. torch and safetensors say so in their own words, and compilers say anything at all."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or shutil.disk_usage(folder).free < NO_ROOM
 
 
 def _end_with_the_one_who_asked() -> None:

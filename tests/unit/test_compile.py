@@ -12,7 +12,7 @@ import pytest
 from neuron_fakes import be_an_instance, install_sdk
 
 from mllama_demo.__main__ import main
-from mllama_demo.checkpoint import artifacts, compile_job
+from mllama_demo.checkpoint import artifacts, compile_job, compile_worker
 from mllama_demo.checkpoint import compile as module
 from mllama_demo.checkpoint.compile import compilation
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
@@ -233,6 +233,7 @@ def test_an_artifact_under_the_name_of_another_is_not_trusted(config, capsys):
         ("exit", "ended with exit code 3", True),
         ("killed", "SIGKILL, as the system does when memory runs out", True),
         ("full", "The disk filled up", False),
+        ("no-room", "The disk filled up", False),
     ],
 )
 def test_a_failure_is_one_sentence_and_leaves_nothing_but_its_log(config, capsys, monkeypatch, how, words, logged):
@@ -269,6 +270,13 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_written(config, ca
     assert "0.0 GB are free" in line
     assert not (config.parent / "artifacts").exists()
     assert wanted(config).bytes > 2 * 2**20
+
+
+def test_whatever_fails_on_a_disk_without_room_fails_for_that(tmp_path, monkeypatch):
+    free = SimpleNamespace(free=compile_worker.NO_ROOM - 1)
+    assert not compile_worker._full_disk(RuntimeError("neuronx-cc failed with 70"), tmp_path)
+    monkeypatch.setattr(compile_worker.shutil, "disk_usage", lambda folder: free)
+    assert compile_worker._full_disk(RuntimeError("neuronx-cc failed with 70"), tmp_path)
 
 
 def test_a_disk_that_fills_up_at_the_end_leaves_nothing(config, capsys, monkeypatch):

@@ -43,12 +43,13 @@ def edit_config(folder: Path, change: Callable[[dict[str, Any]], None], indent: 
     (folder / "config.json").write_text(json.dumps(content, indent=indent))
 
 
-def tune_further(folder: Path) -> None:
-    """Every weight another one, and every file as long as before."""
+def change_weights(folder: Path, start: float, end: float) -> None:
+    """Every number in this part of the weights, from 0 to 1, another one; the file as long as before."""
     file = folder / "model.safetensors"
     raw = bytearray(file.read_bytes())
-    start = 8 + int.from_bytes(raw[:8], "little")
-    raw[start:] = bytes(value ^ 1 for value in raw[start:])
+    data = 8 + int.from_bytes(raw[:8], "little")
+    part = slice(data + int(start * (len(raw) - data)), data + int(end * (len(raw) - data)))
+    raw[part] = bytes(value ^ 1 for value in raw[part])
     file.write_bytes(raw)
 
 
@@ -58,7 +59,9 @@ CHANGES: dict[str, tuple[Callable[[Case, pytest.MonkeyPatch], None], str]] = {
         lambda case, _: edit_config(case.folder, lambda c: c["text_config"].update(rope_theta=77.0)),
         "model.text_config.rope_theta is",
     ),
-    "other weights": (lambda case, _: tune_further(case.folder), "1 weight files have other contents"),
+    "other weights": (lambda case, _: change_weights(case.folder, 0, 1), "1 weight files have other contents"),
+    "one layer tuned": (lambda case, _: change_weights(case.folder, 0.4, 0.45), "1 weight files have other contents"),
+    "the last tensor": (lambda case, _: change_weights(case.folder, 0.9999, 1), "1 weight files have other contents"),
     "an option": (
         lambda case, _: vars(case).update(options=replace(case.options, batch_size=2)),
         "neuron.batch_size is 4 there and 2 here",

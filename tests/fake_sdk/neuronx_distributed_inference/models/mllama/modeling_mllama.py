@@ -1,6 +1,7 @@
 """A model that compiles in no time, and tells the story of it as NxD 0.18 and NxDI 0.9 do.
 
-FAKE_COMPILE: fail, full (the disk), stop (half-way), exit or killed (by the system); anything else: all is well.
+FAKE_COMPILE: fail, full (the disk), no-room (the same, as safetensors says it), stop (half-way), exit or killed (by the system);
+anything else: all is well.
 """
 
 import errno
@@ -67,6 +68,8 @@ class NeuronMllamaForCausalLM:
             os.kill(os.getpid(), signal.SIGKILL)
         if wanted == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work / "graph.hlo"))
+        if wanted == "no-room":
+            raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
         if wanted == "fail":
             raise RuntimeError("neuronx-cc failed with 70\nand much more")
         logger.info("Finished Compilation for all HLOs in 1800.2 seconds")
