@@ -36,7 +36,7 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store)
     atexit.register(room.close)
     page = ChatPage(settings, room)
     # Gradio 6.17, which goes with the Neuron SDK (requirements-neuron.txt), has no run history to switch off.
-    newer = {"run_history": False} if "run_history" in inspect.signature(gr.mount_gradio_app).parameters else {}
+    newer: dict[str, Any] = {"run_history": False} if "run_history" in inspect.signature(gr.mount_gradio_app).parameters else {}
     gr.mount_gradio_app(
         app,
         page.build(),
