@@ -633,6 +633,20 @@ def test_a_backend_closed_while_loading_never_calls_itself_ready() -> None:
         run(read(backend, request("late")), MOMENT_S)
 
 
+def test_a_load_that_fails_because_the_backend_is_closed_is_no_failure() -> None:
+    said: list[str] = []
+
+    def load(progress: Progress) -> ModelRunner:
+        backend.close()
+        raise RuntimeError("what it was loading with was taken away")
+
+    backend = new_backend(load, on_down=said.append)
+    backend.start()
+    backend._thread.join(PATIENCE_S)
+    assert not backend._thread.is_alive()
+    assert said == []
+
+
 def threads_of_the_backend() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "backend"}
 
