@@ -32,6 +32,10 @@ MAX_TENSOR_PARALLEL = 32  # of NxDI's vision encoder
 MAX_BATCH = 4
 LONG = 16384  # tokens: the longest context of 90B, and from here on one slot is the rule
 SCRATCHPAD_PAGE_MIB = 1024  # fixed by NxDI's compiler arguments for this model
+NO_SDK = (
+    "The Neuron backend needs the package neuronx-distributed-inference of the AWS Neuron SDK: use the SDK's PyTorch inference "
+    "environment on a trn1.32xlarge or inf2.48xlarge instance, or choose the transformers backend (--backend torch)."
+)
 _HOST_SAMPLING = "for sampling on the host, leave on_device_sampling_config at none"
 # Options of NxDI and vLLM that somebody may bring along, and why they are none here.
 REFUSED = {

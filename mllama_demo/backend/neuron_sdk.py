@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mllama_demo.errors import ConfigError
+from mllama_demo.neuron_settings import NO_SDK
 
 _PACKAGE = "neuronx_distributed_inference"
 
@@ -21,10 +22,7 @@ def import_nxdi(module: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != _PACKAGE:
             raise _broken(error) from error
-        raise ConfigError(
-            "The Neuron backend needs the package neuronx-distributed-inference of the AWS Neuron SDK: use the SDK's PyTorch "
-            "inference environment on a trn1.32xlarge or inf2.48xlarge instance, or choose the transformers backend."
-        ) from None
+        raise ConfigError(NO_SDK) from None
     except Exception as error:
         raise _broken(error) from error
 
