@@ -10,14 +10,17 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mllama_demo.checkpoint import artifacts as compiled_artifacts
 from mllama_demo.checkpoint import neuron_sdks
 from mllama_demo.checkpoint.check import CheckpointInfo
+from mllama_demo.checkpoint.compile import Compilation
 from mllama_demo.checkpoint.findings import Finding, Sight, Status
 from mllama_demo.checkpoint.machine import existing, version_key
 from mllama_demo.checkpoint.memory import GIB, core_memory
 from mllama_demo.checkpoint.neuron_sdks import NXDI, Sdk
 from mllama_demo.checkpoint.plan import verdict
 from mllama_demo.checkpoint.shape import PUBLISHED
+from mllama_demo.errors import ConfigError
 from mllama_demo.neuron_settings import CORES, SCRATCHPAD_PAGE_MIB
 
 GB = 10**9
@@ -26,7 +29,6 @@ _CORES: dict[str, int] = {**CORES}
 _CORES_PER_DEVICE = 2
 _WITHOUT_NEURON = "or leave --config out to run the small model of this demo with PyTorch"
 _LAPTOP_DISK = GB  # bytes for conversations and their images; a guess
-_GRAPH_DISK = GIB  # bytes for one compiled graph and its making; a guess, as nothing upstream states it
 
 
 # --- the machine ---------------------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ def packages(s: Sight) -> Iterator[Finding]:
             yield Finding("packages", "ok", f"torch {versions['torch']}, transformers {versions['transformers']}")
         return
     if "gradio" not in versions:
-        yield Finding("packages", "fail", "gradio is not installed in this environment", "see docs/neuron.md on what to add")
+        yield Finding("packages", "fail", "gradio is not installed in this environment", "pip install -r requirements-neuron.txt")
     if NXDI not in versions:
         remedy = (
             "activate the PyTorch inference environment of the Neuron SDK, such as source /opt/aws_neuronx_venv_…/bin/activate"
@@ -205,11 +207,9 @@ def disk(s: Sight) -> Iterator[Finding]:
     if not s.neuron:
         yield from _room(s, "disk", s.settings.data_dir, _LAPTOP_DISK, "for conversations", scarce="warn")
         return
-    if s.shape:
-        o = s.settings.neuron
-        graphs = len(o.context_encoding_buckets) + len(o.token_generation_buckets)
-        needed = core_memory(s.shape, o).weights * o.tensor_parallel_size + graphs * _GRAPH_DISK
-        yield from _room(s, "disk", s.artifacts, needed, "for what is compiled", scarce="fail")
+    wanted = s.compilation
+    if wanted and artifacts_state(wanted)[0] != "ok":
+        yield from _room(s, "disk", wanted.place.folder, wanted.bytes, "for what is compiled", scarce="fail")
 
 
 def _room(s: Sight, check: str, folder: Path, needed: int, purpose: str, *, scarce: Status) -> Iterator[Finding]:
@@ -225,19 +225,23 @@ def _room(s: Sight, check: str, folder: Path, needed: int, purpose: str, *, scar
 
 
 def artifacts(s: Sight) -> Iterator[Finding]:
-    if s.neuron:
-        status, text, remedy = artifacts_state(s)
-        yield Finding("artifacts", status, text, remedy)
+    if s.neuron and s.compilation:
+        yield Finding("artifacts", *artifacts_state(s.compilation))
 
 
-def artifacts_state(s: Sight) -> Judged:
-    """Whether the artifact folder holds something, and what it says that it is for.
-
-    Knows presence only: the comparison of fingerprints plugs in here.
-    """
-    if not s.artifacts.is_dir() or not any(s.artifacts.iterdir()):
-        return "warn", f"nothing is compiled in {s.artifacts}", "`python -m mllama_demo compile` with the same options"
-    return "ok", f"something is compiled in {s.artifacts}", ""
+def artifacts_state(wanted: Compilation) -> Judged:
+    """Whether this very model is compiled. Something else in its place fails, as `serve` would."""
+    folder = wanted.place.folder
+    try:
+        if wanted.exists:
+            return "ok", f"{folder} was compiled from exactly this", ""
+    except ConfigError as error:
+        return "fail", str(error), ""
+    remedy = "`python -m mllama_demo compile` with the same options; `serve` does it as well"
+    near = None if wanted.place.named else compiled_artifacts.closest(wanted.root, wanted.made_of)
+    if near:
+        return "warn", f"nothing is compiled from this; in {near[0]}, the closest, {compiled_artifacts.few(near[1])}", remedy
+    return "warn", f"nothing is compiled in {folder if wanted.place.named else wanted.root}", remedy
 
 
 # --- environment variables -----------------------------------------------------------------------------------------------

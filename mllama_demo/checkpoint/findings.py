@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from mllama_demo.checkpoint import neuron_sdks
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
+from mllama_demo.checkpoint.compile import Compilation, compilation
 from mllama_demo.checkpoint.machine import Machine
 from mllama_demo.checkpoint.neuron_sdks import Sdk
 from mllama_demo.checkpoint.shape import ModelShape, read_shape
@@ -68,10 +68,9 @@ class Sight:
         """The release that the installed packages come closest to."""
         return neuron_sdks.closest(self.machine.versions)
 
-    @property
-    def artifacts(self) -> Path:
-        """Where what is compiled goes."""
-        named = self.machine.environ.get("NEURON_COMPILED_ARTIFACTS")
-        return (
-            Path(named) if named else self.settings.compiled_artifacts or self.settings.model_path / "neuron-compiled-artifacts"
-        )
+    @cached_property
+    def compilation(self) -> Compilation | None:
+        """What `compile` and `serve` would look for; None when the checkpoint cannot be used."""
+        if isinstance(self.checkpoint, str):
+            return None
+        return compilation(self.settings, self.machine.environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.__main__ import main
-from mllama_demo.checkpoint import doctor, findings, neuron_sdks
-from mllama_demo.checkpoint.check import check_checkpoint
+from mllama_demo.__main__ import VERBS, main
+from mllama_demo.checkpoint import artifacts, doctor, findings, neuron_sdks, weights_file
+from mllama_demo.checkpoint.compile import compilation
 from mllama_demo.checkpoint.doctor import examine, report
 from mllama_demo.checkpoint.findings import Finding
 from mllama_demo.checkpoint.machine import Machine, this_machine
+from mllama_demo.checkpoint.memory import GIB, core_memory, core_parameters
 from mllama_demo.checkpoint.neuron_sdks import SDKS
 from mllama_demo.checkpoint.shape import PUBLISHED
-from mllama_demo.config import Settings
+from mllama_demo.config import Settings, load_settings
 from mllama_demo.neuron_settings import CORES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,15 +80,45 @@ INF2 = Described(product="inf2.48xlarge", devices=12, memory_gb=380)
 LAPTOP = Described("LENOVO", "21AH00BMGE", 0, None, None, 12, 100, versions=LAPTOP_PACKAGES, limit=None)
 
 
-@pytest.fixture
-def checkpoint_90b(tmp_path, embedded, monkeypatch) -> Path:
-    """The folder of what the doctor takes for the 90B checkpoint, which is large only by what it says."""
-    folder = tmp_path / "Llama-3.2-90B-Vision-Instruct"
+def write_checkpoint(folder: Path, embedded: Path, size: str) -> Path:
+    """A checkpoint of a published size, with everything but the numbers: its weights are one long hole."""
     folder.mkdir()
-    told = replace(check_checkpoint(embedded), path=folder, name=folder.name, parameters=88_593_355_323, bytes=177_187_000_000)
-    monkeypatch.setattr(findings, "check_checkpoint", lambda path: told)
-    monkeypatch.setattr(findings, "read_shape", lambda file: PUBLISHED["90B"])
+    shutil.copy(embedded / "tokenizer.json", folder)
+    shape = PUBLISHED[size]
+    text = {
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers,
+        "cross_attention_layers": shape.cross_layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": shape.max_positions,
+        "eos_token_id": 128009,
+    }
+    vision = {"hidden_size": 1280, "num_hidden_layers": 32, "num_global_layers": 8, "attention_heads": 16}
+    vision |= {"image_size": 560, "patch_size": 14, "max_num_tiles": 4}
+    config = {"model_type": "mllama", "text_config": text, "vision_config": vision, "image_token_index": 128256}
+    (folder / "config.json").write_text(json.dumps(config))
+    images = {"size": {"height": 560, "width": 560}, "max_image_tiles": 4}
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    names = ["model.embed_tokens", "model.norm", "lm_head"]
+    for layer in range(shape.layers):
+        names.append(f"model.layers.{layer}.{'cross' if layer in shape.cross_layers else 'self'}_attn.q_proj")
+    names = [f"language_model.{name}" for name in names] + ["vision_model.patch_embedding", "multi_modal_projector"]
+    for stack, layers in (("transformer", 32), ("global_transformer", 8)):
+        names += [f"vision_model.{stack}.layers.{layer}.self_attn.q_proj" for layer in range(layers)]
+    entries = [weights_file.Entry(f"{name}.weight", "BF16", (1,)) for name in names]
+    entries.append(weights_file.Entry("all.the.rest", "BF16", (core_parameters(shape, 1) - len(entries),)))
+    with (folder / "model.safetensors").open("wb") as stream:
+        stream.write(weights_file.header(entries))
+        stream.truncate(weights_file.size(entries))
     return folder
+
+
+@pytest.fixture
+def checkpoint_90b(tmp_path, embedded) -> Path:
+    return write_checkpoint(tmp_path / "Llama-3.2-90B-Vision-Instruct", embedded, "90B")
 
 
 @pytest.fixture
@@ -102,10 +134,14 @@ def look(tmp_path, checkpoint_90b):
     return look
 
 
-@pytest.fixture
-def compiled(checkpoint_90b) -> Path:
-    folder = checkpoint_90b / "neuron-compiled-artifacts"
-    (folder / "of-something").mkdir(parents=True)
+def compile_as(settings: Settings, environ: dict[str, str] | None = None) -> Path:
+    """What `compile` leaves behind, with the device's part made up."""
+    wanted = compilation(settings, environ or {})
+    folder = wanted.place.folder
+    folder.mkdir(parents=True)
+    for name in (artifacts.MODEL_FILE, artifacts.NEURON_CONFIG):
+        (folder / name).write_text("{}")
+    artifacts.write_manifest(folder, wanted.made_of, 1.0)
     return folder
 
 
@@ -123,7 +159,10 @@ def statuses(found: dict[str, Finding]) -> set[str]:
 
 
 @pytest.mark.parametrize("described", [TRN1, INF2], ids=["trn1.32xlarge", "inf2.48xlarge"])
-def test_a_machine_as_aws_sells_it_with_everything_in_place_is_ready(look, compiled, described):
+def test_a_machine_as_aws_sells_it_with_everything_in_place_is_ready(look, checkpoint_90b, described):
+    cores = 32 if described is TRN1 else 16
+    neuron = {"instance_type": described.product, "tensor_parallel_size": cores}
+    compile_as(Settings(backend="neuron", model_path=checkpoint_90b, **neuron))
     found = look(described)
     assert statuses(found) == {"ok"}
     assert found["instance"].text == f"{described.product}, as configured"
@@ -169,6 +208,34 @@ def test_a_neuron_machine_that_would_answer_from_its_cpu_is_a_warning(look, embe
 def test_what_a_remedy_names_exists():
     assert (ROOT / "configs/trn1-90b.yaml").is_file()
     assert (ROOT / "docs/neuron.md").is_file()
+    assert (ROOT / "requirements-neuron.txt").is_file()
+
+
+def test_what_is_added_to_the_sdk_is_what_a_laptop_gets_without_what_the_sdk_brings():
+    laptop, neuron = (
+        {line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")}
+        for name in ("requirements.txt", "requirements-neuron.txt")
+    )
+    assert neuron < laptop
+    left_out = {line.partition("==")[0] for line in laptop - neuron}
+    assert left_out == {"numpy", "pillow", "requests", "tokenizers", "torch", "transformers"}
+
+
+def test_every_command_and_configuration_of_the_guide_exists():
+    guide = (ROOT / "docs/neuron.md").read_text()
+    assert (
+        set(re.findall(r"python -m mllama_demo (\w+)", guide)) == {"convert", "plan", "doctor", "compile", "serve"} <= set(VERBS)
+    )
+    named = set(re.findall(r"configs/[\w-]+\.yaml", guide))
+    assert named == {f"configs/{file.name}" for file in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_the_memory_in_the_guide_is_what_plan_computes():
+    guide = (ROOT / "docs/neuron.md").read_text()
+    for row in re.findall(r"^\| `(configs/(?:trn1|inf2)\S+)` \| .*\| ([\d.]+) \|$", guide, re.MULTILINE):
+        options = load_settings(["--config", str(ROOT / row[0])], {}).neuron
+        total = core_memory(PUBLISHED["11B" if "11b" in row[0] else "90B"], options).total
+        assert row[1] == f"{total / GIB:.1f}", row
 
 
 # --- the machine ---------------------------------------------------------------------------------------------------------
@@ -278,12 +345,12 @@ def test_a_release_that_left_trn1_and_inf2_behind_says_so(look, tmp_path):
     assert (finding.status, finding.text) == ("warn", "2.29.1, whose NxD Inference AWS supports on Trn2 and newer only")
 
 
-def test_the_first_release_is_for_90b_alone(look, monkeypatch):
+def test_the_first_release_is_for_90b_alone(look, tmp_path, embedded):
     versions = {"neuronx-distributed-inference": "0.1.1", "neuronx-cc": "2.16.372.0", "gradio": "6"}
     first = replace(TRN1, versions=versions, driver="2.19.64.0")
     assert look(first)["neuron sdk"].status == "ok"
-    monkeypatch.setattr(findings, "read_shape", lambda file: PUBLISHED["11B"])
-    assert "90B but not 11B" in look(first)["neuron sdk"].text
+    smaller = write_checkpoint(tmp_path / "11B", embedded, "11B")
+    assert "90B but not 11B" in look(first, model_path=smaller)["neuron sdk"].text
 
 
 def test_packages_that_are_missing_are_named(look, embedded):
@@ -374,10 +441,32 @@ def test_a_folder_that_may_not_be_looked_into_is_a_finding_and_no_traceback(look
     assert (found["checkpoint"].status, found["checkpoint"].text) == ("fail", "/secret cannot be read (Permission denied)")
 
 
-def test_without_artifacts_the_way_to_make_them_is_shown(look):
+def test_without_artifacts_the_way_to_make_them_is_shown(look, checkpoint_90b):
+    finding = look(TRN1)["artifacts"]
+    assert (finding.status, finding.text) == ("warn", f"nothing is compiled in {checkpoint_90b / 'neuron-compiled-artifacts'}")
+    assert "`python -m mllama_demo compile`" in finding.remedy
+
+
+def test_artifacts_of_exactly_this_need_no_disk(look, checkpoint_90b):
+    folder = compile_as(Settings(backend="neuron", model_path=checkpoint_90b))
+    found = look(replace(TRN1, disk_gb=1))
+    assert (found["artifacts"].status, found["artifacts"].text) == ("ok", f"{folder} was compiled from exactly this")
+    assert "disk" not in found
+
+
+def test_artifacts_of_another_configuration_are_a_warning_that_says_what_differs(look, checkpoint_90b):
+    compile_as(Settings(backend="neuron", model_path=checkpoint_90b, batch_size=2))
     finding = look(TRN1)["artifacts"]
     assert finding.status == "warn"
-    assert "compile" in finding.remedy
+    assert "neuron.batch_size is 2 there and 4 here" in finding.text
+
+
+def test_another_model_in_the_place_that_the_variable_names_is_a_failure(look, checkpoint_90b, tmp_path):
+    environ = {"NEURON_COMPILED_ARTIFACTS": str(tmp_path / "named")}
+    compile_as(Settings(backend="neuron", model_path=checkpoint_90b, batch_size=2), environ)
+    finding = look(replace(TRN1, environ=environ))["artifacts"]
+    assert finding.status == "fail"
+    assert "is another one: " in finding.text
 
 
 # --- environment variables -----------------------------------------------------------------------------------------------
