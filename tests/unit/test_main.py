@@ -78,7 +78,7 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"mllama_demo {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["serve", "convert", "compile", "plan"])
+@pytest.mark.parametrize("name", ["serve", "convert", "compile", "plan", "doctor"])
 def test_every_verb_has_help_of_its_own(name, capsys):
     module, _, function = VERBS[name].target.partition(":")
     assert callable(getattr(importlib.import_module(module), function))

@@ -1,0 +1,76 @@
+"""What the doctor looks at and what it says: a `Sight` goes into every check, `Finding`s come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from mllama_demo.checkpoint import neuron_sdks
+from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
+from mllama_demo.checkpoint.compile import Compilation, compilation
+from mllama_demo.checkpoint.machine import Machine
+from mllama_demo.checkpoint.neuron_sdks import Sdk
+from mllama_demo.checkpoint.shape import ModelShape, read_shape
+from mllama_demo.config import Settings
+from mllama_demo.errors import CheckpointError
+from mllama_demo.neuron_settings import CORES
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """check: what was looked at, in a word or two. text: what was found. remedy: what to do; empty when all is well, or when
+    the text says it."""
+
+    check: str
+    status: Status
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A machine and the configuration that it is to run."""
+
+    machine: Machine
+    settings: Settings
+
+    @property
+    def neuron(self) -> bool:
+        """True when the configuration is for NeuronCores."""
+        return self.settings.backend == "neuron"
+
+    @property
+    def has_neuron(self) -> bool:
+        """True when the machine is, or shows devices of, a Neuron instance."""
+        return self.machine.neuron_devices > 0 or self.machine.instance_type in CORES
+
+    @cached_property
+    def checkpoint(self) -> CheckpointInfo | str:
+        """What the checkpoint says of itself, or the sentence that says why it cannot be used."""
+        try:
+            return check_checkpoint(self.settings.model_path)
+        except CheckpointError as error:
+            return str(error)
+
+    @cached_property
+    def shape(self) -> ModelShape | None:
+        """The model's measures, which need its config.json only."""
+        try:
+            return read_shape(self.settings.model_path / "config.json")
+        except CheckpointError:
+            return None
+
+    @cached_property
+    def sdk(self) -> Sdk | None:
+        """The release that the installed packages come closest to."""
+        return neuron_sdks.closest(self.machine.versions)
+
+    @cached_property
+    def compilation(self) -> Compilation | None:
+        """What `compile` and `serve` would look for; None when the checkpoint cannot be used."""
+        if isinstance(self.checkpoint, str):
+            return None
+        return compilation(self.settings, self.machine.environ)
