@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,12 +16,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=110.0, help="of training, both stages together (default 110)")
     parser.add_argument("--run", type=Path, default=CACHE / "run", help="folder of the run; an unfinished one goes on")
     parser.add_argument("--out", type=Path, default=CACHE / "checkpoint", help="folder that the checkpoint is written to")
+    parser.add_argument("--start", type=Path, help="begin with the weights of this checkpoint, such as mllama_demo/embedded")
     parser.add_argument("--batch", type=int, default=48, help="pictures a step, over all processes (default 48)")
     parser.add_argument("--processes", type=int, default=0, help="on a CPU; 0 for one a core")
     parser.add_argument("--cases", type=int, default=100, help="of each type in the evaluation; 0 leaves it out (default 100)")
     args = parser.parse_args(argv)
     if not 0 < args.minutes <= 100_000:
         parser.error("--minutes must be more than 0 and at most 100000")
+    if args.start and not (args.start / "model.safetensors").is_file():
+        parser.error(f"--start must name a checkpoint folder; {args.start} holds no model.safetensors")
     if args.batch < 2:
         parser.error("--batch must be at least 2")
     try:
@@ -44,9 +48,12 @@ def _run(args: argparse.Namespace) -> None:
     tokenizer = args.run / "tokenizer.json"
     if not tokenizer.exists():
         print("tokenizer", flush=True)
-        train_tokenizer().save(str(tokenizer))
+        if args.start:
+            shutil.copyfile(args.start / "tokenizer.json", tokenizer)
+        else:
+            train_tokenizer().save(str(tokenizer))
     print(f"training for {args.minutes:g} minutes", flush=True)
-    work_together(make_checkpoint, args.run, args.out, args.minutes, args.batch, members=args.processes)
+    work_together(make_checkpoint, args.run, args.out, args.minutes, args.batch, args.start, members=args.processes)
     if args.cases:
         from training.evaluate import evaluate
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import MllamaConfig
 
 from training.model import ASPECT_RATIOS, IMAGE_MEAN, IMAGE_STD, MAX_TILES, TILE, Student
@@ -38,6 +38,17 @@ def published_name(name: str) -> str:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     raise ValueError(f"{name} has no published name")
+
+
+def load(student: Student, folder: Path) -> None:
+    """Takes over the weights of an exported checkpoint. Raises ValueError for one of another size."""
+    weights = load_file(folder / "model.safetensors")
+    own = student.model.state_dict()
+    for name, value in own.items():
+        found = weights.get(published_name(name))
+        if found is None or found.shape != value.shape:
+            raise ValueError(f"{folder} holds another model: {name} should have the shape {tuple(value.shape)}")
+        value.copy_(found)
 
 
 def export(student: Student, tokenizer: Path, folder: Path) -> None:

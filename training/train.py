@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mllama_demo.tokenizer import Tokenizer
 from training.batches import PictureStream, stream
 from training.dialogue import TalkStream, content_weights
-from training.export import export
+from training.export import export, load
 from training.model import Size, Student, make_config, whiten_patches
 from training.optimizer import Optimizer
 from training.team import Team
@@ -156,8 +156,6 @@ def learn_to_see(run: Run, stage: Stage) -> None:
     """Stage one: vision layers and projector, from the labels of each patch."""
     student = run.student
     model = student.model.model
-    if run.step == 0 and not run.done:
-        whiten_patches(student, _patches(stage).to(run.team.device))
     parts = [(model.vision_model, 1.0), (model.multi_modal_projector, 1.0), (student.heads, 1.0)]
 
     def loss_of(batch: Any) -> tuple[Tensor, dict[str, float]]:
@@ -199,11 +197,11 @@ def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
     run.train(stage, optimizer, lambda size, seed: stream(TalkStream(size, seed, tokenizer), run.team.workers), loss_of)
 
 
-def _patches(stage: Stage) -> Tensor:
+def _patches(seed: int) -> Tensor:
     """Normalised patches of things in 300 pictures: [n, 3 * 14 * 14]."""
     from training.model import IMAGE_MEAN, IMAGE_STD, PATCH, TILE
 
-    pictures = next(iter(PictureStream(300, f"{stage.name}/{stage.seed}/patches")))
+    pictures = next(iter(PictureStream(300, f"patches/{seed}")))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
     pixels = (pictures.tiles.float() / 255 - mean) / std
     side = TILE // PATCH
@@ -211,13 +209,22 @@ def _patches(stage: Stage) -> Tensor:
     return patches[pictures.labels[:, 0] > 0]
 
 
-def make_checkpoint(team: Team, folder: Path, out: Path, minutes: float, batch: int) -> None:
-    """Both stages in the folder, which holds tokenizer.json, then the checkpoint in `out`. Goes on where it was."""
+def make_checkpoint(team: Team, folder: Path, out: Path, minutes: float, batch: int, start: Path | None = None) -> None:
+    """Both stages in the folder, which holds tokenizer.json, then the checkpoint in `out`. Goes on where it was.
+
+    start: a checkpoint with the same tokenizer whose weights to begin with, at lower rates than from nothing.
+    """
     torch.manual_seed(0)
     special = Tokenizer(folder).special_id
     ends = (special("<|begin_of_text|>"), special("<|eot_id|>"), special("<|finetune_right_pad_id|>"))
     run = Run(folder, Student(make_config(Size(), VOCABULARY, *ends)), team)
-    learn_to_see(run, Stage("see", SEE_SHARE * minutes, 5e-3, batch, 11))
-    learn_to_talk(run, Stage("talk", (1 - SEE_SHARE) * minutes, 3e-3, batch, 22), folder)
+    fresh = not run.step and not run.done
+    if start is not None and fresh:
+        load(run.student, start)
+    elif fresh:
+        whiten_patches(run.student, _patches(batch).to(team.device))
+    see, talk = (5e-3, 3e-3) if start is None else (1.5e-3, 1.5e-3)
+    learn_to_see(run, Stage("see", SEE_SHARE * minutes, see, batch, 11))
+    learn_to_talk(run, Stage("talk", (1 - SEE_SHARE) * minutes, talk, batch, 22), folder)
     if team.rank == 0:
         export(run.student, folder / "tokenizer.json", out)

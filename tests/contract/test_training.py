@@ -22,7 +22,7 @@ from mllama_demo.tokenizer import Tokenizer
 from training.backdrops import backdrop
 from training.batches import cut_tiles
 from training.dialogue import ChatFormat
-from training.export import export
+from training.export import export, load
 from training.labels import IGNORE
 from training.model import (
     ASPECT_RATIOS,
@@ -156,6 +156,18 @@ def test_the_written_folder_is_a_whole_checkpoint(exported, student):
     assert config["text_config"]["rope_theta"] == 10000.0
 
 
+def test_training_can_go_on_from_a_written_folder(exported, student):
+    other = Student(student.model.config)
+    load(other, exported)
+    for name, value in student.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value.half().float()), name
+
+
+def test_a_folder_of_another_size_is_no_start(exported, student, embedded):
+    with pytest.raises(ValueError, match="another model"):
+        load(Student(student.model.config), embedded)
+
+
 def test_transformers_reads_the_written_folder(exported, student):
     loaded = MllamaForConditionalGeneration.from_pretrained(exported, dtype=torch.float32)
     for name, value in student.model.state_dict().items():
@@ -252,7 +264,7 @@ def test_a_short_run_makes_a_checkpoint_from_nothing(tmp_path):
     assert "temperature 1" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["--minutes", "0"], ["--batch", "1"], ["--nonsense"]])
+@pytest.mark.parametrize("words", [["--minutes", "0"], ["--batch", "1"], ["--start", "nowhere"], ["--nonsense"]])
 def test_wrong_options_are_refused_at_once(words):
     done = subprocess.run([sys.executable, "-m", "training", *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
