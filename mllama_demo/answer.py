@@ -80,6 +80,7 @@ class Answerer:
             context_length=self.backend.info.context_length,
             max_tokens=sampling.max_tokens,
             system_prompt=self._settings.system_prompt,
+            max_prompt=self.backend.info.max_prompt,
         )
         request = GenerationRequest(
             prompt.token_ids,

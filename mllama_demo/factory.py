@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from typing import Any
 
 from mllama_demo.backend.base import BackendInfo, GenerationRequest
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.slot_backend import Progress, SlotBackend
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
+from mllama_demo.checkpoint.neuron_log import telling_of_loading
+from mllama_demo.checkpoint.neuron_machine import check_devices, check_instance, check_sdk
 from mllama_demo.config import Settings
 from mllama_demo.conversation import ImageRef, Message
-from mllama_demo.errors import CheckpointError, ConfigError
+from mllama_demo.errors import CheckpointError
 from mllama_demo.images import LoadedImage
 from mllama_demo.prompt import encode_chat
 from mllama_demo.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+Load = Callable[[Settings, CheckpointInfo, Tokenizer, Progress], ModelRunner]
 
 # Below this a decode step is so short that threads spend it waiting for each other: on two idle cores two threads are no
 # faster than one, and on two busy ones they were ten times slower (benchmarks/first_light.py --threads).
@@ -26,10 +33,13 @@ def make_backend(
     on_ready: Callable[[], None] = lambda: None,
     on_down: Callable[[str], None] = lambda reason: None,
 ) -> tuple[SlotBackend, Tokenizer]:
-    """A backend that is not started yet, and its tokenizer. Raises CheckpointError in milliseconds for an unusable folder."""
-    if settings.backend == "neuron":
-        raise ConfigError("This version has no runner for backend neuron yet; use backend torch (--backend torch).")
+    """A backend that is not started yet, and its tokenizer. Raises CheckpointError in milliseconds for an unusable folder, and
+    ConfigError for a machine that the backend cannot run on."""
     checkpoint = check_checkpoint(settings.model_path)
+    if settings.backend == "neuron":
+        check_sdk()
+        check_devices()
+        check_instance(settings.instance_type, settings.tensor_parallel_size)
     tokenizer = Tokenizer(settings.model_path)
     context = settings.seq_len
     if context > checkpoint.max_position_embeddings:
@@ -37,19 +47,10 @@ def make_backend(
             f"seq_len is {context}, but the model in {settings.model_path} was made for at most "
             f"{checkpoint.max_position_embeddings} tokens; set seq_len to that or less."
         )
-    info = BackendInfo(
-        name="transformers",
-        model=checkpoint.name,
-        device=settings.device,
-        slots=settings.batch_size,
-        context_length=context,
-        tile_size=checkpoint.tile_size,
-        max_tiles=checkpoint.max_tiles,
-        capabilities=frozenset({"images", "seed", "probabilities"}),
-    )
+    info, load = _neuron(settings, checkpoint) if settings.backend == "neuron" else _torch(settings, checkpoint)
     backend = SlotBackend(
         info,
-        lambda progress: _load_torch_runner(settings, checkpoint, tokenizer, progress),
+        lambda progress: load(settings, checkpoint, tokenizer, progress),
         tokenizer,
         frozenset(checkpoint.eos_token_ids),
         max_waiting=settings.max_waiting,
@@ -57,6 +58,25 @@ def make_backend(
         on_down=on_down,
     )
     return backend, tokenizer
+
+
+def _info(settings: Settings, checkpoint: CheckpointInfo, **special: Any) -> BackendInfo:
+    return BackendInfo(
+        model=checkpoint.name,
+        slots=settings.batch_size,
+        context_length=settings.seq_len,
+        tile_size=checkpoint.tile_size,
+        max_tiles=checkpoint.max_tiles,
+        **special,
+    )
+
+
+# --- PyTorch -------------------------------------------------------------------------------------------------------------
+
+
+def _torch(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo, Load]:
+    capabilities = frozenset({"images", "seed", "probabilities"})
+    return _info(settings, checkpoint, name="transformers", device=settings.device, capabilities=capabilities), _load_torch_runner
 
 
 def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer: Tokenizer, progress: Progress) -> ModelRunner:
@@ -79,6 +99,45 @@ def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer
         dtype=choose_dtype(settings.dtype, device),
         vision_cache_size=settings.vision_cache_size,
     )
+    progress("warming up")
+    runner.warm_up(_warm_up_request(tokenizer))
+    return runner
+
+
+# --- Neuron --------------------------------------------------------------------------------------------------------------
+
+
+def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo, Load]:
+    """Where the device samples, it tells no probabilities, and its chance cannot be repeated by a seed."""
+    options = settings.neuron
+    sampling = options.on_device_sampling_config
+    info = _info(
+        settings,
+        checkpoint,
+        name="neuron",
+        device=f"{options.instance_type}, {options.tensor_parallel_size} NeuronCores",
+        capabilities=frozenset({"images", "seed", "probabilities"} if sampling is None else {"images"}),
+        max_top_k=None if sampling is None else sampling.global_topk,
+        max_prompt=options.max_context_length,
+        full_canvas=True,
+    )
+    return info, _load_neuron_runner
+
+
+def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer: Tokenizer, progress: Progress) -> ModelRunner:
+    """Compiles first if it must."""
+    from mllama_demo.checkpoint.compile import check, compilation, compiled, in_words
+
+    progress("looking for the compiled model")
+    wanted = compilation(settings)
+    check(wanted)
+    folder = compiled(wanted, lambda now, seconds: progress(f"compiling it first, {in_words(now, seconds)}"), say=log.info)
+    progress("importing the Neuron SDK")
+    from mllama_demo.backend.neuron_runner import NeuronRunner
+
+    progress("loading the compiled model")
+    with telling_of_loading(progress):
+        runner = NeuronRunner.load(folder, checkpoint.image_token_id)
     progress("warming up")
     runner.warm_up(_warm_up_request(tokenizer))
     return runner

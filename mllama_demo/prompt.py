@@ -35,9 +35,15 @@ class _Special:
 
 
 def build_prompt(
-    conversation: Conversation, tokenizer: Tokenizer, *, context_length: int, max_tokens: int, system_prompt: str = ""
+    conversation: Conversation,
+    tokenizer: Tokenizer,
+    *,
+    context_length: int,
+    max_tokens: int,
+    system_prompt: str = "",
+    max_prompt: int | None = None,
 ) -> Prompt:
-    """The prompt for the next answer. Drops the oldest text turns that do not fit beside the answer.
+    """The prompt for the next answer. Drops the oldest text turns that do not fit beside the answer, or into max_prompt tokens.
 
     Raises PromptTooLong, naming both sizes, when even the last question and the image turn do not fit.
     """
@@ -47,17 +53,18 @@ def build_prompt(
     # An answer never needs more than it may have, and a short context still leaves three quarters to the prompt.
     reserve = min(max_tokens, max(1, min(MINIMUM_ANSWER_TOKENS, context_length // 4)))
     budget = context_length - reserve
+    longest = budget if max_prompt is None else min(budget, max_prompt)
 
     def count(candidate: tuple[Message, ...]) -> int:
         return len(encode_chat(candidate, tokenizer))
 
-    fitted: Fitted = fit(messages, budget, count)
+    fitted: Fitted = fit(messages, longest, count)
     token_ids = encode_chat(fitted.messages, tokenizer)
-    if len(token_ids) > budget:
-        raise PromptTooLong(
-            f"This question needs {len(token_ids)} tokens; the model's context has room for {budget} beside an answer. "
-            "Shorten the text."
+    if len(token_ids) > longest:
+        limit = (
+            f"model's context has room for {budget} beside an answer" if longest == budget else f"model reads {longest} at most"
         )
+        raise PromptTooLong(f"This question needs {len(token_ids)} tokens; the {limit}. Shorten the text.")
     turn = Conversation(fitted.messages).image_turn()
     return Prompt(tuple(token_ids), None if turn is None else fitted.messages[turn].image, fitted.dropped)
 

@@ -102,7 +102,8 @@ class BackendInfo:
 
     context_length: tokens, prompt and answer together. tile_size: pixels of one square image tile. capabilities: of
     "images", "seed", "probabilities"; the UI offers what is in it and greys out the rest. max_top_k: the most candidates it
-    can choose among, see SamplingParams.top_k_within. full_canvas: every image takes max_tiles tiles, see images.tile_layout.
+    can choose among, see SamplingParams.top_k_within. max_prompt: tokens, the longest prompt where that is less than the
+    context. full_canvas: every image takes max_tiles tiles, see images.tile_layout.
     """
 
     name: str
@@ -114,6 +115,7 @@ class BackendInfo:
     max_tiles: int
     capabilities: frozenset[str] = frozenset({"images", "seed"})
     max_top_k: int | None = None
+    max_prompt: int | None = None
     full_canvas: bool = False
 
 

@@ -138,6 +138,8 @@ class SlotBackend:
         try:
             runner = self._load_runner(self._progress)
         except Exception as error:
+            if self._closing:  # what it was loading with was taken away, and nobody waits
+                return
             if not isinstance(error, DemoError):
                 log.exception("loading the model failed")
             self._go_down(f"The model could not be loaded: {str(error) or type(error).__name__}")

@@ -6,6 +6,7 @@ has lost a file is never used. Knows nothing of how a model is compiled.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import hashlib
@@ -129,23 +130,30 @@ def new_artifact(target: Place) -> Iterator[Path]:
     """
     work = target.folder.with_name(target.folder.name + COMPILING)
     made = _make_parents(work)
-    if not target.named:
-        for other in work.parent.glob("*" + COMPILING):
-            remove_if_abandoned(other)
-    work.mkdir(exist_ok=True)
+
+    def tidy() -> None:
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in made:  # those that were made for this alone go too, unless they are of use now
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
     try:
+        if not target.named:
+            for other in work.parent.glob("*" + COMPILING):
+                remove_if_abandoned(other)
+        work.mkdir(exist_ok=True)
         with only_one(work, "Another compilation"):
+            atexit.register(tidy)  # for a thread that is not waited for when the program ends
             try:
                 _empty(work)
                 (work / "artifact").mkdir()
                 yield work
                 (work / "artifact").rename(target.folder)
             finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except BaseException:
-        for folder in made:  # the folders that exist for this alone
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+                tidy()
+                atexit.unregister(tidy)
+    except OSError:
+        tidy()
         raise
 
 

@@ -20,9 +20,9 @@ from mllama_demo.backend.neuron_config import neuron_values
 from mllama_demo.checkpoint import artifacts, compile_job
 from mllama_demo.checkpoint.artifacts import Place
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
-from mllama_demo.checkpoint.compile_log import CompileProgress
 from mllama_demo.checkpoint.fingerprint import ingredients
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory
+from mllama_demo.checkpoint.neuron_log import CompileProgress
 from mllama_demo.checkpoint.neuron_machine import check_instance, check_sdk
 from mllama_demo.checkpoint.plan import verdict
 from mllama_demo.checkpoint.shape import read_shape
@@ -245,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m mllama_demo compile",
         usage="%(prog)s [--config FILE] [--dry-run] [--OPTION VALUE ...]",
-        description="Compiles a model for Neuron, or finds it compiled: into a folder named by a fingerprint of all it is made of.",
+        description="Compiles a model for Neuron into a folder named by a fingerprint of all it is made of, or finds it there.",
         epilog=f"Every option of serve can be given too; serve --help lists them. {artifacts.VARIABLE} names the folder itself.",
         allow_abbrev=False,
     )

@@ -13,11 +13,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import fcntl
 import json
-import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +26,7 @@ from mllama_demo.checkpoint.meta_files import MetaFiles
 from mllama_demo.checkpoint.meta_layout import MetaModel, Output, VisionConstants, assemble, check_tensors, meta_model, outputs
 from mllama_demo.checkpoint.weights_file import Entry
 from mllama_demo.errors import CheckpointError, ConfigError
+from mllama_demo.interruption import only_one, terminated
 
 FILE_LIMIT = 5 * 10**9  # bytes; above it the weights are divided, as the published ones are
 SMALL_FILES = 100 * 10**6  # bytes left free for the tokenizer and the JSON files, generously
@@ -81,10 +79,10 @@ def convert(
     plan = _plan(found, shards, vision, file_limit)
     meta_tokenizer.check_vocabulary(found.tokenizer, tokens, plan.model.vocab)
     journal = json.loads(json.dumps({**found.fingerprint(), "instruct": instruct, "weights": list(plan.files)}))
-    with _one_sentence(work, output_dir), _terminated():
+    with _one_sentence(work, output_dir), terminated():
         existed = work.exists()
         work.mkdir(parents=True, exist_ok=True)
-        with _alone(work), _tidy(work, existed):
+        with only_one(work, "Another conversion"), _tidy(work, existed):
             done = _resume(work, journal, plan, say)
             _check_space(work, plan, done)
             weights_file.write_json(work / JOURNAL, journal)
@@ -209,39 +207,6 @@ def _one_sentence(work: Path, output: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ConfigError(f"The disk of {output} is full" + again) from None
         raise ConfigError(f"{error.filename or output} cannot be written or read ({error.strerror or error})" + again) from None
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two conversions into one folder would write over each other."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ConfigError(f"Another conversion is writing to {folder}; wait until it has ended.") from None
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """SIGTERM, from a system that shuts down or a person, counts as Ctrl-C."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, so somebody else minds the signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(line: str) -> None:

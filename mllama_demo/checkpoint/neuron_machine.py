@@ -28,8 +28,8 @@ def check_instance(wanted: InstanceType, cores: int) -> None:
         return
     if _family(here) != _family(wanted):
         raise ConfigError(
-            f"instance_type is {wanted}, but this is a machine of type {here}, with other chips; set instance_type to {here}, and "
-            f"tensor_parallel_size to what its {CORES[here]} NeuronCores allow."
+            f"instance_type is {wanted}, but this is a machine of type {here}, with other chips; set instance_type to {here} "
+            f"and tensor_parallel_size to what its {CORES[here]} NeuronCores allow."
         )
     if cores > CORES[here]:
         raise ConfigError(

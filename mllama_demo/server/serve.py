@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError, DemoError
+from mllama_demo.interruption import terminated
 
 USAGE_ERROR = 2
 
@@ -67,7 +68,8 @@ def serve(settings: Settings, started: float) -> int:
     server = uvicorn.Server(uvicorn.Config(door, log_level="warning", timeout_graceful_shutdown=3))
     say(f"{settings.title}: starting on {address}")
     try:
-        server.run(sockets=[listener])
+        with terminated():  # uvicorn repeats the signal that ended it, and SIGTERM would leave no time to tidy up
+            server.run(sockets=[listener])
     except KeyboardInterrupt:
         say("Stopped.")
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -34,6 +35,8 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store)
     room = ChatRoom(answerer, store, settings.allowed_media_hosts)
     atexit.register(room.close)
     page = ChatPage(settings, room)
+    # Gradio 6.17, which goes with the Neuron SDK (requirements-neuron.txt), has no run history to switch off.
+    newer = {"run_history": False} if "run_history" in inspect.signature(gr.mount_gradio_app).parameters else {}
     gr.mount_gradio_app(
         app,
         page.build(),
@@ -41,12 +44,12 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store)
         theme=make_theme(),
         css=CSS,
         footer_links=[],
-        run_history=False,
         ssr_mode=False,
         enable_monitoring=False,
         show_error=True,
         allowed_paths=[str(room.previews), str(EXAMPLES_FOLDER)],
         max_file_size=settings.max_image_bytes,
+        **newer,
     )
 
 

@@ -78,7 +78,7 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"mllama_demo {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["serve", "convert", "plan", "doctor"])
+@pytest.mark.parametrize("name", ["serve", "convert", "compile", "plan", "doctor"])
 def test_every_verb_has_help_of_its_own(name, capsys):
     module, _, function = VERBS[name].target.partition(":")
     assert callable(getattr(importlib.import_module(module), function))
@@ -87,7 +87,14 @@ def test_every_verb_has_help_of_its_own(name, capsys):
     assert f"usage: python -m mllama_demo {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("argv", "light"), [(["--help"], HEAVY), (["convert", "--help"], ("torch", "transformers", "gradio"))])
+@pytest.mark.parametrize(
+    ("argv", "light"),
+    [
+        (["--help"], HEAVY),
+        (["convert", "--help"], ("torch", "transformers", "gradio")),
+        (["compile", "--help"], ("torch", "transformers", "gradio")),
+    ],
+)
 def test_help_imports_nothing_heavy(argv, light):
     code = f"""
 import json, sys

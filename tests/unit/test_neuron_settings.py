@@ -15,7 +15,6 @@ import yaml
 from mllama_demo.checkpoint.shape import PUBLISHED, ModelShape, neuron_cross_layers, read_shape
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import CheckpointError, ConfigError
-from mllama_demo.factory import make_backend
 from mllama_demo.neuron_settings import (
     CORES,
     REFUSED,
@@ -410,12 +409,6 @@ def test_a_configuration_for_the_wrong_instance_ends_the_program_before_anything
     assert done.stdout == "2 []\n"
     assert done.stderr.startswith(f"mllama-demo: tensor_parallel_size is 32 (from {file}), but inf2.48xlarge has 24 NeuronCores")
     assert done.stderr.count("\n") == 1
-
-
-def test_without_a_runner_the_neuron_backend_says_what_to_do(embedded):
-    settings = Settings(backend="neuron", model_path=embedded, tensor_parallel_size=1)
-    with pytest.raises(ConfigError, match="backend neuron"):
-        make_backend(settings)
 
 
 def test_the_options_are_complete_and_frozen():

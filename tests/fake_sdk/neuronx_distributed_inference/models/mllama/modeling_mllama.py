@@ -1,6 +1,6 @@
 """A model that compiles in no time, and tells the story of it as NxD 0.18 and NxDI 0.9 do.
 
-FAKE_COMPILE, by commas: fail, full (the disk), stop (after half of it), exit, killed (by the system), print; nothing: all is well.
+FAKE_COMPILE: fail, full (the disk), stop (half-way), exit or killed (by the system); anything else: all is well.
 """
 
 import errno
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from . import modeling_mllama_vision
 
@@ -23,12 +24,12 @@ class MllamaInferenceConfig:
         load_config(self)
 
     def save(self, model_path):
-        os.makedirs(model_path, exist_ok=True)
+        folder = Path(model_path)
+        folder.mkdir(parents=True, exist_ok=True)
         values = dict(vars(self.neuron_config))
         if values["on_device_sampling_config"] is not None:
             values["on_device_sampling_config"] = vars(values["on_device_sampling_config"])
-        with open(os.path.join(model_path, "neuron_config.json"), "w") as file:  # noqa: PTH123
-            json.dump({"_name_or_path": self._name_or_path, "neuron_config": values}, file)
+        (folder / "neuron_config.json").write_text(json.dumps({"_name_or_path": self._name_or_path, "neuron_config": values}))
 
 
 class NeuronMllamaForCausalLM:
@@ -37,9 +38,10 @@ class NeuronMllamaForCausalLM:
         self.config = config
 
     def compile(self, compiled_model_path, debug=False, pre_shard_weights_hook=None, dry_run=False, disable_fail_fast=False):
-        wanted = os.environ.get("FAKE_COMPILE", "").split(",")
+        wanted = os.environ.get("FAKE_COMPILE", "")
+        print("Compiler status PASS")  # as compilers do, between the events
         values = self.config.neuron_config
-        work = os.environ["BASE_COMPILE_WORK_DIR"]
+        work, folder = Path(os.environ["BASE_COMPILE_WORK_DIR"]), Path(compiled_model_path)
         context, token = values.context_encoding_buckets, values.token_generation_buckets
         models = {"context_encoding_model": context, "token_generation_model": token}
         self.config.save(compiled_model_path)
@@ -52,33 +54,30 @@ class NeuronMllamaForCausalLM:
                 logger.info(f"Finished generating HLO for {key} in 1.5 seconds, input example shape = torch.Size([1, {length}])")
         logger.info("Generated all HLOs in 6.0 seconds")
         logger.info("Starting compilation for the priority HLO")
-        self._write(os.path.join(work, "token_generation_model", "_tp0_bk0", "graph.neff"))
+        self._write(work / "token_generation_model" / "_tp0_bk0" / "graph.neff")
         logger.info("Done compilation for the priority HLO in 70.1 seconds")
         logger.info("Starting compilation for all HLOs")
-        if "print" in wanted:
-            print("Compiler status PASS")
-        if "stop" in wanted:
+        if wanted == "stop":
             compiler = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
             logger.info(f"Neuron compiler flags: {compiler.pid}")
             time.sleep(300)
-        if "exit" in wanted:
+        if wanted == "exit":
             os._exit(3)
-        if "killed" in wanted:
+        if wanted == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if "full" in wanted:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(work, "graph.hlo"))
-        if "fail" in wanted:
+        if wanted == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work / "graph.hlo"))
+        if wanted == "fail":
             raise RuntimeError("neuronx-cc failed with 70\nand much more")
         logger.info("Finished Compilation for all HLOs in 1800.2 seconds")
         logger.info("Finished building model in 1900.5 seconds")
-        self._write(os.path.join(compiled_model_path, "model.pt"))
+        self._write(folder / "model.pt")
         logger.info("Pre-sharding checkpoints.")
         logger.info(f"Sharding weights for ranks: 0...{values.tp_degree - 1}")
         for rank in range(values.tp_degree):
-            self._write(os.path.join(compiled_model_path, "weights", f"tp{rank}_sharded_checkpoint.safetensors"))
+            self._write(folder / "weights" / f"tp{rank}_sharded_checkpoint.safetensors")
         logger.info("Done Sharding weights in 200.1")
 
     def _write(self, path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as file:  # noqa: PTH123
-            file.write(f"{os.path.basename(path)} of {self.config._name_or_path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{path.name} of {self.config._name_or_path}")

@@ -1,4 +1,4 @@
-"""How far a compilation is, read off what NxD and NxDI log. Pure: messages in, a stage and a share of the whole out.
+"""How far compiling and loading are, read off what NxD and NxDI log: messages in, a stage and a share of the whole out.
 
 The messages are those of logger "Neuron" at INFO in neuronx_distributed/trace/model_builder.py (0.18) and
 neuronx_distributed_inference/models/application_base.py (0.9); a message that is none of them changes nothing.
@@ -6,7 +6,10 @@ neuronx_distributed_inference/models/application_base.py (0.9); a message that i
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 # Each stage's share of the bar. By experience the compiler takes most of the time; nothing upstream says how much.
@@ -87,3 +90,25 @@ def loading_stage(message: str) -> str | None:
         if message.startswith(start):
             return stage
     return None
+
+
+@contextlib.contextmanager
+def telling_of_loading(tell: Callable[[str], None]) -> Iterator[None]:
+    """Calls tell with each stage that is logged meanwhile."""
+
+    class Stages(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if stage := loading_stage(record.getMessage()):
+                tell(stage)
+
+    logger, handler = logging.getLogger("Neuron"), Stages(logging.INFO)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # what is below a warning is for tell alone
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
