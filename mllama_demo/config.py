@@ -232,7 +232,7 @@ def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: Model
     if settings.backend != "neuron":
         return
     file = settings.model_path / "config.json"
-    if shape is None and file.is_file():
+    if shape is None and os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file it is false where nobody may look
         shape = read_shape(file)
     problem = first_problem(settings.neuron, shape)
     if problem is not None:
