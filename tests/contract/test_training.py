@@ -141,7 +141,14 @@ def test_the_loss_is_that_of_metas_computation(student, exported, chat, width, h
         rounded.load_state_dict({name: value.half().float() for name, value in student.state_dict().items()})
         states = rounded.see(tiles, ratio, filled)
         wanted = torch.tensor([labels])
-        loss = rounded.talk_loss(torch.tensor([ids]), wanted, torch.tensor([ids.index(chat.image)]), states, filled)
+        loss = rounded.talk_loss(
+            torch.tensor([ids]),
+            wanted,
+            torch.arange(len(ids))[None],
+            image_at=torch.tensor([ids.index(chat.image)]),
+            states=states,
+            filled=filled,
+        )
     reference = MetaReference(exported)
     logits = reference.logits(ids, reference.see(image))
     expected = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(labels[1:]), ignore_index=IGNORE)
