@@ -258,18 +258,22 @@ class ChatRoom:
                     shown = _bot((live.answer and live.answer.text) or progress(live.answer))
                     stored = live.answer is not None and not listed
                     listed = await asyncio.to_thread(self._listed, visit.owner) if stored else listed
-                    yield View([*history, shown], live.id, input, True, listed if stored else None, status=self.status())
-                    input = None
+                    # What was typed goes only once the question is taken: a refusal must lose nothing.
+                    taken = live.answer is not None
+                    now = input if taken else None
+                    yield View([*history, shown], live.id, now, True, listed if stored else None, status=self.status())
+                    input = None if taken else input
         if live.discarded:
             empty = await self.new(visit)
             yield replace(empty, conversations=[listed for listed in empty.conversations or [] if listed[1] != live.id])
         elif live.error is None:
-            yield replace(await self._view(visit, live.conversation), answering=False, status=self.status())
+            view = await self._view(visit, live.conversation)
+            yield replace(view, input=input, answering=False, status=self.status())
         elif live.answer is None:
             yield before or View(answering=False)
             raise live.error
         else:
-            yield replace(await self._view(visit, await self._load(visit, live.id)), answering=False)
+            yield replace(await self._view(visit, await self._load(visit, live.id)), input=input, answering=False)
             raise live.error
 
     async def _load(self, visit: Visit, conversation_id: str) -> Conversation:

@@ -212,10 +212,11 @@ def test_a_first_question_is_shown_at_once_answered_word_by_word_and_listed(hous
     assert views[listing].conversations == last.conversations, "as soon as it is stored"
     assert lines(first)[0] == "Hello?"
     assert lines(first)[1].startswith(PROGRESS)
-    assert (first.input, first.answering) == (NO_INPUT, True)
+    assert (first.input, first.answering) == (None, True)
+    assert views[listing].input == NO_INPUT, "what was typed goes once the question is taken"
     assert first.conversation_id
     assert {view.conversation_id for view in views} == {first.conversation_id}
-    assert all(view.input is None for view in views[1:]), "what is typed meanwhile stays"
+    assert all(view.input is None for n, view in enumerate(views) if n != listing), "what is typed meanwhile stays"
     assert [view.answering for view in views] == [True] * (len(views) - 1) + [False]
     assert lines(last) == ["Hello?", "Hi there"]
     assert "finished" in last.history[1]["content"][1]["text"]
