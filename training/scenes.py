@@ -277,7 +277,7 @@ def _overlap(one: Box, other: Box) -> bool:
 # --- text ----------------------------------------------------------------------------------------------------------------
 
 # Letters narrower than this, in pixels as the model sees the picture, cannot be told apart.
-MIN_LETTER_PIXELS = 13.0
+MIN_LETTER_PIXELS = 15.0
 SEEN_SIDE = 168  # pixels that the longer side of a picture has at least, as the model sees it (2 × 2 tiles of 84)
 
 
