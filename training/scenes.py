@@ -152,7 +152,7 @@ def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> 
         things = _sample_things(rng, width, height, background, split, want)
     things = sorted(things, key=lambda thing: thing.centre)
     scene = Scene(tuple(things), background, width, height, seed, split=split)
-    return in_grey(scene) if rng.random() < 0.06 else scene
+    return in_grey(scene) if rng.random() < 0.1 else scene
 
 
 def in_grey(scene: Scene) -> Scene:
