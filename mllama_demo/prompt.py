@@ -42,10 +42,12 @@ def build_prompt(
     max_tokens: int,
     system_prompt: str = "",
     max_prompt: int | None = None,
+    may_drop: bool = True,
 ) -> Prompt:
     """The prompt for the next answer. Drops the oldest text turns that do not fit beside the answer, or into max_prompt tokens.
 
-    Raises PromptTooLong, naming both sizes, when even the last question and the image turn do not fit.
+    may_drop: False to refuse instead. Raises PromptTooLong, naming both sizes, when even the last question and the image turn
+    do not fit.
     """
     messages = conversation.messages
     if system_prompt and not (messages and messages[0].role == "system"):
@@ -58,7 +60,7 @@ def build_prompt(
     def count(candidate: tuple[Message, ...]) -> int:
         return len(encode_chat(candidate, tokenizer))
 
-    fitted: Fitted = fit(messages, longest, count)
+    fitted: Fitted = fit(messages, longest, count) if may_drop else Fitted(messages, 0)
     token_ids = encode_chat(fitted.messages, tokenizer)
     if len(token_ids) > longest:
         limit = (

@@ -82,7 +82,7 @@ class FinishEvent:
     """The last event of every request, exactly one.
 
     text: characters held back until now (empty after a stop string, which is never emitted). error: for reason "error", a
-    sentence with the cause.
+    sentence with the cause. stop_string: for reason "stop_string", which one.
     """
 
     reason: FinishReason
@@ -91,6 +91,7 @@ class FinishEvent:
     completion_tokens: int
     timings: Timings
     error: str | None = None
+    stop_string: str | None = None
 
 
 Event = QueueEvent | PrefillEvent | TokenEvent | FinishEvent
