@@ -92,6 +92,7 @@ def add_api(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Token
     app.include_router(_v1_routes(backend, models, Completer(settings, backend, tokenizer), metrics))
     app.add_middleware(ApiGuard, keys=Keys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)
     _add_error_handlers(app, backend)
+    _describe_errors(app)
 
 
 # --- for machines that watch ---------------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ def _v1_routes(backend: Backend, models: ServedModels, completer: Completer, met
         "/v1/chat/completions",
         response_model=ChatCompletion,
         responses={
-            200: {"content": {"text/event-stream": {"schema": ChatChunk.model_json_schema()}}},
+            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
             **_errors(400, 401, 404, 413, 429, 500, 503),
         },
     )
@@ -212,6 +213,23 @@ def _event(item: ChatChunk | QueueEvent) -> str:
 
 def _error_event(error: ApiError) -> str:
     return f"data: {json.dumps(error.body())}"
+
+
+# --- description -------------------------------------------------------------------------------------------------------------
+
+
+def _describe_errors(app: FastAPI) -> None:
+    """Takes the 422 out of /openapi.json that FastAPI adds: what is wrong with a request is answered with 400 here."""
+    describe = app.openapi
+
+    def without_422() -> dict[str, Any]:
+        description = describe()
+        for path in description["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return description
+
+    app.openapi = without_422  # type: ignore[method-assign]
 
 
 # --- errors --------------------------------------------------------------------------------------------------------------
