@@ -133,8 +133,10 @@ class Door:
 
     async def _answer_meanwhile(self, scope: Scope, send: Send) -> None:
         page = scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
-        loading = {"status": "loading", "reason": "the page is being loaded", "ui": False}
-        body = self._page if page else json.dumps(API_ERROR if scope["path"].startswith("/v1/") else loading).encode()
+        loading: dict[str, Any] = {"status": "loading", "reason": "the page is being loaded", "ui": False}
+        if scope["path"].startswith("/v1/"):
+            loading |= API_ERROR
+        body = self._page if page else json.dumps(loading).encode()
         headers = [
             (b"content-type", b"text/html; charset=utf-8" if page else b"application/json"),
             (b"content-length", str(len(body)).encode()),

@@ -116,9 +116,9 @@ def _machine_routes(backend: Backend, metrics: Metrics) -> APIRouter:
         return Version(version=mllama_demo.__version__)
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    def render_metrics(request: Request) -> Response:
+    def render_metrics() -> Response:
         """For Prometheus: vLLM's names, and mllama_demo_… for what vLLM does not have."""
-        content, content_type = metrics.render(request.headers.get("accept", ""))
+        content, content_type = metrics.render()
         return Response(content, media_type=content_type)
 
     return router
