@@ -180,7 +180,7 @@ def _refuse_early(backend: Backend, metrics: Metrics) -> None:
     if status.state != "ready":
         reason = f"The model is still loading ({status.detail}). Please try again in a moment."
         error = BackendUnavailable(reason if status.state == "loading" else status.detail)
-    elif status.waiting - max(0, status.slots - status.running) > status.max_waiting:
+    elif status.waiting - max(0, status.slots - status.running) >= status.max_waiting:
         error = BackendBusy(f"The demo is busy: {status.waiting} questions are waiting already. Please try again in a moment.")
     if isinstance(error, (BackendBusy, BackendUnavailable)):
         metrics.refused(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -179,3 +180,8 @@ def test_whatever_is_sent_is_taken_or_refused_in_words_that_can_be_sent(body: di
         found = of_validation([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()])
         assert found.response().status_code == 400
         assert found.param
+
+
+def test_the_documentation_names_every_field_that_is_taken_or_refused() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    assert [name for name in (*ChatRequest.model_fields, *NEUTRAL) if f"`{name}" not in text and f".{name}`" not in text] == []
