@@ -266,18 +266,12 @@ def test_the_page_and_the_api_are_one_server(server: Program):
 def test_the_api_alone_loads_no_page_and_keeps_no_conversations(tmp_path: Path, api: Program):
     assert not (api.home / "data").exists()
     with running(tmp_path, "--api-only") as program:
-        # Before the application stands, everybody is told to come again.
-        answer = wait_until(lambda: program.get("/v1/models"), "the port is open")
-        assert answer.status_code in (200, 503)
-        if answer.status_code == 503:
-            assert answer.json()["error"]["code"] == "model_unavailable"
-            assert answer.headers["Retry-After"]
-
-        def refused() -> Any:
-            answer = post(program, {"messages": [user("Hi")]})
-            return answer if "loading" in answer.text else None
-
-        answer = wait_until(refused, "a question while the model is being loaded")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
-        assert "API up after" in program.stdout()
+        wait_until(lambda: program.get("/health") is not None, "the port is open")
+        early = post(program, {"messages": [user("Hi")]})  # before the application or at least its model is there
+        assert (early.status_code, early.json()["error"]["code"]) == (503, "model_unavailable"), early.text
+        assert int(early.headers["Retry-After"]) >= 1
+        wait_until(lambda: "API up after" in program.stdout(), "the API is up")
+        models = program.get("/v1/models")
+        assert models is not None
+        assert models.status_code == 200, "known before the model is loaded"
         assert "Page" not in program.stdout()
