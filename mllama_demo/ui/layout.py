@@ -296,7 +296,7 @@ def _grey_out(greedy: bool) -> list[Any]:
 
 
 def _introduction(settings: Settings) -> str:
-    if settings.model_path.resolve() != EMBEDDED_CHECKPOINT:
+    if settings.backend == "openai" or settings.model_path.resolve() != EMBEDDED_CHECKPOINT:
         return "Ask about an image, follow up, and see what temperature, top-p and top-k do."
     return (
         "A tiny stand-in for Meta's model answers here: it knows simple drawings – shapes, colours, emoji-like objects, "
