@@ -165,7 +165,7 @@ class ChatPage:
 
         demo.load(None, js=OPEN_SIDEBARS_ON_WIDE_SCREENS, api_visibility="private")
         demo.load(self._opened, None, page, **quiet)
-        demo.load(self._offer, None, [self.top_k, self.max_tokens, self.seed], queue=False, **quiet)
+        demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed], queue=False, **quiet)
         self.clock.tick(self._room.status, None, self.status, queue=False, **quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
@@ -216,11 +216,11 @@ class ChatPage:
             updates[self.title] = view.title
         return updates
 
-    def _offer(self) -> list[Any]:
+    def _offer(self, max_tokens: float) -> list[Any]:
         """The knobs as the backend understands them at this moment: a server may be another one than when the page was built."""
         info = self._room.info
         most = min(BOUNDS["max_tokens"].maximum, info.context_length)
-        return [_offered("top_k", info), gr.update(maximum=most), _offered("seed", info)]
+        return [_offered("top_k", info), gr.update(maximum=most, value=min(max_tokens, most)), _offered("seed", info)]
 
     def _grey_out(self, greedy: bool) -> list[Any]:
         top_k = gr.update(interactive=not greedy and "top_k" not in self._room.info.ignored)
