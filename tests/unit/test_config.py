@@ -320,9 +320,9 @@ class TestCommandLine:
         assert (done.returncode, done.stderr) == (0, "")
         words = " ".join(done.stdout.split())
         for name, field in Settings.model_fields.items():
-            value = "true|false" if field.annotation is bool else name.split("_")[-1].upper()
+            value = "[true|false]" if field.annotation is bool else name.split("_")[-1].upper()
             start = words.index(f" {flag(name)} {value} ")
-            entry = words[start : words.index("]", start) + 1]
+            entry = words[start : words.index("]", words.index(" Takes ", start)) + 1]
             assert str(field.description) in entry
             assert f"Takes {allowed_values(name)}. Default: " in entry
             assert entry.endswith(f"[MLLAMA_DEMO_{name.upper()}]")
@@ -339,6 +339,7 @@ class TestCommandLine:
             "Neuron:",
             "Queue:",
             "Images:",
+            "API:",
             "Answers:",
         ]
 
