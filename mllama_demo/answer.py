@@ -153,9 +153,10 @@ class Answerer:
                 "error": finish.error,
                 "prompt_tokens": finish.prompt_tokens,
                 "completion_tokens": finish.completion_tokens,
-                "estimated": finish.estimated,
                 "waited_s": finish.timings.waited_s,
                 "ttft_s": finish.timings.ttft_s,
                 "tokens_per_second": finish.timings.tokens_per_second(finish.completion_tokens),
             }
+            if finish.estimated:
+                facts["estimated"] = True
         return Message("assistant", answer.text, facts=facts)

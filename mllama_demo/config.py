@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         "Remote server", None, "Its key; better in the environment, where nobody reads along.", _KEY, repr=False
     )
     remote_model: str | None = _option("Remote server", None, "Its model; not set: the first that it names.", "a name")
-    remote_kind: Literal["auto", "vllm-neuron", "vllm", "mllama-demo", "other"] = _option(
+    remote_kind: Literal["auto", "vllm_neuron", "vllm", "mllama_demo", "other"] = _option(
         "Remote server", "auto", "Which program it is, since each ignores other values; auto cannot see the Neuron fork of vLLM."
     )
     remote_concurrency: int = _option(

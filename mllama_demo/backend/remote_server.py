@@ -96,9 +96,9 @@ def _kind(named: str, health: dict[str, Any], model: Any) -> RemoteKind:
     """auto: another copy of this demo tells its slots, and vLLM owns its models. The copy also tells what its backend can."""
     if named == "auto":
         owner = getattr(model, "owned_by", None)
-        named = "mllama-demo" if "slots" in health and "running" in health else "vllm" if owner == "vllm" else "other"
+        named = "mllama_demo" if "slots" in health and "running" in health else "vllm" if owner == "vllm" else "other"
     kind, told = KINDS[named], getattr(model, "capabilities", None)
-    if named != "mllama-demo" or not isinstance(told, dict):
+    if named != "mllama_demo" or not isinstance(told, dict):
         return kind
     able = frozenset(name for name in kind.capabilities if told.get(name) is not False)
     return replace(kind, capabilities=able, ignored={} if "seed" in able else {"seed": NO_SEED})

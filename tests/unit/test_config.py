@@ -405,4 +405,4 @@ class TestRemoteServer:
 
     def test_the_tutorials_server_is_known_for_what_it_is(self):
         settings = load_settings(["--config", str(ROOT / "configs" / "vllm-server.yaml")], {})
-        assert (settings.backend, settings.remote_kind, settings.remote_concurrency) == ("openai", "vllm-neuron", 4)
+        assert (settings.backend, settings.remote_kind, settings.remote_concurrency) == ("openai", "vllm_neuron", 4)
