@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,20 @@ from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, Image
 
 LOADING_RETRY_S = 2
 _LONGEST_ECHO = 80
+# pydantic's error types in the words of JSON instead of Python.
+_WORDS = {
+    "missing": "is missing",
+    "model_type": "an object is allowed",
+    "model_attributes_type": "an object is allowed",
+    "list_type": "a list is allowed",
+    "string_type": "a string is allowed",
+    "int_type": "a whole number is allowed",
+    "float_type": "a number is allowed",
+    "bool_type": "true or false is allowed",
+    "union_tag_invalid": "a part of the type text or image_url is allowed",
+    "union_tag_not_found": "a part needs its type, text or image_url",
+}
+_NOTHING_GIVEN = ("missing", "unsupported", "invalid_value", "too_short", "too_long", "union_tag_not_found")
 
 
 class ErrorBody(BaseModel):
@@ -48,7 +63,8 @@ class ApiError(Exception):
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
     def body(self) -> dict[str, Any]:
-        error = ErrorBody(message=self.message, type=_type(self.status), param=self.param, code=self.code)
+        message = self.message.encode(errors="backslashreplace").decode()  # it may echo half a surrogate pair
+        error = ErrorBody(message=message, type=_type(self.status), param=self.param, code=self.code)
         return ErrorResponse(error=error).model_dump()
 
     def response(self) -> JSONResponse:
@@ -70,7 +86,7 @@ def of_demo_error(error: DemoError, *, param: str | None = None, wait_s: float |
         return ApiError(error.status, str(error), param="messages", code="context_length_exceeded")
     if isinstance(error, ImageError):
         return ApiError(error.status, str(error), param=param or "messages", code="invalid_image")
-    return ApiError(error.status, str(error), param=param)
+    return ApiError(error.status, str(error), param=param, code="invalid_value" if error.status == 400 else None)
 
 
 def of_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
@@ -84,8 +100,8 @@ def of_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         if isinstance(problem.get("input"), bytes):
             return ApiError(400, "The body must be sent with the header Content-Type: application/json.", code="invalid_json")
         return ApiError(400, "The body must be a JSON object.", code="invalid_json")
-    message = str(problem["msg"]).rstrip(".")
-    given = "" if problem["type"] in ("missing", "unsupported", "invalid_value") else f", got {_echo(problem.get('input'))}"
+    message = _WORDS.get(problem["type"], str(problem["msg"]).rstrip("."))
+    given = "" if problem["type"] in _NOTHING_GIVEN else f", got {_echo(problem.get('input'))}"
     return ApiError(400, f"{param}: {message}{given}.", param=param, code=str(problem["type"]))
 
 
@@ -103,7 +119,11 @@ def _path(place: Sequence[Any]) -> str:
 
 def _echo(value: Any) -> str:
     """What was sent, short: a data: URL may have megabytes."""
-    if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, dict):
+        return f"an object of the type {_echo(value['type'])}" if isinstance(value.get("type"), str) else "an object"
+    if isinstance(value, list):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     text = ascii(value[:_LONGEST_ECHO]) if isinstance(value, str) else ascii(value)
     return text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + "…"

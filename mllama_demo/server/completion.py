@@ -272,11 +272,11 @@ class Completer:
     def _check_capabilities(self, body: ChatRequest) -> None:
         has = self._backend.info.capabilities
         if body.logprobs and "probabilities" not in has:
-            raise _unable("logprobs", "this model samples on the device, which tells no probabilities")
+            raise _unable("logprobs", "the backend that runs the model tells no probabilities")
         if body.seed is not None and "seed" not in has:
-            raise _unable("seed", "this model samples on the device, whose chance cannot be repeated")
+            raise _unable("seed", "the backend that runs the model draws without one, so nothing could be repeated")
         if "images" not in has and any(message.images for message in body.messages):
-            raise _unable("messages", "this model reads no images")
+            raise _unable("messages", "the backend that runs the model takes no images")
         status = self._backend.status()
         most = status.slots + status.max_waiting
         if (body.n or 1) > most:

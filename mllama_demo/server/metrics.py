@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from mllama_demo.backend.base import Backend, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, TokenEvent
@@ -68,10 +68,9 @@ class Metrics:
     def refused(self, error: BackendBusy | BackendUnavailable) -> None:
         self._refused.labels(self._model, "busy" if isinstance(error, BackendBusy) else "unavailable").inc()
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """The page for a scraper that sent this Accept header, and its content type."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def render(self) -> tuple[bytes, str]:
+        """The page and its content type: the plain format, in which vLLM's names keep their colon for every scraper."""
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class _StatusCollector(Collector):

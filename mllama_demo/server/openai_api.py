@@ -98,6 +98,7 @@ def add_api(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Token
     app.include_router(_v1_routes(backend, models, Completer(settings, backend, tokenizer), metrics))
     app.add_middleware(ApiGuard, keys=Keys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)
     _add_error_handlers(app, backend)
+    _describe_errors(app)
 
 
 # --- for machines that watch ---------------------------------------------------------------------------------------------
@@ -121,9 +122,9 @@ def _machine_routes(backend: Backend, metrics: Metrics) -> APIRouter:
         return Version(version=mllama_demo.__version__)
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    def render_metrics(request: Request) -> Response:
+    def render_metrics() -> Response:
         """For Prometheus: vLLM's names, and mllama_demo_… for what vLLM does not have."""
-        content, content_type = metrics.render(request.headers.get("accept", ""))
+        content, content_type = metrics.render()
         return Response(content, media_type=content_type)
 
     return router
@@ -147,7 +148,7 @@ def _v1_routes(backend: Backend, models: ServedModels, completer: Completer, met
         "/v1/chat/completions",
         response_model=ChatCompletion,
         responses={
-            200: {"content": {"text/event-stream": {"schema": ChatChunk.model_json_schema()}}},
+            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
             **_errors(400, 401, 404, 413, 429, 500, 503),
         },
     )
@@ -185,7 +186,7 @@ def _refuse_early(backend: Backend, metrics: Metrics) -> None:
     if status.state != "ready":
         reason = f"The model is still loading ({status.detail}). Please try again in a moment."
         error = BackendUnavailable(reason if status.state == "loading" else status.detail)
-    elif status.waiting - max(0, status.slots - status.running) > status.max_waiting:
+    elif status.waiting - max(0, status.slots - status.running) >= status.max_waiting:
         error = BackendBusy(f"The demo is busy: {status.waiting} questions are waiting already. Please try again in a moment.")
     if isinstance(error, (BackendBusy, BackendUnavailable)):
         metrics.refused(error)
@@ -218,6 +219,23 @@ def _event(item: ChatChunk | QueueEvent) -> str:
 
 def _error_event(error: ApiError) -> str:
     return f"data: {json.dumps(error.body())}"
+
+
+# --- description -------------------------------------------------------------------------------------------------------------
+
+
+def _describe_errors(app: FastAPI) -> None:
+    """Takes the 422 out of /openapi.json that FastAPI adds: what is wrong with a request is answered with 400 here."""
+    describe = app.openapi
+
+    def without_422() -> dict[str, Any]:
+        description = describe()
+        for path in description["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return description
+
+    app.openapi = without_422  # type: ignore[method-assign]
 
 
 # --- errors --------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import LiteralString
 
@@ -76,18 +76,30 @@ def _refusal(param: str | None, problem: str, code: LiteralString = "invalid_val
     return PydanticCustomError(code, "{problem}", {"problem": problem, "param": param})
 
 
+def _unicode(text: str) -> str:
+    """JSON can name half a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _refusal(None, f"whole Unicode characters are allowed, at {error.start} there is half a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+
+
 # --- request -------------------------------------------------------------------------------------------------------------
 
 
 class TextPart(_Wire):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ImageUrl(_Wire):
     """url: http, https or data:. detail is taken and ignored: the model has one resolution for each shape."""
 
-    url: str = Field(min_length=1)
+    url: Text = Field(min_length=1)
 
 
 def _bare_url(value: Any) -> Any:
@@ -108,7 +120,7 @@ def _kind(content: Any) -> str:
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Field(max_length=MAX_PARTS), Tag("parts")], Discriminator(_kind)
+    Annotated[Text, Tag("text")] | Annotated[list[Part], Field(max_length=MAX_PARTS), Tag("parts")], Discriminator(_kind)
 ]
 
 
@@ -152,9 +164,12 @@ class ChatMessage(_Wire):
 
 def _strings(value: Any) -> Any:
     """One error for both types, in place of pydantic's one for each."""
-    if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
-        return value
-    raise _refusal(None, "a string or a list of strings is allowed")
+    strings = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(string, str) for string in strings):
+        raise _refusal(None, "a string or a list of strings is allowed")
+    for string in strings:
+        _unicode(string)
+    return value
 
 
 class StreamOptions(_Wire):
@@ -166,7 +181,7 @@ class ChatRequest(_Wire):
 
     model_config = ConfigDict(strict=True, extra="allow", title="ChatCompletionRequest")
 
-    model: str | None = Field(None, description="One of /v1/models; left out: the first of them.")
+    model: Text | None = Field(None, description="One of /v1/models; left out: the first of them.")
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
