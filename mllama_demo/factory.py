@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo, GenerationRequest
+from mllama_demo.backend.base import BackendInfo, GenerationRequest, StartedBackend
+from mllama_demo.backend.remote_kinds import NO_SEED
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.slot_backend import Progress, SlotBackend
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
@@ -14,9 +16,10 @@ from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.checkpoint.neuron_machine import check_devices, check_instance, check_sdk
 from mllama_demo.config import Settings
 from mllama_demo.conversation import ImageRef, Message
-from mllama_demo.errors import CheckpointError
+from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.images import LoadedImage
 from mllama_demo.prompt import encode_chat
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -32,9 +35,11 @@ def make_backend(
     *,
     on_ready: Callable[[], None] = lambda: None,
     on_down: Callable[[str], None] = lambda reason: None,
-) -> tuple[SlotBackend, Tokenizer]:
-    """A backend that is not started yet, and its tokenizer. Raises CheckpointError in milliseconds for an unusable folder, and
-    ConfigError for a machine that the backend cannot run on."""
+) -> tuple[StartedBackend, Tokenizer | TokenEstimate]:
+    """A backend that is not started yet, and its tokenizer, or an estimate where that is elsewhere. Raises CheckpointError in
+    milliseconds for an unusable folder, and ConfigError for a machine that the backend cannot run on."""
+    if settings.backend == "openai":
+        return _remote(settings, on_ready, on_down)
     checkpoint = check_checkpoint(settings.model_path)
     if settings.backend == "neuron":
         check_sdk()
@@ -120,6 +125,7 @@ def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo
         max_top_k=None if sampling is None else sampling.global_topk,
         max_prompt=options.max_context_length,
         full_canvas=True,
+        ignored={} if sampling is None else {"seed": NO_SEED},
     )
     return info, _load_neuron_runner
 
@@ -141,6 +147,21 @@ def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, tokenize
     progress("warming up")
     runner.warm_up(_warm_up_request(tokenizer))
     return runner
+
+
+# --- a server ------------------------------------------------------------------------------------------------------------
+
+
+def _remote(
+    settings: Settings, on_ready: Callable[[], None], on_down: Callable[[str], None]
+) -> tuple[StartedBackend, TokenEstimate]:
+    """The model and its tokenizer are the server's: model_path is of no concern."""
+    if importlib.util.find_spec("openai") is None:
+        raise ConfigError("Backend openai needs the package openai, which is not installed; pip install openai.")
+    from mllama_demo.backend.openai_backend import OpenAIBackend
+
+    backend = OpenAIBackend(settings, on_ready=on_ready, on_down=on_down)
+    return backend, backend.estimate
 
 
 def _warm_up_request(tokenizer: Tokenizer) -> GenerationRequest:

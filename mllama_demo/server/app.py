@@ -13,11 +13,12 @@ from mllama_demo.config import Settings
 from mllama_demo.server.metrics import MeasuredBackend, Metrics
 from mllama_demo.server.openai_api import add_api
 from mllama_demo.store import Store
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.visitors import VisitorMiddleware
 
 
-def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer, store: Store | None) -> FastAPI:
+def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: Store | None) -> FastAPI:
     """FastAPI with the API and, unless there is no store to keep conversations in, the UI mounted at /.
 
     The backend may still be loading.

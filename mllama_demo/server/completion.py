@@ -39,6 +39,7 @@ from mllama_demo.server.openai_schema import (
     TokenLogprob,
     Usage,
 )
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 IMAGE_THREADS = 8
@@ -83,7 +84,7 @@ class Completion:
         model: str,
         requests: Sequence[GenerationRequest],
         backend: Backend,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | TokenEstimate,
         image: SeenImage | None,
         body: ChatRequest,
     ) -> None:
@@ -96,9 +97,9 @@ class Completion:
         self._seed = requests[0].sampling.seed if "seed" in backend.info.capabilities else None
         self._usage_wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
         top = body.top_logprobs or 0
-        self._writers = [
-            _Writer(index, LogprobStream(tokenizer, top) if body.logprobs else None) for index in range(len(requests))
-        ]
+        # Without a tokenizer there are no traces to tell either, and a request for them was refused.
+        words = tokenizer if body.logprobs and not isinstance(tokenizer, TokenEstimate) else None
+        self._writers = [_Writer(index, LogprobStream(words, top) if words else None) for index in range(len(requests))]
 
     async def whole(self) -> ChatCompletion:
         """The answer once all choices have ended. Raises ApiError and DemoError."""
@@ -238,7 +239,7 @@ async def _merged(streams: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenera
 class Completer:
     """Turns requests into Completions, for one backend."""
 
-    def __init__(self, settings: Settings, backend: Backend, tokenizer: Tokenizer) -> None:
+    def __init__(self, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate) -> None:
         self._settings = settings
         self._backend = backend
         self._tokenizer = tokenizer
@@ -258,6 +259,7 @@ class Completer:
             GenerationRequest(
                 prompt.token_ids,
                 values,
+                messages=prompt.messages,
                 image=image,
                 conversation_id=caller,
                 time_limit_s=self._settings.request_time_limit_s,
@@ -338,15 +340,11 @@ class Completer:
 
     def _seen(self, image: LoadedImage, with_image: Sequence[int]) -> SeenImage:
         info = self._backend.info
-        tiles = tile_layout(image.width, image.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
-        return SeenImage(
-            message=with_image[-1],
-            width=image.width,
-            height=image.height,
-            rows=tiles.rows,
-            columns=tiles.columns,
-            not_seen=len(with_image) - 1,
-        )
+        seen = SeenImage(message=with_image[-1], width=image.width, height=image.height, not_seen=len(with_image) - 1)
+        if info.tile_size:
+            tiles = tile_layout(image.width, image.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
+            seen.rows, seen.columns = tiles.rows, tiles.columns
+        return seen
 
 
 def _unable(param: str, why: str) -> ApiError:

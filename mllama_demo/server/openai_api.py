@@ -33,6 +33,7 @@ from mllama_demo.server.openai_schema import (
 )
 from mllama_demo.server.security import CALLER, ApiGuard, Keys
 from mllama_demo.server.streaming import ClientGone, EventStream, while_connected
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,16 @@ class ServedModels:
     """The names that requests may use for the one model."""
 
     def __init__(self, settings: Settings, backend: Backend) -> None:
-        self._info = backend.info
-        self.names: Sequence[str] = settings.served_model_name or [backend.info.model]
+        self._backend = backend
+        self._own_names = settings.served_model_name
         # Whoever started this with a path may ask for it by that path, as with vLLM; it is not told to others.
         self._unlisted = () if settings.served_model_name else (str(settings.model_path),)
         self._created = int(time.time())
+
+    @property
+    def names(self) -> Sequence[str]:
+        """At this moment: a server behind this one may come to serve another model."""
+        return self._own_names or [self._backend.info.model]
 
     def resolve(self, name: str | None) -> str:
         """The name to answer with. Raises ApiError 404 for one that is not served."""
@@ -68,7 +74,7 @@ class ServedModels:
         raise ApiError(404, f"The model {name[:200]!r} does not exist; this server has {served}.", "model", "model_not_found")
 
     def describe(self, name: str) -> Model:
-        info = self._info
+        info = self._backend.info
         capabilities = Capabilities(
             images="images" in info.capabilities,
             images_per_prompt=int("images" in info.capabilities),
@@ -85,7 +91,7 @@ class ServedModels:
         )
 
 
-def add_api(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Tokenizer, metrics: Metrics) -> None:
+def add_api(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, metrics: Metrics) -> None:
     """The routes, their errors and their guard."""
     models = ServedModels(settings, backend)
     app.include_router(_machine_routes(backend, metrics))

@@ -276,14 +276,15 @@ class Usage(BaseModel):
 
 
 class SeenImage(BaseModel):
-    """What the model saw. message: index in `messages`. width, height: pixels. rows, columns: of tiles. not_seen: how many
-    images of earlier messages it did not see, since it takes one a prompt, the newest."""
+    """What the model saw. message: index in `messages`. width, height: pixels. rows, columns: of tiles, null where a
+    server behind this one does not tell. not_seen: how many images of earlier messages it did not see, since it takes one a
+    prompt, the newest."""
 
     message: int
     width: int
     height: int
-    rows: int
-    columns: int
+    rows: int | None = None
+    columns: int | None = None
     not_seen: int
 
 
