@@ -108,8 +108,9 @@ class BackendInfo:
 
     context_length: tokens, prompt and answer together. tile_size: pixels of one square image tile. capabilities: of
     "images", "seed", "probabilities", "fork" (see GenerationRequest.shared_prompt); the UI offers what is in it and greys out
-    the rest. max_top_k: the most candidates it can choose among, see SamplingParams.top_k_within. max_prompt: tokens, the longest prompt where that is less than the
-    context. full_canvas: every image takes max_tiles tiles, see images.tile_layout.
+    the rest. max_top_k: the most candidates it can choose among, see SamplingParams.top_k_within. max_prompt: tokens, the
+    longest prompt where that is less than the context. full_canvas: every image takes max_tiles tiles, see
+    images.tile_layout.
     """
 
     name: str

@@ -50,7 +50,7 @@ class VisionFeatures:
 
 @dataclass(frozen=True)
 class _ReadPrompt:
-    """What reading a prompt left behind, for other slots to begin with. logits: [vocabulary] after its last token, on the host."""
+    """What reading a prompt left behind, for other slots to begin with. logits: [vocabulary] after its last token."""
 
     logits: Any
     rows: list[Row]

@@ -157,7 +157,9 @@ def estimate(grid: Grid, slots: int, *, fork: bool, pace: Pace | None, wait_s: f
     """
     waves = math.ceil(grid.count / slots)
     prefills = 1 if fork else grid.count
-    seconds = None if pace is None or wait_s is None else wait_s + prefills * pace.prefill_s + waves * grid.max_tokens * pace.step_s
+    seconds = (
+        None if pace is None or wait_s is None else wait_s + prefills * pace.prefill_s + waves * grid.max_tokens * pace.step_s
+    )
     return Estimate(grid.count, grid.count * grid.max_tokens, prefills, seconds)
 
 

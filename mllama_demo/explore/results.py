@@ -13,7 +13,16 @@ from datetime import datetime, timezone
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from mllama_demo.backend.base import FinishReason, Timings
 from mllama_demo.explore.grid import Grid
@@ -85,7 +94,7 @@ class Cell(_Record):
     error: str | None = None
     text: str = ""
     tokens: tuple[Token, ...] = ()
-    prompt_tokens: int = Field(0, ge=0)
+    prompt_tokens: Annotated[int, Field(ge=0)] = 0
     timings: Timings | None = None
 
     @model_validator(mode="after")
@@ -118,6 +127,7 @@ class RunImage(_Record):
     """The picture of a run, with its file as it came."""
 
     name: str
+    format: Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
     digest: str = Field(pattern="^[0-9a-f]{64}$")
     width: int = Field(ge=1)
     height: int = Field(ge=1)
@@ -125,7 +135,14 @@ class RunImage(_Record):
 
     @classmethod
     def of(cls, image: LoadedImage) -> RunImage:
-        return cls(name=image.name, digest=image.digest, width=image.width, height=image.height, data=image.data)
+        size = {"width": image.width, "height": image.height}
+        return cls.model_validate(
+            {"name": image.name, "format": image.format, "digest": image.digest, **size, "data": image.data}, strict=True
+        )
+
+    @property
+    def media_type(self) -> str:
+        return f"image/{self.format.lower()}"
 
     def load(self, limits: ImageLimits) -> LoadedImage:
         """Through the one door for images. Raises ImageError."""

@@ -111,7 +111,8 @@ def _stages(trace: TokenTrace, params: SamplingParams) -> tuple[Stages, bool]:
 def _cuts(trace: TokenTrace, params: SamplingParams) -> list[CutBy | None]:
     count = len(trace.token_ids)
     if params.greedy:
-        return [None, *["top_k" if params.top_k == 1 else "greedy"] * (count - 1)]
+        beaten: list[CutBy | None] = ["top_k" if params.top_k == 1 else "greedy"]
+        return [None, *beaten * (count - 1)]
     cut: list[CutBy | None] = [None] * count
     for i in range(trace.after_top_p, count):
         cut[i] = "top_p" if i < trace.after_top_k else "top_k"
