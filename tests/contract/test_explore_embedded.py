@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -34,20 +35,15 @@ class Scene:
     """A loaded backend of three slots, so that six cells need their turns."""
 
     def __init__(self) -> None:
-        settings = Settings(device="cpu", batch_size=3, seq_len=256)
-        self.backend, tokenizer = make_backend(settings)
+        settings, ready = Settings(device="cpu", batch_size=3, seq_len=256), threading.Event()
+        self.backend, tokenizer = make_backend(settings, on_ready=ready.set)
         self.backend.start()
+        assert ready.wait(300), self.backend.status().detail
         self.explorer = Explorer(self.backend, tokenizer, settings)
         self.image: LoadedImage = load_image(DOG.read_bytes(), "dog.png")
 
     def play(self, work: Any) -> Any:
-        async def ready_then() -> Any:
-            while (status := self.backend.status()).state == "loading":
-                await asyncio.sleep(0.05)
-            assert status.state == "ready", status.detail
-            return await work
-
-        return asyncio.run(ready_then())
+        return asyncio.run(work)
 
     async def explore(self) -> tuple[Run, list[GenerationRequest]]:
         async with await self.explorer.start(GRID, self.image) as cells:

@@ -246,7 +246,9 @@ def listener() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     thread.join()
 
 
-@pytest.mark.parametrize("run", [rude_run(system_prompt="$(rm) 'x'"), run_of(make_grid({"prompt": RUDE}))], ids=["picture", "text"])
+@pytest.mark.parametrize(
+    "run", [rude_run(system_prompt="$(rm) 'x'"), run_of(make_grid({"prompt": RUDE}))], ids=["picture", "text"]
+)
 @pytest.mark.parametrize("title", ["curl", "openai client"])
 def test_a_snippet_asks_for_exactly_that_cell(run: Run, title: str, listener, tmp_path: Path, monkeypatch) -> None:
     url, bodies = listener

@@ -55,13 +55,16 @@ def test_chrf_weighs_recall_twice_as_much_as_precision() -> None:
     assert chrf("ab", "abab") < chrf("abab", "ab")
 
 
-@pytest.mark.parametrize(("a", "b", "score"), [("same", "same", 100), ("a b", "ab", 100), ("ab", "xy", 0), ("", "", 100), ("", "x", 0)])
+@pytest.mark.parametrize(
+    ("a", "b", "score"), [("same", "same", 100), ("a b", "ab", 100), ("ab", "xy", 0), ("", "", 100), ("", "x", 0)]
+)
 def test_chrf_at_its_ends(a: str, b: str, score: float) -> None:
     assert chrf(a, b) == score
 
 
 def test_chrf_is_that_of_sacrebleu() -> None:
-    sacrebleu = pytest.importorskip("sacrebleu")
+    import sacrebleu
+
     reference = "Once upon a time there was a dog, and the dog was red."
     for hypothesis in ("Once there was a dog.", "A red sun stood over the sea", reference, "dog"):
         assert chrf(hypothesis, reference) == pytest.approx(sacrebleu.sentence_chrf(hypothesis, [reference]).score)
