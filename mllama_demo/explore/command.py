@@ -18,7 +18,7 @@ from mllama_demo.interruption import terminated
 from mllama_demo.server.serve import set_up_logging
 
 if TYPE_CHECKING:
-    from mllama_demo.explore.explorer import CellRuns, Explorer
+    from mllama_demo.explore.explorer import Explorer, GridRun
     from mllama_demo.explore.results import Run
     from mllama_demo.images import LoadedImage
 
@@ -95,7 +95,7 @@ async def _explore(explorer: Explorer, spec: Spec, image: LoadedImage | None) ->
         line.close()
 
 
-async def _watch(run: CellRuns, line: _Progress) -> None:
+async def _watch(run: GridRun, line: _Progress) -> None:
     watching = asyncio.create_task(run.wait())
     began = time.perf_counter()
     try:
@@ -154,7 +154,7 @@ def _show(run: Run, stream: TextIO) -> None:
     ]
     head = ["temperature", "top_p", "top_k", "seed", "tokens", *(m.label.lower() for m in one), "outcome", "answer"]
     _table(head, rows, stream)
-    axes = [axis for axis in run.grid.varied() if axis != "seed"]
+    axes = run.grid.compared()
     found = groups(run, axes)
     print(file=stream)
     head = [*axes, "answers", *(measure.label.lower() for measure in MEASURES.values())]

@@ -12,7 +12,7 @@ import platform
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import mllama_demo
 from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 # Requests in the backend's queue beyond its slots: enough that none idles, few enough that others' questions are not refused.
 AHEAD = 2
 BUSY_S = 0.5  # a full queue is asked again after this
+Runs = TypeVar("Runs", bound="CellRuns")
 Phase = Literal["queued", "waiting", "reading", "writing", "done"]
 
 
@@ -150,7 +151,7 @@ class CellRuns:
                 self._tell(index, done=True)
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def __aenter__(self) -> CellRuns:
+    async def __aenter__(self: Runs) -> Runs:
         return self
 
     async def __aexit__(self, *_: Any) -> None:

@@ -98,6 +98,11 @@ class Grid(BaseModel):
         """The axes with more than one value."""
         return tuple(axis for axis in AXES if len(getattr(self, axis)) > 1)
 
+    def compared(self) -> tuple[Axis, ...]:
+        """The axes with more than one value, without the seed: what answers are grouped by."""
+        axes: tuple[Axis, ...] = ("temperature", "top_p", "top_k")
+        return tuple(axis for axis in axes if len(getattr(self, axis)) > 1)
+
     def notes(self) -> tuple[str, ...]:
         """What a person may not expect of these values."""
         greedy = [cell for cell in self.cells() if cell.greedy]

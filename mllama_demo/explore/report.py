@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllama_demo.explore.grid import AXES, Axis
+from mllama_demo.explore.grid import AXES
 from mllama_demo.explore.measures import MEASURES, groups, heat_map
 from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.snippets import DEFAULT_URL, image_file, snippets
@@ -42,9 +42,8 @@ class _Piece:
 
 def html_report(run: Run, url: str = DEFAULT_URL) -> str:
     """The page. url: of the API that the snippets ask. Raises ImageError for a picture that is none."""
-    varied = run.grid.varied()
-    axes = [axis for axis in varied if axis != "seed"]
-    maps = [heat_map(run, name, *_two(axes)) for name in MEASURES] if len(axes) >= 2 else []
+    axes = run.grid.compared()
+    maps = [heat_map(run, name, axes[0], axes[1]) for name in MEASURES] if len(axes) >= 2 else []
     picture = None
     if run.image is not None:
         small = preview(run.image.load(DEFAULT_LIMITS))
@@ -64,10 +63,6 @@ def html_report(run: Run, url: str = DEFAULT_URL) -> str:
         snippets=snippets(run, 0, url),
         image_file=image_file(run),
     )
-
-
-def _two(axes: list[Axis]) -> tuple[Axis, Axis]:
-    return axes[0], axes[1]
 
 
 def _pieces(cell: Cell, sampling: SamplingParams) -> list[_Piece]:

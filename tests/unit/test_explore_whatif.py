@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -212,6 +212,7 @@ def test_a_greedy_answer_takes_the_random_numbers_of_its_seed() -> None:
     assert what_if(generate(steps, greedy), replace(greedy, seed=None), warm).first_unknown == 0
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     size=st.integers(65, 2000),
