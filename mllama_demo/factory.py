@@ -80,7 +80,7 @@ def _info(settings: Settings, checkpoint: CheckpointInfo, **special: Any) -> Bac
 
 
 def _torch(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo, Load]:
-    capabilities = frozenset({"images", "seed", "probabilities"})
+    capabilities = frozenset({"images", "seed", "probabilities", "fork"})
     return _info(settings, checkpoint, name="transformers", device=settings.device, capabilities=capabilities), _load_torch_runner
 
 

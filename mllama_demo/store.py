@@ -136,7 +136,7 @@ class Store:
         """
         rows = [_row(conversation.id, position, message) for position, message in enumerate(conversation.messages)]
         now = _now()
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             found = _find(connection, conversation.id)
             if found is None:
                 values = {"id": conversation.id, "owner": owner, "title": conversation.title, "created": now, "updated": now}
@@ -159,7 +159,7 @@ class Store:
 
     def load(self, owner: str, id: str) -> Conversation:
         """The conversation as it was saved. Raises NotFound for an unknown id and for one of another owner alike."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             found = _owned(connection, owner, id, lock=False)
             messages = tuple(_message(row) for row in _message_rows(connection, id))
         return Conversation(messages, id, found["title"])
@@ -169,7 +169,7 @@ class Store:
         c = _conversations.c
         turns = sql.select(sql.func.count()).where(_messages.c.conversation_id == c.id, _messages.c.role == "user")
         query = sql.select(c.id, c.title, c.updated, turns.scalar_subquery().label("turns")).where(c.owner == owner)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(query.order_by(c.updated.desc(), c.id).limit(limit)).all()
         return [ConversationSummary(id, title, updated.replace(tzinfo=timezone.utc), turns) for id, title, updated, turns in rows]
 
@@ -178,7 +178,7 @@ class Store:
         title = title.strip()
         if not 1 <= len(title) <= MAX_TITLE_LENGTH:
             raise BadRequest(f"A title must have 1 to {MAX_TITLE_LENGTH} characters, this one has {len(title)}.")
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             _owned(connection, owner, id)
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(title=title))
 
@@ -188,7 +188,7 @@ class Store:
         Clears away images of other conversations too, once an hour has passed since they were put and nothing shows them:
         those of messages that were cut off again, or that were never sent.
         """
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             _owned(connection, owner, id)
             shown = {row["image_digest"] for row in _message_rows(connection, id)} - {None}
             connection.execute(sql.delete(_messages).where(_messages.c.conversation_id == id))
@@ -202,7 +202,7 @@ class Store:
     def put_image(self, image: LoadedImage) -> ImageRef:
         """Stores the image's file once, however often it is put, and says how messages refer to it."""
         now = _now()
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             renewed = connection.execute(sql.update(_images).where(_images.c.digest == image.digest).values(created=now))
             if renewed.rowcount == 0:
                 values = {"digest": image.digest, "format": image.format, "created": now, "data": image.data}
@@ -211,7 +211,7 @@ class Store:
 
     def image_bytes(self, digest: str) -> bytes:
         """The file as it was put. Whoever knows the digest may see it: nobody can guess one. Raises NotFound."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             data = connection.execute(sql.select(_images.c.data).where(_images.c.digest == digest)).scalar()
         if data is None:
             raise NotFound(f"There is no image with the digest {digest}.")
@@ -220,7 +220,8 @@ class Store:
     # --- transactions ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self, write: bool = False) -> Iterator[Connection]:
+    def transaction(self, write: bool = False) -> Iterator[Connection]:
+        """A connection for one short transaction, also for tables that another room keeps in this database."""
         try:
             with self._lock, (self._writer if write else self._engine).begin() as connection:
                 yield connection

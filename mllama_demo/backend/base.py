@@ -27,12 +27,18 @@ class GenerationRequest:
     sends text takes these. conversation_id: requests with the same id share one fair turn in the queue; empty means a
     conversation of its own. time_limit_s: from submission to the last token, None for no limit. trace: record a TokenTrace,
     or else TokenLogprobs, with every token where the backend can.
+
+    shared_prompt: requests with the very same prompt and image come along; a backend that can "fork" reads it once for all of
+    them. answered: how many of the last prompt_ids are the answer's own beginning; it goes on as if they had just been
+    generated, with the text and the random number that come next.
     """
 
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams = SamplingParams()
     image: LoadedImage | None = None
     conversation_id: str = ""
+    shared_prompt: bool = False
+    answered: int = 0
     time_limit_s: float | None = None
     trace: bool = False
     messages: tuple[Message, ...] = ()
@@ -124,10 +130,11 @@ class BackendInfo:
     """What a backend is and can do. Known before the model is loaded, though a server may tell more once it answers.
 
     context_length: tokens, prompt and answer together. tile_size: pixels of one square image tile, 0 where nobody can tell.
-    capabilities: of "images", "seed", "probabilities" (a TokenTrace with every token) and "logprobs" (TokenLogprobs); the UI
-    offers what is in it and greys out the rest. ignored: sampling values without effect, and for each a sentence why.
-    max_top_k: the most candidates it can choose among, see SamplingParams.top_k_within. max_prompt: tokens, the longest
-    prompt where that is less than the context. full_canvas: every image takes max_tiles tiles, see images.tile_layout.
+    capabilities: of "images", "seed", "probabilities" (a TokenTrace with every token), "logprobs" (TokenLogprobs) and "fork"
+    (see GenerationRequest.shared_prompt); the UI offers what is in it and greys out the rest. ignored: sampling values without
+    effect, and for each a sentence why. max_top_k: the most candidates it can choose among, see SamplingParams.top_k_within.
+    max_prompt: tokens, the longest prompt where that is less than the context. full_canvas: every image takes max_tiles tiles,
+    see images.tile_layout.
     """
 
     name: str

@@ -74,7 +74,7 @@ def test_sampling_on_the_host_tells_probabilities_and_repeats_by_a_seed(machine)
 
 def test_the_torch_backend_is_as_it_was(embedded):
     info = make_backend(Settings(seq_len=256))[0].info
-    assert info.capabilities == {"images", "seed", "probabilities"}
+    assert info.capabilities == {"images", "seed", "probabilities", "fork"}
     assert (info.name, info.max_top_k, info.max_prompt, info.full_canvas) == ("transformers", None, None, False)
 
 
