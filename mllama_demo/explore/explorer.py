@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import mllama_demo
+from mllama_demo.answer import prompt_for
 from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
@@ -23,8 +24,8 @@ from mllama_demo.explore.grid import Estimate, Grid, Pace, estimate, measured_pa
 from mllama_demo.explore.results import Cell, Run, RunImage, Token, blank
 from mllama_demo.explore.steps import with_choice
 from mllama_demo.images import LoadedImage
-from mllama_demo.prompt import build_prompt
 from mllama_demo.sampling import SamplingParams
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,9 @@ class GridRun(CellRuns):
 class Explorer:
     """Starts grids on one backend, and learns its pace from them."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, settings: Settings, pace: Pace | None = None) -> None:
+    def __init__(
+        self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, settings: Settings, pace: Pace | None = None
+    ) -> None:
         self.backend = backend
         self.pace = pace
         self._tokenizer = tokenizer
@@ -240,6 +243,7 @@ class Explorer:
         tokens = (*cell.tokens[:position], with_choice(cell, position, token_id))
         if len(tokens) >= values.max_tokens:
             raise BadRequest(f"No token can follow: the answer has {len(tokens)} with this one, and max_tokens is {len(tokens)}.")
+        assert isinstance(self._tokenizer, Tokenizer)  # a backend with probabilities is one whose tokens are known here
         base = await self._request(run.grid, image, "")
         text = IncrementalText(self._tokenizer, values.stop)
         primed = [token.model_copy(update={"text": text.push(token.id)}) for token in tokens]
@@ -277,17 +281,11 @@ class Explorer:
             raise BadRequest(f"The backend {info.name} takes no images; leave the image out.")
         ref = None if image is None else ImageRef(image.digest, image.name, image.width, image.height)
         conversation = Conversation((Message("user", grid.prompt, ref),))
-        prompt = await asyncio.to_thread(
-            build_prompt,
-            conversation,
-            self._tokenizer,
-            context_length=info.context_length,
-            max_tokens=grid.max_tokens,
-            system_prompt=self._settings.system_prompt,
-            max_prompt=info.max_prompt,
-        )
+        sampling = SamplingParams(max_tokens=grid.max_tokens)
+        prompt = await prompt_for(conversation, sampling, info, self._tokenizer, self._settings)
         return GenerationRequest(
             prompt.token_ids,
+            messages=prompt.messages,
             image=image,
             conversation_id=conversation_id or conversation.id,
             shared_prompt=self._has("fork"),
