@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mllama_demo.images import tile_layout
 from mllama_demo.tokenizer import Tokenizer
-from training.batches import Pictures, PictureStream
+from training.batches import TINTED, Pictures, PictureStream
 from training.drawings import DrawingBank
 from training.kinds import CHARACTERS, COLOURS, KINDS, NUMBERS, REGIONS, SCENERY
 from training.labels import IGNORE
@@ -170,7 +170,7 @@ class TalkStream(PictureStream):
         for _ in range(many):
             scene = sample_scene(rng)
             layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
-            image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
+            image = disturb(render(scene, bank, (layout.width, layout.height), tinted=TINTED), rng)
             drawn.append((scene, image, layout))
             colours = seen_colours(image) if scene.foreign else ()
             for _ in range(talks):
