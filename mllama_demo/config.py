@@ -33,6 +33,9 @@ CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 _HOST = re.compile(r"[^\s/@,]+")
 _LENGTHS = "lengths in tokens, ascending (in YAML a list)"
+_REMOTE_URL = re.compile(r"https?://[^\s/@?#]+(/[^\s?#]*)?")
+_ADDRESS = "an address such as http://127.0.0.1:8000/v1, without user name and query"
+_KEY = "printable ASCII without spaces"
 _ON_DEVICE = (
     "none, or a mapping of global_topk (a whole number from 1), dynamic (true or false) and deterministic (true or false; a "
     "mapping is JSON outside of YAML)"
@@ -72,8 +75,8 @@ class Settings(BaseSettings):
     )
 
     model_path: HomePath = _option("Model", EMBEDDED_CHECKPOINT, "Folder of the checkpoint, in the Hugging Face layout.")
-    backend: Literal["torch", "neuron"] = _option(
-        "Model", "torch", "What runs the model: PyTorch on a CPU or GPU, or an AWS Neuron instance."
+    backend: Literal["torch", "neuron", "openai"] = _option(
+        "Model", "torch", "What runs the model: PyTorch on a CPU or GPU, an AWS Neuron instance, or a server at remote_url."
     )
     device: str = _option("Model", "auto", "auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N", pattern=_DEVICE)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option("Model", "auto", "Number format of the weights.")
@@ -98,6 +101,24 @@ class Settings(BaseSettings):
     scratchpad_page_size: int = _option("Neuron", 1024, "MiB of a page of the device's scratchpad.", ge=1, le=65536)
     compiled_artifacts: HomePath | None = _option(
         "Neuron", None, "Folder for what is compiled; not set: neuron-compiled-artifacts in model_path.", "a path"
+    )
+
+    remote_url: str = _option(
+        "Remote server", "http://127.0.0.1:8000/v1", "Server of the OpenAI protocol that runs the model.", _ADDRESS
+    )
+    remote_api_key: str | None = _option(
+        "Remote server", None, "Its key; better in the environment, where nobody reads along.", _KEY, repr=False
+    )
+    remote_model: str | None = _option("Remote server", None, "Its model; not set: the first that it names.", "a name")
+    remote_kind: Literal["auto", "vllm-neuron", "vllm", "mllama-demo", "other"] = _option(
+        "Remote server", "auto", "Which program it is, since each ignores other values; auto cannot see the Neuron fork of vLLM."
+    )
+    remote_concurrency: int = _option(
+        "Remote server", 0, "Requests sent to it at the same time; 0 chooses by its kind.", ge=0, le=1024
+    )
+    remote_connect_timeout_s: float = _option("Remote server", 5.0, "Seconds to connect.", ge=0.1, le=600)
+    remote_silence_timeout_s: float = _option(
+        "Remote server", 60.0, "Seconds until its first token, and from one to the next.", ge=1, le=86400
     )
 
     max_waiting: int = _option("Queue", 64, "How many requests may wait for a slot; more are refused.", ge=0, le=10000)
@@ -135,7 +156,9 @@ class Settings(BaseSettings):
             raise ValueError("1 and 0 are no yes and no")
         if name == "allowed_media_hosts" and isinstance(value, list) and not all(_HOST.fullmatch(str(host)) for host in value):
             raise ValueError("a host name has no scheme and no path")
-        return value
+        if name == "remote_api_key" and isinstance(value, str) and not re.fullmatch(r"[\x21-\x7e]+", value):
+            raise ValueError("an HTTP header cannot carry it")
+        return _with_path(value) if name == "remote_url" and isinstance(value, str) else value
 
     @property
     def neuron(self) -> NeuronOptions:
@@ -222,7 +245,8 @@ def load_settings(
         settings = Settings(**values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        raise ConfigError(f"{name} must be {allowed_values(name)}, got {repr(values[name])[:80]} ({origin(name)}).") from None
+        got = repr(values[name])[:80] if Settings.model_fields[name].repr else "something else, which is kept secret"
+        raise ConfigError(f"{name} must be {allowed_values(name)}, got {got} ({origin(name)}).") from None
     _check_neuron(settings, origin, shape)
     return settings
 
@@ -240,6 +264,14 @@ def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: Model
         raise ConfigError(
             f"{problem.key} is {_shown(value)} ({origin(problem.key)}), but {problem.rule}; {_shown(problem.works)} works."
         )
+
+
+def _with_path(url: str) -> str:
+    """Without a slash at the end; where there is no path, with the one of the protocol."""
+    if not _REMOTE_URL.fullmatch(url):
+        raise ValueError("no plain address")
+    url = url.rstrip("/")
+    return url if "/" in url.partition("://")[2] else url + "/v1"
 
 
 def _shown(value: Any) -> str:

@@ -133,8 +133,7 @@ class Scheduler:
                 raise BadRequest(f"A request with the id {request.id!r} is already under way.")
             beyond_slots = len(self._waiting) - len(self._free_slots)
             if beyond_slots >= self._max_waiting:
-                waiting = "1 question is" if beyond_slots == 1 else f"{beyond_slots} questions are"
-                raise BackendBusy(f"The demo is busy: {waiting} waiting already. Please try again in a moment.")
+                raise BackendBusy.behind(beyond_slots)
             key = _conversation_of(request)
             turn = max(self._turn, self._last_turn.get(key, -1) + 1)
             self._last_turn[key] = turn
