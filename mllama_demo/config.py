@@ -75,8 +75,10 @@ class Settings(BaseSettings):
     )
 
     model_path: HomePath = _option("Model", EMBEDDED_CHECKPOINT, "Folder of the checkpoint, in the Hugging Face layout.")
-    backend: Literal["torch", "neuron", "openai"] = _option(
-        "Model", "torch", "What runs the model: PyTorch on a CPU or GPU, an AWS Neuron instance, or a server at remote_url."
+    backend: Literal["torch", "neuron", "vllm", "openai"] = _option(
+        "Model",
+        "torch",
+        "What runs the model: PyTorch on a CPU or GPU, an AWS Neuron instance, vLLM on such a one, or a server at remote_url.",
     )
     device: str = _option("Model", "auto", "auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N", pattern=_DEVICE)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option("Model", "auto", "Number format of the weights.")
@@ -253,7 +255,7 @@ def load_settings(
 
 def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: ModelShape | None) -> None:
     """What would otherwise show after an hour of compilation. The model's own rules need its config.json, and no weights."""
-    if settings.backend != "neuron":
+    if settings.backend not in ("neuron", "vllm"):
         return
     file = settings.model_path / "config.json"
     if shape is None and os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file it is false where nobody may look

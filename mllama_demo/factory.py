@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo, GenerationRequest
+from mllama_demo.backend.base import BackendInfo, GenerationRequest, StartedBackend
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.slot_backend import Progress, SlotBackend
+from mllama_demo.backend.vllm_engine import IGNORED, check_vllm, installed_fork
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.checkpoint.neuron_machine import check_devices, check_instance, check_sdk
@@ -32,11 +33,13 @@ def make_backend(
     *,
     on_ready: Callable[[], None] = lambda: None,
     on_down: Callable[[str], None] = lambda reason: None,
-) -> tuple[SlotBackend, Tokenizer]:
+) -> tuple[StartedBackend, Tokenizer]:
     """A backend that is not started yet, and its tokenizer. Raises CheckpointError in milliseconds for an unusable folder, and
     ConfigError for a machine that the backend cannot run on."""
+    if settings.backend == "vllm":
+        check_vllm(settings)
     checkpoint = check_checkpoint(settings.model_path)
-    if settings.backend == "neuron":
+    if settings.backend in ("neuron", "vllm"):
         check_sdk()
         check_devices()
         check_instance(settings.instance_type, settings.tensor_parallel_size)
@@ -47,6 +50,8 @@ def make_backend(
             f"seq_len is {context}, but the model in {settings.model_path} was made for at most "
             f"{checkpoint.max_position_embeddings} tokens; set seq_len to that or less."
         )
+    if settings.backend == "vllm":
+        return _vllm(settings, checkpoint, tokenizer, on_ready, on_down), tokenizer
     info, load = _neuron(settings, checkpoint) if settings.backend == "neuron" else _torch(settings, checkpoint)
     backend = SlotBackend(
         info,
@@ -141,6 +146,37 @@ def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, tokenize
     progress("warming up")
     runner.warm_up(_warm_up_request(tokenizer))
     return runner
+
+
+# --- vLLM ----------------------------------------------------------------------------------------------------------------
+
+
+def _vllm(
+    settings: Settings,
+    checkpoint: CheckpointInfo,
+    tokenizer: Tokenizer,
+    on_ready: Callable[[], None],
+    on_down: Callable[[str], None],
+) -> StartedBackend:
+    """Its probabilities are wrong upstream, so that none are told."""
+    from mllama_demo.backend.vllm_backend import VLLMBackend
+
+    options = settings.neuron
+    info = _info(
+        settings,
+        checkpoint,
+        name="vllm",
+        device=f"{options.instance_type}, {options.tensor_parallel_size} NeuronCores, through vLLM",
+        capabilities=frozenset({"images"}),
+        max_top_k=None if options.on_device_sampling_config is None else options.on_device_sampling_config.global_topk,
+        max_prompt=options.max_context_length,
+        full_canvas=True,
+        ignored=IGNORED,
+    )
+    ends = frozenset(checkpoint.eos_token_ids)
+    return VLLMBackend(
+        settings, info, installed_fork(), tokenizer, ends, _warm_up_request(tokenizer), on_ready=on_ready, on_down=on_down
+    )
 
 
 def _warm_up_request(tokenizer: Tokenizer) -> GenerationRequest:

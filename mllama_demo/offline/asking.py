@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mllama_demo
-from mllama_demo.backend.base import Backend, FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.backend.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
@@ -22,6 +22,7 @@ from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question
 from mllama_demo.offline.pictures import open_picture
 from mllama_demo.offline.results import Record
 from mllama_demo.prompt import build_prompt, render_chat
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 BUSY_S = 1.0  # a full queue is asked again after this
@@ -35,8 +36,8 @@ _NO_ANSWER = {
 class Asker:
     """folder: where the paths of images begin."""
 
-    backend: Backend
-    tokenizer: Tokenizer
+    backend: StartedBackend
+    tokenizer: Tokenizer | TokenEstimate
     settings: Settings
     folder: Path
 
@@ -74,27 +75,30 @@ class Asker:
     def blank(self, line: Question | BadLine, round_: int) -> Record:
         """The record of a line before it is asked: what is asked, of whom."""
         info = self.backend.info
-        known = isinstance(line, Question)
-        parameters = (
-            {**{key: getattr(line.sampling, key) for key in SAMPLING_KEYS}, "stop": list(line.sampling.stop)} if known else None
-        )
+        question = line if isinstance(line, Question) else None
+        parameters = None
+        if question is not None:
+            parameters = {key: getattr(question.sampling, key) for key in SAMPLING_KEYS}
+            parameters["stop"] = list(question.sampling.stop)
         return {
             "round": round_,
             "line": line.line,
-            "prompt": line.prompt if known else None,
-            "image": {"source": line.image} if known and line.image is not None else None,
+            "prompt": question.prompt if question else None,
+            "image": {"source": question.image} if question and question.image is not None else None,
             "parameters": parameters,
             "system_prompt": self.settings.system_prompt,
             "model": info.model,
             "backend": info.name,
             "device": info.device,
+            "ignored": dict(info.ignored),
             "version": mllama_demo.__version__,
             "prompt_text": None,
             "answer": None,
             "finish_reason": None,
-            "error": None if known else line.problem,
+            "error": line.problem if isinstance(line, BadLine) else None,
             "prompt_tokens": None,
             "completion_tokens": None,
+            "tokens_estimated": False,
             "timings": None,
         }
 
@@ -105,14 +109,17 @@ class Asker:
         elif sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbelow(2**32))
         record["parameters"]["seed"] = sampling.seed
+        record |= {"model": info.model, "device": info.device, "ignored": dict(info.ignored)}  # a server tells once it is there
         if not sampling.greedy and (top_k := sampling.top_k_within(info.max_top_k)) != sampling.top_k:
             record["parameters"]["top_k_limit"] = top_k
         picture, reference = None, None
         if question.image is not None:
             picture = await asyncio.to_thread(open_picture, question.image, self.folder, self.settings)
             reference = ImageRef(picture.digest, picture.name, picture.width, picture.height)
-            tiles = tile_layout(picture.width, picture.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
-            record["image"] |= {**asdict(reference), "rows": tiles.rows, "columns": tiles.columns}
+            record["image"] |= asdict(reference)
+            if info.tile_size:
+                tiles = tile_layout(picture.width, picture.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
+                record["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
         system = (Message("system", self.settings.system_prompt),) if self.settings.system_prompt else ()
         conversation = Conversation((*system, Message("user", question.prompt, reference)))
         record["prompt_text"] = render_chat(conversation.messages)
@@ -125,7 +132,7 @@ class Asker:
             max_prompt=info.max_prompt,
         )
         limit = self.settings.request_time_limit_s
-        request = GenerationRequest(prompt.token_ids, sampling, picture, conversation.id, limit)
+        request = GenerationRequest(prompt.token_ids, sampling, picture, conversation.id, limit, messages=prompt.messages)
         text, finish = await self._generate(request)
         speed = finish.timings.tokens_per_second(finish.completion_tokens)
         record |= {
@@ -134,6 +141,7 @@ class Asker:
             "error": finish.error or _NO_ANSWER.get(finish.reason),
             "prompt_tokens": finish.prompt_tokens,
             "completion_tokens": finish.completion_tokens,
+            "tokens_estimated": finish.estimated,
             "timings": {**asdict(finish.timings), "tokens_per_second": speed},
         }
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
 
     backend, tokenizer = make_backend(settings)
     asker = Asker(backend, tokenizer, settings, own.file.parent)
-    rounds = list(enumerate(at_once or (backend.info.slots,), start=1))
+    rounds = list(enumerate(at_once or (None,), start=1))
     # A line that cannot be asked is told of once, every other one is asked in each round.
     lines = {(n, line.line): line for n, _ in rounds for line in batch.lines if n == 1 or isinstance(line, Question)}
     with terminated():
@@ -61,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _as_it_is(asker: Asker, line: Question | BadLine, round_: int) -> Record:
     blank = asker.blank(line, round_)
+    if asker.settings.backend == "openai":  # a server that is not asked yet may have any name for its model
+        blank["model"] = asker.settings.remote_model
     if blank["image"] is not None:
         blank["image"]["digest"] = digest_of(blank["image"]["source"], asker.folder)
     return blank
@@ -69,11 +71,12 @@ def _as_it_is(asker: Asker, line: Question | BadLine, round_: int) -> Record:
 def _run(
     asker: Asker,
     lines: dict[Key, Question | BadLine],
-    rounds: Sequence[tuple[int, int]],
+    rounds: Sequence[tuple[int, int | None]],
     add: Callable[[Record], None],
     kept: int = 0,
 ) -> int:
-    """Asks the lines round by round; the exit code. rounds: number, and how many at once. kept: answered in an earlier run."""
+    """Asks the lines round by round; the exit code. rounds: number, and how many at once, None for one a slot. kept: how many
+    were answered in an earlier run."""
     terminal = _Terminal(len(lines), kept)
     try:
         for (number, _), line in lines.items():
@@ -85,7 +88,9 @@ def _run(
             terminal.answering()
             for number, at_once in rounds:
                 questions = [line for key, line in lines.items() if key[0] == number and isinstance(line, Question)]
-                await asker.ask_all(questions, number, at_once, lambda record: terminal.tell(record, add))
+                await asker.ask_all(
+                    questions, number, at_once or asker.backend.info.slots, lambda record: terminal.tell(record, add)
+                )
 
         if any(isinstance(line, Question) for line in lines.values()):
             asyncio.run(ask())

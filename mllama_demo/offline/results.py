@@ -34,7 +34,8 @@ def failed(record: Record) -> bool:
 def same_question(record: Record, asked: Record) -> bool:
     """Whether a record is of the question that `asked` puts now: the same words, image, parameters and model.
 
-    A seed counts only where the question names one, and what is in an image where that can be told without fetching it.
+    A seed and a model count only where the question names one, and what an image shows where that can be told without
+    fetching it.
     """
     before, now = record.get("parameters") or {}, asked["parameters"]
     if any(before.get(key) != value for key, value in now.items() if key != "seed" or value is not None):
@@ -42,7 +43,9 @@ def same_question(record: Record, asked: Record) -> bool:
     seen, shown = record.get("image") or {}, asked["image"] or {}
     if seen.get("source") != shown.get("source") or shown.get("digest") not in (None, seen.get("digest")):
         return False
-    return all(record.get(key) == asked[key] for key in ("prompt", "system_prompt", "model"))
+    if asked["model"] not in (None, record.get("model")):
+        return False
+    return all(record.get(key) == asked[key] for key in ("prompt", "system_prompt"))
 
 
 def as_line(record: Record) -> str:
