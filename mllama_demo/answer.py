@@ -20,6 +20,7 @@ from mllama_demo.images import LoadedImage, load_image, tile_layout
 from mllama_demo.prompt import build_prompt
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 DECODED_IMAGES = 8
@@ -57,7 +58,7 @@ class Answer:
 class Answerer:
     """Builds prompts, loads the image a prompt needs and streams the backend's events as Answers."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, store: Store, settings: Settings) -> None:
+    def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: Store, settings: Settings) -> None:
         self.backend = backend
         self._tokenizer = tokenizer
         self._store = store
@@ -68,10 +69,12 @@ class Answerer:
     async def answer(self, conversation: Conversation, sampling: SamplingParams, request_id: str) -> AsyncGenerator[Answer, None]:
         """Streams the next assistant turn; the last Answer has `finish`. Closing the stream cancels the request.
 
-        A missing seed is drawn here, so that every answer can be repeated. Raises what the prompt, the image and
-        Backend.generate raise, before the first Answer.
+        A missing seed is drawn here, so that every answer can be repeated; where a seed has no effect there is none. Raises
+        what the prompt, the image and Backend.generate raise, before the first Answer.
         """
-        if sampling.seed is None:
+        if "seed" not in self.backend.info.capabilities:
+            sampling = replace(sampling, seed=None)
+        elif sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbelow(2**32))
         prompt = await asyncio.to_thread(
             build_prompt,
@@ -88,6 +91,7 @@ class Answerer:
             image=None if prompt.image is None else await asyncio.to_thread(self.load, prompt.image),
             conversation_id=conversation.id,
             time_limit_s=self._settings.request_time_limit_s,
+            messages=prompt.messages,
             id=request_id,
         )
         answer = Answer(request_id, sampling, prompt.image, prompt.dropped)
@@ -114,9 +118,11 @@ class Answerer:
         if top_k != answer.sampling.top_k and not answer.sampling.greedy:
             facts["top_k_limit"] = top_k
         if answer.image is not None:
-            width, height = answer.image.width, answer.image.height
-            tiles = tile_layout(width, height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
-            facts["image"] = {**asdict(answer.image), "rows": tiles.rows, "columns": tiles.columns}
+            facts["image"] = asdict(answer.image)
+            if info.tile_size:
+                width, height = answer.image.width, answer.image.height
+                tiles = tile_layout(width, height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
+                facts["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
         if answer.finish is not None:
             finish = answer.finish
             facts |= {
@@ -124,6 +130,7 @@ class Answerer:
                 "error": finish.error,
                 "prompt_tokens": finish.prompt_tokens,
                 "completion_tokens": finish.completion_tokens,
+                "estimated": finish.estimated,
                 "waited_s": finish.timings.waited_s,
                 "ttft_s": finish.timings.ttft_s,
                 "tokens_per_second": finish.timings.tokens_per_second(finish.completion_tokens),

@@ -1,4 +1,4 @@
-"""From the demo's Neuron options to vLLM's: the arguments of its engine, its environment, and the command of its server.
+"""From the demo's Neuron options to vLLM's: the arguments of its engine, its environment, and those of its server.
 
 There are two generations of vLLM for Neuron. The legacy fork (0.6 to 0.9) serves Llama 3.2 Vision and takes
 override_neuron_config and device; the V1 plugin takes the same overrides inside additional_config, and does not serve this
@@ -74,3 +74,23 @@ def engine_environment(settings: Settings, generation: Generation = "legacy") ->
         name = f"vllm-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
         variables["NEURON_COMPILED_ARTIFACTS"] = str(settings.compiled_artifacts.absolute() / name)
     return variables
+
+
+def server_environment(settings: Settings, generation: Generation = "legacy") -> dict[str, str]:
+    """The same for a server: its front waits for its engine, and the default wait is shorter than a long prefill."""
+    return engine_environment(settings, generation) | {"VLLM_RPC_TIMEOUT": str(RPC_TIMEOUT_MS)}
+
+
+def server_flags(settings: Settings, generation: Generation = "legacy") -> list[str]:
+    """engine_arguments as flags of vllm.entrypoints.openai.api_server. A server of the legacy fork sets its block size itself,
+    and its own parser refuses one as large as Neuron needs."""
+    flags: list[str] = []
+    for name, value in engine_arguments(settings, generation).items():
+        flag = "--" + name.replace("_", "-")
+        if name == "block_size":
+            continue
+        if value is False:
+            flags.append(flag.replace("--", "--no-", 1))
+        else:
+            flags += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+    return flags

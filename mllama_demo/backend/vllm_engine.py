@@ -29,8 +29,6 @@ HOST_SAMPLING = (
     "on_device_sampling_config is none, but vLLM samples this model on the device only; leave the option out, or choose backend "
     "neuron."
 )
-# The sampling values that the engine takes and then leaves alone, and why.
-IGNORED = {"seed": "vLLM on Neuron draws on the device, with random numbers of its own."}
 
 
 @dataclass(frozen=True)

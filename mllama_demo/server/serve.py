@@ -60,7 +60,7 @@ def serve(settings: Settings, started: float) -> int:
         from mllama_demo.server.app import create_app
 
         app = create_app(settings, Answerer(backend, tokenizer, store, settings), store)
-        say(f"Page up after {time.perf_counter() - started:.1f} s; loading the model from {_short(settings.model_path)} …")
+        say(f"Page up after {time.perf_counter() - started:.1f} s; {_coming(settings)} …")
         backend.start()
         return app
 
@@ -78,6 +78,12 @@ def serve(settings: Settings, started: float) -> int:
     if failure:
         raise DemoError(failure[0])
     return 0
+
+
+def _coming(settings: Settings) -> str:
+    if settings.backend == "openai":
+        return f"asking the server at {settings.remote_url}"
+    return f"loading the model from {_short(settings.model_path)}"
 
 
 def open_port(host: str, port: int) -> socket.socket:

@@ -82,7 +82,8 @@ def facts_line(message: Message) -> str:
         speed = facts["tokens_per_second"]
         parts.append(f"{speed:.1f} tokens/s" if speed < 10 else f"{speed:.0f} tokens/s")
     if "prompt_tokens" in facts:
-        parts.append(f"{facts['prompt_tokens']} + {facts['completion_tokens']} tokens")
+        about = "about " if facts.get("estimated") else ""
+        parts.append(f"{about}{facts['prompt_tokens']} + {facts['completion_tokens']} tokens")
     if "reason" in facts:
         parts.append(REASONS[facts["reason"]])
     if facts.get("error"):
@@ -101,9 +102,11 @@ def saw(image: dict[str, Any] | None) -> str:
     """Which image an answer was made from."""
     if image is None:
         return "no image"
+    seen = f"saw {image['name']}, {image['width']} × {image['height']} px"
+    if "rows" not in image:  # a server that does not tell how it cuts images
+        return seen
     tiles = image["rows"] * image["columns"]
-    cut = f"{tiles} tiles, {image['rows']} × {image['columns']}" if tiles > 1 else "1 tile"
-    return f"saw {image['name']}, {image['width']} × {image['height']} px, {cut}"
+    return f"{seen}, {tiles} tiles, {image['rows']} × {image['columns']}" if tiles > 1 else f"{seen}, 1 tile"
 
 
 def sampling_words(sampling: dict[str, Any]) -> str:
@@ -111,7 +114,7 @@ def sampling_words(sampling: dict[str, Any]) -> str:
     if sampling["temperature"] == 0:
         return f"greedy, max tokens {sampling['max_tokens']}"
     names = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-    return ", ".join(f"{name} {sampling[name]}" for name in names)
+    return ", ".join(f"{name} {sampling[name]}" for name in names if sampling[name] is not None)
 
 
 def title_of(conversation: Conversation) -> str:
