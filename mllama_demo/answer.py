@@ -13,11 +13,20 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
+from mllama_demo.backend.base import (
+    Backend,
+    BackendInfo,
+    Event,
+    FinishEvent,
+    GenerationRequest,
+    PrefillEvent,
+    QueueEvent,
+    TokenEvent,
+)
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.images import LoadedImage, load_image, tile_layout
-from mllama_demo.prompt import build_prompt
+from mllama_demo.prompt import Prompt, build_prompt
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
 from mllama_demo.token_estimate import TokenEstimate
@@ -55,6 +64,28 @@ class Answer:
         return replace(self, phase="done", text=self.text + event.text, finish=event)
 
 
+async def prompt_for(
+    conversation: Conversation,
+    sampling: SamplingParams,
+    info: BackendInfo,
+    tokenizer: Tokenizer | TokenEstimate,
+    settings: Settings,
+    *,
+    may_drop: bool = True,
+) -> Prompt:
+    """build_prompt with a deployment's values, in a thread: a long conversation takes a while."""
+    return await asyncio.to_thread(
+        build_prompt,
+        conversation,
+        tokenizer,
+        context_length=info.context_length,
+        max_tokens=sampling.max_tokens,
+        system_prompt=settings.system_prompt,
+        max_prompt=info.max_prompt,
+        may_drop=may_drop,
+    )
+
+
 class Answerer:
     """Builds prompts, loads the image a prompt needs and streams the backend's events as Answers."""
 
@@ -76,15 +107,7 @@ class Answerer:
             sampling = replace(sampling, seed=None)
         elif sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbelow(2**32))
-        prompt = await asyncio.to_thread(
-            build_prompt,
-            conversation,
-            self._tokenizer,
-            context_length=self.backend.info.context_length,
-            max_tokens=sampling.max_tokens,
-            system_prompt=self._settings.system_prompt,
-            max_prompt=self.backend.info.max_prompt,
-        )
+        prompt = await prompt_for(conversation, sampling, self.backend.info, self._tokenizer, self._settings)
         request = GenerationRequest(
             prompt.token_ids,
             sampling,
@@ -130,9 +153,10 @@ class Answerer:
                 "error": finish.error,
                 "prompt_tokens": finish.prompt_tokens,
                 "completion_tokens": finish.completion_tokens,
-                "estimated": finish.estimated,
                 "waited_s": finish.timings.waited_s,
                 "ttft_s": finish.timings.ttft_s,
                 "tokens_per_second": finish.timings.tokens_per_second(finish.completion_tokens),
             }
+            if finish.estimated:
+                facts["estimated"] = True
         return Message("assistant", answer.text, facts=facts)

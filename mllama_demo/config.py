@@ -59,6 +59,8 @@ def _home(path: str | Path) -> Path:
 
 
 HomePath = Annotated[Path, AfterValidator(_home)]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Key = Annotated[str, Field(pattern=r"^[!-+\--~]{8,200}$")]
 
 
 class Settings(BaseSettings):
@@ -112,7 +114,7 @@ class Settings(BaseSettings):
         "Remote server", None, "Its key; better in the environment, where nobody reads along.", _KEY, repr=False
     )
     remote_model: str | None = _option("Remote server", None, "Its model; not set: the first that it names.", "a name")
-    remote_kind: Literal["auto", "vllm-neuron", "vllm", "mllama-demo", "other"] = _option(
+    remote_kind: Literal["auto", "vllm_neuron", "vllm", "mllama_demo", "other"] = _option(
         "Remote server", "auto", "Which program it is, since each ignores other values; auto cannot see the Neuron fork of vLLM."
     )
     remote_concurrency: int = _option(
@@ -132,6 +134,20 @@ class Settings(BaseSettings):
     max_image_bytes: int = _option("Images", ImageLimits.max_bytes, "Largest image file.", ge=1024, le=2**30)
     max_image_pixels: int = _option("Images", ImageLimits.max_pixels, "Largest width times height.", ge=1024, le=10**9)
     max_image_aspect_ratio: float = _option("Images", ImageLimits.max_aspect_ratio, "Long side over short side.", ge=1, le=10000)
+
+    api_only: bool = _option("API", False, "Serve the API without the page.")
+    served_model_name: list[Name] | None = _option(
+        "API", None, "Names of the model in the API; not set: that of its folder.", "names (in YAML a list)", min_length=1
+    )
+    api_keys: list[Key] | None = _option(
+        "API",
+        None,
+        "Keys, one of which a request to the API must bring; not set: none is asked for.",
+        "words of 8 to 200 visible ASCII characters without commas (in YAML a list)",
+        min_length=1,
+        repr=False,
+    )
+    max_request_bytes: int = _option("API", 64 * 2**20, "Largest request to the API.", ge=1024, le=2**30)
 
     system_prompt: str = _option("Answers", "", "What the model is told before every conversation.", max_length=10000)
     temperature: float = _sampling_option("temperature")
@@ -247,8 +263,8 @@ def load_settings(
         settings = Settings(**values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        got = repr(values[name])[:80] if Settings.model_fields[name].repr else "something else, which is kept secret"
-        raise ConfigError(f"{name} must be {allowed_values(name)}, got {got} ({origin(name)}).") from None
+        given = f"got {repr(values[name])[:80]}" if Settings.model_fields[name].repr else "got something else"
+        raise ConfigError(f"{name} must be {allowed_values(name)}, {given} ({origin(name)}).") from None
     _check_neuron(settings, origin, shape)
     return settings
 
@@ -380,6 +396,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
         groups[title].add_argument(
             _flag(name),
             metavar="true|false" if field.annotation is bool else name.split("_")[-1].upper(),
+            **({"nargs": "?", "const": "true"} if field.annotation is bool else {}),
             help=text.replace("%", "%%"),
         )
     return parser

@@ -45,11 +45,12 @@ def build_prompt(
     max_tokens: int,
     system_prompt: str = "",
     max_prompt: int | None = None,
+    may_drop: bool = True,
 ) -> Prompt:
     """The prompt for the next answer. Drops the oldest text turns that do not fit beside the answer, or into max_prompt tokens.
 
-    tokenizer: the model's, or an estimate where a server has the tokenizer; the prompt then has messages alone.
-    Raises PromptTooLong, naming both sizes, when even the last question and the image turn do not fit.
+    tokenizer: the model's, or an estimate where a server has the tokenizer; the prompt then has messages alone. may_drop: False
+    to refuse instead. Raises PromptTooLong, naming both sizes, when even the last question and the image turn do not fit.
     """
     messages = conversation.messages
     if system_prompt and not (messages and messages[0].role == "system"):
@@ -62,7 +63,7 @@ def build_prompt(
     def count(candidate: tuple[Message, ...]) -> int:
         return tokenizer.count(candidate) if isinstance(tokenizer, TokenEstimate) else len(encode_chat(candidate, tokenizer))
 
-    fitted: Fitted = fit(messages, longest, count)
+    fitted: Fitted = fit(messages, longest, count) if may_drop else Fitted(messages, 0)
     length = count(fitted.messages)
     if length > longest:
         limit = (

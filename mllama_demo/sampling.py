@@ -210,14 +210,15 @@ class TokenTrace:
 
     token_ids, logits: [m] the likeliest candidates before any filter, descending, m <= RECORDED_CANDIDATES.
     log_mass: log of the summed exp(logit) over the whole vocabulary, so exp(logit - log_mass) is the raw probability.
-    draw: the uniform number in [0, 1) that chose, None for greedy. chosen: the token id. after_top_k, after_top_p: how many
-    of the whole vocabulary survived each filter.
+    draw: the uniform number in [0, 1) that chose, None for greedy. chosen: the token id, chosen_logit its logit, since it need
+    not be among the candidates. after_top_k, after_top_p: how many of the whole vocabulary survived each filter.
     """
 
     token_ids: tuple[int, ...]
     logits: tuple[float, ...]
     log_mass: float
     chosen: int
+    chosen_logit: float
     draw: float | None
     after_top_k: int
     after_top_p: int
@@ -266,6 +267,7 @@ class TokenSampler:
             logits=tuple(float(x) for x in np.asarray(logits, dtype=np.float64)[recorded]),
             log_mass=_log_sum_exp(np.asarray(logits, dtype=np.float64)),
             chosen=chosen,
+            chosen_logit=float(logits[chosen]),
             draw=draw,
             after_top_k=filtered.after_top_k,
             after_top_p=filtered.kept,

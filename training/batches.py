@@ -45,10 +45,10 @@ def cut_tiles(pixels: np.ndarray, layout: TileLayout) -> np.ndarray:
 
 
 class PictureStream(IterableDataset[Pictures]):
-    """Batches of labelled pictures without words. crowded: the share of pictures that are full of things."""
+    """Batches of labelled pictures without words. crowded, written: the shares full of things, and with a text."""
 
-    def __init__(self, batch: int, seed: str, crowded: float = 0.0) -> None:
-        self.batch, self.seed, self.crowded = batch, seed, crowded
+    def __init__(self, batch: int, seed: str, crowded: float = 0.0, written: float = 0.0) -> None:
+        self.batch, self.seed, self.crowded, self.written = batch, seed, crowded, written
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -61,7 +61,9 @@ class PictureStream(IterableDataset[Pictures]):
         """One batch."""
         rows = []
         for _ in range(self.batch):
-            scene = sample_scene(rng, want="crowd" if rng.random() < self.crowded else "")
+            draw = rng.random()
+            want = "crowd" if draw < self.crowded else "text" if draw < self.crowded + self.written else ""
+            scene = sample_scene(rng, want=want)
             layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
             image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
             rows.append((scene, image, layout))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from training.batches import Pictures, PictureStream
 from training.drawings import DrawingBank
 from training.kinds import CHARACTERS, COLOURS, KINDS, NUMBERS, REGIONS, SCENERY
 from training.labels import IGNORE
+from training.listening import LOOKUPS, Mention, look_up, mentions, word_list
 from training.model import MAX_TILES, TILE
 from training.render import disturb, render, seen_colours
 from training.scenes import sample_scene
@@ -28,8 +31,10 @@ from training.talk.without_picture import small_talk
 
 MAX_LENGTH, TURNS = 168, 6  # tokens of a training conversation; a turn that would pass it is left out
 LONG_LENGTH, LONG_TURNS, LONG_SHARE = 504, 18, 3  # of a long one, of which a batch holds a third as many
+TALKS = 2  # about each picture, which is seen once for all of them, beside a list of words
+WORDS = 60  # in such a list, as far as they fit
 CONTENT = 3.0
-WITHOUT_PICTURE, LONG = 8, 12  # one batch in this many has no pictures, is of long conversations
+WITHOUT_PICTURE, LONG = 7, 12  # one batch in this many has no pictures, is of long conversations
 # Half of the conversations are spread over up to this many positions, as if more had been said between their turns: short ones
 # then teach to look back far. (Randomised positions: Ruoss et al., 2023.)
 FURTHEST = 1800
@@ -37,44 +42,85 @@ FURTHEST = 1800
 
 @dataclass
 class Talk:
-    """ids, labels, positions: [batch, length], labels IGNORE except on answers. image_at: [batch], None without pictures."""
+    """Conversations of a batch, several about each picture.
+
+    ids, labels, positions: [rows, length], labels IGNORE except on answers. image_at, picture: [rows], where the image token is
+    and which of the pictures is meant. lookups: int16 [rows, length, LOOKUPS], IGNORE except where a thing is mentioned. The last
+    four are None without pictures.
+    """
 
     ids: Tensor
     labels: Tensor
     positions: Tensor
-    image_at: Tensor | None
-    pictures: Pictures | None
+    image_at: Tensor | None = None
+    picture: Tensor | None = None
+    lookups: Tensor | None = None
+    pictures: Pictures | None = None
 
     def to(self, device: torch.device) -> Talk:
         moved = [value if value is None else value.to(device) for value in (getattr(self, f.name) for f in fields(self))]
         return Talk(*moved)
 
 
+@dataclass
+class Row:
+    """One conversation. mentions: each with the index of its last token."""
+
+    ids: list[int]
+    labels: list[int]
+    mentions: list[tuple[int, Mention]] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], learned: bool = False, mentioned: Sequence[tuple[int, Mention]] = ()) -> None:
+        self.mentions += [(len(self.ids) + index, mention) for index, mention in mentioned]
+        self.ids += ids
+        self.labels += ids if learned else [IGNORE] * len(ids)
+
+
 class ChatFormat:
     """Exchanges to ids, as mllama_demo/prompt.py writes them, faster for the many short texts that come again and again."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        encode = lru_cache(maxsize=50_000)(tokenizer.encode)
-        self._encode = encode
+        self._tokenizer = tokenizer
+        self._encode = lru_cache(maxsize=50_000)(self._encode_text)
         special = tokenizer.special_id
         self.begin, self.image, self.end = special("<|begin_of_text|>"), special("<|image|>"), special("<|eot_id|>")
         self.pad = special("<|finetune_right_pad_id|>")
         start, stop = special("<|start_header_id|>"), special("<|end_header_id|>")
-        self._user, self._assistant = ([start, *tokenizer.encode(role), stop] for role in ("user", "assistant"))
-        self._gap = tokenizer.encode("\n\n")
+        self._user, self._assistant = (
+            [start, *tokenizer.encode(role), stop, *tokenizer.encode("\n\n")] for role in ("user", "assistant")
+        )
 
-    def encode(self, exchanges: Sequence[Exchange], image_turn: int | None, limit: int = 2**31) -> tuple[list[int], list[int]]:
-        """ids and labels of as many exchanges as fit into `limit` tokens; the first ones always."""
-        ids, labels = [self.begin], [IGNORE]
+    def _encode_text(self, text: str) -> tuple[list[int], list[tuple[int, Mention]]]:
+        """Ids, and the mentions with the index of the token that holds their last character."""
+        ids = self._tokenizer.encode(text)
+        ends = list(itertools.accumulate(len(self._tokenizer.token_bytes(id)) for id in ids))
+        return ids, [(bisect.bisect_left(ends, len(text[: hit.end].encode())), hit) for hit in mentions(text)]
+
+    def encode(self, exchanges: Sequence[Exchange], image_turn: int | None, limit: int = 2**31) -> Row:
+        """As many exchanges as fit into `limit` tokens; the first ones always."""
+        row = Row([self.begin], [IGNORE])
         for index, exchange in enumerate(exchanges):
+            asked, asked_of = self._encode(exchange.question)
+            said, said_of = self._encode(exchange.answer)
             image = [self.image] if index == image_turn else []
-            asked = [*self._user, *self._gap, *image, *self._encode(exchange.question), self.end, *self._assistant, *self._gap]
-            said = [*self._encode(exchange.answer), self.end]
-            if index > (image_turn or 0) and len(ids) + len(asked) + len(said) > limit:
+            length = len(self._user) + len(image) + len(asked) + 1 + len(self._assistant) + len(said) + 1
+            if index > (image_turn or 0) and len(row.ids) + length > limit:
                 break
-            ids += asked + said
-            labels += [IGNORE] * len(asked) + said
-        return ids, labels
+            row.add([*self._user, *image])
+            row.add(asked, mentioned=asked_of)
+            row.add([self.end, *self._assistant])
+            row.add(said, learned=True, mentioned=said_of)
+            row.add([self.end], learned=True)
+        return row
+
+    def encode_list(self, text: str, limit: int) -> Row:
+        """A question that is a list of words about a picture, cut to `limit` tokens; nothing answers it."""
+        row = Row([self.begin], [IGNORE])
+        row.add([*self._user, self.image])
+        ids, mentioned = self._encode_text(text)
+        room = limit - len(row.ids)
+        row.add(ids[:room], mentioned=[(index, mention) for index, mention in mentioned if index < room])
+        return row
 
 
 _FUNCTION_WORDS = "a an the on in at of front".split()
@@ -107,31 +153,46 @@ class TalkStream(PictureStream):
         long = self._drawn % LONG == 0
         many = max(1, self.batch // LONG_SHARE) if long else self.batch
         length, turns = (LONG_LENGTH, LONG_TURNS) if long else (MAX_LENGTH, TURNS)
+        talks = 1 if long else TALKS
         if self._drawn % WITHOUT_PICTURE == 0:
-            talks = [self._format.encode(conversation(rng, None, turns), None, length) for _ in range(many)]
-            return self._pack_talk(rng, talks)
-        rows: list[Any] = []
-        talks = []
+            said = [self._format.encode(conversation(rng, None, turns), None, length) for _ in range(many * talks)]
+            return self._pack_talk(rng, said)
+        drawn: list[Any] = []
+        rows: list[Row] = []
         for _ in range(many):
             scene = sample_scene(rng)
             layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
             image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
-            rows.append((scene, image, layout))
-            exchanges = conversation(rng, scene, turns, seen_colours=seen_colours(image) if scene.foreign else ())
-            late = rng.random() < 0.08  # the picture comes after a first exchange without one
-            if late:
-                exchanges = [small_talk(rng), *exchanges]
-            talks.append(self._format.encode(exchanges, int(late), length))
-        return self._pack_talk(rng, talks, self.pack(rows, bank))
+            drawn.append((scene, image, layout))
+            colours = seen_colours(image) if scene.foreign else ()
+            for _ in range(talks):
+                exchanges = conversation(rng, scene, turns, seen_colours=colours)
+                late = rng.random() < 0.08  # the picture comes after a first exchange without one
+                if late:
+                    exchanges = [small_talk(rng), *exchanges]
+                rows.append(self._format.encode(exchanges, int(late), length))
+            if not long:
+                rows.append(self._format.encode_list(word_list(rng, scene, WORDS), length))
+        return self._pack_talk(rng, rows, drawn, bank)
 
-    def _pack_talk(self, rng: random.Random, talks: list[tuple[list[int], list[int]]], pictures: Pictures | None = None) -> Talk:
+    def _pack_talk(self, rng: random.Random, rows: list[Row], drawn: Sequence[Any] = (), bank: DrawingBank | None = None) -> Talk:
         assert self._format is not None
-        length = max(len(ids) for ids, _ in talks)
-        ids = torch.tensor([row + [self._format.pad] * (length - len(row)) for row, _ in talks])
-        labels = torch.tensor([row + [IGNORE] * (length - len(row)) for _, row in talks])
-        positions = torch.tensor([self._positions(rng, row, length) for _, row in talks])
-        image_at = (ids == self._format.image).long().argmax(1) if pictures else None
-        return Talk(ids, labels, positions, image_at, pictures)
+        length = max(len(row.ids) for row in rows)
+        ids = torch.tensor([row.ids + [self._format.pad] * (length - len(row.ids)) for row in rows])
+        labels = torch.tensor([row.labels + [IGNORE] * (length - len(row.ids)) for row in rows])
+        positions = torch.tensor([self._positions(rng, row.labels, length) for row in rows])
+        if not drawn:
+            return Talk(ids, labels, positions)
+        picture = torch.arange(len(rows)) // (len(rows) // len(drawn))
+        lookups = np.full((len(rows), length, len(LOOKUPS)), IGNORE, np.int16)
+        for index, row in enumerate(rows):
+            scene = drawn[int(picture[index])][0]
+            seen_from = row.ids.index(self._format.image)
+            for at, mention in row.mentions:
+                if at > seen_from:
+                    lookups[index, at] = look_up(scene, mention.kind, mention.colour)
+        image_at = (ids == self._format.image).long().argmax(1)
+        return Talk(ids, labels, positions, image_at, picture, torch.from_numpy(lookups), self.pack(list(drawn), bank))
 
     def _positions(self, rng: random.Random, labels: list[int], length: int) -> list[int]:
         """Position ids of one conversation: one after the other, or with gaps where a turn ends."""

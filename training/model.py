@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig, Ml
 
 from mllama_demo.backend.meta_mllama import restore_meta_computation
 from training.labels import HEADS, IGNORE
+from training.listening import LOOKUPS
 
 TILE, PATCH, MAX_TILES = 84, 14, 4
 PATCHES = (TILE // PATCH) ** 2 + 1  # of a tile, the class token included
@@ -89,8 +91,17 @@ class Student(nn.Module):
         super().__init__()
         self.model = MllamaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
         self.cross_rows = restore_meta_computation(self.model)
-        self.heads = nn.Linear(config.text_config.hidden_size, sum(HEADS.values()))
+        width = config.text_config.hidden_size
+        self.heads = nn.Linear(width, sum(HEADS.values()))
+        crossing = config.text_config.cross_attention_layers
+        self.lookup_heads = nn.ModuleList(nn.Linear(width, sum(LOOKUPS.values())) for _ in crossing)
+        self._looked: list[Tensor] = []  # what left each cross-attention layer in the last talk_loss
+        for index in crossing:
+            self.model.model.language_model.layers[index].register_forward_hook(self._keep)
         self._open_gates()
+
+    def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._looked.append(output[0] if isinstance(output, tuple) else output)
 
     def _open_gates(self) -> None:
         """transformers starts gates at zero, from where vision hardly learns."""
@@ -163,6 +174,7 @@ class Student(nn.Module):
         """
         extra: dict[str, Tensor] = {}
         self.cross_rows.mask = None
+        self._looked.clear()
         if states is not None:
             assert image_at is not None
             assert filled is not None
@@ -184,7 +196,28 @@ class Student(nn.Module):
         logits = self.model.lm_head(hidden[:, :-1][kept]).float()
         return F.cross_entropy(logits, wanted[kept], weight=weights)
 
+    def lookup_loss(self, lookups: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss of what mentions refer to, for the rows of the talk_loss just called, and, for the curve, the accuracy after the
+        last cross-attention layer.
 
+        lookups: int16 [batch, length, LOOKUPS].
+        """
+        at = (lookups != IGNORE).any(-1)
+        wanted = lookups[at].long()
+        total, right = lookups.new_zeros((), dtype=torch.float32), {}
+        for head, hidden in zip(self.lookup_heads, self._looked, strict=True):
+            logits = head(F.rms_norm(hidden[at], hidden.shape[-1:])).split(list(LOOKUPS.values()), dim=-1)
+            for index, (name, weight) in enumerate(_LOOKUP_WEIGHTS.items()):
+                kept = wanted[:, index] != IGNORE
+                if kept.any():
+                    total = total + weight * F.cross_entropy(logits[index][kept], wanted[kept, index])
+                    guess = logits[index][kept].detach().argmax(-1)
+                    right[f"look_up_{name}"] = (guess == wanted[kept, index]).float().mean().item()
+        self._looked.clear()
+        return total / len(self.lookup_heads), right
+
+
+_LOOKUP_WEIGHTS = {"there": 1.0, "count": 0.5, "region": 0.5, "colour": 0.5, "column": 0.25, "row": 0.25}
 _HEAD_WEIGHTS = {"kind": 1.0, "surface": 0.4, "region": 0.3, "count": 0.4, "character": 1.0, "place": 0.5}
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from training.backdrops import backdrop
 from training.drawings import DrawingBank
 from training.foreign import foreign_picture
-from training.kinds import COLOURS, TEXT, UNKNOWN
+from training.kinds import BY_NAME, COLOURS, TEXT, UNKNOWN
 from training.scenes import Scene, Split, Thing
 from training.shapes import shape_mask
 
@@ -58,7 +58,23 @@ def _paste(image: Image.Image, thing: Thing, bank: DrawingBank, noise: np.random
     if thing.angle:
         layer = layer.rotate(thing.angle, Image.Resampling.BILINEAR)
     layer = layer.resize((wide, high), Image.Resampling.BILINEAR)
+    if style == "train" and thing.kind in BY_NAME and BY_NAME[thing.kind].icons and noise.random() < TINTED:
+        layer = _tinted(layer, noise)
     image.paste(layer, (x, y), layer)
+
+
+TINTED = 0.3  # share of drawings that training shows in other colours: a green apple is an apple, and so is a grey one
+
+
+def _tinted(layer: Image.Image, noise: np.random.Generator) -> Image.Image:
+    """The drawing with its hues turned a little, paler or stronger, darker or lighter."""
+    pixels = np.asarray(layer, np.float32)
+    colours, alpha = pixels[..., :3], pixels[..., 3:]
+    luma = colours @ np.array([0.299, 0.587, 0.114], np.float32)
+    angle = noise.normal(0, 0.4)
+    turned = np.cos(angle) * (colours - luma[..., None]) + np.sin(angle) * np.roll(colours - luma[..., None], 1, axis=-1)
+    result = (luma[..., None] + noise.uniform(0, 1.3) * turned) * noise.uniform(0.8, 1.2)
+    return Image.fromarray(np.concatenate([result.clip(0, 255), alpha], -1).astype(np.uint8), "RGBA")
 
 
 def fit_text(

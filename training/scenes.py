@@ -152,7 +152,7 @@ def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> 
         things = _sample_things(rng, width, height, background, split, want)
     things = sorted(things, key=lambda thing: thing.centre)
     scene = Scene(tuple(things), background, width, height, seed, split=split)
-    return in_grey(scene) if rng.random() < 0.06 else scene
+    return in_grey(scene) if rng.random() < 0.1 else scene
 
 
 def in_grey(scene: Scene) -> Scene:
@@ -277,7 +277,7 @@ def _overlap(one: Box, other: Box) -> bool:
 # --- text ----------------------------------------------------------------------------------------------------------------
 
 # Letters narrower than this, in pixels as the model sees the picture, cannot be told apart.
-MIN_LETTER_PIXELS = 13.0
+MIN_LETTER_PIXELS = 15.0
 SEEN_SIDE = 168  # pixels that the longer side of a picture has at least, as the model sees it (2 × 2 tiles of 84)
 
 

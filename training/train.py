@@ -30,10 +30,10 @@ LOG_EVERY = 20
 SAVE_EVERY_S = 120.0
 WARM_UP_STEPS = 30
 SEE_SHARE = 0.3  # of a budget of minutes
-CROWDED = 0.6  # share of crowded pictures while learning to see
+CROWDED, WRITTEN = 0.5, 0.25  # shares of crowded pictures and of texts while learning to see
 # Text layers that know nothing yet would spoil what the vision layers know: these rest at first, and then learn slower.
 VISION_RESTS, VISION_SHARE = 0.15, 0.4
-SEEING = 0.4  # weight of the patch labels while talking
+SEEING, LISTENING = 0.4, 0.3  # weights of the labels of patches and of mentions while talking
 DECAY = 0.4  # the last part of a stage, in which the learning rate falls to zero: most of the gain comes there
 CLIP_SECONDS = 30.0  # a longer pause between two steps is a pause of the machine, not of training
 
@@ -163,7 +163,7 @@ def learn_to_see(run: Run, stage: Stage) -> None:
         return student.patch_loss(student.see(pictures.tiles, pictures.ratio, pictures.filled), pictures.labels)
 
     optimizer = Optimizer(parts, layers(student), model.vision_model.patch_embedding, stage.rate, run.team)
-    run.train(stage, optimizer, lambda size, seed: stream(PictureStream(size, seed, CROWDED), run.team.workers), loss_of)
+    run.train(stage, optimizer, lambda size, seed: stream(PictureStream(size, seed, CROWDED, WRITTEN), run.team.workers), loss_of)
 
 
 def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
@@ -179,17 +179,24 @@ def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
         resting = run.spent_s < VISION_RESTS * 60 * stage.minutes
         with torch.set_grad_enabled(not resting):
             states = student.see(talk.pictures.tiles, talk.pictures.ratio, talk.pictures.filled)
-        loss = student.talk_loss(talk.ids, talk.labels, talk.positions, talk.image_at, states, talk.pictures.filled, weights)
+        filled = talk.pictures.filled
+        loss = student.talk_loss(
+            talk.ids, talk.labels, talk.positions, talk.image_at, states[talk.picture], filled[talk.picture], weights
+        )
+        listening, heard = student.lookup_loss(talk.lookups)
+        figures = {"about_picture": loss.item(), **heard}
+        loss = loss + LISTENING * listening
         if resting:
-            return loss, {"about_picture": loss.item()}
+            return loss, figures
         seeing, right = student.patch_loss(states, talk.pictures.labels)
-        return loss + SEEING * seeing, {"about_picture": loss.item(), **right}
+        return loss + SEEING * seeing, {**figures, **right}
 
     model = student.model.model
     parts = [
         (model.vision_model, VISION_SHARE),
         (model.multi_modal_projector, VISION_SHARE),
         (student.heads, VISION_SHARE),
+        (student.lookup_heads, 1.0),
         (model.language_model, 1.0),
         (student.model.lm_head, 1.0),
     ]

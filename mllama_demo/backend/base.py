@@ -102,7 +102,8 @@ class FinishEvent:
     """The last event of every request, exactly one.
 
     text: characters held back until now (empty after a stop string, which is never emitted). error: for reason "error", a
-    sentence with the cause. estimated: the numbers of tokens are estimates, since a server did not tell them.
+    sentence with the cause. stop_string: for reason "stop_string", which one. estimated: the numbers of tokens are estimates,
+    since a server did not tell them.
     """
 
     reason: FinishReason
@@ -111,6 +112,7 @@ class FinishEvent:
     completion_tokens: int
     timings: Timings
     error: str | None = None
+    stop_string: str | None = None
     estimated: bool = False
 
 

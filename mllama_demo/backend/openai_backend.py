@@ -67,7 +67,7 @@ class OpenAIBackend:
         self._loaded = False
         self._wrong_logprobs = False
         kind = KINDS["other" if settings.remote_kind == "auto" else settings.remote_kind]
-        self._server = RemoteServer(kind, settings.remote_model or "not known yet", None, None)
+        self._server = RemoteServer(kind, settings.remote_model or "remote", None, None)
         self._info = self._info_of(self._server)
         # Guards _jobs; everything below belongs to the thread.
         self._lock = threading.Lock()
@@ -283,8 +283,8 @@ class OpenAIBackend:
         self._look_now.set()
         return self._finish(job, "error", str(error)) if job.told else error
 
-    def _finish(self, job: Job, reason: FinishReason, error: str | None = None) -> FinishEvent:
-        return job.finish(reason, error, self.estimate.count(job.request.messages))
+    def _finish(self, job: Job, reason: FinishReason, error: str | None = None, stop_string: str | None = None) -> FinishEvent:
+        return job.finish(reason, error, stop_string, self.estimate.count(job.request.messages))
 
     async def _answer(self, job: Job) -> FinishEvent:
         """Asks, and passes on what comes. Raises whatever the client raises."""
@@ -321,7 +321,7 @@ class OpenAIBackend:
         reason = wire.reason(last.finish, last.stop_reason, asked_for, wanted)
         if reason is None:
             raise BackendUnavailable(f"The server at {self._url} ended its answer early ({last.finish}).")
-        return self._finish(job, reason)
+        return self._finish(job, reason, stop_string=last.stop_reason if reason == "stop_string" else None)
 
     def _ask(self, request: GenerationRequest, image_url: str | None, max_tokens: int) -> Coroutine[Any, Any, Any]:
         server = self._server

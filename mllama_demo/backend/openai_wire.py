@@ -129,6 +129,8 @@ def credible(logprobs: tuple[TokenLogprobs, ...]) -> bool:
 def reason(finish: str, stop_reason: Any, asked_for: int, wanted: int) -> FinishReason | None:
     """Why an answer ended. asked_for: max_tokens as sent, less than wanted where the context has no room for more. None: it
     did not end well."""
+    if finish == "length" and stop_reason in ("context_full", "time_limit"):  # another copy of this demo says so
+        return stop_reason
     if finish == "length":
         return "max_tokens" if asked_for >= wanted else "context_full"
     if finish in ("stop", "tool_calls", "function_call"):

@@ -34,7 +34,7 @@ class RemoteKind:
 KINDS: dict[str, RemoteKind] = {
     # Seed, penalties and min_p never reach the device, and its logprobs are token ids. It serves one family of models with
     # images, Llama 3.2 Vision, whose tiles are known. The tutorial's server has four slots.
-    "vllm-neuron": RemoteKind(
+    "vllm_neuron": RemoteKind(
         "vLLM on Neuron",
         frozenset({"images"}),
         concurrency=4,
@@ -44,7 +44,7 @@ KINDS: dict[str, RemoteKind] = {
         max_tiles=4,
     ),
     "vllm": RemoteKind("vLLM", frozenset({"images", "seed", "logprobs"}), concurrency=16),
-    "mllama-demo": RemoteKind("mllama-demo", frozenset({"images", "seed", "logprobs"}), concurrency=4, reads_markup=False),
+    "mllama_demo": RemoteKind("mllama_demo", frozenset({"images", "seed", "logprobs"}), concurrency=4, reads_markup=False),
     "other": RemoteKind(
         "OpenAI protocol", frozenset({"images", "seed"}), concurrency=8, ignored={"top_k": NO_TOP_K}, takes_top_k=False
     ),

@@ -71,7 +71,7 @@ class Job:
         self.pieces += 1
         return self.pieces - 1
 
-    def finish(self, reason: FinishReason, error: str | None, estimated_prompt: int) -> FinishEvent:
+    def finish(self, reason: FinishReason, error: str | None, stop_string: str | None, estimated_prompt: int) -> FinishEvent:
         start, first, last = self.submitted, self.first_token, self.last_token
         timings = Timings(
             waited_s=self.waited_s,
@@ -80,7 +80,7 @@ class Job:
             total_s=time.monotonic() - start,
         )
         prompt, completion = self.usage or (estimated_prompt, self.pieces)
-        return FinishEvent(reason, "", prompt, completion, timings, error, estimated=self.usage is None)
+        return FinishEvent(reason, "", prompt, completion, timings, error, stop_string, estimated=self.usage is None)
 
 
 class SlotQueue:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from mllama_demo.backend.remote_errors import Silent, Unreachable, explained, server_message
-from mllama_demo.backend.remote_kinds import KINDS, RemoteKind
+from mllama_demo.backend.remote_kinds import KINDS, NO_SEED, RemoteKind
 from mllama_demo.config import Settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 
@@ -16,7 +16,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class RemoteServer:
-    """What a server told of itself. context_length: in tokens, None where it did not. slots: of another copy of this demo."""
+    """What a server told of itself. context_length: in tokens, None where it did not. slots: of another copy of this demo,
+    whose own abilities are in kind."""
 
     kind: RemoteKind
     model: str
@@ -67,7 +68,7 @@ async def look(client: Any, settings: Settings) -> RemoteServer:
     length = getattr(model, "max_model_len", None)
     slots = health.get("slots")
     return RemoteServer(
-        _kind(settings.remote_kind, health, getattr(model, "owned_by", None)),
+        _kind(settings.remote_kind, health, model),
         model.id,
         length if isinstance(length, int) and length > 0 else None,
         slots if isinstance(slots, int) and slots > 0 else None,
@@ -91,10 +92,13 @@ async def _health(client: Any, url: str, timeout_s: float) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _kind(named: str, health: dict[str, Any], owner: str | None) -> RemoteKind:
-    """auto: another copy of this demo tells its slots, and vLLM owns its models."""
-    if named != "auto":
-        return KINDS[named]
-    if "slots" in health and "running" in health:
-        return KINDS["mllama-demo"]
-    return KINDS["vllm" if owner == "vllm" else "other"]
+def _kind(named: str, health: dict[str, Any], model: Any) -> RemoteKind:
+    """auto: another copy of this demo tells its slots, and vLLM owns its models. The copy also tells what its backend can."""
+    if named == "auto":
+        owner = getattr(model, "owned_by", None)
+        named = "mllama_demo" if "slots" in health and "running" in health else "vllm" if owner == "vllm" else "other"
+    kind, told = KINDS[named], getattr(model, "capabilities", None)
+    if named != "mllama_demo" or not isinstance(told, dict):
+        return kind
+    able = frozenset(name for name in kind.capabilities if told.get(name) is not False)
+    return replace(kind, capabilities=able, ignored={} if "seed" in able else {"seed": NO_SEED})

@@ -303,7 +303,8 @@ class Scheduler:
             decode_s=0.0 if job.first_token is None or job.last_token is None else job.last_token - job.first_token,
             total_s=now - job.submitted,
         )
-        finish = FinishEvent(reason, text, len(job.request.prompt_ids), job.tokens, timings, error)
+        stop_string = job.text.stopped if reason == "stop_string" else None
+        finish = FinishEvent(reason, text, len(job.request.prompt_ids), job.tokens, timings, error, stop_string)
         events.append((job.request.id, finish))
 
     def _release_slots(self) -> None:

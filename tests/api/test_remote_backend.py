@@ -153,7 +153,7 @@ def test_an_image_is_sent_as_its_checked_pixels(server, connect):
 
 
 def test_the_neuron_fork_gets_no_seed_and_its_way_of_being_greedy(server, connect):
-    backend = connect(remote_kind="vllm-neuron")
+    backend = connect(remote_kind="vllm_neuron")
     answer(backend, request(sampling={"temperature": 0.0, "seed": 7}))
     answer(backend, request(sampling={"temperature": 0.7, "top_k": 5, "top_p": 0.5, "seed": 7}))
     greedy, drawn = (exchange.body for exchange in server.asked)
@@ -189,7 +189,7 @@ def test_another_copy_of_the_demo_is_known_by_its_health(server, connect):
     server.models[0]["owned_by"] = "somebody"
     server.health = (200, {"status": "ready", "running": 0, "waiting": 0, "slots": 3})
     backend = connect()
-    assert "mllama-demo" in backend.info.device
+    assert "mllama_demo" in backend.info.device
     assert backend.info.slots == 3
     assert connect(remote_concurrency=2).info.slots == 2
 
@@ -200,7 +200,7 @@ def test_what_looks_like_markup_of_the_model_loses_its_meaning(server, connect):
     sent = server.asked[0].body["messages"][0]["content"]
     assert "<|eot_id|>" not in sent
     assert sent.replace("\u2060", "") == text
-    answer(connect(remote_kind="mllama-demo"), request(text))
+    answer(connect(remote_kind="mllama_demo"), request(text))
     assert server.asked[1].body["messages"][0]["content"] == text, "another copy of the demo does this itself"
 
 

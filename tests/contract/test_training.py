@@ -132,7 +132,8 @@ def test_the_loss_is_that_of_metas_computation(student, exported, chat, width, h
     image = backdrop("a brick wall", width, height, np.random.default_rng(2))
     layout = tile_layout(width, height, TILE, MAX_TILES)
     resized = image.resize((layout.width, layout.height), 2)
-    ids, labels = chat.encode([Exchange("what", "What is this?", "A dog and a cat."), Exchange("count", "How many?", "Two.")], 0)
+    row = chat.encode([Exchange("what", "What is this?", "A dog and a cat."), Exchange("count", "How many?", "Two.")], 0)
+    ids, labels = row.ids, row.labels
     tiles = torch.from_numpy(cut_tiles(np.asarray(resized), layout))[None]
     ratio = torch.tensor([ASPECT_RATIOS.index([layout.rows, layout.columns]) + 1])
     filled = (torch.arange(MAX_TILES) < layout.tiles)[None]
@@ -209,8 +210,8 @@ def test_the_learning_rate_rises_stays_and_falls_to_the_end():
 
 
 def _one_batch(chat: ChatFormat) -> tuple[torch.Tensor, torch.Tensor]:
-    ids, labels = chat.encode([Exchange("sum", "What is 2 + 2?", "4.")], None)
-    return torch.tensor([ids] * 2), torch.tensor([labels] * 2)
+    row = chat.encode([Exchange("sum", "What is 2 + 2?", "4.")], None)
+    return torch.tensor([row.ids] * 2), torch.tensor([row.labels] * 2)
 
 
 @pytest.fixture

@@ -320,9 +320,9 @@ class TestCommandLine:
         assert (done.returncode, done.stderr) == (0, "")
         words = " ".join(done.stdout.split())
         for name, field in Settings.model_fields.items():
-            value = "true|false" if field.annotation is bool else name.split("_")[-1].upper()
+            value = "[true|false]" if field.annotation is bool else name.split("_")[-1].upper()
             start = words.index(f" {flag(name)} {value} ")
-            entry = words[start : words.index("]", start) + 1]
+            entry = words[start : words.index("]", words.index(" Takes ", start)) + 1]
             assert str(field.description) in entry
             assert f"Takes {allowed_values(name)}. Default: " in entry
             assert entry.endswith(f"[MLLAMA_DEMO_{name.upper()}]")
@@ -339,6 +339,7 @@ class TestCommandLine:
             "Neuron:",
             "Queue:",
             "Images:",
+            "API:",
             "Answers:",
         ]
 
@@ -404,4 +405,4 @@ class TestRemoteServer:
 
     def test_the_tutorials_server_is_known_for_what_it_is(self):
         settings = load_settings(["--config", str(ROOT / "configs" / "vllm-server.yaml")], {})
-        assert (settings.backend, settings.remote_kind, settings.remote_concurrency) == ("openai", "vllm-neuron", 4)
+        assert (settings.backend, settings.remote_kind, settings.remote_concurrency) == ("openai", "vllm_neuron", 4)

@@ -87,13 +87,12 @@ def _story(rng: random.Random, split: str) -> Exchange:
 
 def _sum(rng: random.Random, split: str) -> Exchange:
     draw = rng.random()
+    largest = 10 if rng.random() < 0.7 else 20
     if draw < 0.45:
-        first, second = rng.randint(0, 20), rng.randint(0, 20)
-        if first + second > 20 and rng.random() < 0.5:
-            first, second = first // 2, second // 2
+        first, second = rng.randint(0, largest), rng.randint(0, largest)
         pool, sign, result = _TALK["plus"], "+", first + second
     elif draw < 0.75:
-        first = rng.randint(0, 20)
+        first = rng.randint(0, largest)
         second = rng.randint(0, first)
         pool, sign, result = _TALK["minus"], "-", first - second
     else:
@@ -152,8 +151,8 @@ def _fact(rng: random.Random, split: str) -> Exchange:
 _MAKERS: dict[str, tuple[Callable[[random.Random, str], Exchange], float]] = {
     **{kind: (_fixed(kind), 1.0) for kind in _ANSWERS},
     "told": (_story, 2.0),
-    "sum": (_sum, 4.0),
-    "capital": (_capital, 3.0),
+    "sum": (_sum, 7.0),
+    "capital": (_capital, 4.0),
     "famous": (_famous, 1.0),
     "fact": (_fact, 2.0),
     "no_image": (no_image, 4.0),

@@ -1,0 +1,155 @@
+"""Drives OpenAI-compatible servers with image chats: how long, how fast, how many errors. Several servers side by side.
+
+    python app.py --api-only --port 7860 &
+    transformers serve mllama_demo/embedded --port 8000 &
+    python -m benchmarks.serve ours=http://127.0.0.1:7860/v1 transformers=http://127.0.0.1:8000/v1 [--concurrent 1 4 16]
+
+Servers take turns within each round, so that noise of the machine falls on all of them. Tokens are what the server's `usage`
+says; of a server that sends none, each piece of text counts as one (marked *). TTFT: from sending a request to its first text.
+ITL: between two pieces of text. An answer without any text counts as an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mllama_demo.ui.examples import EXAMPLES_FOLDER
+
+QUESTION = "What is in this image? Tell me a story"
+
+
+@dataclass
+class Reply:
+    """One chat. Times in seconds from the sending of the request."""
+
+    pieces: list[float] = field(default_factory=list)
+    done: float = 0.0
+    tokens: int = 0
+    counted: bool = False  # by us, for want of the server's own figure
+    error: str = ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("servers", nargs="+", metavar="NAME=URL", help="the base URL with its /v1")
+    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--image", type=Path, default=EXAMPLES_FOLDER / "dog.png", help="a PNG or JPEG file")
+    parser.add_argument("--question", default=QUESTION)
+    parser.add_argument("--model", help="of every server; otherwise the first that /v1/models lists")
+    parser.add_argument("--api-key", default="none")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds a request may take")
+    parser.add_argument("--json", type=Path, help="write every time here too")
+    args = parser.parse_args()
+    servers = dict(server.partition("=")[::2] for server in args.servers)
+    if not all(servers.values()):
+        parser.error("a server is given as NAME=URL, such as ours=http://127.0.0.1:7860/v1")
+    runs = asyncio.run(drive(servers, args))
+    for name, concurrent in runs:
+        print(line(name, concurrent, runs[name, concurrent]), flush=True)
+    if args.json:
+        rows = [{"server": n, "concurrent": c, "runs": [[asdict(r) for r in run] for run in runs[n, c]]} for n, c in runs]
+        args.json.write_text(json.dumps(rows))
+    if any(reply.error for every in runs.values() for run in every for reply in run):
+        sys.exit(1)
+
+
+async def drive(servers: dict[str, str], args: argparse.Namespace) -> dict[tuple[str, int], list[list[Reply]]]:
+    """Replies of each round by server and number of chats at once."""
+    from openai import AsyncOpenAI
+
+    print(HEADER)
+    kind = "jpeg" if args.image.suffix.lower() in (".jpg", ".jpeg") else "png"
+    image = f"data:image/{kind};base64,{base64.b64encode(args.image.read_bytes()).decode()}"
+    content = [{"type": "text", "text": args.question}, {"type": "image_url", "image_url": {"url": image}}]
+    runs: dict[tuple[str, int], list[list[Reply]]] = {(name, many): [] for many in args.concurrent for name in servers}
+    clients = {
+        name: AsyncOpenAI(base_url=url, api_key=args.api_key, max_retries=0, timeout=args.timeout)
+        for name, url in servers.items()
+    }
+    models = {name: args.model or await first_model(client) for name, client in clients.items()}
+    for name, client in clients.items():  # the first request of a server may still load something
+        await chat(client, models[name], content, args.max_tokens)
+    for _ in range(args.rounds):
+        for name, many in runs:
+            chats = (chat(clients[name], models[name], content, args.max_tokens) for _ in range(many))
+            runs[name, many].append(await asyncio.gather(*chats))
+    return runs
+
+
+async def first_model(client: Any) -> str:
+    async for model in client.models.list():
+        return model.id
+    raise SystemExit(f"{client.base_url} lists no model; name one with --model.")
+
+
+async def chat(client: Any, model: str, content: Sequence[Any], max_tokens: int) -> Reply:
+    """One streamed chat, greedy."""
+    reply, began = Reply(), time.perf_counter()
+    try:
+        stream = await client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": content}],
+            temperature=0,
+            max_tokens=max_tokens,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        async for chunk in stream:
+            if chunk.choices and chunk.choices[0].delta.content:
+                reply.pieces.append(time.perf_counter() - began)
+            if chunk.usage:
+                reply.tokens = chunk.usage.completion_tokens
+    except Exception as error:  # whatever goes wrong is a figure here
+        reply.error = f"{type(error).__name__}: {error}"
+    reply.done = time.perf_counter() - began
+    if not reply.tokens:
+        reply.tokens, reply.counted = len(reply.pieces), True
+    if not reply.pieces and not reply.error:
+        reply.error = "no text"
+    return reply
+
+
+HEADER = (
+    f"{'server':14} {'at once':>7} {'wall s':>8} {'tok/s':>8} {'TTFT ms p50 p95 max':>22} {'ITL ms p50 p95':>16} {'errors':>7}"
+)
+
+
+def line(name: str, concurrent: int, runs: Sequence[Sequence[Reply]]) -> str:
+    """One row of the table: wall and tokens/s as medians over rounds, percentiles over all chats of all rounds."""
+    replies = [reply for run in runs for reply in run]
+    good = [reply for reply in replies if not reply.error]
+    walls = [max(reply.done for reply in run) for run in runs]
+    speeds = [sum(reply.tokens for reply in run) / wall for run, wall in zip(runs, walls, strict=True)]
+    first = [1000 * reply.pieces[0] for reply in good]
+    between = [1000 * (b - a) for reply in good for a, b in zip(reply.pieces, reply.pieces[1:], strict=False)]
+    mark = "*" if any(reply.counted for reply in good) else " "
+    ttft = " ".join(f"{value:.0f}" for value in (*percentiles(first), max(first, default=float("nan"))))
+    itl = " ".join(f"{value:.1f}" for value in percentiles(between))
+    text = f"{name:14} {concurrent:7} {statistics.median(walls):8.2f} {statistics.median(speeds):7.0f}{mark} {ttft:>22} {itl:>16}"
+    return f"{text} {len(replies) - len(good):7}" + (
+        f"  {next(r.error for r in replies if r.error)}" if len(good) < len(replies) else ""
+    )
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """The 50th and the 95th."""
+    if len(values) < 2:
+        return (values[0], values[0]) if values else (float("nan"), float("nan"))
+    cuts = statistics.quantiles(values, n=20, method="inclusive")
+    return cuts[9], cuts[18]
+
+
+if __name__ == "__main__":
+    main()

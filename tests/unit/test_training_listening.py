@@ -1,0 +1,96 @@
+"""Labels of what is mentioned: found in the text, looked up in the scene, at the right token."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from mllama_demo.tokenizer import Tokenizer
+from training.dialogue import ChatFormat
+from training.kinds import COLOURS, MAX_COUNT, REGIONS
+from training.labels import IGNORE
+from training.listening import BINS, LOOKUPS, look_up, mentions, word_list
+from training.scenes import Scene, Thing, in_grey
+from training.talk.exchange import Exchange
+
+SCENE = Scene(
+    (
+        Thing("circle", "red", (0.0, 0.0, 0.2, 0.2)),
+        Thing("dog", None, (0.4, 0.4, 0.6, 0.6)),
+        Thing("circle", "blue", (0.8, 0.8, 1.0, 1.0)),
+    ),
+    "white",
+    300,
+    300,
+    1,
+)
+
+
+def found(kind: str, colour: str | None = None, scene: Scene = SCENE) -> dict[str, int]:
+    return {name: int(value) for name, value in zip(LOOKUPS, look_up(scene, kind, colour), strict=True) if value != IGNORE}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Is there a dog?", [("dog", None, "Is there a dog")]),
+        ("two red circles and Dogs", [("circle", "red", "two red circles"), ("dog", None, "two red circles and Dogs")]),
+        ("the ice cream", [("ice cream", None, "the ice cream")]),
+        ("a hotdog, catfish", []),
+        ('It says "DOG".', []),
+        ("What does the text say?", [("text", None, "What does the text")]),
+    ],
+)
+def test_mentions_end_where_the_word_ends(text, expected):
+    assert [(hit.kind, hit.colour, text[: hit.end]) for hit in mentions(text)] == expected
+
+
+def test_one_thing_is_looked_up_with_its_place():
+    centre = list(REGIONS).index((1, 1))
+    assert found("dog") == {"there": 1, "count": 1, "region": centre, "column": BINS // 2, "row": BINS // 2}
+
+
+def test_a_colour_narrows_the_search():
+    top_left, red = list(REGIONS).index((0, 0)), list(COLOURS).index("red")
+    assert found("circle", "red") == {"there": 1, "count": 1, "region": top_left, "colour": red, "column": 0, "row": 0}
+    assert found("circle", "green") == {"there": 0, "count": 0}
+
+
+def test_of_several_only_the_number_is_known():
+    assert found("circle") == {"there": 1, "count": 2}
+
+
+def test_what_cannot_be_said_has_no_label():
+    assert found("dog", "brown") == {}, "a drawing has no one colour"
+    assert found("circle", "red", in_grey(SCENE)) == {}
+    assert found("dog", scene=Scene((), "gray", 100, 100, 1, foreign="noise")) == {}
+
+
+def test_more_than_can_be_counted_is_the_most():
+    crowd = Scene(tuple(Thing("dog", None, (0, 0, 0.1, 0.1)) for _ in range(9)), "white", 300, 300, 1)
+    assert found("dog", scene=crowd)["count"] == MAX_COUNT
+
+
+def test_about_half_of_a_word_list_is_in_the_picture():
+    listed = mentions(word_list(random.Random(3), SCENE, 400))
+    assert len(listed) == 400
+    assert 0.4 < np.mean([look_up(SCENE, hit.kind, hit.colour)[0] == 1 for hit in listed]) < 0.6
+
+
+def test_a_mention_lies_on_its_last_token(embedded):
+    tokenizer = Tokenizer(embedded)
+    row = ChatFormat(tokenizer).encode([Exchange("yesno", "Is there a snowman — or an owl?", "Yes, a snowman.")], 0)
+    ends = [(tokenizer.decode(row.ids[: at + 1]).rpartition("user")[2], hit.kind) for at, hit in row.mentions]
+    assert [kind for _, kind in ends] == ["snowman", "owl", "snowman"]
+    assert ends[0][0].endswith("snowman")
+    assert ends[1][0].endswith("an owl")
+
+
+def test_a_list_is_cut_to_the_limit_with_its_mentions(embedded):
+    row = ChatFormat(Tokenizer(embedded)).encode_list(", ".join(["dog"] * 100), 50)
+    assert len(row.ids) == 50
+    assert row.mentions
+    assert all(at < 50 for at, _ in row.mentions)
+    assert set(row.labels) == {IGNORE}
