@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mllama_demo
+from mllama_demo.answer import prompt_for
 from mllama_demo.backend.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
@@ -21,7 +22,7 @@ from mllama_demo.images import tile_layout
 from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question
 from mllama_demo.offline.pictures import open_picture
 from mllama_demo.offline.results import Record
-from mllama_demo.prompt import build_prompt, render_chat
+from mllama_demo.prompt import render_chat
 from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
@@ -120,17 +121,9 @@ class Asker:
             if info.tile_size:
                 tiles = tile_layout(picture.width, picture.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
                 record["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
-        system = (Message("system", self.settings.system_prompt),) if self.settings.system_prompt else ()
-        conversation = Conversation((*system, Message("user", question.prompt, reference)))
-        record["prompt_text"] = render_chat(conversation.messages)
-        prompt = await asyncio.to_thread(
-            build_prompt,
-            conversation,
-            self.tokenizer,
-            context_length=info.context_length,
-            max_tokens=sampling.max_tokens,
-            max_prompt=info.max_prompt,
-        )
+        conversation = Conversation((Message("user", question.prompt, reference),))
+        prompt = await prompt_for(conversation, sampling, info, self.tokenizer, self.settings)
+        record["prompt_text"] = render_chat(prompt.messages)
         limit = self.settings.request_time_limit_s
         request = GenerationRequest(prompt.token_ids, sampling, picture, conversation.id, limit, messages=prompt.messages)
         text, finish = await self._generate(request)

@@ -12,16 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllama_demo.config import load_settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 from mllama_demo.interruption import terminated
-from mllama_demo.offline.asking import Asker
 from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_batch
 from mllama_demo.offline.pictures import digest_of
 from mllama_demo.offline.results import Key, Printer, Record, check_kept, failed, open_results
 from mllama_demo.server.serve import set_up_logging
+
+if TYPE_CHECKING:
+    from mllama_demo.offline.asking import Asker
 
 SOME_FAILED = 1
 INTERRUPTED = 130  # as shells say it of Ctrl-C
@@ -38,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     batch = read_batch(own.file, settings.sampling)
     at_once = check_at_once(_numbers(own.at_once), "--at-once") if own.at_once else batch.at_once
     from mllama_demo.factory import make_backend
+    from mllama_demo.offline.asking import Asker
 
     backend, tokenizer = make_backend(settings)
     asker = Asker(backend, tokenizer, settings, own.file.parent)

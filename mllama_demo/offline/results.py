@@ -34,11 +34,13 @@ def failed(record: Record) -> bool:
 def same_question(record: Record, asked: Record) -> bool:
     """Whether a record is of the question that `asked` puts now: the same words, image, parameters and model.
 
-    A seed and a model count only where the question names one, and what an image shows where that can be told without
-    fetching it.
+    A seed and a model count only where the question names one, the seed not for a backend that ignores it, and what an image
+    shows where that can be told without fetching it.
     """
-    before, now = record.get("parameters") or {}, asked["parameters"]
-    if any(before.get(key) != value for key, value in now.items() if key != "seed" or value is not None):
+    before, now = record.get("parameters") or {}, dict(asked["parameters"])
+    if now["seed"] is None or "seed" in record.get("ignored", ()):
+        del now["seed"]
+    if any(before.get(key) != value for key, value in now.items()):
         return False
     seen, shown = record.get("image") or {}, asked["image"] or {}
     if seen.get("source") != shown.get("source") or shown.get("digest") not in (None, seen.get("digest")):

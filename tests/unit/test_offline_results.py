@@ -136,6 +136,13 @@ def test_an_image_that_changed_makes_another_question(tmp_path) -> None:
             check_kept(path, results, {(1, 1): ASKED | {"image": {"source": "a.png", "digest": "1"}}})
 
 
+def test_a_seed_that_had_no_effect_makes_no_other_question(tmp_path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text(as_line(record(1, parameters={"top_k": 1, "seed": None}, ignored={"seed": "It draws by itself."})))
+    with open_results(path) as results:
+        check_kept(path, results, {(1, 1): ASKED | {"parameters": {"top_k": 1, "seed": 8}}})
+
+
 def test_a_failed_line_may_be_mended(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(
