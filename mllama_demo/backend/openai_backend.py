@@ -99,7 +99,7 @@ class OpenAIBackend:
     def close(self) -> None:
         self._closing = True
         # A thread that still imports the client need not be waited for: it ends with the program.
-        if self._life is not None and self._call(self._life.cancel) and self._thread is not threading.current_thread():
+        if self._call(self._interrupt) and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
 
     def status(self) -> BackendStatus:
@@ -168,7 +168,7 @@ class OpenAIBackend:
 
     async def _live(self) -> None:
         self._client = new_client(self._settings)
-        self._life, self._loop = asyncio.current_task(), asyncio.get_running_loop()
+        self._life, self._loop = asyncio.current_task(), asyncio.get_running_loop()  # _life: while it may be interrupted
         try:
             while not self._closing:
                 await self._look()
@@ -178,11 +178,16 @@ class OpenAIBackend:
         except asyncio.CancelledError:
             pass
         finally:
+            self._life = None
             self._state, self._detail = "down", SHUTTING_DOWN
             for job in list(self._jobs.values()):
                 job.end("error", SHUTTING_DOWN)
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._client.close()
+
+    def _interrupt(self) -> None:
+        if self._life is not None:
+            self._life.cancel()
 
     async def _look(self) -> None:
         self._look_now.clear()
