@@ -108,10 +108,18 @@ class ChatFormat:
                 break
             row.add([*self._user, *image])
             row.add(asked, mentioned=asked_of)
-            row.add([self.end, *self._assistant])
+            row.add([self.end, *self._assistant], mentioned=self._topic(exchange, asked_of))
             row.add(said, learned=True, mentioned=said_of)
             row.add([self.end], learned=True)
         return row
+
+    def _topic(self, exchange: Exchange, asked_of: Sequence[tuple[int, Mention]]) -> list[tuple[int, Mention]]:
+        """What the question is about, to be known again where the answer begins."""
+        named = {(mention.kind, mention.colour) for _, mention in asked_of}
+        if not exchange.about and len(named) != 1:
+            return []
+        kind, colour = named.pop() if len(named) == 1 else (exchange.about, None)
+        return [(len(self._assistant), Mention(0, kind, colour))]
 
     def encode_list(self, text: str, limit: int) -> Row:
         """A question that is a list of words about a picture, cut to `limit` tokens; nothing answers it."""
