@@ -220,7 +220,7 @@ class VLLMBackend:
             self._queue.leave(job)
         tail = "" if reason in ("stop_string", "error") else text.finish()
         job.usage = (len(request.prompt_ids), job.pieces)
-        job.tell(replace(job.finish(reason, error, 0), text=tail))
+        job.tell(replace(job.finish(reason, error, text.stopped, 0), text=tail))
 
     async def _outcome(self, job: Job, text: IncrementalText) -> tuple[FinishReason, str | None]:
         try:

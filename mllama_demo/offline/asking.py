@@ -96,6 +96,7 @@ class Asker:
             "prompt_text": None,
             "answer": None,
             "finish_reason": None,
+            "stop_string": None,
             "error": line.problem if isinstance(line, BadLine) else None,
             "prompt_tokens": None,
             "completion_tokens": None,
@@ -131,6 +132,7 @@ class Asker:
         record |= {
             "answer": text,
             "finish_reason": finish.reason,
+            "stop_string": finish.stop_string,
             "error": finish.error or _NO_ANSWER.get(finish.reason),
             "prompt_tokens": finish.prompt_tokens,
             "completion_tokens": finish.completion_tokens,

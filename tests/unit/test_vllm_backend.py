@@ -214,7 +214,7 @@ def test_a_stop_string_is_never_shown_and_the_engine_stops(backend, vllm, tokeni
     request = question(tokenizer, sampling=SamplingParams(stop=(" circle",)))
     events = ask(backend, request)
     assert text_of(events) == "A red"
-    assert last(events).reason == "stop_string"
+    assert (last(events).reason, last(events).stop_string) == ("stop_string", " circle")
     assert vllm.aborted == [request.id]
 
 
