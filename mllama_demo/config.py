@@ -77,8 +77,10 @@ class Settings(BaseSettings):
     )
 
     model_path: HomePath = _option("Model", EMBEDDED_CHECKPOINT, "Folder of the checkpoint, in the Hugging Face layout.")
-    backend: Literal["torch", "neuron", "openai"] = _option(
-        "Model", "torch", "What runs the model: PyTorch on a CPU or GPU, an AWS Neuron instance, or a server at remote_url."
+    backend: Literal["torch", "neuron", "vllm", "openai"] = _option(
+        "Model",
+        "torch",
+        "What runs the model: PyTorch on a CPU or GPU, an AWS Neuron instance, vLLM on such a one, or a server at remote_url.",
     )
     device: str = _option("Model", "auto", "auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N", pattern=_DEVICE)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option("Model", "auto", "Number format of the weights.")
@@ -269,7 +271,7 @@ def load_settings(
 
 def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: ModelShape | None) -> None:
     """What would otherwise show after an hour of compilation. The model's own rules need its config.json, and no weights."""
-    if settings.backend != "neuron":
+    if settings.backend not in ("neuron", "vllm"):
         return
     file = settings.model_path / "config.json"
     if shape is None and os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file it is false where nobody may look
@@ -325,7 +327,7 @@ def _closest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else "--help lists all options."
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a key given twice, of which YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -338,7 +340,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _read_yaml(path: Path, named_by: str) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"The configuration file {path} (named by {named_by}) cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist

@@ -11,6 +11,7 @@ from mllama_demo.backend.base import BackendInfo, GenerationRequest, StartedBack
 from mllama_demo.backend.remote_kinds import NO_SEED
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.slot_backend import Progress, SlotBackend
+from mllama_demo.backend.vllm_engine import check_vllm, installed_fork
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.checkpoint.neuron_machine import check_devices, check_instance, check_sdk
@@ -40,8 +41,10 @@ def make_backend(
     milliseconds for an unusable folder, and ConfigError for a machine that the backend cannot run on."""
     if settings.backend == "openai":
         return _remote(settings, on_ready, on_down)
+    if settings.backend == "vllm":
+        check_vllm(settings)
     checkpoint = check_checkpoint(settings.model_path)
-    if settings.backend == "neuron":
+    if settings.backend in ("neuron", "vllm"):
         check_sdk()
         check_devices()
         check_instance(settings.instance_type, settings.tensor_parallel_size)
@@ -52,6 +55,8 @@ def make_backend(
             f"seq_len is {context}, but the model in {settings.model_path} was made for at most "
             f"{checkpoint.max_position_embeddings} tokens; set seq_len to that or less."
         )
+    if settings.backend == "vllm":
+        return _vllm(settings, checkpoint, tokenizer, on_ready, on_down), tokenizer
     info, load = _neuron(settings, checkpoint) if settings.backend == "neuron" else _torch(settings, checkpoint)
     backend = SlotBackend(
         info,
@@ -147,6 +152,37 @@ def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, tokenize
     progress("warming up")
     runner.warm_up(_warm_up_request(tokenizer))
     return runner
+
+
+# --- vLLM ----------------------------------------------------------------------------------------------------------------
+
+
+def _vllm(
+    settings: Settings,
+    checkpoint: CheckpointInfo,
+    tokenizer: Tokenizer,
+    on_ready: Callable[[], None],
+    on_down: Callable[[str], None],
+) -> StartedBackend:
+    """Its probabilities are wrong upstream, so that none are told."""
+    from mllama_demo.backend.vllm_backend import VLLMBackend
+
+    options = settings.neuron
+    info = _info(
+        settings,
+        checkpoint,
+        name="vllm",
+        device=f"{options.instance_type}, {options.tensor_parallel_size} NeuronCores, through vLLM",
+        capabilities=frozenset({"images"}),
+        max_top_k=None if options.on_device_sampling_config is None else options.on_device_sampling_config.global_topk,
+        max_prompt=options.max_context_length,
+        full_canvas=True,
+        ignored={"seed": NO_SEED},
+    )
+    ends = frozenset(checkpoint.eos_token_ids)
+    return VLLMBackend(
+        settings, info, installed_fork(), tokenizer, ends, _warm_up_request(tokenizer), on_ready=on_ready, on_down=on_down
+    )
 
 
 # --- a server ------------------------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ class TestErrors:
         ("argv", "allowed"),
         [
             (["--dtype", "int8"], "dtype must be auto or float32 or bfloat16 or float16"),
-            (["--backend", "vllm"], "backend must be torch or neuron"),
+            (["--backend", "sglang"], "backend must be torch or neuron or vllm or openai"),
             (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:N"),
             (["--device", "cuda:"], "device must be auto, cpu, cuda or cuda:N"),
             (["--temperature", "nan"], "temperature must be a number from 0 to 2"),
