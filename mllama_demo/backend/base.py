@@ -37,11 +37,11 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     image: LoadedImage | None = None
     conversation_id: str = ""
-    shared_prompt: bool = False
-    answered: int = 0
     time_limit_s: float | None = None
     trace: bool = False
     messages: tuple[Message, ...] = ()
+    shared_prompt: bool = False
+    answered: int = 0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
