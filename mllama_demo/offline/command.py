@@ -132,13 +132,14 @@ class _Terminal:
         self.failed = 0
         self._total, self._kept, self._answered, self._tokens = total, kept, 0, 0
         self._started = time.perf_counter()
-        self._bar: Any = tqdm(total=total, unit="answer", file=sys.stderr, disable=None, dynamic_ncols=True)
+        self._bar: Any = tqdm(total=total, unit=" answers", file=sys.stderr, disable=None, dynamic_ncols=True)
 
     def loading(self, detail: str) -> None:
         self._bar.set_description(detail)
 
     def answering(self) -> None:
         """The model is loaded: time counts from now."""
+        self._bar.unpause()
         self._started = time.perf_counter()
 
     def tell(self, record: Record, write: Callable[[Record], None]) -> None:
