@@ -238,12 +238,11 @@ class Explorer:
         where nothing can follow.
         """
         cell, values = run.cells[index], run.sampling(index)
-        if not self._has("probabilities"):
+        if isinstance(self._tokenizer, TokenEstimate) or not self._has("probabilities"):
             raise BadRequest(f"The backend {self.backend.info.name} cannot go on with an answer from its middle.")
         tokens = (*cell.tokens[:position], with_choice(cell, position, token_id))
         if len(tokens) >= values.max_tokens:
             raise BadRequest(f"No token can follow: the answer has {len(tokens)} with this one, and max_tokens is {len(tokens)}.")
-        assert isinstance(self._tokenizer, Tokenizer)  # a backend with probabilities is one whose tokens are known here
         base = await self._request(run.grid, image, "")
         text = IncrementalText(self._tokenizer, values.stop)
         primed = [token.model_copy(update={"text": text.push(token.id)}) for token in tokens]
