@@ -25,7 +25,16 @@ def records(path: Path) -> list[dict[str, Any]]:
 def start(home: Path) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "mllama_demo", "offline", "batch.jsonl", "--output", "out.jsonl", "--device", "cpu"]
     environment = {**clean_environment(home), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(line, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line,
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Programs that a shell starts in the background ignore Ctrl-C, and so would everything that such a test run starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 @pytest.mark.parametrize(
