@@ -6,6 +6,7 @@ An answer that nobody has watched for a while is ended, so that a closed tab giv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import uuid
@@ -48,8 +49,11 @@ class LiveAnswer:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def watch(self, per_second: float) -> AsyncGenerator[None, None]:
-        """Yields now and after changes, at most per_second times a second, until it has yielded with `done` set."""
+    async def watch(self, per_second: float, at_least_every_s: float | None = None) -> AsyncGenerator[None, None]:
+        """Yields now and after changes, at most per_second times a second, until it has yielded with `done` set.
+
+        at_least_every_s: yields so often while nothing changes, for those who show how long it takes.
+        """
         self.watchers += 1
         try:
             while not self.done:
@@ -57,7 +61,8 @@ class LiveAnswer:
                 yield
                 await asyncio.sleep(1 / per_second)
                 if not self.done:
-                    await changed.wait()
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(changed.wait(), at_least_every_s)
             yield
         finally:
             self.watchers -= 1
