@@ -117,7 +117,7 @@ class LiveAnswers:
                         # Said again, since the backend ignores what it is told before it knows the request.
                         self._answerer.backend.cancel(live.request_id)
                     if live.answer is None and not live.discarded:
-                        await asyncio.to_thread(self._store.save, live.owner, live.conversation)
+                        live.conversation = await asyncio.to_thread(self._store.save, live.owner, live.conversation)
                     live.answer = answer
                     live.change()
             await asyncio.to_thread(self._keep, live)
@@ -142,9 +142,8 @@ class LiveAnswers:
             message = self._answerer.message(live.answer)
             if live.abandoned:
                 message = replace(message, facts={**message.facts, "reason": "abandoned"})
-            conversation = live.conversation.add(message)
-            self._store.save(live.owner, conversation)
-            live.conversation, live.kept = conversation, True
+            live.conversation = self._store.save(live.owner, live.conversation.add(message))
+            live.kept = True
 
     async def _end_when_unwatched(self, live: LiveAnswer) -> None:
         unwatched = 0.0

@@ -136,13 +136,13 @@ class Store:
 
     # --- conversations ---------------------------------------------------------------------------------------------------
 
-    def save(self, owner: str, conversation: Conversation) -> None:
-        """Stores the conversation as it now is; what it was before stays as another version.
+    def save(self, owner: str, conversation: Conversation) -> Conversation:
+        """Stores the conversation as it now is, and returns what load will; what it was before stays as another version.
 
         Raises NotFound when its id belongs to another owner or was deleted, or an image it names was never put (or not for so
         long that it was cleared away); BadRequest for text that is not Unicode.
         """
-        messages = [_plain(message) for message in conversation.messages]
+        messages = tuple(_plain(message) for message in conversation.messages)
         now = _now()
         with self._transaction(write=True) as connection:
             found = _find(connection, conversation.id)
@@ -156,6 +156,7 @@ class Store:
             if found is not None and (changed or found["title"] != conversation.title):
                 values = {"title": conversation.title, "updated": now if changed else found["updated"]}
                 connection.execute(sql.update(_conversations).where(_conversations.c.id == conversation.id).values(values))
+        return replace(conversation, messages=messages)
 
     def load(self, owner: str, id: str) -> Conversation:
         """The conversation as it was saved or chosen last. Raises NotFound for an unknown id and one of another owner alike."""
