@@ -18,7 +18,7 @@ DOWNLOAD = """(file) => {
   link.href = file.url; link.download = file.orig_name;
   document.body.append(link); link.click(); link.remove();
 }"""
-EXPORTS = (("Web page", "html"), ("Markdown", "md"), ("JSON", "json"))
+EXPORTS = (("HTML", "html"), ("Markdown", "md"), ("JSON", "json"))
 
 
 class Drawer:
@@ -47,7 +47,7 @@ class Drawer:
             gr.HTML("Export as", elem_id="export-label", padding=False)
             with gr.Row(elem_id="exports"):
                 self.exports = [
-                    (gr.Button(label, size="sm", elem_id=f"export-{kind}", min_width=60), kind) for label, kind in EXPORTS
+                    (gr.Button(label, size="sm", elem_id=f"export-{kind}", min_width=50), kind) for label, kind in EXPORTS
                 ]
             self.exported = gr.File(visible=False)
         self.bring_in = gr.UploadButton(
@@ -57,7 +57,7 @@ class Drawer:
     @property
     def outputs(self) -> list[Any]:
         """What a View may change here."""
-        return [self.conversations, self.title, self.found, self.deleted, self.deleted_title, self.search]
+        return [self.conversations, self.title, self.found, self.deleted, self.deleted_title]
 
     def updates(self, view: View) -> dict[Any, Any]:
         """The components here that a View changes."""
@@ -79,7 +79,8 @@ class Drawer:
         """quiet: what every event has; talk: the same for those that may change anything on the page."""
         self.new_chat.click(self._new, None, **talk)
         self.conversations.input(self._open, self.conversations, **talk)
-        self.search.input(self._search, self.search, trigger_mode="always_last", **talk)
+        # Not input, which a pasted or a cleared text does not fire.
+        self.search.change(self._search, self.search, trigger_mode="always_last", **talk)
         self.rename.click(self._rename, [conversation_id, self.title], **talk)
         self.title.submit(self._rename, [conversation_id, self.title], **talk)
         self.delete.click(self._delete, conversation_id, **talk)

@@ -55,7 +55,7 @@ def sight(image: LoadedImage, info: BackendInfo) -> str:
         ("Picture", f"{image.name}, {image.width} × {image.height} px"),
         ("Resized", f"{layout.width} × {layout.height} px, {change}"),
         ("Cut into", f"{layout.tiles} {'tile' if layout.tiles == 1 else 'tiles'} of {info.tile_size} × {info.tile_size} px"),
-        ("Aspect ratio", f"{layout.rows} × {layout.columns} tiles (rows × columns), number {number} of {ratios}"),
+        ("Aspect ratio", f"{layout.rows} × {layout.columns} (rows × columns), {number} of {ratios}"),
         ("Padding", f"{padding:.0f} % of the tiles, in black" if padding >= 0.5 else "none"),
     )
     terms = "".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in rows)

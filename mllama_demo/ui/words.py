@@ -46,7 +46,7 @@ def status_line(status: BackendStatus, info: BackendInfo) -> str:
         return _status(status.state, f"{what} · {model}")
     figures = f"{status.running} of {status.slots} slots busy, {status.waiting} waiting"
     if status.running < status.slots and not status.waiting:
-        return _status("ready", f"Ready · your question starts at once · {figures} · {model}")
+        return _status("ready", f"Ready · answers at once · {figures} · {model}")
     if status.estimated_wait_s is None:
         return _status("busy", f"Busy · {figures} · {model}")
     wait = seconds(max(status.estimated_wait_s, 1.0))

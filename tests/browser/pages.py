@@ -178,9 +178,11 @@ def bot_rows(page: Page) -> Locator:
 
 
 def last_bot_text(page: Page) -> str:
-    """The last answer without the line of figures under it."""
+    """The last answer without the figures and arrows under it."""
     texts = bot_rows(page).last.get_by_test_id("bot")
-    return "\n".join(texts.evaluate_all("all => all.filter((e) => !e.querySelector('.facts')).map((e) => e.innerText)")).strip()
+    return "\n".join(
+        texts.evaluate_all("all => all.filter((e) => !e.querySelector('.facts, .live, .versions')).map((e) => e.innerText)")
+    ).strip()
 
 
 def facts(page: Page) -> str:
@@ -227,6 +229,17 @@ def wait_growth(page: Page, more: int) -> None:
     page.wait_for_function("target => window.lengths.length >= target", arg=len(growth(page)) + more)
 
 
+def walk(page: Page, step: str, what: str) -> None:
+    """Presses an arrow under the last answer. step: Previous or Next. what: question or answer."""
+    with settled(page):
+        page.locator("#chat-history").get_by_role("button", name=f"{step} version of the {what}").last.click()
+
+
+def place(page: Page) -> str:
+    """Which version of how many is shown under the last answer that has several."""
+    return page.locator("#chat-history .place").last.inner_text()
+
+
 # --- the drawers -----------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +279,10 @@ def open_panel(page: Page, title: str) -> None:
 def listed(page: Page) -> Locator:
     """The conversations in the left drawer."""
     return page.locator("#conversations label")
+
+
+def search(page: Page, words: str) -> None:
+    page.locator("#search").locator("input, textarea").fill(words)
 
 
 def notice(page: Page) -> Locator:

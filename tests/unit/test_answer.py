@@ -289,6 +289,7 @@ def test_the_message_holds_the_text_and_every_figure_of_the_finish(answerer) -> 
         "sampling": asdict(NEW.sampling),
         "dropped": 4,
         "reason": "max_tokens",
+        "context_length": answerer.backend.info.context_length,
         "error": None,
         "prompt_tokens": 5,
         "completion_tokens": 5,

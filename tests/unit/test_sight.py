@@ -29,10 +29,10 @@ def tiles(html: str) -> list[Image.Image]:
 @pytest.mark.parametrize(
     ("size", "columns", "said"),
     [
-        ((32, 32), 1, ["32 × 32 px, 100 % of its size", "1 tile of 32 × 32 px", "1 × 1 tiles", "number 1 of 8", "none"]),
-        ((64, 48), 2, ["64 × 48 px, 100 %", "4 tiles of 32 × 32 px", "2 × 2 tiles", "number 6 of 8", "25 % of the tiles"]),
-        ((16, 8), 1, ["32 × 16 px, 200 %", "1 tile of", "1 × 1 tiles", "50 % of the tiles"]),
-        ((1280, 320), 4, ["128 × 32 px, 10 %", "4 tiles of", "1 × 4 tiles (rows × columns), number 4 of 8", "none"]),
+        ((32, 32), 1, ["32 × 32 px, its own size", "1 tile of 32 × 32 px", "1 × 1 (rows", "1 of 8", "none"]),
+        ((64, 48), 2, ["64 × 48 px, its own size", "4 tiles of 32 × 32 px", "2 × 2 (rows", "6 of 8", "25 % of the tiles"]),
+        ((16, 8), 1, ["32 × 16 px, 200 %", "1 tile of", "1 × 1 (rows", "50 % of the tiles"]),
+        ((1280, 320), 4, ["128 × 32 px, 10 %", "4 tiles of", "1 × 4 (rows × columns), 4 of 8", "none"]),
     ],
 )
 def test_the_tiles_are_shown_with_sizes_and_aspect_ratio(size: tuple[int, int], columns: int, said: list[str]) -> None:

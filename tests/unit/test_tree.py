@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hand_backend import talk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllama_demo.conversation import Conversation, Message
@@ -76,6 +76,7 @@ def test_a_number_that_there_is_not_is_named(act) -> None:
 words = st.sampled_from(["a", "b"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(words, max_size=5), max_size=8), st.data())
 def test_nothing_is_ever_lost_and_one_way_leads_through(shown: list[list[str]], data: st.DataObject) -> None:
     tree, ever = Tree(), set[tuple[str, ...]]()

@@ -127,8 +127,8 @@ def test_a_place_in_the_queue_is_said_with_what_is_known_of_the_wait(position: i
             "down",
             "The model is down: no power · model a model on cpu",
         ),
-        ({}, "ready", "Ready · your question starts at once · 1 of 4 slots busy, 0 waiting · model a model on cpu"),
-        ({"running": 0}, "ready", "Ready · your question starts at once · 0 of 4 slots busy, 0 waiting · model a model on cpu"),
+        ({}, "ready", "Ready · answers at once · 1 of 4 slots busy, 0 waiting · model a model on cpu"),
+        ({"running": 0}, "ready", "Ready · answers at once · 0 of 4 slots busy, 0 waiting · model a model on cpu"),
         (
             {"running": 4, "estimated_wait_s": None},
             "busy",
