@@ -131,18 +131,20 @@ def facts_line(message: Message, number: int | None = None, question: Message | 
     if not facts:
         return ""
     seen = escape(saw(facts.get("image")))
+    between = " · "
     if number is not None and facts.get("image"):
         seen = f'<button type="button" class="act saw act-look-{number}" title="Show what the model saw">{seen}</button>'
+        between = '<span class="between"> · </span>'  # not on the page, where the button has its own line
     rest = figures(message)
     if question is not None and (aside := set_aside(question)):
         rest.insert(0, aside)
-    parts = [seen, *map(escape, rest)]
+    parts = list(map(escape, rest))
     if facts.get("context_length") and facts.get("prompt_tokens") is not None:
         used = facts["prompt_tokens"] + (facts.get("completion_tokens") or 0)
         parts.append(context(used, facts["context_length"]))
     sampling = facts.get("sampling")
     title = escape(sampling_words(sampling)) if sampling else ""
-    return f'<div class="facts" title="{title}">{" · ".join(parts)}</div>'
+    return f'<div class="facts" title="{title}">{seen}{between if parts else ""}{" · ".join(parts)}</div>'
 
 
 def set_aside(question: Message) -> str:
