@@ -19,7 +19,16 @@ document.addEventListener("click", (event) => {
   trigger(act[1] === "walk" ? "click" : "expand", { number: Number(act[2]) });
 });
 
+// Gradio names its groups of radio buttons for the eye alone.
+function nameGroups() {
+  for (const group of document.querySelectorAll("fieldset:not([aria-label])")) {
+    const label = group.querySelector("[data-testid=block-info]")?.innerText.trim();
+    if (label) group.setAttribute("aria-label", label);
+  }
+}
+
 new MutationObserver(() => {
+  nameGroups();
   if (!left || Date.now() > left.until) return;
   if (document.activeElement && document.activeElement !== document.body) return;
   const steppers = rows()[left.row]?.querySelectorAll(".stepper") ?? [];

@@ -190,7 +190,7 @@ def test_figures_run_along_while_an_answer_is_written(page: Page):
 
 def test_a_page_that_lost_its_server_does_not_go_on_saying_that_it_is_ready(browsers: Browsers, tmp_path: Path):
     browsers.expect_complaint("ERR_|Failed to|Connection|fetch|AbortError")
-    with running(tmp_path / "server") as program:
+    with running(tmp_path / "server", tracebacks=True) as program:  # an open page is cut off
         program.wait_ready()
         page = pages.open_chat(browsers.open(program))
         expect(page.locator("#status")).to_contain_text("Ready")
