@@ -24,7 +24,7 @@ from mllama_demo.ui.history import history, under_way
 from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.questions import Choice, Which, checked, choice_of, from_page, paths, question_from, seen_in
 from mllama_demo.ui.shelf import Shelf
-from mllama_demo.ui.sight import NOTHING
+from mllama_demo.ui.sight import NOTHING, not_seen
 from mllama_demo.ui.views import NO_INPUT, View, Views, Visit
 from mllama_demo.ui.words import status_line, title_of
 
@@ -233,7 +233,10 @@ class ChatRoom:
         if not files or (which == "first" and seen is not None):
             return choice, await asyncio.to_thread(self._pictures.sight, seen)
         shown = files[:1] if which == "first" else files
-        return choice, await asyncio.to_thread(self._pictures.sight_of, shown, seen, which == "together")
+        try:
+            return choice, await asyncio.to_thread(self._pictures.sight_of, shown, seen, which == "together")
+        except DemoError as error:  # said in the panel alone: sending it will say so in a notice
+            return choice, not_seen(str(error))
 
     async def look(self, visit: Visit, conversation_id: str, number: int) -> str:
         """HTML: what the model saw for one answer."""

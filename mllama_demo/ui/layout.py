@@ -33,8 +33,11 @@ REMEMBER_IN_ADDRESS = """(id) => {
   if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
   window.history.replaceState(null, "", url);
 }"""
-# Fires a change only when files come or go, not at every letter.
-ATTACHED = """(value) => JSON.stringify((value?.files ?? []).map((file) => file.path ?? file.url))"""
+# Changes only when files come or go, or go along to another conversation: not at every letter, nor for questions without.
+ATTACHED = """(value, id) => {
+  const files = (value?.files ?? []).map((file) => file.path ?? file.url);
+  return files.length ? JSON.stringify([id, ...files]) : "";
+}"""
 BEAT = "() => { window.mllamaBeat = Date.now(); }"
 CLOSEUP = "(html) => window.mllamaCloseup(html)"
 
@@ -94,7 +97,7 @@ class ChatPage:
     def _lay_out(self) -> None:
         settings = self._settings
         self.conversation_id = gr.Textbox(visible=False)
-        self.attached = gr.Textbox(visible=False)
+        self.attached = gr.Textbox("", visible=False)
         self.beat = gr.Textbox(visible=False)
         self.closeup = gr.Textbox(visible=False)
         self.clock = gr.Timer(STATUS_SECONDS)
@@ -192,10 +195,10 @@ class ChatPage:
         self.script.click(self._walk, self.conversation_id, **talk)
         looked = self.script.expand(self._look, self.conversation_id, self.closeup, **quiet)
         looked.then(None, self.closeup, None, js=CLOSEUP, api_visibility="private")
-        self.input.change(None, self.input, self.attached, js=ATTACHED, api_visibility="private")
+        for event in (self.input.change, self.conversation_id.change):
+            event(None, [self.input, self.conversation_id], self.attached, js=ATTACHED, api_visibility="private")
         choosing = [self.conversation_id, self.input, self.which]
-        for event in (self.attached.change, self.conversation_id.change):
-            event(self._attached, choosing, [self.which, self.sight], **quiet)
+        self.attached.change(self._attached, choosing, [self.which, self.sight], **quiet)
         self.which.input(self._chosen, choosing, self.sight, **quiet)
 
         self.preset.input(

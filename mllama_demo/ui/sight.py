@@ -14,8 +14,15 @@ from PIL import Image
 from mllama_demo.backend.base import BackendInfo
 from mllama_demo.images import LoadedImage, aspect_ratio_number, on_tiles, tile_layout
 
-NOTHING = '<p class="sight-none">No picture yet. Add one, and see it here as the model gets it.</p>'
 KEPT = 16
+
+
+def not_seen(sentence: str) -> str:
+    """HTML: why there is nothing to see."""
+    return f'<p class="sight-none">{escape(sentence)}</p>'
+
+
+NOTHING = not_seen("No picture yet. Add one, and see it here as the model gets it.")
 
 
 class Sights:

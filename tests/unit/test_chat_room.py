@@ -614,6 +614,13 @@ def test_before_a_second_image_is_sent_the_page_asks_and_shows_what_would_be_see
     assert "new.png" in run(scene("newest", "not stored yet", sent))[1]
 
 
+def test_a_file_that_is_no_image_is_said_to_be_none_before_it_is_sent(house, tmp_path) -> None:
+    (tmp_path / "page.jpg").write_bytes(b"<!doctype html><script>alert(1)</script>")
+    _, sight = run(house.room.attached(PAGE, "", value("", tmp_path / "page.jpg"), "newest"))
+    assert "page.jpg" in sight
+    assert "not an image" in sight
+
+
 def test_what_an_answer_saw_can_be_looked_at_later(house, tmp_path) -> None:
     id = house.keep_picture(picture(tmp_path, "old.png"))
     asked_with(house, id, "newest", picture(tmp_path, "new.png", (30, 40)))
