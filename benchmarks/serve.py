@@ -1,8 +1,8 @@
 """Drives OpenAI-compatible servers with image chats: how long, how fast, how many errors. Several servers side by side.
 
     python app.py --api-only --port 7860 &
-    transformers serve mllama_demo/embedded --port 8000 &
-    python -m benchmarks.serve ours=http://127.0.0.1:7860/v1 transformers=http://127.0.0.1:8000/v1 [--concurrent 1 4 16]
+    transformers serve mllama_demo/embedded --device cpu --dtype float32 --port 8000 &    # needs accelerate
+    python -m benchmarks.serve ours=http://127.0.0.1:7860/v1 transformers=http://127.0.0.1:8000/v1,mllama_demo/embedded
 
 Servers take turns within each round, so that noise of the machine falls on all of them. Tokens are what the server's `usage`
 says; of a server that sends none, each piece of text counts as one (marked *). TTFT: from sending a request to its first text.
@@ -41,19 +41,20 @@ class Reply:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("servers", nargs="+", metavar="NAME=URL", help="the base URL with its /v1")
+    parser.add_argument(
+        "servers", nargs="+", metavar="NAME=URL[,MODEL]", help="the base URL with its /v1; the first model it lists, or this one"
+    )
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--image", type=Path, default=EXAMPLES_FOLDER / "dog.png", help="a PNG or JPEG file")
     parser.add_argument("--question", default=QUESTION)
-    parser.add_argument("--model", help="of every server; otherwise the first that /v1/models lists")
     parser.add_argument("--api-key", default="none")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds a request may take")
     parser.add_argument("--json", type=Path, help="write every time here too")
     args = parser.parse_args()
-    servers = dict(server.partition("=")[::2] for server in args.servers)
-    if not all(servers.values()):
+    servers = {name: rest.partition(",")[::2] for name, _, rest in (server.partition("=") for server in args.servers)}
+    if not all(url for url, _ in servers.values()):
         parser.error("a server is given as NAME=URL, such as ours=http://127.0.0.1:7860/v1")
     runs = asyncio.run(drive(servers, args))
     for name, concurrent in runs:
@@ -65,7 +66,7 @@ def main() -> None:
         sys.exit(1)
 
 
-async def drive(servers: dict[str, str], args: argparse.Namespace) -> dict[tuple[str, int], list[list[Reply]]]:
+async def drive(servers: dict[str, tuple[str, str]], args: argparse.Namespace) -> dict[tuple[str, int], list[list[Reply]]]:
     """Replies of each round by server and number of chats at once."""
     from openai import AsyncOpenAI
 
@@ -78,7 +79,7 @@ async def drive(servers: dict[str, str], args: argparse.Namespace) -> dict[tuple
         name: AsyncOpenAI(base_url=url, api_key=args.api_key, max_retries=0, timeout=args.timeout)
         for name, url in servers.items()
     }
-    models = {name: args.model or await first_model(client) for name, client in clients.items()}
+    models = {name: servers[name][1] or await first_model(client) for name, client in clients.items()}
     for name, client in clients.items():  # the first request of a server may still load something
         await chat(client, models[name], content, args.max_tokens)
     for _ in range(args.rounds):
@@ -91,7 +92,7 @@ async def drive(servers: dict[str, str], args: argparse.Namespace) -> dict[tuple
 async def first_model(client: Any) -> str:
     async for model in client.models.list():
         return model.id
-    raise SystemExit(f"{client.base_url} lists no model; name one with --model.")
+    raise SystemExit(f"{client.base_url} lists no model; name one after the URL: NAME=URL,MODEL.")
 
 
 async def chat(client: Any, model: str, content: Sequence[Any], max_tokens: int) -> Reply:

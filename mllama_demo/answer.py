@@ -14,13 +14,23 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
+from mllama_demo.backend.base import (
+    Backend,
+    BackendInfo,
+    Event,
+    FinishEvent,
+    GenerationRequest,
+    PrefillEvent,
+    QueueEvent,
+    TokenEvent,
+)
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.images import LoadedImage, load_image, tile_layout
-from mllama_demo.prompt import build_prompt
+from mllama_demo.prompt import Prompt, build_prompt
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 DECODED_IMAGES = 8
@@ -33,7 +43,7 @@ class Answer:
 
     position, estimated_wait_s: while waiting. image: what the model sees. dropped: oldest messages left out of the prompt.
     prompt_tokens, read_s: known once the prompt is being read and has been read. tokens, wrote_s: so far, and the seconds from
-    the first to the last of them. since: time.monotonic() when the queue last told the position, reading began or the first
+    the first to the last of them; estimated where a server sends text alone. since: time.monotonic() when the queue last told the position, reading began or the first
     token came.
     """
 
@@ -49,6 +59,7 @@ class Answer:
     prompt_tokens: int | None = None
     read_s: float | None = None
     tokens: int = 0
+    estimated: bool = False
     wrote_s: float = 0.0
     since: float = 0.0
 
@@ -61,17 +72,41 @@ class Answer:
             told = {"position": None, "estimated_wait_s": None, "prompt_tokens": event.prompt_tokens}
             return replace(self, phase="reading", since=now, **told)
         if isinstance(event, TokenEvent):
-            text, tokens = self.text + event.text, self.tokens + 1
+            text, tokens = self.text + event.text, self.tokens + (len(event.logprobs) or 1)
+            estimated = self.estimated or event.token_id < 0
             if not self.tokens:
-                return replace(self, phase="writing", text=text, tokens=tokens, read_s=now - self.since, since=now)
-            return replace(self, text=text, tokens=tokens, wrote_s=now - self.since)
+                read_s = now - self.since
+                return replace(self, phase="writing", text=text, tokens=tokens, estimated=estimated, read_s=read_s, since=now)
+            return replace(self, text=text, tokens=tokens, estimated=estimated, wrote_s=now - self.since)
         return replace(self, phase="done", text=self.text + event.text, finish=event)
+
+
+async def prompt_for(
+    conversation: Conversation,
+    sampling: SamplingParams,
+    info: BackendInfo,
+    tokenizer: Tokenizer | TokenEstimate,
+    settings: Settings,
+    *,
+    may_drop: bool = True,
+) -> Prompt:
+    """build_prompt with a deployment's values, in a thread: a long conversation takes a while."""
+    return await asyncio.to_thread(
+        build_prompt,
+        conversation,
+        tokenizer,
+        context_length=info.context_length,
+        max_tokens=sampling.max_tokens,
+        system_prompt=settings.system_prompt,
+        max_prompt=info.max_prompt,
+        may_drop=may_drop,
+    )
 
 
 class Answerer:
     """Builds prompts, loads the image a prompt needs and streams the backend's events as Answers."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, store: Store, settings: Settings) -> None:
+    def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: Store, settings: Settings) -> None:
         self.backend = backend
         self._tokenizer = tokenizer
         self._store = store
@@ -82,26 +117,21 @@ class Answerer:
     async def answer(self, conversation: Conversation, sampling: SamplingParams, request_id: str) -> AsyncGenerator[Answer, None]:
         """Streams the next assistant turn; the last Answer has `finish`. Closing the stream cancels the request.
 
-        A missing seed is drawn here, so that every answer can be repeated. Raises what the prompt, the image and
-        Backend.generate raise, before the first Answer.
+        A missing seed is drawn here, so that every answer can be repeated; where a seed has no effect there is none. Raises
+        what the prompt, the image and Backend.generate raise, before the first Answer.
         """
-        if sampling.seed is None:
+        if "seed" not in self.backend.info.capabilities:
+            sampling = replace(sampling, seed=None)
+        elif sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbelow(2**32))
-        prompt = await asyncio.to_thread(
-            build_prompt,
-            conversation,
-            self._tokenizer,
-            context_length=self.backend.info.context_length,
-            max_tokens=sampling.max_tokens,
-            system_prompt=self._settings.system_prompt,
-            max_prompt=self.backend.info.max_prompt,
-        )
+        prompt = await prompt_for(conversation, sampling, self.backend.info, self._tokenizer, self._settings)
         request = GenerationRequest(
             prompt.token_ids,
             sampling,
             image=None if prompt.image is None else await asyncio.to_thread(self.load, prompt.image),
             conversation_id=conversation.id,
             time_limit_s=self._settings.request_time_limit_s,
+            messages=prompt.messages,
             id=request_id,
         )
         answer = Answer(request_id, sampling, prompt.image, prompt.dropped)
@@ -128,9 +158,11 @@ class Answerer:
         if top_k != answer.sampling.top_k and not answer.sampling.greedy:
             facts["top_k_limit"] = top_k
         if answer.image is not None:
-            width, height = answer.image.width, answer.image.height
-            tiles = tile_layout(width, height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
-            facts["image"] = {**asdict(answer.image), "rows": tiles.rows, "columns": tiles.columns}
+            facts["image"] = asdict(answer.image)
+            if info.tile_size:
+                width, height = answer.image.width, answer.image.height
+                tiles = tile_layout(width, height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
+                facts["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
         if answer.finish is not None:
             finish = answer.finish
             facts |= {
@@ -143,4 +175,6 @@ class Answerer:
                 "ttft_s": finish.timings.ttft_s,
                 "tokens_per_second": finish.timings.tokens_per_second(finish.completion_tokens),
             }
+            if finish.estimated:
+                facts["estimated"] = True
         return Message("assistant", answer.text, facts=facts)

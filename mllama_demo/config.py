@@ -33,6 +33,9 @@ CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 _HOST = re.compile(r"[^\s/@,]+")
 _LENGTHS = "lengths in tokens, ascending (in YAML a list)"
+_REMOTE_URL = re.compile(r"https?://[^\s/@?#]+(/[^\s?#]*)?")
+_ADDRESS = "an address such as http://127.0.0.1:8000/v1, without user name and query"
+_KEY = "printable ASCII without spaces"
 _ON_DEVICE = (
     "none, or a mapping of global_topk (a whole number from 1), dynamic (true or false) and deterministic (true or false; a "
     "mapping is JSON outside of YAML)"
@@ -56,6 +59,8 @@ def _home(path: str | Path) -> Path:
 
 
 HomePath = Annotated[Path, AfterValidator(_home)]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Key = Annotated[str, Field(pattern=r"^[!-+\--~]{8,200}$")]
 
 
 class Settings(BaseSettings):
@@ -72,8 +77,10 @@ class Settings(BaseSettings):
     )
 
     model_path: HomePath = _option("Model", EMBEDDED_CHECKPOINT, "Folder of the checkpoint, in the Hugging Face layout.")
-    backend: Literal["torch", "neuron"] = _option(
-        "Model", "torch", "What runs the model: PyTorch on a CPU or GPU, or an AWS Neuron instance."
+    backend: Literal["torch", "neuron", "vllm", "openai"] = _option(
+        "Model",
+        "torch",
+        "What runs the model: PyTorch on a CPU or GPU, an AWS Neuron instance, vLLM on such a one, or a server at remote_url.",
     )
     device: str = _option("Model", "auto", "auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N", pattern=_DEVICE)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option("Model", "auto", "Number format of the weights.")
@@ -100,6 +107,24 @@ class Settings(BaseSettings):
         "Neuron", None, "Folder for what is compiled; not set: neuron-compiled-artifacts in model_path.", "a path"
     )
 
+    remote_url: str = _option(
+        "Remote server", "http://127.0.0.1:8000/v1", "Server of the OpenAI protocol that runs the model.", _ADDRESS
+    )
+    remote_api_key: str | None = _option(
+        "Remote server", None, "Its key; better in the environment, where nobody reads along.", _KEY, repr=False
+    )
+    remote_model: str | None = _option("Remote server", None, "Its model; not set: the first that it names.", "a name")
+    remote_kind: Literal["auto", "vllm_neuron", "vllm", "mllama_demo", "other"] = _option(
+        "Remote server", "auto", "Which program it is, since each ignores other values; auto cannot see the Neuron fork of vLLM."
+    )
+    remote_concurrency: int = _option(
+        "Remote server", 0, "Requests sent to it at the same time; 0 chooses by its kind.", ge=0, le=1024
+    )
+    remote_connect_timeout_s: float = _option("Remote server", 5.0, "Seconds to connect.", ge=0.1, le=600)
+    remote_silence_timeout_s: float = _option(
+        "Remote server", 60.0, "Seconds until its first token, and from one to the next.", ge=1, le=86400
+    )
+
     max_waiting: int = _option("Queue", 64, "How many requests may wait for a slot; more are refused.", ge=0, le=10000)
     request_time_limit_s: float = _option("Queue", 120.0, "Seconds from sending a request to its last token.", ge=1, le=86400)
 
@@ -109,6 +134,20 @@ class Settings(BaseSettings):
     max_image_bytes: int = _option("Images", ImageLimits.max_bytes, "Largest image file.", ge=1024, le=2**30)
     max_image_pixels: int = _option("Images", ImageLimits.max_pixels, "Largest width times height.", ge=1024, le=10**9)
     max_image_aspect_ratio: float = _option("Images", ImageLimits.max_aspect_ratio, "Long side over short side.", ge=1, le=10000)
+
+    api_only: bool = _option("API", False, "Serve the API without the page.")
+    served_model_name: list[Name] | None = _option(
+        "API", None, "Names of the model in the API; not set: that of its folder.", "names (in YAML a list)", min_length=1
+    )
+    api_keys: list[Key] | None = _option(
+        "API",
+        None,
+        "Keys, one of which a request to the API must bring; not set: none is asked for.",
+        "words of 8 to 200 visible ASCII characters without commas (in YAML a list)",
+        min_length=1,
+        repr=False,
+    )
+    max_request_bytes: int = _option("API", 64 * 2**20, "Largest request to the API.", ge=1024, le=2**30)
 
     system_prompt: str = _option("Answers", "", "What the model is told before every conversation.", max_length=10000)
     temperature: float = _sampling_option("temperature")
@@ -135,7 +174,9 @@ class Settings(BaseSettings):
             raise ValueError("1 and 0 are no yes and no")
         if name == "allowed_media_hosts" and isinstance(value, list) and not all(_HOST.fullmatch(str(host)) for host in value):
             raise ValueError("a host name has no scheme and no path")
-        return value
+        if name == "remote_api_key" and isinstance(value, str) and not re.fullmatch(r"[\x21-\x7e]+", value):
+            raise ValueError("an HTTP header cannot carry it")
+        return _with_path(value) if name == "remote_url" and isinstance(value, str) else value
 
     @property
     def neuron(self) -> NeuronOptions:
@@ -222,14 +263,15 @@ def load_settings(
         settings = Settings(**values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        raise ConfigError(f"{name} must be {allowed_values(name)}, got {repr(values[name])[:80]} ({origin(name)}).") from None
+        given = f"got {repr(values[name])[:80]}" if Settings.model_fields[name].repr else "got something else"
+        raise ConfigError(f"{name} must be {allowed_values(name)}, {given} ({origin(name)}).") from None
     _check_neuron(settings, origin, shape)
     return settings
 
 
 def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: ModelShape | None) -> None:
     """What would otherwise show after an hour of compilation. The model's own rules need its config.json, and no weights."""
-    if settings.backend != "neuron":
+    if settings.backend not in ("neuron", "vllm"):
         return
     file = settings.model_path / "config.json"
     if shape is None and os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file it is false where nobody may look
@@ -240,6 +282,14 @@ def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: Model
         raise ConfigError(
             f"{problem.key} is {_shown(value)} ({origin(problem.key)}), but {problem.rule}; {_shown(problem.works)} works."
         )
+
+
+def _with_path(url: str) -> str:
+    """Without a slash at the end; where there is no path, with the one of the protocol."""
+    if not _REMOTE_URL.fullmatch(url):
+        raise ValueError("no plain address")
+    url = url.rstrip("/")
+    return url if "/" in url.partition("://")[2] else url + "/v1"
 
 
 def _shown(value: Any) -> str:
@@ -277,7 +327,7 @@ def _closest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else "--help lists all options."
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a key given twice, of which YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -290,7 +340,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _read_yaml(path: Path, named_by: str) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"The configuration file {path} (named by {named_by}) cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
@@ -346,6 +396,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
         groups[title].add_argument(
             _flag(name),
             metavar="true|false" if field.annotation is bool else name.split("_")[-1].upper(),
+            **({"nargs": "?", "const": "true"} if field.annotation is bool else {}),
             help=text.replace("%", "%%"),
         )
     return parser

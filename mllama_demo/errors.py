@@ -38,6 +38,12 @@ class BackendBusy(DemoError):
 
     status = 429
 
+    @classmethod
+    def behind(cls, waiting: int) -> BackendBusy:
+        """For a queue in which so many wait already."""
+        questions = "1 question is" if waiting == 1 else f"{waiting} questions are"
+        return cls(f"The demo is busy: {questions} waiting already. Please try again in a moment.")
+
 
 class BackendUnavailable(DemoError):
     """The model is still loading, or it is down; the message says which and why."""

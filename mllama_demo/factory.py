@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo, GenerationRequest
+from mllama_demo.backend.base import BackendInfo, GenerationRequest, StartedBackend
+from mllama_demo.backend.remote_kinds import NO_SEED
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.slot_backend import Progress, SlotBackend
+from mllama_demo.backend.vllm_engine import check_vllm, installed_fork
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.checkpoint.neuron_machine import check_devices, check_instance, check_sdk
 from mllama_demo.config import Settings
 from mllama_demo.conversation import ImageRef, Message
-from mllama_demo.errors import CheckpointError
+from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.images import LoadedImage
 from mllama_demo.prompt import encode_chat
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -32,11 +36,15 @@ def make_backend(
     *,
     on_ready: Callable[[], None] = lambda: None,
     on_down: Callable[[str], None] = lambda reason: None,
-) -> tuple[SlotBackend, Tokenizer]:
-    """A backend that is not started yet, and its tokenizer. Raises CheckpointError in milliseconds for an unusable folder, and
-    ConfigError for a machine that the backend cannot run on."""
+) -> tuple[StartedBackend, Tokenizer | TokenEstimate]:
+    """A backend that is not started yet, and its tokenizer, or an estimate where that is elsewhere. Raises CheckpointError in
+    milliseconds for an unusable folder, and ConfigError for a machine that the backend cannot run on."""
+    if settings.backend == "openai":
+        return _remote(settings, on_ready, on_down)
+    if settings.backend == "vllm":
+        check_vllm(settings)
     checkpoint = check_checkpoint(settings.model_path)
-    if settings.backend == "neuron":
+    if settings.backend in ("neuron", "vllm"):
         check_sdk()
         check_devices()
         check_instance(settings.instance_type, settings.tensor_parallel_size)
@@ -47,6 +55,8 @@ def make_backend(
             f"seq_len is {context}, but the model in {settings.model_path} was made for at most "
             f"{checkpoint.max_position_embeddings} tokens; set seq_len to that or less."
         )
+    if settings.backend == "vllm":
+        return _vllm(settings, checkpoint, tokenizer, on_ready, on_down), tokenizer
     info, load = _neuron(settings, checkpoint) if settings.backend == "neuron" else _torch(settings, checkpoint)
     backend = SlotBackend(
         info,
@@ -75,7 +85,7 @@ def _info(settings: Settings, checkpoint: CheckpointInfo, **special: Any) -> Bac
 
 
 def _torch(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo, Load]:
-    capabilities = frozenset({"images", "seed", "probabilities"})
+    capabilities = frozenset({"images", "seed", "probabilities", "fork"})
     return _info(settings, checkpoint, name="transformers", device=settings.device, capabilities=capabilities), _load_torch_runner
 
 
@@ -120,6 +130,7 @@ def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo
         max_top_k=None if sampling is None else sampling.global_topk,
         max_prompt=options.max_context_length,
         full_canvas=True,
+        ignored={} if sampling is None else {"seed": NO_SEED},
     )
     return info, _load_neuron_runner
 
@@ -141,6 +152,52 @@ def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, tokenize
     progress("warming up")
     runner.warm_up(_warm_up_request(tokenizer))
     return runner
+
+
+# --- vLLM ----------------------------------------------------------------------------------------------------------------
+
+
+def _vllm(
+    settings: Settings,
+    checkpoint: CheckpointInfo,
+    tokenizer: Tokenizer,
+    on_ready: Callable[[], None],
+    on_down: Callable[[str], None],
+) -> StartedBackend:
+    """Its probabilities are wrong upstream, so that none are told."""
+    from mllama_demo.backend.vllm_backend import VLLMBackend
+
+    options = settings.neuron
+    info = _info(
+        settings,
+        checkpoint,
+        name="vllm",
+        device=f"{options.instance_type}, {options.tensor_parallel_size} NeuronCores, through vLLM",
+        capabilities=frozenset({"images"}),
+        max_top_k=None if options.on_device_sampling_config is None else options.on_device_sampling_config.global_topk,
+        max_prompt=options.max_context_length,
+        full_canvas=True,
+        ignored={"seed": NO_SEED},
+    )
+    ends = frozenset(checkpoint.eos_token_ids)
+    return VLLMBackend(
+        settings, info, installed_fork(), tokenizer, ends, _warm_up_request(tokenizer), on_ready=on_ready, on_down=on_down
+    )
+
+
+# --- a server ------------------------------------------------------------------------------------------------------------
+
+
+def _remote(
+    settings: Settings, on_ready: Callable[[], None], on_down: Callable[[str], None]
+) -> tuple[StartedBackend, TokenEstimate]:
+    """The model and its tokenizer are the server's: model_path is of no concern."""
+    if importlib.util.find_spec("openai") is None:
+        raise ConfigError("Backend openai needs the package openai, which is not installed; pip install openai.")
+    from mllama_demo.backend.openai_backend import OpenAIBackend
+
+    backend = OpenAIBackend(settings, on_ready=on_ready, on_down=on_down)
+    return backend, backend.estimate
 
 
 def _warm_up_request(tokenizer: Tokenizer) -> GenerationRequest:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from mllama_demo.conversation import Conversation, Fitted, ImageRef, Message, fit
 from mllama_demo.errors import PromptTooLong
+from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 IMAGE_TOKEN = "<|image|>"
@@ -20,8 +21,10 @@ MINIMUM_ANSWER_TOKENS = 64
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads. image: what `<|image|>` stands for. dropped: oldest messages that did not fit."""
+    """What the model reads. messages: its turns, see chat_turns. token_ids: empty where the tokenizer is not at hand.
+    image: what `<|image|>` stands for. dropped: oldest messages that did not fit."""
 
+    messages: tuple[Message, ...]
     token_ids: tuple[int, ...]
     image: ImageRef | None
     dropped: int
@@ -36,16 +39,18 @@ class _Special:
 
 def build_prompt(
     conversation: Conversation,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | TokenEstimate,
     *,
     context_length: int,
     max_tokens: int,
     system_prompt: str = "",
     max_prompt: int | None = None,
+    may_drop: bool = True,
 ) -> Prompt:
     """The prompt for the next answer. Drops the oldest text turns that do not fit beside the answer, or into max_prompt tokens.
 
-    Raises PromptTooLong, naming both sizes, when even the last question and the image turn do not fit.
+    tokenizer: the model's, or an estimate where a server has the tokenizer; the prompt then has messages alone. may_drop: False
+    to refuse instead. Raises PromptTooLong, naming both sizes, when even the last question and the image turn do not fit.
     """
     messages = conversation.messages
     if system_prompt and not (messages and messages[0].role == "system"):
@@ -56,17 +61,28 @@ def build_prompt(
     longest = budget if max_prompt is None else min(budget, max_prompt)
 
     def count(candidate: tuple[Message, ...]) -> int:
-        return len(encode_chat(candidate, tokenizer))
+        return tokenizer.count(candidate) if isinstance(tokenizer, TokenEstimate) else len(encode_chat(candidate, tokenizer))
 
-    fitted: Fitted = fit(messages, longest, count)
-    token_ids = encode_chat(fitted.messages, tokenizer)
-    if len(token_ids) > longest:
+    fitted: Fitted = fit(messages, longest, count) if may_drop else Fitted(messages, 0)
+    length = count(fitted.messages)
+    if length > longest:
         limit = (
             f"model's context has room for {budget} beside an answer" if longest == budget else f"model reads {longest} at most"
         )
-        raise PromptTooLong(f"This question needs {len(token_ids)} tokens; the {limit}. Shorten the text.")
+        about = "about " if isinstance(tokenizer, TokenEstimate) else ""
+        raise PromptTooLong(f"This question needs {about}{length} tokens; the {limit}. Shorten the text.")
+    token_ids = () if isinstance(tokenizer, TokenEstimate) else tuple(encode_chat(fitted.messages, tokenizer))
     turn = Conversation(fitted.messages).image_turn()
-    return Prompt(tuple(token_ids), None if turn is None else fitted.messages[turn].image, fitted.dropped)
+    image = None if turn is None else fitted.messages[turn].image
+    return Prompt(chat_turns(fitted.messages), token_ids, image, fitted.dropped)
+
+
+def chat_turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns as the model's own template takes them: no image but the one that the model sees, and beside an image the
+    system text at the head of the first user turn, since the template refuses a system turn there."""
+    image_turn = Conversation(messages).image_turn()
+    turns = [m if m.image is None or i == image_turn else replace(m, image=None) for i, m in enumerate(messages)]
+    return tuple(turns if image_turn is None else _fold_system(turns))
 
 
 def encode_chat(messages: tuple[Message, ...], tokenizer: Tokenizer) -> list[int]:
@@ -86,16 +102,12 @@ def render_chat(messages: tuple[Message, ...]) -> str:
 
 
 def _chat_parts(messages: tuple[Message, ...]) -> Iterable[_Special | str]:
-    image_turn = Conversation(messages).image_turn()
-    turns = list(enumerate(messages))
-    if image_turn is not None:
-        turns = _fold_system(turns)
     yield _Special("<|begin_of_text|>")
-    for index, message in turns:
+    for message in chat_turns(messages):
         yield from _header(message.role)
         # Runs of text between special tokens are encoded in one piece: a split inside would give other tokens.
         text = message.text.strip()
-        if index == image_turn:
+        if message.image is not None:
             yield "\n\n"
             yield _Special(IMAGE_TOKEN)
             if text:
@@ -113,13 +125,11 @@ def _header(role: str) -> Iterable[_Special | str]:
     yield _Special("<|end_header_id|>")
 
 
-def _fold_system(turns: list[tuple[int, Message]]) -> list[tuple[int, Message]]:
-    """Puts system text at the head of the first user turn: the model's own template refuses a system turn with an image."""
-    system = "\n\n".join(m.text.strip() for _, m in turns if m.role == "system" and m.text.strip())
-    turns = [(i, m) for i, m in turns if m.role != "system"]
+def _fold_system(turns: list[Message]) -> list[Message]:
+    system = "\n\n".join(m.text.strip() for m in turns if m.role == "system" and m.text.strip())
+    turns = [m for m in turns if m.role != "system"]
     if not system:
         return turns
-    at = next(position for position, (_, m) in enumerate(turns) if m.role == "user")
-    index, message = turns[at]
-    turns[at] = (index, replace(message, text=f"{system}\n\n{message.text.strip()}"))
+    at = next(position for position, m in enumerate(turns) if m.role == "user")
+    turns[at] = replace(turns[at], text=f"{system}\n\n{turns[at].text.strip()}")
     return turns

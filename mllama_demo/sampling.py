@@ -205,22 +205,38 @@ def pick(probabilities: np.ndarray, draw: float) -> int:
 
 
 @dataclass(frozen=True)
+class WholeVocabulary:
+    """What a TokenTrace knows of the candidates that it does not record.
+
+    size: tokens in the vocabulary. chosen_rank: how many candidates come before the chosen one, by logit, ties by id.
+    log_masses: the log of the summed exp(logit / temperature) of what is left after temperature, after top_k and after top_p,
+    so exp(logit / temperature - log_masses[stage]) is a candidate's probability at that stage; None for greedy.
+    """
+
+    size: int
+    chosen_rank: int
+    log_masses: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
 class TokenTrace:
     """What the sampler saw at one step, enough to replay it with other values.
 
     token_ids, logits: [m] the likeliest candidates before any filter, descending, m <= RECORDED_CANDIDATES.
     log_mass: log of the summed exp(logit) over the whole vocabulary, so exp(logit - log_mass) is the raw probability.
-    draw: the uniform number in [0, 1) that chose, None for greedy. chosen: the token id. after_top_k, after_top_p: how many
-    of the whole vocabulary survived each filter.
+    draw: the uniform number in [0, 1) that chose, None for greedy. chosen: the token id, chosen_logit its logit, since it need
+    not be among the candidates. after_top_k, after_top_p: how many of the whole vocabulary survived each filter.
     """
 
     token_ids: tuple[int, ...]
     logits: tuple[float, ...]
     log_mass: float
     chosen: int
+    chosen_logit: float
     draw: float | None
     after_top_k: int
     after_top_p: int
+    whole: WholeVocabulary | None = None
 
     def raw_probabilities(self) -> np.ndarray:
         """[m] probability of each recorded candidate under the unfiltered model at temperature 1."""
@@ -239,14 +255,19 @@ class TokenTrace:
 
 @dataclass
 class TokenSampler:
-    """Draws one request's tokens. Its random numbers depend on the seed alone, never on who else is in the batch."""
+    """Draws one request's tokens. Its random numbers depend on the seed alone, never on who else is in the batch.
+
+    skip: how many tokens of the answer are there already; their random numbers count as drawn.
+    """
 
     params: SamplingParams
     trace: bool = False
+    skip: int = 0
     _random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._random = np.random.default_rng(self.params.seed)
+        self._random.random(self.skip)
 
     def sample(self, logits: np.ndarray) -> tuple[int, TokenTrace | None]:
         """Chooses a token from logits [vocabulary]; raises FloatingPointError when they are not finite numbers."""
@@ -257,16 +278,28 @@ class TokenSampler:
             return int(np.argmax(logits)), None
         filtered = filter_logits(logits, self.params)
         draw = None if self.params.greedy else float(self._random.random())
-        chosen = int(filtered.order[0 if draw is None else pick(filtered.probabilities, draw)])
+        rank = 0 if draw is None else pick(filtered.probabilities, draw)
+        chosen = int(filtered.order[rank])
         if not self.trace:
             return chosen, None
         recorded = filtered.order[:RECORDED_CANDIDATES]
+        recorded = recorded[np.isfinite(logits[recorded])]
         return chosen, TokenTrace(
             token_ids=tuple(int(i) for i in recorded),
             logits=tuple(float(x) for x in np.asarray(logits, dtype=np.float64)[recorded]),
             log_mass=_log_sum_exp(np.asarray(logits, dtype=np.float64)),
             chosen=chosen,
+            chosen_logit=float(logits[chosen]),
             draw=draw,
             after_top_k=filtered.after_top_k,
             after_top_p=filtered.kept,
+            whole=WholeVocabulary(len(logits), rank, self._log_masses(logits[filtered.order], filtered)),
         )
+
+    def _log_masses(self, descending: np.ndarray, filtered: Filtered) -> tuple[float, float, float] | None:
+        if self.params.greedy:
+            return None
+        scaled = apply_temperature(descending, self.params.temperature)
+        left = (len(scaled), filtered.after_top_k, filtered.kept)
+        temperature, top_k, top_p = (_log_sum_exp(scaled[:count]) for count in left)
+        return temperature, top_k, top_p

@@ -144,7 +144,7 @@ class Store:
         """
         messages = tuple(_plain(message) for message in conversation.messages)
         now = _now()
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             found = _find(connection, conversation.id)
             if found is None:
                 values = {"id": conversation.id, "owner": owner, "title": conversation.title, "created": now, "updated": now}
@@ -164,13 +164,13 @@ class Store:
 
     def tree(self, owner: str, id: str) -> Tree:
         """The conversation in all its versions. Raises NotFound as load does."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             found = _owned(connection, owner, id, lock=False)
             return Tree(_nodes(connection, id), id, found["title"])
 
     def choose(self, owner: str, id: str, number: int) -> Tree:
         """Shows another version, see Tree.choosing; the conversation's place in the list stays. Raises NotFound."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             found = _owned(connection, owner, id)
             before = Tree(_nodes(connection, id), id, found["title"])
             after = before.choosing(number)
@@ -180,7 +180,7 @@ class Store:
     def add_tree(self, owner: str, tree: Tree) -> None:
         """Stores a conversation with all its versions under a new id. Raises NotFound for an image that was never put."""
         now = _now()
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             values = {"id": tree.id, "owner": owner, "title": tree.title, "created": now, "updated": now}
             connection.execute(sql.insert(_conversations).values(values))
             nodes = tuple(replace(node, message=_plain(node.message)) for node in tree.nodes)
@@ -199,7 +199,7 @@ class Store:
         for word in words.split():
             said = sql.exists().where(_messages.c.conversation_id == c.id, _messages.c.text.icontains(word, autoescape=True))
             query = query.where(c.title.icontains(word, autoescape=True) | said)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(query.order_by(c.updated.desc(), c.id).limit(limit)).all()
         return [ConversationSummary(id, title, updated.replace(tzinfo=timezone.utc)) for id, title, updated in rows]
 
@@ -208,19 +208,19 @@ class Store:
         title = title.strip()
         if not 1 <= len(title) <= MAX_TITLE_LENGTH:
             raise BadRequest(f"A title must have 1 to {MAX_TITLE_LENGTH} characters, this one has {len(title)}.")
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             _owned(connection, owner, id)
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(title=title))
 
     def delete(self, owner: str, id: str) -> None:
         """Deletes the conversation: nothing finds it any more but restore, and that for ten minutes; see purge."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             _owned(connection, owner, id)
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(deleted=_now()))
 
     def restore(self, owner: str, id: str) -> None:
         """Brings a deleted conversation back. Raises NotFound when it is gone for good."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             found = _find(connection, id)
             if found is None or found["owner"] != owner:
                 raise NotFound("This conversation is gone for good; one that was deleted can be brought back for ten minutes.")
@@ -232,7 +232,7 @@ class Store:
         Clears away images of other conversations too, once an hour has passed since they were put and nothing shows them:
         those that were never sent.
         """
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             c = _conversations.c
             gone = sql.select(c.id).where(c.deleted <= _now() - DELETED_LIFETIME)
             of_gone = _messages.c.conversation_id.in_(gone)
@@ -248,7 +248,7 @@ class Store:
     def put_image(self, image: LoadedImage) -> ImageRef:
         """Stores the image's file once, however often it is put, and says how messages refer to it."""
         now = _now()
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             renewed = connection.execute(sql.update(_images).where(_images.c.digest == image.digest).values(created=now))
             if renewed.rowcount == 0:
                 values = {"digest": image.digest, "format": image.format, "created": now, "data": image.data}
@@ -257,7 +257,7 @@ class Store:
 
     def image_bytes(self, digest: str) -> bytes:
         """The file as it was put. Whoever knows the digest may see it: nobody can guess one. Raises NotFound."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             data = connection.execute(sql.select(_images.c.data).where(_images.c.digest == digest)).scalar()
         if data is None:
             raise NotFound(f"There is no image with the digest {digest}.")
@@ -266,7 +266,8 @@ class Store:
     # --- transactions ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self, write: bool = False) -> Iterator[Connection]:
+    def transaction(self, write: bool = False) -> Iterator[Connection]:
+        """A connection for one short transaction, also for tables that another room keeps in this database."""
         try:
             with self._lock, (self._writer if write else self._engine).begin() as connection:
                 yield connection

@@ -37,7 +37,7 @@ class Tokenizer:
         self._raw.encode_special_tokens = True
         self._special = {token.content: id for id, token in self._raw.get_added_tokens_decoder().items() if token.special}
         self._added = {id: token.content for id, token in self._raw.get_added_tokens_decoder().items() if not token.special}
-        self._special_ids = frozenset(self._special.values())
+        self._special_names = {id: name for name, id in self._special.items()}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text, every character of it taken literally: "<|eot_id|>" becomes several ordinary tokens."""
@@ -52,7 +52,7 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for, possibly part of a character; empty for special and unknown tokens."""
-        if token_id in self._special_ids:
+        if token_id in self._special_names:
             return b""
         if token_id in self._added:
             return self._added[token_id].encode()
@@ -61,6 +61,10 @@ class Tokenizer:
             return b""
         table = byte_of_character()
         return bytes(table[character] for character in piece)
+
+    def token_name(self, token_id: int) -> str:
+        """How a token is written in the vocabulary: "<|eot_id|>"; empty for an id that is none."""
+        return self._special_names.get(token_id) or self._raw.id_to_token(token_id) or ""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the ids, special tokens left out, incomplete characters as U+FFFD."""

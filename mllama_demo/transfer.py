@@ -51,8 +51,9 @@ class _Image(_Part):
 
 
 class _Seen(_Image):
-    rows: int = Field(ge=1, le=64)
-    columns: int = Field(ge=1, le=64)
+    # Not there where a server does not tell how it cuts images.
+    rows: int | None = Field(None, ge=1, le=64)
+    columns: int | None = Field(None, ge=1, le=64)
 
 
 class _Sampling(_Part):
@@ -80,6 +81,7 @@ class _Facts(_Part):
     ttft_s: Figure | None = None
     tokens_per_second: Figure | None = None
     set_aside: list[Name] | None = Field(None, max_length=20)
+    estimated: bool | None = None
     imported: bool | None = None
 
 
@@ -166,6 +168,8 @@ def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: Image
             found = refs[message.image.digest]
             image = ImageRef(found.digest, message.image.name, found.width, found.height)
         facts = message.facts.model_dump(exclude_none=True) if message.facts else {}
+        if message.facts and message.facts.sampling:
+            facts["sampling"] = message.facts.sampling.model_dump()  # where a seed of None says that there is none
         if message.role == "assistant":
             facts["imported"] = True
         nodes.append(Node(message.number, message.parent, Message(message.role, message.text, image, facts), message.shown))

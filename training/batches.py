@@ -19,6 +19,8 @@ from training.model import ASPECT_RATIOS, MAX_TILES, PATCH, TILE
 from training.render import disturb, render
 from training.scenes import sample_scene
 
+TINTED = 0.3  # share of drawings in other colours: a green apple is an apple, and so is a grey one
+
 
 @dataclass
 class Pictures:
@@ -65,7 +67,7 @@ class PictureStream(IterableDataset[Pictures]):
             want = "crowd" if draw < self.crowded else "text" if draw < self.crowded + self.written else ""
             scene = sample_scene(rng, want=want)
             layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
-            image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
+            image = disturb(render(scene, bank, (layout.width, layout.height), tinted=TINTED), rng)
             rows.append((scene, image, layout))
         return self.pack(rows, bank)
 

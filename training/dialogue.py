@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mllama_demo.images import tile_layout
 from mllama_demo.tokenizer import Tokenizer
-from training.batches import Pictures, PictureStream
+from training.batches import TINTED, Pictures, PictureStream
 from training.drawings import DrawingBank
 from training.kinds import CHARACTERS, COLOURS, KINDS, NUMBERS, REGIONS, SCENERY
 from training.labels import IGNORE
@@ -108,10 +108,18 @@ class ChatFormat:
                 break
             row.add([*self._user, *image])
             row.add(asked, mentioned=asked_of)
-            row.add([self.end, *self._assistant])
+            row.add([self.end, *self._assistant], mentioned=self._topic(exchange, asked_of))
             row.add(said, learned=True, mentioned=said_of)
             row.add([self.end], learned=True)
         return row
+
+    def _topic(self, exchange: Exchange, asked_of: Sequence[tuple[int, Mention]]) -> list[tuple[int, Mention]]:
+        """What the question is about, to be known again where the answer begins."""
+        named = {(mention.kind, mention.colour) for _, mention in asked_of}
+        if not exchange.about and len(named) != 1:
+            return []
+        kind, colour = named.pop() if len(named) == 1 else (exchange.about, None)
+        return [(len(self._assistant), Mention(0, kind, colour))]
 
     def encode_list(self, text: str, limit: int) -> Row:
         """A question that is a list of words about a picture, cut to `limit` tokens; nothing answers it."""
@@ -162,7 +170,7 @@ class TalkStream(PictureStream):
         for _ in range(many):
             scene = sample_scene(rng)
             layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
-            image = disturb(render(scene, bank, (layout.width, layout.height)), rng)
+            image = disturb(render(scene, bank, (layout.width, layout.height), tinted=TINTED), rng)
             drawn.append((scene, image, layout))
             colours = seen_colours(image) if scene.foreign else ()
             for _ in range(talks):

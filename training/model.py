@@ -204,7 +204,9 @@ class Student(nn.Module):
         """
         at = (lookups != IGNORE).any(-1)
         wanted = lookups[at].long()
-        total, right = lookups.new_zeros((), dtype=torch.float32), {}
+        # A batch may mention nothing; its gradients are still those of every head, as the other members' are.
+        total = torch.stack([0.0 * (head.weight.sum() + head.bias.sum()) for head in self.lookup_heads]).sum()
+        right: dict[str, float] = {}
         for head, hidden in zip(self.lookup_heads, self._looked, strict=True):
             logits = head(F.rms_norm(hidden[at], hidden.shape[-1:])).split(list(LOOKUPS.values()), dim=-1)
             for index, (name, weight) in enumerate(_LOOKUP_WEIGHTS.items()):

@@ -19,19 +19,24 @@ _NAMES = tuple(COLOURS)
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 
 
-def render(scene: Scene, bank: DrawingBank, size: tuple[int, int] | None = None, style: str = "") -> Image.Image:
-    """The picture, mode RGB. size: in pixels, when not the scene's own. style: of DrawingBank.of, else the scene's split."""
+def render(
+    scene: Scene, bank: DrawingBank, size: tuple[int, int] | None = None, style: str = "", tinted: float = 0.0
+) -> Image.Image:
+    """The picture, mode RGB. size: in pixels, when not the scene's own. style: of DrawingBank.of, else the scene's split.
+    tinted: share of drawings in other colours than their own."""
     width, height = size or (scene.width, scene.height)
     noise = np.random.default_rng(scene.seed)
     if scene.foreign is not None:
         return foreign_picture(scene.foreign, width, height, noise, bank, scene.split)
     image = backdrop(scene.background, width, height, noise)
     for thing in scene.things:
-        _paste(image, thing, bank, noise, style or scene.split, scene)
+        _paste(image, thing, bank, noise, style or scene.split, scene, tinted)
     return image.convert("L").convert("RGB") if scene.grey else image
 
 
-def _paste(image: Image.Image, thing: Thing, bank: DrawingBank, noise: np.random.Generator, style: str, scene: Scene) -> None:
+def _paste(
+    image: Image.Image, thing: Thing, bank: DrawingBank, noise: np.random.Generator, style: str, scene: Scene, tinted: float
+) -> None:
     left, top, right, bottom = thing.box
     x, y = round(left * image.width), round(top * image.height)
     wide, high = max(3, round((right - left) * image.width)), max(3, round((bottom - top) * image.height))
@@ -58,12 +63,9 @@ def _paste(image: Image.Image, thing: Thing, bank: DrawingBank, noise: np.random
     if thing.angle:
         layer = layer.rotate(thing.angle, Image.Resampling.BILINEAR)
     layer = layer.resize((wide, high), Image.Resampling.BILINEAR)
-    if style == "train" and thing.kind in BY_NAME and BY_NAME[thing.kind].icons and noise.random() < TINTED:
+    if tinted and thing.kind in BY_NAME and BY_NAME[thing.kind].icons and noise.random() < tinted:
         layer = _tinted(layer, noise)
     image.paste(layer, (x, y), layer)
-
-
-TINTED = 0.3  # share of drawings that training shows in other colours: a green apple is an apple, and so is a grey one
 
 
 def _tinted(layer: Image.Image, noise: np.random.Generator) -> Image.Image:

@@ -6,10 +6,11 @@ The UI and the API know this module and nothing below it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from mllama_demo.conversation import Message
 from mllama_demo.images import LoadedImage
 from mllama_demo.sampling import SamplingParams, TokenTrace
 
@@ -21,9 +22,15 @@ State = Literal["loading", "ready", "down"]
 class GenerationRequest:
     """One answer to make.
 
-    prompt_ids: the whole prompt, with one image token where `image` belongs, or none. conversation_id: requests with the
-    same id share one fair turn in the queue; empty means a conversation of its own. time_limit_s: from submission to the
-    last token, None for no limit. trace: record a TokenTrace with every token where the backend can.
+    prompt_ids: the whole prompt, with one image token where `image` belongs, or none; empty where the model's tokenizer is
+    at the other end of a connection. messages: the turns that the prompt was made of, see prompt.chat_turns; a backend that
+    sends text takes these. conversation_id: requests with the same id share one fair turn in the queue; empty means a
+    conversation of its own. time_limit_s: from submission to the last token, None for no limit. trace: record a TokenTrace,
+    or else TokenLogprobs, with every token where the backend can.
+
+    shared_prompt: requests with the very same prompt and image come along; a backend that can "fork" reads it once for all of
+    them. answered: how many of the last prompt_ids are the answer's own beginning; it goes on as if they had just been
+    generated, with the text and the random number that come next.
     """
 
     prompt_ids: tuple[int, ...]
@@ -32,6 +39,9 @@ class GenerationRequest:
     conversation_id: str = ""
     time_limit_s: float | None = None
     trace: bool = False
+    messages: tuple[Message, ...] = ()
+    shared_prompt: bool = False
+    answered: int = 0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -45,20 +55,36 @@ class QueueEvent:
 
 @dataclass(frozen=True)
 class PrefillEvent:
-    """The request has a slot and its prompt is being read. waited_s: time spent in the queue."""
+    """The request has a slot and its prompt is being read. prompt_tokens: an estimate where the tokenizer is not at hand.
+    waited_s: time spent in the queue."""
 
     prompt_tokens: int
     waited_s: float
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """What a server tells of one step, as natural logarithms of probabilities. text, logprob: of the token itself.
+    likeliest: the likeliest tokens and theirs, descending. Whether temperature and filters came before is the server's
+    choice, so they cannot be filtered again as a TokenTrace can."""
+
+    text: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenEvent:
-    """One generated token. text: the characters that became certain with it, often one token late, possibly none."""
+    """One generated token. text: the characters that became certain with it, often one token late, possibly none.
+
+    A server may send several tokens at once, and only as text: token_id is then -1, and logprobs has one for each token.
+    """
 
     index: int
     token_id: int
     text: str
     trace: TokenTrace | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,8 @@ class FinishEvent:
     """The last event of every request, exactly one.
 
     text: characters held back until now (empty after a stop string, which is never emitted). error: for reason "error", a
-    sentence with the cause.
+    sentence with the cause. stop_string: for reason "stop_string", which one. estimated: the numbers of tokens are estimates,
+    since a server did not tell them.
     """
 
     reason: FinishReason
@@ -91,6 +118,8 @@ class FinishEvent:
     completion_tokens: int
     timings: Timings
     error: str | None = None
+    stop_string: str | None = None
+    estimated: bool = False
 
 
 Event = QueueEvent | PrefillEvent | TokenEvent | FinishEvent
@@ -98,12 +127,14 @@ Event = QueueEvent | PrefillEvent | TokenEvent | FinishEvent
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What a backend is and can do. Known before the model is loaded.
+    """What a backend is and can do. Known before the model is loaded, though a server may tell more once it answers.
 
-    context_length: tokens, prompt and answer together. tile_size: pixels of one square image tile. capabilities: of
-    "images", "seed", "probabilities"; the UI offers what is in it and greys out the rest. max_top_k: the most candidates it
-    can choose among, see SamplingParams.top_k_within. max_prompt: tokens, the longest prompt where that is less than the
-    context. full_canvas: every image takes max_tiles tiles, see images.tile_layout.
+    context_length: tokens, prompt and answer together. tile_size: pixels of one square image tile, 0 where nobody can tell.
+    capabilities: of "images", "seed", "probabilities" (a TokenTrace with every token), "logprobs" (TokenLogprobs) and "fork"
+    (see GenerationRequest.shared_prompt); the UI offers what is in it and greys out the rest. ignored: sampling values without
+    effect, and for each a sentence why. max_top_k: the most candidates it can choose among, see SamplingParams.top_k_within.
+    max_prompt: tokens, the longest prompt where that is less than the context. full_canvas: every image takes max_tiles tiles,
+    see images.tile_layout.
     """
 
     name: str
@@ -117,6 +148,7 @@ class BackendInfo:
     max_top_k: int | None = None
     max_prompt: int | None = None
     full_canvas: bool = False
+    ignored: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -155,4 +187,17 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Ends all requests and frees the device. Safe to call twice."""
+        ...
+
+
+class StartedBackend(Backend, Protocol):
+    """A backend with a beginning: it is made at once, and comes up behind the page that tells how far it is."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it came up at all, even if it is down now."""
+        ...
+
+    def start(self) -> None:
+        """Begins to load or to connect; returns at once."""
         ...

@@ -77,7 +77,7 @@ class NeuronRunner:
             raise PromptTooLong(f"The prompt has {len(prompt)} tokens; this model was compiled to read {self._longest_prompt}.")
         image_at = image_position(request, self._image_token_id)
         state = _Slot(
-            TokenSampler(request.sampling, trace=request.trace),
+            TokenSampler(request.sampling, trace=request.trace, skip=request.answered),
             device_sampling(request.sampling, self.global_topk),
             length=len(prompt),
             last=prompt[-1],

@@ -126,6 +126,7 @@ class Scheduler:
         if length >= limit:
             raise PromptTooLong(f"The prompt has {length} tokens; this model has room for {limit - 1} and an answer.")
         text = self._new_text_stream(request.sampling)
+        self._begin_text(text, request)
         with self._lock:
             if self._down is not None:
                 raise BackendUnavailable(self._down)
@@ -133,8 +134,7 @@ class Scheduler:
                 raise BadRequest(f"A request with the id {request.id!r} is already under way.")
             beyond_slots = len(self._waiting) - len(self._free_slots)
             if beyond_slots >= self._max_waiting:
-                waiting = "1 question is" if beyond_slots == 1 else f"{beyond_slots} questions are"
-                raise BackendBusy(f"The demo is busy: {waiting} waiting already. Please try again in a moment.")
+                raise BackendBusy.behind(beyond_slots)
             key = _conversation_of(request)
             turn = max(self._turn, self._last_turn.get(key, -1) + 1)
             self._last_turn[key] = turn
@@ -142,6 +142,17 @@ class Scheduler:
             job = _Job(turn, self._arrivals, request, self._clock(), text)
             insort(self._waiting, job)
             self._jobs[request.id] = job
+
+    def _begin_text(self, text: TextStream, request: GenerationRequest) -> None:
+        """Reads the answer's beginning, whose characters the caller has; what it holds back comes with later tokens."""
+        if not 0 <= request.answered < len(request.prompt_ids):
+            raise BadRequest(f"The answer cannot begin with {request.answered} of {len(request.prompt_ids)} prompt tokens.")
+        for token_id in request.prompt_ids[len(request.prompt_ids) - request.answered :]:
+            if token_id in self._end_of_turn_ids:
+                raise BadRequest("The answer to go on with ends its turn already; nothing comes after that.")
+            text.push(token_id)
+            if text.stopped is not None:
+                raise BadRequest(f"The answer to go on with holds the stop string {text.stopped!r} already.")
 
     def cancel(self, request_id: str) -> None:
         """Ends the request at the start of the next step. Unknown and finished ids are ignored."""
@@ -304,7 +315,8 @@ class Scheduler:
             decode_s=0.0 if job.first_token is None or job.last_token is None else job.last_token - job.first_token,
             total_s=now - job.submitted,
         )
-        finish = FinishEvent(reason, text, len(job.request.prompt_ids), job.tokens, timings, error)
+        stop_string = job.text.stopped if reason == "stop_string" else None
+        finish = FinishEvent(reason, text, len(job.request.prompt_ids), job.tokens, timings, error, stop_string)
         events.append((job.request.id, finish))
 
     def _release_slots(self) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
 from mllama_demo.backend.base import BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.backend.mailbox import Mailbox
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.scheduler import Scheduler
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
@@ -26,23 +27,13 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str], None]
 
 
-class _Stream:
-    """One reader's mailbox. Filled and read in the reader's event loop only."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.events: deque[Event] = deque()
-        self.filled = asyncio.Event()
-
-
-def _hand_over(batch: list[tuple[_Stream, Event]]) -> None:
+def _hand_over(batch: list[tuple[Mailbox[Event], Event]]) -> None:
     for stream, event in batch:
-        stream.events.append(event)
-        stream.filled.set()
+        stream.put(event)
 
 
 class SlotBackend:
-    """Loads a runner in the background and serves requests through its slots. See base.Backend for the contract."""
+    """Loads a runner in the background and serves requests through its slots. See base.StartedBackend for the contract."""
 
     def __init__(
         self,
@@ -65,7 +56,7 @@ class SlotBackend:
         self._state: State = "loading"
         self._detail = "starting"
         self._scheduler: Scheduler | None = None
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Mailbox[Event]] = {}
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="backend", daemon=True)
@@ -76,11 +67,9 @@ class SlotBackend:
 
     @property
     def loaded(self) -> bool:
-        """Whether the model came up at all, even if it is down now."""
         return self._scheduler is not None
 
     def start(self) -> None:
-        """Begins loading; returns at once."""
         if not self._closing:
             self._thread.start()
 
@@ -111,18 +100,15 @@ class SlotBackend:
             raise BackendUnavailable(self._unavailable())
         if request.id in self._streams:
             raise BadRequest(f"A request with the id {request.id!r} is already under way.")
-        stream = self._streams[request.id] = _Stream()
+        stream = self._streams[request.id] = Mailbox()
         try:
             scheduler.submit(request)
             self._wake.set()
             finished = False
             while not finished:
-                await stream.filled.wait()
-                stream.filled.clear()
-                while stream.events:
-                    event = stream.events.popleft()
-                    finished = isinstance(event, FinishEvent)
-                    yield event
+                event = await stream.get()
+                finished = isinstance(event, FinishEvent)
+                yield event
         finally:
             self._streams.pop(request.id, None)
             scheduler.cancel(request.id)
@@ -186,7 +172,7 @@ class SlotBackend:
         self._on_down(reason)
 
     def _deliver(self, events: list[tuple[str, Event]]) -> None:
-        batches: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Event]]] = defaultdict(list)
+        batches: dict[asyncio.AbstractEventLoop, list[tuple[Mailbox[Event], Event]]] = defaultdict(list)
         for request_id, event in events:
             if isinstance(event, FinishEvent) and event.error:
                 log.error("request %s: %s", request_id, event.error)
@@ -200,7 +186,7 @@ class SlotBackend:
                 for stream, _ in batch:
                     self._abandon(stream)
 
-    def _abandon(self, stream: _Stream) -> None:
+    def _abandon(self, stream: Mailbox[Event]) -> None:
         for request_id, other in list(self._streams.items()):
             if other is stream:
                 self._streams.pop(request_id, None)

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+# Keys and values [kv_heads, n, head_dim] of one slot in one layer; None for a layer that took no part.
+Row = tuple[torch.Tensor, torch.Tensor] | None
+
 
 class SelfAttentionSlots:
     """keys, values: [slots, kv_heads, max_seq_len, head_dim]."""
@@ -50,6 +53,26 @@ class SlotCache:
         """The next forward feeds one token a row: row r is written at positions[r], and keys [0, length) are read."""
         self._slot, self._positions, self._length = None, positions, length
         self._use_cross_attention(with_images)
+
+    def copy_out(self, slot: int, length: int, *, with_image: bool) -> list[Row]:
+        """A copy of what a prefill of `length` tokens left in the slot: keys and values of each layer that took part."""
+        rows: list[Row] = []
+        for layer in self.layers:
+            cross = isinstance(layer, CrossAttentionSlots)
+            if cross and not with_image:
+                rows.append(None)
+                continue
+            end = None if cross else length
+            rows.append((layer.keys[slot, :, :end].clone(), layer.values[slot, :, :end].clone()))
+        return rows
+
+    def copy_in(self, slot: int, rows: list[Row]) -> None:
+        """Puts such a copy into a slot, as if its prompt had been read there."""
+        for layer, row in zip(self.layers, rows, strict=True):
+            if row is not None:
+                keys, values = row
+                layer.keys[slot, :, : keys.shape[1]] = keys
+                layer.values[slot, :, : values.shape[1]] = values
 
     def _use_cross_attention(self, use: bool) -> None:
         for layer in self.layers:

@@ -19,13 +19,15 @@ from transformers.utils import logging as transformers_logging
 from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.meta_mllama import restore_meta_computation
 from mllama_demo.backend.runner import Sampled, image_position
-from mllama_demo.backend.slot_cache import SlotCache
+from mllama_demo.backend.slot_cache import Row, SlotCache
 from mllama_demo.errors import ConfigError
 from mllama_demo.images import LoadedImage
 from mllama_demo.sampling import TokenSampler
 
 # Keys are read up to a multiple of this, so that short answers do not pay for a long cache; see decode().
 KEY_BUCKET = 256
+# Read prompts kept for requests that share them. One takes as much memory as its part of a slot's cache.
+SHARED_PROMPTS = 2
 
 
 @dataclass
@@ -44,6 +46,15 @@ class VisionFeatures:
 
     states: torch.Tensor
     tile_mask: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _ReadPrompt:
+    """What reading a prompt left behind, for other slots to begin with. logits: [vocabulary] after its last token."""
+
+    logits: Any
+    rows: list[Row]
+    tile_mask: torch.Tensor | None
 
 
 class TorchRunner:
@@ -75,6 +86,7 @@ class TorchRunner:
         self._live: dict[int, _Slot] = {}
         self._vision_cache: OrderedDict[str, VisionFeatures] = OrderedDict()
         self._vision_cache_size = vision_cache_size
+        self._read: OrderedDict[tuple[tuple[int, ...], str], _ReadPrompt] = OrderedDict()
 
     @classmethod
     def load(
@@ -111,10 +123,10 @@ class TorchRunner:
     def prefill(self, slot: int, request: GenerationRequest) -> Sampled:
         if slot in self._live:
             raise ValueError(f"slot {slot} is in use")
-        logits, has_image = self._read_prompt(slot, request)
-        sampler = TokenSampler(request.sampling, trace=request.trace)
+        logits = self._read_or_copy(slot, request) if request.shared_prompt else self._read_prompt(slot, request)
+        sampler = TokenSampler(request.sampling, trace=request.trace, skip=request.answered)
         token, trace = sampler.sample(logits)
-        self._live[slot] = _Slot(sampler, len(request.prompt_ids), token, has_image)
+        self._live[slot] = _Slot(sampler, len(request.prompt_ids), token, request.image is not None)
         return Sampled(token, trace)
 
     @torch.inference_mode()
@@ -134,7 +146,25 @@ class TorchRunner:
 
     # --- the two forwards -----------------------------------------------------------------------------------------------
 
-    def _read_prompt(self, slot: int, request: GenerationRequest) -> tuple[Any, bool]:
+    def _read_or_copy(self, slot: int, request: GenerationRequest) -> Any:
+        """As _read_prompt, which runs for the first of the requests that share a prompt; the others get a copy."""
+        key = (request.prompt_ids, "" if request.image is None else request.image.digest)
+        read = self._read.get(key)
+        if read is None:
+            logits = self._read_prompt(slot, request)
+            with_image = request.image is not None
+            rows = self._cache.copy_out(slot, len(request.prompt_ids), with_image=with_image)
+            read = self._read[key] = _ReadPrompt(logits, rows, self._tiles[slot].clone() if with_image else None)
+            while len(self._read) > SHARED_PROMPTS:
+                self._read.popitem(last=False)
+        else:
+            self._read.move_to_end(key)
+            self._cache.copy_in(slot, read.rows)
+            if read.tile_mask is not None:
+                self._tiles[slot] = read.tile_mask
+        return read.logits
+
+    def _read_prompt(self, slot: int, request: GenerationRequest) -> Any:
         """Fills the slot's caches; the logits [vocabulary] after the last prompt token, on the host."""
         ids = torch.tensor([request.prompt_ids], device=self._device)
         length = ids.shape[1]
@@ -156,7 +186,7 @@ class TorchRunner:
             cross_states=None if features is None else features.states,
         )
         logits = self._model.lm_head(hidden[:, -1]).float()
-        return logits[0].cpu().numpy(), features is not None
+        return logits[0].cpu().numpy()
 
     def _decode_logits(self, slots: Sequence[int]) -> torch.Tensor:
         """One step of every row; logits [slots, vocabulary] on the host, meaningful for the named slots only."""

@@ -1,37 +1,38 @@
-"""The web application: health for machines, the Gradio UI for people, one backend behind both."""
+"""The web application: an API for machines, the Gradio UI for people, one backend behind both."""
 
 from __future__ import annotations
 
 import os
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 
 import mllama_demo
 from mllama_demo.answer import Answerer
+from mllama_demo.backend.base import Backend
 from mllama_demo.config import Settings
+from mllama_demo.server.metrics import MeasuredBackend, Metrics
+from mllama_demo.server.openai_api import add_api
 from mllama_demo.store import Store
+from mllama_demo.token_estimate import TokenEstimate
+from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.visitors import VisitorMiddleware
 
 
-def create_app(settings: Settings, answerer: Answerer, store: Store) -> FastAPI:
-    """FastAPI with /health and the UI mounted at /. The backend may still be loading."""
-    # Gradio reads these when it is imported: no analytics, no version check, nothing leaves this machine.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: Store | None) -> FastAPI:
+    """FastAPI with the API and, unless there is no store to keep conversations in, the UI mounted at /.
+
+    The backend may still be loading.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from mllama_demo.ui.layout import mount_ui
-
     app = FastAPI(title=settings.title, version=mllama_demo.__version__, docs_url=None, redoc_url=None)
+    metrics = Metrics(backend, (settings.served_model_name or [backend.info.model])[0])
+    measured = MeasuredBackend(backend, metrics)
+    add_api(app, settings, measured, tokenizer, metrics)
     app.add_middleware(VisitorMiddleware)
+    if store is not None:
+        # Gradio reads these when it is imported: no analytics, no version check, nothing leaves this machine.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        from mllama_demo.ui.layout import mount_ui
 
-    @app.get("/health")
-    def health() -> JSONResponse:
-        """200 when a question could be answered now, 503 with the reason otherwise."""
-        status = answerer.backend.status()
-        body = {"status": status.state, "running": status.running, "waiting": status.waiting, "slots": status.slots}
-        if status.state == "ready":
-            return JSONResponse(body)
-        return JSONResponse({**body, "reason": status.detail}, status_code=503, headers={"Retry-After": "2"})
-
-    mount_ui(app, settings, answerer, store)
+        mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store)
     return app

@@ -22,6 +22,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+# As the API itself will say it.
+API_ERROR = {
+    "error": {
+        "message": "The server is still starting. Please try again in a moment.",
+        "type": "service_unavailable_error",
+        "param": None,
+        "code": "model_unavailable",
+    }
+}
 LOADING_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Loading…</title>
@@ -124,7 +133,9 @@ class Door:
 
     async def _answer_meanwhile(self, scope: Scope, send: Send) -> None:
         page = scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
-        loading = {"status": "loading", "reason": "the page is being loaded", "ui": False}
+        loading: dict[str, Any] = {"status": "loading", "reason": "the page is being loaded", "ui": False}
+        if scope["path"].startswith("/v1/"):
+            loading |= API_ERROR
         body = self._page if page else json.dumps(loading).encode()
         headers = [
             (b"content-type", b"text/html; charset=utf-8" if page else b"application/json"),

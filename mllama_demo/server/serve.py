@@ -53,14 +53,14 @@ def serve(settings: Settings, started: float) -> int:
             stop_with(reason)
 
     backend, tokenizer = make_backend(settings, on_ready=on_ready, on_down=on_down)
-    store = Store(settings.store_url)
+    store = None if settings.api_only else Store(settings.store_url)
 
     def build() -> App:
-        from mllama_demo.answer import Answerer
         from mllama_demo.server.app import create_app
 
-        app = create_app(settings, Answerer(backend, tokenizer, store, settings), store)
-        say(f"Page up after {time.perf_counter() - started:.1f} s; loading the model from {_short(settings.model_path)} …")
+        app = create_app(settings, backend, tokenizer, store)
+        what = "API" if settings.api_only else "Page"
+        say(f"{what} up after {time.perf_counter() - started:.1f} s; {_coming(settings)} …")
         backend.start()
         return app
 
@@ -74,10 +74,17 @@ def serve(settings: Settings, started: float) -> int:
         say("Stopped.")
     finally:
         backend.close()
-        store.close()
+        if store is not None:
+            store.close()
     if failure:
         raise DemoError(failure[0])
     return 0
+
+
+def _coming(settings: Settings) -> str:
+    if settings.backend == "openai":
+        return f"asking the server at {settings.remote_url}"
+    return f"loading the model from {_short(settings.model_path)}"
 
 
 def open_port(host: str, port: int) -> socket.socket:

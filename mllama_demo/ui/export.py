@@ -17,7 +17,7 @@ from mllama_demo.transfer import to_json
 from mllama_demo.tree import Tree
 from mllama_demo.ui.words import figures, sampling_words, saw, set_aside, title_of
 
-TEMPLATE = Path(__file__).with_name("export.html")
+TEMPLATE = Path(__file__).with_name("export.html.jinja")
 Kind = Literal["html", "md", "json"]
 
 

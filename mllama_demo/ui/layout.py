@@ -12,6 +12,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from mllama_demo.answer import Answerer
+from mllama_demo.backend.base import BackendInfo
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.store import Store
@@ -179,6 +180,7 @@ class ChatPage:
         demo.load(self._opened, None, page, **quiet)
         self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
         self.beat.change(None, None, None, js=BEAT, api_visibility="private")
+        demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed], queue=False, **quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
         self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk)
@@ -204,7 +206,7 @@ class ChatPage:
         self.preset.input(
             _apply_preset, self.preset, [self.greedy, self.temperature, self.top_p, self.top_k], queue=False, **quiet
         )
-        self.greedy.change(_grey_out, self.greedy, [self.temperature, self.top_p, self.top_k], queue=False, **quiet)
+        self.greedy.change(self._grey_out, self.greedy, [self.temperature, self.top_p, self.top_k], queue=False, **quiet)
         self.use_url.click(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
         self.url.submit(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
         self.camera.input(_attach, [self.camera, self.input], self.input, **quiet)
@@ -227,6 +229,16 @@ class ChatPage:
 
     def _ticked(self) -> tuple[str, str]:
         return self._room.status(), f"{time.monotonic()}"
+
+    def _offer(self, max_tokens: float) -> list[Any]:
+        """The knobs as the backend understands them at this moment: a server may be another one than when the page was built."""
+        info = self._room.info
+        most = min(BOUNDS["max_tokens"].maximum, info.context_length)
+        return [_offered("top_k", info), gr.update(maximum=most, value=min(max_tokens, most)), _offered("seed", info)]
+
+    def _grey_out(self, greedy: bool) -> list[Any]:
+        top_k = gr.update(interactive=not greedy and "top_k" not in self._room.info.ignored)
+        return [gr.update(interactive=not greedy)] * 2 + [top_k]
 
     async def _opened(self, request: gr.Request) -> Updates:
         named = request.query_params.get("c") or ""
@@ -322,12 +334,14 @@ def _apply_preset(name: str | None) -> list[Any]:
     return [False, preset.temperature, preset.top_p, preset.top_k]
 
 
-def _grey_out(greedy: bool) -> list[Any]:
-    return [gr.update(interactive=not greedy)] * 3
+def _offered(name: str, info: BackendInfo) -> Any:
+    """A knob without effect says why instead of what it does."""
+    why = info.ignored.get(name)
+    return gr.update(interactive=why is None, info=why or BOUNDS[name].hint)
 
 
 def _introduction(settings: Settings) -> str:
-    if settings.model_path.resolve() != EMBEDDED_CHECKPOINT:
+    if settings.backend == "openai" or settings.model_path.resolve() != EMBEDDED_CHECKPOINT:
         return "Ask about an image, follow up, and see what temperature, top-p and top-k do."
     return (
         "A tiny stand-in for Meta's model answers here: it knows simple drawings – shapes, colours, emoji-like objects, "

@@ -27,7 +27,7 @@ class Pictures:
         self._answerer = answerer
         self._store = store
         self._allowed_media_hosts = allowed_media_hosts
-        self._sights = Sights(answerer.backend.info)
+        self._sights = Sights(lambda: answerer.backend.info)
         self.folder = Path(tempfile.mkdtemp(prefix="mllama-demo-"))
 
     def close(self) -> None:

@@ -28,17 +28,21 @@ NOTHING = not_seen("No picture yet. Add one, and see it here as the model gets i
 class Sights:
     """Makes the HTML for pictures; the last few are kept. Safe to use from several threads."""
 
-    def __init__(self, info: BackendInfo) -> None:
+    def __init__(self, info: Callable[[], BackendInfo]) -> None:
+        """info: asked anew each time, since a server may be another one than before."""
         self._info = info
-        self._kept: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], str] = OrderedDict()
         self._lock = threading.Lock()
 
     def html(self, digest: str, name: str, load: Callable[[], LoadedImage]) -> str:
         """The tiles of an image as the backend's model gets them, and how they came about. load: called if it must be made."""
-        key = digest, name
+        info = self._info()
+        if not info.tile_size:
+            return not_seen(f"{name}: the server {info.name} does not tell how it cuts pictures into tiles.")
+        key = digest, name, info.tile_size, info.max_tiles, info.full_canvas
         with self._lock:
             found = self._kept.pop(key, None)
-        made = found or sight(load(), self._info)
+        made = found or sight(load(), info)
         with self._lock:
             self._kept[key] = made
             while len(self._kept) > KEPT:

@@ -77,8 +77,9 @@ def progress(answer: Answer | None, now: float | None = None) -> str:
 def live_line(answer: Answer, context_length: int) -> str:
     """HTML under an answer that is being written: what was read and how fast, what is being written and how fast."""
     prompt = answer.prompt_tokens or 0
-    parts = [] if answer.read_s is None else [f"read {prompt} tokens in {seconds(answer.read_s)}"]
-    parts.append(f"writing: {answer.tokens} token{'' if answer.tokens == 1 else 's'}")
+    about = "about " if answer.estimated else ""
+    parts = [] if answer.read_s is None else [f"read {about}{prompt} tokens in {seconds(answer.read_s)}"]
+    parts.append(f"writing: {about}{answer.tokens} token{'' if answer.tokens == 1 else 's'}")
     if answer.wrote_s > 0 and answer.tokens > 1:
         parts[-1] += f" at {speed((answer.tokens - 1) / answer.wrote_s)}"
     text = escape(" · ".join(parts))
@@ -109,7 +110,8 @@ def figures(message: Message) -> list[str]:
     if facts.get("tokens_per_second"):
         parts.append(speed(facts["tokens_per_second"]))
     if facts.get("prompt_tokens") is not None:
-        parts.append(f"read {facts['prompt_tokens']}, wrote {facts.get('completion_tokens') or 0} tokens")
+        about = "about " if facts.get("estimated") else ""
+        parts.append(f"read {about}{facts['prompt_tokens']}, wrote {about}{facts.get('completion_tokens') or 0} tokens")
     if facts.get("reason"):
         parts.append(REASONS[facts["reason"]])
     if facts.get("error"):
@@ -187,9 +189,11 @@ def saw(image: dict[str, Any] | None) -> str:
     """Which image an answer was made from."""
     if image is None:
         return "no image"
+    seen = f"saw {image['name']}, {image['width']} × {image['height']} px"
+    if not image.get("rows") or not image.get("columns"):  # a server that does not tell how it cuts images
+        return seen
     tiles = image["rows"] * image["columns"]
-    cut = f"{tiles} tiles, {image['rows']} × {image['columns']}" if tiles > 1 else "1 tile"
-    return f"saw {image['name']}, {image['width']} × {image['height']} px, {cut}"
+    return f"{seen}, {tiles} tiles, {image['rows']} × {image['columns']}" if tiles > 1 else f"{seen}, 1 tile"
 
 
 def sampling_words(sampling: dict[str, Any]) -> str:
@@ -197,7 +201,7 @@ def sampling_words(sampling: dict[str, Any]) -> str:
     if sampling["temperature"] == 0:
         return f"greedy, max tokens {sampling['max_tokens']}"
     names = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-    return ", ".join(f"{name} {sampling[name]}" for name in names)
+    return ", ".join(f"{name} {sampling[name]}" for name in names if sampling[name] is not None)
 
 
 def title_of(conversation: Conversation) -> str:

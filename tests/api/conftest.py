@@ -1,10 +1,11 @@
-"""One running program for all tests of this room."""
+"""The running programs that the tests of this room share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from api_client import OPTIONS
 from program import Program, running
 
 
@@ -12,5 +13,13 @@ from program import Program, running
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """The demo with its default settings, ready to answer, and used to rude requests."""
     with running(tmp_path_factory.mktemp("server"), tracebacks=True) as program:
+        program.wait_ready()
+        yield program
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The API alone, with keys and names; it may never log a traceback."""
+    with running(tmp_path_factory.mktemp("api"), *OPTIONS) as program:
         program.wait_ready()
         yield program

@@ -105,7 +105,8 @@ def test_training_conversations_are_the_prompts_of_the_demo(chat, tokenizer, ima
         Exchange("count", "how many dogs are there", "There are two dogs."),
         Exchange("where", "Where is it?", "At the top left."),
     ]
-    ids, labels = chat.encode(exchanges, image_turn)
+    row = chat.encode(exchanges, image_turn)
+    ids, labels = row.ids, row.labels
     reference = ImageRef("0", "image", 300, 300)
     messages: list[Message] = []
     for index, exchange in enumerate(exchanges):
@@ -121,7 +122,8 @@ def test_training_conversations_are_the_prompts_of_the_demo(chat, tokenizer, ima
 
 def test_a_limit_leaves_out_whole_turns(chat):
     exchanges = [Exchange("what", "What is this?", "A dog.")] * 20
-    ids, labels = chat.encode(exchanges, 0, limit=60)
+    row = chat.encode(exchanges, 0, limit=60)
+    ids, labels = row.ids, row.labels
     assert len(ids) == len(labels) <= 60
     assert ids[-1] == chat.end
 

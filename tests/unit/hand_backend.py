@@ -91,8 +91,11 @@ class HandBackend:
 
     def send(self, *events: Event | Exception) -> None:
         """To the latest request."""
+        self.send_to(self.requests[-1].id, *events)
+
+    def send_to(self, request_id: str, *events: Event | Exception) -> None:
         for event in events:
-            self._mail[self.requests[-1].id].put_nowait(event)
+            self._mail[request_id].put_nowait(event)
 
     def say(self, *texts: str) -> None:
         """Tokens for the latest request."""

@@ -25,7 +25,7 @@ FILLER = "~"
 
 def trace_of(token_id: int) -> TokenTrace:
     """The record that the runner sends along with a token when the request asks for it."""
-    return TokenTrace((token_id,), (0.0,), 0.0, token_id, None, 1, 1)
+    return TokenTrace((token_id,), (0.0,), 0.0, token_id, 0.0, None, 1, 1)
 
 
 @dataclass(frozen=True)

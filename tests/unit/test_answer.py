@@ -324,3 +324,30 @@ def test_a_message_comes_back_from_the_store_as_it_was(answerer, store) -> None:
     assert loaded.text == "A boat"
     assert loaded.facts["image"]["name"] == "boat.png"
     assert loaded.facts["tokens_per_second"] == kept.messages[-1].facts["tokens_per_second"] == 0.5
+
+
+# --- a backend that cannot do everything -----------------------------------------------------------------------------------
+
+
+def test_where_a_seed_has_no_effect_none_is_drawn_or_written_down(answerer, backend):
+    backend.info = replace(backend.info, capabilities=frozenset({"images"}))
+    request, states = answered(answerer, talk("Hi"), SamplingParams(seed=7), "Hello")
+    assert request.sampling.seed is None
+    assert answerer.message(states[-1]).facts["sampling"]["seed"] is None
+
+
+def test_where_nobody_tells_the_tiles_none_are_written_down(answerer, backend, store):
+    backend.info = replace(backend.info, tile_size=0, max_tiles=0)
+    conversation = Conversation((Message("user", "What is it?", store.put_picture("boat.png")),))
+    _, states = answered(answerer, conversation, SamplingParams(), "A boat")
+    assert "rows" not in answerer.message(states[-1]).facts["image"]
+
+
+def test_a_request_carries_its_turns_for_backends_that_send_text(answerer):
+    request, _ = answered(answerer, talk("Hi"), SamplingParams(), "Hello")
+    assert [(turn.role, turn.text) for turn in request.messages] == [("user", "Hi")]
+
+
+def test_estimated_figures_are_marked(answerer):
+    answer = Answer("id", SamplingParams(seed=1), None, 0).after(replace(finished(), estimated=True))
+    assert answerer.message(answer).facts["estimated"] is True

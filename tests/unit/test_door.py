@@ -152,6 +152,8 @@ def test_until_the_page_is_there_everybody_else_may_try_again(method: str, path:
         assert int(headers["content-length"]) == len(body)
         answer = json.loads(body)
         assert (answer["status"], answer["ui"]) == ("loading", False)
+        if path.startswith("/v1/"):
+            assert answer["error"]["code"] == "model_unavailable"
         assert answer["reason"]
         house.may_build.set()
         await server.opened()

@@ -20,6 +20,7 @@ from mllama_demo.errors import ConfigError, PromptTooLong
 from mllama_demo.factory import make_backend
 from mllama_demo.neuron_settings import OnDeviceSampling
 from mllama_demo.prompt import build_prompt
+from mllama_demo.token_estimate import TokenEstimate
 
 pytestmark = pytest.mark.timeout(180)
 PATIENCE_S = 90
@@ -73,7 +74,7 @@ def test_sampling_on_the_host_tells_probabilities_and_repeats_by_a_seed(machine)
 
 def test_the_torch_backend_is_as_it_was(embedded):
     info = make_backend(Settings(seq_len=256))[0].info
-    assert info.capabilities == {"images", "seed", "probabilities"}
+    assert info.capabilities == {"images", "seed", "probabilities", "fork"}
     assert (info.name, info.max_top_k, info.max_prompt, info.full_canvas) == ("transformers", None, None, False)
 
 
@@ -86,6 +87,15 @@ def test_a_prompt_is_cut_to_what_the_model_was_compiled_to_read(tokenizer):
     assert len(cut.token_ids) <= most
     with pytest.raises(PromptTooLong, match="the model reads 10 at most"):
         build_prompt(Conversation(turns), tokenizer, context_length=4096, max_tokens=8, max_prompt=10)
+
+
+def test_a_remote_server_needs_no_checkpoint_and_brings_an_estimate(tmp_path):
+    chosen = Settings(backend="openai", model_path=tmp_path / "nowhere", remote_model="llama", seq_len=512)
+    backend, estimate = make_backend(chosen)
+    assert isinstance(estimate, TokenEstimate)
+    assert (backend.info.name, backend.info.model, backend.info.context_length) == ("openai", "llama", 512)
+    assert backend.status().state == "loading"
+    backend.close()
 
 
 # --- what it refuses at once ---------------------------------------------------------------------------------------------

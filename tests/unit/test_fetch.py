@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import ipaddress
 import shutil
@@ -473,6 +474,21 @@ def test_a_host_that_cannot_be_resolved_is_refused(answer):
     message = refused("http://localhost/x.png", resolve=resolve)
     assert "cannot be found" in message
     assert "10.9.8.7" not in message
+
+
+def test_every_address_has_five_seconds_to_answer_and_all_together_what_is_left_of_fifteen(server, monkeypatch):
+    waits: list[float] = []
+
+    def create_connection(address: Any, timeout: float) -> socket.socket:
+        waits.append(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", create_connection)
+    assert "did not answer in time" in refused(server.url("/x.png"), resolve=lambda *_: ["127.0.0.1", "127.0.0.2"])
+    assert waits == [5.0, 5.0]
+    refused(server.url("/x.png"), total_timeout_s=3)
+    assert 0 < waits[2] <= 3
+    assert inspect.signature(fetch_image).parameters["total_timeout_s"].default == 15.0
 
 
 def test_a_body_above_the_limit_is_refused_whether_announced_or_not(server):

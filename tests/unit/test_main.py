@@ -55,7 +55,7 @@ def test_an_interruption_is_no_traceback(capsys):
     assert capsys.readouterr().err == "mllama-demo: Interrupted.\n"
 
 
-@pytest.mark.parametrize(("word", "hint"), [("covnert", "did you mean convert?"), ("xyz", "there are serve, convert")])
+@pytest.mark.parametrize(("word", "hint"), [("covnert", "did you mean convert?"), ("xyz", "there are serve, offline, explore")])
 def test_an_unknown_verb_suggests_the_closest(word, hint, capsys):
     assert main([word]) == 2
     assert f"{word!r} is nothing this program does: {hint}" in capsys.readouterr().err
@@ -78,7 +78,7 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"mllama_demo {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["serve", "convert", "compile", "plan", "doctor"])
+@pytest.mark.parametrize("name", list(VERBS))
 def test_every_verb_has_help_of_its_own(name, capsys):
     module, _, function = VERBS[name].target.partition(":")
     assert callable(getattr(importlib.import_module(module), function))
@@ -91,8 +91,10 @@ def test_every_verb_has_help_of_its_own(name, capsys):
     ("argv", "light"),
     [
         (["--help"], HEAVY),
+        (["explore", "--help"], ("torch", "transformers", "gradio", "sqlalchemy", "jinja2")),
         (["convert", "--help"], ("torch", "transformers", "gradio")),
         (["compile", "--help"], ("torch", "transformers", "gradio")),
+        (["offline", "--help"], ("torch", "transformers", "gradio", "openai", "requests", "tqdm")),
     ],
 )
 def test_help_imports_nothing_heavy(argv, light):

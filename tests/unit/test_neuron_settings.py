@@ -26,7 +26,7 @@ from mllama_demo.neuron_settings import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(file for file in (ROOT / "configs").glob("*.yaml") if file.name != "laptop.yaml")
+CONFIGS = sorted(file for file in (ROOT / "configs").glob("*.yaml") if "backend: neuron" in file.read_text())
 TUTORIAL: dict[str, Any] = {
     "backend": "neuron",
     "model_path": "/home/ubuntu/model_hf/Llama-3.2-90B-Vision-Instruct-hf",

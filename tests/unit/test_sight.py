@@ -63,7 +63,7 @@ def test_a_name_is_not_taken_for_html() -> None:
 
 def test_a_sight_is_made_once_and_the_last_few_are_kept() -> None:
     made: list[int] = []
-    sights = Sights(INFO)
+    sights = Sights(lambda: INFO)
 
     def show(width: int) -> str:
         image = picture(width, 8)
@@ -77,6 +77,11 @@ def test_a_sight_is_made_once_and_the_last_few_are_kept() -> None:
     show(1)
     assert made[-1] == 1
     assert len(made) == KEPT + 2
+
+
+def test_where_nobody_can_tell_the_tiles_that_is_said() -> None:
+    sights = Sights(lambda: replace(INFO, name="far away", tile_size=0, max_tiles=0))
+    assert "the server far away does not tell" in sights.html("x", "a.png", lambda: picture(8, 8))
 
 
 # --- side by side --------------------------------------------------------------------------------------------------------

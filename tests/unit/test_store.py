@@ -482,7 +482,7 @@ class TestOpening:
         store.close()
 
     def test_sqlite_writes_ahead_and_checks_foreign_keys(self, url):
-        with closing(Store(url)) as store, store._transaction() as connection:
+        with closing(Store(url)) as store, store.transaction() as connection:
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
             assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
 

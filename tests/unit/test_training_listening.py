@@ -94,3 +94,21 @@ def test_a_list_is_cut_to_the_limit_with_its_mentions(embedded):
     assert row.mentions
     assert all(at < 50 for at, _ in row.mentions)
     assert set(row.labels) == {IGNORE}
+
+
+@pytest.mark.parametrize(
+    ("exchange", "expected"),
+    [
+        (Exchange("yesno", "Is there a red circle?", "No."), ("circle", "red")),
+        (Exchange("colour", "What color is it?", "Blue.", about="star"), ("star", None)),
+        (Exchange("relation", "Is the dog left of the cat?", "Yes.", about="dog"), ("dog", None)),
+        (Exchange("relation", "Is the dog left of the cat?", "Yes."), None),
+        (Exchange("greeting", "Hi!", "Hello!"), None),
+    ],
+)
+def test_where_the_answer_begins_its_topic_is_known_again(embedded, exchange, expected):
+    tokenizer = Tokenizer(embedded)
+    row = ChatFormat(tokenizer).encode([exchange], 0)
+    first = next(index for index, label in enumerate(row.labels) if label != IGNORE)
+    topics = [(hit.kind, hit.colour) for at, hit in row.mentions if at == first - 1]
+    assert topics == ([expected] if expected else [])

@@ -80,6 +80,14 @@ def test_answers_that_came_from_a_file_are_marked(exported) -> None:
     assert tree.nodes[1].message.facts == {**FACTS, "imported": True}
 
 
+def test_what_a_server_does_not_tell_is_not_missed() -> None:
+    seen = {"digest": RED.digest, "name": "red.png", "width": 6, "height": 4}
+    facts = {"sampling": {**FACTS["sampling"], "seed": None}, "image": seen, "estimated": True, "dropped": 0}
+    tree = Tree(title="x").showing((QUESTION, Message("assistant", "Ho", facts=facts)))
+    exported = json.loads(to_json(tree, lambda ref: RED))
+    assert read(exported)[0].nodes[1].message.facts == {**facts, "imported": True}
+
+
 def test_facts_that_the_format_has_no_name_for_are_not_written() -> None:
     tree = Tree(title="x").showing((Message("user", "Hi"), Message("assistant", "Ho", facts={"secret": 1, "dropped": 0})))
     assert json.loads(to_json(tree, lambda ref: RED))["messages"][1]["facts"] == {"dropped": 0}

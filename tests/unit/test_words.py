@@ -203,6 +203,10 @@ def test_what_stands_where_the_answer_will_be(answer: Answer | None, said: str) 
     ("changes", "said"),
     [
         ({"tokens": 1}, "read 812 tokens in 0.4 s · writing: 1 token · context 813 of 2048 "),
+        (
+            {"tokens": 1, "estimated": True},
+            "read about 812 tokens in 0.4 s · writing: about 1 token · context 813 of 2048 ",
+        ),
         ({"tokens": 32, "wrote_s": 1.0}, "read 812 tokens in 0.4 s · writing: 32 tokens at 31 tokens/s · context 844 of 2048 "),
         ({"tokens": 3, "wrote_s": 4.0}, "read 812 tokens in 0.4 s · writing: 3 tokens at 0.5 tokens/s · context 815 of 2048 "),
     ],
@@ -385,3 +389,12 @@ PICTURE = ImageRef("1" * 64, "boat.png", 640, 480)
 )
 def test_a_conversation_is_named_by_its_title_or_by_how_it_began(messages: tuple[Message, ...], title: str, said: str) -> None:
     assert title_of(Conversation(messages, title=title)) == said
+
+
+def test_what_a_server_does_not_tell_is_not_made_up():
+    image = {"name": "dog.png", "width": 640, "height": 480}
+    assert saw(image) == "saw dog.png, 640 × 480 px"
+    facts = {"prompt_tokens": 40, "completion_tokens": 7, "reason": "end_of_turn", "estimated": True}
+    assert "about 40 + 7 tokens" in facts_line(Message("assistant", "A dog.", facts=facts))
+    sampling = {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 8, "seed": None}
+    assert "seed" not in sampling_words(sampling)

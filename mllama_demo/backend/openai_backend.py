@@ -1,0 +1,350 @@
+"""The backend over a server of the OpenAI protocol: one thread keeps the connection, sends and reads, and looks whether the
+server is still there. The server runs the model; the queue is here, so that everybody sees their place in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
+
+from mllama_demo.backend import openai_wire as wire
+from mllama_demo.backend.base import (
+    BackendInfo,
+    BackendStatus,
+    Event,
+    FinishEvent,
+    FinishReason,
+    GenerationRequest,
+    PrefillEvent,
+    State,
+    TokenEvent,
+)
+from mllama_demo.backend.mailbox import Mailbox
+from mllama_demo.backend.remote_errors import Silent, Unreachable, explained, too_long
+from mllama_demo.backend.remote_kinds import KINDS, WRONG_LOGPROBS
+from mllama_demo.backend.remote_queue import Job, SlotQueue
+from mllama_demo.backend.remote_server import RemoteServer, look, new_client
+from mllama_demo.config import Settings
+from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError
+from mllama_demo.images import LoadedImage
+from mllama_demo.token_estimate import TokenEstimate
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+LOOK_EVERY_S_WHILE_DOWN = 1.0
+ENCODED_IMAGES = 8
+SHUTTING_DOWN = "The demo is shutting down."
+
+
+class OpenAIBackend:
+    """Sends requests to settings.remote_url. See base.StartedBackend for the contract.
+
+    estimate: counts the tokens of a conversation, for prompt.build_prompt, since the tokenizer is the server's.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        on_down: Callable[[str], None] = lambda reason: None,
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
+        """on_ready: called once, when the server is there for the first time; on_down: each time that it is gone."""
+        self.estimate = TokenEstimate()
+        self._settings = settings
+        self._url = settings.remote_url
+        self._on_ready, self._on_down = on_ready, on_down
+        self._look_every_s = look_every_s
+        self._state: State = "loading"
+        self._detail = "starting"
+        self._loaded = False
+        self._wrong_logprobs = False
+        kind = KINDS["other" if settings.remote_kind == "auto" else settings.remote_kind]
+        self._server = RemoteServer(kind, settings.remote_model or "remote", None, None)
+        self._info = self._info_of(self._server)
+        # Guards _jobs; everything below belongs to the thread.
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Job] = {}
+        self._queue = SlotQueue(lambda: self._info.slots)
+        self._image_urls: OrderedDict[str, str] = OrderedDict()
+        self._closing = False
+        self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._look_now = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="remote", daemon=True)
+
+    # --- from any thread ------------------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    @property
+    def loaded(self) -> bool:
+        return self._loaded
+
+    def start(self) -> None:
+        if not self._closing:
+            self._thread.start()
+
+    def close(self) -> None:
+        self._closing = True
+        # A thread that still imports the client need not be waited for: it ends with the program.
+        if self._call(self._interrupt) and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+    def status(self) -> BackendStatus:
+        queue, waiting = self._queue, len(self._queue.waiting)
+        wait = queue.estimated_wait(waiting) if self._state == "ready" else None
+        slots, most = self._info.slots, self._settings.max_waiting
+        return BackendStatus(self._state, self._detail, len(queue.running), waiting, slots, most, wait)
+
+    def cancel(self, request_id: str) -> None:
+        with self._lock:
+            job = self._jobs.get(request_id)
+        if job is not None:
+            self._call(job.end, "cancelled")
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if self._state != "ready":
+            waiting = f"The model is not ready yet: {self._detail}"
+            raise BackendUnavailable(waiting if self._state == "loading" else self._detail)
+        if not request.messages:
+            raise BadRequest("The conversation is empty; ask something first.")
+        with self._lock:
+            if request.id in self._jobs:
+                raise BadRequest(f"A request with the id {request.id!r} is already under way.")
+            beyond_slots = len(self._jobs) - self._info.slots
+            if beyond_slots >= self._settings.max_waiting:
+                raise BackendBusy.behind(beyond_slots)
+            job = self._jobs[request.id] = Job(request, Mailbox())
+        try:
+            if not self._call(self._begin, job):
+                raise BackendUnavailable(SHUTTING_DOWN)
+            finished = False
+            while not finished:
+                event = await job.mail.get()
+                if isinstance(event, DemoError):
+                    raise event
+                finished = isinstance(event, FinishEvent)
+                yield event
+        finally:
+            self.cancel(request.id)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> bool:
+        """Runs it in the backend's thread; False when there is none any more."""
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            return False
+        return self._loop is not None
+
+    # --- the thread: is the server there? -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._detail = "importing the client"
+            import openai  # noqa: F401 - here, since it takes a second and an event loop would stand still meanwhile
+
+            self._detail = f"connecting to {self._url}"
+            asyncio.run(self._live())
+        except Exception as error:
+            if not isinstance(error, DemoError):
+                log.exception("the connection to the server failed")
+            self._state, self._detail = "down", str(error) or type(error).__name__
+            self._on_down(self._detail)
+        for job in list(self._jobs.values()):  # those that came too late to begin
+            job.tell(BackendUnavailable(self._detail))
+
+    async def _live(self) -> None:
+        self._client = new_client(self._settings)
+        self._life, self._loop = asyncio.current_task(), asyncio.get_running_loop()  # _life: while it may be interrupted
+        try:
+            while not self._closing:
+                await self._look()
+                pause = self._look_every_s if self._state == "ready" else min(self._look_every_s, LOOK_EVERY_S_WHILE_DOWN)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._look_now.wait(), pause)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._life = None
+            self._state, self._detail = "down", SHUTTING_DOWN
+            for job in list(self._jobs.values()):
+                job.end("error", SHUTTING_DOWN)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._client.close()
+
+    def _interrupt(self) -> None:
+        if self._life is not None:
+            self._life.cancel()
+
+    async def _look(self) -> None:
+        self._look_now.clear()
+        try:
+            self._come_up(await look(self._client, self._settings))
+        except Silent as error:
+            if not self._queue.running:  # a server that is busy with our requests may be slow to answer anything else
+                self._go_down(str(error))
+        except DemoError as error:
+            self._go_down(str(error))
+
+    def _come_up(self, server: RemoteServer) -> None:
+        if server != self._server:
+            self._server, self._info = server, self._info_of(server)
+            length = f", {server.context_length} tokens of context" if server.context_length else ""
+            log.info("the server at %s, %s, serves %s%s", self._url, server.kind.label, server.model, length)
+        if self._state == "ready":
+            return
+        first, self._loaded = not self._loaded, True
+        self._state, self._detail = "ready", ""
+        if first:
+            self._on_ready()
+        else:
+            log.info("the server at %s is back", self._url)
+
+    def _go_down(self, reason: str) -> None:
+        """Until the server was there for the first time it is waited for: it may compile its model for an hour."""
+        if self._state == "ready":
+            self._state = "down"
+            log.error("%s", reason)
+            self._on_down(reason)
+        elif reason != self._detail:
+            log.warning("%s", reason)
+        self._detail = reason
+        for job in list(self._queue.waiting):
+            job.end("error", reason)
+
+    def _info_of(self, server: RemoteServer) -> BackendInfo:
+        settings, kind = self._settings, server.kind
+        capabilities, ignored = kind.capabilities, dict(kind.ignored)
+        if self._wrong_logprobs:
+            capabilities, ignored = capabilities - {"logprobs"}, {**ignored, "logprobs": WRONG_LOGPROBS}
+        return BackendInfo(
+            name="openai",
+            model=server.model,
+            device=f"{kind.label} at {self._url}",
+            slots=settings.remote_concurrency or server.slots or kind.concurrency,
+            context_length=server.context_length or settings.seq_len,
+            tile_size=kind.tile_size,
+            max_tiles=kind.max_tiles,
+            capabilities=capabilities,
+            max_top_k=kind.max_top_k,
+            ignored=ignored,
+        )
+
+    # --- the thread: requests -------------------------------------------------------------------------------------------
+
+    def _begin(self, job: Job) -> None:
+        task = asyncio.create_task(self._serve(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, job: Job) -> None:
+        """A request from the queue to its FinishEvent, or to its error when it never began."""
+        job.started()
+        limit, loop = job.request.time_limit_s, asyncio.get_running_loop()
+        timer = None if limit is None else loop.call_later(limit, job.end, "time_limit")
+        try:
+            outcome = await self._outcome(job)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            with self._lock:
+                self._jobs.pop(job.request.id, None)
+            self._queue.leave(job)
+        job.tell(outcome)
+
+    async def _outcome(self, job: Job) -> FinishEvent | DemoError:
+        try:
+            if job.ended is None:
+                await self._queue.turn(job)
+                return await self._answer(job)
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:
+            module = type(error).__module__.partition(".")[0]
+            if not isinstance(error, (DemoError, ValueError)) and module not in ("openai", "httpx", "httpx2"):
+                log.exception("request %s failed by a mistake of this program", job.request.id)
+            return self._failure(job, explained(error, self._url, self._settings.remote_api_key))
+        reason, why = job.ended or ("cancelled", None)
+        return self._finish(job, reason) if why is None else self._failure(job, BackendUnavailable(why))
+
+    def _failure(self, job: Job, error: DemoError) -> FinishEvent | DemoError:
+        """Before the first event the error is the outcome; later it is the reason why the answer ended."""
+        log.warning("request %s: %s", job.request.id, error)
+        if isinstance(error, Unreachable):
+            self._go_down(str(error))
+        self._look_now.set()
+        return self._finish(job, "error", str(error)) if job.told else error
+
+    def _finish(self, job: Job, reason: FinishReason, error: str | None = None, stop_string: str | None = None) -> FinishEvent:
+        return job.finish(reason, error, stop_string, self.estimate.count(job.request.messages))
+
+    async def _answer(self, job: Job) -> FinishEvent:
+        """Asks, and passes on what comes. Raises whatever the client raises."""
+        request, wanted = job.request, job.request.sampling.max_tokens
+        url = None if request.image is None else await self._image_url(request.image)
+        asked_for = min(wanted, self._info.context_length - 1)
+        try:
+            stream = await self._ask(request, url, asked_for)
+        except Exception as error:
+            # How much of the context is left knows who counts the tokens: it says so, and is asked for as many.
+            refusal = too_long(error)
+            if refusal is None or refusal.prompt is None:
+                raise
+            self.estimate.learn(request.messages, refusal.prompt)
+            left = refusal.limit - refusal.prompt
+            if not 1 <= left < asked_for:
+                raise
+            asked_for = left
+            stream = await self._ask(request, url, asked_for)
+        async with stream:
+            job.tell(PrefillEvent(self.estimate.count(request.messages), job.waited_s))
+            last = wire.Piece()
+            async for chunk in stream:
+                piece = wire.piece(chunk)
+                if piece.error is not None:
+                    raise BackendUnavailable(f"The server at {self._url} failed on this request: {piece.error}")
+                job.usage = piece.usage or job.usage
+                last = piece if piece.finish else last
+                self._pass_on(job, piece)
+        if job.usage is not None:
+            self.estimate.learn(request.messages, job.usage[0])
+        if last.finish is None:
+            raise BackendUnavailable(f"The server at {self._url} broke off its answer.")
+        reason = wire.reason(last.finish, last.stop_reason, asked_for, wanted)
+        if reason is None:
+            raise BackendUnavailable(f"The server at {self._url} ended its answer early ({last.finish}).")
+        return self._finish(job, reason, stop_string=last.stop_reason if reason == "stop_string" else None)
+
+    def _ask(self, request: GenerationRequest, image_url: str | None, max_tokens: int) -> Coroutine[Any, Any, Any]:
+        server = self._server
+        return self._client.chat.completions.create(**wire.body(request, server.kind, server.model, image_url, max_tokens))
+
+    def _pass_on(self, job: Job, piece: wire.Piece) -> None:
+        logprobs = piece.logprobs if job.request.trace and not self._wrong_logprobs else ()
+        if not wire.credible(logprobs):
+            logprobs, self._wrong_logprobs = (), True
+            self._info = self._info_of(self._server)
+            log.warning("%s Probabilities are not shown.", WRONG_LOGPROBS)
+        if piece.text or logprobs:
+            job.tell(TokenEvent(job.token(), -1, piece.text, logprobs=logprobs))
+
+    async def _image_url(self, image: LoadedImage) -> str:
+        """The last few are kept: every question of a conversation sends its image again."""
+        url = self._image_urls.pop(image.digest, None) or await asyncio.to_thread(wire.data_url, image)
+        self._image_urls[image.digest] = url
+        while len(self._image_urls) > ENCODED_IMAGES:
+            self._image_urls.popitem(last=False)
+        return url

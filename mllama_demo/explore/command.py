@@ -1,0 +1,233 @@
+"""`python -m mllama_demo explore --spec GRID`: runs a grid on any backend and prints what came of it; no browser, no server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mllama_demo.config import load_settings
+from mllama_demo.errors import BackendUnavailable, ConfigError
+from mllama_demo.explore.grid import Estimate, Grid
+from mllama_demo.explore.spec import Spec, open_image, read_spec
+from mllama_demo.interruption import terminated
+from mllama_demo.server.serve import set_up_logging
+
+if TYPE_CHECKING:
+    from mllama_demo.explore.explorer import Explorer, GridRun
+    from mllama_demo.explore.results import Run
+    from mllama_demo.images import LoadedImage
+
+SOME_FAILED = 1
+INTERRUPTED = 130  # as shells say it of Ctrl-C
+_TICK_S = 0.1
+_PROGRESS_S = 0.25
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb `explore`. Exit code 0 when every cell has an answer, 1 when some failed, 130 when interrupted."""
+    own, rest = _parser().parse_known_args(argv)
+    _check_outputs(own)
+    if own.run is not None:
+        return _from_file(own, rest)
+    set_up_logging()
+    settings = load_settings(rest, program="python -m mllama_demo explore")
+    spec = read_spec(own.spec, settings)
+    image = open_image(spec, settings)
+    from mllama_demo.explore.explorer import Explorer
+    from mllama_demo.factory import make_backend
+
+    backend, tokenizer = make_backend(settings)
+    explorer = Explorer(backend, tokenizer, settings)
+    with terminated():
+        try:
+            backend.start()
+            run, interrupted = asyncio.run(_explore(explorer, spec, image))
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        finally:
+            backend.close()
+    _show(run, sys.stdout)
+    _write(own, run)
+    if interrupted:
+        return INTERRUPTED
+    return SOME_FAILED if run.failed else 0
+
+
+def _from_file(own: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Prints a run that was written before, and makes its files."""
+    from mllama_demo.explore.exchange import from_json
+
+    if rest:
+        raise ConfigError(f"With --run nothing is generated, so {rest[0]} has no meaning.")
+    try:
+        run = from_json(own.run.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"The run {own.run} cannot be read: {error.strerror}.") from None
+    _show(run, sys.stdout)
+    _write(own, run)
+    return SOME_FAILED if run.failed else 0
+
+
+async def _explore(explorer: Explorer, spec: Spec, image: LoadedImage | None) -> tuple[Run, bool]:
+    """The run, and whether it was interrupted; what was said until then is kept."""
+    line = _Progress(sys.stderr)
+    try:
+        while (status := explorer.backend.status()).state == "loading":
+            line.show(f"{status.detail} …")
+            await asyncio.sleep(_TICK_S)
+        if status.state == "down":
+            raise BackendUnavailable(status.detail)
+        line.say(_in_words(spec.grid, explorer.estimate(spec.grid)))
+        async with await explorer.start(spec.grid, image) as run:
+            interrupted = False
+            try:
+                await _watch(run, line)
+            except asyncio.CancelledError:  # Ctrl-C; what is kept of the cells is worth having
+                interrupted = True
+                run.stop()
+            return run.run(), interrupted
+    finally:
+        line.close()
+
+
+async def _watch(run: GridRun, line: _Progress) -> None:
+    watching = asyncio.create_task(run.wait())
+    began = time.perf_counter()
+    try:
+        while not watching.done():
+            await asyncio.wait([watching], timeout=_PROGRESS_S)
+            done = sum(cell.phase == "done" for cell in run.cells)
+            tokens = sum(len(cell.tokens) for cell in run.cells)
+            speed = tokens / (time.perf_counter() - began)
+            line.show(f"{done} of {len(run.cells)} cells, {tokens} tokens, {speed:.0f} tokens/s")
+    finally:
+        watching.cancel()
+
+
+# --- what people see -----------------------------------------------------------------------------------------------------
+
+
+class _Progress:
+    """One line that is written over, where stderr is a terminal; elsewhere only what is said once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._on = stream, stream.isatty()
+
+    def show(self, text: str) -> None:
+        if self._on:
+            print(f"\r\033[K{text[:120]}", end="", file=self._stream, flush=True)
+
+    def say(self, text: str) -> None:
+        self.close()
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._on:
+            print("\r\033[K", end="", file=self._stream, flush=True)
+
+
+def _in_words(grid: Grid, estimate: Estimate) -> str:
+    seconds = "" if estimate.seconds is None else f", about {estimate.seconds:.0f} s"
+    reads = "once" if estimate.prefills == 1 else f"{estimate.prefills} times"
+    notes = "".join(f"\n{note}" for note in grid.notes())
+    return f"{estimate.cells} cells, {estimate.tokens:,} tokens at most{seconds}; the prompt is read {reads}.{notes}"
+
+
+def _show(run: Run, stream: TextIO) -> None:
+    """The tables of cells and of measures."""
+    from mllama_demo.explore.measures import MEASURES, groups
+
+    one = [MEASURES[name] for name in ("entropy", "ttft", "speed")]
+    rows = [
+        [
+            *(f"{cell.temperature:g}", f"{cell.top_p:g}", str(cell.top_k), str(cell.seed), str(len(cell.tokens))),
+            *(measure.text(measure.of([cell])) for measure in one),
+            cell.outcome or "not run",
+            _start(cell.error or cell.text),
+        ]
+        for cell in run.cells
+    ]
+    head = ["temperature", "top_p", "top_k", "seed", "tokens", *(m.label.lower() for m in one), "outcome", "answer"]
+    _table(head, rows, stream)
+    axes = run.grid.compared()
+    found = groups(run, axes)
+    print(file=stream)
+    head = [*axes, "answers", *(measure.label.lower() for measure in MEASURES.values())]
+    rows = [
+        [
+            *(f"{value:g}" for value in group.values.values()),
+            str(len(group.cells)),
+            *(measure.text(group.measure(name)) for name, measure in MEASURES.items()),
+        ]
+        for group in found
+    ]
+    _table(head, rows, stream)
+
+
+def _start(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip(), file=stream)
+
+
+def _check_outputs(own: argparse.Namespace) -> None:
+    """Raises ConfigError for a folder that is not there, before anything takes long."""
+    for path in (own.output, own.html, own.csv):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ConfigError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'there is no such folder'}.")
+
+
+def _write(own: argparse.Namespace, run: Run) -> None:
+    from mllama_demo.explore.exchange import to_csv, to_json
+
+    for path, make in ((own.output, to_json), (own.csv, to_csv), (own.html, _html)):
+        if path is None:
+            continue
+        try:
+            path.write_text(make(run), encoding="utf-8", newline="")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
+        print(f"Written: {path}", file=sys.stderr)
+
+
+def _html(run: Run) -> str:
+    from mllama_demo.explore.report import html_report
+
+    return html_report(run)
+
+
+# --- the command line ----------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"The command line of explore cannot be used: {message}; see explore --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m mllama_demo explore",
+        usage="%(prog)s (--spec GRID | --run FILE) [--output FILE] [--csv FILE] [--html FILE] [--OPTION VALUE ...]",
+        description="Runs one image and prompt under every combination of some temperatures, top_p, top_k and seeds, and prints "
+        "the answers and what they have in common; configs/explore/tutorial.yaml shows how.",
+        epilog="Every option of serve can be given too, such as --model-path; serve --help lists them. Exit code: 0 when every "
+        "cell has an answer, 1 when some failed, 2 when it cannot run, 130 when interrupted.",
+        allow_abbrev=False,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--spec", metavar="GRID", type=Path, help="the grid to run: a YAML file")
+    what.add_argument("--run", metavar="FILE", type=Path, help="show a run that --output wrote, instead of running one")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write everything there, as JSON")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the cells there, for a spreadsheet")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page there, to read and to print")
+    return parser

@@ -1,0 +1,70 @@
+"""Runs as files: JSON to keep and to bring back, CSV for a spreadsheet. What is brought back is checked like any stranger's."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from pydantic import ValidationError
+
+from mllama_demo.errors import BadRequest, ImageError
+from mllama_demo.explore.grid import first_problem
+from mllama_demo.explore.measures import MEASURES
+from mllama_demo.explore.results import FORMAT, Run
+from mllama_demo.images import DEFAULT_LIMITS, ImageLimits, size_text
+
+# A grid of the largest size takes about 75 MB, with its picture somewhat more.
+MAX_IMPORT_BYTES = 128 * 2**20
+_ONE_CELL = ("distinct_1", "distinct_2", "entropy", "ttft", "speed")
+# What a spreadsheet would take for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def to_json(run: Run) -> str:
+    """Everything: grid, picture, answers, tokens and their records."""
+    return run.model_dump_json()
+
+
+def from_json(data: bytes | str, limits: ImageLimits = DEFAULT_LIMITS) -> Run:
+    """A run from a file that anybody may have written.
+
+    Raises BadRequest with the first thing that is wrong in it, ImageError when its picture is none.
+    """
+    if len(data) > MAX_IMPORT_BYTES:
+        raise BadRequest(f"The run is too large ({size_text(len(data))}); at most {size_text(MAX_IMPORT_BYTES)} are allowed.")
+    try:
+        run = Run.model_validate_json(data)
+    except ValidationError as error:
+        if error.errors(include_input=False)[0]["type"] == "json_invalid":
+            raise BadRequest(f"The run is not JSON: {error.errors(include_input=False)[0]['msg']}.") from None
+        raise BadRequest(f"The file is no run of this program ({FORMAT!r}, version 1): {first_problem(error)}") from None
+    if run.image is not None:
+        image = run.image.load(limits)
+        found = (image.digest, image.width, image.height, image.format)
+        if found != (run.image.digest, run.image.width, run.image.height, run.image.format):
+            raise ImageError(f'The image "{image.name}" of the run is not the one that the run tells of.')
+    return run
+
+
+def to_csv(run: Run) -> str:
+    """One line a cell. Text that a spreadsheet would take for a formula has an apostrophe before it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")  # RFC 4180
+    values = ("cell", "temperature", "top_p", "top_k", "seed")
+    writer.writerow([*values, "outcome", "error", "tokens", "prompt_tokens", "waited_s", *_ONE_CELL, "text"])
+    for index, cell in enumerate(run.cells, start=1):
+        measured = [MEASURES[name].of([cell]) if cell.complete else None for name in _ONE_CELL]
+        writer.writerow(
+            [
+                *(index, cell.temperature, cell.top_p, cell.top_k, cell.seed),
+                *(cell.outcome or "", _plain(cell.error or ""), len(cell.tokens), cell.prompt_tokens),
+                "" if cell.timings is None else cell.timings.waited_s,
+                *("" if value is None else value for value in measured),
+                _plain(cell.text),
+            ]
+        )
+    return out.getvalue()
+
+
+def _plain(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text

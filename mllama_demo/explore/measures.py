@@ -1,0 +1,218 @@
+"""Figures over the answers of a run: how varied they are, how alike, how sure the model was, how fast. Values in, values out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from mllama_demo.errors import BadRequest
+from mllama_demo.explore.grid import AXES, Axis
+from mllama_demo.explore.results import Cell, Run
+from mllama_demo.explore.steps import entropy
+
+_CHRF_ORDER = 6
+_CHRF_BETA = 2
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits, in lower case."""
+    return re.findall(r"\w+", text.lower())
+
+
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """Different n-grams of words over all n-grams, of all texts together: 1 when none comes twice; None without any.
+
+    distinct-1 and distinct-2 of Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models".
+    """
+    grams = [tuple(w[i : i + n]) for w in map(words, texts) for i in range(len(w) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def unique_share(texts: Sequence[str]) -> float | None:
+    """Different texts over all texts; None without any."""
+    return len(set(texts)) / len(texts) if texts else None
+
+
+def chrf(hypothesis: str, reference: str) -> float:
+    """Character n-gram F-score from 0 to 100, with n up to 6 and recall weighing twice as much as precision.
+
+    Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation", with white space left out.
+    """
+    return _chrf(_grams(hypothesis), _grams(reference))
+
+
+def self_similarity(texts: Sequence[str]) -> float | None:
+    """How alike the texts are, from 0 to 100: the mean chrF of every text against every other; None with fewer than two.
+
+    What Zhu et al. 2018, "Texygen", do with BLEU; chrF also tells something of answers that are a few words long.
+    """
+    if len(texts) < 2:
+        return None
+    grams = [_grams(text) for text in texts]
+    return fmean((_chrf(a, b) + _chrf(b, a)) / 2 for a, b in combinations(grams, 2))
+
+
+def _grams(text: str) -> list[Counter[str]]:
+    bare = "".join(text.split())
+    return [Counter(bare[i : i + n] for i in range(len(bare) - n + 1)) for n in range(1, _CHRF_ORDER + 1)]
+
+
+def _chrf(hypothesis: list[Counter[str]], reference: list[Counter[str]]) -> float:
+    if hypothesis == reference:  # two empty texts too
+        return 100.0
+    precisions, recalls = [], []
+    for made, wanted in zip(hypothesis, reference, strict=True):
+        if made and wanted:
+            matches = sum(min(count, wanted[gram]) for gram, count in made.items())
+            precisions.append(matches / made.total())
+            recalls.append(matches / wanted.total())
+    precision, recall = (fmean(values) if values else 0.0 for values in (precisions, recalls))
+    if precision + recall == 0:
+        return 0.0
+    weight = _CHRF_BETA**2
+    return 100 * (1 + weight) * precision * recall / (weight * precision + recall)
+
+
+# --- of cells ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure of a group of cells. unit: after the number. digits: behind the point. of: None where there is nothing to
+    tell."""
+
+    name: str
+    label: str
+    unit: str
+    digits: int
+    help: str
+    of: Callable[[Sequence[Cell]], float | None]
+
+    def text(self, value: float | None) -> str:
+        """The figure for people."""
+        return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _texts(cells: Sequence[Cell]) -> list[str]:
+    return [cell.text for cell in cells]
+
+
+def mean_entropy(cell: Cell) -> float | None:
+    """Bits, the mean over the answer's tokens of the entropy of the model's own distribution, before any filter; of the
+    candidates outside the record as if they were one, so a little less than it is. None without a record."""
+    if cell.traces is None:
+        return None
+    return fmean(entropy(trace.raw_probabilities(), trace.unrecorded_mass()) for trace in cell.traces)
+
+
+def _first_token(cell: Cell) -> float | None:
+    if cell.timings is None or cell.timings.ttft_s is None:
+        return None
+    return cell.timings.ttft_s - cell.timings.waited_s
+
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure("distinct_1", "Distinct-1", "", 2, "different words / words", lambda cells: distinct(_texts(cells), 1)),
+        Measure("distinct_2", "Distinct-2", "", 2, "different word pairs / word pairs", lambda cells: distinct(_texts(cells), 2)),
+        Measure("unique", "Unique answers", "", 2, "different answers / answers", lambda cells: unique_share(_texts(cells))),
+        Measure(
+            "self_similarity",
+            "Self-similarity",
+            "",
+            0,
+            "mean chrF between answers: 100 when all are the same",
+            lambda cells: self_similarity(_texts(cells)),
+        ),
+        Measure(
+            "entropy",
+            "Entropy",
+            " bits",
+            2,
+            "how undecided the model was, mean over tokens, before any filter",
+            lambda cells: _mean([mean_entropy(cell) for cell in cells]),
+        ),
+        Measure("length", "Length", " tokens", 0, "mean", lambda cells: _mean([len(cell.tokens) for cell in cells])),
+        Measure(
+            "ttft",
+            "Time to first token",
+            " s",
+            3,
+            "mean, without waiting for a slot",
+            lambda cells: _mean([_first_token(cell) for cell in cells]),
+        ),
+        Measure("speed", "Speed", " tokens/s", 1, "mean of a cell", lambda cells: _mean([c.tokens_per_second for c in cells])),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that share the values of some axes. missing: how many of them have no complete answer and are not in cells."""
+
+    values: dict[Axis, float]
+    cells: tuple[Cell, ...]
+    missing: int
+
+    def measure(self, name: str) -> float | None:
+        return MEASURES[name].of(self.cells) if self.cells else None
+
+
+def groups(run: Run, axes: Sequence[Axis]) -> list[Group]:
+    """The run's cells by their values on the axes, in the order of the grid; without axes, all of them."""
+    found: dict[tuple[float, ...], list[Cell]] = {}
+    for cell in run.cells:
+        found.setdefault(tuple(getattr(cell, axis) for axis in axes), []).append(cell)
+    return [
+        Group(dict(zip(axes, key, strict=True)), tuple(c for c in cells if c.complete), sum(not c.complete for c in cells))
+        for key, cells in found.items()
+    ]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A measure over two axes. values: [rows][columns], None where there is nothing to tell."""
+
+    measure: Measure
+    rows: Axis
+    columns: Axis
+    row_values: tuple[float, ...]
+    column_values: tuple[float, ...]
+    values: tuple[tuple[float | None, ...], ...]
+
+    def shade(self, value: float | None) -> float | None:
+        """Where the value lies between the least and the largest, from 0 to 1; None for none."""
+        known = [v for row in self.values for v in row if v is not None]
+        if value is None:
+            return None
+        low, high = min(known), max(known)
+        return 0.5 if high == low else (value - low) / (high - low)
+
+
+def heat_map(run: Run, measure: str, rows: Axis = "temperature", columns: Axis = "top_p") -> HeatMap:
+    """The measure for each pair of values, over all cells that have them. Raises BadRequest for an unknown name."""
+    _known(measure, MEASURES, "measure")
+    for axis in (rows, columns):
+        _known(axis, AXES, "axis")
+    if rows == columns:
+        raise BadRequest(f"A heat map needs two different axes, got {rows} twice.")
+    by_value = {(g.values[rows], g.values[columns]): g.measure(measure) for g in groups(run, (rows, columns))}
+    row_values, column_values = getattr(run.grid, rows), getattr(run.grid, columns)
+    values = tuple(tuple(by_value[row, column] for column in column_values) for row in row_values)
+    return HeatMap(MEASURES[measure], rows, columns, row_values, column_values, values)
+
+
+def _known(name: Any, allowed: Any, what: str) -> None:
+    if name not in allowed:
+        raise BadRequest(f"There is no {what} {name!r:.80}; there are {', '.join(allowed)}.")

@@ -1,0 +1,155 @@
+"""Asks a backend the questions of a batch, several at once, and says of each what came of it.
+
+A record holds all that is needed to ask again and get the same. Knows no files of questions or results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import mllama_demo
+from mllama_demo.answer import prompt_for
+from mllama_demo.backend.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
+from mllama_demo.config import Settings
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
+from mllama_demo.images import tile_layout
+from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question
+from mllama_demo.offline.pictures import open_picture
+from mllama_demo.offline.results import Record
+from mllama_demo.prompt import render_chat
+from mllama_demo.token_estimate import TokenEstimate
+from mllama_demo.tokenizer import Tokenizer
+
+BUSY_S = 1.0  # a full queue is asked again after this
+_NO_ANSWER = {
+    "time_limit": "The answer took longer than request_time_limit_s allows.",
+    "cancelled": "The answer was cancelled.",
+}
+
+
+@dataclass(frozen=True)
+class Asker:
+    """folder: where the paths of images begin."""
+
+    backend: StartedBackend
+    tokenizer: Tokenizer | TokenEstimate
+    settings: Settings
+    folder: Path
+
+    async def ask_all(self, questions: Iterable[Question], round_: int, at_once: int, say: Callable[[Record], None]) -> None:
+        """Asks all questions, at_once at a time; say gets each record as it comes.
+
+        A question that fails has `error` in its record. Raises BackendUnavailable when the backend is down, since the other
+        questions would fare no better.
+        """
+        left = iter(questions)
+
+        async def work() -> None:
+            for question in left:  # one iterator for all: whoever is free takes the next
+                say(await self.ask(question, round_))
+
+        workers = [asyncio.create_task(work()) for _ in range(at_once)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def ask(self, question: Question, round_: int) -> Record:
+        """One question to its end."""
+        record = self.blank(question, round_)
+        try:
+            await self._answer(question, record)
+        except BackendUnavailable:
+            raise
+        except DemoError as error:
+            record["error"] = str(error)
+        return record
+
+    def blank(self, line: Question | BadLine, round_: int) -> Record:
+        """The record of a line before it is asked: what is asked, of whom."""
+        info = self.backend.info
+        question = line if isinstance(line, Question) else None
+        parameters = None
+        if question is not None:
+            parameters = {key: getattr(question.sampling, key) for key in SAMPLING_KEYS}
+            parameters["stop"] = list(question.sampling.stop)
+        return {
+            "round": round_,
+            "line": line.line,
+            "prompt": question.prompt if question else None,
+            "image": {"source": question.image} if question and question.image is not None else None,
+            "parameters": parameters,
+            "system_prompt": self.settings.system_prompt,
+            "model": info.model,
+            "backend": info.name,
+            "device": info.device,
+            "ignored": dict(info.ignored),
+            "version": mllama_demo.__version__,
+            "prompt_text": None,
+            "answer": None,
+            "finish_reason": None,
+            "stop_string": None,
+            "error": line.problem if isinstance(line, BadLine) else None,
+            "prompt_tokens": None,
+            "completion_tokens": None,
+            "tokens_estimated": False,
+            "timings": None,
+        }
+
+    async def _answer(self, question: Question, record: Record) -> None:
+        info, sampling = self.backend.info, question.sampling
+        if "seed" not in info.capabilities:
+            sampling = replace(sampling, seed=None)
+        elif sampling.seed is None:
+            sampling = replace(sampling, seed=secrets.randbelow(2**32))
+        record["parameters"]["seed"] = sampling.seed
+        record |= {"model": info.model, "device": info.device, "ignored": dict(info.ignored)}  # a server tells once it is there
+        if not sampling.greedy and (top_k := sampling.top_k_within(info.max_top_k)) != sampling.top_k:
+            record["parameters"]["top_k_limit"] = top_k
+        picture, reference = None, None
+        if question.image is not None:
+            picture = await asyncio.to_thread(open_picture, question.image, self.folder, self.settings)
+            reference = ImageRef(picture.digest, picture.name, picture.width, picture.height)
+            record["image"] |= asdict(reference)
+            if info.tile_size:
+                tiles = tile_layout(picture.width, picture.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
+                record["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
+        conversation = Conversation((Message("user", question.prompt, reference),))
+        prompt = await prompt_for(conversation, sampling, info, self.tokenizer, self.settings)
+        record["prompt_text"] = render_chat(prompt.messages)
+        limit = self.settings.request_time_limit_s
+        request = GenerationRequest(prompt.token_ids, sampling, picture, conversation.id, limit, messages=prompt.messages)
+        text, finish = await self._generate(request)
+        speed = finish.timings.tokens_per_second(finish.completion_tokens)
+        record |= {
+            "answer": text,
+            "finish_reason": finish.reason,
+            "stop_string": finish.stop_string,
+            "error": finish.error or _NO_ANSWER.get(finish.reason),
+            "prompt_tokens": finish.prompt_tokens,
+            "completion_tokens": finish.completion_tokens,
+            "tokens_estimated": finish.estimated,
+            "timings": {**asdict(finish.timings), "tokens_per_second": speed},
+        }
+
+    async def _generate(self, request: GenerationRequest) -> tuple[str, FinishEvent]:
+        while True:
+            text = ""
+            try:
+                async with aclosing(self.backend.generate(request)) as events:
+                    async for event in events:
+                        if isinstance(event, TokenEvent):
+                            text += event.text
+                        elif isinstance(event, FinishEvent):
+                            return text + event.text, event
+                raise RuntimeError("the backend's stream ended without a FinishEvent")
+            except BackendBusy:  # others use it too
+                await asyncio.sleep(BUSY_S)

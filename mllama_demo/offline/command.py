@@ -1,0 +1,216 @@
+"""`python -m mllama_demo offline FILE`: answers a batch of prompts with any backend, without a browser and without a server.
+
+To the terminal in the format of AWS's tutorial, or with --output as JSON lines from which an interrupted batch goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllama_demo.config import load_settings
+from mllama_demo.errors import BackendUnavailable, ConfigError
+from mllama_demo.interruption import terminated
+from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_batch
+from mllama_demo.offline.pictures import digest_of
+from mllama_demo.offline.results import Key, Printer, Record, check_kept, failed, open_results
+from mllama_demo.server.serve import set_up_logging
+
+if TYPE_CHECKING:
+    from mllama_demo.offline.asking import Asker
+
+SOME_FAILED = 1
+INTERRUPTED = 130  # as shells say it of Ctrl-C
+_OWN = ("--output", "--at-once", "--help")
+_LOADING_TICK_S = 0.1
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb `offline`. Exit code 0 when all is answered, 1 when some lines failed, 130 when interrupted."""
+    words, rest = _divide(argv)
+    own = _parser().parse_args(words)
+    set_up_logging()
+    settings = load_settings(rest, program="python -m mllama_demo offline")
+    batch = read_batch(own.file, settings.sampling)
+    at_once = check_at_once(_numbers(own.at_once), "--at-once") if own.at_once else batch.at_once
+    from mllama_demo.factory import make_backend
+    from mllama_demo.offline.asking import Asker
+
+    backend, tokenizer = make_backend(settings)
+    asker = Asker(backend, tokenizer, settings, own.file.parent)
+    rounds = list(enumerate(at_once or (None,), start=1))
+    # A line that cannot be asked is told of once, every other one is asked in each round.
+    lines = {(n, line.line): line for n, _ in rounds for line in batch.lines if n == 1 or isinstance(line, Question)}
+    with terminated():
+        if own.output is None or str(own.output) == "-":
+            printer = Printer(sys.stdout, list(lines), as_json=own.output is not None)
+            try:
+                return _run(asker, lines, rounds, printer.add)
+            finally:
+                printer.close()
+        with open_results(own.output) as results:
+            check_kept(own.output, results, {key: _as_it_is(asker, line, key[0]) for key, line in lines.items()})
+            kept = [key for key, record in results.records.items() if not failed(record)]
+            for key in kept:
+                del lines[key]
+            return _run(asker, lines, rounds, results.add, len(kept))
+
+
+def _as_it_is(asker: Asker, line: Question | BadLine, round_: int) -> Record:
+    blank = asker.blank(line, round_)
+    if asker.settings.backend == "openai":  # a server that is not asked yet may have any name for its model
+        blank["model"] = asker.settings.remote_model
+    if blank["image"] is not None:
+        blank["image"]["digest"] = digest_of(blank["image"]["source"], asker.folder)
+    return blank
+
+
+def _run(
+    asker: Asker,
+    lines: dict[Key, Question | BadLine],
+    rounds: Sequence[tuple[int, int | None]],
+    add: Callable[[Record], None],
+    kept: int = 0,
+) -> int:
+    """Asks the lines round by round; the exit code. rounds: number, and how many at once, None for one a slot. kept: how many
+    were answered in an earlier run."""
+    terminal = _Terminal(len(lines), kept)
+    try:
+        for (number, _), line in lines.items():
+            if isinstance(line, BadLine):
+                terminal.tell(asker.blank(line, number), add)
+
+        async def ask() -> None:
+            await _loaded(asker, terminal)
+            terminal.answering()
+            for number, at_once in rounds:
+                questions = [line for key, line in lines.items() if key[0] == number and isinstance(line, Question)]
+                await asker.ask_all(
+                    questions, number, at_once or asker.backend.info.slots, lambda record: terminal.tell(record, add)
+                )
+
+        if any(isinstance(line, Question) for line in lines.values()):
+            asyncio.run(ask())
+    except KeyboardInterrupt:
+        terminal.end("Interrupted: ")
+        return INTERRUPTED
+    except BackendUnavailable:
+        terminal.end()
+        raise
+    finally:
+        asker.backend.close()
+    terminal.end()
+    return SOME_FAILED if terminal.failed else 0
+
+
+async def _loaded(asker: Asker, terminal: _Terminal) -> None:
+    """Starts the backend and waits until it can answer. Raises BackendUnavailable with the cause when it never can."""
+    asker.backend.start()
+    while (status := asker.backend.status()).state == "loading":
+        terminal.loading(status.detail)
+        await asyncio.sleep(_LOADING_TICK_S)
+    if status.state == "down":
+        raise BackendUnavailable(status.detail)
+    terminal.loading("")
+
+
+# --- what people see -----------------------------------------------------------------------------------------------------
+
+
+class _Terminal:
+    """Failed lines and a summary on stderr, and a bar where that is a terminal."""
+
+    def __init__(self, total: int, kept: int) -> None:
+        from tqdm import tqdm
+
+        self.failed = 0
+        self._total, self._kept, self._answered, self._tokens = total, kept, 0, 0
+        self._started = time.perf_counter()
+        self._bar: Any = tqdm(total=total, unit=" answers", file=sys.stderr, disable=None, dynamic_ncols=True)
+
+    def loading(self, detail: str) -> None:
+        self._bar.set_description(detail)
+
+    def answering(self) -> None:
+        """The model is loaded: time counts from now."""
+        self._bar.unpause()
+        self._started = time.perf_counter()
+
+    def tell(self, record: Record, write: Callable[[Record], None]) -> None:
+        """write puts the record where it belongs, which may be on the same terminal."""
+        with self._bar.external_write_mode(file=sys.stdout):
+            if failed(record):
+                self.failed += 1
+                print(f"line {record['line']}: {record['error']}", file=sys.stderr, flush=True)
+            else:
+                self._answered += 1
+            write(record)
+        self._tokens += record["completion_tokens"] or 0
+        self._bar.update()
+
+    def end(self, how: str = "") -> None:
+        self._bar.close()
+        seconds = time.perf_counter() - self._started
+        before = f" ({self._kept} more were answered before)" if self._kept else ""
+        speed = f" in {seconds:.1f} s, {self._tokens / seconds:.1f} tokens/s" if self._tokens else ""
+        print(f"{how}{self._answered} of {self._total} answered{before}{speed}.", file=sys.stderr, flush=True)
+
+
+# --- the command line ----------------------------------------------------------------------------------------------------
+
+
+def _divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of this verb, and those of the settings, of which every option takes a value."""
+    own, rest = [], []
+    words = iter(argv)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        mine = not word.startswith("--") or name in _OWN
+        to = own if mine else rest
+        to.append(word)
+        if word.startswith("--") and not equals and name != "--help":
+            to.extend(itertools.islice(words, 1))
+    return own, rest
+
+
+def _numbers(text: str) -> list[Any]:
+    return [int(part) if part.strip().isdecimal() else part for part in text.split(",")]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"The command line of offline cannot be used: {message}; see offline --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m mllama_demo offline",
+        usage="%(prog)s FILE [--config FILE] [--output FILE] [--at-once N[,N ...]] [--OPTION VALUE ...]",
+        description="Answers a batch of prompts and prints what came of each, or writes it to a file with all that is needed to "
+        "ask again. Each prompt has its own image (a path relative to FILE, or a URL), temperature, top_p, top_k, max_tokens, "
+        "seed and stop strings; configs/offline/tutorial.yaml shows how.",
+        epilog="Every option of serve can be given too, such as --model-path; serve --help lists them. Exit code: 0 when all is "
+        "answered, 1 when some lines failed, 2 when it cannot run, 130 when interrupted.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="the batch: .jsonl with one object a line, .yaml or .yml")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write JSON lines there instead; what it answers already is not asked again, so an interrupted batch goes on. "
+        "- prints them",
+    )
+    parser.add_argument(
+        "--at-once",
+        metavar="N[,N ...]",
+        help="how many are asked at the same time; of several numbers, each is a round through the whole batch. "
+        "Default: what FILE says, else one for each slot",
+    )
+    return parser

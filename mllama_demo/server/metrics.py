@@ -1,0 +1,153 @@
+"""What happens in the queue and in the slots, for Prometheus, under vLLM's names so that its dashboards work.
+
+Measured around the backend, so that questions from the browser count as those from the API do. Names that vLLM does not have
+begin with mllama_demo.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from mllama_demo.backend.base import Backend, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.errors import BackendBusy, BackendUnavailable
+
+# Seconds, and tokens. The edges are vLLM's where a dashboard compares, with finer ones below for small models.
+_TTFT_EDGES = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0)
+_TOKEN_EDGES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
+_REQUEST_EDGES = (0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
+_LENGTH_EDGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
+_FINISHED = {"end_of_turn": "stop", "stop_string": "stop", "cancelled": "abort", "error": "error"}  # others: length
+
+
+class Metrics:
+    """The figures of one backend. Every sample has the label model_name."""
+
+    def __init__(self, backend: Backend, model_name: str) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._model = model_name
+        registry.register(_StatusCollector(backend, model_name))
+        labels = ["model_name"]
+
+        def histogram(name: str, text: str, edges: Iterable[float]) -> Histogram:
+            return Histogram(f"vllm:{name}", text, labels, registry=registry, buckets=tuple(edges)).labels(model_name)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"vllm:{name}", text, labels, registry=registry).labels(model_name)
+
+        self.ttft = histogram("time_to_first_token_seconds", "Seconds from a request to its first token.", _TTFT_EDGES)
+        self.per_token = histogram("time_per_output_token_seconds", "Seconds between two tokens of an answer.", _TOKEN_EDGES)
+        self.e2e = histogram("e2e_request_latency_seconds", "Seconds from a request to its end.", _REQUEST_EDGES)
+        self.queued = histogram("request_queue_time_seconds", "Seconds that a request waited for a slot.", _REQUEST_EDGES)
+        self.decoding = histogram("request_decode_time_seconds", "Seconds from the first token to the last.", _REQUEST_EDGES)
+        self.prompt_length = histogram("request_prompt_tokens", "Tokens of a prompt.", _LENGTH_EDGES)
+        self.answer_length = histogram("request_generation_tokens", "Tokens of an answer.", _LENGTH_EDGES)
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens read.")
+        self.generation_tokens = counter("generation_tokens", "Tokens generated.")
+        self._ended = Counter(
+            "vllm:request_success", "Requests by how they ended.", [*labels, "finished_reason"], registry=registry
+        )
+        self._refused = Counter(
+            "mllama_demo_requests_refused", "Requests that were not taken.", [*labels, "reason"], registry=registry
+        )
+        for reason in ("stop", "length", "abort", "error"):
+            self._ended.labels(model_name, reason)
+        for reason in ("busy", "unavailable"):
+            self._refused.labels(model_name, reason)
+
+    def ended(self, reason: str) -> None:
+        """reason: a FinishReason, or abort where the client left first."""
+        self._ended.labels(self._model, _FINISHED.get(reason, "abort" if reason == "abort" else "length")).inc()
+
+    def refused(self, error: BackendBusy | BackendUnavailable) -> None:
+        self._refused.labels(self._model, "busy" if isinstance(error, BackendBusy) else "unavailable").inc()
+
+    def render(self) -> tuple[bytes, str]:
+        """The page and its content type: the plain format, in which vLLM's names keep their colon for every scraper."""
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class _StatusCollector(Collector):
+    """Gauges read from the backend at the moment of the scrape."""
+
+    def __init__(self, backend: Backend, model_name: str) -> None:
+        self._backend = backend
+        self._model = model_name
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        status = self._backend.status()
+        gauges = [
+            ("vllm:num_requests_running", "Requests that have a slot.", status.running),
+            ("vllm:num_requests_waiting", "Requests that wait for a slot.", status.waiting),
+            ("mllama_demo_slots", "Requests that can have a slot at the same time.", status.slots),
+            ("mllama_demo_queue_limit", "Requests that may wait; more are refused.", status.max_waiting),
+            ("mllama_demo_ready", "1 when a request would be taken, 0 while loading or down.", status.state == "ready"),
+        ]
+        if status.estimated_wait_s is not None:
+            help = "Seconds that a request sent now would wait for a slot."
+            gauges.append(("mllama_demo_estimated_wait_seconds", help, status.estimated_wait_s))
+        for name, text, value in gauges:
+            family = GaugeMetricFamily(name, text, labels=["model_name"])
+            family.add_metric([self._model], float(value))
+            yield family
+
+
+class MeasuredBackend:
+    """A Backend that counts what goes through it."""
+
+    def __init__(self, backend: Backend, metrics: Metrics) -> None:
+        self._backend = backend
+        self._metrics = metrics
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._backend.info
+
+    def status(self) -> BackendStatus:
+        return self._backend.status()
+
+    def cancel(self, request_id: str) -> None:
+        self._backend.cancel(request_id)
+
+    def close(self) -> None:
+        self._backend.close()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        metrics, last, how, taken = self._metrics, None, "abort", False
+        try:
+            async with aclosing(self._backend.generate(request)) as events:
+                async for event in events:
+                    taken = True
+                    if isinstance(event, TokenEvent):
+                        now = time.perf_counter()
+                        metrics.generation_tokens.inc()
+                        if last is not None:
+                            metrics.per_token.observe(now - last)
+                        last = now
+                    elif isinstance(event, FinishEvent):
+                        how = event.reason
+                        self._observe(event)
+                    yield event
+        except (BackendBusy, BackendUnavailable) as error:
+            metrics.refused(error)
+            raise
+        finally:
+            if taken:
+                metrics.ended(how)
+
+    def _observe(self, finish: FinishEvent) -> None:
+        metrics, timings = self._metrics, finish.timings
+        metrics.e2e.observe(timings.total_s)
+        metrics.queued.observe(timings.waited_s)
+        if timings.ttft_s is not None:
+            metrics.ttft.observe(timings.ttft_s)
+            metrics.decoding.observe(timings.decode_s)
+            metrics.prompt_tokens.inc(finish.prompt_tokens)
+            metrics.prompt_length.observe(finish.prompt_tokens)
+            metrics.answer_length.observe(finish.completion_tokens)

@@ -1,0 +1,274 @@
+"""The OpenAI-compatible routes: chat completions, models, health, version and metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+import mllama_demo
+from mllama_demo.backend.base import Backend, QueueEvent
+from mllama_demo.config import Settings
+from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
+from mllama_demo.server.api_errors import LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
+from mllama_demo.server.completion import Completer, Completion
+from mllama_demo.server.metrics import Metrics
+from mllama_demo.server.openai_schema import (
+    Capabilities,
+    ChatChunk,
+    ChatCompletion,
+    ChatRequest,
+    Health,
+    Model,
+    Models,
+    Version,
+)
+from mllama_demo.server.security import CALLER, ApiGuard, Keys
+from mllama_demo.server.streaming import ClientGone, EventStream, while_connected
+from mllama_demo.token_estimate import TokenEstimate
+from mllama_demo.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+DONE = "data: [DONE]"
+# nginx's status for a client that left; nobody reads it.
+CLIENT_CLOSED_REQUEST = 499
+_WHERE = {"/v1/chat/completions": "POST", "/v1/models": "GET"}
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorResponse} for status in statuses}
+
+
+class ServedModels:
+    """The names that requests may use for the one model."""
+
+    def __init__(self, settings: Settings, backend: Backend) -> None:
+        self._backend = backend
+        self._own_names = settings.served_model_name
+        # Whoever started this with a path may ask for it by that path, as with vLLM; it is not told to others.
+        self._unlisted = () if settings.served_model_name else (str(settings.model_path),)
+        self._created = int(time.time())
+
+    @property
+    def names(self) -> Sequence[str]:
+        """At this moment: a server behind this one may come to serve another model."""
+        return self._own_names or [self._backend.info.model]
+
+    def resolve(self, name: str | None) -> str:
+        """The name to answer with. Raises ApiError 404 for one that is not served."""
+        if name is None:
+            return self.names[0]
+        if name in self.names or name.rstrip("/") in self._unlisted:
+            return name
+        served = " and ".join(self.names)
+        raise ApiError(404, f"The model {name[:200]!r} does not exist; this server has {served}.", "model", "model_not_found")
+
+    def describe(self, name: str) -> Model:
+        info = self._backend.info
+        capabilities = Capabilities(
+            images="images" in info.capabilities,
+            images_per_prompt=int("images" in info.capabilities),
+            seed="seed" in info.capabilities,
+            logprobs="probabilities" in info.capabilities,
+        )
+        return Model(
+            id=name,
+            created=self._created,
+            owned_by="mllama_demo",
+            root=info.model,
+            max_model_len=info.context_length,
+            capabilities=capabilities,
+        )
+
+
+def add_api(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, metrics: Metrics) -> None:
+    """The routes, their errors and their guard."""
+    models = ServedModels(settings, backend)
+    app.include_router(_machine_routes(backend, metrics))
+    app.include_router(_v1_routes(backend, models, Completer(settings, backend, tokenizer), metrics))
+    app.add_middleware(ApiGuard, keys=Keys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)
+    _add_error_handlers(app, backend)
+    _describe_errors(app)
+
+
+# --- for machines that watch ---------------------------------------------------------------------------------------------
+
+
+def _machine_routes(backend: Backend, metrics: Metrics) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", response_model=Health, responses={503: {"model": Health}})
+    def health() -> JSONResponse:
+        """200 when a question could be answered now, 503 with the reason otherwise."""
+        status = backend.status()
+        body = {"status": status.state, "running": status.running, "waiting": status.waiting, "slots": status.slots}
+        if status.state == "ready":
+            return JSONResponse(body)
+        headers = {"Retry-After": str(LOADING_RETRY_S)}
+        return JSONResponse({**body, "reason": status.detail}, status_code=503, headers=headers)
+
+    @router.get("/version")
+    def version() -> Version:
+        return Version(version=mllama_demo.__version__)
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    def render_metrics() -> Response:
+        """For Prometheus: vLLM's names, and mllama_demo_… for what vLLM does not have."""
+        content, content_type = metrics.render()
+        return Response(content, media_type=content_type)
+
+    return router
+
+
+# --- the API -------------------------------------------------------------------------------------------------------------
+
+
+def _v1_routes(backend: Backend, models: ServedModels, completer: Completer, metrics: Metrics) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/v1/models", responses=_errors(401))
+    def list_models() -> Models:
+        return Models(data=[models.describe(name) for name in models.names])
+
+    @router.get("/v1/models/{model:path}", responses=_errors(401, 404))
+    def one_model(model: str) -> Model:
+        return models.describe(models.resolve(model))
+
+    @router.post(
+        "/v1/chat/completions",
+        response_model=ChatCompletion,
+        responses={
+            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            **_errors(400, 401, 404, 413, 429, 500, 503),
+        },
+    )
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        """The model's next turn; with stream: true as server-sent events."""
+        model = models.resolve(body.model)
+        _refuse_early(backend, metrics)
+        try:
+            completion = await while_connected(request.receive, completer.begin(body, model, request.scope[CALLER]))
+            if body.stream:
+                chunks = completion.chunks()
+                first = await while_connected(request.receive, anext(chunks))
+                return EventStream(_events(first, chunks, completion))
+            whole = await while_connected(request.receive, completion.whole())
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(whole.model_dump_json(), media_type="application/json")
+
+    @router.api_route("/v1/{path:path}", methods=_METHODS, include_in_schema=False)
+    def nothing_here(path: str, request: Request) -> Response:
+        method = _WHERE.get(f"/v1/{path}") or ("GET" if path.startswith("models/") else None)
+        if method is None:
+            known = ", ".join(_WHERE)
+            return ApiError(404, f"There is no /v1/{path[:200]} here; there are {known}.", code="not_found").response()
+        error = ApiError(405, f"/v1/{path[:200]} takes {method} requests, not {request.method}.", code="method_not_allowed")
+        return JSONResponse(error.body(), error.status, {"Allow": method})
+
+    return router
+
+
+def _refuse_early(backend: Backend, metrics: Metrics) -> None:
+    """Before an image is fetched for a request that would not be taken anyway. The backend has the last word."""
+    status = backend.status()
+    error: DemoError | None = None
+    if status.state != "ready":
+        reason = f"The model is still loading ({status.detail}). Please try again in a moment."
+        error = BackendUnavailable(reason if status.state == "loading" else status.detail)
+    elif status.waiting - max(0, status.slots - status.running) >= status.max_waiting:
+        error = BackendBusy(f"The demo is busy: {status.waiting} questions are waiting already. Please try again in a moment.")
+    if isinstance(error, (BackendBusy, BackendUnavailable)):
+        metrics.refused(error)
+        raise error
+
+
+async def _events(
+    first: ChatChunk | QueueEvent, rest: AsyncGenerator[ChatChunk | QueueEvent, None], completion: Completion
+) -> AsyncGenerator[str, None]:
+    """Server-sent events; an error after the first is one of them, since the status was sent already."""
+    async with aclosing(rest):
+        try:
+            yield _event(first)
+            async for chunk in rest:
+                yield _event(chunk)
+        except (ApiError, DemoError) as error:
+            yield _error_event(error if isinstance(error, ApiError) else of_demo_error(error))
+        except Exception:
+            log.exception("completion %s failed", completion.id)
+            yield _error_event(_unexpected())
+    yield DONE
+
+
+def _event(item: ChatChunk | QueueEvent) -> str:
+    if isinstance(item, QueueEvent):  # a comment: clients skip it, proxies see that the connection lives
+        wait = "" if item.estimated_wait_s is None else f", about {item.estimated_wait_s:.0f} s"
+        return f": waiting, number {item.position} in line{wait}"
+    return f"data: {item.model_dump_json(exclude_unset=True)}"
+
+
+def _error_event(error: ApiError) -> str:
+    return f"data: {json.dumps(error.body())}"
+
+
+# --- description -------------------------------------------------------------------------------------------------------------
+
+
+def _describe_errors(app: FastAPI) -> None:
+    """Takes the 422 out of /openapi.json that FastAPI adds: what is wrong with a request is answered with 400 here."""
+    describe = app.openapi
+
+    def without_422() -> dict[str, Any]:
+        description = describe()
+        for path in description["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return description
+
+    app.openapi = without_422  # type: ignore[method-assign]
+
+
+# --- errors --------------------------------------------------------------------------------------------------------------
+
+
+def _unexpected() -> ApiError:
+    return ApiError(500, "Something went wrong in the server; its log has the cause.", code="internal_error")
+
+
+def _add_error_handlers(app: FastAPI, backend: Backend) -> None:
+    async def api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def demo_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, DemoError)
+        return of_demo_error(error, wait_s=backend.status().estimated_wait_s).response()
+
+    async def validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return of_validation(error.errors()).response()
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "bad_request")
+        found = ApiError(error.status_code, str(error.detail), code=code)
+        return JSONResponse(found.body(), found.status, {**found.headers, **(error.headers or {})})
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return _unexpected().response()  # Starlette logs the traceback
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(DemoError, demo_error)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, unexpected)

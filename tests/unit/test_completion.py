@@ -1,0 +1,426 @@
+"""From a chat-completions request to requests of the backend, and from its events to the answer or its chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hand_backend import READ, SPECIAL, CodePoints, HandBackend, finished, run
+from PIL import Image
+
+from mllama_demo.backend.base import FinishEvent, GenerationRequest, QueueEvent, TokenEvent
+from mllama_demo.config import Settings
+from mllama_demo.errors import BackendBusy, DemoError, PromptTooLong
+from mllama_demo.server.api_errors import ApiError
+from mllama_demo.server.completion import Completer, Completion
+from mllama_demo.server.openai_schema import ChatChunk, ChatCompletion, ChatRequest
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def picture(width: int = 8, height: int = 6, color: str = "red") -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), color).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def part(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def body(*messages: Any, **fields: Any) -> ChatRequest:
+    """messages: texts of the user, or whole messages."""
+    turns = [m if isinstance(m, dict) else {"role": "user", "content": m} for m in messages or ("Hello?",)]
+    return ChatRequest.model_validate({"messages": turns, **fields})
+
+
+def begin(backend: HandBackend, request: ChatRequest, caller: str = "me", **settings: Any) -> Any:
+    return Completer(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)  # type: ignore[arg-type]
+
+
+def taken(request: ChatRequest, backend: HandBackend | None = None, **settings: Any) -> list[GenerationRequest]:
+    """What the backend is asked for."""
+    backend = backend or HandBackend()
+
+    async def scene() -> list[GenerationRequest]:
+        completion = await begin(backend, request, **settings)
+        async with aclosing(completion.chunks()) as chunks:
+            waiting = asyncio.ensure_future(anext(chunks))
+            for _ in range(request.n or 1):
+                await backend.taken()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        return backend.requests
+
+    return run(scene())
+
+
+def said(
+    request: ChatRequest, *texts: str, end: FinishEvent | None = None, backend: HandBackend | None = None
+) -> tuple[ChatCompletion, list[ChatChunk]]:
+    """The answer made of these tokens, whole and in chunks."""
+    backend = backend or HandBackend()
+
+    async def send() -> None:
+        for _ in range(2):
+            await backend.taken()
+            backend.send(READ)
+            backend.say(*texts)
+            backend.send(end or finished(tokens=len(texts)))
+
+    async def scene() -> tuple[ChatCompletion, list[ChatChunk]]:
+        sending = asyncio.create_task(send())
+        whole = await (await begin(backend, request)).whole()
+        chunks = [chunk async for chunk in (await begin(backend, request)).chunks()]
+        await sending
+        return whole, [chunk for chunk in chunks if isinstance(chunk, ChatChunk)]
+
+    return run(scene())
+
+
+def spelled(request: GenerationRequest) -> str:
+    """Its prompt, each special token as a bar."""
+    return "".join("|" if id >= SPECIAL else chr(id) for id in request.prompt_ids)
+
+
+def refused(error: type[Exception], request: ChatRequest, backend: HandBackend | None = None, **settings: Any) -> Any:
+    """The refusal, which must come before the backend hears of the request."""
+    backend = backend or HandBackend()
+    with pytest.raises(error) as caught:
+        run(begin(backend, request, **settings))
+    assert backend.requests == []
+    return caught.value
+
+
+# --- what the backend is asked for -----------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is() -> None:
+    (request,) = taken(body(), HandBackend(context_length=2000), temperature=0.3, top_p=0.7, top_k=9, max_tokens=50)
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.stop) == (0.3, 0.7, 9, ())
+    assert sampling.max_tokens == 2000
+    assert sampling.seed is not None
+    assert not request.trace
+
+
+def test_what_is_given_is_taken() -> None:
+    fields = {"temperature": 1, "top_p": 0.5, "top_k": 4, "seed": 7, "stop": "a", "max_tokens": 3, "logprobs": True}
+    backend = HandBackend()
+    backend.info = replace(backend.info, capabilities=frozenset({"seed", "probabilities"}))
+    (request,) = taken(body(**fields), backend)
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (1.0, 0.5, 4, 7)
+    assert (sampling.stop, sampling.max_tokens, request.trace) == (("a",), 3, True)
+
+
+def test_the_newer_name_of_max_tokens_wins() -> None:
+    (request,) = taken(body(max_tokens=5, max_completion_tokens=3))
+    assert request.sampling.max_tokens == 3
+
+
+def test_more_tokens_than_the_context_has_are_no_more_than_it_has() -> None:
+    (request,) = taken(body(max_tokens=10**9), HandBackend(context_length=2000))
+    assert request.sampling.max_tokens == 2000
+
+
+@pytest.mark.parametrize(("seed", "drawn"), [(0, 0), (-1, 2**32 - 1), (2**32 + 5, 5), (2**63 - 1, 2**32 - 1)])
+def test_every_64_bit_seed_is_one(seed: int, drawn: int) -> None:
+    (request,) = taken(body(seed=seed))
+    assert request.sampling.seed == drawn
+
+
+def test_top_k_of_minus_one_is_off() -> None:
+    (request,) = taken(body(top_k=-1), top_k=5)
+    assert request.sampling.top_k == 0
+
+
+def test_each_choice_draws_with_its_own_seed_and_all_share_a_turn_and_a_prompt() -> None:
+    requests = taken(body(n=3, seed=2**32 - 2))
+    assert [request.sampling.seed for request in requests] == [2**32 - 2, 2**32 - 1, 0]
+    assert {request.conversation_id for request in requests} == {"me"}
+    assert len({request.id for request in requests}) == 3
+    assert len({request.prompt_ids for request in requests}) == 1
+
+
+def test_roles_and_texts_come_into_the_prompt_in_order() -> None:
+    (request,) = taken(
+        body(
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "two"}]},
+            {"role": "assistant", "content": "Three."},
+            "Four?",
+        )
+    )
+    prompt = spelled(request)
+    places = [prompt.index(word) for word in ("system", "Be brief.", "One\ntwo", "Three.", "Four?")]
+    assert places == sorted(places)
+
+
+def test_the_operators_system_prompt_counts_unless_the_request_has_one() -> None:
+    assert "Be kind." in spelled(taken(body(), system_prompt="Be kind.")[0])
+    own = body({"role": "system", "content": "Be odd."}, "Hello?")
+    assert "Be kind." not in spelled(taken(own, system_prompt="Be kind.")[0])
+
+
+def test_system_text_with_an_image_goes_into_the_users_turn() -> None:
+    own = body({"role": "system", "content": "Be brief."}, {"role": "user", "content": [part(picture())]})
+    prompt = spelled(taken(own)[0])
+    assert "Be brief." in prompt
+    assert "system" not in prompt
+
+
+def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() -> None:
+    request = body(
+        {"role": "user", "content": [part("http://nowhere.invalid/a.png"), {"type": "text", "text": "And this?"}]},
+        {"role": "assistant", "content": "Nothing."},
+        {"role": "user", "content": [part(picture(70, 30)), {"type": "text", "text": "And this?"}]},
+        {"role": "assistant", "content": "A line."},
+        "Sure?",
+    )
+    (asked,) = taken(request)
+    assert asked.image is not None
+    assert (asked.image.width, asked.image.height) == (70, 30)
+    whole, chunks = said(request, "Yes.")
+    for seen in (whole.image, chunks[0].image):
+        assert seen is not None
+        assert (seen.message, seen.width, seen.height, seen.rows, seen.columns, seen.not_seen) == (2, 70, 30, 1, 3, 1)
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"temperature": 2.5}, "temperature", "from 0 to 2, got 2.5"),
+        ({"temperature": float("nan")}, "temperature", "from 0 to 2"),
+        ({"top_p": 0}, "top_p", "from 0.01 to 1"),
+        ({"top_k": -2}, "top_k", "from 0 to 200"),
+        ({"max_tokens": 0}, "max_tokens", "from 1 to 4096, got 0"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "max_completion_tokens must be a whole number"),
+        ({"stop": [""]}, "stop", "1 to 64 characters"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "up to 4 strings"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], param: str, words: str) -> None:
+    error = refused(ApiError, body(**fields))
+    assert (error.status, error.param) == (400, param)
+    assert words in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"), [({"logprobs": True}, "logprobs"), ({"seed": 1}, "seed"), ({"messages": "image"}, "messages")]
+)
+def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: dict[str, Any], param: str) -> None:
+    backend = HandBackend()
+    backend.info = replace(backend.info, capabilities=frozenset())
+    request = body({"role": "user", "content": [part(picture())]}) if "messages" in fields else body(**fields)
+    error = refused(ApiError, request, backend)
+    assert (error.status, error.param) == (400, param)
+
+
+def test_a_backend_without_seeds_answers_without_telling_one() -> None:
+    backend = HandBackend()
+    backend.info = replace(backend.info, capabilities=frozenset({"images"}))
+    whole, _ = said(body(), "Hi.", backend=backend)
+    assert whole.seed is None
+
+
+def test_more_choices_than_can_wait_are_refused() -> None:
+    error = refused(ApiError, body(n=16))  # 2 slots and 8 places in the queue
+    assert "n must be at most 10" in error.message
+
+
+def test_a_conversation_that_does_not_fit_is_refused_and_not_cut() -> None:
+    request = body("a" * 300, {"role": "assistant", "content": "b"}, "c")
+    assert "room for 150" in str(refused(PromptTooLong, request, HandBackend(context_length=200)))
+    assert len(taken(request, HandBackend(context_length=600))) == 1
+
+
+def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None:
+    error = refused(PromptTooLong, body("a" * 60_000), HandBackend(context_length=200))
+    assert "51,200" in str(error)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["data:image/png;base64,AAAA", "data:text/html,hello", "ftp://example.com/a.png", "file:///etc/passwd", "/etc/passwd", "x"],
+)
+def test_what_is_no_image_is_refused_with_the_message_it_came_with(url: str) -> None:
+    error = refused(ApiError, body("Hello", {"role": "user", "content": [part(url)]}))
+    assert (error.status, error.param, error.code) == (400, "messages[1].content", "invalid_image")
+
+
+def test_no_image_is_fetched_from_a_host_that_is_not_allowed() -> None:
+    error = refused(ApiError, body({"role": "user", "content": [part("http://example.com/a.png")]}), allowed_media_hosts=[])
+    assert "only hosts that its operator chose" in error.message
+
+
+# --- the answer ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_chunks_together_are_the_answer() -> None:
+    whole, chunks = said(body(seed=5), "A", " boat", "", " sails")
+    (choice,) = whole.choices
+    assert (choice.message.content, choice.finish_reason, choice.stop_reason) == ("A boat sails", "stop", None)
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == "A boat sails"
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert whole.seed == chunks[0].seed == 5
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (5, 4, 9)
+
+
+def test_usage_comes_last_where_it_was_asked_for_and_is_null_before() -> None:
+    _, chunks = said(body(stream=True, stream_options={"include_usage": True}), "Hi")
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 6
+    assert all('"usage":null' in chunk.model_dump_json(exclude_unset=True) for chunk in chunks[:-1])
+    _, without = said(body(stream=True), "Hi")
+    assert all("usage" not in chunk.model_dump(exclude_unset=True) for chunk in without)
+
+
+@pytest.mark.parametrize(
+    ("end", "finish_reason", "stop_reason"),
+    [
+        (finished("end_of_turn"), "stop", None),
+        (replace(finished("stop_string"), stop_string="###"), "stop", "###"),
+        (finished("max_tokens"), "length", None),
+        (finished("context_full"), "length", "context_full"),
+        (finished("time_limit"), "length", "time_limit"),
+    ],
+)
+def test_why_an_answer_ended_is_told(end: FinishEvent, finish_reason: str, stop_reason: str | None) -> None:
+    whole, chunks = said(body(), "Hi", end=end)
+    for choice in (whole.choices[0], chunks[-1].choices[0]):
+        assert (choice.finish_reason, choice.stop_reason) == (finish_reason, stop_reason)
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "status"),
+    [
+        (finished("error", error="No power."), "ready", 500),
+        (finished("error", error="No power."), "down", 503),
+        (finished("cancelled"), "ready", 503),
+        (finished("time_limit", tokens=0), "ready", 503),
+    ],
+)
+def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEvent, state: str, status: int) -> None:
+    backend = HandBackend()
+    backend.state = state
+
+    async def drain(completion: Completion, streamed: bool) -> None:
+        if not streamed:
+            await completion.whole()
+        async for _ in completion.chunks():
+            pass
+
+    async def scene(streamed: bool) -> None:
+        reading = asyncio.create_task(drain(await begin(backend, body()), streamed))
+        await backend.taken()
+        backend.send(READ, end)
+        with pytest.raises(ApiError) as caught:
+            await reading
+        assert caught.value.status == status
+
+    run(scene(False))
+    run(scene(True))
+
+
+def test_choices_are_told_apart_though_their_tokens_come_mixed() -> None:
+    backend = HandBackend()
+
+    async def scene() -> list[ChatChunk | QueueEvent]:
+        chunks = (await begin(backend, body(n=2))).chunks()
+        reading = asyncio.create_task(_all(chunks))
+        first, second = await backend.taken(), await backend.taken()
+        for token in range(3):
+            for name, request in (("a", first), ("b", second)):
+                backend.send_to(request.id, TokenEvent(token, 7, f"{name}{token}"))
+        for request in (second, first):
+            backend.send_to(request.id, finished())
+        return await reading
+
+    texts = {0: "", 1: ""}
+    chunks = run(scene())
+    for chunk in chunks:
+        assert isinstance(chunk, ChatChunk)
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == {0: "a0a1a2", 1: "b0b1b2"}
+    assert len({chunk.id for chunk in chunks if isinstance(chunk, ChatChunk)}) == 1
+
+
+async def _all(chunks: AsyncGenerator[Any, None]) -> list[Any]:
+    return [chunk async for chunk in chunks]
+
+
+# --- queueing and leaving ------------------------------------------------------------------------------------------------
+
+
+def test_the_place_in_the_queue_is_told_before_the_first_chunk() -> None:
+    backend = HandBackend()
+
+    async def scene() -> None:
+        async with aclosing((await begin(backend, body())).chunks()) as chunks:
+            waiting = asyncio.ensure_future(anext(chunks))
+            await backend.taken()
+            backend.send(QueueEvent(2, 1.5))
+            assert await waiting == QueueEvent(2, 1.5)
+            backend.send(READ)
+            assert isinstance(await anext(chunks), ChatChunk)
+
+    run(scene())
+
+
+def test_a_full_queue_refuses_before_the_first_chunk() -> None:
+    backend = HandBackend()
+    backend.refusal = BackendBusy("Full.")
+
+    async def scene() -> None:
+        with pytest.raises(DemoError, match="Full"):
+            await anext((await begin(backend, body(n=2))).chunks())
+
+    run(scene())
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_leaving_frees_every_choice_at_once(streamed: bool) -> None:
+    backend = HandBackend()
+
+    async def scene() -> None:
+        completion = await begin(backend, body(n=2))
+        reading = asyncio.create_task(_all(completion.chunks()) if streamed else completion.whole())
+        for _ in range(2):
+            await backend.taken()
+        backend.send(READ)
+        backend.say("One")
+        await asyncio.sleep(0)
+        assert backend.closed == []
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert sorted(backend.closed) == sorted(request.id for request in backend.requests)
+
+    run(scene())
+
+
+def test_a_choice_that_fails_ends_the_others() -> None:
+    backend = HandBackend()
+
+    async def scene() -> None:
+        reading = asyncio.create_task((await begin(backend, body(n=2))).whole())
+        for _ in range(2):
+            await backend.taken()
+        backend.send(READ, finished("error", error="No power."))
+        with pytest.raises(ApiError, match="No power"):
+            await reading
+        assert len(backend.closed) == 2
+
+    run(scene())

@@ -1,0 +1,245 @@
+"""A token taken apart, against transformers' warpers; an answer under other values, against the real sampler run again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from mllama_demo.explore.steps import entropy, steps_of
+from mllama_demo.explore.whatif import what_if
+from mllama_demo.sampling import RECORDED_CANDIDATES, SamplingParams, TokenSampler, TokenTrace, filter_logits
+
+STEPS = 12
+
+
+def logits_of(seed: int, size: int = 500, spread: float = 3.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(scale=spread, size=size)
+
+
+def generate(steps: Sequence[np.ndarray], params: SamplingParams) -> list[TokenTrace]:
+    """The real sampler over the logits of some steps."""
+    sampler = TokenSampler(params, trace=True)
+    traces = [sampler.sample(logits)[1] for logits in steps]
+    return [trace for trace in traces if trace is not None]
+
+
+def warp(logits: np.ndarray, params: SamplingParams) -> list[np.ndarray]:
+    """transformers' scores after temperature, top_k and top_p, chained as `generate` chains them; -inf where cut."""
+    ids, scores = torch.empty(1, 0, dtype=torch.long), torch.from_numpy(logits)[None]
+    stages = [TemperatureLogitsWarper(float(params.temperature))(ids, scores)]
+    stages.append(TopKLogitsWarper(params.top_k)(ids, stages[-1]) if params.top_k else stages[-1])
+    stages.append(TopPLogitsWarper(params.top_p)(ids, stages[-1]) if params.top_p < 1 else stages[-1])
+    return [stage[0].numpy() for stage in stages]
+
+
+def random_params(chance: np.random.Generator, seed: int) -> SamplingParams:
+    return SamplingParams(
+        temperature=float(chance.choice([0.0, 0.2, 0.7, 1.0, 1.3, 2.0])),
+        top_p=float(chance.choice([0.05, 0.5, 0.9, 0.99, 1.0])),
+        top_k=int(chance.choice([0, 0, 1, 2, 10, 64, 65, 100, 200])),
+        seed=seed,
+    )
+
+
+# --- one token -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("top_k", [0, 2, 40, 150])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 1.0])
+def test_every_stage_is_what_transformers_warpers_make_of_it(temperature: float, top_k: int, top_p: float) -> None:
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=1)
+    for seed in range(4):
+        logits = logits_of(seed)
+        steps = steps_of(generate([logits], params)[0], params)
+        warped = warp(logits, params)
+        assert steps.exact
+        assert len(steps.candidates) == RECORDED_CANDIDATES
+        for candidate in steps.candidates:
+            ours = (candidate.after_temperature, candidate.after_top_k, candidate.final)
+            for probability, stage in zip(ours, warped, strict=True):
+                assert probability == pytest.approx(torch.from_numpy(stage).softmax(-1)[candidate.token_id].item(), abs=1e-6)
+            cut = "top_k" if np.isneginf(warped[1][candidate.token_id]) else "top_p"
+            assert candidate.cut_by == (cut if np.isneginf(warped[2][candidate.token_id]) else None)
+        recorded = [candidate.token_id for candidate in steps.candidates]
+        for mass, stage in zip(
+            (steps.outside.after_temperature, steps.outside.after_top_k, steps.outside.final), warped, strict=True
+        ):
+            inside = torch.from_numpy(stage).softmax(-1)[recorded].sum().item()
+            assert mass == pytest.approx(1 - inside, abs=1e-6)
+        assert steps.kept == int(np.isfinite(warped[2]).sum())
+
+
+def test_the_random_number_lies_in_the_share_of_the_one_it_drew() -> None:
+    params = SamplingParams(temperature=1.2, top_k=50, top_p=0.95, seed=4)
+    for trace in generate([logits_of(seed) for seed in range(30)], params):
+        steps = steps_of(trace, params)
+        assert steps.chosen_index is not None
+        share = steps.candidates[steps.chosen_index].share
+        assert share is not None
+        assert share[0] <= trace.draw < share[1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("params", "cut"), [(SamplingParams(temperature=0), "greedy"), (SamplingParams(temperature=1.5, top_k=1), "top_k")]
+)
+def test_greedy_cuts_all_but_the_likeliest_and_draws_nothing(params: SamplingParams, cut: str) -> None:
+    steps = steps_of(generate([logits_of(0)], params)[0], params)
+    first, *others = steps.candidates
+    assert (first.final, first.cut_by, steps.draw, steps.chosen) == (1.0, None, None, first.token_id)
+    assert {candidate.cut_by for candidate in others} == {cut}
+    assert steps.outside.final == 0
+
+
+def test_a_record_without_the_rest_of_the_vocabulary_says_when_it_is_not_exact() -> None:
+    """A trace from elsewhere: survivors within it are exact, a nucleus that reaches beyond is not."""
+    for params, exact in (
+        (SamplingParams(temperature=0.7, top_k=20, seed=1), True),
+        (SamplingParams(temperature=2.0, top_p=1.0, seed=1), False),
+    ):
+        trace = generate([logits_of(0)], params)[0]
+        bare = steps_of(replace(trace, whole=None), params)
+        assert bare.exact is exact
+        if exact:
+            full = steps_of(trace, params)
+            assert [c.final for c in bare.candidates] == pytest.approx([c.final for c in full.candidates])
+
+
+def test_entropy_is_that_of_coins_and_dice() -> None:
+    assert entropy([0.5, 0.5]) == pytest.approx(1.0)
+    assert entropy([1.0, 0.0]) == 0.0
+    assert entropy([1 / 8] * 7, rest=1 / 8) == pytest.approx(3.0)
+
+
+# --- a whole answer ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", range(200))
+def test_what_if_is_what_the_sampler_does_when_it_is_run_again(case: int) -> None:
+    """The same logits and the same seed under other values: every claim holds, and within the record all is decided."""
+    chance = np.random.default_rng(case)
+    size, spread = int(chance.choice([50, 64, 65, 300, 1281])), float(chance.choice([0.5, 2.0, 4.0]))
+    steps = [logits_of(1000 * case + step, size, spread) for step in range(STEPS)]
+    if chance.random() < 0.3:
+        steps = [np.round(logits) for logits in steps]  # ties, as bfloat16 makes them
+    before, after = random_params(chance, case), random_params(chance, case)
+    traces, again = generate(steps, before), generate(steps, after)
+    told = what_if(traces, before, after)
+
+    for logits, trace, rerun, token in zip(steps, traces, again, told.tokens, strict=True):
+        filtered = filter_logits(logits, after)
+        left = filtered.order[: filtered.kept].tolist()
+        final = float(filtered.probabilities[left.index(trace.chosen)]) if trace.chosen in left else 0.0
+        if token.possible is not None:
+            assert token.possible == (trace.chosen in left)
+        assert token.probability[0] - 1e-9 <= final <= token.probability[1] + 1e-9
+        assert token.kept[0] <= min(filtered.kept, len(trace.token_ids)) <= token.kept[1]
+        if token.choice is not None:
+            assert token.choice == rerun.chosen
+        if filtered.kept <= filtered.after_top_k < RECORDED_CANDIDATES or size <= RECORDED_CANDIDATES:
+            assert token.exact
+            assert token.choice == rerun.chosen
+
+    differs = [trace.chosen != rerun.chosen for trace, rerun in zip(traces, again, strict=True)]
+    if told.first_unknown is None:
+        assert told.first_difference == (differs.index(True) if True in differs else None)
+    elif told.first_difference is not None:
+        assert differs.index(True) == told.first_difference
+    else:
+        assert not any(differs[: told.first_unknown])
+
+
+def test_most_cases_are_decided_by_the_record() -> None:
+    """The test above would also pass if nothing were ever claimed. As peaked as a language model is."""
+    decided = total = 0
+    for case in range(100):
+        chance = np.random.default_rng(case)
+        steps = [logits_of(1000 * case + step, 1281, 6.0) for step in range(STEPS)]
+        before, after = random_params(chance, case), random_params(chance, case)
+        told = what_if(generate(steps, before), before, after)
+        decided += sum(token.choice is not None for token in told.tokens)
+        total += STEPS
+    assert decided > 0.9 * total
+
+
+def test_the_same_values_change_nothing_and_give_the_probability_of_what_was_drawn() -> None:
+    params = SamplingParams(temperature=1.1, top_p=0.9, top_k=30, seed=8)
+    steps = [logits_of(seed) for seed in range(STEPS)]
+    traces = generate(steps, params)
+    told = what_if(traces, params, params)
+    expected = 0.0
+    for logits, trace in zip(steps, traces, strict=True):
+        filtered = filter_logits(logits, params)
+        expected += math.log(filtered.probabilities[filtered.order.tolist().index(trace.chosen)])
+    assert (told.first_difference, told.first_unknown, told.impossible, told.tail_matters) == (None, None, (), ())
+    assert told.log_probability == pytest.approx((expected, expected))
+
+
+def test_a_token_that_a_smaller_top_k_cuts_makes_the_answer_impossible() -> None:
+    params = SamplingParams(temperature=2.0, top_p=1.0, seed=3)
+    traces = generate([logits_of(seed, 200, 1.0) for seed in range(STEPS)], params)
+    told = what_if(traces, params, replace(params, top_k=2))
+    beyond = tuple(i for i, trace in enumerate(traces) if trace.chosen not in trace.token_ids[:2])
+    assert beyond
+    assert told.impossible == beyond
+    assert told.log_probability == (-math.inf, -math.inf)
+
+
+def test_where_the_tail_matters_it_says_so_and_claims_no_more() -> None:
+    """A flat distribution at another temperature: most of the mass is outside the record."""
+    params = SamplingParams(temperature=1.0, top_k=64, top_p=1.0, seed=3)
+    steps = [logits_of(seed, 5000, 0.5) for seed in range(STEPS)]
+    told = what_if(generate(steps, params), params, SamplingParams(temperature=1.6, top_p=1.0, seed=3))
+    assert told.tail_matters == tuple(range(STEPS))
+    assert all(token.possible for token in told.tokens)  # without top_k and top_p everything is left
+    low, high = told.log_probability
+    assert -math.inf < low < high < 0
+
+
+def test_a_greedy_answer_takes_the_random_numbers_of_its_seed() -> None:
+    steps = [logits_of(seed) for seed in range(STEPS)]
+    greedy, warm = SamplingParams(temperature=0.0, seed=21), SamplingParams(temperature=1.0, top_k=40, top_p=1.0, seed=21)
+    told = what_if(generate(steps, greedy), greedy, warm)
+    assert [token.choice for token in told.tokens] == [trace.chosen for trace in generate(steps, warm)]
+    assert what_if(generate(steps, greedy), replace(greedy, seed=None), warm).first_unknown == 0
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.integers(65, 2000),
+    spread=st.floats(0.05, 6.0),
+    recorded=st.floats(0.1, 2.0),
+    temperature=st.floats(0.05, 2.0),
+    top_p=st.floats(0.01, 1.0),
+)
+def test_the_bounds_hold_at_any_temperature(
+    seed: int, size: int, spread: float, recorded: float, temperature: float, top_p: float
+) -> None:
+    before = SamplingParams(temperature=recorded, top_p=1.0, seed=seed)
+    after = SamplingParams(temperature=temperature, top_p=top_p, seed=seed)
+    logits = logits_of(seed, size, spread)
+    (trace,) = generate([logits], before)
+    (token,) = what_if([trace], before, after).tokens
+    filtered = filter_logits(logits, after)
+    order = filtered.order.tolist()
+    rank = order.index(trace.chosen)
+    final = float(filtered.probabilities[rank]) if rank < filtered.kept else 0.0
+    assert token.probability[0] - 1e-9 <= final <= token.probability[1] + 1e-9
+    if token.choice is not None:
+        assert token.choice == generate([logits], after)[0].chosen
+
+
+def test_a_sampler_that_skips_draws_the_numbers_that_come_next() -> None:
+    params = SamplingParams(temperature=1.5, top_p=1.0, seed=5)
+    whole = generate([logits_of(step) for step in range(10)], params)
+    rest = TokenSampler(params, trace=True, skip=4)
+    assert [rest.sample(logits_of(step)) for step in range(4, 10)] == [(trace.chosen, trace) for trace in whole[4:]]

@@ -1,0 +1,69 @@
+"""Counting without a tokenizer: close enough to the real one to plan with, and closer after each answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.errors import PromptTooLong
+from mllama_demo.prompt import build_prompt, encode_chat
+from mllama_demo.token_estimate import TokenEstimate
+
+ENGLISH = "The quick brown fox jumps over the lazy dog, and nobody in the village has ever seen such a thing before. "
+CHINESE = "敏捷的棕色狐狸跳过了那只懒惰的狗，村子里的人从来没有见过这样的事情。"
+
+
+def talk(*texts: str) -> tuple[Message, ...]:
+    return tuple(Message("assistant" if index % 2 else "user", text) for index, text in enumerate(texts))
+
+
+def test_it_guesses_rather_too_many_and_not_more_than_twice_as_many_on_english(tokenizer):
+    messages = talk(ENGLISH * 5, ENGLISH, ENGLISH * 3)
+    true = len(encode_chat(messages, tokenizer))
+    assert true * 0.5 < TokenEstimate().count(messages) < true * 2
+
+
+def test_it_rises_at_once_and_falls_slowly():
+    estimate, messages = TokenEstimate(), talk(CHINESE * 5)
+    first = estimate.count(messages)
+    estimate.learn(messages, 2 * first)
+    assert estimate.count(messages) >= 2 * first, "too low a guess loses an answer"
+    high = estimate.count(messages)
+    estimate.learn(messages, first)
+    assert first < estimate.count(messages) < high
+    for _ in range(50):
+        estimate.learn(messages, first)
+    assert estimate.count(messages) == pytest.approx(first, abs=40)
+
+
+def test_it_learns_nothing_from_a_few_words_or_where_an_image_may_count():
+    estimate, picture = TokenEstimate(), ImageRef("digest", "a.png", 8, 8)
+    messages = talk(ENGLISH * 5)
+    before = estimate.count(messages)
+    estimate.learn(talk("Hi"), 4000)
+    estimate.learn((Message("user", ENGLISH * 5, picture),), 9000)
+    assert estimate.count(messages) == before
+
+
+def test_a_prompt_is_cut_by_the_estimate_and_has_messages_alone():
+    messages = talk(*[ENGLISH] * 9)
+    prompt = build_prompt(Conversation(messages), TokenEstimate(), context_length=300, max_tokens=64)
+    assert prompt.token_ids == ()
+    assert 0 < prompt.dropped < 9
+    assert prompt.messages == messages[prompt.dropped :]
+    with pytest.raises(PromptTooLong, match="needs about"):
+        build_prompt(Conversation(talk(ENGLISH * 20)), TokenEstimate(), context_length=300, max_tokens=64)
+
+
+def test_the_turns_for_a_server_hold_one_image_and_no_system_turn_beside_it():
+    """Its template refuses both."""
+    old, new = ImageRef("1", "old.png", 8, 8), ImageRef("2", "new.png", 8, 8)
+    messages = (Message("user", "First", old), Message("assistant", "Yes."), Message("user", "Second", new))
+    prompt = build_prompt(Conversation(messages), TokenEstimate(), context_length=300, max_tokens=64, system_prompt="Be brief.")
+    assert [(m.role, m.text, m.image) for m in prompt.messages] == [
+        ("user", "Be brief.\n\nFirst", None),
+        ("assistant", "Yes.", None),
+        ("user", "Second", new),
+    ]
+    alone = build_prompt(Conversation(talk("Hi")), TokenEstimate(), context_length=300, max_tokens=64, system_prompt="Be brief.")
+    assert [m.role for m in alone.messages] == ["system", "user"]
