@@ -43,8 +43,8 @@ class Answer:
 
     position, estimated_wait_s: while waiting. image: what the model sees. dropped: oldest messages left out of the prompt.
     prompt_tokens, read_s: known once the prompt is being read and has been read. tokens, wrote_s: so far, and the seconds from
-    the first to the last of them; estimated where a server sends text alone. since: time.monotonic() when the queue last told the position, reading began or the first
-    token came.
+    the first to the last of them; estimated: where a server sends text alone. since: time.monotonic() when the queue last told
+    the position, reading began or the first token came.
     """
 
     request_id: str

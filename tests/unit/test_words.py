@@ -395,6 +395,6 @@ def test_what_a_server_does_not_tell_is_not_made_up():
     image = {"name": "dog.png", "width": 640, "height": 480}
     assert saw(image) == "saw dog.png, 640 × 480 px"
     facts = {"prompt_tokens": 40, "completion_tokens": 7, "reason": "end_of_turn", "estimated": True}
-    assert "about 40 + 7 tokens" in facts_line(Message("assistant", "A dog.", facts=facts))
+    assert "read about 40, wrote about 7 tokens" in facts_line(Message("assistant", "A dog.", facts=facts))
     sampling = {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 8, "seed": None}
     assert "seed" not in sampling_words(sampling)
