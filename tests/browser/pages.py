@@ -38,7 +38,7 @@ STATE = """() => {
 @contextmanager
 def settled(page: Page) -> Iterator[None]:
     """Leaves once the server has answered, to the end, what is done inside."""
-    asked = False
+    asked = answered = False
     begun: list[Request] = []
     ended: list[Request] = []
 
@@ -49,9 +49,10 @@ def settled(page: Page) -> Iterator[None]:
             begun.append(request)
 
     def end(request: Request) -> None:
+        nonlocal answered
+        ended.append(request)
         # What is asked while an earlier stream is still open is answered there.
-        if asked and "/queue/data" in request.url:
-            ended.append(request)
+        answered = answered or (asked and "/queue/data" in request.url)
 
     page.on("request", begin)
     # Either side may be the first to hang up when the last answer is through.
@@ -60,8 +61,8 @@ def settled(page: Page) -> Iterator[None]:
     try:
         yield
         deadline = time.monotonic() + PATIENCE_MS / 1000
-        while not ended or not all(request in ended for request in begun):
-            assert time.monotonic() < deadline, f"the server has not answered: {len(begun)} streams begun, {len(ended)} ended"
+        while not answered or not all(request in ended for request in begun):
+            assert time.monotonic() < deadline, f"the server has not answered: {len(begun)} streams begun, asked: {asked}"
             page.wait_for_timeout(20)
     finally:
         page.remove_listener("request", begin)
