@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -41,6 +42,9 @@ class Answer:
     """An answer under way. text grows; finish is set once, at the end.
 
     position, estimated_wait_s: while waiting. image: what the model sees. dropped: oldest messages left out of the prompt.
+    prompt_tokens, read_s: known once the prompt is being read and has been read. tokens, wrote_s: so far, and the seconds from
+    the first to the last of them; estimated: where a server sends text alone. since: time.monotonic() when the queue last told
+    the position, reading began or the first token came.
     """
 
     request_id: str
@@ -52,15 +56,28 @@ class Answer:
     position: int | None = None
     estimated_wait_s: float | None = None
     finish: FinishEvent | None = None
+    prompt_tokens: int | None = None
+    read_s: float | None = None
+    tokens: int = 0
+    estimated: bool = False
+    wrote_s: float = 0.0
+    since: float = 0.0
 
-    def after(self, event: Event) -> Answer:
-        """The answer once `event` happened."""
+    def after(self, event: Event, now: float | None = None) -> Answer:
+        """The answer once `event` happened; now: time.monotonic()."""
+        now = time.monotonic() if now is None else now
         if isinstance(event, QueueEvent):
-            return replace(self, phase="waiting", position=event.position, estimated_wait_s=event.estimated_wait_s)
+            return replace(self, phase="waiting", position=event.position, estimated_wait_s=event.estimated_wait_s, since=now)
         if isinstance(event, PrefillEvent):
-            return replace(self, phase="reading", position=None, estimated_wait_s=None)
+            told = {"position": None, "estimated_wait_s": None, "prompt_tokens": event.prompt_tokens}
+            return replace(self, phase="reading", since=now, **told)
         if isinstance(event, TokenEvent):
-            return replace(self, phase="writing", text=self.text + event.text)
+            text, tokens = self.text + event.text, self.tokens + (len(event.logprobs) or 1)
+            estimated = self.estimated or event.token_id < 0
+            if not self.tokens:
+                read_s = now - self.since
+                return replace(self, phase="writing", text=text, tokens=tokens, estimated=estimated, read_s=read_s, since=now)
+            return replace(self, text=text, tokens=tokens, estimated=estimated, wrote_s=now - self.since)
         return replace(self, phase="done", text=self.text + event.text, finish=event)
 
 
@@ -150,6 +167,7 @@ class Answerer:
             finish = answer.finish
             facts |= {
                 "reason": finish.reason,
+                "context_length": info.context_length,
                 "error": finish.error,
                 "prompt_tokens": finish.prompt_tokens,
                 "completion_tokens": finish.completion_tokens,

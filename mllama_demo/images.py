@@ -9,6 +9,7 @@ import base64
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -238,6 +239,29 @@ def preview(image: LoadedImage, max_side: int = 1024) -> bytes:
     return out.getvalue()
 
 
+JOINED_HEIGHT, JOINED_GAP = 1120, 16  # pixels
+
+
+def side_by_side(images: Sequence[LoadedImage], limits: ImageLimits = DEFAULT_LIMITS) -> LoadedImage:
+    """Several images as one: from left to right, equally high and at most 1120 pixels, on white with a gap between them.
+
+    Raises ImageError when what comes out breaks the limits.
+    """
+    high = min(JOINED_HEIGHT, max(image.height for image in images))
+    sizes = [(max(1, round(image.width * high / image.height)), high) for image in images]
+    wide = sum(width for width, _ in sizes) + JOINED_GAP * (len(images) - 1)
+    name = " + ".join(image.name for image in images)
+    _check_shape(clean_name(name), wide, high, limits)
+    canvas = Image.new("RGB", (wide, high), "white")
+    left = 0
+    for image, size in zip(images, sizes, strict=True):
+        canvas.paste(image.pixels.resize(size, Image.Resampling.LANCZOS), (left, 0))
+        left += size[0] + JOINED_GAP
+    file = io.BytesIO()
+    canvas.save(file, "PNG")
+    return load_image(file.getvalue(), name, limits)
+
+
 # --- data: URLs ----------------------------------------------------------------------------------------------------------
 
 
@@ -319,3 +343,17 @@ def tile_layout(width: int, height: int, tile_size: int, max_tiles: int, *, full
     else:
         wide = min(max(1, int(width * (high / height))), wide)
     return TileLayout(rows, columns, wide, high)
+
+
+def on_tiles(image: Image.Image, layout: TileLayout, tile_size: int) -> list[Image.Image]:
+    """The square tiles that the image processor cuts the image into, row by row: resized, and padded with black."""
+    canvas = Image.new("RGB", (layout.columns * tile_size, layout.rows * tile_size))
+    canvas.paste(image.resize((layout.width, layout.height), Image.Resampling.BILINEAR))
+    corners = [(column * tile_size, row * tile_size) for row in range(layout.rows) for column in range(layout.columns)]
+    return [canvas.crop((x, y, x + tile_size, y + tile_size)) for x, y in corners]
+
+
+def aspect_ratio_number(layout: TileLayout, max_tiles: int) -> tuple[int, int]:
+    """Which of the model's aspect ratios the layout is, and of how many: transformers' aspect_ratio_id, counted from 1."""
+    ratios = [(r, c) for r in range(1, max_tiles + 1) for c in range(1, max_tiles // r + 1)]
+    return ratios.index((layout.rows, layout.columns)) + 1, len(ratios)

@@ -6,6 +6,7 @@ An answer that nobody has watched for a while is ended, so that a closed tab giv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import uuid
@@ -48,8 +49,11 @@ class LiveAnswer:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def watch(self, per_second: float) -> AsyncGenerator[None, None]:
-        """Yields now and after changes, at most per_second times a second, until it has yielded with `done` set."""
+    async def watch(self, per_second: float, at_least_every_s: float | None = None) -> AsyncGenerator[None, None]:
+        """Yields now and after changes, at most per_second times a second, until it has yielded with `done` set.
+
+        at_least_every_s: yields so often while nothing changes, for those who show how long it takes.
+        """
         self.watchers += 1
         try:
             while not self.done:
@@ -57,7 +61,8 @@ class LiveAnswer:
                 yield
                 await asyncio.sleep(1 / per_second)
                 if not self.done:
-                    await changed.wait()
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(changed.wait(), at_least_every_s)
             yield
         finally:
             self.watchers -= 1
@@ -112,7 +117,7 @@ class LiveAnswers:
                         # Said again, since the backend ignores what it is told before it knows the request.
                         self._answerer.backend.cancel(live.request_id)
                     if live.answer is None and not live.discarded:
-                        await asyncio.to_thread(self._store.save, live.owner, live.conversation)
+                        live.conversation = await asyncio.to_thread(self._store.save, live.owner, live.conversation)
                     live.answer = answer
                     live.change()
             await asyncio.to_thread(self._keep, live)
@@ -137,9 +142,8 @@ class LiveAnswers:
             message = self._answerer.message(live.answer)
             if live.abandoned:
                 message = replace(message, facts={**message.facts, "reason": "abandoned"})
-            conversation = live.conversation.add(message)
-            self._store.save(live.owner, conversation)
-            live.conversation, live.kept = conversation, True
+            live.conversation = self._store.save(live.owner, live.conversation.add(message))
+            live.kept = True
 
     async def _end_when_unwatched(self, live: LiveAnswer) -> None:
         unwatched = 0.0

@@ -1,4 +1,4 @@
-"""Conversations in SQL: the truth about what was said, for each owner alone.
+"""Conversations in SQL: the truth about what was said, in all its versions, for each owner alone.
 
 An owner is an opaque string; no method shows or changes a conversation that belongs to another. Every method is one short
 transaction and may be called from any thread. Knows nothing of models, HTTP or Gradio.
@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +20,21 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, RowMapping, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.schema import CreateColumn
 
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
+from mllama_demo.tree import Node, Tree
 
 if TYPE_CHECKING:
     from mllama_demo.images import LoadedImage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_TITLE_LENGTH = 120
+MAX_SEARCH_LENGTH = 200
 UNUSED_IMAGE_LIFETIME = timedelta(hours=1)
+# How long a deleted conversation can be brought back.
+DELETED_LIFETIME = timedelta(minutes=10)
 _BUSY_TIMEOUT_S = 10
 
 _metadata = sql.MetaData()
@@ -53,6 +58,7 @@ _conversations = sql.Table(
     sql.Column("title", sql.Text, nullable=False),
     sql.Column("created", sql.DateTime, nullable=False),
     sql.Column("updated", sql.DateTime, nullable=False),
+    sql.Column("deleted", sql.DateTime),  # since version 2
     sql.Index("conversations_by_owner", "owner", "updated"),
 )
 
@@ -60,7 +66,9 @@ _messages = sql.Table(
     "messages",
     _metadata,
     sql.Column("conversation_id", sql.ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
-    sql.Column("position", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("position", sql.Integer, primary_key=True, autoincrement=False),  # tree.Node's number
+    sql.Column("parent", sql.Integer),  # since version 2; before, it was the position before
+    sql.Column("chosen", sql.Boolean, nullable=False, server_default=sql.true()),  # since version 2; before, all were
     sql.Column("role", sql.String(16), nullable=False),
     sql.Column("text", sql.Text, nullable=False),
     sql.Column("image_digest", sql.ForeignKey("images.digest"), index=True),
@@ -73,12 +81,11 @@ _messages = sql.Table(
 
 @dataclass(frozen=True)
 class ConversationSummary:
-    """One line in a list of conversations. updated: when its messages last changed, UTC. turns: messages of the user."""
+    """One line in a list of conversations. updated: when its messages last changed, UTC."""
 
     id: str
     title: str
     updated: datetime
-    turns: int
 
 
 Summaries = list[ConversationSummary]  # the class below has a method of the name `list`
@@ -103,6 +110,7 @@ class Store:
             self._writer = self._engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
             with self._writer.begin() as connection:
                 _prepare_schema(connection, name)
+            self.purge()
         except (SQLAlchemyError, ImportError, OSError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else getattr(error, "strerror", None) or error
             raise ConfigError(f"The database {name} cannot be used: {' '.join(str(reason).split())}.") from error
@@ -128,50 +136,72 @@ class Store:
 
     # --- conversations ---------------------------------------------------------------------------------------------------
 
-    def save(self, owner: str, conversation: Conversation) -> None:
-        """Stores the conversation as it now is; writes only the messages from the first changed one on.
+    def save(self, owner: str, conversation: Conversation) -> Conversation:
+        """Stores the conversation as it now is, and returns what load will; what it was before stays as another version.
 
-        Raises NotFound when its id belongs to another owner or an image it names was never put (or not for so long that it
-        was cleared away), BadRequest for text that is not Unicode.
+        Raises NotFound when its id belongs to another owner or was deleted, or an image it names was never put (or not for so
+        long that it was cleared away); BadRequest for text that is not Unicode.
         """
-        rows = [_row(conversation.id, position, message) for position, message in enumerate(conversation.messages)]
+        messages = tuple(_plain(message) for message in conversation.messages)
         now = _now()
         with self.transaction(write=True) as connection:
             found = _find(connection, conversation.id)
             if found is None:
                 values = {"id": conversation.id, "owner": owner, "title": conversation.title, "created": now, "updated": now}
                 connection.execute(sql.insert(_conversations).values(values))
-            elif found["owner"] != owner:
+            elif found["owner"] != owner or found["deleted"] is not None:
                 raise _not_found(conversation.id)
-            stored = [dict(row) for row in _message_rows(connection, conversation.id)]
-            same = next((i for i, pair in enumerate(zip(stored, rows, strict=False)) if pair[0] != pair[1]), None)
-            same = min(len(stored), len(rows)) if same is None else same
-            if len(stored) > same:
-                of_conversation = _messages.c.conversation_id == conversation.id
-                connection.execute(sql.delete(_messages).where(of_conversation, _messages.c.position >= same))
-            if len(rows) > same:
-                _require_images(connection, rows[same:])
-                connection.execute(sql.insert(_messages), rows[same:])
-            changed = same < max(len(stored), len(rows))
+            before = Tree(_nodes(connection, conversation.id), conversation.id)
+            changed = _write(connection, before, before.showing(messages))
             if found is not None and (changed or found["title"] != conversation.title):
                 values = {"title": conversation.title, "updated": now if changed else found["updated"]}
                 connection.execute(sql.update(_conversations).where(_conversations.c.id == conversation.id).values(values))
+        return replace(conversation, messages=messages)
 
     def load(self, owner: str, id: str) -> Conversation:
-        """The conversation as it was saved. Raises NotFound for an unknown id and for one of another owner alike."""
+        """The conversation as it was saved or chosen last. Raises NotFound for an unknown id and one of another owner alike."""
+        return self.tree(owner, id).conversation()
+
+    def tree(self, owner: str, id: str) -> Tree:
+        """The conversation in all its versions. Raises NotFound as load does."""
         with self.transaction() as connection:
             found = _owned(connection, owner, id, lock=False)
-            messages = tuple(_message(row) for row in _message_rows(connection, id))
-        return Conversation(messages, id, found["title"])
+            return Tree(_nodes(connection, id), id, found["title"])
 
-    def list(self, owner: str, limit: int = 200) -> Summaries:
-        """The owner's conversations, at most `limit`, the last changed first."""
+    def choose(self, owner: str, id: str, number: int) -> Tree:
+        """Shows another version, see Tree.choosing; the conversation's place in the list stays. Raises NotFound."""
+        with self.transaction(write=True) as connection:
+            found = _owned(connection, owner, id)
+            before = Tree(_nodes(connection, id), id, found["title"])
+            after = before.choosing(number)
+            _write(connection, before, after)
+        return after
+
+    def add_tree(self, owner: str, tree: Tree) -> None:
+        """Stores a conversation with all its versions under a new id. Raises NotFound for an image that was never put."""
+        now = _now()
+        with self.transaction(write=True) as connection:
+            values = {"id": tree.id, "owner": owner, "title": tree.title, "created": now, "updated": now}
+            connection.execute(sql.insert(_conversations).values(values))
+            nodes = tuple(replace(node, message=_plain(node.message)) for node in tree.nodes)
+            _write(connection, Tree((), tree.id), replace(tree, nodes=nodes))
+
+    def list(self, owner: str, limit: int = 200, words: str = "") -> Summaries:
+        """The owner's conversations, at most `limit`, the last changed first.
+
+        words: only those that have every one of these words, or parts of words, in the title or in a message of any version;
+        capital letters are as good as small ones. Raises BadRequest for more than 200 characters of them.
+        """
+        if len(words) > MAX_SEARCH_LENGTH:
+            raise BadRequest(f"A search takes at most {MAX_SEARCH_LENGTH} characters, this one has {len(words)}.")
         c = _conversations.c
-        turns = sql.select(sql.func.count()).where(_messages.c.conversation_id == c.id, _messages.c.role == "user")
-        query = sql.select(c.id, c.title, c.updated, turns.scalar_subquery().label("turns")).where(c.owner == owner)
+        query = sql.select(c.id, c.title, c.updated).where(c.owner == owner, c.deleted.is_(None))
+        for word in words.split():
+            said = sql.exists().where(_messages.c.conversation_id == c.id, _messages.c.text.icontains(word, autoescape=True))
+            query = query.where(c.title.icontains(word, autoescape=True) | said)
         with self.transaction() as connection:
             rows = connection.execute(query.order_by(c.updated.desc(), c.id).limit(limit)).all()
-        return [ConversationSummary(id, title, updated.replace(tzinfo=timezone.utc), turns) for id, title, updated, turns in rows]
+        return [ConversationSummary(id, title, updated.replace(tzinfo=timezone.utc)) for id, title, updated in rows]
 
     def rename(self, owner: str, id: str, title: str) -> None:
         """Gives the conversation another title, 1 to 120 characters after trimming; its place in the list stays."""
@@ -183,16 +213,32 @@ class Store:
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(title=title))
 
     def delete(self, owner: str, id: str) -> None:
-        """Deletes the conversation and the images that no message shows any more.
-
-        Clears away images of other conversations too, once an hour has passed since they were put and nothing shows them:
-        those of messages that were cut off again, or that were never sent.
-        """
+        """Deletes the conversation: nothing finds it any more but restore, and that for ten minutes; see purge."""
         with self.transaction(write=True) as connection:
             _owned(connection, owner, id)
-            shown = {row["image_digest"] for row in _message_rows(connection, id)} - {None}
-            connection.execute(sql.delete(_messages).where(_messages.c.conversation_id == id))
-            connection.execute(sql.delete(_conversations).where(_conversations.c.id == id))
+            connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(deleted=_now()))
+
+    def restore(self, owner: str, id: str) -> None:
+        """Brings a deleted conversation back. Raises NotFound when it is gone for good."""
+        with self.transaction(write=True) as connection:
+            found = _find(connection, id)
+            if found is None or found["owner"] != owner:
+                raise NotFound("This conversation is gone for good; one that was deleted can be brought back for ten minutes.")
+            connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(deleted=None))
+
+    def purge(self) -> None:
+        """Removes for good what was deleted ten minutes ago or earlier, and the images that no message shows any more.
+
+        Clears away images of other conversations too, once an hour has passed since they were put and nothing shows them:
+        those that were never sent.
+        """
+        with self.transaction(write=True) as connection:
+            c = _conversations.c
+            gone = sql.select(c.id).where(c.deleted <= _now() - DELETED_LIFETIME)
+            of_gone = _messages.c.conversation_id.in_(gone)
+            shown = set(connection.execute(sql.select(_messages.c.image_digest).where(of_gone).distinct()).scalars()) - {None}
+            connection.execute(sql.delete(_messages).where(of_gone))
+            connection.execute(sql.delete(_conversations).where(c.deleted <= _now() - DELETED_LIFETIME))
             unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)
             due = _images.c.digest.in_(shown) | (_images.c.created < _now() - UNUSED_IMAGE_LIFETIME)
             connection.execute(sql.delete(_images).where(due, unused))
@@ -237,6 +283,8 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # the driver would begin late, as a reader that cannot always become a writer
     for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()
+    # SQLite's own knows no letters beyond A to Z.
+    connection.create_function("lower", 1, lambda text: text if text is None else str(text).lower(), deterministic=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -244,7 +292,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _prepare_schema(connection: Connection, name: str) -> None:
-    """Makes the tables, or checks that they are of this version; a later version brings older ones up to date here."""
+    """Makes the tables, or brings those of an earlier version up to date."""
     existing = set(sql.inspect(connection).get_table_names())
     if _versions.name not in existing and existing & set(_metadata.tables):
         raise ConfigError(f"The database {name} belongs to another program; set database_url or data_dir to another place.")
@@ -255,8 +303,19 @@ def _prepare_schema(connection: Connection, name: str) -> None:
             f"The database {name} was written by a newer version of this program (schema {version}, this one knows "
             f"{SCHEMA_VERSION}); update the program, or set database_url or data_dir to another place."
         )
+    if version == 1:
+        _let_messages_branch(connection)
     connection.execute(sql.delete(_versions))  # written anew at each start, so that a read-only database shows now
     connection.execute(sql.insert(_versions).values(version=SCHEMA_VERSION))
+
+
+def _let_messages_branch(connection: Connection) -> None:
+    """From version 1, where the messages of a conversation were one line, to version 2."""
+    for column in (_messages.c.parent, _messages.c.chosen, _conversations.c.deleted):
+        definition = CreateColumn(column).compile(dialect=connection.dialect)
+        connection.execute(sql.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
+    position = _messages.c.position
+    connection.execute(sql.update(_messages).where(position > 0).values(parent=position - 1))
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------------
@@ -277,14 +336,29 @@ def _find(connection: Connection, id: str, lock: bool = True) -> RowMapping | No
 
 def _owned(connection: Connection, owner: str, id: str, lock: bool = True) -> RowMapping:
     found = _find(connection, id, lock)
-    if found is None or found["owner"] != owner:
+    if found is None or found["owner"] != owner or found["deleted"] is not None:
         raise _not_found(id)
     return found
 
 
-def _message_rows(connection: Connection, id: str) -> list[RowMapping]:
+def _nodes(connection: Connection, id: str) -> tuple[Node, ...]:
     query = sql.select(_messages).where(_messages.c.conversation_id == id).order_by(_messages.c.position)
-    return list(connection.execute(query).mappings())
+    rows = connection.execute(query).mappings()
+    return tuple(Node(row["position"], row["parent"], _message(row), bool(row["chosen"])) for row in rows)
+
+
+def _write(connection: Connection, before: Tree, after: Tree) -> bool:
+    """Stores what has changed; whether anything has."""
+    old = len(before.nodes)
+    rows = [_row(before.id, node) for node in after.nodes[old:]]
+    if rows:
+        _require_images(connection, rows)
+        connection.execute(sql.insert(_messages), rows)
+    switched = [now for was, now in zip(before.nodes, after.nodes[:old], strict=True) if was.chosen != now.chosen]
+    for node in switched:
+        this = (_messages.c.conversation_id == before.id) & (_messages.c.position == node.number)
+        connection.execute(sql.update(_messages).where(this).values(chosen=node.chosen))
+    return bool(rows or switched)
 
 
 def _require_images(connection: Connection, rows: list[dict[str, Any]]) -> None:
@@ -294,18 +368,25 @@ def _require_images(connection: Connection, rows: list[dict[str, Any]]) -> None:
         raise NotFound(f"The image {missing[0]} is not stored; send it again.")
 
 
-def _row(id: str, position: int, message: Message) -> dict[str, Any]:
-    image = message.image
+def _plain(message: Message) -> Message:
+    """The message as it will come back, so that it can be compared."""
+    return replace(message, facts=json.loads(json.dumps(message.facts)))
+
+
+def _row(id: str, node: Node) -> dict[str, Any]:
+    message, image = node.message, node.message.image
     return {
         "conversation_id": id,
-        "position": position,
+        "position": node.number,
+        "parent": node.parent,
+        "chosen": node.chosen,
         "role": message.role,
         "text": message.text,
         "image_digest": image.digest if image else None,
         "image_name": image.name if image else None,
         "image_width": image.width if image else None,
         "image_height": image.height if image else None,
-        "facts": json.loads(json.dumps(message.facts)),  # as it will come back, so that it can be compared
+        "facts": message.facts,
     }
 
 

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Any
 
 from mllama_demo.backend.base import BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
@@ -132,6 +133,8 @@ class SlotBackend:
             return
         if self._closing:
             return
+        # What "auto" has come to.
+        self._info = replace(self._info, device=getattr(runner, "device", self._info.device))
         scheduler = self._scheduler = Scheduler(
             runner,
             new_text_stream=lambda sampling: IncrementalText(self._tokenizer, sampling.stop),

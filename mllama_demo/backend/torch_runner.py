@@ -112,6 +112,11 @@ class TorchRunner:
             vision_cache_size=vision_cache_size,
         )
 
+    @property
+    def device(self) -> str:
+        """Where the model is: cpu, cuda:0."""
+        return str(self._device)
+
     # --- ModelRunner ----------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()

@@ -7,70 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import html
-import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import gradio as gr
+from typing import Any
 
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
-from mllama_demo.conversation import Conversation, Message
+from mllama_demo.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.live import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import Store
+from mllama_demo.store import DELETED_LIFETIME, Store
+from mllama_demo.tree import Tree
+from mllama_demo.ui.history import history, under_way
 from mllama_demo.ui.pictures import Pictures
-from mllama_demo.ui.words import facts_line, progress, status_line, title_of
-from mllama_demo.visitors import visitor_of
+from mllama_demo.ui.questions import Choice, Which, checked, choice_of, from_page, paths, question_from, seen_in
+from mllama_demo.ui.shelf import Shelf
+from mllama_demo.ui.sight import NOTHING, not_seen
+from mllama_demo.ui.views import NO_INPUT, View, Views, Visit
+from mllama_demo.ui.words import status_line, title_of
 
 UPDATES_PER_SECOND = 12
-MAX_QUESTION_CHARACTERS = 20_000
-NO_INPUT: dict[str, Any] = {"text": "", "files": []}
-WORD_JOINER = "\u2060"
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class View:
-    """What a handler changes on the page; None leaves a part as it is. layout.py turns it into component updates."""
-
-    history: list[dict[str, Any]] | None = None
-    conversation_id: str | None = None
-    input: dict[str, Any] | None = None
-    answering: bool | None = None
-    conversations: list[tuple[str, str]] | None = None
-    title: str | None = None
-    status: str | None = None
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One open page. owner: whose conversations it may see. session: the page itself."""
-
-    owner: str
-    session: str
-
-
-Views = AsyncGenerator[View, None]
-
-
-def visit_of(request: gr.Request) -> Visit:
-    """A visitor is a cookie, or a single page where there are no cookies."""
-    session = str(request.session_hash)
-    return Visit(visitor_of(request.headers.get("cookie")) or f"session-{session}", session)
-
-
-def notify(error: DemoError) -> None:
-    """Shows the sentence as a notice on the page, with nothing in it taken for HTML.
-
-    Not gr.Error: raised, it would cover the whole conversation with the word "Error".
-    """
-    gr.Warning(html.escape(str(error)), duration=12)
+# How often the page hears that an answer still waits or is still being read.
+PULSE_SECONDS = 1.0
 
 
 class ChatRoom:
@@ -81,8 +41,10 @@ class ChatRoom:
         self._store = store
         self._pictures = Pictures(answerer, store, allowed_media_hosts)
         self._live = LiveAnswers(answerer, store)
+        self._shelf = Shelf(store, self._pictures, answerer.limits)
         # Which conversation each page shows: an answer must not write itself over another one that was opened meanwhile.
         self._showing: dict[str, str] = {}
+        self._purges: set[asyncio.Task[None]] = set()
 
     @property
     def info(self) -> BackendInfo:
@@ -95,6 +57,10 @@ class ChatRoom:
 
     def close(self) -> None:
         self._pictures.close()
+
+    def status(self) -> str:
+        backend = self._answerer.backend
+        return status_line(backend.status(), backend.info)
 
     # --- opening and keeping --------------------------------------------------------------------------------------------
 
@@ -116,37 +82,75 @@ class ChatRoom:
 
     async def new(self, visit: Visit) -> View:
         self._showing.pop(visit.session, None)
-        listed = await asyncio.to_thread(self._listed, visit.owner)
-        return View([], "", NO_INPUT, False, listed, "")
+        listed = await asyncio.to_thread(self._shelf.listed, visit)
+        return replace(listed, history=[], conversation_id="", input=NO_INPUT, answering=False, title="", sight=NOTHING)
 
     def leave(self, visit: Visit) -> None:
         """The page was closed."""
         self._showing.pop(visit.session, None)
+        self._shelf.leave(visit)
+
+    async def search(self, visit: Visit, words: str) -> View:
+        """Lists the conversations with these words in title or text."""
+        found = await asyncio.to_thread(self._shelf.search, visit, words)
+        return replace(found, conversation_id=self._showing.get(visit.session, ""))
 
     async def rename(self, visit: Visit, conversation_id: str, title: str) -> View:
-        _refuse_nothing(conversation_id)
         self._refuse_while_answering(visit, conversation_id)
-        await asyncio.to_thread(self._store.rename, visit.owner, conversation_id, title)
-        listed = await asyncio.to_thread(self._listed, visit.owner)
-        return View(conversation_id=conversation_id, conversations=listed, title=title.strip())
+        await asyncio.to_thread(self._shelf.rename, visit, conversation_id, title)
+        listed = await asyncio.to_thread(self._shelf.listed, visit)
+        return replace(listed, conversation_id=conversation_id, title=title.strip())
 
     async def delete(self, visit: Visit, conversation_id: str) -> View:
-        _refuse_nothing(conversation_id)
+        """Deletes the conversation; restore brings it back for a while."""
         live = self._live_of(visit, conversation_id)
         if live is not None:
             await self._live.discard(live)
+        title = ""
         with contextlib.suppress(NotFound) if live else contextlib.nullcontext():
-            await asyncio.to_thread(self._store.delete, visit.owner, conversation_id)
-        return await self.new(visit)
+            title = await asyncio.to_thread(self._shelf.delete, visit, conversation_id)
+            self._purge_later()
+        return replace(await self.new(visit), deleted=title)
+
+    async def restore(self, visit: Visit) -> Views:
+        """Brings back and shows what this page deleted last."""
+        id = await asyncio.to_thread(self._shelf.restore, visit)
+        async with aclosing(self.open(visit, id)) as views:
+            async for view in views:
+                yield replace(view, deleted="")
+
+    def _purge_later(self) -> None:
+        async def purge() -> None:
+            await asyncio.sleep(DELETED_LIFETIME.total_seconds() + 1)
+            await asyncio.to_thread(self._store.purge)
+
+        task = asyncio.create_task(purge())
+        self._purges.add(task)
+        task.add_done_callback(self._purges.discard)
+
+    async def export(self, visit: Visit, conversation_id: str, kind: str) -> str:
+        """The path of a file with the conversation, to download."""
+        return await asyncio.to_thread(self._shelf.export, visit, conversation_id, kind)
+
+    async def bring_in(self, visit: Visit, path: str) -> View:
+        """Shows the conversation of an exported file, now one of the visitor's own."""
+        tree = await asyncio.to_thread(self._shelf.bring_in, visit, Path(path))
+        self._showing[visit.session] = tree.id
+        return replace(await self._view(visit, tree.conversation()), answering=False)
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 
-    async def ask(self, visit: Visit, conversation_id: str, value: dict[str, Any], sampling: SamplingParams) -> Views:
-        """Adds the question, with its image if it has one, and streams the answer. On a failure everything is as before."""
+    async def ask(
+        self, visit: Visit, conversation_id: str, value: dict[str, Any], sampling: SamplingParams, which: Which = "newest"
+    ) -> Views:
+        """Adds the question, with its image if it has one, and streams the answer. On a failure everything is as before.
+
+        which: the image that the model shall see when there are several.
+        """
         showing = self._showing.get(visit.session)
-        message = await asyncio.to_thread(self._user_message, value)
         conversation = await self._load(visit, conversation_id) if conversation_id else Conversation()
-        before = View(await asyncio.to_thread(self._history, conversation), conversation_id, value, False)
+        message = await asyncio.to_thread(question_from, value, conversation, which, self._pictures)
+        before = View(await self._history(visit, conversation), conversation_id, value, False)
         if self._showing.get(visit.session) == showing:
             self._showing[visit.session] = conversation.id
         async with aclosing(self._answer(visit, conversation.add(message), sampling, before, NO_INPUT)) as views:
@@ -154,23 +158,23 @@ class ChatRoom:
                 yield view
 
     async def retry(self, visit: Visit, conversation_id: str, sampling: SamplingParams) -> Views:
-        """Answers the last question again."""
+        """Answers the last question again; the answer so far stays as another version."""
         conversation = await self._load(visit, conversation_id)
         self._showing[visit.session] = conversation.id
-        before = View(await asyncio.to_thread(self._history, conversation), answering=False)
+        before = View(await self._history(visit, conversation), answering=False)
         cut = conversation.cut(_last_question(conversation) + 1)
         async with aclosing(self._answer(visit, cut, sampling, before)) as views:
             async for view in views:
                 yield view
 
     async def edit(self, visit: Visit, conversation_id: str, index: int, text: str, sampling: SamplingParams) -> Views:
-        """Replaces a question, forgets what came after it, and answers it. The image stays."""
+        """Asks a question in other words; the old ones, with all that came after, stay as another version. So does the image."""
         conversation = await self._load(visit, conversation_id)
         self._showing[visit.session] = conversation.id
-        before = View(await asyncio.to_thread(self._history, conversation), answering=False)
+        before = View(await self._history(visit, conversation), answering=False)
         if not (0 <= index < len(conversation.messages)) or conversation.messages[index].role != "user":
             raise BadRequest("Only a question can be edited.")
-        edited = replace(conversation.messages[index], text=_question(from_page(text)))
+        edited = replace(conversation.messages[index], text=checked(from_page(text)))
         if not edited.text and edited.image is None:
             raise BadRequest("A question needs a few words or an image.")
         async with aclosing(self._answer(visit, conversation.cut(index).add(edited), sampling, before)) as views:
@@ -188,6 +192,13 @@ class ChatRoom:
         files = [await asyncio.to_thread(self._pictures.original, message.image)] if message.image else []
         return replace(await self._view(visit, conversation), input={"text": message.text, "files": files})
 
+    async def walk(self, visit: Visit, conversation_id: str, number: int) -> View:
+        """Shows another version of a question or an answer, with what follows it."""
+        self._refuse_while_answering(visit, conversation_id)
+        tree = await asyncio.to_thread(self._store.choose, visit.owner, conversation_id, number)
+        self._showing[visit.session] = conversation_id
+        return await self._view(visit, tree.conversation())
+
     async def stop(self, visit: Visit, conversation_id: str) -> None:
         """Ends the answer under way; what was written stays."""
         live = self._live_of(visit, conversation_id)
@@ -203,27 +214,37 @@ class ChatRoom:
         if self._live_of(visit, conversation_id) is not None:
             self._live.refuse_second(conversation_id)
 
-    def status(self) -> str:
-        backend = self._answerer.backend
-        return status_line(backend.status(), backend.info)
-
-    # --- questions ------------------------------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------------------------------
 
     async def fetch(self, url: str) -> str:
         """Fetches an image from a web address; the path of the file to attach."""
         return await asyncio.to_thread(self._pictures.fetch, url)
 
-    def _user_message(self, value: dict[str, Any]) -> Message:
-        text = _question(value.get("text") or "")
-        files = value.get("files") or []
-        if len(files) > 1:
-            raise BadRequest("The model looks at one image per question; send the second one with your next question.")
-        if not text and not files:
-            raise BadRequest("Type a question, or add an image.")
-        image = None
-        if files:
-            image = self._pictures.take(Path(files[0]["path"] if isinstance(files[0], dict) else files[0]))
-        return Message("user", text, image)
+    async def attached(
+        self, visit: Visit, conversation_id: str, value: dict[str, Any], which: Which
+    ) -> tuple[Choice | None, str]:
+        """What to choose before the question is sent, and what the model would see of it."""
+        conversation = Conversation()
+        with contextlib.suppress(NotFound):  # not stored before its first answer begins
+            conversation = await self._load(visit, conversation_id) if conversation_id else conversation
+        files, seen = paths(value or {}), seen_in(conversation)
+        choice = choice_of([path.name for path in files], seen)
+        which = which if choice else "newest"
+        if not files or (which == "first" and seen is not None):
+            return choice, await asyncio.to_thread(self._pictures.sight, seen)
+        shown = files[:1] if which == "first" else files
+        try:
+            return choice, await asyncio.to_thread(self._pictures.sight_of, shown, seen, which == "together")
+        except DemoError as error:  # said in the panel alone: sending it will say so in a notice
+            return choice, not_seen(str(error))
+
+    async def look(self, visit: Visit, conversation_id: str, number: int) -> str:
+        """HTML: what the model saw for one answer."""
+        tree = await asyncio.to_thread(self._store.tree, visit.owner, conversation_id)
+        image = seen_in(tree.up_to(number))
+        if image is None:
+            raise BadRequest("The model saw no image here.")
+        return await asyncio.to_thread(self._pictures.sight, image)
 
     # --- an answer on the page ------------------------------------------------------------------------------------------
 
@@ -246,23 +267,24 @@ class ChatRoom:
         self, visit: Visit, live: LiveAnswer, before: View | None = None, input: dict[str, Any] | None = None
     ) -> Views:
         """The page's view of an answer under way, until it is done or the page shows something else."""
-        history = await asyncio.to_thread(self._history, live.conversation)
-        listed: list[tuple[str, str]] = []
-        async with aclosing(live.watch(UPDATES_PER_SECOND)) as moments:
+        shown = await self._history(visit, live.conversation, locked=True)
+        told = False
+        async with aclosing(live.watch(UPDATES_PER_SECOND, PULSE_SECONDS)) as moments:
             async for _ in moments:
                 if self._showing.get(visit.session) != live.id:
                     # Gradio repeats a generator's last view when it ends: leave it nothing of this conversation.
                     yield View()
                     return
                 if not live.done:
-                    shown = _bot((live.answer and live.answer.text) or progress(live.answer))
-                    stored = live.answer is not None and not listed
-                    listed = await asyncio.to_thread(self._listed, visit.owner) if stored else listed
-                    # What was typed goes only once the question is taken: a refusal must lose nothing.
-                    taken = live.answer is not None
-                    now = input if taken else None
-                    yield View([*history, shown], live.id, now, True, listed if stored else None, status=self.status())
-                    input = None if taken else input
+                    view = View()
+                    if live.answer is not None and not told:
+                        # It is stored now. What was typed goes only once the question is taken: a refusal must lose nothing.
+                        told, view = True, await self._view(visit, live.conversation, locked=True)
+                        shown = view.history or []
+                        view = replace(view, input=input, title=None)
+                        input = None
+                    turns = [*shown, under_way(live.answer, self.info.context_length)]
+                    yield replace(view, history=turns, conversation_id=live.id, answering=True, status=self.status())
         if live.discarded:
             empty = await self.new(visit)
             yield replace(empty, conversations=[listed for listed in empty.conversations or [] if listed[1] != live.id])
@@ -276,88 +298,26 @@ class ChatRoom:
             yield replace(await self._view(visit, await self._load(visit, live.id)), input=input, answering=False)
             raise live.error
 
+    # --- showing --------------------------------------------------------------------------------------------------------
+
     async def _load(self, visit: Visit, conversation_id: str) -> Conversation:
         return await asyncio.to_thread(self._store.load, visit.owner, conversation_id)
 
-    # --- showing --------------------------------------------------------------------------------------------------------
+    async def _view(self, visit: Visit, conversation: Conversation, locked: bool = False) -> View:
+        shown = await self._history(visit, conversation, locked)
+        listed = await asyncio.to_thread(self._shelf.listed, visit)
+        sight = await asyncio.to_thread(self._pictures.sight, seen_in(conversation))
+        return replace(listed, history=shown, conversation_id=conversation.id, title=title_of(conversation), sight=sight)
 
-    async def _view(self, visit: Visit, conversation: Conversation) -> View:
-        history = await asyncio.to_thread(self._history, conversation)
-        listed = await asyncio.to_thread(self._listed, visit.owner)
-        return View(history, conversation.id, conversations=listed, title=title_of(conversation))
+    async def _history(self, visit: Visit, conversation: Conversation, locked: bool = False) -> list[dict[str, Any]]:
+        def made() -> list[dict[str, Any]]:
+            try:
+                tree = self._store.tree(visit.owner, conversation.id)
+            except NotFound:  # not stored yet
+                tree = Tree()
+            return history(conversation, tree, self._pictures, locked)
 
-    def _listed(self, owner: str) -> list[tuple[str, str]]:
-        return [(summary.title, summary.id) for summary in self._store.list(owner)]
-
-    def _history(self, conversation: Conversation) -> list[dict[str, Any]]:
-        return [self._shown(message) for message in conversation.messages]
-
-    def _shown(self, message: Message) -> dict[str, Any]:
-        if message.role == "assistant":
-            return _bot(message.text, facts_line(message))
-        content: list[Any] = []
-        if message.image is not None:
-            alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
-            # A component, since the chatbot shows the alternative text of no other kind of picture.
-            path = self._pictures.shown(message.image)
-            content.append(gr.Image(path, alt_text=alt, render=False, show_label=False, format="webp"))
-        if message.text:
-            content.append({"type": "text", "text": as_typed(message.text)})
-        return {"role": message.role, "content": content}
-
-
-async def guarded(work: Awaitable[T]) -> T | None:
-    """Awaits work; an expected failure becomes a notice on the page, and None."""
-    try:
-        return await work
-    except DemoError as error:
-        notify(error)
-        return None
-
-
-async def guarded_stream(views: Callable[[], Views]) -> Views:
-    """The same for a stream of views, which ends early; making the stream may fail too.
-
-    Always yields something: Gradio empties every output of a generator that did not.
-    """
-    try:
-        async with aclosing(views()) as stream:
-            async for view in stream:
-                yield view
-    except DemoError as error:
-        notify(error)
-        yield View()
-
-
-def as_typed(text: str) -> str:
-    """A question for the page, where "<b>" would be taken for a tag and "&lt;" for a sign: an invisible joiner prevents it."""
-    return re.sub(r"<(?=[A-Za-z/!?])|&(?=[A-Za-z#])", lambda found: found[0] + WORD_JOINER, text)
-
-
-def from_page(text: str) -> str:
-    """What was typed into a question that the page had from as_typed."""
-    return text.replace("<" + WORD_JOINER, "<").replace("&" + WORD_JOINER, "&")
-
-
-def _bot(text: str, facts: str = "") -> dict[str, Any]:
-    content = [{"type": "text", "text": text}]
-    if facts:
-        content.append({"type": "text", "text": facts})
-    return {"role": "assistant", "content": content}
-
-
-def _question(text: str) -> str:
-    text = text.strip()
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise BadRequest("The question contains half a character, which cannot be stored; please type it again.")
-    if len(text) > MAX_QUESTION_CHARACTERS:
-        raise BadRequest(f"The question has {len(text)} characters; at most {MAX_QUESTION_CHARACTERS} are allowed.")
-    return text
-
-
-def _refuse_nothing(conversation_id: str) -> None:
-    if not conversation_id:
-        raise BadRequest("This chat is empty; there is nothing to rename or delete yet.")
+        return await asyncio.to_thread(made)
 
 
 def _last_question(conversation: Conversation) -> int:

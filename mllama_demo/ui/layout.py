@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import inspect
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -15,9 +16,13 @@ from mllama_demo.backend.base import BackendInfo
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.store import Store
-from mllama_demo.ui.chat import ChatRoom, View, guarded, guarded_stream, visit_of
+from mllama_demo.transfer import MAX_FILE_BYTES
+from mllama_demo.ui.chat import ChatRoom
+from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
-from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, make_theme
+from mllama_demo.ui.sight import NOTHING
+from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
+from mllama_demo.ui.views import View, guarded, guarded_stream, visit_of
 
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]
@@ -29,6 +34,13 @@ REMEMBER_IN_ADDRESS = """(id) => {
   if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
   window.history.replaceState(null, "", url);
 }"""
+# Changes only when files come or go, or go along to another conversation: not at every letter, nor for questions without.
+ATTACHED = """(value, id) => {
+  const files = (value?.files ?? []).map((file) => file.path ?? file.url);
+  return files.length ? JSON.stringify([id, ...files]) : "";
+}"""
+BEAT = "() => { window.mllamaBeat = Date.now(); }"
+CLOSEUP = "(html) => window.mllamaCloseup(html)"
 
 
 def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store) -> None:
@@ -49,7 +61,7 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store)
         enable_monitoring=False,
         show_error=True,
         allowed_paths=[str(room.previews), str(EXAMPLES_FOLDER)],
-        max_file_size=settings.max_image_bytes,
+        max_file_size=max(settings.max_image_bytes, MAX_FILE_BYTES),
         **newer,
     )
 
@@ -70,6 +82,7 @@ class ChatPage:
     def __init__(self, settings: Settings, room: ChatRoom) -> None:
         self._settings = settings
         self._room = room
+        self._drawer = Drawer(room, self._updates)
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(
@@ -85,20 +98,15 @@ class ChatPage:
     def _lay_out(self) -> None:
         settings = self._settings
         self.conversation_id = gr.Textbox(visible=False)
+        self.attached = gr.Textbox("", visible=False)
+        self.beat = gr.Textbox(visible=False)
+        self.closeup = gr.Textbox(visible=False)
         self.clock = gr.Timer(STATUS_SECONDS)
         with gr.Sidebar(open=False, width=280):
-            self.new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
-            self.conversations = gr.Radio([], label="Conversations", elem_id="conversations", interactive=True)
-            with gr.Accordion("This conversation", open=False, elem_id="conversation-menu"):
-                self.title = gr.Textbox(label="Title", max_lines=1, elem_id="conversation-title")
-                with gr.Row():
-                    self.rename = gr.Button("Rename", size="sm", elem_id="rename")
-                    self.delete = gr.Button("Delete …", size="sm", elem_id="delete")
-                with gr.Row(visible=False) as self.delete_question:
-                    gr.Markdown("Delete this conversation?")
-                    self.delete_yes = gr.Button("Delete for good", size="sm", variant="stop", elem_id="delete-yes")
-                    self.delete_no = gr.Button("Keep it", size="sm", elem_id="delete-no")
+            self._drawer.lay_out()
         with gr.Sidebar(open=False, width=300, position="right", elem_id="settings"):
+            with gr.Accordion("What the model sees", open=False, elem_id="sight-panel"):
+                self.sight = gr.HTML(NOTHING, elem_id="sight", padding=False)
             gr.Markdown("### Sampling")
             self._lay_out_sampling()
             with gr.Accordion("Camera or web address", open=False, elem_id="more-images"):
@@ -123,6 +131,10 @@ class ChatPage:
             allow_tags=False,
             placeholder="Add an image with the paper clip, paste or drop one, and ask. Or try one of these:",
         )
+        self.which = gr.Radio(
+            [("The new one", "newest"), ("The first one", "first"), ("Side by side", "together")],
+            value="newest", label="The model looks at one image at a time.", elem_id="which-image", visible=False,
+        )  # fmt: skip
         with gr.Row(equal_height=True, elem_id="ask"):
             self.input = gr.MultimodalTextbox(
                 elem_id="chat-input",
@@ -131,13 +143,14 @@ class ChatPage:
                 placeholder="Ask a question",
                 file_types=["image"],
                 sources=["upload"],
-                # Two at once are refused with a sentence; a single-file box would drop the second one silently.
+                # Of two at once the visitor chooses; a single-file box would drop the second one silently.
                 file_count="multiple",
                 max_plain_text_length=100_000,
                 autofocus=True,
                 scale=8,
             )
             self.stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, scale=1, min_width=90)
+        self.script = gr.HTML("", js_on_load=PAGE_SCRIPT, visible="hidden", elem_id="page-script")
 
     def _lay_out_sampling(self) -> None:
         settings = self._settings
@@ -158,18 +171,19 @@ class ChatPage:
     # --- wiring ---------------------------------------------------------------------------------------------------------
 
     def _wire(self, demo: gr.Blocks) -> None:
-        page = [self.history, self.conversation_id, self.input, self.stop, self.conversations, self.title, self.status]
+        page = [self.history, self.conversation_id, self.input, self.stop, self.status, self.sight, *self._drawer.outputs]
         knobs = [self.greedy, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         talk: dict[str, Any] = {**quiet, "outputs": page}
 
         demo.load(None, js=OPEN_SIDEBARS_ON_WIDE_SCREENS, api_visibility="private")
         demo.load(self._opened, None, page, **quiet)
+        self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
+        self.beat.change(None, None, None, js=BEAT, api_visibility="private")
         demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed], queue=False, **quiet)
-        self.clock.tick(self._room.status, None, self.status, queue=False, **quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
-        self.input.submit(self._ask, [self.conversation_id, self.input, *knobs], **talk)
+        self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk)
         self.history.example_select(self._ask_example, [self.conversation_id, *knobs], **talk)
         self.history.retry(self._retry, [self.conversation_id, *knobs], **talk)
         self.history.edit(self._edit, [self.conversation_id, *knobs], **talk)
@@ -178,15 +192,16 @@ class ChatPage:
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **quiet)
         demo.unload(self._left)
 
-        self.new_chat.click(self._new, None, **talk)
-        self.conversations.input(self._open, self.conversations, **talk)
-        self.rename.click(self._rename, [self.conversation_id, self.title], **talk)
-        self.title.submit(self._rename, [self.conversation_id, self.title], **talk)
-        asking = (lambda: gr.update(visible=True)), (lambda: gr.update(visible=False))
-        self.delete.click(asking[0], None, self.delete_question, queue=False, **quiet)
-        self.delete_no.click(asking[1], None, self.delete_question, queue=False, **quiet)
-        self.delete_yes.click(self._delete, self.conversation_id, **talk)
-        self.delete_yes.click(asking[1], None, self.delete_question, queue=False, **quiet)
+        self._drawer.wire(self.conversation_id, quiet, talk)
+
+        self.script.click(self._walk, self.conversation_id, **talk)
+        looked = self.script.expand(self._look, self.conversation_id, self.closeup, **quiet)
+        looked.then(None, self.closeup, None, js=CLOSEUP, api_visibility="private")
+        for event in (self.input.change, self.conversation_id.change):
+            event(None, [self.input, self.conversation_id], self.attached, js=ATTACHED, api_visibility="private")
+        choosing = [self.conversation_id, self.input, self.which]
+        self.attached.change(self._attached, choosing, [self.which, self.sight], **quiet)
+        self.which.input(self._chosen, choosing, self.sight, **quiet)
 
         self.preset.input(
             _apply_preset, self.preset, [self.greedy, self.temperature, self.top_p, self.top_k], queue=False, **quiet
@@ -208,13 +223,12 @@ class ChatPage:
             updates[self.input] = view.input
         if view.answering is not None:
             updates[self.stop] = gr.update(visible=view.answering)
-        if view.conversations is not None:
-            known = {id for _, id in view.conversations}
-            shown = view.conversation_id if view.conversation_id in known else None
-            updates[self.conversations] = gr.update(choices=view.conversations, value=shown)
-        if view.title is not None:
-            updates[self.title] = view.title
-        return updates
+        if view.sight is not None:
+            updates[self.sight] = view.sight
+        return {**updates, **self._drawer.updates(view)}
+
+    def _ticked(self) -> tuple[str, str]:
+        return self._room.status(), f"{time.monotonic()}"
 
     def _offer(self, max_tokens: float) -> list[Any]:
         """The knobs as the backend understands them at this moment: a server may be another one than when the page was built."""
@@ -227,21 +241,12 @@ class ChatPage:
         return [gr.update(interactive=not greedy)] * 2 + [top_k]
 
     async def _opened(self, request: gr.Request) -> Updates:
-        async for update in self._open(request, request.query_params.get("c") or ""):
-            yield update
-
-    async def _open(self, request: gr.Request, conversation_id: str) -> Updates:
-        async for view in guarded_stream(lambda: self._room.open(visit_of(request), conversation_id)):
+        named = request.query_params.get("c") or ""
+        async for view in guarded_stream(lambda: self._room.open(visit_of(request), named)):
             yield self._updates(view)
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await self._room.new(visit_of(request)))
-
-    async def _rename(self, conversation_id: str, title: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.rename(visit_of(request), conversation_id, title)))
-
-    async def _delete(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.delete(visit_of(request), conversation_id)))
 
     async def _stop(self, conversation_id: str, request: gr.Request) -> None:
         await guarded(self._room.stop(visit_of(request), conversation_id))
@@ -252,16 +257,35 @@ class ChatPage:
     async def _undo(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.undo(visit_of(request), conversation_id)))
 
-    async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], *knobs: Any) -> Updates:
+    async def _walk(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await guarded(self._room.walk(visit_of(request), conversation_id, number_in(event))))
+
+    async def _look(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> str:
+        return await guarded(self._room.look(visit_of(request), conversation_id, number_in(event))) or ""
+
+    async def _attached(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> list[Any]:
+        known = await guarded(self._room.attached(visit_of(request), conversation_id, value, which))
+        if known is None:
+            return [gr.skip(), gr.skip()]
+        choice, sight = known
+        if choice is None:
+            return [gr.update(visible=False, value="newest"), sight]
+        return [gr.update(visible=True, choices=list(choice.options), label=choice.sentence), sight]
+
+    async def _chosen(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> Any:
+        known = await guarded(self._room.attached(visit_of(request), conversation_id, value, which))
+        return gr.skip() if known is None else known[1]
+
+    async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *knobs: Any) -> Updates:
         async for view in guarded_stream(
-            lambda: self._room.ask(visit_of(request), conversation_id, value, sampling_from(*knobs))
+            lambda: self._room.ask(visit_of(request), conversation_id, value, sampling_from(*knobs), which)
         ):
             yield self._updates(view)
 
     async def _ask_example(self, request: gr.Request, event: gr.SelectData, conversation_id: str, *knobs: Any) -> Updates:
         example = EXAMPLES[event.index]
         value = {"text": example["text"], "files": list(example.get("files", []))}
-        async for update in self._ask(request, conversation_id, value, *knobs):
+        async for update in self._ask(request, conversation_id, value, "newest", *knobs):
             yield update
 
     async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
@@ -289,6 +313,13 @@ def sampling_from(
         BOUNDS["seed"].check("seed", seed)
     params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), seed=int(seed) if seed else None)
     return params.as_greedy() if greedy else params
+
+
+def number_in(event: gr.EventData) -> int:
+    """The version that a button in a message names; -1, which there is none of, when it names none."""
+    data = event._data
+    number = data.get("number") if isinstance(data, dict) else None
+    return number if isinstance(number, int) and 0 <= number < 2**31 else -1
 
 
 def _attach(path: str | None, value: dict[str, Any] | None) -> dict[str, Any]:

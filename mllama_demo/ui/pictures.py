@@ -8,14 +8,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from mllama_demo.answer import Answerer
 from mllama_demo.conversation import ImageRef
 from mllama_demo.errors import BadRequest
 from mllama_demo.fetch import fetch_image
-from mllama_demo.images import LoadedImage, load_image, preview, size_text
+from mllama_demo.images import LoadedImage, load_image, preview, side_by_side, size_text
 from mllama_demo.store import Store
+from mllama_demo.ui.sight import NOTHING, Sights
 
 
 class Pictures:
@@ -25,6 +27,7 @@ class Pictures:
         self._answerer = answerer
         self._store = store
         self._allowed_media_hosts = allowed_media_hosts
+        self._sights = Sights(lambda: answerer.backend.info)
         self.folder = Path(tempfile.mkdtemp(prefix="mllama-demo-"))
 
     def close(self) -> None:
@@ -32,6 +35,35 @@ class Pictures:
 
     def take(self, path: Path) -> ImageRef:
         """Checks and stores an uploaded file. Raises BadRequest or ImageError with a sentence."""
+        return self._store.put_image(self._read(path))
+
+    def join(self, images: Sequence[ImageRef]) -> ImageRef:
+        """Stores several images side by side as one. Raises ImageError when that breaks the limits."""
+        return self._store.put_image(side_by_side([self._answerer.load(image) for image in images], self._answerer.limits))
+
+    def load(self, image: ImageRef) -> LoadedImage:
+        """A stored image, decoded."""
+        return self._answerer.load(image)
+
+    def sight(self, image: ImageRef | None) -> str:
+        """HTML: what the model sees of a stored image."""
+        return NOTHING if image is None else self._sights.html(image.digest, image.name, lambda: self._answerer.load(image))
+
+    def sight_of(self, paths: Sequence[Path], seen: ImageRef | None, joined: bool) -> str:
+        """The same for files that are about to be sent, none of which is stored yet. joined: side by side, after `seen`."""
+        images = [self._read(path) for path in paths]
+        image = images[-1]
+        if joined:
+            image = side_by_side([self._answerer.load(seen), *images] if seen else images, self._answerer.limits)
+        return self._sights.html(image.digest, image.name, lambda: image)
+
+    def export(self, name: str, content: str) -> str:
+        """The path of a text file to download."""
+        path = self.folder / "exports" / uuid.uuid4().hex / name
+        _write(path, content.encode("utf-8"))
+        return str(path)
+
+    def _read(self, path: Path) -> LoadedImage:
         limits = self._answerer.limits
         try:
             # The size first, so that a huge upload is never read into memory.
@@ -40,7 +72,7 @@ class Pictures:
             data = path.read_bytes()
         except OSError:
             raise BadRequest(f"{path.name} is no longer there; please add it again.") from None
-        return self._store.put_image(load_image(data, path.name, limits))
+        return load_image(data, path.name, limits)
 
     def fetch(self, url: str) -> str:
         """Fetches an image from a web address; the path of the file to attach to a question."""

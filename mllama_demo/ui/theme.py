@@ -1,66 +1,17 @@
-"""How the demo looks: one Gradio theme from system fonts, and the few rules that Gradio has no setting for."""
+"""How the demo looks: one Gradio theme from system fonts, and the few rules and scripts that Gradio has no setting for."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from gradio.themes import Base, Default
 
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
-CSS = """
-footer { display: none !important; }
-
-/* The conversation takes the height that is left, the question stays in reach. */
-.gradio-container > .main { box-sizing: border-box; height: 100dvh; min-height: 0; padding-block: .75rem !important; }
-.gradio-container > .main > .wrap, main.contain { box-sizing: border-box; height: 100%; min-height: 0; }
-.gradio-container > .main > .wrap, main.contain { padding-block: 0 !important; }
-main.contain > .column { height: 100%; flex-wrap: nowrap; gap: .75rem; }
-#chat-history { flex: 1 1 0 !important; min-height: 220px !important; border-width: 0 !important; }
-#ask { flex: none; flex-wrap: nowrap; align-items: center; }
-#stop { flex: none; }
-/* Its box keeps the height that a wrapped placeholder once needed. */
-#chat-input textarea::placeholder { white-space: nowrap; }
-
-#masthead h1 { font-size: 1.3rem; margin: 0; }
-#masthead p { margin: .1rem 0 0; font-size: .9rem; color: var(--body-text-color-subdued); }
-.status { display: flex; gap: .5rem; font-size: .85rem; color: var(--body-text-color-subdued); }
-.status .dot { flex: none; width: .6rem; height: .6rem; margin-top: .35rem; border-radius: 50%; background: #2f9e44; }
-.status.busy .dot, .status.loading .dot { background: #f08c00; }
-.status.loading .dot { animation: pulse 1.2s ease-in-out infinite; }
-.status.down .dot { background: #e03131; }
-@keyframes pulse { 50% { opacity: .25; } }
-@media (prefers-reduced-motion: reduce) { .status.loading .dot { animation: none; } }
-
-#chat-history .message-wrap > .message-row:first-child { margin-top: 2.2rem; }
-#chat-history .facts { font-size: .8rem; line-height: 1.45; color: var(--body-text-color); opacity: .9; }
-#chat-history .progress { color: var(--body-text-color-subdued); font-style: italic; }
-#chat-history .image-frame img { max-height: 260px; width: auto; border-radius: .5rem; }
-/* A picture's share button would upload it to a public host. */
-#chat-history button[aria-label="Share"] { display: none !important; }
-#chat-history .placeholder-content { justify-content: flex-start; padding-top: .5rem; }
-#chat-history .placeholder { flex: none; height: auto; margin: 0; }
-#chat-history .example { min-height: 0; padding: .6rem .8rem; }
-#chat-history .example-content { flex-direction: row; align-items: center; gap: .7rem; }
-
-#conversations .wrap { flex-direction: column; flex-wrap: nowrap; gap: .1rem; }
-#conversations label { width: 100%; padding: .45rem .6rem; border-radius: .5rem; }
-#conversations label { border: none; box-shadow: none; background: transparent; }
-#conversations label:hover { background: var(--background-fill-secondary); }
-#conversations label.selected { background: var(--color-accent-soft); }
-#conversations label input { position: absolute; opacity: 0; }
-#conversations label:has(input:focus-visible) { outline: 2px solid var(--color-accent); }
-#conversations label span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; margin: 0; }
-
-#settings .min_value, #settings .max_value { color: var(--body-text-color-subdued); }
-#settings h3 { margin: .1rem 0 0; }
-
-@media (max-width: 640px) {
-  #masthead p { font-size: .8rem; line-height: 1.35; }
-  .gradio-container.gradio-container > .main.fillable.app { padding: .5rem !important; }
-  .gradio-container > .main > .wrap, main.contain { padding-inline: 0 !important; }
-  #masthead { padding-inline: 2.2rem; }
-}
-"""
+HERE = Path(__file__).resolve().parent
+CSS = (HERE / "page.css").read_text(encoding="utf-8")
+PAGE_SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
 
 
 def make_theme() -> Base:

@@ -38,15 +38,21 @@ STATE = """() => {
 @contextmanager
 def settled(page: Page) -> Iterator[None]:
     """Leaves once the server has answered, to the end, what is done inside."""
+    asked = answered = False
     begun: list[Request] = []
     ended: list[Request] = []
 
     def begin(request: Request) -> None:
+        nonlocal asked
+        asked = asked or "/queue/join" in request.url
         if "/queue/data" in request.url:
             begun.append(request)
 
     def end(request: Request) -> None:
+        nonlocal answered
         ended.append(request)
+        # What is asked while an earlier stream is still open is answered there.
+        answered = answered or (asked and "/queue/data" in request.url)
 
     page.on("request", begin)
     # Either side may be the first to hang up when the last answer is through.
@@ -55,8 +61,8 @@ def settled(page: Page) -> Iterator[None]:
     try:
         yield
         deadline = time.monotonic() + PATIENCE_MS / 1000
-        while not any(request in ended for request in begun):
-            assert time.monotonic() < deadline, f"the server has not answered: {len(begun)} streams begun, none ended"
+        while not answered or not all(request in ended for request in begun):
+            assert time.monotonic() < deadline, f"the server has not answered: {len(begun)} streams begun, asked: {asked}"
             page.wait_for_timeout(20)
     finally:
         page.remove_listener("request", begin)
@@ -178,9 +184,11 @@ def bot_rows(page: Page) -> Locator:
 
 
 def last_bot_text(page: Page) -> str:
-    """The last answer without the line of figures under it."""
+    """The last answer without the figures and arrows under it."""
     texts = bot_rows(page).last.get_by_test_id("bot")
-    return "\n".join(texts.evaluate_all("all => all.filter((e) => !e.querySelector('.facts')).map((e) => e.innerText)")).strip()
+    return "\n".join(
+        texts.evaluate_all("all => all.filter((e) => !e.querySelector('.facts, .live, .versions')).map((e) => e.innerText)")
+    ).strip()
 
 
 def facts(page: Page) -> str:
@@ -227,6 +235,17 @@ def wait_growth(page: Page, more: int) -> None:
     page.wait_for_function("target => window.lengths.length >= target", arg=len(growth(page)) + more)
 
 
+def walk(page: Page, step: str, what: str) -> None:
+    """Presses an arrow under the last answer. step: Previous or Next. what: question or answer."""
+    with settled(page):
+        page.locator("#chat-history").get_by_role("button", name=f"{step} version of the {what}").last.click()
+
+
+def place(page: Page) -> str:
+    """Which version of how many is shown under the last answer that has several."""
+    return page.locator("#chat-history .place").last.inner_text()
+
+
 # --- the drawers -----------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +285,10 @@ def open_panel(page: Page, title: str) -> None:
 def listed(page: Page) -> Locator:
     """The conversations in the left drawer."""
     return page.locator("#conversations label")
+
+
+def search(page: Page, words: str) -> None:
+    page.locator("#search").locator("input, textarea").fill(words)
 
 
 def notice(page: Page) -> Locator:

@@ -156,7 +156,7 @@ def test_words_typed_while_an_answer_is_written_are_kept(page: Page):
     expect(pages.textarea(page)).to_have_value("And another thing")
 
 
-def test_retry_replaces_the_last_answer(page: Page):
+def test_retry_shows_another_answer(page: Page):
     pages.open_chat(page)
     pages.set_slider(page, "temperature", 2)
     pages.set_slider(page, "top-p", 1)
@@ -169,7 +169,7 @@ def test_retry_replaces_the_last_answer(page: Page):
     assert pages.bot_rows(page).count() == 1
 
 
-def test_an_edited_question_is_answered_anew_and_what_came_after_is_dropped(page: Page):
+def test_an_edited_question_is_answered_anew_without_what_came_after(page: Page):
     pages.open_chat(page)
     pages.set_greedy(page, True)
     pages.ask_and_wait(page, "What is 3 + 4?")
@@ -274,7 +274,7 @@ def test_a_reload_keeps_the_conversation_and_its_answers(page: Page):
     expect(pages.listed(page)).to_have_text([CAPITAL])
 
 
-def test_a_conversation_is_renamed_left_reopened_and_deleted(page: Page):
+def test_a_conversation_is_renamed_left_and_reopened(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
     pages.open_panel(page, "This conversation")
@@ -298,16 +298,6 @@ def test_a_conversation_is_renamed_left_reopened_and_deleted(page: Page):
     expect(pages.user_rows(page)).to_have_count(2)
     expect(pages.user_rows(page).first).to_contain_text(CAPITAL)
     pages.shot(page, "conversations-desktop")
-
-    page.locator("#delete").click()
-    expect(page.locator("#delete-yes")).to_be_visible()
-    pages.shot(page, "delete-desktop")
-    with pages.settled(page):
-        page.locator("#delete-yes").click()
-    expect(pages.user_rows(page)).to_have_count(0)
-    expect(pages.listed(page)).to_have_text(["Tell me a story"])
-    expect(page.locator("#delete-yes")).to_be_hidden()
-    assert "c=" not in page.url
 
 
 def test_the_link_of_a_conversation_shows_nothing_to_somebody_else(browsers: Browsers, page: Page):

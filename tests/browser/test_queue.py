@@ -24,7 +24,7 @@ def one_slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 def test_one_answers_one_waits_one_is_asked_to_come_back(browsers: Browsers, one_slot: Program):
     first = pages.open_chat(browsers.open(one_slot))
     second, third = (pages.open_chat(first.context.new_page()) for _ in range(2))
-    expect(third.locator("#status")).to_contain_text("Ready · 0 of 1 slots busy")
+    expect(third.locator("#status")).to_contain_text("Ready · answers at once · 0 of 1 slots busy, 0 waiting")
     # Only after an answer is there anything to estimate the wait from.
     pages.ask_and_wait(first, "What is the capital of Italy?")
     pages.textarea(third).fill("What is 3 + 4?")

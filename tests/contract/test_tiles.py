@@ -16,7 +16,7 @@ from transformers.models.mllama.image_processing_pil_mllama import (
     get_optimal_tiled_canvas,
 )
 
-from mllama_demo.images import TileLayout, tile_layout
+from mllama_demo.images import TileLayout, aspect_ratio_number, on_tiles, tile_layout
 
 
 def some_sizes(count: int, largest: int) -> list[tuple[int, int]]:
@@ -88,3 +88,21 @@ def test_a_layout_reads_well():
 def test_sizes_below_one_are_a_mistake(arguments):
     with pytest.raises(ValueError, match="at least 1"):
         tile_layout(*arguments)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (100, 40), (40, 100), (300, 299), (17, 5), (56, 56)])
+def test_the_tiles_that_are_shown_are_the_tiles_that_the_processor_makes(size):
+    tile, most = 28, 4
+    pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    processor = MllamaImageProcessorPil(
+        size={"height": tile, "width": tile}, max_image_tiles=most, do_normalize=False, do_rescale=False
+    )
+    made = processor(image, return_tensors="np")["pixel_values"][0, 0]
+    layout = tile_layout(*size, tile, most)
+    shown = on_tiles(image, layout, tile)
+    assert len(shown) == layout.tiles
+    for ours, theirs in zip(shown, made, strict=False):
+        assert np.array_equal(np.asarray(ours), theirs.transpose(1, 2, 0))
+    ids = get_all_supported_aspect_ratios(most)
+    assert aspect_ratio_number(layout, most) == (ids.index((layout.rows, layout.columns)) + 1, len(ids))

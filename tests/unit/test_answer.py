@@ -246,6 +246,17 @@ def test_an_answer_waits_is_read_grows_and_is_done() -> None:
     assert NEW.text == "", "an answer is a value"
 
 
+def test_an_answer_knows_how_long_it_was_read_and_written() -> None:
+    waiting = NEW.after(QueueEvent(3, 12.5), now=10.0)
+    assert waiting.since == 10.0
+    reading = waiting.after(PrefillEvent(812, 0.5), now=12.0)
+    assert (reading.prompt_tokens, reading.since, reading.read_s) == (812, 12.0, None)
+    first = reading.after(TokenEvent(0, 7, "One"), now=15.0)
+    assert (first.read_s, first.tokens, first.wrote_s) == (3.0, 1, 0.0)
+    third = first.after(TokenEvent(1, 8, ""), now=16.0).after(TokenEvent(2, 8, "two"), now=17.0)
+    assert (third.read_s, third.tokens, third.wrote_s) == (3.0, 3, 2.0)
+
+
 @pytest.mark.parametrize(
     ("size", "rows", "columns"), [((32, 32), 1, 1), ((8, 6), 1, 1), ((64, 64), 2, 2), ((128, 20), 1, 4), ((20, 128), 4, 1)]
 )
@@ -278,6 +289,7 @@ def test_the_message_holds_the_text_and_every_figure_of_the_finish(answerer) -> 
         "sampling": asdict(NEW.sampling),
         "dropped": 4,
         "reason": "max_tokens",
+        "context_length": answerer.backend.info.context_length,
         "error": None,
         "prompt_tokens": 5,
         "completion_tokens": 5,

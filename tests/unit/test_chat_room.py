@@ -8,6 +8,8 @@ import re
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,17 +29,11 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
 from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.ui import chat, pictures
-from mllama_demo.ui.chat import (
-    MAX_QUESTION_CHARACTERS,
-    NO_INPUT,
-    WORD_JOINER,
-    ChatRoom,
-    View,
-    Visit,
-    guarded,
-    guarded_stream,
-    visit_of,
-)
+from mllama_demo.ui import views as views_module
+from mllama_demo.ui.chat import ChatRoom
+from mllama_demo.ui.questions import MAX_QUESTION_CHARACTERS, WORD_JOINER
+from mllama_demo.ui.sight import NOTHING
+from mllama_demo.ui.views import NO_INPUT, View, Visit, guarded, guarded_stream, visit_of
 
 pytestmark = pytest.mark.timeout(60)
 PAGE, TAB = Visit("me", "page"), Visit("me", "another tab")
@@ -46,6 +42,12 @@ SAMPLING = SamplingParams(seed=1)
 PLACE = "59.9139 N, 10.7522 E"
 # What the model's turn shows before its first word.
 PROGRESS = "<span"
+
+
+def nothing_open(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INPUT, **changes: Any) -> View:
+    """An empty chat beside the list of the others."""
+    view = View([], "", input, False, list(listed), "", found="", sight=NOTHING)
+    return replace(view, **changes)
 
 
 class House:
@@ -277,7 +279,7 @@ def test_retry_answers_a_question_that_has_no_answer_yet(house) -> None:
     assert house.kept(id) == ["Hello?", "Hi."]
 
 
-def test_edit_replaces_the_question_and_forgets_what_came_after(house) -> None:
+def test_edit_replaces_the_question_and_what_came_after(house) -> None:
     id = house.keep("Hello?", "Hi.", "And now?", "No.")
     views = run(house.answered(house.room.edit(PAGE, id, 0, " Good evening? ", SAMPLING), "Good evening."))
     assert lines(views[0])[0] == "Good evening?"
@@ -358,13 +360,13 @@ def test_open_shows_a_stored_conversation(house) -> None:
 @pytest.mark.parametrize("id", ["", "0" * 32, "' OR 1=1 --"])
 def test_open_of_what_is_not_there_is_an_empty_chat_and_what_was_typed_stays(house, id: str) -> None:
     kept = house.keep("Hello?", "Hi.")
-    assert opened(house, PAGE, id) == [View([], "", None, False, [("a talk", kept)], "")]
+    assert opened(house, PAGE, id) == [nothing_open(("a talk", kept), input=None)]
 
 
 def test_new_is_an_empty_chat_beside_the_list_of_the_others(house) -> None:
     id = house.keep("Hello?", "Hi.")
-    assert run(house.room.new(PAGE)) == View([], "", NO_INPUT, False, [("a talk", id)], "")
-    assert run(house.room.new(STRANGER)) == View([], "", NO_INPUT, False, [], "")
+    assert run(house.room.new(PAGE)) == nothing_open(("a talk", id))
+    assert run(house.room.new(STRANGER)) == nothing_open()
 
 
 def test_rename_changes_the_title_in_the_list(house) -> None:
@@ -384,12 +386,12 @@ def test_a_title_too_long_is_refused_and_the_old_one_stays(house) -> None:
 
 def test_delete_leaves_an_empty_chat(house) -> None:
     id, other = house.keep("Hello?", "Hi."), house.keep("Something else?")
-    assert run(house.room.delete(PAGE, id)) == View([], "", NO_INPUT, False, [("a talk", other)], "")
+    assert run(house.room.delete(PAGE, id)) == nothing_open(("a talk", other), deleted="a talk")
     with pytest.raises(NotFound):
         house.kept(id)
 
 
-@pytest.mark.parametrize("act", ["rename", "delete"])
+@pytest.mark.parametrize("act", ["rename", "delete", "export"])
 def test_a_chat_that_was_never_begun_is_not_renamed_or_deleted(house, act: str) -> None:
     kept = house.keep("Hello?", "Hi.")
 
@@ -399,6 +401,233 @@ def test_a_chat_that_was_never_begun_is_not_renamed_or_deleted(house, act: str) 
 
     run(scene())
     assert [(summary.title, summary.id) for summary in house.store.list(PAGE.owner)] == [("a talk", kept)]
+
+
+# --- versions ------------------------------------------------------------------------------------------------------------
+
+
+def bar(view: View, turn: int = -1) -> str:
+    """What stands under an answer."""
+    assert view.history is not None
+    return view.history[turn]["content"][-1]["text"]
+
+
+def numbers(view: View) -> list[int]:
+    """The versions that the arrows under the last turn lead to."""
+    return [int(number) for number in re.findall(r"act-walk-(\d+)", bar(view))]
+
+
+def test_a_retried_answer_stands_beside_the_first_and_both_can_be_walked_to(house) -> None:
+    id = house.keep("Hello?", "Hi.")
+    views = run(house.answered(house.room.retry(PAGE, id, SAMPLING), "Hey."))
+    assert "2 / 2" in bar(views[-1])
+    [first] = numbers(views[-1])
+    view = run(house.room.walk(PAGE, id, first))
+    assert lines(view) == house.kept(id) == ["Hello?", "Hi."]
+    assert "1 / 2" in bar(view)
+    view = run(house.room.walk(PAGE, id, *numbers(view)))
+    assert lines(view) == ["Hello?", "Hey."]
+
+
+def test_an_edited_question_has_its_old_answers_beside_it_with_all_that_came_after(house) -> None:
+    id = house.keep("Hello?", "Hi.", "And now?", "No.")
+    views = run(house.answered(house.room.edit(PAGE, id, 0, "Good evening?", SAMPLING), "Good evening."))
+    assert "Question" in bar(views[-1])
+    view = run(house.room.walk(PAGE, id, *numbers(views[-1])))
+    assert lines(view) == ["Hello?", "Hi.", "And now?", "No."]
+    assert "1 / 2" in bar(view, 1), "the arrows stand where the ways part"
+
+
+def test_while_an_answer_is_written_no_arrow_can_be_pressed(house) -> None:
+    id = house.keep("Hello?", "Hi.")
+
+    async def scene() -> None:
+        await house.answered(house.room.retry(PAGE, id, SAMPLING), "Hey.")
+        seen = await house.begun(house.ask("And now?", conversation_id=id), "Well, ")
+        assert "2 / 2" in bar(seen.views[-1], 1)
+        assert "act-walk" not in bar(seen.views[-1], 1)
+        house.backend.send(finished())
+        assert "act-walk" in bar((await seen.to_the_end())[-1], 1)
+
+    run(scene())
+
+
+def test_what_undo_took_away_can_be_brought_back(house) -> None:
+    id = house.keep("Hello?", "Hi.", "And now?", "No.")
+    view = run(house.room.undo(PAGE, id))
+    assert "Bring back 1 later version" in bar(view)
+    view = run(house.room.walk(PAGE, id, *numbers(view)))
+    assert lines(view) == house.kept(id) == ["Hello?", "Hi.", "And now?", "No."]
+
+
+def test_a_retry_that_fails_leaves_the_earlier_answer_within_reach(house) -> None:
+    id = house.keep("Hello?", "Hi.")
+
+    async def scene() -> View:
+        seen = await house.begun(house.room.retry(PAGE, id, SAMPLING), "Well, ")
+        house.backend.send(RuntimeError("broken"))
+        with pytest.raises(DemoError):
+            await seen.to_the_end()
+        return seen.views[-1]
+
+    view = run(scene())
+    assert "Bring back 1 later version" in bar(view)
+    assert lines(run(house.room.walk(PAGE, id, *numbers(view)))) == ["Hello?", "Hi."]
+
+
+def test_a_version_that_is_not_there_is_refused(house) -> None:
+    id = house.keep("Hello?", "Hi.")
+    with pytest.raises(NotFound, match="no version 9"):
+        run(house.room.walk(PAGE, id, 9))
+
+
+# --- search, bringing back, files ----------------------------------------------------------------------------------------
+
+
+def test_a_search_lists_what_has_the_words_until_it_is_emptied_again(house) -> None:
+    italy, story = house.keep("The capital of Italy?", "Rome."), house.keep("Tell me a story", "Once upon a time")
+    view = run(house.room.search(PAGE, " ROME  capital "))
+    assert [id for _, id in view.conversations] == [italy]
+    assert view.found == "1 conversation has “ROME capital” in title or text."
+    assert [id for _, id in opened(house, PAGE, story)[0].conversations] == [italy], "other changes keep the search"
+    assert len(opened(house, TAB, story)[0].conversations) == 2, "of this page alone"
+    view = run(house.room.search(PAGE, "nothing like it"))
+    assert (view.conversations, view.found) == ([], "No conversation has “nothing like it” in title or text.")
+    view = run(house.room.search(PAGE, ""))
+    assert (len(view.conversations), view.found) == (2, "")
+
+
+def test_a_deleted_conversation_is_brought_back_and_shown(house) -> None:
+    id = house.keep("Hello?", "Hi.")
+
+    async def scene() -> list[View]:
+        assert (await house.room.delete(PAGE, id)).deleted == "a talk"
+        with pytest.raises(BadRequest, match="Nothing was deleted"):
+            await Seen(house.room.restore(TAB)).to_the_end()
+        return await Seen(house.room.restore(PAGE)).to_the_end()
+
+    [view] = run(scene())
+    assert (lines(view), view.conversations, view.deleted) == (["Hello?", "Hi."], [("a talk", id)], "")
+
+
+def test_a_deleted_conversation_is_purged_by_itself_in_time(house, monkeypatch) -> None:
+    purges: list[None] = []
+    monkeypatch.setattr(chat, "DELETED_LIFETIME", timedelta(seconds=-1))
+
+    async def scene() -> None:
+        id = house.keep("Hello?", "Hi.")
+        monkeypatch.setattr(house.store, "purge", lambda: purges.append(None))
+        await house.room.delete(PAGE, id)
+        await until(lambda: len(purges) == 2, "once for what was deleted earlier, and once for this")
+
+    run(scene())
+
+
+def test_what_is_exported_as_json_is_imported_as_a_new_conversation(house, tmp_path) -> None:
+    id = house.keep_picture(picture(tmp_path))
+    run(house.answered(house.room.retry(PAGE, id, SAMPLING), "A green one."))
+    file = run(house.room.export(PAGE, id, "json"))
+    assert Path(file).name == "a-picture.json"
+    view = run(house.room.bring_in(STRANGER, file))
+    assert lines(view) == ["What is it?", "A green one."]
+    assert "imported, as its file says" in bar(view)
+    assert "2 / 2" in bar(view)
+    assert view.conversation_id != id
+    assert [id for _, id in view.conversations] == [view.conversation_id]
+    assert house.kept(id) == ["What is it?", "A green one."]
+
+
+def test_a_file_that_is_no_conversation_is_refused(house, tmp_path) -> None:
+    (tmp_path / "a.json").write_text('{"format": "something else"}')
+    with pytest.raises(BadRequest, match="cannot be imported: format"):
+        run(house.room.bring_in(PAGE, str(tmp_path / "a.json")))
+    with pytest.raises(BadRequest, match=r"gone\.json is no longer there"):
+        run(house.room.bring_in(PAGE, str(tmp_path / "gone.json")))
+    assert house.store.list(PAGE.owner) == []
+
+
+# --- several images ------------------------------------------------------------------------------------------------------
+
+
+def asked_with(house: House, id: str, which: Any, *files: Path) -> View:
+    return run(house.answered(house.room.ask(PAGE, id, value("Which?", *files), SAMPLING, which), "This."))[-1]
+
+
+def test_a_new_image_is_what_the_model_sees_unless_another_is_chosen(house, tmp_path) -> None:
+    id = house.keep_picture(picture(tmp_path, "old.png"))
+    new = picture(tmp_path, "new.png", (30, 40))
+    assert "saw new.png" in bar(asked_with(house, id, "newest", new))
+    assert house.backend.requests[-1].image.name == "new.png"
+
+
+def test_the_first_image_can_be_kept_and_the_other_is_said_to_be_set_aside(house, tmp_path) -> None:
+    id = house.keep_picture(picture(tmp_path, "old.png"))
+    view = asked_with(house, id, "first", picture(tmp_path, "new.png", (30, 40)))
+    assert house.backend.requests[-1].image.name == "old.png"
+    assert "saw old.png" in bar(view)
+    assert "set aside: new.png" in bar(view)
+
+
+def test_two_images_can_be_seen_side_by_side(house, tmp_path) -> None:
+    id = house.keep_picture(picture(tmp_path, "old.png", (40, 30)))
+    view = asked_with(house, id, "together", picture(tmp_path, "new.png", (60, 60)))
+    sent = house.backend.requests[-1].image
+    assert (sent.name, sent.width, sent.height) == ("old.png + new.png", 80 + 16 + 60, 60)
+    assert "saw old.png + new.png" in bar(view)
+
+
+@pytest.mark.parametrize(("which", "seen", "aside"), [("newest", "b.png", "a.png"), ("first", "a.png", "b.png")])
+def test_of_two_images_in_one_question_one_is_seen_and_the_other_named(house, tmp_path, which, seen, aside) -> None:
+    view = asked_with(house, "", which, picture(tmp_path, "a.png"), picture(tmp_path, "b.png", (30, 40)))
+    assert house.backend.requests[-1].image.name == seen
+    assert f"set aside: {aside}" in bar(view)
+
+
+def test_a_choice_that_there_is_not_is_refused(house, tmp_path) -> None:
+    id = house.keep_picture(picture(tmp_path, "old.png"))
+
+    async def scene() -> None:
+        sent = value("Which?", picture(tmp_path, "new.png"))
+        _, sentence = await refused(house.room.ask(PAGE, id, sent, SAMPLING, "best"), BadRequest)  # type: ignore[arg-type]
+        assert "newest, first or together, not 'best'" in sentence
+
+    run(scene())
+
+
+def test_before_a_second_image_is_sent_the_page_asks_and_shows_what_would_be_seen(house, tmp_path) -> None:
+    id = house.keep_picture(picture(tmp_path, "old.png"))
+    sent = value("", picture(tmp_path, "new.png", (30, 40)))
+
+    async def scene(which: Any, id: str, sent: dict[str, Any]) -> tuple[Any, str]:
+        return await house.room.attached(PAGE, id, sent, which)
+
+    choice, sight = run(scene("newest", id, sent))
+    assert [label for label, _ in choice.options] == [
+        "The new one: new.png", "Stay with old.png", "Both side by side, as one picture",
+    ]  # fmt: skip
+    assert "new.png, 30 × 40 px" in sight
+    assert "old.png, 40 × 30 px" in run(scene("first", id, sent))[1]
+    assert "old.png + new.png" in run(scene("together", id, sent))[1]
+    assert run(scene("newest", id, value("")))[0] is None
+    assert run(scene("newest", "", sent))[0] is None, "one image alone needs no choice"
+    assert "new.png" in run(scene("newest", "not stored yet", sent))[1]
+
+
+def test_a_file_that_is_no_image_is_said_to_be_none_before_it_is_sent(house, tmp_path) -> None:
+    (tmp_path / "page.jpg").write_bytes(b"<!doctype html><script>alert(1)</script>")
+    _, sight = run(house.room.attached(PAGE, "", value("", tmp_path / "page.jpg"), "newest"))
+    assert "page.jpg" in sight
+    assert "not an image" in sight
+
+
+def test_what_an_answer_saw_can_be_looked_at_later(house, tmp_path) -> None:
+    id = house.keep_picture(picture(tmp_path, "old.png"))
+    asked_with(house, id, "newest", picture(tmp_path, "new.png", (30, 40)))
+    assert "old.png, 40 × 30 px" in run(house.room.look(PAGE, id, 1))
+    assert "new.png, 30 × 40 px" in run(house.room.look(PAGE, id, 3))
+    other = house.keep("Hello?", "Hi.")
+    with pytest.raises(BadRequest, match="saw no image"):
+        run(house.room.look(PAGE, other, 1))
 
 
 # --- an answer under way -------------------------------------------------------------------------------------------------
@@ -566,11 +795,14 @@ CHANGES: dict[str, Act] = {
     "edit": lambda house, id, visit: Seen(house.room.edit(visit, id, 0, "Good evening?", SAMPLING)).to_the_end(),
     "undo": lambda house, id, visit: house.room.undo(visit, id),
     "rename": lambda house, id, visit: house.room.rename(visit, id, "Mine"),
+    "walk": lambda house, id, visit: house.room.walk(visit, id, 0),
 }
 ACTS: dict[str, Act] = {
     **CHANGES,
     "delete": lambda house, id, visit: house.room.delete(visit, id),
     "stop": lambda house, id, visit: house.room.stop(visit, id),
+    "look": lambda house, id, visit: house.room.look(visit, id, 1),
+    "export": lambda house, id, visit: house.room.export(visit, id, "json"),
 }
 
 
@@ -589,7 +821,7 @@ def test_a_conversation_that_is_being_answered_is_not_changed_from_another_tab(h
     run(scene())
 
 
-def test_a_conversation_deleted_while_it_is_answered_is_gone_for_good(house) -> None:
+def test_a_conversation_deleted_while_it_is_answered_is_gone_from_the_list(house) -> None:
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
         view = await house.room.delete(PAGE, seen.views[-1].conversation_id)
@@ -607,7 +839,7 @@ def test_a_conversation_deleted_in_one_tab_leaves_the_tab_that_watches_its_answe
         await house.room.delete(TAB, seen.views[-1].conversation_id)
         return await seen.to_the_end()
 
-    assert run(scene())[-1] == View([], "", NO_INPUT, False, [], "")
+    assert run(scene())[-1] == nothing_open()
 
 
 def test_an_answer_that_ends_while_its_conversation_is_being_deleted_does_not_bring_it_back() -> None:
@@ -639,11 +871,11 @@ def test_an_answer_that_ends_while_its_conversation_is_being_deleted_does_not_br
 
 def test_a_conversation_deleted_while_its_answer_is_being_stored_does_not_come_back() -> None:
     class SlowToSave(Store):
-        def save(self, owner: str, conversation: Conversation) -> None:
+        def save(self, owner: str, conversation: Conversation) -> Conversation:
             if conversation.messages[-1].role == "assistant":
                 saving.set()
                 assert go_on.wait(20)
-            super().save(owner, conversation)
+            return super().save(owner, conversation)
 
     saving, go_on = threading.Event(), threading.Event()
     house = House(SlowToSave("sqlite://"))
@@ -707,7 +939,7 @@ def test_a_stranger_who_knows_the_id_cannot_open_watch_or_end_an_answer(house) -
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
         id = seen.views[-1].conversation_id
-        assert await Seen(house.room.open(STRANGER, id)).to_the_end() == [View([], "", None, False, [], "")]
+        assert await Seen(house.room.open(STRANGER, id)).to_the_end() == [nothing_open(input=None)]
         assert await house.room.stop(STRANGER, id) is None, "ignored, as if nothing were under way"
         with pytest.raises(NotFound):
             await house.room.delete(STRANGER, id)
@@ -859,9 +1091,9 @@ def test_an_empty_question_is_refused(house, sent: dict[str, Any]) -> None:
     assert refusal_of(house, sent) == "Type a question, or add an image."
 
 
-def test_two_images_are_refused(house, tmp_path) -> None:
-    sent = value("Which?", picture(tmp_path, "a.png"), picture(tmp_path, "b.png"))
-    assert "one image per question" in refusal_of(house, sent)
+def test_more_images_than_can_be_shown_together_are_refused(house, tmp_path) -> None:
+    sent = value("Which?", *(picture(tmp_path, f"{n}.png") for n in range(5)))
+    assert refusal_of(house, sent) == "A question takes at most 4 images, this one has 5."
 
 
 @pytest.mark.parametrize(
@@ -1013,7 +1245,7 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert duration == 12
         shown.append(message)
 
-    monkeypatch.setattr(chat.gr, "Warning", warn)
+    monkeypatch.setattr(views_module.gr, "Warning", warn)
     return shown
 
 

@@ -155,6 +155,21 @@ def test_who_watches_a_finished_answer_gets_one_look_and_no_more(answers, backen
     assert run(scene()) == 1
 
 
+def test_who_shows_how_long_it_takes_is_woken_while_nothing_happens(answers, backend) -> None:
+    async def scene() -> None:
+        live = await begin(answers, backend, HELLO, "One")
+        looks = 0
+        async with aclosing(live.watch(OFTEN, at_least_every_s=0.01)) as moments:
+            async for _ in moments:
+                looks += 1
+                if looks == 3:
+                    break
+        backend.send(finished())
+        await done(live)
+
+    run(scene())
+
+
 def test_an_answer_is_found_while_it_is_under_way_and_not_after(answers, backend) -> None:
     async def scene() -> None:
         assert answers.get(HELLO.id) is None
@@ -281,11 +296,11 @@ def test_discard_returns_once_nothing_more_will_be_stored(backend, role: str) ->
     """Whoever deletes the conversation then can be sure that it does not come back."""
 
     class SlowToSave(Store):
-        def save(self, owner: str, conversation: Conversation) -> None:
+        def save(self, owner: str, conversation: Conversation) -> Conversation:
             if conversation.messages[-1].role == role:
                 saving.set()
                 assert go_on.wait(PATIENCE_S)
-            super().save(owner, conversation)
+            return super().save(owner, conversation)
 
     saving, go_on = threading.Event(), threading.Event()
     store = SlowToSave("sqlite://")
@@ -386,11 +401,11 @@ def test_a_program_that_ends_while_the_answer_is_being_stored_keeps_it_once(back
     """The writing thread is done and the event loop has not heard of it yet: that is where the cancellation strikes."""
 
     class CancelledOnSave(Store):
-        def save(self, owner: str, conversation: Conversation) -> None:
+        def save(self, owner: str, conversation: Conversation) -> Conversation:
             if conversation.messages[-1].role == "assistant" and not cancelling:
                 cancelling.append(True)
                 loop.call_soon_threadsafe(cancel_when_written)
-            super().save(owner, conversation)
+            return super().save(owner, conversation)
 
     cancelling: list[bool] = []
     store = CancelledOnSave("sqlite://")
@@ -494,7 +509,7 @@ def test_a_model_that_fails_in_the_middle_leaves_what_was_written_and_the_cause(
 
 def test_an_answer_that_cannot_be_stored_fails_by_name_and_the_conversation_is_free_again(backend) -> None:
     class FullDisk(Store):
-        def save(self, owner: str, conversation: Conversation) -> None:
+        def save(self, owner: str, conversation: Conversation) -> Conversation:
             raise BackendUnavailable("The disk is full.")
 
     store = FullDisk("sqlite://")

@@ -13,7 +13,21 @@ from mllama_demo.answer import Answer
 from mllama_demo.backend.base import BackendInfo, BackendStatus, FinishReason
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.ui.words import REASONS, facts_line, progress, sampling_words, saw, seconds, status_line, title_of, wait_in_words
+from mllama_demo.tree import Versions
+from mllama_demo.ui.words import (
+    REASONS,
+    context,
+    facts_line,
+    live_line,
+    progress,
+    sampling_words,
+    saw,
+    seconds,
+    status_line,
+    title_of,
+    versions_bar,
+    wait_in_words,
+)
 
 SCRIPT = '"><script>alert(1)</script>'
 INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=560, max_tiles=4)
@@ -103,29 +117,37 @@ def test_a_place_in_the_queue_is_said_with_what_is_known_of_the_wait(position: i
 @pytest.mark.parametrize(
     ("changes", "shown", "said"),
     [
-        ({"state": "loading", "detail": "reading 3 of 5"}, "loading", "Loading the model: reading 3 of 5 …"),
-        ({"state": "down", "detail": "The model is down: no power"}, "down", "The model is down: no power"),
-        ({}, "ready", "Ready · 1 of 4 slots busy · your question starts at once · model a model"),
-        ({"running": 0}, "ready", "Ready · 0 of 4 slots busy · your question starts at once · model a model"),
+        (
+            {"state": "loading", "detail": "reading 3 of 5"},
+            "loading",
+            "Loading the model: reading 3 of 5 … · model a model on cpu",
+        ),
+        (
+            {"state": "down", "detail": "The model is down: no power"},
+            "down",
+            "The model is down: no power · model a model on cpu",
+        ),
+        ({}, "ready", "Ready · answers at once · 1 of 4 slots busy, 0 waiting · model a model on cpu"),
+        ({"running": 0}, "ready", "Ready · answers at once · 0 of 4 slots busy, 0 waiting · model a model on cpu"),
         (
             {"running": 4, "estimated_wait_s": None},
             "busy",
-            "Busy · 4 of 4 slots busy, 0 waiting · model a model",
+            "Busy · 4 of 4 slots busy, 0 waiting · model a model on cpu",
         ),
         (
             {"running": 4, "waiting": 3, "estimated_wait_s": 12.3},
             "busy",
-            "Busy · 4 of 4 slots busy, 3 waiting · a question sent now starts in about 12 s · model a model",
+            "Busy · a question sent now starts in about 12 s · 4 of 4 slots busy, 3 waiting · model a model on cpu",
         ),
         (
             {"running": 4, "waiting": 0, "estimated_wait_s": 0.01},
             "busy",
-            "Busy · 4 of 4 slots busy, 0 waiting · a question sent now starts in about 1.0 s · model a model",
+            "Busy · a question sent now starts in about 1.0 s · 4 of 4 slots busy, 0 waiting · model a model on cpu",
         ),
         (
             {"running": 3, "waiting": 1, "estimated_wait_s": None},
             "busy",
-            "Busy · 3 of 4 slots busy, 1 waiting · model a model",
+            "Busy · 3 of 4 slots busy, 1 waiting · model a model on cpu",
         ),
     ],
 )
@@ -159,15 +181,75 @@ NEW = Answer("id", SamplingParams(), None, 0)
         (None, "Sending …"),
         (NEW, "Sending …"),
         (replace(NEW, position=1), "Next in line …"),
-        (replace(NEW, position=3, estimated_wait_s=20.0), "Number 3 in line, about 20 s to go …"),
-        (replace(NEW, phase="reading"), "Reading …"),
-        (replace(NEW, phase="reading", image=ImageRef("1" * 64, SCRIPT, 8, 6)), "Looking at the image …"),
+        (replace(NEW, position=3, estimated_wait_s=20.0, since=100.0), "Number 3 in line, about 20 s to go …"),
+        (replace(NEW, position=3, estimated_wait_s=20.0, since=95.0), "Number 3 in line, about 15 s to go …"),
+        (replace(NEW, position=1, estimated_wait_s=20.0, since=10.0), "Next in line, about 1.0 s to go …"),
+        (replace(NEW, phase="reading", since=99.9), "Reading …"),
+        (replace(NEW, phase="reading", since=99.9, prompt_tokens=812), "Reading 812 tokens …"),
+        (replace(NEW, phase="reading", since=97.0, prompt_tokens=812), "Reading 812 tokens … 3.0 s"),
+        (
+            replace(NEW, phase="reading", since=100.0, image=ImageRef("1" * 64, SCRIPT, 8, 6), prompt_tokens=812),
+            "Looking at the image and reading 812 tokens …",
+        ),
     ],
 )
 def test_what_stands_where_the_answer_will_be(answer: Answer | None, said: str) -> None:
-    page = Page(progress(answer))
+    page = Page(progress(answer, now=100.0))
     assert page.text == said
     assert page.elements == [("span", {"class": "progress"})]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tokens": 1}, "read 812 tokens in 0.4 s · writing: 1 token · context 813 of 2048 "),
+        (
+            {"tokens": 1, "estimated": True},
+            "read about 812 tokens in 0.4 s · writing: about 1 token · context 813 of 2048 ",
+        ),
+        ({"tokens": 32, "wrote_s": 1.0}, "read 812 tokens in 0.4 s · writing: 32 tokens at 31 tokens/s · context 844 of 2048 "),
+        ({"tokens": 3, "wrote_s": 4.0}, "read 812 tokens in 0.4 s · writing: 3 tokens at 0.5 tokens/s · context 815 of 2048 "),
+    ],
+)
+def test_an_answer_being_written_says_what_was_read_and_how_fast_it_goes(changes: dict[str, Any], said: str) -> None:
+    page = Page(live_line(replace(NEW, phase="writing", prompt_tokens=812, read_s=0.4, **changes), 2048))
+    assert page.text == said
+
+
+@pytest.mark.parametrize(("used", "length", "width"), [(0, 2048, "0%"), (1024, 2048, "50%"), (3000, 2048, "100%")])
+def test_the_context_has_a_bar_that_ends_where_it_is_full(used: int, length: int, width: str) -> None:
+    assert ("span", {"style": f"width:{width}"}) in Page(context(used, length)).elements
+
+
+# --- versions ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_version_alone_has_no_arrows() -> None:
+    assert versions_bar(Versions((0,), 0), Versions((1,), 0)) == ""
+
+
+def test_arrows_lead_to_the_versions_beside_and_end_at_the_last() -> None:
+    page = Page(versions_bar(None, Versions((1, 4, 7), 2)))
+    assert "3 / 3" in page.text
+    assert "Previous version of the answer" in page.text
+    previous, following = (attributes for tag, attributes in page.elements if tag == "button")
+    assert "act-walk-4" in str(previous["class"])
+    assert "disabled" not in previous
+    assert "disabled" in following
+    assert "act-walk" not in str(following["class"])
+
+
+def test_while_an_answer_is_written_the_arrows_rest() -> None:
+    page = Page(versions_bar(Versions((0, 2), 0), None, later=(5,), locked=True))
+    assert "1 / 2" in page.text
+    assert all("disabled" in attributes for tag, attributes in page.elements if tag == "button")
+
+
+def test_what_came_later_can_be_brought_back() -> None:
+    page = Page(versions_bar(None, None, later=(2, 5)))
+    [(_, attributes)] = [element for element in page.elements if element[0] == "button"]
+    assert "act-walk-5" in str(attributes["class"])
+    assert page.text == "Bring back 2 later versions"
 
 
 # --- under an answer -----------------------------------------------------------------------------------------------------
@@ -175,9 +257,24 @@ def test_what_stands_where_the_answer_will_be(answer: Answer | None, said: str) 
 
 def test_the_facts_say_what_was_seen_how_fast_it_was_and_why_it_ended() -> None:
     assert facts(image=BOAT).text == (
-        "saw boat.png, 640 × 480 px, 1 tile · first token after 0.4 s · 32 tokens/s · 17 + 5 tokens · finished"
+        "saw boat.png, 640 × 480 px, 1 tile · first token after 0.4 s · 32 tokens/s · read 17, wrote 5 tokens · finished"
     )
     assert facts().text.startswith("no image · ")
+    assert facts(context_length=2048).text.endswith("finished · context 22 of 2048 ")
+    assert "waited 3.0 s" in facts(waited_s=3.0).text
+
+
+def test_what_was_seen_can_be_looked_at_where_the_answer_has_its_number() -> None:
+    message = Message("assistant", "A boat.", facts={**FACTS, "image": BOAT})
+    [button] = [attributes for tag, attributes in Page(facts_line(message, 3)).elements if tag == "button"]
+    assert "act-look-3" in str(button["class"])
+    assert not [tag for tag, _ in Page(facts_line(message)).elements if tag == "button"]
+
+
+def test_an_image_that_was_set_aside_is_named_under_the_answer() -> None:
+    question = Message("user", "Which?", facts={"set_aside": ["boat.png", "car.png"]})
+    line = facts_line(Message("assistant", "A boat.", facts=FACTS), 3, question)
+    assert "set aside: boat.png, car.png" in Page(line).text
 
 
 def test_the_facts_have_the_sampling_values_as_their_tooltip() -> None:
@@ -298,6 +395,6 @@ def test_what_a_server_does_not_tell_is_not_made_up():
     image = {"name": "dog.png", "width": 640, "height": 480}
     assert saw(image) == "saw dog.png, 640 × 480 px"
     facts = {"prompt_tokens": 40, "completion_tokens": 7, "reason": "end_of_turn", "estimated": True}
-    assert "about 40 + 7 tokens" in facts_line(Message("assistant", "A dog.", facts=facts))
+    assert "read about 40, wrote about 7 tokens" in facts_line(Message("assistant", "A dog.", facts=facts))
     sampling = {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 8, "seed": None}
     assert "seed" not in sampling_words(sampling)

@@ -1,0 +1,105 @@
+"""A conversation as a file for people: Markdown, or one web page that needs no other file and prints well."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.errors import BadRequest
+from mllama_demo.images import LoadedImage, preview
+from mllama_demo.transfer import to_json
+from mllama_demo.tree import Tree
+from mllama_demo.ui.words import figures, sampling_words, saw, set_aside, title_of
+
+TEMPLATE = Path(__file__).with_name("export.html.jinja")
+Kind = Literal["html", "md", "json"]
+
+
+def export(kind: str, tree: Tree, load: Callable[[ImageRef], LoadedImage]) -> tuple[str, str]:
+    """The name and the content of the file. JSON has every version, the others what is shown. Raises BadRequest."""
+    conversation = tree.conversation()
+    name = file_name(title_of(conversation), kind)
+    if kind == "json":
+        return name, to_json(tree, load)
+    if kind == "md":
+        return name, to_markdown(conversation)
+    if kind == "html":
+        return name, to_html(conversation, load)
+    raise BadRequest(f"A conversation can be exported as {', '.join(get_args(Kind))}, not as {kind!r}.")
+
+
+def file_name(title: str, kind: str) -> str:
+    """A name that every file system takes, from the title."""
+    words = re.sub(r"[^\w-]+", "-", title, flags=re.UNICODE).strip("-_")[:60].strip("-_")
+    return f"{words or 'conversation'}.{kind}"
+
+
+def to_markdown(conversation: Conversation) -> str:
+    """Markdown; images by name and size, since a Markdown file cannot hold them."""
+    parts = [f"# {title_of(conversation)}", f"*Exported on {_today()}.*"]
+    for message, notes in _turns(conversation):
+        parts.append("## Question" if message.role == "user" else "## Answer")
+        if message.image is not None:
+            parts.append(f"*Image: {message.image.name}, {message.image.width} × {message.image.height} px*")
+        if message.text.strip():
+            parts.append(message.text.strip())
+        if notes:
+            parts.append(f"*{notes}*")
+    return "\n\n".join(parts) + "\n"
+
+
+def to_html(conversation: Conversation, load: Callable[[ImageRef], LoadedImage]) -> str:
+    """One web page with everything in it: no script, nothing fetched, pictures as copies without metadata."""
+    turns = []
+    for message, notes in _turns(conversation):
+        answer = message.role == "assistant"
+        picture = None
+        if message.image is not None:
+            data = base64.b64encode(preview(load(message.image))).decode("ascii")
+            alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
+            picture = {"source": f"data:image/webp;base64,{data}", "alt": alt}
+        # An answer is Markdown; a question is shown as it was typed.
+        text = _markdown().render(message.text) if answer else message.text
+        turns.append({"answer": answer, "picture": picture, "text": text, "notes": notes})
+    return _template().render(title=title_of(conversation), date=_today(), turns=turns)
+
+
+def _turns(conversation: Conversation) -> list[tuple[Message, str]]:
+    """Each message with what is to be said under it."""
+    turns = []
+    question = None
+    for message in conversation.messages:
+        notes = []
+        if message.role == "assistant" and message.facts:
+            notes = [saw(message.facts.get("image")), *figures(message)]
+            if question is not None and (aside := set_aside(question)):
+                notes.insert(1, aside)
+            if message.facts.get("sampling"):
+                notes.append(sampling_words(message.facts["sampling"]))
+        question = message if message.role == "user" else None
+        turns.append((message, " · ".join(notes)))
+    return turns
+
+
+def _today() -> str:
+    return f"{datetime.now(timezone.utc):%Y-%m-%d}"
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment
+
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
+
+
+@cache
+def _markdown() -> Any:
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).enable("table")

@@ -1,0 +1,61 @@
+"""A conversation as the chatbot shows it: questions as typed, pictures, answers with their figures and versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from mllama_demo.answer import Answer
+from mllama_demo.conversation import Conversation, Message
+from mllama_demo.tree import Tree, Versions
+from mllama_demo.ui.pictures import Pictures
+from mllama_demo.ui.questions import as_typed
+from mllama_demo.ui.words import facts_line, live_line, progress, versions_bar
+
+
+def history(conversation: Conversation, tree: Tree, pictures: Pictures, locked: bool = False) -> list[dict[str, Any]]:
+    """The chatbot's value. tree: with the versions of the messages. locked: an answer is under way, so nothing can be changed."""
+    messages = conversation.messages
+    versions = tree.versions(messages)
+    turns: list[dict[str, Any]] = []
+    question: tuple[Message | None, Versions | None] = None, None
+    for index, (message, version) in enumerate(zip(messages, versions, strict=True)):
+        last = index == len(messages) - 1
+        later = tree.below(version.number) if last and version else ()
+        if message.role == "assistant":
+            facts = facts_line(message, version.number if version else None, question[0])
+            turns.append(_bot(message.text, facts + versions_bar(question[1], version, later, locked)))
+            question = None, None
+            continue
+        turns.append(_asked(message, pictures))
+        question = message, version
+        if last and not locked and (bar := versions_bar(version, None, later)):
+            turns.append(_bot(bar))
+    return turns
+
+
+def under_way(answer: Answer | None, context_length: int) -> dict[str, Any]:
+    """The turn of an answer that is not done yet."""
+    if answer is None or not answer.text:
+        return _bot(progress(answer))
+    return _bot(answer.text, live_line(answer, context_length))
+
+
+def _asked(message: Message, pictures: Pictures) -> dict[str, Any]:
+    content: list[Any] = []
+    if message.image is not None:
+        alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
+        # A component, since the chatbot shows the alternative text of no other kind of picture.
+        path = pictures.shown(message.image)
+        content.append(gr.Image(path, alt_text=alt, render=False, show_label=False, format="webp"))
+    if message.text:
+        content.append({"type": "text", "text": as_typed(message.text)})
+    return {"role": message.role, "content": content}
+
+
+def _bot(text: str, below: str = "") -> dict[str, Any]:
+    content = [{"type": "text", "text": text}]
+    if below:
+        content.append({"type": "text", "text": below})
+    return {"role": "assistant", "content": content}

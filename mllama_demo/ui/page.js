@@ -1,0 +1,73 @@
+// The few things on the page that Gradio has no event for. Runs once, inside an invisible component: trigger(event, data) calls
+// that component's handlers.
+const history = () => document.querySelector("#chat-history");
+const rows = () => [...history().querySelectorAll(".message-row")];
+
+// The small buttons inside messages, whose classes say what they do: "act-walk-5" shows version 5, "act-look-5" what was seen.
+let left = null; // where the pressed arrow stood: a walk draws its message anew, and the keyboard's place with it
+document.addEventListener("click", (event) => {
+  const button = event.target.closest(".act");
+  if (!button) return;
+  if (button.classList.contains("larger")) return closeup(button.closest(".sight").outerHTML);
+  const act = [...button.classList].map((name) => /^act-(walk|look)-(\d+)$/.exec(name)).find(Boolean);
+  if (!act) return;
+  if (act[1] === "walk") {
+    const row = button.closest(".message-row");
+    const stepper = [...row.querySelectorAll(".stepper")].indexOf(button.closest(".stepper"));
+    left = { row: rows().indexOf(row), stepper, next: button.classList.contains("next"), until: Date.now() + 10000 };
+  }
+  trigger(act[1] === "walk" ? "click" : "expand", { number: Number(act[2]) });
+});
+
+// Gradio names its groups of radio buttons for the eye alone.
+function nameGroups() {
+  for (const group of document.querySelectorAll("fieldset:not([aria-label])")) {
+    const label = group.querySelector("[data-testid=block-info]")?.innerText.trim();
+    if (label) group.setAttribute("aria-label", label);
+  }
+}
+
+new MutationObserver(() => {
+  nameGroups();
+  if (!left || Date.now() > left.until) return;
+  if (document.activeElement && document.activeElement !== document.body) return;
+  const steppers = rows()[left.row]?.querySelectorAll(".stepper") ?? [];
+  const arrows = [...(steppers[Math.max(left.stepper, 0)]?.querySelectorAll("button:not([disabled])") ?? [])];
+  const arrow = arrows.find((one) => one.classList.contains("next") === left.next) ?? arrows[0];
+  if (arrow) {
+    arrow.focus({ preventScroll: true });
+    left = null;
+  }
+}).observe(document.body, { childList: true, subtree: true });
+
+// A picture's tiles over the whole page.
+function closeup(html) {
+  if (!html) return;
+  const dialog = document.createElement("dialog");
+  dialog.className = "closeup";
+  dialog.setAttribute("aria-label", "What the model sees");
+  dialog.innerHTML = `<form method="dialog"><h2>What the model sees</h2><button aria-label="Close">✕</button></form>${html}`;
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  document.querySelector(".gradio-container").append(dialog);
+  dialog.showModal();
+}
+window.mllamaCloseup = closeup;
+
+// The status line must not go on saying "Ready" when nobody says so any more.
+const PATIENCE = 15000;
+window.mllamaBeat = Date.now();
+document.addEventListener("visibilitychange", () => (window.mllamaBeat = Date.now())); // timers slept in the background
+const lost = document.createElement("div");
+lost.className = "status down";
+lost.setAttribute("role", "alert");
+setInterval(() => {
+  const status = document.querySelector("#status");
+  if (!status || document.hidden) return;
+  const late = Date.now() - window.mllamaBeat > PATIENCE;
+  status.classList.toggle("lost", late);
+  if (!late) return lost.remove();
+  if (lost.isConnected) return;
+  lost.innerHTML = '<span class="dot" aria-hidden="true"></span>No connection to the demo; trying again …';
+  status.before(lost);
+}, 1000);

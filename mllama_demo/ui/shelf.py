@@ -1,0 +1,89 @@
+"""The conversations of a visitor as a list: search, rename, delete and bring back, export and import.
+
+Blocks: call it in a thread. Knows nothing of answers under way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllama_demo.errors import BadRequest
+from mllama_demo.images import ImageLimits
+from mllama_demo.store import Store
+from mllama_demo.transfer import MAX_FILE_BYTES, from_json
+from mllama_demo.tree import Tree
+from mllama_demo.ui.export import export
+from mllama_demo.ui.pictures import Pictures
+from mllama_demo.ui.views import View, Visit
+
+
+class Shelf:
+    """Remembers for each open page what it searches for and what it deleted last. Safe to use from several threads."""
+
+    def __init__(self, store: Store, pictures: Pictures, limits: ImageLimits) -> None:
+        self._store, self._pictures, self._limits = store, pictures, limits
+        self._words: dict[str, str] = {}
+        self._deleted: dict[str, tuple[str, str]] = {}
+
+    def leave(self, visit: Visit) -> None:
+        """The page was closed."""
+        self._words.pop(visit.session, None)
+        self._deleted.pop(visit.session, None)
+
+    def listed(self, visit: Visit) -> View:
+        """The list as the page has it: all conversations, or those that its search finds."""
+        words = self._words.get(visit.session, "")
+        found = [(summary.title or "Conversation", summary.id) for summary in self._store.list(visit.owner, words=words)]
+        if not words:
+            return View(conversations=found, found="")
+        count = "No conversation has" if not found else "1 conversation has" if len(found) == 1 else f"{len(found)} have"
+        return View(conversations=found, found=f"{count} “{words}” in title or text.")
+
+    def search(self, visit: Visit, words: str) -> View:
+        """Lists only the conversations with all of these words; all again for none."""
+        words = " ".join((words or "").split())
+        self._store.list(visit.owner, limit=1, words=words)  # raises for too many of them
+        self._words[visit.session] = words
+        return self.listed(visit)
+
+    def rename(self, visit: Visit, id: str, title: str) -> None:
+        self._store.rename(visit.owner, _existing(id), title)
+
+    def delete(self, visit: Visit, id: str) -> str:
+        """Deletes a conversation; its title. restore brings it back."""
+        title = self._store.load(visit.owner, _existing(id)).title or "Conversation"
+        self._store.delete(visit.owner, id)
+        self._store.purge()
+        self._deleted[visit.session] = id, title
+        return title
+
+    def restore(self, visit: Visit) -> str:
+        """Brings back what this page deleted last; its id."""
+        if visit.session not in self._deleted:
+            raise BadRequest("Nothing was deleted on this page that could be brought back.")
+        id, _ = self._deleted.pop(visit.session)
+        self._store.restore(visit.owner, id)
+        return id
+
+    def export(self, visit: Visit, id: str, kind: str) -> str:
+        """The path of a file with the conversation. kind: see export.Kind."""
+        tree = self._store.tree(visit.owner, _existing(id))
+        return self._pictures.export(*export(kind, tree, self._pictures.load))
+
+    def bring_in(self, visit: Visit, path: Path) -> Tree:
+        """Stores the conversation of an exported JSON file as a new one of the visitor's."""
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise BadRequest(f"{path.name} is too large; at most {MAX_FILE_BYTES // 2**20} MiB are allowed.")
+            data = path.read_bytes()
+        except OSError:
+            raise BadRequest(f"{path.name} is no longer there; please choose it again.") from None
+        tree = from_json(data, self._store.put_image, self._limits)
+        self._store.add_tree(visit.owner, tree)
+        return tree
+
+
+def _existing(id: str) -> str:
+    if not id:
+        raise BadRequest("This chat is empty; there is nothing to rename, export or delete yet.")
+    return id

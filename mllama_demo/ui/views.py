@@ -1,0 +1,91 @@
+"""What passes between the page and the chat room: who visits, what a handler changes, and how a failure is said."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from mllama_demo.errors import DemoError
+from mllama_demo.visitors import visitor_of
+
+NO_INPUT: dict[str, Any] = {"text": "", "files": []}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a handler changes on the page; None leaves a part as it is. layout.py turns it into component updates.
+
+    conversations: pairs of title and id. found: what the search has come to, in words. sight: HTML, what the model sees.
+    deleted: the title of the conversation that can be brought back; empty when there is none.
+    """
+
+    history: list[dict[str, Any]] | None = None
+    conversation_id: str | None = None
+    input: dict[str, Any] | None = None
+    answering: bool | None = None
+    conversations: list[tuple[str, str]] | None = None
+    title: str | None = None
+    status: str | None = None
+    found: str | None = None
+    sight: str | None = None
+    deleted: str | None = None
+
+    def found_html(self) -> str:
+        return f'<p role="status">{html.escape(self.found)}</p>' if self.found else ""
+
+    def deleted_html(self) -> str:
+        return f'<p role="status">Deleted “{html.escape(self.deleted)}”.</p>' if self.deleted else ""
+
+
+Views = AsyncGenerator[View, None]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One open page. owner: whose conversations it may see. session: the page itself."""
+
+    owner: str
+    session: str
+
+
+def visit_of(request: gr.Request) -> Visit:
+    """A visitor is a cookie, or a single page where there are no cookies."""
+    session = str(request.session_hash)
+    return Visit(visitor_of(request.headers.get("cookie")) or f"session-{session}", session)
+
+
+def notify(error: DemoError) -> None:
+    """Shows the sentence as a notice on the page, with nothing in it taken for HTML.
+
+    Not gr.Error: raised, it would cover the whole conversation with the word "Error".
+    """
+    gr.Warning(html.escape(str(error)), duration=12)
+
+
+async def guarded(work: Awaitable[T]) -> T | None:
+    """Awaits work; an expected failure becomes a notice on the page, and None."""
+    try:
+        return await work
+    except DemoError as error:
+        notify(error)
+        return None
+
+
+async def guarded_stream(views: Callable[[], Views]) -> Views:
+    """The same for a stream of views, which ends early; making the stream may fail too.
+
+    Always yields something: Gradio empties every output of a generator that did not.
+    """
+    try:
+        async with aclosing(views()) as stream:
+            async for view in stream:
+                yield view
+    except DemoError as error:
+        notify(error)
+        yield View()

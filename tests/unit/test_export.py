@@ -1,0 +1,108 @@
+"""A conversation as a file for people: complete, harmless, and without what a photo says about where it was taken."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.errors import BadRequest
+from mllama_demo.images import load_image
+from mllama_demo.tree import Tree
+from mllama_demo.ui.export import export, file_name, to_html, to_markdown
+
+PLACE = "59.9139 N, 10.7522 E"
+SCRIPT = "<script>alert(1)</script>"
+
+
+def photo() -> bytes:
+    metadata = Image.Exif()
+    metadata[0x010E] = PLACE
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40), "red").save(file, "JPEG", exif=metadata)
+    return file.getvalue()
+
+
+RED = load_image(photo(), "red.jpg")
+FACTS = {
+    "image": {"digest": RED.digest, "name": "red.jpg", "width": 60, "height": 40, "rows": 1, "columns": 1},
+    "sampling": {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 256, "seed": 7, "stop": []},
+    "reason": "end_of_turn",
+}
+TALK = Conversation(
+    (
+        Message("user", f"What is *this*?\n{SCRIPT}", ImageRef(RED.digest, 'red".jpg', 60, 40)),
+        Message("assistant", f"A **red** thing. {SCRIPT} ![x](https://example.com/spy.png)", facts=FACTS),
+    ),
+    title=f"Red & {SCRIPT}",
+)
+
+
+class Elements(HTMLParser):
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_web_page_has_everything_in_it_and_runs_nothing() -> None:
+    html = to_html(TALK, lambda ref: RED)
+    elements = Elements(html).found
+    assert "script" not in [tag for tag, _ in elements]
+    assert "What is *this*?\n&lt;script&gt;" in html, "a question is shown as typed"
+    assert "<strong>red</strong>" in html, "an answer is Markdown"
+    assert "saw red.jpg, 60 × 40 px, 1 tile · finished · temperature 0.6" in html
+    [policy] = [attributes["content"] for tag, attributes in elements if "http-equiv" in attributes]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'", "so the spy's picture is not fetched"
+    assert not [tag for tag, attributes in elements if tag in ("link", "iframe", "object")]
+
+
+def test_a_picture_in_the_web_page_is_a_copy_without_its_place() -> None:
+    assert PLACE.encode() in RED.data
+    import base64
+
+    [encoded] = re.findall(r'src="data:image/webp;base64,([^"]+)"', to_html(TALK, lambda ref: RED))
+    data = base64.b64decode(encoded)
+    assert PLACE.encode() not in data
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (60, 40)
+
+
+def test_markdown_has_questions_answers_images_and_figures() -> None:
+    text = to_markdown(TALK)
+    headings = re.findall(r"^#+ .*", text, re.MULTILINE)
+    assert headings == [f"# Red & {SCRIPT}", "## Question", "## Answer"]
+    assert '*Image: red".jpg, 60 × 40 px*' in text
+    assert "A **red** thing." in text
+    assert "finished" in text
+
+
+@pytest.mark.parametrize("kind", ["html", "md", "json"])
+def test_each_kind_is_named_after_the_title(kind: str) -> None:
+    tree = Tree(title="What's up, Zoë?").showing(TALK.messages)
+    name, content = export(kind, tree, lambda ref: RED)
+    assert name == f"What-s-up-Zoë.{kind}"
+    assert "red" in content
+    if kind == "json":
+        assert json.loads(content)["title"] == "What's up, Zoë?"
+
+
+def test_another_kind_is_refused() -> None:
+    with pytest.raises(BadRequest, match="html, md, json, not as 'exe'"):
+        export("exe", Tree(), lambda ref: RED)
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [("", "conversation.md"), ("../../etc/passwd", "etc-passwd.md"), ("…", "conversation.md"), ("x" * 99, "x" * 60 + ".md")],
+)
+def test_a_file_name_is_harmless(title: str, name: str) -> None:
+    assert file_name(title, "md") == name

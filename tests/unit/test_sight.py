@@ -1,0 +1,97 @@
+"""What the model sees of a picture: the tiles and the figures about them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from mllama_demo.backend.base import BackendInfo
+from mllama_demo.images import LoadedImage, side_by_side
+from mllama_demo.ui.sight import KEPT, Sights, sight
+
+INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=32, max_tiles=4)
+
+
+def picture(width: int, height: int, color: str = "red", name: str = "a.png") -> LoadedImage:
+    return LoadedImage(Image.new("RGB", (width, height), color), b"", "PNG", f"{width} {height} {color}", name)
+
+
+def tiles(html: str) -> list[Image.Image]:
+    sources = re.findall(r'src="data:image/webp;base64,([^"]+)"', html)
+    return [Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB") for source in sources]
+
+
+@pytest.mark.parametrize(
+    ("size", "columns", "said"),
+    [
+        ((32, 32), 1, ["32 × 32 px, its own size", "1 tile of 32 × 32 px", "1 × 1 (rows", "1 of 8", "none"]),
+        ((64, 48), 2, ["64 × 48 px, its own size", "4 tiles of 32 × 32 px", "2 × 2 (rows", "6 of 8", "25 % of the tiles"]),
+        ((16, 8), 1, ["32 × 16 px, 200 %", "1 tile of", "1 × 1 (rows", "50 % of the tiles"]),
+        ((1280, 320), 4, ["128 × 32 px, 10 %", "4 tiles of", "1 × 4 (rows × columns), 4 of 8", "none"]),
+    ],
+)
+def test_the_tiles_are_shown_with_sizes_and_aspect_ratio(size: tuple[int, int], columns: int, said: list[str]) -> None:
+    html = sight(picture(*size), INFO)
+    assert f"a.png, {size[0]} × {size[1]} px" in html
+    for words in said:
+        assert words in html
+    assert f"repeat({columns}, 1fr)" in html
+    assert {tile.size for tile in tiles(html)} == {(32, 32)}
+
+
+def test_the_image_lies_in_the_top_left_corner_and_the_rest_is_black() -> None:
+    shown = tiles(sight(picture(64, 48), INFO))
+    assert len(shown) == 4
+    for index, tile in enumerate(shown):
+        reds = [tile.getpixel((5, y)) for y in (3, 28)]
+        assert reds[0][0] > 200  # type: ignore[index]
+        assert (reds[1][0] > 200) == (index < 2), "the lower half of the lower tiles is padding"  # type: ignore[index]
+
+
+def test_a_backend_that_always_takes_all_tiles_shows_all() -> None:
+    assert len(tiles(sight(picture(32, 32), replace(INFO, full_canvas=True)))) == 4
+
+
+def test_a_name_is_not_taken_for_html() -> None:
+    assert "<script" not in sight(picture(8, 8, name="<script>.png"), INFO)
+
+
+def test_a_sight_is_made_once_and_the_last_few_are_kept() -> None:
+    made: list[int] = []
+    sights = Sights(lambda: INFO)
+
+    def show(width: int) -> str:
+        image = picture(width, 8)
+        return sights.html(image.digest, image.name, lambda: made.append(width) or image)
+
+    first = show(1)
+    assert show(1) == first
+    assert made == [1]
+    for width in range(2, KEPT + 2):
+        show(width)
+    show(1)
+    assert made[-1] == 1
+    assert len(made) == KEPT + 2
+
+
+def test_where_nobody_can_tell_the_tiles_that_is_said() -> None:
+    sights = Sights(lambda: replace(INFO, name="far away", tile_size=0, max_tiles=0))
+    assert "the server far away does not tell" in sights.html("x", "a.png", lambda: picture(8, 8))
+
+
+# --- side by side --------------------------------------------------------------------------------------------------------
+
+
+def test_images_side_by_side_are_equally_high_on_white() -> None:
+    joined = side_by_side([picture(20, 20, "red", "a.png"), picture(10, 40, "blue", "b.png")])
+    assert (joined.name, joined.width, joined.height) == ("a.png + b.png", 40 + 16 + 10, 40)
+    assert [joined.pixels.getpixel((x, 20)) for x in (20, 48, 60)] == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
+
+
+def test_large_images_become_no_larger_than_the_model_can_use() -> None:
+    assert side_by_side([picture(3000, 3000), picture(3000, 1500)]).height == 1120
