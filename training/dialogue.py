@@ -116,10 +116,9 @@ class ChatFormat:
     def _topic(self, exchange: Exchange, asked_of: Sequence[tuple[int, Mention]]) -> list[tuple[int, Mention]]:
         """What the question is about, to be known again where the answer begins."""
         named = {(mention.kind, mention.colour) for _, mention in asked_of}
-        if not exchange.about and len(named) != 1:
-            return []
-        kind, colour = named.pop() if len(named) == 1 else (exchange.about, None)
-        return [(len(self._assistant), Mention(0, kind, colour))]
+        if len(named) == 1 or (exchange.kind == "relation" and len(named) == 2):
+            return [(len(self._assistant), asked_of[-1][1])]
+        return [(len(self._assistant), Mention(0, exchange.about))] if exchange.about else []
 
     def encode_list(self, text: str, limit: int) -> Row:
         """A question that is a list of words about a picture, cut to `limit` tokens; nothing answers it."""
@@ -198,7 +197,7 @@ class TalkStream(PictureStream):
             seen_from = row.ids.index(self._format.image)
             for at, mention in row.mentions:
                 if at > seen_from:
-                    lookups[index, at] = look_up(scene, mention.kind, mention.colour)
+                    lookups[index, at] = look_up(scene, mention)
         image_at = (ids == self._format.image).long().argmax(1)
         return Talk(ids, labels, positions, image_at, picture, torch.from_numpy(lookups), self.pack(list(drawn), bank))
 

@@ -1,14 +1,16 @@
 """What a word of the conversation refers to in the picture: labels that teach the text layers to look things up.
 
 An answer is one or two words that the picture decides, so conversations alone teach slowly where to look. Here every mention of a
-thing, in questions as in answers, has labels of its own – is it there, how many, where, in which colour – which heads on the
-cross-attention layers must tell at the mention's last token. The heads are thrown away after training.
+thing, in questions as in answers, has labels of its own – is it there, how many, where, in which colour, on which side of it the
+thing mentioned before is, what is at the side that is asked about – which heads on the cross-attention layers must tell at the
+mention's last token. The heads are thrown away after training.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,9 @@ import numpy as np
 from training.kinds import BY_NAME, COLOURS, KINDS, MAX_COUNT, REGIONS, TEXT
 from training.labels import IGNORE
 from training.scenes import Scene, Thing
-from training.talk.phrases import groups, noun, with_article
+from training.talk.phrases import Group, groups, noun, with_article
+from training.talk.places import once, side_of, things_at, things_beside
+from training.talk.questions import SIDES
 
 BINS = 8
 # The heads and how many classes each has.
@@ -27,45 +31,95 @@ LOOKUPS = {
     "colour": len(COLOURS),
     "column": BINS,  # of the centre
     "row": BINS,
+    "across": 2,  # the thing mentioned before is left of it, right of it
+    "down": 2,  # above it, below it
+    "who": len(KINDS) + 2,  # what is at its side, or at a place of the picture: a kind, a text, nothing
 }
+_ONE = tuple(LOOKUPS).index("region")  # from here on what is known of a single thing only
+_BESIDE = tuple(LOOKUPS).index("across")
+_WHO = tuple(LOOKUPS).index("who")
 _REGION = {cell: index for index, cell in enumerate(REGIONS)}
 _COLOUR = {colour: index for index, colour in enumerate(COLOURS)}
+_KIND = {name: index for index, name in enumerate([*(kind.name for kind in KINDS), TEXT])}
+_NOTHING = len(_KIND)
 _NAMED = {name: kind.name for kind in KINDS for name in (kind.name, kind.many)} | {"text": TEXT}
+_SIDE = {wording: side for side, wordings in SIDES.items() for wording in wordings} | {side: side for side in SIDES}
+_PLACE = {spelling: place for place in REGIONS.values() for spelling in (place, place.replace("center", "centre"))}
+
+
+def _any_of(words: Sequence[str]) -> str:
+    return "|".join(sorted(words, key=len, reverse=True))
+
+
+_COLOURED, _NAME = f"(?:({_any_of(COLOURS)}) )?", f"({_any_of(_NAMED)})"
 _MENTION = re.compile(
-    rf"\b(?:({'|'.join(COLOURS)}) )?({'|'.join(sorted(_NAMED, key=len, reverse=True))})\b",
+    rf"\b(?:({_any_of(_SIDE)}) )?(?:(?:the|an?) )?{_COLOURED}{_NAME}\b"
+    rf"|\b(?:what|which|object|thing)\b[a-z ]*? ({_any_of(_PLACE)})\b(?! of the {_COLOURED}{_NAME}\b)",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A thing that a text speaks of. end: index of the character after it."""
+    """A thing that a text speaks of, or a place whose thing it asks for.
+
+    end: index of the character after it. kind: empty for a place. side: set in "left of the dog". before: kind and colour of the
+    thing mentioned before it in the same text.
+    """
 
     end: int
     kind: str
-    colour: str | None
+    colour: str | None = None
+    side: str = ""
+    before: tuple[str, str | None] | None = None
+    place: str = ""
 
 
 def mentions(text: str) -> list[Mention]:
-    """Every mention of a kind in a text, with the colour before it. A word in capitals is written in the picture: no mention."""
-    return [
-        Mention(hit.end(), _NAMED[hit[2].lower()], hit[1].lower() if hit[1] else None)
-        for hit in _MENTION.finditer(text)
-        if not hit[2].isupper()
-    ]
+    """Every mention in a text, a thing with the colour before it. A word in capitals is written in the picture: no mention."""
+    found: list[Mention] = []
+    before = None
+    for hit in _MENTION.finditer(text):
+        side, colour, name, place = (part and part.lower() for part in hit.groups()[:4])
+        if place:
+            found.append(Mention(hit.end(), "", place=_PLACE[place]))
+        elif not hit[3].isupper():
+            kind = _NAMED[name]
+            found.append(Mention(hit.end(), kind, colour, _SIDE[side] if side else "", before))
+            before = kind, colour
+    return found
 
 
-def look_up(scene: Scene, kind: str, colour: str | None) -> np.ndarray:
-    """int16 [lookups]: what the picture says of a kind, in the order of LOOKUPS; IGNORE where it says nothing."""
+def look_up(scene: Scene, mention: Mention) -> np.ndarray:
+    """int16 [lookups]: what the picture says of a mention, in the order of LOOKUPS; IGNORE where it says nothing."""
     found = np.full(len(LOOKUPS), IGNORE, np.int16)
-    if scene.foreign or (colour and (scene.grey or (kind in BY_NAME and BY_NAME[kind].icons))):
-        return found  # a drawing has no one colour
-    things = [thing for thing in scene.things if thing.kind == kind and colour in (None, thing.colour)]
+    if scene.foreign:
+        return found
+    if mention.place:
+        found[_WHO] = _who(things_at(scene, mention.place))
+        return found
+    things = _things(scene, mention.kind, mention.colour)
+    if things is None:
+        return found
     found[0] = bool(things)
     found[1] = min(len(things), MAX_COUNT)
-    if len(things) == 1:
-        found[2:] = _of_one(things[0])
+    if len(things) != 1:
+        return found
+    (thing,) = things
+    found[_ONE:_BESIDE] = _of_one(thing)
+    others = _things(scene, *mention.before) if mention.before else None
+    if others and len(others) == 1 and others[0] is not thing:
+        found[_BESIDE:_WHO] = _beside(others[0], thing)
+    if mention.side and any(thing is each for each in once(scene)):
+        found[_WHO] = _who(things_beside(scene, thing, mention.side))
     return found
+
+
+def _things(scene: Scene, kind: str, colour: str | None) -> list[Thing] | None:
+    """Those that a mention means; None for a drawing with a colour, since it has no one colour."""
+    if colour and (scene.grey or (kind in BY_NAME and BY_NAME[kind].icons)):
+        return None
+    return [thing for thing in scene.things if thing.kind == kind and colour in (None, thing.colour)]
 
 
 def _of_one(thing: Thing) -> list[int]:
@@ -74,21 +128,48 @@ def _of_one(thing: Thing) -> list[int]:
     return [region, IGNORE if thing.colour is None else _COLOUR[thing.colour], column, row]
 
 
+def _beside(one: Thing, other: Thing) -> list[int]:
+    """On which side of the other the first is, along both axes."""
+    sides = side_of(one, other, 0), side_of(one, other, 1)
+    return [IGNORE if side is None else int(side in ("right of", "below")) for side in sides]
+
+
+def _who(things: list[Thing] | None) -> int:
+    if things is None:
+        return IGNORE
+    kinds = {thing.kind for thing in things}
+    if not kinds:
+        return _NOTHING
+    return _KIND.get(kinds.pop(), IGNORE) if len(kinds) == 1 else IGNORE
+
+
 def word_list(rng: random.Random, scene: Scene, many: int) -> str:
-    """Names of things in random order, about half of them in the picture: many lookups in few tokens."""
-    present = groups(scene)
-    tints = {group.colour for group in present if group.colour}
+    """Things and places in random order, about half of the things in the picture: many lookups in few tokens."""
+    known = [group for group in groups(scene) if group.kind in BY_NAME]
+    # Groups of many come more often, or most counts would be one.
+    shares = [group.count for group in known]
+    tints = sorted({group.colour for group in known if group.colour}) or list(COLOURS)
     words = []
     for _ in range(many):
-        known = [group for group in present if group.kind in BY_NAME]
-        if known and rng.random() < 0.5:
-            group = rng.choice(known)
-            kind, colour = group.kind, group.colour
-        else:
-            kind = rng.choice(KINDS).name
-            colour = rng.choice(sorted(tints) or list(COLOURS)) if not BY_NAME[kind].icons and not scene.grey else None
-        colour = colour if rng.random() < 0.5 else None
-        form = rng.random()
-        name = noun(kind, colour, many=form < 0.3)
-        words.append(with_article(name) if form > 0.75 else f"the {name}" if form > 0.6 else name)
+        if known and rng.random() < 0.2:
+            words.append(f"what is {rng.choice(list(REGIONS.values()))}")
+            continue
+        group = rng.choices(known, shares)[0] if known and rng.random() < 0.5 else _other(rng, scene, tints)
+        words.append(_listed(rng, group))
     return ", ".join(words)
+
+
+def _other(rng: random.Random, scene: Scene, tints: list[str]) -> Group:
+    """A kind that is hardly ever in the picture, in a colour that is."""
+    kind = rng.choice(KINDS)
+    return Group(kind.name, None if kind.icons or scene.grey else rng.choice(tints), "", 1)
+
+
+def _listed(rng: random.Random, group: Group) -> str:
+    form = rng.random()
+    name = noun(group.kind, group.colour if rng.random() < 0.5 else None, many=form < 0.25)
+    if form < 0.5:
+        return name
+    if form < 0.75:
+        return f"{rng.choice(SIDES[rng.choice(tuple(SIDES))])} the {name}"
+    return with_article(name) if rng.random() < 0.5 else f"the {name}"

@@ -219,7 +219,17 @@ class Student(nn.Module):
         return total / len(self.lookup_heads), right
 
 
-_LOOKUP_WEIGHTS = {"there": 1.0, "count": 0.5, "region": 0.5, "colour": 0.5, "column": 0.25, "row": 0.25}
+_LOOKUP_WEIGHTS = {
+    "there": 1.0,
+    "count": 1.0,
+    "region": 0.5,
+    "colour": 0.5,
+    "column": 0.25,
+    "row": 0.25,
+    "across": 0.5,
+    "down": 0.5,
+    "who": 1.0,
+}
 _HEAD_WEIGHTS = {"kind": 1.0, "surface": 0.4, "region": 0.3, "count": 0.4, "character": 1.0, "place": 0.5}
 
 

@@ -135,7 +135,7 @@ def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> 
     want = (
         want
         or rng.choices(
-            ("one", "several", "count", "text", "blank", "unknown", "foreign"), (0.18, 0.27, 0.18, 0.25, 0.015, 0.035, 0.07)
+            ("one", "several", "count", "text", "blank", "unknown", "foreign"), (0.17, 0.26, 0.18, 0.24, 0.015, 0.065, 0.07)
         )[0]
     )
     if want == "foreign":

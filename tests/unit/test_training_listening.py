@@ -9,9 +9,9 @@ import pytest
 
 from mllama_demo.tokenizer import Tokenizer
 from training.dialogue import ChatFormat
-from training.kinds import COLOURS, MAX_COUNT, REGIONS
+from training.kinds import COLOURS, KINDS, MAX_COUNT, REGIONS
 from training.labels import IGNORE
-from training.listening import BINS, LOOKUPS, look_up, mentions, word_list
+from training.listening import BINS, LOOKUPS, Mention, look_up, mentions, word_list
 from training.scenes import Scene, Thing, in_grey
 from training.talk.exchange import Exchange
 
@@ -29,7 +29,9 @@ SCENE = Scene(
 
 
 def found(kind: str, colour: str | None = None, scene: Scene = SCENE) -> dict[str, int]:
-    return {name: int(value) for name, value in zip(LOOKUPS, look_up(scene, kind, colour), strict=True) if value != IGNORE}
+    return {
+        name: int(value) for name, value in zip(LOOKUPS, look_up(scene, Mention(0, kind, colour)), strict=True) if value != IGNORE
+    }
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,53 @@ def test_more_than_can_be_counted_is_the_most():
 def test_about_half_of_a_word_list_is_in_the_picture():
     listed = mentions(word_list(random.Random(3), SCENE, 400))
     assert len(listed) == 400
-    assert 0.4 < np.mean([look_up(SCENE, hit.kind, hit.colour)[0] == 1 for hit in listed]) < 0.6
+    things = [hit for hit in listed if hit.kind]
+    assert 0.7 < len(things) / 400 < 0.9, "the others are places"
+    assert 0.4 < np.mean([look_up(SCENE, hit)[0] == 1 for hit in things]) < 0.6
+
+
+def asked(text: str) -> dict[str, int]:
+    """The labels of the last mention of a text."""
+    return {name: int(value) for name, value in zip(LOOKUPS, look_up(SCENE, mentions(text)[-1]), strict=True) if value != IGNORE}
+
+
+KIND_NAMES = [*(kind.name for kind in KINDS), "text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "across", "down"),
+    [
+        ("Is the red circle left of the dog?", 0, 0),
+        ("the blue circle, a dog", 1, 1),
+        ("Is the cat above the dog?", None, None),
+        ("Is the circle above the dog?", None, None),
+        ("the dog and the dog", None, None),
+    ],
+)
+def test_a_second_mention_is_related_to_the_one_before(text, across, down):
+    labels = asked(text)
+    assert (labels.get("across"), labels.get("down")) == (across, down)
+
+
+@pytest.mark.parametrize(
+    ("text", "who"),
+    [
+        ("What is at the top left?", "circle"),
+        ("what can you see in the centre", "dog"),
+        ("What is at the top right of the picture?", "nothing"),
+        ("The dog is at the top left.", None),
+        ("What is left of the dog?", None),
+    ],
+)
+def test_a_place_or_a_side_that_is_asked_about_is_looked_up(text, who):
+    assert asked(text).get("who") == (None if who is None else [*KIND_NAMES, "nothing"].index(who))
+
+
+@pytest.mark.parametrize(("side", "who"), [("to the left of", "star"), ("on the right of", "nothing"), ("above", "nothing")])
+def test_what_is_beside_a_thing_is_looked_up(side, who):
+    row = Scene((Thing("star", "red", (0.0, 0.4, 0.2, 0.6)), Thing("dog", None, (0.7, 0.4, 0.9, 0.6))), "white", 300, 300, 1)
+    labels = look_up(row, mentions(f"What is {side} the dog?")[-1])
+    assert labels[tuple(LOOKUPS).index("who")] == [*KIND_NAMES, "nothing"].index(who)
 
 
 def test_a_mention_lies_on_its_last_token(embedded):
@@ -101,8 +149,8 @@ def test_a_list_is_cut_to_the_limit_with_its_mentions(embedded):
     [
         (Exchange("yesno", "Is there a red circle?", "No."), ("circle", "red")),
         (Exchange("colour", "What color is it?", "Blue.", about="star"), ("star", None)),
-        (Exchange("relation", "Is the dog left of the cat?", "Yes.", about="dog"), ("dog", None)),
-        (Exchange("relation", "Is the dog left of the cat?", "Yes."), None),
+        (Exchange("relation", "Is the dog left of the cat?", "Yes.", about="dog"), ("cat", None)),
+        (Exchange("count", "Are there more dogs than cats?", "Yes."), None),
         (Exchange("greeting", "Hi!", "Hello!"), None),
     ],
 )

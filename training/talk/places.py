@@ -112,8 +112,27 @@ def is_relation(rng: random.Random, scene: Scene, one: Thing, other: Thing, ask:
 
 
 def _what_relation(rng: random.Random, scene: Scene, other: Thing) -> Exchange | None:
-    """What is left of the cat? Only when every other thing is clearly there or clearly not."""
+    """What is left of the cat?"""
     side = rng.choice(tuple(SIDES))
+    hits = things_beside(scene, other, side)
+    if hits is None:
+        return None
+    name = group_of(other).the
+    question = pose(rng, "relation_what", scene.split, the2=_the(rng, other), side=rng.choice(SIDES[side]))
+    if not hits:
+        if rng.random() < 0.6:
+            return None
+        answer = rng.choice((f"Nothing is {side} {name}.", "Nothing.", f"There is nothing {side} {name}.", "There is nothing."))
+        return Exchange("relation", question, answer, ())
+    found = groups(Scene(tuple(hits), scene.background, scene.width, scene.height, 0))
+    every = listed([group.phrase for group in found])
+    forms = ("{All}.", "{Side} {name} there {be} {all}.", "There {be} {all}.", "I see {all}.", "I see {all} {side} {name}.")
+    answer = rng.choice(forms).format(all=every, All=capital(every), be=there(found), side=side, Side=capital(side), name=name)
+    return Exchange("relation", question, answer, keys(found), _one_kind(found))
+
+
+def things_beside(scene: Scene, other: Thing, side: str) -> list[Thing] | None:
+    """The things at a side of another; None unless every thing is clearly there or clearly not."""
     axis = 0 if side in ("left of", "right of") else 1
     hits = []
     for thing in scene.things:
@@ -129,18 +148,7 @@ def _what_relation(rng: random.Random, scene: Scene, other: Thing) -> Exchange |
             return None
     if any(sum(hit.kind == thing.kind for hit in hits) < scene.count(thing.kind) for thing in hits):
         return None  # some of its kind are elsewhere
-    name = group_of(other).the
-    question = pose(rng, "relation_what", scene.split, the2=_the(rng, other), side=rng.choice(SIDES[side]))
-    if not hits:
-        if rng.random() < 0.6:
-            return None
-        answer = rng.choice((f"Nothing is {side} {name}.", "Nothing.", f"There is nothing {side} {name}.", "There is nothing."))
-        return Exchange("relation", question, answer, ())
-    found = groups(Scene(tuple(hits), scene.background, scene.width, scene.height, 0))
-    every = listed([group.phrase for group in found])
-    forms = ("{All}.", "{Side} {name} there {be} {all}.", "There {be} {all}.", "I see {all}.", "I see {all} {side} {name}.")
-    answer = rng.choice(forms).format(all=every, All=capital(every), be=there(found), side=side, Side=capital(side), name=name)
-    return Exchange("relation", question, answer, keys(found), _one_kind(found))
+    return hits
 
 
 def _one_kind(found: list[Group]) -> str:
@@ -152,31 +160,33 @@ def extreme(rng: random.Random, scene: Scene) -> Exchange | None:
     if len(scene.things) < 2:
         return None
     if rng.random() < 0.65:
-        return _at_border(rng, scene)
-    place = rng.choice(_INNER)
-    cells = [thing.region for thing in scene.things]
-    if None in cells:
-        return None
-    if place not in cells and rng.random() < 0.8:
-        place = rng.choice([cell for cell in cells if cell])
-        if place not in _INNER:
-            return None
-    hits = tuple(thing for thing in scene.things if thing.region == place)
-    return _at_place(rng, scene, place, hits)
+        place = rng.choice(tuple(_BORDERS))
+    else:
+        place = rng.choice(_INNER)
+        cells = [thing.region for thing in scene.things]
+        if place not in cells and rng.random() < 0.8:
+            place = rng.choice([cell for cell in cells if cell] or [place])
+    hits = things_at(scene, place)
+    return None if hits is None else _at_place(rng, scene, place, hits)
 
 
-def _at_border(rng: random.Random, scene: Scene) -> Exchange | None:
-    """The outermost thing: only when it alone is outermost, on its half of the picture, and the one of its kind."""
-    place = rng.choice(tuple(_BORDERS))
+def things_at(scene: Scene, place: str) -> list[Thing] | None:
+    """What is at a place as people mean it: in a corner or the center all that is there; at a border the outermost thing, when it
+    alone is outermost, on its half of the picture, and the one of its kind. None when people would disagree."""
+    if place in _INNER:
+        found = [(thing.region, thing) for thing in scene.things]
+        return None if any(region is None for region, _ in found) else [thing for region, thing in found if region == place]
     axis, sign = _BORDERS[place]
     ordered = sorted(scene.things, key=lambda thing: -sign * thing.centre[axis])
+    if len(ordered) < 2:
+        return None
     first, second = (thing.centre[axis] for thing in ordered[:2])
     if abs(first - second) < SIDE_MARGIN or sign * (first - 0.5) < 0.05 or scene.count(ordered[0].kind) > 1:
         return None
-    return _at_place(rng, scene, place, ordered[:1])
+    return ordered[:1]
 
 
-def _at_place(rng: random.Random, scene: Scene, place: str, hits: tuple[Thing, ...] | list[Thing]) -> Exchange:
+def _at_place(rng: random.Random, scene: Scene, place: str, hits: list[Thing]) -> Exchange:
     question = pose(rng, "extreme", scene.split, place=asked_place(rng, place))
     found = groups(Scene(tuple(hits), scene.background, scene.width, scene.height, 0))
     if not found:
