@@ -216,7 +216,7 @@ function heatMap(view) {
   const select = (id, text, options, value) => el("label", {}, `${text} `, el("select", { id, onchange: guarded(draw) },
     ...options.map(([key, name]) => el("option", { value: key, selected: key === value }, name))));
   const axes = view.varied.map((axis) => [axis, axis]);
-  const place = el("div", { id: "heat" });
+  const place = el("div", { id: "heat", tabindex: "0", role: "region", "aria-label": "Heat map" });
   const box = el("div", {}, el("div", { class: "actions" },
     select("heat-measure", "Heat map of", view.measures.map((m) => [m.name, m.label]), "length"),
     select("heat-rows", "down", axes, axes[0][0]), select("heat-columns", "across", axes, axes[1][0])), place);
