@@ -10,6 +10,7 @@ import mllama_demo
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import Backend
 from mllama_demo.config import Settings
+from mllama_demo.explore.explorer import Explorer
 from mllama_demo.server.metrics import MeasuredBackend, Metrics
 from mllama_demo.server.openai_api import add_api
 from mllama_demo.store import Store
@@ -32,7 +33,9 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
     if store is not None:
         # Gradio reads these when it is imported: no analytics, no version check, nothing leaves this machine.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        from mllama_demo.server.explore_page import explore_page
         from mllama_demo.ui.layout import mount_ui
 
+        app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store))
         mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store)
     return app

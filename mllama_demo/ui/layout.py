@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
+from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.store import Store
 from mllama_demo.transfer import MAX_FILE_BYTES
@@ -113,7 +114,7 @@ class ChatPage:
                 self.url = gr.Textbox(label="Address of an image", placeholder="https://…", max_lines=1, elem_id="image-url")
                 self.use_url = gr.Button("Use this image", size="sm", elem_id="use-url")
                 self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
-        gr.Markdown(f"# {settings.title}\n{_introduction(settings)}", elem_id="masthead")
+        gr.Markdown(f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore)", elem_id="masthead")
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
         self.history = gr.Chatbot(
             elem_id="chat-history",
@@ -181,6 +182,8 @@ class ChatPage:
         self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
         self.beat.change(None, None, None, js=BEAT, api_visibility="private")
         demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed], queue=False, **quiet)
+        knob_values = [self.temperature, self.top_p, self.top_k, self.seed]
+        demo.load(_values_in_address, None, knob_values, queue=False, **quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
         self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk)
@@ -325,6 +328,20 @@ def number_in(event: gr.EventData) -> int:
 def _attach(path: str | None, value: dict[str, Any] | None) -> dict[str, Any]:
     text = (value or {}).get("text") or ""
     return {"text": text, "files": [path] if path else (value or {}).get("files", [])}
+
+
+def _values_in_address(request: gr.Request) -> list[Any]:
+    """The knobs as a link from the Explore page names them; what it does not name, or names wrongly, stays."""
+
+    def named(name: str) -> Any:
+        try:
+            value = float(request.query_params.get(name) or "")
+            BOUNDS[name].check(name, value)
+        except (ValueError, BadRequest):
+            return gr.skip()
+        return f"{value:.0f}" if name == "seed" else value
+
+    return [named(name) for name in ("temperature", "top_p", "top_k", "seed")]
 
 
 def _apply_preset(name: str | None) -> list[Any]:
