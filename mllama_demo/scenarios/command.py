@@ -91,5 +91,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", metavar="NAME|FILE", help="one in the folder of scenarios, or a YAML file")
     parser.add_argument("--output", metavar="FILE", type=Path, help="the recording; default: in recordings/ of the data folder")
     return parser
-
-

@@ -37,9 +37,7 @@ async def rehearse(answerer: Answerer, scenario: Scenario, tell: Tell = lambda i
             answers[index] = recorded.answer
         await asyncio.to_thread(tell, index, recorded)
     info = answerer.backend.info
-    return Recording(
-        scenario=scenario.name, recorded=began, model=info.model, backend=info.name, device=info.device, steps=steps
-    )
+    return Recording(scenario=scenario.name, recorded=began, model=info.model, backend=info.name, device=info.device, steps=steps)
 
 
 async def _record(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> RecordedStep:
