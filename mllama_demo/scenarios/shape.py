@@ -6,7 +6,7 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-NUMBER_WORDS = {word: n for n, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+NUMBER_WORDS = {word: n for n, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])}
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _NOT_KNOWN = re.compile(
     r"\b(do not|don[’']t|cannot|can[’']t|could not|couldn[’']t|not able|unable|not sure|no idea|never learned|unknown)\b",

@@ -55,7 +55,7 @@ class Step(_Model):
 
 
 class Script(_Model):
-    """The whole file. image: of every step that begins a conversation and names none of its own; none: without."""
+    """The whole file. image: of every step that begins a conversation and says nothing of one; a step with image: null has none."""
 
     title: str = Field(min_length=1, max_length=120)
     description: str = Field("", max_length=1000)
@@ -149,7 +149,8 @@ def read_scenario(path: Path, settings: Settings) -> Scenario:
         given = {key: value for key, value in step.parameters.model_dump().items() if value is not None}
         try:
             samplings.append(SamplingParams(**{**asdict(settings.sampling), **given}))
-            source = step.image or (None if step.continues else script.image)
+            inherits = "image" not in step.model_fields_set and not step.continues
+            source = script.image if inherits else step.image
             before = images[-1] if step.continues else None
             images.append(_open(path.parent, source, settings.image_limits) if source else before)
         except BadRequest as error:

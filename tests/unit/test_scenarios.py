@@ -87,7 +87,8 @@ def test_a_rehearsal_records_what_the_model_answers(tmp_path: Path, capsys: pyte
     found = recordings.recording_of(scenario, settings)
     assert found is not None and found.model == "embedded"
     first = found.step(scenario, 0)
-    assert first is not None and first.answer and first.total_s > 0 and not first.problems
+    assert first is not None and first.answer
+    assert not first.problems
     changed = read_scenario(write(tmp_path, TWO.replace("3 + 4", "2 + 2")), settings)
     assert found.step(changed, 0) is None
 
