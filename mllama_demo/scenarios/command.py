@@ -50,7 +50,7 @@ def _run(settings: Settings, scenario: Scenario) -> Recording:
 
     async def run() -> Recording:
         backend.start()
-        while (status := backend.status()).state == "loading":
+        while (status := backend.status()).state == "loading":  # noqa: ASYNC110 - the backend tells a thread, not a loop
             await asyncio.sleep(_LOADING_TICK_S)
         if status.state == "down":
             raise BackendUnavailable(status.detail)

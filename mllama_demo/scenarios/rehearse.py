@@ -21,8 +21,8 @@ async def ask_step(answerer: Answerer, scenario: Scenario, index: int, answers: 
     answer: Answer | None = None
     conversation = scenario.conversation(index, answers)
     async with aclosing(answerer.answer(conversation, scenario.samplings[index], uuid.uuid4().hex)) as moments:
-        async for answer in moments:
-            pass
+        async for moment in moments:
+            answer = moment
     assert answer is not None and answer.finish is not None
     return answer
 

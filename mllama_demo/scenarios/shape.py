@@ -6,7 +6,8 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-NUMBER_WORDS = {word: n for n, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])}
+_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBER_WORDS = {word: number for number, word in enumerate(_WORDS.split(" "))}
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _NOT_KNOWN = re.compile(
     r"\b(do not|don[’']t|cannot|can[’']t|could not|couldn[’']t|not able|unable|not sure|no idea|never learned|unknown)\b",

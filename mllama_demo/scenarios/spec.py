@@ -55,7 +55,7 @@ class Step(_Model):
 
 
 class Script(_Model):
-    """The whole file. image: of every step that begins a conversation and says nothing of one; a step with image: null has none."""
+    """The whole file. image: of every step that begins a conversation and says nothing of one; image: null is none."""
 
     title: str = Field(min_length=1, max_length=120)
     description: str = Field("", max_length=1000)
@@ -201,9 +201,9 @@ def _line(loc: tuple[Any, ...], lines: dict[tuple[Any, ...], int]) -> str:
 
 
 def _place(loc: tuple[Any, ...]) -> str:
-    words = [f"step {part + 1}" if loc[i - 1] == "steps" else str(part) for i, part in enumerate(loc) if part != "steps" or i]
-    shown = [word for i, word in enumerate(words) if not (i == 0 and word == "steps" and len(words) > 1)]
-    return " ".join(shown) + " " if shown else ""
+    if len(loc) > 1 and loc[0] == "steps":
+        loc = (f"step {loc[1] + 1}", *loc[2:])
+    return "".join(f"{part} " for part in loc)
 
 
 def _said(error: Any) -> str:

@@ -14,7 +14,8 @@ from mllama_demo.scenarios.recording import RecordedStep, Recording
 from mllama_demo.scenarios.shape import Shape
 from mllama_demo.scenarios.spec import find, names, read_scenario
 
-TWO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n    parameters: {temperature: 0}\n  - prompt: And 1 + 1?\n    continues: true\n"
+TWO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n    parameters: {temperature: 0}\n"
+TWO += "  - prompt: And 1 + 1?\n    continues: true\n"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -85,9 +86,11 @@ def test_a_rehearsal_records_what_the_model_answers(tmp_path: Path, capsys: pyte
     assert "the number 99 is not in it" in capsys.readouterr().out
     scenario = read_scenario(path, settings)
     found = recordings.recording_of(scenario, settings)
-    assert found is not None and found.model == "embedded"
+    assert found is not None
+    assert found.model == "embedded"
     first = found.step(scenario, 0)
-    assert first is not None and first.answer
+    assert first is not None
+    assert first.answer
     assert not first.problems
     changed = read_scenario(write(tmp_path, TWO.replace("3 + 4", "2 + 2")), settings)
     assert found.step(changed, 0) is None
