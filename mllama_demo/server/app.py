@@ -34,8 +34,10 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
         # Gradio reads these when it is imported: no analytics, no version check, nothing leaves this machine.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from mllama_demo.server.explore_page import explore_page
+        from mllama_demo.server.present import add_present
         from mllama_demo.ui.layout import mount_ui
 
         app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store))
+        add_present(app, settings, measured, tokenizer)
         mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store)
     return app
