@@ -95,7 +95,7 @@ class Feedback:
         c = _feedback.c
         query = sql.select(c.message, c.good).where(c.owner == owner, c.conversation_id == conversation_id)
         with self._store.transaction() as connection:
-            return {message: good for message, good in connection.execute(query)}
+            return {row.message: bool(row.good) for row in connection.execute(query)}
 
     def counts(self) -> tuple[int, int]:
         """How many thumbs are up and how many down."""

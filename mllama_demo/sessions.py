@@ -49,35 +49,30 @@ class TooManyAttempts(DemoError):
 
 
 class Attempts:
-    """Counts failures for each name and each address: at most `limit` in `window_s` seconds. Safe to use from several threads."""
+    """Counts failures for each key: at most `limit` in `window_s` seconds. Safe to use from several threads."""
 
-    def __init__(self, limit: int = 10, window_s: float = 600, remembered: int = 10_000) -> None:
+    def __init__(self, limit: int, window_s: float = 600, remembered: int = 10_000) -> None:
         self._limit, self._window_s, self._remembered = limit, window_s, remembered
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def check(self, *keys: str) -> None:
-        """Raises TooManyAttempts when any of the keys has failed too often."""
+    def count(self, key: str) -> None:
+        """One more failure, to be taken back if it is none. Raises TooManyAttempts, and counts nothing, after too many."""
         now = time.monotonic()
         with self._lock:
-            for key in keys:
-                recent = [moment for moment in self._failures.get(key, ()) if now - moment < self._window_s]
-                if len(recent) >= self._limit:
-                    raise TooManyAttempts(recent[-self._limit] + self._window_s - now)
-
-    def failed(self, *keys: str) -> None:
-        now = time.monotonic()
-        with self._lock:
-            for key in keys:
-                recent = [moment for moment in self._failures.pop(key, ()) if now - moment < self._window_s]
-                self._failures[key] = [*recent, now]
+            recent = [moment for moment in self._failures.get(key, ()) if now - moment < self._window_s]
+            if len(recent) >= self._limit:
+                raise TooManyAttempts(recent[0] + self._window_s - now)
+            self._failures[key] = [*recent, now]
+            self._failures.move_to_end(key)
             while len(self._failures) > self._remembered:  # somebody makes up names
                 self._failures.popitem(last=False)
 
-    def forget(self, key: str) -> None:
-        """The right password came."""
+    def take_back(self, key: str) -> None:
+        """The last one was no failure. The others stay: who owns one account may still be guessing at another's."""
         with self._lock:
-            self._failures.pop(key, None)
+            if self._failures.get(key):
+                self._failures[key].pop()
 
 
 class Sessions:
