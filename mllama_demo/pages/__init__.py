@@ -19,7 +19,7 @@ POLICY = (
 )
 
 
-def render(name: str, brand: Brand, **values: Any) -> str:
+def render(name: str, brand: Brand, /, **values: Any) -> str:
     """The page `name` (conversation, login, logout, notice, admin) with the template's values."""
     return _environment().get_template(f"{name}.html.jinja").render(brand=brand, **values)
 

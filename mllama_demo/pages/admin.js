@@ -147,13 +147,13 @@ function draw({ model, status, requests, minutes, feedback, now }) {
     tell: (minute) => (minute.ttft_s === null ? "no answers" : `${seconds(minute.ttft_s)} on average`),
   });
 
-  set("thumbs", feedback.good + feedback.bad ? `👍 ${feedback.good} · 👎 ${feedback.bad}` : "");
+  set("thumbs", feedback.good + feedback.bad ? `${feedback.good} good, ${feedback.bad} bad` : "");
   // Only when there is something new: a table that is drawn anew loses what somebody has marked in it.
   const seen = JSON.stringify(feedback.latest);
   if (seen === draw.seen) return;
   draw.seen = seen;
   fill("feedback", "silence", feedback.latest.map((one) => [
-    one.given, (one.good ? "👍 good" : "👎 bad") + (one.user ? ` (${one.user})` : ""), { long: one.note || "–" },
+    one.given, (one.good ? "good" : "bad") + (one.user ? `, ${one.user}` : ""), { long: one.note || "–" },
     { long: one.question ?? "(deleted)" }, { long: one.answer ?? "(deleted)" }, one.model,
   ]));
 }

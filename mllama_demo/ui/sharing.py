@@ -28,7 +28,7 @@ class SharePanel:
             self.lifetime = gr.Dropdown(
                 list(LIFETIMES), value=DEFAULT_LIFETIME, label="Share for", elem_id="share-for", filterable=False, min_width=90
             )
-            self.share = gr.Button("Share", size="sm", elem_id="share", min_width=80)
+            self.share = gr.Button("Share", size="sm", elem_id="share", min_width=70, scale=0)
         self.link = gr.Textbox(
             label="Link, shown this once", elem_id="share-link", interactive=False, visible=False, max_lines=1, buttons=["copy"]
         )
