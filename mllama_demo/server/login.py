@@ -31,7 +31,15 @@ ADMIN_COOKIE = "mllama_admin"
 SIGNED_IN = "mllama_demo.user"
 # Open to everybody: signing in itself, what was shared on purpose, the operator's page with its own lock, and what
 # load balancers and monitoring ask.
-_OPEN = ("/login", "/logout", "/health", "/version", "/metrics", "/admin", "/manifest.json")  # browsers fetch the last without cookies
+_OPEN = (
+    "/login",
+    "/logout",
+    "/health",
+    "/version",
+    "/metrics",
+    "/admin",
+    "/manifest.json",
+)  # browsers fetch the last without cookies
 _OPEN_BELOW = ("/share/", "/admin/")
 _CROSS_SITE = "This form was not sent from a page of this server. Please go back, load the page anew and try again."
 

@@ -33,7 +33,10 @@ def kept(store: Store) -> Conversation:
     """Question 0, answer 1, question 2, answer 3."""
     messages = []
     for number in (1, 2):
-        messages += [Message("user", f"Question {number}"), Message("assistant", f"Answer {number}", facts={"sampling": SAMPLING})]
+        messages += [
+            Message("user", f"Question {number}"),
+            Message("assistant", f"Answer {number}", facts={"sampling": SAMPLING}),
+        ]
     return store.save("me", Conversation(tuple(messages), title="talk"))
 
 
