@@ -232,7 +232,7 @@ class ChatPage:
         view = view or View()
         updates: dict[Any, Any] = {self.status: view.status or self._room.status()}
         if view.history is not None:
-            told = {} if view.thumbs is None else {"feedback_value": view.thumbs}
+            told: dict[str, Any] = {} if view.thumbs is None else {"feedback_value": view.thumbs}
             updates[self.history] = gr.update(value=view.history, **told)
         if view.conversation_id is not None:
             updates[self.conversation_id] = view.conversation_id

@@ -188,7 +188,7 @@ def test_a_link_that_is_over_says_so(house: Program, store: Store, kept: Convers
     assert "expired" in answer.text
 
 
-@pytest.mark.parametrize("token", ["x", "A" * 43, "../../etc/passwd", "%00", "a/b", "'--", "%F0%9F%98%80"])
+@pytest.mark.parametrize("token", ["x", "A" * 43, "%2e%2e/%2e%2e/etc/passwd", "%00", "a/b", "'--", "%F0%9F%98%80"])
 def test_what_was_never_a_link_is_not_found(house: Program, token: str):
     answer = requests.get(f"{house.url}/share/{token}")
     assert answer.status_code == 404
