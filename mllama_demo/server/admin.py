@@ -70,7 +70,7 @@ def add_admin(app: FastAPI, settings: Settings, store: Store, brand: Brand, back
             return ask_key("The form could not be read; please load the page anew and try again.", 400)
         given = form.get("password", "").encode()
         try:
-            token = await desk.sign_in(request, ADMIN_KEY, lambda: hmac.compare_digest(given, secret)))
+            token = await desk.sign_in(request, ADMIN_KEY, lambda: hmac.compare_digest(given, secret))
         except TooManyAttempts as error:
             return ask_key(str(error), error.status, {"Retry-After": str(error.retry_s)})
         except DemoError as error:
