@@ -46,6 +46,11 @@ def visitor_of(cookie_header: str | None) -> str | None:
     return None
 
 
+def owner_of_user(name: str) -> str:
+    """Whose conversations a user's are, on whatever device; no visitor's token has a colon."""
+    return f"user:{name}"
+
+
 class VisitorMiddleware:
     """Gives new visitors their cookie and every response its security headers."""
 
@@ -62,9 +67,10 @@ class VisitorMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+                # Pages of our own that need less say so themselves.
+                headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
+                headers.setdefault("Referrer-Policy", "no-referrer")
                 if newcomer:
                     token = secrets.token_urlsafe(24)
                     secure = "; Secure" if scope.get("scheme") == "https" else ""

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 
@@ -31,6 +31,8 @@ from mllama_demo.images import LoadedImage, from_data_url, load_image
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.server.api_errors import ApiError
 from mllama_demo.server.explore_api import read_grid, read_object
+from mllama_demo.server.login import user_of
+from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.server.streaming import LineStream
 from mllama_demo.store import Store
 from mllama_demo.token_estimate import TokenEstimate
@@ -38,7 +40,7 @@ from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.ui import explore_views as views
 from mllama_demo.ui.examples import EXAMPLES_FOLDER
 from mllama_demo.ui.explore_words import TOUR, why_no_tokens
-from mllama_demo.visitors import visitor_of
+from mllama_demo.visitors import owner_of_user, visitor_of
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ class Desk:
 
 def explore_page(explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: Store) -> APIRouter:
     """The page at /explore."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
     desk = Desk(explorer, tokenizer, settings, store)
     _add_files(router, desk)
     _add_running(router, desk)
@@ -121,7 +123,8 @@ def explore_page(explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, setti
 
 
 def _owner(request: Request) -> str:
-    owner = visitor_of(request.headers.get("cookie"))
+    user = user_of(request)
+    owner = visitor_of(request.headers.get("cookie")) if user is None else owner_of_user(user)
     if owner is None:
         raise ApiError(400, "This page needs its cookie to know whose runs are whose; please reload it.", code="no_cookie")
     return owner

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
 
@@ -28,6 +28,7 @@ from mllama_demo.config import Settings
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, DemoError, NotFound
 from mllama_demo.scenarios.recording import Recording, recording_of
 from mllama_demo.scenarios.spec import NAME, Scenario, names, read_scenario
+from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
@@ -141,7 +142,7 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
     """The routes of present mode."""
     presenter = Presenter(settings, backend, tokenizer)
     pages = Environment(loader=FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
 
     def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
         text = pages.get_template(template).render(site=settings.title, version=mllama_demo.__version__, **values)

@@ -13,17 +13,23 @@ from fastapi import FastAPI
 
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
+from mllama_demo.brand import Brand
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.errors import BadRequest
+from mllama_demo.feedback import Feedback
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
+from mllama_demo.server.login import user_of
+from mllama_demo.shares import Shares
 from mllama_demo.store import Store
 from mllama_demo.transfer import MAX_FILE_BYTES
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.ui.kiosk import START, Kiosk
+from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
+from mllama_demo.ui.thumbs import Thumbs
 from mllama_demo.ui.views import View, guarded, guarded_stream
 
 # What a handler yields: components and their new values.
@@ -45,11 +51,11 @@ BEAT = "() => { window.mllamaBeat = Date.now(); }"
 CLOSEUP = "(html) => window.mllamaCloseup(html)"
 
 
-def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store) -> None:
+def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store, brand: Brand) -> None:
     """Builds the page and mounts it at the root of `app`."""
-    room = ChatRoom(answerer, store, settings.allowed_media_hosts)
+    room = ChatRoom(answerer, store, settings.allowed_media_hosts, brand)
     atexit.register(room.close)
-    page = ChatPage(settings, room)
+    page = ChatPage(settings, room, store, brand)
     # Gradio 6.17, which goes with the Neuron SDK (requirements-neuron.txt), has no run history to switch off.
     newer: dict[str, Any] = {"run_history": False} if "run_history" in inspect.signature(gr.mount_gradio_app).parameters else {}
     gr.mount_gradio_app(
@@ -57,7 +63,9 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store)
         page.build(),
         path="/",
         theme=make_theme(),
-        css=CSS,
+        css=CSS + brand.gradio_css(),
+        # The gate in front has asked already; Gradio hands the name to the events, and has nobody in where there is none.
+        auth_dependency=None if settings.users is None else user_of,
         footer_links=[],
         ssr_mode=False,
         enable_monitoring=False,
@@ -81,11 +89,13 @@ def slider(name: str, value: float, **kwargs: Any) -> gr.Slider:
 class ChatPage:
     """The chat's components and wiring. build() makes the Blocks once."""
 
-    def __init__(self, settings: Settings, room: ChatRoom) -> None:
+    def __init__(self, settings: Settings, room: ChatRoom, store: Store, brand: Brand) -> None:
         self._settings = settings
         self._room = room
         self._kiosk = Kiosk(settings)
-        self._drawer = Drawer(room, self._updates)
+        self._brand = brand
+        self._drawer = Drawer(room, self._updates, SharePanel(Shares(store)), people=settings.users is not None)
+        self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model)
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(
@@ -118,6 +128,8 @@ class ChatPage:
                 self.url = gr.Textbox(label="Address of an image", placeholder="https://…", max_lines=1, elem_id="image-url")
                 self.use_url = gr.Button("Use this image", size="sm", elem_id="use-url")
                 self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
+        if self._brand.logo is not None:
+            gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
         gr.Markdown(f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore)", elem_id="masthead")
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
         self.history = gr.Chatbot(
@@ -136,6 +148,7 @@ class ChatPage:
             allow_tags=False,
             placeholder="Add an image with the paper clip, paste or drop one, and ask. Or try one of these:",
         )
+        self._thumbs.lay_out()
         self.which = gr.Radio(
             [("The new one", "newest"), ("The first one", "first"), ("Side by side", "together")],
             value="newest", label="The model looks at one image at a time.", elem_id="which-image", visible=False,
@@ -155,6 +168,8 @@ class ChatPage:
                 scale=8,
             )
             self.stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, scale=1, min_width=90)
+        if self._brand.footer:
+            gr.HTML(self._brand.footer_html(), elem_id="brand-footer", padding=False)
         self.script = gr.HTML("", js_on_load=PAGE_SCRIPT, visible="hidden", elem_id="page-script")
 
     def _lay_out_sampling(self) -> None:
@@ -203,6 +218,7 @@ class ChatPage:
         demo.unload(self._left)
 
         self._drawer.wire(self.conversation_id, quiet, talk)
+        self._thumbs.wire(self.history, self.conversation_id, quiet)
 
         self.script.click(self._walk, self.conversation_id, **talk)
         looked = self.script.expand(self._look, self.conversation_id, self.closeup, **quiet)
@@ -226,7 +242,8 @@ class ChatPage:
         view = view or View()
         updates: dict[Any, Any] = {self.status: view.status or self._room.status()}
         if view.history is not None:
-            updates[self.history] = view.history
+            told: dict[str, Any] = {} if view.thumbs is None else {"feedback_value": view.thumbs}
+            updates[self.history] = gr.update(value=view.history, **told)
         if view.conversation_id is not None:
             updates[self.conversation_id] = view.conversation_id
         if view.input is not None:

@@ -340,6 +340,8 @@ class TestCommandLine:
             "Queue:",
             "Images:",
             "API:",
+            "People:",
+            "Brand:",
             "Answers:",
         ]
 
