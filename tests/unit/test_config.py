@@ -370,7 +370,8 @@ class TestCommandLine:
 class TestLaptopConfiguration:
     def test_it_loads_and_its_commented_lines_are_the_defaults(self, yaml_file):
         text = LAPTOP.read_text()
-        shown = [line for line in re.findall(r"^# (\w+: .*)$", text, re.MULTILINE) if not line.startswith(("model_path:", "scenarios_dir:"))]
+        paths = ("model_path:", "scenarios_dir:")
+        shown = [line for line in re.findall(r"^# (\w+: .*)$", text, re.MULTILINE) if not line.startswith(paths)]
         commented = load_settings(["--config", str(yaml_file("\n".join(shown)))], {})
         assert commented == Settings()
         named = re.findall(r"^(?:# )?(\w+):", text, re.MULTILINE)
