@@ -28,6 +28,7 @@ from mllama_demo.neuron_settings import REFUSED, InstanceType, NeuronOptions, On
 from mllama_demo.passwords import USER, is_hash
 from mllama_demo.sampling import BOUNDS, SamplingParams
 
+SCENARIOS = Path(__file__).resolve().parents[1] / "configs" / "scenarios"
 EMBEDDED_CHECKPOINT = Path(__file__).resolve().parent / "embedded"
 ENV_PREFIX = "MLLAMA_DEMO_"
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
@@ -149,6 +150,11 @@ class Settings(BaseSettings):
         repr=False,
     )
     max_request_bytes: int = _option("API", 64 * 2**20, "Largest request to the API.", ge=1024, le=2**30)
+
+    scenarios_dir: HomePath = _option("Demos", SCENARIOS, "Folder of the scripted demos.", "a path")
+    kiosk: bool = _option("Demos", False, "For a screen that passers-by use: no settings, and a fresh start when idle.")
+    kiosk_idle_s: float = _option("Demos", 90.0, "Seconds without a touch until a kiosk begins anew.", ge=5, le=86400)
+    kiosk_messages_per_hour: int = _option("Demos", 30, "Questions of one kiosk's visitor within an hour.", ge=1, le=10000)
 
     users: list[str] | None = _option(
         "People",
@@ -428,7 +434,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     for name, field in Settings.model_fields.items():
         title = _extra(name)["group"]
         groups[title] = groups.get(title) or parser.add_argument_group(title)
-        words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint"}
+        words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint", SCENARIOS: "configs/scenarios"}
         default = field.default
         default = words.get(default, default) if not isinstance(default, OnDeviceSampling) else default
         default = _shown(default)

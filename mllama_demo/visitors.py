@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "mllama_visitor"
 COOKIE_DAYS = 365
+PAGES = ("/", "/explore")  # what a visit may begin with
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}\Z")
 
 # A markdown image in an answer cannot carry data to another host, and nothing is loaded from one.
@@ -61,7 +62,7 @@ class VisitorMiddleware:
             await self._app(scope, receive, send)
             return
         cookie = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"), None)
-        newcomer = scope["path"] == "/" and visitor_of(cookie) is None
+        newcomer = scope["path"] in PAGES and visitor_of(cookie) is None
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

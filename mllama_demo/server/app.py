@@ -11,6 +11,7 @@ from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import Backend
 from mllama_demo.brand import load_brand
 from mllama_demo.config import Settings
+from mllama_demo.explore.explorer import Explorer
 from mllama_demo.server.metrics import MeasuredBackend, Metrics
 from mllama_demo.server.openai_api import add_api
 from mllama_demo.server.people import add_people
@@ -36,7 +37,11 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
     if store is not None:
         # Gradio reads these when it is imported: no analytics, no version check, nothing leaves this machine.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        from mllama_demo.server.explore_page import explore_page
+        from mllama_demo.server.present import add_present
         from mllama_demo.ui.layout import mount_ui
 
+        app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store))
+        add_present(app, settings, measured, tokenizer)
         mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store, brand)
     return app

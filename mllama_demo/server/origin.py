@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from mllama_demo.pages import POLICY
+from mllama_demo.server.api_errors import ApiError
 
 MAX_FORM_BYTES = 16 * 2**10
 
@@ -20,6 +21,12 @@ def from_our_page(request: Request) -> bool:
     origin = request.headers.get("origin")
     # Browsers send it with every form; a client without one has no visitor whose cookies it could misuse.
     return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+
+
+def refuse_other_sites(request: Request) -> None:
+    """For the routes that our pages' scripts call: raises ApiError 403 for what another site had a browser send."""
+    if request.method not in ("GET", "HEAD") and not from_our_page(request):
+        raise ApiError(403, "This request was not sent from a page of this server.", code="cross_site")
 
 
 async def form_of(request: Request) -> dict[str, str] | None:

@@ -118,6 +118,16 @@ class ChatRoom:
             self._purge_later()
         return replace(await self.new(visit), deleted=title)
 
+    async def forget(self, visit: Visit) -> View:
+        """Deletes all conversations of the visitor, with answers under way; the first screen. Nothing brings them back."""
+        for live in self._live.of(visit.owner):
+            await self._live.discard(live)
+        for listed in await asyncio.to_thread(self._store.list, visit.owner):
+            with contextlib.suppress(NotFound):
+                await asyncio.to_thread(self._store.delete, visit.owner, listed.id)
+        self._purge_later()
+        return await self.new(visit)
+
     async def restore(self, visit: Visit) -> Views:
         """Brings back and shows what this page deleted last."""
         id = await asyncio.to_thread(self._shelf.restore, visit)

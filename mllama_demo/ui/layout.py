@@ -15,6 +15,7 @@ from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
 from mllama_demo.brand import Brand
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
+from mllama_demo.errors import BadRequest
 from mllama_demo.feedback import Feedback
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.server.login import user_of
@@ -24,11 +25,12 @@ from mllama_demo.transfer import MAX_FILE_BYTES
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
+from mllama_demo.ui.kiosk import START, Kiosk
 from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
 from mllama_demo.ui.thumbs import Thumbs
-from mllama_demo.ui.views import View, guarded, guarded_stream, visit_of
+from mllama_demo.ui.views import View, guarded, guarded_stream
 
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]
@@ -90,6 +92,7 @@ class ChatPage:
     def __init__(self, settings: Settings, room: ChatRoom, store: Store, brand: Brand) -> None:
         self._settings = settings
         self._room = room
+        self._kiosk = Kiosk(settings)
         self._brand = brand
         self._drawer = Drawer(room, self._updates, SharePanel(Shares(store)), people=settings.users is not None)
         self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model)
@@ -111,6 +114,8 @@ class ChatPage:
         self.attached = gr.Textbox("", visible=False)
         self.beat = gr.Textbox(visible=False)
         self.closeup = gr.Textbox(visible=False)
+        self.kiosk = gr.Textbox("", visible=False)
+        self.anew = gr.Button("Begin anew", visible="hidden", elem_id="kiosk-anew")
         self.clock = gr.Timer(STATUS_SECONDS)
         with gr.Sidebar(open=False, width=280):
             self._drawer.lay_out()
@@ -125,7 +130,7 @@ class ChatPage:
                 self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
         if self._brand.logo is not None:
             gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
-        gr.Markdown(f"# {settings.title}\n{_introduction(settings)}", elem_id="masthead")
+        gr.Markdown(f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore)", elem_id="masthead")
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
         self.history = gr.Chatbot(
             elem_id="chat-history",
@@ -193,9 +198,14 @@ class ChatPage:
 
         demo.load(None, js=OPEN_SIDEBARS_ON_WIDE_SCREENS, api_visibility="private")
         demo.load(self._opened, None, page, **quiet)
+        demo.load(self._kiosk.idle_seconds, None, self.kiosk, queue=False, **quiet)
+        self.kiosk.change(None, self.kiosk, None, js=START, api_visibility="private")
+        self.anew.click(self._begin_anew, None, **talk)
         self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
         self.beat.change(None, None, None, js=BEAT, api_visibility="private")
         demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed], queue=False, **quiet)
+        knob_values = [self.temperature, self.top_p, self.top_k, self.seed]
+        demo.load(_values_in_address, None, knob_values, queue=False, **quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
         self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk)
@@ -259,29 +269,33 @@ class ChatPage:
 
     async def _opened(self, request: gr.Request) -> Updates:
         named = request.query_params.get("c") or ""
-        async for view in guarded_stream(lambda: self._room.open(visit_of(request), named)):
+        async for view in guarded_stream(lambda: self._room.open(self._kiosk.visit(request), named)):
             yield self._updates(view)
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(visit_of(request)))
+        return self._updates(await self._room.new(self._kiosk.visit(request)))
 
     async def _stop(self, conversation_id: str, request: gr.Request) -> None:
-        await guarded(self._room.stop(visit_of(request), conversation_id))
+        await guarded(self._room.stop(self._kiosk.visit(request), conversation_id))
 
-    def _left(self, request: gr.Request) -> None:
-        self._room.leave(visit_of(request))
+    async def _left(self, request: gr.Request) -> None:
+        visit = self._kiosk.visit(request)
+        if self._kiosk.is_one(request):
+            await self._room.forget(visit)
+        self._kiosk.left(request)
+        self._room.leave(visit)
 
     async def _undo(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.undo(visit_of(request), conversation_id)))
+        return self._updates(await guarded(self._room.undo(self._kiosk.visit(request), conversation_id)))
 
     async def _walk(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.walk(visit_of(request), conversation_id, number_in(event))))
+        return self._updates(await guarded(self._room.walk(self._kiosk.visit(request), conversation_id, number_in(event))))
 
     async def _look(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> str:
-        return await guarded(self._room.look(visit_of(request), conversation_id, number_in(event))) or ""
+        return await guarded(self._room.look(self._kiosk.visit(request), conversation_id, number_in(event))) or ""
 
     async def _attached(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> list[Any]:
-        known = await guarded(self._room.attached(visit_of(request), conversation_id, value, which))
+        known = await guarded(self._room.attached(self._kiosk.visit(request), conversation_id, value, which))
         if known is None:
             return [gr.skip(), gr.skip()]
         choice, sight = known
@@ -290,12 +304,12 @@ class ChatPage:
         return [gr.update(visible=True, choices=list(choice.options), label=choice.sentence), sight]
 
     async def _chosen(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> Any:
-        known = await guarded(self._room.attached(visit_of(request), conversation_id, value, which))
+        known = await guarded(self._room.attached(self._kiosk.visit(request), conversation_id, value, which))
         return gr.skip() if known is None else known[1]
 
     async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *knobs: Any) -> Updates:
         async for view in guarded_stream(
-            lambda: self._room.ask(visit_of(request), conversation_id, value, sampling_from(*knobs), which)
+            lambda: self._room.ask(self._kiosk.visit(request), conversation_id, value, self._sampling(request, *knobs), which)
         ):
             yield self._updates(view)
 
@@ -306,15 +320,31 @@ class ChatPage:
             yield update
 
     async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
-        async for view in guarded_stream(lambda: self._room.retry(visit_of(request), conversation_id, sampling_from(*knobs))):
+        async for view in guarded_stream(
+            lambda: self._room.retry(self._kiosk.visit(request), conversation_id, self._sampling(request, *knobs))
+        ):
             yield self._updates(view)
 
     async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> Updates:
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
         async for view in guarded_stream(
-            lambda: self._room.edit(visit_of(request), conversation_id, index, str(event.value), sampling_from(*knobs))
+            lambda: self._room.edit(
+                self._kiosk.visit(request), conversation_id, index, str(event.value), self._sampling(request, *knobs)
+            )
         ):
             yield self._updates(view)
+
+    def _sampling(self, request: gr.Request, *knobs: Any) -> SamplingParams:
+        """The knobs' values for one more question; a kiosk has none, and counts."""
+        self._kiosk.count(request)
+        return self._settings.sampling if self._kiosk.is_one(request) else sampling_from(*knobs)
+
+    async def _begin_anew(self, request: gr.Request) -> dict[Any, Any]:
+        """The first screen of a kiosk, with nothing left of the visitor before."""
+        if not self._kiosk.is_one(request):
+            return self._updates(None)
+        self._kiosk.begin_anew(request)
+        return self._updates(await guarded(self._room.forget(self._kiosk.visit(request))))
 
     async def _attach_url(self, url: str, value: dict[str, Any]) -> tuple[dict[str, Any], str]:
         path = await guarded(self._room.fetch(url))
@@ -342,6 +372,20 @@ def number_in(event: gr.EventData) -> int:
 def _attach(path: str | None, value: dict[str, Any] | None) -> dict[str, Any]:
     text = (value or {}).get("text") or ""
     return {"text": text, "files": [path] if path else (value or {}).get("files", [])}
+
+
+def _values_in_address(request: gr.Request) -> list[Any]:
+    """The knobs as a link from the Explore page names them; what it does not name, or names wrongly, stays."""
+
+    def named(name: str) -> Any:
+        try:
+            value = float(request.query_params.get(name) or "")
+            BOUNDS[name].check(name, value)
+        except (ValueError, BadRequest):
+            return gr.skip()
+        return f"{value:.0f}" if name == "seed" else value
+
+    return [named(name) for name in ("temperature", "top_p", "top_k", "seed")]
 
 
 def _apply_preset(name: str | None) -> list[Any]:
