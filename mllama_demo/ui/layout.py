@@ -405,6 +405,6 @@ def _introduction(settings: Settings) -> str:
     if settings.backend == "openai" or settings.model_path.resolve() != EMBEDDED_CHECKPOINT:
         return "Ask about an image, follow up, and see what temperature, top-p and top-k do."
     return (
-        "A tiny stand-in for Meta's model answers here: it knows simple drawings – shapes, colours, emoji-like objects, "
-        "short words – and is lost with real photographs."
+        "A tiny stand-in for Meta's model answers here: it knows simple drawings – animals, fruit and other emoji-like things, "
+        "shapes, colours, short words – but neither photographs nor the world."
     )
