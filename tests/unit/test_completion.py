@@ -111,7 +111,16 @@ def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is()
 
 
 def test_what_is_given_is_taken() -> None:
-    fields = {"temperature": 1, "top_p": 0.5, "top_k": 4, "seed": 7, "stop": "a", "max_tokens": 3, "logprobs": True, "ignore_eos": True}
+    fields = {
+        "temperature": 1,
+        "top_p": 0.5,
+        "top_k": 4,
+        "seed": 7,
+        "stop": "a",
+        "max_tokens": 3,
+        "logprobs": True,
+        "ignore_eos": True,
+    }
     backend = HandBackend()
     backend.info = replace(backend.info, capabilities=frozenset({"seed", "probabilities"}))
     (request,) = taken(body(**fields), backend)
