@@ -15,6 +15,10 @@ EXAMPLE_IMAGES = ROOT / "mllama_demo" / "ui" / "example_images"
 SCREENSHOTS = Path(__file__).resolve().parent / "screenshots"
 SLOW_DEMO = Path(__file__).resolve().parent / "slow_demo.py"
 PATIENCE_MS = 60_000
+# From this width on both drawers stand open.
+WIDE = 1100
+# True once what slides or fades in has arrived; what goes on for ever does not count.
+STILL = "() => document.getAnimations().every((a) => !(a.effect.getComputedTiming().endTime < 2000))"
 # Asked by ask_endlessly; any question would do.
 ENDLESS_QUESTION = "Tell me a story that never ends"
 
@@ -82,7 +86,7 @@ def open_chat(page: Page, address: str = "/") -> Page:
 def shot(page: Page, name: str) -> None:
     """A picture for people to look at, once what slides or fades in has arrived."""
     SCREENSHOTS.mkdir(exist_ok=True)
-    page.wait_for_function("() => document.getAnimations().every((a) => !(a.effect.getComputedTiming().endTime < 2000))")
+    page.wait_for_function(STILL)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
