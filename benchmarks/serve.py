@@ -77,7 +77,7 @@ async def drive(servers: dict[str, tuple[str, str]], args: argparse.Namespace) -
     runs: dict[tuple[str, int], list[list[Reply]]] = {(name, many): [] for many in args.concurrent for name in servers}
     clients = {
         name: AsyncOpenAI(base_url=url, api_key=args.api_key, max_retries=0, timeout=args.timeout)
-        for name, url in servers.items()
+        for name, (url, _) in servers.items()
     }
     models = {name: servers[name][1] or await first_model(client) for name, client in clients.items()}
     for name, client in clients.items():  # the first request of a server may still load something

@@ -32,10 +32,12 @@ VERBS = {
     "serve": Verb("Run the demo in the browser, as app.py does.", "mllama_demo.server.serve:main"),
     "offline": Verb("Answer a batch of prompts from a file, without a browser.", "mllama_demo.offline.command:main"),
     "explore": Verb("Run one image and prompt under many sampling values.", "mllama_demo.explore.command:main"),
+    "rehearse": Verb("Check a scripted demo and record its answers.", "mllama_demo.scenarios.command:main"),
     "convert": Verb("Turn Meta's original checkpoint into the Hugging Face layout.", "mllama_demo.checkpoint.convert:main"),
     "compile": Verb("Compile a model for a Neuron instance, or find it compiled.", "mllama_demo.checkpoint.compile:main"),
     "plan": Verb("Say whether a configuration fits the memory of a Neuron device.", "mllama_demo.checkpoint.plan:main"),
     "vllm-command": Verb("Print the command of vLLM's server for a Neuron configuration.", "mllama_demo.vllm_command:main"),
+    "hash-password": Verb("Make an entry for the option users.", "mllama_demo.passwords:main"),
     "doctor": Verb("Say whether this machine is ready for a configuration.", "mllama_demo.checkpoint.doctor:main"),
 }
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mllama_demo.backend.base import (
     Backend,
@@ -29,12 +29,17 @@ from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.images import LoadedImage, load_image, tile_layout
 from mllama_demo.prompt import Prompt, build_prompt
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import Store
 from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 DECODED_IMAGES = 8
 Phase = Literal["waiting", "reading", "writing", "done"]
+
+
+class ImageFiles(Protocol):
+    """Where the files of images are: the store, or a scenario."""
+
+    def image_bytes(self, digest: str) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ async def prompt_for(
 class Answerer:
     """Builds prompts, loads the image a prompt needs and streams the backend's events as Answers."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: Store, settings: Settings) -> None:
+    def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: ImageFiles, settings: Settings) -> None:
         self.backend = backend
         self._tokenizer = tokenizer
         self._store = store

@@ -25,8 +25,10 @@ from mllama_demo.checkpoint.shape import ModelShape, read_shape
 from mllama_demo.errors import ConfigError
 from mllama_demo.images import ImageLimits
 from mllama_demo.neuron_settings import REFUSED, InstanceType, NeuronOptions, OnDeviceSampling, default_buckets, first_problem
+from mllama_demo.passwords import USER, is_hash
 from mllama_demo.sampling import BOUNDS, SamplingParams
 
+SCENARIOS = Path(__file__).resolve().parents[1] / "configs" / "scenarios"
 EMBEDDED_CHECKPOINT = Path(__file__).resolve().parent / "embedded"
 ENV_PREFIX = "MLLAMA_DEMO_"
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
@@ -149,6 +151,37 @@ class Settings(BaseSettings):
     )
     max_request_bytes: int = _option("API", 64 * 2**20, "Largest request to the API.", ge=1024, le=2**30)
 
+    scenarios_dir: HomePath = _option("Demos", SCENARIOS, "Folder of the scripted demos.", "a path")
+    kiosk: bool = _option("Demos", False, "For a screen that passers-by use: no settings, and a fresh start when idle.")
+    kiosk_idle_s: float = _option("Demos", 90.0, "Seconds without a touch until a kiosk begins anew.", ge=5, le=86400)
+    kiosk_messages_per_hour: int = _option("Demos", 30, "Questions of one kiosk's visitor within an hour.", ge=1, le=10000)
+
+    users: list[str] | None = _option(
+        "People",
+        None,
+        "Who may use the page, after signing in; not set: everybody.",
+        "entries as hash-password prints them, each name once (in YAML a list)",
+        min_length=1,
+        repr=False,
+    )
+    admins: list[Name] | None = _option("People", None, "Users who see the page /admin.", "names out of users (in YAML a list)")
+    admin_key: Key | None = _option(
+        "People",
+        None,
+        "Opens the page /admin to everybody who knows it; better in the environment.",
+        "8 to 200 visible ASCII characters without commas",
+        repr=False,
+    )
+
+    brand_logo: HomePath | None = _option(
+        "Brand", None, "Logo beside the title.", "the path of a PNG, JPEG, WebP or SVG file of at most 256 KiB"
+    )
+    brand_color: str | None = _option(
+        "Brand", None, "Accent colour; darker or lighter where text in it could not be read.", "a colour such as #c2410c",
+        pattern=r"^#[0-9a-fA-F]{6}$",
+    )  # fmt: skip
+    brand_footer: str = _option("Brand", "", "Text at the foot of every page.", max_length=500)
+
     system_prompt: str = _option("Answers", "", "What the model is told before every conversation.", max_length=10000)
     temperature: float = _sampling_option("temperature")
     top_p: float = _sampling_option("top_p")
@@ -176,6 +209,8 @@ class Settings(BaseSettings):
             raise ValueError("a host name has no scheme and no path")
         if name == "remote_api_key" and isinstance(value, str) and not re.fullmatch(r"[\x21-\x7e]+", value):
             raise ValueError("an HTTP header cannot carry it")
+        if name == "users" and isinstance(value, list):
+            _check_users(value)
         return _with_path(value) if name == "remote_url" and isinstance(value, str) else value
 
     @property
@@ -266,7 +301,18 @@ def load_settings(
         given = f"got {repr(values[name])[:80]}" if Settings.model_fields[name].repr else "got something else"
         raise ConfigError(f"{name} must be {allowed_values(name)}, {given} ({origin(name)}).") from None
     _check_neuron(settings, origin, shape)
+    known = [entry.partition(":")[0] for entry in settings.users or ()]
+    if stranger := next((name for name in settings.admins or () if name not in known), None):
+        raise ConfigError(f"admins has {stranger!r} ({origin('admins')}), who is not in users; use admin_key without users.")
     return settings
+
+
+def _check_users(entries: list[Any]) -> None:
+    found = [USER.match(str(entry)) for entry in entries]
+    if not all(match is not None and is_hash(match[2]) for match in found):
+        raise ValueError("an entry is a name, a colon and a hash")
+    if len({match[1] for match in found if match}) < len(entries):
+        raise ValueError("a name is there twice")
 
 
 def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: ModelShape | None) -> None:
@@ -388,7 +434,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     for name, field in Settings.model_fields.items():
         title = _extra(name)["group"]
         groups[title] = groups.get(title) or parser.add_argument_group(title)
-        words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint"}
+        words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint", SCENARIOS: "configs/scenarios"}
         default = field.default
         default = words.get(default, default) if not isinstance(default, OnDeviceSampling) else default
         default = _shown(default)

@@ -45,6 +45,12 @@ class BackendBusy(DemoError):
         return cls(f"The demo is busy: {questions} waiting already. Please try again in a moment.")
 
 
+class LimitReached(DemoError):
+    """One visitor has asked for more than a visitor may; the message says when it goes on."""
+
+    status = 429
+
+
 class BackendUnavailable(DemoError):
     """The model is still loading, or it is down; the message says which and why."""
 

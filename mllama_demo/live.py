@@ -81,6 +81,10 @@ class LiveAnswers:
     def get(self, conversation_id: str) -> LiveAnswer | None:
         return self._live.get(conversation_id)
 
+    def of(self, owner: str) -> list[LiveAnswer]:
+        """All of one owner's."""
+        return [live for live in self._live.values() if live.owner == owner]
+
     def refuse_second(self, conversation_id: str) -> None:
         """Raises BadRequest while the conversation is being answered."""
         if conversation_id in self._live:

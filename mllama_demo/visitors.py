@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "mllama_visitor"
 COOKIE_DAYS = 365
+PAGES = ("/", "/explore")  # what a visit may begin with
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}\Z")
 
 # A markdown image in an answer cannot carry data to another host, and nothing is loaded from one.
@@ -45,6 +46,11 @@ def visitor_of(cookie_header: str | None) -> str | None:
     return None
 
 
+def owner_of_user(name: str) -> str:
+    """Whose conversations a user's are, on whatever device; no visitor's token has a colon."""
+    return f"user:{name}"
+
+
 class VisitorMiddleware:
     """Gives new visitors their cookie and every response its security headers."""
 
@@ -56,14 +62,15 @@ class VisitorMiddleware:
             await self._app(scope, receive, send)
             return
         cookie = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"), None)
-        newcomer = scope["path"] == "/" and visitor_of(cookie) is None
+        newcomer = scope["path"] in PAGES and visitor_of(cookie) is None
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+                # Pages of our own that need less say so themselves.
+                headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
+                headers.setdefault("Referrer-Policy", "no-referrer")
                 if newcomer:
                     token = secrets.token_urlsafe(24)
                     secure = "; Secure" if scope.get("scheme") == "https" else ""

@@ -26,9 +26,9 @@ EXAMPLES: dict[str, Scene] = {
     "dog.png": Scene(tuple(_things("dog", _at(0.5, 0.55, 0.6))), "a green meadow", 640, 480, 3),
     "shapes.png": Scene(
         (
-            *_things("star", _at(0.2, 0.25, 0.38), colour="yellow"),
-            *_things("circle", _at(0.75, 0.28, 0.38), colour="red"),
-            *_things("square", _at(0.5, 0.75, 0.36), colour="blue"),
+            *_things("star", _at(0.18, 0.3, 0.34), colour="green"),
+            *_things("circle", _at(0.8, 0.3, 0.34), colour="red"),
+            *_things("square", _at(0.5, 0.72, 0.34), colour="blue"),
         ),
         "white",
         640,
@@ -42,7 +42,7 @@ EXAMPLES: dict[str, Scene] = {
         480,
         7,
     ),
-    "stop.png": Scene((Thing(TEXT, "white", (0.14, 0.34, 0.86, 0.66), text="STOP", style=9),), "red", 640, 480, 9),
+    "stop.png": Scene((Thing(TEXT, "white", (0.14, 0.34, 0.86, 0.66), text="STOP", style=8),), "red", 640, 480, 9),
     "beach.png": Scene(
         (*_things("umbrella", _at(0.2, 0.55, 0.45), style=1), *_things("penguin", _at(0.75, 0.55, 0.45))),
         "a sandy beach",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             backend.start()
             run, interrupted = asyncio.run(_explore(explorer, spec, image))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):  # before there was anything to keep
             return INTERRUPTED
         finally:
             backend.close()
@@ -76,6 +78,9 @@ def _from_file(own: argparse.Namespace, rest: Sequence[str]) -> int:
 async def _explore(explorer: Explorer, spec: Spec, image: LoadedImage | None) -> tuple[Run, bool]:
     """The run, and whether it was interrupted; what was said until then is kept."""
     line = _Progress(sys.stderr)
+    if (task := asyncio.current_task()) is not None and threading.current_thread() is threading.main_thread():
+        # As asyncio itself does for Ctrl-C; an exception from a handler would end the loop with the run lost.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         while (status := explorer.backend.status()).state == "loading":
             line.show(f"{status.detail} …")

@@ -231,6 +231,12 @@ class Explorer:
         base = await self._request(grid, image, conversation_id)
         return GridRun(self, grid, image, [self._with(base, values) for values in grid.cells()])
 
+    async def again(self, run: Run, index: int, image: LoadedImage | None, conversation_id: str = "") -> CellRuns:
+        """One cell of a run anew, with the same values and the same seed. image: of the run, loaded."""
+        base = await self._request(run.grid, image, conversation_id)
+        values = run.grid.cells()[index]
+        return CellRuns(self.backend, [replace(self._with(base, values), shared_prompt=False)], [LiveCell(values)])
+
     async def branch(self, run: Run, index: int, position: int, token_id: int, image: LoadedImage | None) -> CellRuns:
         """Goes on with a cell's first `position` tokens and then token_id instead of the one it chose: one new cell.
 

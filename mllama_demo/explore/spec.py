@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
-from mllama_demo.config import Settings
-from mllama_demo.errors import BadRequest, ConfigError, ImageError
+from mllama_demo.config import Settings, UniqueKeyLoader
+from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.explore.grid import Grid, make_grid
-from mllama_demo.images import LoadedImage, load_image, size_text
+from mllama_demo.images import LoadedImage, size_text
+from mllama_demo.offline.pictures import open_picture
 
 MAX_SPEC_BYTES = 2**20
 
@@ -30,7 +31,7 @@ def read_spec(path: Path, settings: Settings) -> Spec:
     try:
         if path.stat().st_size > MAX_SPEC_BYTES:
             raise ConfigError(f"The grid {path} is larger than {size_text(MAX_SPEC_BYTES)}.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"The grid {path} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that does not exist
@@ -54,19 +55,6 @@ def read_spec(path: Path, settings: Settings) -> Spec:
 
 def open_image(spec: Spec, settings: Settings) -> LoadedImage | None:
     """The picture of a spec, the operator's own file or behind an address. Raises ImageError."""
-    source, limits = spec.image, settings.image_limits
-    if source is None:
+    if spec.image is None:
         return None
-    if "://" in source or source[:5].lower() == "data:":
-        from mllama_demo.fetch import fetch_image
-
-        return fetch_image(source, limits, allowed_hosts=settings.allowed_media_hosts)
-    try:
-        path = spec.folder / Path(source).expanduser()
-        if not path.is_file():  # a pipe would be waited for, and a device never ends
-            raise ImageError(f"The image {path} is no file; a path, or an http, https or data URL is allowed.")
-        if path.stat().st_size > limits.max_bytes:
-            raise ImageError(f"The image {path} is too large; at most {size_text(limits.max_bytes)} are allowed.")
-        return load_image(path.read_bytes(), path.name, limits)
-    except (OSError, ValueError, RuntimeError) as error:  # a character or a ~user that no path can have
-        raise ImageError(f"The image {source:.200} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    return open_picture(spec.image, spec.folder, settings)

@@ -1,4 +1,4 @@
-"""The pictures of a batch: the operator's own files, or addresses, each through the demo's one door for images."""
+"""The pictures of a batch or a grid: the operator's own files, or addresses, each through the demo's one door for images."""
 
 from __future__ import annotations
 

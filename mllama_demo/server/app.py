@@ -9,9 +9,12 @@ from fastapi import FastAPI
 import mllama_demo
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import Backend
+from mllama_demo.brand import load_brand
 from mllama_demo.config import Settings
+from mllama_demo.explore.explorer import Explorer
 from mllama_demo.server.metrics import MeasuredBackend, Metrics
 from mllama_demo.server.openai_api import add_api
+from mllama_demo.server.people import add_people
 from mllama_demo.store import Store
 from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
@@ -27,12 +30,18 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
     app = FastAPI(title=settings.title, version=mllama_demo.__version__, docs_url=None, redoc_url=None)
     metrics = Metrics(backend, (settings.served_model_name or [backend.info.model])[0])
     measured = MeasuredBackend(backend, metrics)
+    brand = load_brand(settings)
     add_api(app, settings, measured, tokenizer, metrics)
+    add_people(app, settings, store, brand, measured)
     app.add_middleware(VisitorMiddleware)
     if store is not None:
         # Gradio reads these when it is imported: no analytics, no version check, nothing leaves this machine.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        from mllama_demo.server.explore_page import explore_page
+        from mllama_demo.server.present import add_present
         from mllama_demo.ui.layout import mount_ui
 
-        mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store)
+        app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store))
+        add_present(app, settings, measured, tokenizer)
+        mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store, brand)
     return app

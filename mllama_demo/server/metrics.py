@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from mllama_demo.backend.base import Backend, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable
+from mllama_demo.server.recent import Recent
 
 # Seconds, and tokens. The edges are vLLM's where a dashboard compares, with finer ones below for small models.
 _TTFT_EDGES = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0)
@@ -104,6 +105,7 @@ class MeasuredBackend:
     def __init__(self, backend: Backend, metrics: Metrics) -> None:
         self._backend = backend
         self._metrics = metrics
+        self.recent = Recent()
 
     @property
     def info(self) -> BackendInfo:
@@ -120,10 +122,12 @@ class MeasuredBackend:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         metrics, last, how, taken = self._metrics, None, "abort", False
+        self.recent.asked(request.id, image=request.image is not None)
         try:
             async with aclosing(self._backend.generate(request)) as events:
                 async for event in events:
                     taken = True
+                    self.recent.happened(request.id, event)
                     if isinstance(event, TokenEvent):
                         now = time.perf_counter()
                         metrics.generation_tokens.inc()
@@ -136,8 +140,10 @@ class MeasuredBackend:
                     yield event
         except (BackendBusy, BackendUnavailable) as error:
             metrics.refused(error)
+            self.recent.refused()
             raise
         finally:
+            self.recent.left(request.id)
             if taken:
                 metrics.ended(how)
 

@@ -18,8 +18,10 @@ import mllama_demo
 from mllama_demo.backend.base import Backend, QueueEvent
 from mllama_demo.config import Settings
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
+from mllama_demo.explore.explorer import Explorer
 from mllama_demo.server.api_errors import LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
 from mllama_demo.server.completion import Completer, Completion
+from mllama_demo.server.explore_api import explore_routes
 from mllama_demo.server.metrics import Metrics
 from mllama_demo.server.openai_schema import (
     Capabilities,
@@ -41,7 +43,7 @@ log = logging.getLogger(__name__)
 DONE = "data: [DONE]"
 # nginx's status for a client that left; nobody reads it.
 CLIENT_CLOSED_REQUEST = 499
-_WHERE = {"/v1/chat/completions": "POST", "/v1/models": "GET"}
+_WHERE = {"/v1/chat/completions": "POST", "/v1/models": "GET", "/v1/explore": "POST"}
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 
 
@@ -94,6 +96,8 @@ class ServedModels:
 def add_api(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, metrics: Metrics) -> None:
     """The routes, their errors and their guard."""
     models = ServedModels(settings, backend)
+    explorer = Explorer(backend, tokenizer, settings)
+    app.include_router(explore_routes(explorer, settings, lambda: _refuse_early(backend, metrics)))
     app.include_router(_machine_routes(backend, metrics))
     app.include_router(_v1_routes(backend, models, Completer(settings, backend, tokenizer), metrics))
     app.add_middleware(ApiGuard, keys=Keys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)

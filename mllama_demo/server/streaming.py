@@ -41,6 +41,7 @@ class EventStream(Response):
     """Server-sent events, one line or comment for each text. Closes `events` when the client leaves."""
 
     media_type = "text/event-stream"
+    end = "\n\n"
 
     def __init__(self, events: AsyncGenerator[str, None]) -> None:
         # X-Accel-Buffering: nginx would otherwise keep events until it has a page of them.
@@ -53,10 +54,17 @@ class EventStream(Response):
             async with aclosing(self._events) as events:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 async for event in events:
-                    await send({"type": "http.response.body", "body": f"{event}\n\n".encode(), "more_body": True})
+                    await send({"type": "http.response.body", "body": f"{event}{self.end}".encode(), "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
 
         try:
             await while_connected(receive, stream())
         except ClientGone:
             return
+
+
+class LineStream(EventStream):
+    """Newline-delimited JSON, one object a line."""
+
+    media_type = "application/x-ndjson"
+    end = "\n"

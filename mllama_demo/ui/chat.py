@@ -14,8 +14,10 @@ from typing import Any
 
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
+from mllama_demo.brand import Brand
 from mllama_demo.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
+from mllama_demo.feedback import Feedback
 from mllama_demo.live import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import DELETED_LIFETIME, Store
@@ -25,6 +27,7 @@ from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.questions import Choice, Which, checked, choice_of, from_page, paths, question_from, seen_in
 from mllama_demo.ui.shelf import Shelf
 from mllama_demo.ui.sight import NOTHING, not_seen
+from mllama_demo.ui.thumbs import thumbs
 from mllama_demo.ui.views import NO_INPUT, View, Views, Visit
 from mllama_demo.ui.words import status_line, title_of
 
@@ -36,12 +39,15 @@ PULSE_SECONDS = 1.0
 class ChatRoom:
     """All chats of this process."""
 
-    def __init__(self, answerer: Answerer, store: Store, allowed_media_hosts: list[str] | None) -> None:
+    def __init__(
+        self, answerer: Answerer, store: Store, allowed_media_hosts: list[str] | None, brand: Brand | None = None
+    ) -> None:
         self._answerer = answerer
         self._store = store
         self._pictures = Pictures(answerer, store, allowed_media_hosts)
         self._live = LiveAnswers(answerer, store)
-        self._shelf = Shelf(store, self._pictures, answerer.limits)
+        self._shelf = Shelf(store, self._pictures, answerer.limits, brand)
+        self._feedback = Feedback(store)
         # Which conversation each page shows: an answer must not write itself over another one that was opened meanwhile.
         self._showing: dict[str, str] = {}
         self._purges: set[asyncio.Task[None]] = set()
@@ -111,6 +117,16 @@ class ChatRoom:
             title = await asyncio.to_thread(self._shelf.delete, visit, conversation_id)
             self._purge_later()
         return replace(await self.new(visit), deleted=title)
+
+    async def forget(self, visit: Visit) -> View:
+        """Deletes all conversations of the visitor, with answers under way; the first screen. Nothing brings them back."""
+        for live in self._live.of(visit.owner):
+            await self._live.discard(live)
+        for listed in await asyncio.to_thread(self._store.list, visit.owner):
+            with contextlib.suppress(NotFound):
+                await asyncio.to_thread(self._store.delete, visit.owner, listed.id)
+        self._purge_later()
+        return await self.new(visit)
 
     async def restore(self, visit: Visit) -> Views:
         """Brings back and shows what this page deleted last."""
@@ -307,7 +323,14 @@ class ChatRoom:
         shown = await self._history(visit, conversation, locked)
         listed = await asyncio.to_thread(self._shelf.listed, visit)
         sight = await asyncio.to_thread(self._pictures.sight, seen_in(conversation))
-        return replace(listed, history=shown, conversation_id=conversation.id, title=title_of(conversation), sight=sight)
+        view = replace(listed, history=shown, conversation_id=conversation.id, title=title_of(conversation), sight=sight)
+        return replace(view, thumbs=await asyncio.to_thread(self._thumbs, visit, conversation.id))
+
+    def _thumbs(self, visit: Visit, conversation_id: str) -> list[str | None]:
+        try:
+            return thumbs(self._store.tree(visit.owner, conversation_id), self._feedback.of(visit.owner, conversation_id))
+        except NotFound:  # not stored yet
+            return []
 
     async def _history(self, visit: Visit, conversation: Conversation, locked: bool = False) -> list[dict[str, Any]]:
         def made() -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import gradio as gr
 
 from mllama_demo.store import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
 from mllama_demo.ui.chat import ChatRoom
+from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.views import View, guarded, guarded_stream, visit_of
 
 Updates = AsyncGenerator[dict[Any, Any], None]
@@ -22,10 +23,12 @@ EXPORTS = (("HTML", "html"), ("Markdown", "md"), ("JSON", "json"))
 
 
 class Drawer:
-    """Its components and its wiring. updates: turns a View into updates of components."""
+    """Its components and its wiring. updates: turns a View into updates of components. people: whether they sign in."""
 
-    def __init__(self, room: ChatRoom, updates: Callable[[View | None], dict[Any, Any]]) -> None:
-        self._room = room
+    def __init__(
+        self, room: ChatRoom, updates: Callable[[View | None], dict[Any, Any]], share: SharePanel, people: bool = False
+    ) -> None:
+        self._room, self._share, self._people = room, share, people
         self._updates = updates
 
     def lay_out(self) -> None:
@@ -50,9 +53,12 @@ class Drawer:
                     (gr.Button(label, size="sm", elem_id=f"export-{kind}", min_width=50), kind) for label, kind in EXPORTS
                 ]
             self.exported = gr.File(visible=False)
+            self._share.lay_out()
         self.bring_in = gr.UploadButton(
             "Import a JSON export", file_types=[".json"], size="sm", elem_id="import", variant="secondary"
         )
+        if self._people:
+            gr.HTML('<a href="/logout">Sign out</a>', elem_id="sign-out", padding=False)
 
     @property
     def outputs(self) -> list[Any]:
@@ -86,6 +92,7 @@ class Drawer:
         self.delete.click(self._delete, conversation_id, **talk)
         self.bring_back.click(self._restore, None, **talk)
         self.bring_in.upload(self._bring_in, self.bring_in, **talk)
+        self._share.wire(conversation_id, quiet)
         for button, kind in self.exports:
             made = button.click(self._exporter(kind), conversation_id, self.exported, **quiet)
             made.then(None, self.exported, None, js=DOWNLOAD, api_visibility="private")

@@ -23,6 +23,6 @@ EXAMPLES: list[dict[str, Any]] = [
     _example("What is the capital of Italy famous for?"),
     _example("How many apples are there?", "apples.png"),
     _example("What does the text say?", "stop.png"),
-    _example("What is on the left?", "beach.png"),
+    _example("What is on the right?", "beach.png"),
     _example("What is 3 + 4?"),
 ]

@@ -7,21 +7,21 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mllama_demo.brand import Brand
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest
 from mllama_demo.images import LoadedImage, preview
+from mllama_demo.pages import render
 from mllama_demo.transfer import to_json
 from mllama_demo.tree import Tree
 from mllama_demo.ui.words import figures, sampling_words, saw, set_aside, title_of
 
-TEMPLATE = Path(__file__).with_name("export.html.jinja")
 Kind = Literal["html", "md", "json"]
 
 
-def export(kind: str, tree: Tree, load: Callable[[ImageRef], LoadedImage]) -> tuple[str, str]:
+def export(kind: str, tree: Tree, load: Callable[[ImageRef], LoadedImage], brand: Brand | None = None) -> tuple[str, str]:
     """The name and the content of the file. JSON has every version, the others what is shown. Raises BadRequest."""
     conversation = tree.conversation()
     name = file_name(title_of(conversation), kind)
@@ -30,7 +30,7 @@ def export(kind: str, tree: Tree, load: Callable[[ImageRef], LoadedImage]) -> tu
     if kind == "md":
         return name, to_markdown(conversation)
     if kind == "html":
-        return name, to_html(conversation, load)
+        return name, to_html(conversation, load, brand)
     raise BadRequest(f"A conversation can be exported as {', '.join(get_args(Kind))}, not as {kind!r}.")
 
 
@@ -54,8 +54,13 @@ def to_markdown(conversation: Conversation) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_html(conversation: Conversation, load: Callable[[ImageRef], LoadedImage]) -> str:
-    """One web page with everything in it: no script, nothing fetched, pictures as copies without metadata."""
+def to_html(
+    conversation: Conversation, load: Callable[[ImageRef], LoadedImage], brand: Brand | None = None, dates: str | None = None
+) -> str:
+    """One web page with everything in it: no script, nothing fetched, pictures as copies without metadata.
+
+    dates: what stands under the title; None: that it is an export of today.
+    """
     turns = []
     for message, notes in _turns(conversation):
         answer = message.role == "assistant"
@@ -67,7 +72,9 @@ def to_html(conversation: Conversation, load: Callable[[ImageRef], LoadedImage])
         # An answer is Markdown; a question is shown as it was typed.
         text = _markdown().render(message.text) if answer else message.text
         turns.append({"answer": answer, "picture": picture, "text": text, "notes": notes})
-    return _template().render(title=title_of(conversation), date=_today(), turns=turns)
+    dates = f"Exported on {_today()}" if dates is None else dates
+    brand = brand or Brand("Llama 3.2 Vision")
+    return render("conversation", brand, title=title_of(conversation), dates=dates, turns=turns)
 
 
 def _turns(conversation: Conversation) -> list[tuple[Message, str]]:
@@ -89,13 +96,6 @@ def _turns(conversation: Conversation) -> list[tuple[Message, str]]:
 
 def _today() -> str:
     return f"{datetime.now(timezone.utc):%Y-%m-%d}"
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment
-
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
 
 
 @cache

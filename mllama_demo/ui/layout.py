@@ -13,16 +13,24 @@ from fastapi import FastAPI
 
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
+from mllama_demo.brand import Brand
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
+from mllama_demo.errors import BadRequest
+from mllama_demo.feedback import Feedback
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
+from mllama_demo.server.login import user_of
+from mllama_demo.shares import Shares
 from mllama_demo.store import Store
 from mllama_demo.transfer import MAX_FILE_BYTES
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
+from mllama_demo.ui.kiosk import START, Kiosk
+from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
-from mllama_demo.ui.views import View, guarded, guarded_stream, visit_of
+from mllama_demo.ui.thumbs import Thumbs
+from mllama_demo.ui.views import View, guarded, guarded_stream
 
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]
@@ -44,11 +52,11 @@ BEAT = "() => { window.mllamaBeat = Date.now(); }"
 CLOSEUP = "(html) => window.mllamaCloseup(html)"
 
 
-def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store) -> None:
+def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store, brand: Brand) -> None:
     """Builds the page and mounts it at the root of `app`."""
-    room = ChatRoom(answerer, store, settings.allowed_media_hosts)
+    room = ChatRoom(answerer, store, settings.allowed_media_hosts, brand)
     atexit.register(room.close)
-    page = ChatPage(settings, room)
+    page = ChatPage(settings, room, store, brand)
     # Gradio 6.17, which goes with the Neuron SDK (requirements-neuron.txt), has no run history to switch off.
     newer: dict[str, Any] = {"run_history": False} if "run_history" in inspect.signature(gr.mount_gradio_app).parameters else {}
     gr.mount_gradio_app(
@@ -56,7 +64,9 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store)
         page.build(),
         path="/",
         theme=make_theme(),
-        css=CSS,
+        css=CSS + brand.gradio_css(),
+        # The gate in front has asked already; Gradio hands the name to the events, and has nobody in where there is none.
+        auth_dependency=None if settings.users is None else user_of,
         footer_links=[],
         ssr_mode=False,
         enable_monitoring=False,
@@ -80,10 +90,13 @@ def slider(name: str, value: float, **kwargs: Any) -> gr.Slider:
 class ChatPage:
     """The chat's components and wiring. build() makes the Blocks once."""
 
-    def __init__(self, settings: Settings, room: ChatRoom) -> None:
+    def __init__(self, settings: Settings, room: ChatRoom, store: Store, brand: Brand) -> None:
         self._settings = settings
         self._room = room
-        self._drawer = Drawer(room, self._updates)
+        self._kiosk = Kiosk(settings)
+        self._brand = brand
+        self._drawer = Drawer(room, self._updates, SharePanel(Shares(store)), people=settings.users is not None)
+        self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model)
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(
@@ -102,6 +115,8 @@ class ChatPage:
         self.attached = gr.Textbox("", visible=False)
         self.beat = gr.Textbox(visible=False)
         self.closeup = gr.Textbox(visible=False)
+        self.kiosk = gr.Textbox("", visible=False)
+        self.anew = gr.Button("Begin anew", visible="hidden", elem_id="kiosk-anew")
         self.clock = gr.Timer(STATUS_SECONDS)
         with gr.Sidebar(open=False, width=280):
             self._drawer.lay_out()
@@ -114,7 +129,9 @@ class ChatPage:
                 self.url = gr.Textbox(label="Address of an image", placeholder="https://…", max_lines=1, elem_id="image-url")
                 self.use_url = gr.Button("Use this image", size="sm", elem_id="use-url")
                 self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
-        gr.Markdown(f"# {settings.title}\n{_introduction(settings)}", elem_id="masthead")
+        if self._brand.logo is not None:
+            gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
+        gr.Markdown(f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore)", elem_id="masthead")
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
         self.history = gr.Chatbot(
             elem_id="chat-history",
@@ -132,6 +149,7 @@ class ChatPage:
             allow_tags=False,
             placeholder="Add an image with the paper clip, paste or drop one, and ask. Or try one of these:",
         )
+        self._thumbs.lay_out()
         self.which = gr.Radio(
             [("The new one", "newest"), ("The first one", "first"), ("Side by side", "together")],
             value="newest", label="The model looks at one image at a time.", elem_id="which-image", visible=False,
@@ -151,6 +169,8 @@ class ChatPage:
                 scale=8,
             )
             self.stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, scale=1, min_width=90)
+        if self._brand.footer:
+            gr.HTML(self._brand.footer_html(), elem_id="brand-footer", padding=False)
         self.script = gr.HTML("", js_on_load=PAGE_SCRIPT, visible="hidden", elem_id="page-script")
 
     def _lay_out_sampling(self) -> None:
@@ -180,9 +200,14 @@ class ChatPage:
 
         demo.load(None, js=OPEN_SIDEBARS_ON_WIDE_SCREENS, api_visibility="private")
         demo.load(self._opened, None, page, **quiet)
+        demo.load(self._kiosk.idle_seconds, None, self.kiosk, queue=False, **quiet)
+        self.kiosk.change(None, self.kiosk, None, js=START, api_visibility="private")
+        self.anew.click(self._begin_anew, None, **talk)
         self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
         self.beat.change(None, None, None, js=BEAT, api_visibility="private")
         demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed, self.ignore_eos], queue=False, **quiet)
+        knob_values = [self.temperature, self.top_p, self.top_k, self.seed]
+        demo.load(_values_in_address, None, knob_values, queue=False, **quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
         self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk)
@@ -195,6 +220,7 @@ class ChatPage:
         demo.unload(self._left)
 
         self._drawer.wire(self.conversation_id, quiet, talk)
+        self._thumbs.wire(self.history, self.conversation_id, quiet)
 
         self.script.click(self._walk, self.conversation_id, **talk)
         looked = self.script.expand(self._look, self.conversation_id, self.closeup, **quiet)
@@ -218,7 +244,8 @@ class ChatPage:
         view = view or View()
         updates: dict[Any, Any] = {self.status: view.status or self._room.status()}
         if view.history is not None:
-            updates[self.history] = view.history
+            told: dict[str, Any] = {} if view.thumbs is None else {"feedback_value": view.thumbs}
+            updates[self.history] = gr.update(value=view.history, **told)
         if view.conversation_id is not None:
             updates[self.conversation_id] = view.conversation_id
         if view.input is not None:
@@ -246,29 +273,33 @@ class ChatPage:
 
     async def _opened(self, request: gr.Request) -> Updates:
         named = request.query_params.get("c") or ""
-        async for view in guarded_stream(lambda: self._room.open(visit_of(request), named)):
+        async for view in guarded_stream(lambda: self._room.open(self._kiosk.visit(request), named)):
             yield self._updates(view)
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(visit_of(request)))
+        return self._updates(await self._room.new(self._kiosk.visit(request)))
 
     async def _stop(self, conversation_id: str, request: gr.Request) -> None:
-        await guarded(self._room.stop(visit_of(request), conversation_id))
+        await guarded(self._room.stop(self._kiosk.visit(request), conversation_id))
 
-    def _left(self, request: gr.Request) -> None:
-        self._room.leave(visit_of(request))
+    async def _left(self, request: gr.Request) -> None:
+        visit = self._kiosk.visit(request)
+        if self._kiosk.is_one(request):
+            await self._room.forget(visit)
+        self._kiosk.left(request)
+        self._room.leave(visit)
 
     async def _undo(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.undo(visit_of(request), conversation_id)))
+        return self._updates(await guarded(self._room.undo(self._kiosk.visit(request), conversation_id)))
 
     async def _walk(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.walk(visit_of(request), conversation_id, number_in(event))))
+        return self._updates(await guarded(self._room.walk(self._kiosk.visit(request), conversation_id, number_in(event))))
 
     async def _look(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> str:
-        return await guarded(self._room.look(visit_of(request), conversation_id, number_in(event))) or ""
+        return await guarded(self._room.look(self._kiosk.visit(request), conversation_id, number_in(event))) or ""
 
     async def _attached(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> list[Any]:
-        known = await guarded(self._room.attached(visit_of(request), conversation_id, value, which))
+        known = await guarded(self._room.attached(self._kiosk.visit(request), conversation_id, value, which))
         if known is None:
             return [gr.skip(), gr.skip()]
         choice, sight = known
@@ -277,12 +308,12 @@ class ChatPage:
         return [gr.update(visible=True, choices=list(choice.options), label=choice.sentence), sight]
 
     async def _chosen(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> Any:
-        known = await guarded(self._room.attached(visit_of(request), conversation_id, value, which))
+        known = await guarded(self._room.attached(self._kiosk.visit(request), conversation_id, value, which))
         return gr.skip() if known is None else known[1]
 
     async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *knobs: Any) -> Updates:
         async for view in guarded_stream(
-            lambda: self._room.ask(visit_of(request), conversation_id, value, sampling_from(*knobs), which)
+            lambda: self._room.ask(self._kiosk.visit(request), conversation_id, value, self._sampling(request, *knobs), which)
         ):
             yield self._updates(view)
 
@@ -293,15 +324,31 @@ class ChatPage:
             yield update
 
     async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
-        async for view in guarded_stream(lambda: self._room.retry(visit_of(request), conversation_id, sampling_from(*knobs))):
+        async for view in guarded_stream(
+            lambda: self._room.retry(self._kiosk.visit(request), conversation_id, self._sampling(request, *knobs))
+        ):
             yield self._updates(view)
 
     async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> Updates:
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
         async for view in guarded_stream(
-            lambda: self._room.edit(visit_of(request), conversation_id, index, str(event.value), sampling_from(*knobs))
+            lambda: self._room.edit(
+                self._kiosk.visit(request), conversation_id, index, str(event.value), self._sampling(request, *knobs)
+            )
         ):
             yield self._updates(view)
+
+    def _sampling(self, request: gr.Request, *knobs: Any) -> SamplingParams:
+        """The knobs' values for one more question; a kiosk has none, and counts."""
+        self._kiosk.count(request)
+        return self._settings.sampling if self._kiosk.is_one(request) else sampling_from(*knobs)
+
+    async def _begin_anew(self, request: gr.Request) -> dict[Any, Any]:
+        """The first screen of a kiosk, with nothing left of the visitor before."""
+        if not self._kiosk.is_one(request):
+            return self._updates(None)
+        self._kiosk.begin_anew(request)
+        return self._updates(await guarded(self._room.forget(self._kiosk.visit(request))))
 
     async def _attach_url(self, url: str, value: dict[str, Any]) -> tuple[dict[str, Any], str]:
         path = await guarded(self._room.fetch(url))
@@ -338,6 +385,20 @@ def _attach(path: str | None, value: dict[str, Any] | None) -> dict[str, Any]:
     return {"text": text, "files": [path] if path else (value or {}).get("files", [])}
 
 
+def _values_in_address(request: gr.Request) -> list[Any]:
+    """The knobs as a link from the Explore page names them; what it does not name, or names wrongly, stays."""
+
+    def named(name: str) -> Any:
+        try:
+            value = float(request.query_params.get(name) or "")
+            BOUNDS[name].check(name, value)
+        except (ValueError, BadRequest):
+            return gr.skip()
+        return f"{value:.0f}" if name == "seed" else value
+
+    return [named(name) for name in ("temperature", "top_p", "top_k", "seed")]
+
+
 def _apply_preset(name: str | None) -> list[Any]:
     preset = next((p for p in PRESETS if p.name == name), None)
     if preset is None:
@@ -355,6 +416,6 @@ def _introduction(settings: Settings) -> str:
     if settings.backend == "openai" or settings.model_path.resolve() != EMBEDDED_CHECKPOINT:
         return "Ask about an image, follow up, and see what temperature, top-p and top-k do."
     return (
-        "A tiny stand-in for Meta's model answers here: it knows simple drawings – shapes, colours, emoji-like objects, "
-        "short words – and is lost with real photographs."
+        "A tiny stand-in for Meta's model answers here: it knows simple drawings – animals, fruit and other emoji-like things, "
+        "shapes, colours, short words – but neither photographs nor the world."
     )

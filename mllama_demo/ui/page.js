@@ -71,3 +71,20 @@ setInterval(() => {
   lost.innerHTML = '<span class="dot" aria-hidden="true"></span>No connection to the demo; trying again …';
   status.before(lost);
 }, 1000);
+
+// A kiosk: no settings, and the first screen again when nobody has touched it for a while.
+window.mllamaKiosk = (seconds) => {
+  if (!seconds || document.body.classList.contains("kiosk")) return;
+  document.body.classList.add("kiosk");
+  let touched = Date.now();
+  for (const event of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"])
+    addEventListener(event, () => (touched = Date.now()), { capture: true, passive: true });
+  setInterval(() => {
+    const stop = document.querySelector("#stop");
+    const asked = document.querySelector("#chat-history .message-row") || document.querySelector("#chat-input textarea")?.value;
+    if (stop?.offsetParent || !asked) touched = Math.max(touched, asked ? Date.now() : touched);
+    if (!asked || Date.now() - touched < seconds * 1000) return;
+    touched = Date.now();
+    document.querySelector("#kiosk-anew").click();
+  }, 500);
+};

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mllama_demo.brand import Brand
 from mllama_demo.errors import BadRequest
 from mllama_demo.images import ImageLimits
 from mllama_demo.store import Store
@@ -20,8 +21,8 @@ from mllama_demo.ui.views import View, Visit
 class Shelf:
     """Remembers for each open page what it searches for and what it deleted last. Safe to use from several threads."""
 
-    def __init__(self, store: Store, pictures: Pictures, limits: ImageLimits) -> None:
-        self._store, self._pictures, self._limits = store, pictures, limits
+    def __init__(self, store: Store, pictures: Pictures, limits: ImageLimits, brand: Brand | None = None) -> None:
+        self._store, self._pictures, self._limits, self._brand = store, pictures, limits, brand
         self._words: dict[str, str] = {}
         self._deleted: dict[str, tuple[str, str]] = {}
 
@@ -68,7 +69,7 @@ class Shelf:
     def export(self, visit: Visit, id: str, kind: str) -> str:
         """The path of a file with the conversation. kind: see export.Kind."""
         tree = self._store.tree(visit.owner, _existing(id))
-        return self._pictures.export(*export(kind, tree, self._pictures.load))
+        return self._pictures.export(*export(kind, tree, self._pictures.load, self._brand))
 
     def bring_in(self, visit: Visit, path: Path) -> Tree:
         """Stores the conversation of an exported JSON file as a new one of the visitor's."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from mllama_demo.errors import DemoError
-from mllama_demo.visitors import visitor_of
+from mllama_demo.visitors import owner_of_user, visitor_of
 
 NO_INPUT: dict[str, Any] = {"text": "", "files": []}
 T = TypeVar("T")
@@ -22,7 +22,8 @@ class View:
     """What a handler changes on the page; None leaves a part as it is. layout.py turns it into component updates.
 
     conversations: pairs of title and id. found: what the search has come to, in words. sight: HTML, what the model sees.
-    deleted: the title of the conversation that can be brought back; empty when there is none.
+    deleted: the title of the conversation that can be brought back; empty when there is none. thumbs: of the answers in the
+    history, in the chatbot's words.
     """
 
     history: list[dict[str, Any]] | None = None
@@ -35,6 +36,7 @@ class View:
     found: str | None = None
     sight: str | None = None
     deleted: str | None = None
+    thumbs: list[str | None] | None = None
 
     def found_html(self) -> str:
         return f'<p role="status">{html.escape(self.found)}</p>' if self.found else ""
@@ -55,8 +57,10 @@ class Visit:
 
 
 def visit_of(request: gr.Request) -> Visit:
-    """A visitor is a cookie, or a single page where there are no cookies."""
+    """A visitor is who signed in, else a cookie, or a single page where there are no cookies."""
     session = str(request.session_hash)
+    if request.username:
+        return Visit(owner_of_user(request.username), session)
     return Visit(visitor_of(request.headers.get("cookie")) or f"session-{session}", session)
 
 

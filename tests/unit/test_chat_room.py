@@ -1303,10 +1303,12 @@ def test_an_unexpected_failure_is_not_swallowed(notices) -> None:
 def test_a_visitor_is_a_cookie_or_else_the_page_itself() -> None:
     token = "A" * 32
 
-    def visit(cookie: str | None, session: str) -> Visit:
-        return visit_of(SimpleNamespace(session_hash=session, headers={"cookie": cookie} if cookie else {}))  # type: ignore[arg-type]
+    def visit(cookie: str | None, session: str, user: str | None = None) -> Visit:
+        headers = {"cookie": cookie} if cookie else {}
+        return visit_of(SimpleNamespace(session_hash=session, headers=headers, username=user))  # type: ignore[arg-type]
 
     assert visit(f"mllama_visitor={token}", "one") == Visit(token, "one")
+    assert visit(f"mllama_visitor={token}", "one", "anna") == Visit("user:anna", "one"), "who signed in is more than a cookie"
     assert visit(f"mllama_visitor={token}", "two").owner == visit(f"mllama_visitor={token}", "one").owner
     assert visit(None, "one").owner != visit(None, "two").owner
     assert visit("mllama_visitor=session-two", "one") == visit(None, "one"), "nobody becomes another page by a cookie"

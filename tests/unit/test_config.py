@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from mllama_demo import __version__
-from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings, allowed_values, load_settings
+from mllama_demo.config import EMBEDDED_CHECKPOINT, SCENARIOS, Settings, allowed_values, load_settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.images import ImageLimits
 from mllama_demo.neuron_settings import OnDeviceSampling
@@ -326,7 +326,13 @@ class TestCommandLine:
             assert str(field.description) in entry
             assert f"Takes {allowed_values(name)}. Default: " in entry
             assert entry.endswith(f"[MLLAMA_DEMO_{name.upper()}]")
-            shown = {"None": "not set", "": "empty", str(EMBEDDED_CHECKPOINT): "the embedded checkpoint", "True": "true"}
+            shown = {
+                "None": "not set",
+                "": "empty",
+                str(EMBEDDED_CHECKPOINT): "the embedded checkpoint",
+                str(SCENARIOS): "configs/scenarios",
+                "True": "true",
+            }
             shown |= {"False": "false", str(OnDeviceSampling()): '{"global_topk": 64, "dynamic": true, "deterministic": false}'}
             assert f"Default: {shown.get(str(field.default), field.default)}. " in entry
 
@@ -340,6 +346,9 @@ class TestCommandLine:
             "Queue:",
             "Images:",
             "API:",
+            "Demos:",
+            "People:",
+            "Brand:",
             "Answers:",
         ]
 
@@ -361,7 +370,8 @@ class TestCommandLine:
 class TestLaptopConfiguration:
     def test_it_loads_and_its_commented_lines_are_the_defaults(self, yaml_file):
         text = LAPTOP.read_text()
-        shown = [line for line in re.findall(r"^# (\w+: .*)$", text, re.MULTILINE) if not line.startswith("model_path:")]
+        paths = ("model_path:", "scenarios_dir:")
+        shown = [line for line in re.findall(r"^# (\w+: .*)$", text, re.MULTILINE) if not line.startswith(paths)]
         commented = load_settings(["--config", str(yaml_file("\n".join(shown)))], {})
         assert commented == Settings()
         named = re.findall(r"^(?:# )?(\w+):", text, re.MULTILINE)

@@ -165,3 +165,10 @@ def test_a_picture_that_cannot_be_used_is_refused(tmp_path: Path, image: str) ->
     file.write_text(f"prompt: x\nimage: '{image}'\n", encoding="utf-8")
     with pytest.raises(ImageError):
         open_image(read_spec(file, SETTINGS), SETTINGS)
+
+
+def test_a_key_given_twice_is_refused_by_its_name(tmp_path: Path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("prompt: x\ntop_k: 3\ntop_k: 4\n")
+    with pytest.raises(ConfigError, match=r"line 3.*top_k is there twice"):
+        read_spec(file, SETTINGS)

@@ -62,7 +62,8 @@ def test_the_web_page_has_everything_in_it_and_runs_nothing() -> None:
     assert "saw red.jpg, 60 × 40 px, 1 tile · finished · temperature 0.6" in html
     [policy] = [attributes["content"] for tag, attributes in elements if "http-equiv" in attributes]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'", "so the spy's picture is not fetched"
-    assert not [tag for tag, attributes in elements if tag in ("link", "iframe", "object")]
+    assert [attributes["href"] for tag, attributes in elements if tag == "link"] == ["data:,"], "an icon that is not asked for"
+    assert not [tag for tag, _ in elements if tag in ("iframe", "object")]
 
 
 def test_a_picture_in_the_web_page_is_a_copy_without_its_place() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hand_backend import CodePoints, HandBackend
 
 from mllama_demo.answer import Answerer
+from mllama_demo.brand import load_brand
 from mllama_demo.config import Settings
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.store import Store
@@ -29,7 +30,7 @@ def page(backend) -> Iterator[ChatPage]:
     store, settings = Store("sqlite://"), Settings()
     answerer = Answerer(backend, CodePoints(), store, settings)  # type: ignore[arg-type]
     room = ChatRoom(answerer, store, [])
-    yield ChatPage(settings, room)
+    yield ChatPage(settings, room, store, load_brand(settings))
     room.close()
     store.close()
 

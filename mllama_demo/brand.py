@@ -1,0 +1,129 @@
+"""Whose demo this is: title, logo, accent colour and footer, checked once and used by every page. Knows no web framework."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import html
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllama_demo.config import Settings
+from mllama_demo.errors import ConfigError, ImageError
+from mllama_demo.images import load_image, size_text
+
+DEFAULT_COLOR = "#c2410c"
+MAX_LOGO_BYTES = 256 * 2**10
+# WCAG 2.2, success criterion 1.4.3: text of normal size.
+MIN_CONTRAST = 4.5
+# What accent-coloured text stands on, in pages/base.html.jinja and in Gradio's theme.
+LIGHT_GROUND = "#f5f5f4"
+DARK_GROUND = "#292524"
+
+
+@dataclass(frozen=True)
+class Brand:
+    """color: #rrggbb as configured. logo: a data: URI, or none. footer: plain text, possibly empty. customized: whether the
+    colour was chosen, so that a page may keep its own otherwise."""
+
+    title: str
+    color: str = DEFAULT_COLOR
+    logo: str | None = None
+    footer: str = ""
+    customized: bool = False
+
+    @property
+    def on_light(self) -> str:
+        """The colour for text on light ground, as dark as it must be to be read."""
+        return readable(self.color, LIGHT_GROUND, darker=True)
+
+    @property
+    def on_dark(self) -> str:
+        """The colour for text on dark ground, as light as it must be to be read."""
+        return readable(self.color, DARK_GROUND, darker=False)
+
+    @property
+    def ink(self) -> str:
+        """Black or white, whichever is read better on the colour itself; one of them always is."""
+        return "#ffffff" if contrast(self.color, "#ffffff") >= contrast(self.color, "#000000") else "#000000"
+
+    def gradio_css(self) -> str:
+        """Rules that bring a chosen colour into a Gradio page; none where it has its own."""
+        if not self.customized:
+            return ""
+        # Gradio sets its variables on :root and .dark; ours must win in both.
+        shared = (
+            f"--button-primary-background-fill: {self.color}; --button-primary-background-fill-hover: {self.color}; "
+            f"--button-primary-text-color: {self.ink}; --button-primary-border-color: {self.color};"
+        )
+        return (
+            f":root:root {{ {shared} --color-accent: {self.on_light}; --slider-color: {self.on_light}; }}\n"
+            f":root .dark.dark, :root.dark.dark {{ {shared} --color-accent: {self.on_dark}; --slider-color: {self.on_dark}; }}\n"
+        )
+
+    def logo_html(self, height_px: int = 28) -> str:
+        """An image that says nothing the title beside it does not; empty without a logo."""
+        return "" if self.logo is None else f'<img class="brand-logo" src="{self.logo}" alt="" height="{height_px}">'
+
+    def footer_html(self) -> str:
+        return f'<div class="brand-footer">{html.escape(self.footer)}</div>' if self.footer else ""
+
+
+def load_brand(settings: Settings) -> Brand:
+    """The brand that a deployment is configured with. Raises ConfigError for a logo that cannot be shown."""
+    logo = None if settings.brand_logo is None else _logo(settings.brand_logo)
+    color = settings.brand_color or DEFAULT_COLOR
+    return Brand(settings.title, color.lower(), logo, settings.brand_footer.strip(), settings.brand_color is not None)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two #rrggbb colours, 1 to 21."""
+    dark, light = sorted((_luminance(one), _luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def readable(color: str, ground: str, darker: bool) -> str:
+    """The colour itself where text in it can be read on the ground, else the nearest of its hue that can."""
+    red, green, blue = _channels(color)
+    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+    while contrast(color, ground) < MIN_CONTRAST:
+        light = max(0.0, light - 0.01) if darker else min(1.0, light + 0.01)
+        color = "#" + "".join(f"{round(channel * 255):02x}" for channel in colorsys.hls_to_rgb(hue, light, saturation))
+    return color
+
+
+def _channels(color: str) -> tuple[float, float, float]:
+    return int(color[1:3], 16) / 255, int(color[3:5], 16) / 255, int(color[5:7], 16) / 255
+
+
+def _luminance(color: str) -> float:
+    # WCAG 2.2, "relative luminance".
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in _channels(color)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _logo(path: Path) -> str:
+    """As a data: URI: a PNG copy without metadata, or the SVG as it is, of which an <img> runs no script and loads nothing."""
+    try:
+        if path.stat().st_size > MAX_LOGO_BYTES:
+            raise ConfigError(f"brand_logo {path} is too large; at most {size_text(MAX_LOGO_BYTES)} are allowed.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"brand_logo {path} cannot be read: {error.strerror}.") from None
+    if path.suffix.lower() == ".svg":
+        if b"<svg" not in data:
+            raise ConfigError(f"brand_logo {path} is no SVG; a logo is a PNG, JPEG, WebP or SVG file.")
+        return "data:image/svg+xml;base64," + base64.b64encode(data).decode("ascii")
+    try:
+        # Not through RGB: a logo is often transparent.
+        load_image(data, path.name)
+        from PIL import Image
+
+        picture = Image.open(io.BytesIO(data)).convert("RGBA")
+    except ImageError as error:
+        raise ConfigError(f"brand_logo {path} cannot be shown: {error}") from None
+    picture.thumbnail((512, 128))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,173 @@
+// Keeps the operator's page true: asks for the figures every two seconds and draws them. Texts of visitors are set as text alone.
+const $ = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const EVERY = 2000;
+const WIDTH = 480, HEIGHT = 170, LEFT = 38, BOTTOM = 20, TOP = 8;
+
+function set(id, text, small) {
+  $(id).replaceChildren(text);
+  if (small) $(id).append(Object.assign(document.createElement("small"), { textContent: ` ${small}` }));
+}
+
+function seconds(value) {
+  if (value === null || value === undefined) return "–";
+  if (value < 0.1 && value > 0) return `${Math.round(value * 1000)} ms`;
+  return value < 10 ? `${value.toFixed(1)} s` : value < 120 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`;
+}
+
+const clock = (start) => new Date(start * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+const short = (value) => (value >= 100 || Number.isInteger(value) ? `${Math.round(value)}` : `${+value.toPrecision(2)}`);
+
+function shape(name, attributes, text) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+// The end of an axis: 1, 2 or 5 times a power of ten, so that its half is a round number too.
+function ceiling(value) {
+  if (value <= 0) return 1;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 4, 5, 10].map((step) => step * power).find((end) => end >= value * 0.999);
+}
+
+// bars: layers of values from the bottom up, each with its class; or line: one value a minute, null where there is none.
+function chart(id, minutes, { bars = [], line = null, tell, name }) {
+  const sums = minutes.map((_, i) => (line ? line[i] ?? 0 : bars.reduce((sum, bar) => sum + bar.values[i], 0)));
+  const top = ceiling(Math.max(...sums));
+  const step = (WIDTH - LEFT) / minutes.length;
+  const x = (i) => LEFT + i * step;
+  const y = (value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - BOTTOM - TOP);
+  const most = Math.max(...sums);
+  const label = most > 0 ? `${name} over the last hour, at most ${short(most)} in a minute` : `${name} over the last hour: none`;
+  const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
+  for (const value of [0, top / 2, top]) {
+    svg.append(shape("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }));
+    svg.append(shape("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
+  }
+  minutes.forEach((minute, i) => {
+    const last = i === minutes.length - 1;
+    if (last || (minute.start % 900 === 0 && i < minutes.length - 6 && i > 1)) {
+      svg.append(shape("text", { x: last ? WIDTH : x(i), y: HEIGHT - 4, "text-anchor": last ? "end" : "middle" }, last ? "now" : clock(minute.start)));
+    }
+    let base = 0;
+    for (const bar of bars) {
+      const value = bar.values[i];
+      if (value > 0) {
+        const high = Math.max(y(base) - y(base + value), 1.5);
+        svg.append(shape("rect", { class: bar.class, x: x(i) + 0.75, width: step - 1.5, y: y(base) - high, height: high, rx: 1 }));
+      }
+      base += value;
+    }
+  });
+  if (line) {
+    let path = "", before = false;
+    line.forEach((value, i) => {
+      if (value === null) return (before = false);
+      const point = `${x(i) + step / 2} ${y(value)}`;
+      path += `${before ? "L" : "M"}${point}`;
+      svg.append(shape("circle", { class: "point", cx: x(i) + step / 2, cy: y(value), r: 2.5 }));
+      before = true;
+    });
+    svg.append(shape("path", { class: "line", d: path || "M0 0" }));
+  }
+  minutes.forEach((minute, i) => {
+    const hit = shape("rect", { class: "hit", x: x(i), width: step, y: TOP, height: HEIGHT - BOTTOM - TOP });
+    hit.append(shape("title", {}, `${clock(minute.start)}: ${tell(minute)}`));
+    svg.append(hit);
+  });
+  // Under the pointer its words would vanish: wait until it has gone on.
+  if (!$(id).matches(":hover") || !$(id).firstChild) $(id).replaceChildren(svg);
+}
+
+function row(table, cells) {
+  const made = table.tBodies[0].insertRow();
+  for (const cell of cells) {
+    const td = made.insertCell();
+    if (typeof cell === "object" && cell !== null) td.append(Object.assign(document.createElement("p"), { textContent: cell.long }));
+    else { td.textContent = cell; td.className = "number"; }
+  }
+}
+
+function fill(id, empty, rows) {
+  const table = $(id);
+  table.tBodies[0].replaceChildren();
+  rows.forEach((cells) => row(table, cells));
+  table.hidden = rows.length === 0;
+  table.parentElement.hidden = rows.length === 0;
+  $(empty).hidden = rows.length > 0;
+}
+
+function draw({ model, status, requests, minutes, feedback, now }) {
+  $("dot").className = `dot ${status.state}`;
+  const state = { ready: "Ready", loading: `Loading: ${status.detail}`, down: `Down: ${status.detail}` }[status.state] ?? status.state;
+  set("state", `${state} · ${model.name} on ${model.device} · context of ${model.context_length} tokens`);
+  set("running", `${status.running}`, `of ${status.slots}`);
+  set("waiting", `${status.waiting}`, `of ${status.max_waiting} at most`);
+  set("wait", status.state !== "ready" ? "–" : status.estimated_wait_s === 0 ? "now" : seconds(status.estimated_wait_s));
+  const [before, current] = minutes.slice(-2);
+  // The minute under way, filled up from the one before it: a window of 60 seconds, as nearly as sums of minutes tell.
+  const passed = Math.min(now - current.start, 60);
+  set("speed", ((current.tokens + (before.tokens * (60 - passed)) / 60) / 60).toFixed(1));
+  const total = (name) => minutes.reduce((sum, minute) => sum + minute[name], 0);
+  const problems = [[total("failed"), "failed"], [total("refused"), "refused"]].filter(([n]) => n).map(([n, word]) => `${n} ${word}`);
+  set("answers", `${total("requests")}`, problems.join(", "));
+
+  if ($("slots").children.length !== status.slots) {
+    $("slots").replaceChildren(...Array.from({ length: status.slots }, () => document.createElement("li")));
+  }
+  [...$("slots").children].forEach((slot, i) => {
+    const busy = i < status.running;
+    slot.className = busy ? "busy" : "";
+    slot.title = busy ? "busy" : "free";
+    slot.setAttribute("aria-label", `slot ${i + 1}: ${busy ? "busy" : "free"}`);
+  });
+  const words = { waiting: (one) => (one.position ? `waiting, number ${one.position}` : "waiting"), reading: () => "reading", writing: () => "writing" };
+  fill("requests", "idle", requests.map((one) => [
+    words[one.phase](one), seconds(one.seconds), one.image ? "yes" : "no", one.prompt_tokens ?? "–", one.tokens,
+  ]));
+
+  chart("chart-tokens", minutes, {
+    name: "Tokens a second",
+    bars: [{ class: "bar", values: minutes.map((minute) => minute.tokens / 60) }],
+    tell: (minute) => `${minute.tokens} tokens, ${(minute.tokens / 60).toFixed(1)} a second`,
+  });
+  chart("chart-requests", minutes, {
+    name: "Answers a minute",
+    bars: [
+      { class: "bar", values: minutes.map((minute) => minute.requests - minute.failed) },
+      { class: "bad", values: minutes.map((minute) => minute.failed + minute.refused) },
+    ],
+    tell: (minute) => `${minute.requests} answers, ${minute.failed} failed, ${minute.refused} refused`,
+  });
+  chart("chart-ttft", minutes, {
+    name: "Seconds to the first token",
+    line: minutes.map((minute) => minute.ttft_s),
+    tell: (minute) => (minute.ttft_s === null ? "no answers" : `${seconds(minute.ttft_s)} on average`),
+  });
+
+  set("thumbs", feedback.good + feedback.bad ? `${feedback.good} good, ${feedback.bad} bad` : "");
+  // Only when there is something new: a table that is drawn anew loses what somebody has marked in it.
+  const seen = JSON.stringify(feedback.latest);
+  if (seen === draw.seen) return;
+  draw.seen = seen;
+  fill("feedback", "silence", feedback.latest.map((one) => [
+    one.given, (one.good ? "good" : "bad") + (one.user ? `, ${one.user}` : ""), { long: one.note || "–" },
+    { long: one.question ?? "(deleted)" }, { long: one.answer ?? "(deleted)" }, one.model,
+  ]));
+}
+
+async function look() {
+  try {
+    const answer = await fetch("/admin/figures", { cache: "no-store" });
+    if (answer.status === 401) return location.reload();
+    if (!answer.ok) throw new Error(`${answer.status}`);
+    draw(await answer.json());
+    $("lost").hidden = true;
+  } catch {
+    $("lost").hidden = false;
+  }
+  setTimeout(look, EVERY);
+}
+look();

@@ -1,0 +1,93 @@
+"""`python -m mllama_demo rehearse --scenario NAME`: the check of a whole scenario before the audience arrives.
+
+Asks every step with the deployment's own backend, says what is not as expected, and records the answers for present mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mllama_demo.config import Settings, load_settings
+from mllama_demo.errors import BackendUnavailable, ConfigError
+from mllama_demo.interruption import terminated
+from mllama_demo.scenarios.recording import RecordedStep, Recording, place_of, write
+from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
+from mllama_demo.server.serve import set_up_logging
+
+NOT_AS_EXPECTED = 1
+_LOADING_TICK_S = 0.1
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb `rehearse`. Exit code 0 when every answer is as expected, 1 when some are not."""
+    own, rest = _parser().parse_known_args(argv)
+    set_up_logging()
+    settings = load_settings(rest, program="python -m mllama_demo rehearse")
+    if own.scenario is None:
+        known = ", ".join(names(settings.scenarios_dir)) or "none"
+        raise ConfigError(f"Name what to rehearse with --scenario; in {settings.scenarios_dir} there are: {known}.")
+    scenario = read_scenario(find(own.scenario, settings), settings)
+    output = own.output or place_of(scenario, settings)
+    with terminated():
+        recording = _run(settings, scenario)
+    write(output, recording)
+    failed = sum(bool(step.problems) for step in recording.steps.values())
+    total = len(scenario.steps)
+    print(f"{total - failed} of {total} steps as expected. Recorded in {output}", flush=True)
+    return NOT_AS_EXPECTED if failed else 0
+
+
+def _run(settings: Settings, scenario: Scenario) -> Recording:
+    from mllama_demo.answer import Answerer
+    from mllama_demo.factory import make_backend
+    from mllama_demo.scenarios.rehearse import rehearse
+
+    backend, tokenizer = make_backend(settings)
+
+    async def run() -> Recording:
+        backend.start()
+        while (status := backend.status()).state == "loading":  # noqa: ASYNC110 - the backend tells a thread, not a loop
+            await asyncio.sleep(_LOADING_TICK_S)
+        if status.state == "down":
+            raise BackendUnavailable(status.detail)
+        info = backend.info
+        print(f"{scenario.script.title}: {len(scenario.steps)} steps with {info.model} on {info.device}", flush=True)
+        answerer = Answerer(backend, tokenizer, scenario, settings)
+        return await rehearse(answerer, scenario, lambda index, step: print(_report(index, step), flush=True))
+
+    try:
+        return asyncio.run(run())
+    finally:
+        backend.close()
+
+
+def _report(index: int, step: RecordedStep) -> str:
+    first = "–" if step.ttft_s is None else f"{step.ttft_s:.2f} s"
+    figures = f"first token {first}, whole {step.total_s:.2f} s, {step.completion_tokens} tokens"
+    lines = [f"{'FAILED' if step.problems else 'ok':>6}  {index + 1}. {step.prompt}", f"           {step.answer}"]
+    lines += [f"           not as expected: {problem}" for problem in step.problems]
+    return "\n".join([*lines, f"           {figures}"])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"The command line of rehearse cannot be used: {message}; see rehearse --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m mllama_demo rehearse",
+        usage="%(prog)s --scenario NAME|FILE [--output FILE] [--config FILE] [--OPTION VALUE ...]",
+        description="Asks every step of a scenario, checks each answer against the shape that its step expects, and records "
+        "answers and timings. Present mode plays the recording, labelled as one, when the model fails on stage.",
+        epilog="Every option of serve can be given too; serve --help lists them. Exit code: 0 when every answer is as "
+        "expected, 1 when some are not, 2 when it cannot run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--scenario", metavar="NAME|FILE", help="one in the folder of scenarios, or a YAML file")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="the recording; default: in recordings/ of the data folder")
+    return parser

@@ -1,0 +1,71 @@
+"""Plays a scenario before the audience comes: asks every step, checks its answer and records it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import aclosing
+
+from mllama_demo.answer import Answer, Answerer
+from mllama_demo.errors import DemoError
+from mllama_demo.scenarios.recording import RecordedStep, Recording, now
+from mllama_demo.scenarios.spec import Scenario
+
+Tell = Callable[[int, RecordedStep], None]
+
+
+async def ask_step(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> Answer:
+    """The whole answer to one step; answers: to those before it."""
+    answer: Answer | None = None
+    conversation = scenario.conversation(index, answers)
+    async with aclosing(answerer.answer(conversation, scenario.samplings[index], uuid.uuid4().hex)) as moments:
+        async for moment in moments:
+            answer = moment
+    assert answer is not None and answer.finish is not None
+    return answer
+
+
+async def rehearse(answerer: Answerer, scenario: Scenario, tell: Tell = lambda index, step: None) -> Recording:
+    """Asks all steps in order, one at a time, as on stage. A step that fails is recorded with its reason, and those that
+    go on from it with it. tell: called after each."""
+    began, answers, steps = now(), {}, {}
+    for index in range(len(scenario.steps)):
+        steps[index] = recorded = await _record(answerer, scenario, index, answers)
+        if recorded.reason != "error":
+            answers[index] = recorded.answer
+        await asyncio.to_thread(tell, index, recorded)
+    info = answerer.backend.info
+    return Recording(scenario=scenario.name, recorded=began, model=info.model, backend=info.name, device=info.device, steps=steps)
+
+
+async def _record(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> RecordedStep:
+    step, started = scenario.steps[index], time.perf_counter()
+    common = {"fingerprint": scenario.fingerprint(index), "prompt": step.prompt.strip()}
+    try:
+        answer = await ask_step(answerer, scenario, index, answers)
+    except DemoError as error:
+        return RecordedStep(
+            **common, answer="", reason="error", prompt_tokens=0, completion_tokens=0, ttft_s=None,
+            total_s=time.perf_counter() - started, tokens_per_second=None, problems=(str(error),),
+        )  # fmt: skip
+    finish = answer.finish
+    assert finish is not None
+    problems = [finish.error or "the answer failed"] if finish.reason == "error" else []
+    if finish.reason in ("time_limit", "cancelled"):
+        problems.append(f"the answer was cut off ({finish.reason.replace('_', ' ')})")
+    if not problems and step.expect is not None:
+        problems = step.expect.problems(answer.text)
+    return RecordedStep(
+        **common,
+        answer=answer.text.strip(),
+        reason=finish.reason,
+        seed=answer.sampling.seed,
+        prompt_tokens=finish.prompt_tokens,
+        completion_tokens=finish.completion_tokens,
+        ttft_s=finish.timings.ttft_s,
+        total_s=finish.timings.total_s,
+        tokens_per_second=finish.timings.tokens_per_second(finish.completion_tokens),
+        problems=tuple(problems),
+    )

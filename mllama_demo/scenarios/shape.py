@@ -1,0 +1,71 @@
+"""What an answer is expected to look like, and whether one does. A small closed vocabulary: a demo is checked, not graded."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBER_WORDS = {word: number for number, word in enumerate(_WORDS.split(" "))}
+_YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_NOT_KNOWN = re.compile(
+    r"\b(do not|don[’']t|cannot|can[’']t|could not|couldn[’']t|not able|unable|not sure|no idea|never learned|unknown)\b",
+    re.IGNORECASE,
+)
+
+
+class Shape(BaseModel):
+    """The expectations of one step; all that are given must hold. Words count as whole words, whatever their case."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    contains_any: tuple[str, ...] = Field((), strict=False, description="At least one of these words or phrases.")
+    contains_all: tuple[str, ...] = Field((), strict=False, description="Every one of these words or phrases.")
+    number: float | None = Field(None, strict=False, description="This number, in digits or, up to twelve, as a word.")
+    yes_no: bool | None = Field(None, description="Begins with yes (true) or no (false).")
+    min_words: int | None = Field(None, ge=1, le=10000)
+    max_words: int | None = Field(None, ge=1, le=10000)
+    does_not_know: bool | None = Field(None, description="Whether it says that it does not know or cannot.")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Shape:
+        if self.min_words and self.max_words and self.min_words > self.max_words:
+            raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words})")
+        if any(not words.strip() for words in (*self.contains_any, *self.contains_all)):
+            raise ValueError("a word to look for is empty")
+        return self
+
+    def problems(self, answer: str) -> list[str]:
+        """What is not as expected, a sentence each; empty when all is."""
+        found: list[str] = []
+        count = len(answer.split())
+        if not answer.strip():
+            return ["the answer is empty"]
+        if self.contains_any and not any(_has(answer, words) for words in self.contains_any):
+            found.append(f"none of {', '.join(self.contains_any)} is in it")
+        found += [f"{words} is not in it" for words in self.contains_all if not _has(answer, words)]
+        if self.number is not None and self.number not in _numbers(answer):
+            found.append(f"the number {self.number:g} is not in it")
+        if self.yes_no is not None:
+            said = _YES_NO.match(answer)
+            wanted = "yes" if self.yes_no else "no"
+            if said is None or said[1].lower() != wanted:
+                found.append(f"it does not begin with {wanted}")
+        if self.min_words is not None and count < self.min_words:
+            found.append(f"it has {count} words, fewer than {self.min_words}")
+        if self.max_words is not None and count > self.max_words:
+            found.append(f"it has {count} words, more than {self.max_words}")
+        if self.does_not_know is not None and bool(_NOT_KNOWN.search(answer)) != self.does_not_know:
+            found.append("it does not say that it does not know" if self.does_not_know else "it says that it does not know")
+        return found
+
+
+def _has(answer: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words.strip())}(?!\w)", answer, re.IGNORECASE) is not None
+
+
+def _numbers(answer: str) -> set[float]:
+    digits = re.findall(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", answer)
+    words = re.findall(r"[a-z]+", answer.lower())
+    return {float(text.replace(",", "")) for text in digits} | {float(NUMBER_WORDS[w]) for w in words if w in NUMBER_WORDS}

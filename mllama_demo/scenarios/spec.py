@@ -1,0 +1,229 @@
+"""A scenario as a YAML file, with its pictures: read, checked, and the first thing that is wrong said by place and name.
+
+Knows no model, no web and no recording.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mllama_demo.config import Settings
+from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.errors import BadRequest, ConfigError, ImageError, NotFound
+from mllama_demo.images import ImageLimits, LoadedImage, load_image, size_text
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.scenarios.shape import Shape
+
+MAX_BYTES, MAX_STEPS = 2**18, 50
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}\Z")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Parameters(_Model):
+    """Sampling values of one step; what is left out has the deployment's value. Their bounds are SamplingParams'."""
+
+    temperature: float | None = Field(None, strict=False)
+    top_p: float | None = Field(None, strict=False)
+    top_k: int | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+
+
+class Step(_Model):
+    """One question to the model. image: a path beside the file; a step with continues goes on from the one before and keeps
+    its picture, every other one begins a conversation of its own."""
+
+    prompt: str = Field(min_length=1, max_length=4000)
+    title: str = Field("", max_length=120)
+    image: str | None = Field(None, min_length=1, max_length=400)
+    continues: bool = False
+    parameters: Parameters = Parameters()
+    notes: str = Field("", max_length=4000)
+    expect: Shape | None = None
+
+
+class Script(_Model):
+    """The whole file. image: of every step that begins a conversation and says nothing of one; image: null is none."""
+
+    title: str = Field(min_length=1, max_length=120)
+    description: str = Field("", max_length=1000)
+    model: str = Field("", max_length=120, description="The model that it was made for, in words.")
+    image: str | None = Field(None, min_length=1, max_length=400)
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS, strict=False)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A checked script with its pictures. name: of the file. images: for each step the one that the model sees, or None."""
+
+    name: str
+    path: Path
+    script: Script
+    samplings: tuple[SamplingParams, ...]
+    images: tuple[LoadedImage | None, ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return self.script.steps
+
+    def image_bytes(self, digest: str) -> bytes:
+        """The file of one of the pictures, as answer.Answerer asks for it. Raises NotFound."""
+        for image in self.images:
+            if image is not None and image.digest == digest:
+                return image.data
+        raise NotFound("There is no such picture in this scenario.")
+
+    def first_of(self, index: int) -> int:
+        """The step at which the conversation of step `index` begins."""
+        while self.steps[index].continues:
+            index -= 1
+        return index
+
+    def conversation(self, index: int, answers: dict[int, str]) -> Conversation:
+        """The conversation that ends with the question of step `index`. answers: to the steps before; BadRequest without."""
+        first = self.first_of(index)
+        conversation = Conversation(title=self.script.title)
+        for number in range(first, index + 1):
+            image = self.images[number] if number == first or self.steps[number].image else None
+            ref = None if image is None else ImageRef(image.digest, image.name, image.width, image.height)
+            conversation = conversation.add(Message("user", self.steps[number].prompt.strip(), ref))
+            if number < index:
+                if number not in answers:
+                    raise BadRequest(f"Step {index + 1} goes on from step {number + 1}, which was not asked yet; go back to it.")
+                conversation = conversation.add(Message("assistant", answers[number]))
+        return conversation
+
+    def fingerprint(self, index: int) -> str:
+        """Changes with all that an answer to step `index` depends on: the questions so far, their pictures and parameters."""
+        parts = []
+        for number in range(self.first_of(index), index + 1):
+            image = self.images[number]
+            sampling = asdict(self.samplings[number])
+            parts.append([self.steps[number].prompt.strip(), image.digest if image else None, sampling])
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def names(folder: Path) -> list[str]:
+    """The scenarios in a folder, by name."""
+    return sorted(path.stem for path in folder.glob("*.yaml") if NAME.match(path.stem)) if folder.is_dir() else []
+
+
+def find(name: str, settings: Settings) -> Path:
+    """The file of `name`: a path, or one of the deployment's scenarios. Raises ConfigError with what there is."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return Path(name).expanduser()
+    known = names(settings.scenarios_dir)
+    if name in known:
+        return settings.scenarios_dir / f"{name}.yaml"
+    close = difflib.get_close_matches(name, known, n=1)
+    there = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'} in {settings.scenarios_dir}."
+    raise ConfigError(f"There is no scenario {name[:80]!r}: {there}")
+
+
+def read_scenario(path: Path, settings: Settings) -> Scenario:
+    """The scenario in a YAML file. Raises ConfigError naming the file, and the line or the step."""
+    where = f"The scenario {path}"
+    content, lines = _read(path, where)
+    try:
+        script = Script.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{where}{_line(first['loc'], lines)}: {_place(first['loc'])}{_said(first)}.") from None
+    samplings, images = [], []
+    for index, step in enumerate(script.steps):
+        place = f"{where}{_line(('steps', index), lines)}: step {index + 1}"
+        if step.continues and index == 0:
+            raise ConfigError(f"{place} has `continues`, but there is no step before it.")
+        given = {key: value for key, value in step.parameters.model_dump().items() if value is not None}
+        try:
+            samplings.append(SamplingParams(**{**asdict(settings.sampling), **given}))
+            inherits = "image" not in step.model_fields_set and not step.continues
+            source = script.image if inherits else step.image
+            before = images[-1] if step.continues else None
+            images.append(_open(path.parent, source, settings.image_limits) if source else before)
+        except BadRequest as error:
+            raise ConfigError(f"{place}: {error}") from None
+    return Scenario(path.stem, path, script, tuple(samplings), tuple(images))
+
+
+def _read(path: Path, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
+    """The content, and the line where each key and element of a list begins."""
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{where} is no file.")
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{where} is larger than {size_text(MAX_BYTES)}.")
+        text = path.read_text(encoding="utf-8")
+        content, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that does not exist
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{where} is not valid YAML{place}: {problem}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} must be a mapping with title and steps, got {type(content).__name__}.")
+    lines: dict[tuple[Any, ...], int] = {}
+    _number(node, (), lines)
+    return content, lines
+
+
+def _number(node: Any, loc: tuple[Any, ...], lines: dict[tuple[Any, ...], int]) -> None:
+    if loc in lines or len(loc) > 6:  # an alias that contains itself
+        return
+    lines[loc] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            _number(value, (*loc, key.value), lines)
+            lines[(*loc, key.value)] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _number(value, (*loc, index), lines)
+
+
+def _line(loc: tuple[Any, ...], lines: dict[tuple[Any, ...], int]) -> str:
+    while loc and loc not in lines:
+        loc = loc[:-1]
+    return f", line {lines[loc]}" if loc in lines else ""
+
+
+def _place(loc: tuple[Any, ...]) -> str:
+    if len(loc) > 1 and loc[0] == "steps":
+        loc = (f"step {loc[1] + 1}", *loc[2:])
+    return "".join(f"{part} " for part in loc)
+
+
+def _said(error: Any) -> str:
+    kind, context = error["type"], error.get("ctx") or {}
+    if kind == "extra_forbidden":
+        return "is no key of a scenario; see docs/presenting.md for those there are"
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return f"is wrong: {context.get('error', error['msg'])}"
+    return f"is wrong ({error['msg'][:1].lower()}{error['msg'][1:]}), got {error['input']!r:.80}"
+
+
+def _open(folder: Path, source: str, limits: ImageLimits) -> LoadedImage:
+    path = folder / Path(source)
+    try:
+        if not path.is_file():  # a pipe would be waited for, and a device never ends
+            raise ImageError(f"the image {path} is no file; a path relative to the scenario is allowed.")
+        if path.stat().st_size > limits.max_bytes:
+            raise ImageError(f"the image {path} is too large; at most {size_text(limits.max_bytes)} are allowed.")
+        return load_image(path.read_bytes(), path.name, limits)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"the image {source} cannot be read: {getattr(error, 'strerror', None) or error}.") from None

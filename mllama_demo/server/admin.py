@@ -1,0 +1,147 @@
+"""The operator's page: the queue and the slots at this moment, the last hour, and what visitors think of the answers."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from mllama_demo.brand import Brand
+from mllama_demo.config import Settings
+from mllama_demo.errors import DemoError
+from mllama_demo.feedback import Feedback, Opinion, to_csv
+from mllama_demo.pages import FOLDER, POLICY, render
+from mllama_demo.server.login import ADMIN_COOKIE, USER_COOKIE, Desk, signed_in
+from mllama_demo.server.metrics import MeasuredBackend
+from mllama_demo.server.origin import cookie_of, form_of, from_our_page, page
+from mllama_demo.sessions import ADMIN_KEY, TooManyAttempts
+from mllama_demo.store import Store
+
+LATEST = 50
+# Beyond what this many characters show, the CSV file has the whole text.
+SHOWN_CHARACTERS = 400
+_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
+_PRIVATE = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
+
+
+def add_admin(app: FastAPI, settings: Settings, store: Store, brand: Brand, backend: MeasuredBackend, desk: Desk) -> None:
+    """GET /admin, its script, its figures as JSON, and the feedback as CSV; each for admins alone."""
+    feedback = Feedback(store)
+    admins = frozenset(settings.admins or ())
+    key = settings.admin_key
+    secret = (key or "").encode()
+
+    async def is_admin(request: Request) -> bool:
+        cookies = request.headers.get("cookie")
+        user = await run_in_threadpool(desk.sessions.subject, cookie_of(cookies, USER_COOKIE))
+        if user in admins:
+            return True
+        return await run_in_threadpool(desk.sessions.subject, cookie_of(cookies, ADMIN_COOKIE)) == ADMIN_KEY
+
+    def ask_key(problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
+        values = {"heading": "Open", "action": "/admin", "named": False, "name": "", "next": "/admin", "problem": problem}
+        return page(render("login", brand, **values), status, headers)
+
+    def refuse() -> Response:
+        return JSONResponse({"detail": "This is for admins; open /admin to become one."}, 401, _PRIVATE)
+
+    @app.get("/admin", include_in_schema=False)
+    async def admin(request: Request) -> Response:
+        if await is_admin(request):
+            html = render("admin", brand, users=settings.users is not None)
+            return page(html, headers={"Content-Security-Policy": _POLICY})
+        if key is not None:
+            return ask_key(status=401)
+        if await run_in_threadpool(desk.sessions.subject, cookie_of(request.headers.get("cookie"), USER_COOKIE)) is None:
+            return RedirectResponse("/login?next=/admin", 303, _PRIVATE)
+        sentence = "Only the users named in the option admins see this page."
+        link = {"address": "/", "words": "To the chat"}
+        return page(render("notice", brand, heading="Not for you", sentence=sentence, link=link), 403)
+
+    @app.post("/admin", include_in_schema=False)
+    async def open_with_key(request: Request) -> Response:
+        form = await form_of(request) if from_our_page(request) else None
+        if form is None or key is None:
+            return ask_key("The form could not be read; please load the page anew and try again.", 400)
+        given = form.get("password", "").encode()
+        try:
+            token = await desk.sign_in(request, ADMIN_KEY, lambda: hmac.compare_digest(given, secret))
+        except TooManyAttempts as error:
+            return ask_key(str(error), error.status, {"Retry-After": str(error.retry_s)})
+        except DemoError as error:
+            return ask_key(str(error), error.status)
+        if token is None:
+            return ask_key("This is not the key.", 401)
+        return signed_in(request, "/admin", ADMIN_COOKIE, token, path="/admin")
+
+    @app.get("/admin/admin.js", include_in_schema=False)
+    async def script() -> Response:
+        return Response(SCRIPT, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/admin/figures", include_in_schema=False)
+    async def figures(request: Request) -> Response:
+        if not await is_admin(request):
+            return refuse()
+        try:
+            opinions = await run_in_threadpool(lambda: [_shown(one) for one in feedback.latest(LATEST)])
+            good, bad = await run_in_threadpool(feedback.counts)
+        except DemoError as error:
+            return JSONResponse({"detail": str(error)}, error.status, _PRIVATE)
+        body = _now(backend) | {"feedback": {"good": good, "bad": bad, "latest": opinions}}
+        return JSONResponse(body, headers=_PRIVATE)
+
+    @app.get("/admin/feedback.csv", include_in_schema=False)
+    async def feedback_csv(request: Request) -> Response:
+        if not await is_admin(request):
+            return refuse()
+        name = f"feedback-{time.strftime('%Y-%m-%d', time.gmtime())}.csv"
+        headers = {**_PRIVATE, "Content-Disposition": f'attachment; filename="{name}"'}
+        return StreamingResponse(to_csv(feedback.latest()), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+SCRIPT = (FOLDER / "admin.js").read_text(encoding="utf-8")
+
+
+def _now(backend: MeasuredBackend) -> dict[str, Any]:
+    status, info, now = backend.status(), backend.info, time.monotonic()
+    requests = [
+        {
+            "phase": one.phase,
+            "seconds": round(now - one.since, 1),
+            "position": one.position,
+            "image": one.image,
+            "prompt_tokens": one.prompt_tokens,
+            "tokens": one.tokens,
+        }
+        for one in backend.recent.requests()
+    ]
+    minutes = [
+        {
+            "start": one.start,
+            "tokens": one.tokens,
+            "requests": one.requests,
+            "failed": one.failed,
+            "refused": one.refused,
+            "ttft_s": round(one.ttft_s / one.answered, 4) if one.answered else None,
+        }
+        for one in backend.recent.minutes()
+    ]
+    model = {"name": info.model, "device": info.device, "backend": info.name, "context_length": info.context_length}
+    return {"now": int(time.time()), "model": model, "status": asdict(status), "requests": requests, "minutes": minutes}
+
+
+def _shown(one: Opinion) -> dict[str, Any]:
+    return {
+        "given": one.given.strftime("%Y-%m-%d %H:%M"),
+        "good": one.good,
+        "note": one.note[:SHOWN_CHARACTERS],
+        "model": one.model,
+        "question": None if one.question is None else one.question[:SHOWN_CHARACTERS],
+        "answer": None if one.answer is None else one.answer[:SHOWN_CHARACTERS],
+        "user": one.user,
+    }

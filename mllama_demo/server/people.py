@@ -1,0 +1,26 @@
+"""The pages around the chat, for the people behind it: share links, signing in, the operator's page."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from mllama_demo.brand import Brand
+from mllama_demo.config import Settings
+from mllama_demo.server.admin import add_admin
+from mllama_demo.server.login import Desk, add_login, credentials
+from mllama_demo.server.metrics import MeasuredBackend
+from mllama_demo.server.share_page import add_share_page
+from mllama_demo.sessions import Sessions
+from mllama_demo.store import Store
+
+
+def add_people(app: FastAPI, settings: Settings, store: Store | None, brand: Brand, backend: MeasuredBackend) -> None:
+    """Adds the routes that the configuration asks for. Without a store (the API alone) there is no page to add."""
+    known = credentials(settings)
+    desk = Desk(Sessions(store, known)) if store is not None and known else None
+    add_login(app, settings, store, brand, desk)
+    if store is None:
+        return
+    add_share_page(app, settings, store, brand)
+    if desk is not None and (settings.admins or settings.admin_key):
+        add_admin(app, settings, store, brand, backend, desk)

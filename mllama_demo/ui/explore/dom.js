@@ -1,0 +1,65 @@
+// Small helpers of the Explore page: elements, requests, lines of a stream. Text goes in as text, never as HTML.
+export const $ = (id) => document.getElementById(id);
+
+export function el(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") element.style.cssText = value;
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child != null));
+  return element;
+}
+
+export const button = (text, onclick, more = {}) => el("button", { type: "button", onclick, ...more }, text);
+export const percent = (p) => (p >= 0.1 ? `${(100 * p).toFixed(1)} %` : p >= 0.0001 ? `${(100 * p).toFixed(2)} %` : p > 0 ? "< 0.01 %" : "0");
+// A token for the eye: white space and line breaks can be seen.
+export const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
+
+export function say(text) {
+  $("message").textContent = text ?? "";
+  $("message").hidden = !text;
+}
+
+async function failure(response) {
+  const body = await response.json().catch(() => null);
+  return new Error(body?.error?.message ?? `The server answered ${response.status}.`);
+}
+
+export async function ask(path, options = {}) {
+  const response = await fetch(`/explore/${path}`, options);
+  if (!response.ok) throw await failure(response);
+  return response.json();
+}
+
+const JSON_POST = (body, signal) => ({
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}), signal,
+});
+export const post = (path, body, signal) => ask(path, JSON_POST(body, signal));
+
+// Calls take(object) for every line; ends when the stream does.
+export async function stream(path, body, take) {
+  const response = await fetch(`/explore/${path}`, JSON_POST(body));
+  if (!response.ok) throw await failure(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) if (line) take(JSON.parse(line));
+  }
+}
+
+// What an event handler does; a failure is said instead of lost.
+export const guarded = (work) => async (...args) => {
+  say("");
+  try {
+    return await work(...args);
+  } catch (error) {
+    say(error.message || String(error));
+  }
+};

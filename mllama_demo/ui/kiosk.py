@@ -1,0 +1,72 @@
+"""Kiosk mode: a screen that passers-by use. Nobody sees what the one before asked, and nobody can ask without end.
+
+A page is a kiosk by configuration or by ?kiosk=1 in its address. Its conversations belong to the page alone, apart from those
+of the browser, and are deleted when it is left or idle.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import replace
+
+import gradio as gr
+
+from mllama_demo.config import Settings
+from mllama_demo.errors import LimitReached
+from mllama_demo.ui.views import Visit, visit_of
+
+HOUR_S = 3600.0
+# The page's own part: see page.js.
+START = "(seconds) => window.mllamaKiosk(Number(seconds))"
+
+
+class Kiosk:
+    """Which pages are kiosks, and what their visitors have asked within the hour."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._sessions: set[str] = set()
+        self._asked: dict[str, deque[float]] = {}
+
+    def is_one(self, request: gr.Request) -> bool:
+        """Remembered for as long as the page is open, whatever becomes of its address."""
+        session = str(request.session_hash)
+        if self._settings.kiosk or request.query_params.get("kiosk") == "1":
+            self._sessions.add(session)
+        return session in self._sessions
+
+    def visit(self, request: gr.Request) -> Visit:
+        """The visit, with an owner of its own on a kiosk."""
+        visit = visit_of(request)
+        return replace(visit, owner=f"kiosk-{visit.session}") if self.is_one(request) else visit
+
+    def idle_seconds(self, request: gr.Request) -> str:
+        """For the page; empty where it is no kiosk."""
+        return f"{self._settings.kiosk_idle_s:g}" if self.is_one(request) else ""
+
+    def count(self, request: gr.Request) -> None:
+        """Counts a question. Raises LimitReached for one too many. By browser: a reload changes nothing."""
+        if not self.is_one(request):
+            return
+        now, most = time.monotonic(), self._settings.kiosk_messages_per_hour
+        asked = self._asked.setdefault(visit_of(request).owner, deque())
+        while asked and asked[0] <= now - HOUR_S:
+            asked.popleft()
+        if len(asked) >= most:
+            minutes = math.ceil((asked[0] + HOUR_S - now) / 60)
+            questions = "question" if most == 1 else "questions"
+            raise LimitReached(
+                f"You have asked {most} {questions}, as many as one visitor can within an hour. The next one can be asked in "
+                f"{minutes} {'minute' if minutes == 1 else 'minutes'}. Thank you for trying the demo!"
+            )
+        asked.append(now)
+
+    def begin_anew(self, request: gr.Request) -> None:
+        """The visitor has gone; the next one may ask as much."""
+        self._asked.pop(visit_of(request).owner, None)
+
+    def left(self, request: gr.Request) -> None:
+        """The page was closed."""
+        self._sessions.discard(str(request.session_hash))

@@ -1,0 +1,87 @@
+"""The brand: a colour that can be read wherever it stands, a logo that can be shown, and text that is only text."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mllama_demo.brand import DARK_GROUND, LIGHT_GROUND, MAX_LOGO_BYTES, MIN_CONTRAST, Brand, contrast, load_brand, readable
+from mllama_demo.config import Settings, load_settings
+from mllama_demo.errors import ConfigError
+from mllama_demo.pages import render
+
+
+def test_contrast_is_wcags():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#ffffff", "#ffffff") == 1
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.478, abs=0.001)  # the well-known grey that just fails
+
+
+@given(st.integers(0, 0xFFFFFF))
+def test_every_colour_can_be_read_on_both_grounds_and_text_on_it(number: int):
+    brand = Brand("x", f"#{number:06x}")
+    assert contrast(brand.on_light, LIGHT_GROUND) >= MIN_CONTRAST
+    assert contrast(brand.on_dark, DARK_GROUND) >= MIN_CONTRAST
+    assert contrast(brand.ink, brand.color) >= MIN_CONTRAST
+
+
+def test_a_colour_that_can_be_read_stays_as_it_is():
+    assert readable("#0b5fff", LIGHT_GROUND, darker=True) == "#0b5fff"
+
+
+@pytest.mark.parametrize("color", ["red", "#fff", "#12345g", "#1234567", "url(x)", "#000000;x:y"])
+def test_what_is_no_colour_is_refused(color):
+    with pytest.raises(ConfigError, match="brand_color must be a colour such as #c2410c"):
+        load_settings(["--brand-color", color], {})
+
+
+def test_a_transparent_logo_stays_transparent_and_becomes_small(tmp_path):
+    path = tmp_path / "logo.png"
+    Image.new("RGBA", (2000, 400), (255, 0, 0, 0)).save(path)
+    brand = load_brand(Settings(brand_logo=path))
+    assert brand.logo is not None
+    assert brand.logo.startswith("data:image/png;base64,")
+    assert len(brand.logo) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("missing.png", None, "cannot be read: No such file"),
+        ("text.png", b"hello", "cannot be shown"),
+        ("text.svg", b"hello", "no SVG"),
+        ("large.svg", b"<svg" + b" " * MAX_LOGO_BYTES, "too large; at most 256 KiB"),
+    ],
+)
+def test_a_logo_that_cannot_be_shown_is_named_with_the_reason(tmp_path, name, data, words):
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(ConfigError, match=words) as error:
+        load_brand(Settings(brand_logo=path))
+    assert str(path) in str(error.value)
+
+
+def test_titles_and_footers_are_text_on_every_page():
+    nasty = '"><script>alert(1)</script>'
+    brand = Brand(nasty, footer=nasty)
+    values = {"heading": nasty, "sentence": nasty, "link": None}
+    pages = [
+        render("notice", brand, **values),
+        render("logout", brand, **values),
+        render("login", brand, heading=nasty, action="/", named=True, name=nasty, next=nasty, problem=nasty),
+        render("conversation", brand, title=nasty, dates=nasty, turns=[]),
+        brand.footer_html(),
+    ]
+    for page in pages:
+        assert "&lt;script&gt;" in page
+        assert not re.search(r"<script", page)
+
+
+def test_a_page_keeps_its_own_colours_unless_one_was_chosen():
+    assert load_brand(Settings()).gradio_css() == ""
+    assert "#0b5fff" in load_brand(Settings(brand_color="#0B5FFF")).gradio_css()

@@ -1,0 +1,106 @@
+"""Scenarios are checked by name and place, their answers by shape, and recordings fit only what they were made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mllama_demo.config import SCENARIOS, Settings
+from mllama_demo.errors import BadRequest, ConfigError
+from mllama_demo.scenarios import recording as recordings
+from mllama_demo.scenarios.command import main
+from mllama_demo.scenarios.recording import RecordedStep, Recording
+from mllama_demo.scenarios.shape import Shape
+from mllama_demo.scenarios.spec import find, names, read_scenario
+
+TWO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n    parameters: {temperature: 0}\n"
+TWO += "  - prompt: And 1 + 1?\n    continues: true\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "demo.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", names(SCENARIOS))
+def test_every_scenario_that_ships_can_be_played(name: str):
+    settings = Settings()
+    scenario = read_scenario(find(name, settings), settings)
+    assert all(step.notes and step.expect for step in scenario.steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title: T\nsteps:\n  - promt: x\n", "line 3: step 1 prompt is missing"),
+        ("title: T\nsteps:\n  - prompt: x\n    note: y\n", "line 4: step 1 note is no key"),
+        ("title: T\nsteps:\n  - prompt: x\n    parameters: {temperature: 9}\n", "step 1: temperature"),
+        ("title: T\nsteps:\n  - prompt: x\n    image: nowhere.png\n", "step 1: the image"),
+        ("title: T\nsteps:\n  - prompt: x\n    continues: true\n", "no step before"),
+        ("title: T\nsteps: []\n", "steps is wrong"),
+        ("title: [\n", "not valid YAML, line 2"),
+        ("- a\n", "must be a mapping"),
+    ],
+)
+def test_what_is_wrong_is_said_by_place(tmp_path: Path, text: str, said: str):
+    with pytest.raises(ConfigError, match=r"demo\.yaml") as error:
+        read_scenario(write(tmp_path, text), Settings())
+    assert said in str(error.value)
+
+
+def test_an_unknown_scenario_is_answered_with_a_close_one():
+    with pytest.raises(ConfigError, match="did you mean first-look"):
+        find("first-lok", Settings())
+
+
+@pytest.mark.parametrize(
+    ("shape", "good", "bad"),
+    [
+        (Shape(contains_any=("dog", "puppy")), "A Dog.", "A dogma."),
+        (Shape(contains_all=("red", "blue")), "red and blue", "red"),
+        (Shape(number=3), "There are three.", "There are 30."),
+        (Shape(number=510), "510.00 EUR", "51"),
+        (Shape(yes_no=False), "No, there is none.", "Nothing."),
+        (Shape(min_words=2, max_words=3), "one two", "one two three four"),
+        (Shape(does_not_know=True), "I don’t know that.", "It is Rome."),
+    ],
+)
+def test_an_answer_is_measured_by_its_shape(shape: Shape, good: str, bad: str):
+    assert not shape.problems(good)
+    assert shape.problems(bad)
+
+
+def test_a_follow_up_needs_the_answer_before(tmp_path: Path):
+    scenario = read_scenario(write(tmp_path, TWO), Settings())
+    assert [m.text for m in scenario.conversation(1, {0: "7"}).messages] == ["What is 3 + 4?", "7", "And 1 + 1?"]
+    with pytest.raises(BadRequest, match="step 1, which was not asked"):
+        scenario.conversation(1, {})
+
+
+def test_a_rehearsal_records_what_the_model_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write(tmp_path, TWO.replace("    continues: true\n", "    expect: {number: 99}\n"))
+    settings = Settings(data_dir=tmp_path)
+    assert main(["--scenario", str(path), "--data-dir", str(tmp_path), "--device", "cpu"]) == 1
+    assert "the number 99 is not in it" in capsys.readouterr().out
+    scenario = read_scenario(path, settings)
+    found = recordings.recording_of(scenario, settings)
+    assert found is not None
+    assert found.model == "embedded"
+    first = found.step(scenario, 0)
+    assert first is not None
+    assert first.answer
+    assert not first.problems
+    changed = read_scenario(write(tmp_path, TWO.replace("3 + 4", "2 + 2")), settings)
+    assert found.step(changed, 0) is None
+
+
+def test_a_failed_step_has_no_recorded_answer(tmp_path: Path):
+    scenario = read_scenario(write(tmp_path, TWO), Settings())
+    step = RecordedStep(
+        fingerprint=scenario.fingerprint(0), prompt="x", answer="", reason="error", prompt_tokens=0, completion_tokens=0,
+        ttft_s=None, total_s=0, tokens_per_second=None,
+    )  # fmt: skip
+    recording = Recording(scenario="demo", recorded=recordings.now(), model="m", backend="b", device="d", steps={0: step})
+    assert recording.step(scenario, 0) is None
