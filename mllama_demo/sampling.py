@@ -63,7 +63,10 @@ MAX_STOP_LENGTH = 64
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen and when to end. Checks itself; raises BadRequest naming the first value out of bounds."""
+    """How the next token is chosen and when to end. Checks itself; raises BadRequest naming the first value out of bounds.
+
+    ignore_eos: the end that the model itself says is a token like any other; the answer goes on until something else ends it.
+    """
 
     temperature: float = BOUNDS["temperature"].default
     top_p: float = BOUNDS["top_p"].default
@@ -71,6 +74,7 @@ class SamplingParams:
     max_tokens: int = int(BOUNDS["max_tokens"].default)
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "top_k", "max_tokens"):
@@ -80,6 +84,8 @@ class SamplingParams:
         if self.seed is not None:
             BOUNDS["seed"].check("seed", self.seed)
             object.__setattr__(self, "seed", int(self.seed))
+        if not isinstance(self.ignore_eos, bool):
+            raise BadRequest(f"ignore_eos must be true or false, got {self.ignore_eos!r}.")
         if isinstance(self.stop, str) or not all(isinstance(s, str) for s in self.stop):
             raise BadRequest(f"stop must be a list of strings, got {self.stop!r}.")
         if len(self.stop) > MAX_STOP_STRINGS or not all(1 <= len(s) <= MAX_STOP_LENGTH for s in self.stop):

@@ -63,6 +63,7 @@ class _Sampling(_Part):
     max_tokens: int = _bounded("max_tokens")
     seed: int | None = _bounded("seed")
     stop: list[Annotated[str, Field(max_length=64)]] = Field(max_length=4)
+    ignore_eos: bool = False  # not there in older files
 
 
 class _Facts(_Part):

@@ -41,8 +41,13 @@ def body(request: GenerationRequest, kind: RemoteKind, model: str, image_url: st
         values["stop"] = list(sampling.stop)
     if request.trace and "logprobs" in kind.capabilities:
         values |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    more: dict[str, Any] = {}
     if kind.takes_top_k and top_k > 0:  # older vLLM refuses the 0 that means all
-        values["extra_body"] = {"top_k": top_k}
+        more["top_k"] = top_k
+    if sampling.ignore_eos and "ignore_eos" not in kind.ignored:
+        more["ignore_eos"] = True
+    if more:
+        values["extra_body"] = more
     return {
         "model": model,
         "messages": [_message(turn, image_url, kind.reads_markup) for turn in request.messages],

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 NO_SEED = "The Neuron device draws by a chance of its own; no seed repeats it."
 NO_TOP_K = "This server speaks the plain OpenAI protocol, which has no top_k."
+NO_IGNORE_EOS = "This server speaks the plain OpenAI protocol, which has no ignore_eos."
 WRONG_LOGPROBS = "This server sends token ids in the place of probabilities."
 
 
@@ -46,6 +47,10 @@ KINDS: dict[str, RemoteKind] = {
     "vllm": RemoteKind("vLLM", frozenset({"images", "seed", "logprobs"}), concurrency=16),
     "mllama_demo": RemoteKind("mllama_demo", frozenset({"images", "seed", "logprobs"}), concurrency=4, reads_markup=False),
     "other": RemoteKind(
-        "OpenAI protocol", frozenset({"images", "seed"}), concurrency=8, ignored={"top_k": NO_TOP_K}, takes_top_k=False
+        "OpenAI protocol",
+        frozenset({"images", "seed"}),
+        concurrency=8,
+        ignored={"top_k": NO_TOP_K, "ignore_eos": NO_IGNORE_EOS},
+        takes_top_k=False,
     ),
 }

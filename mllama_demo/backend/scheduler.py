@@ -148,7 +148,7 @@ class Scheduler:
         if not 0 <= request.answered < len(request.prompt_ids):
             raise BadRequest(f"The answer cannot begin with {request.answered} of {len(request.prompt_ids)} prompt tokens.")
         for token_id in request.prompt_ids[len(request.prompt_ids) - request.answered :]:
-            if token_id in self._end_of_turn_ids:
+            if token_id in self._end_of_turn_ids and not request.sampling.ignore_eos:
                 raise BadRequest("The answer to go on with ends its turn already; nothing comes after that.")
             text.push(token_id)
             if text.stopped is not None:
@@ -262,7 +262,7 @@ class Scheduler:
         job.last_token = self._clock()
         if job.first_token is None:
             job.first_token = job.last_token
-        ended_turn = sampled.token_id in self._end_of_turn_ids
+        ended_turn = sampled.token_id in self._end_of_turn_ids and not job.request.sampling.ignore_eos
         try:
             text = "" if ended_turn else job.text.push(sampled.token_id)
         except Exception as error:

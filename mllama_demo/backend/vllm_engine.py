@@ -100,7 +100,8 @@ def sampling_values(sampling: SamplingParams, max_top_k: int | None, end_of_turn
         "top_p": 1.0 if greedy else sampling.top_p,
         "top_k": 1 if greedy else sampling.top_k_within(max_top_k),
         "max_tokens": sampling.max_tokens,
-        "stop_token_ids": sorted(end_of_turn_ids),
+        "stop_token_ids": [] if sampling.ignore_eos else sorted(end_of_turn_ids),
+        "ignore_eos": sampling.ignore_eos,
         "detokenize": False,
     }
 

@@ -275,6 +275,8 @@ class Completer:
             raise _unable("logprobs", "the backend that runs the model tells no probabilities")
         if body.seed is not None and "seed" not in has:
             raise _unable("seed", "the backend that runs the model draws without one, so nothing could be repeated")
+        if body.ignore_eos and "ignore_eos" in self._backend.info.ignored:
+            raise _unable("ignore_eos", "the backend that runs the model ends its answers by itself")
         if "images" not in has and any(message.images for message in body.messages):
             raise _unable("messages", "the backend that runs the model takes no images")
         status = self._backend.status()
@@ -296,6 +298,7 @@ class Completer:
                     max_tokens=limit,
                     seed=(seed + index) % 2**32,
                     stop=body.stop_strings,
+                    ignore_eos=bool(body.ignore_eos),
                 )
                 for index in range(body.n or 1)
             ]

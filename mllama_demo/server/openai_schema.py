@@ -1,6 +1,6 @@
 """What goes over the wire of the chat-completions API: the request with its checks, the whole answer and its chunks.
 
-Field names are the OpenAI API's; what vLLM adds (top_k, stop_reason, prompt_logprobs, max_model_len) has vLLM's names. Knows no
+Field names are the OpenAI API's; what vLLM adds (top_k, ignore_eos, stop_reason, prompt_logprobs, max_model_len) has vLLM's names. Knows no
 backend. Numbers are checked where SamplingParams checks them.
 """
 
@@ -38,7 +38,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
     "min_p": (0,),
     "min_tokens": (0,),
-    "ignore_eos": (False,),
     "stop_token_ids": ([],),
     "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,),
@@ -192,6 +191,7 @@ class ChatRequest(_Wire):
     top_k: int | None = Field(None, description="0 and -1 are off.")
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     stop: Annotated[str | list[str] | None, BeforeValidator(_strings)] = None
+    ignore_eos: bool | None = Field(None, description="Go on past the model's own end, until something else ends the answer.")
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)

@@ -35,6 +35,7 @@ from mllama_demo.ui.views import View, guarded, guarded_stream
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]
 STATUS_SECONDS = 2.0
+IGNORE_EOS_HINT = "go on past the model's own end, to max tokens"
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
 # The address bar names the conversation, so that a reload, a bookmark or a second tab finds it.
 REMEMBER_IN_ADDRESS = """(id) => {
@@ -187,12 +188,13 @@ class ChatPage:
         self.max_tokens = slider("max_tokens", min(settings.max_tokens, most), maximum=most)
         seed = BOUNDS["seed"]
         self.seed = gr.Textbox("", label=seed.label, info=seed.hint, max_lines=1, elem_id="seed")
+        self.ignore_eos = gr.Checkbox(False, label="Ignore the end", info=IGNORE_EOS_HINT, elem_id="ignore-eos")
 
     # --- wiring ---------------------------------------------------------------------------------------------------------
 
     def _wire(self, demo: gr.Blocks) -> None:
         page = [self.history, self.conversation_id, self.input, self.stop, self.status, self.sight, *self._drawer.outputs]
-        knobs = [self.greedy, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed]
+        knobs = [self.greedy, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed, self.ignore_eos]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         talk: dict[str, Any] = {**quiet, "outputs": page}
 
@@ -203,7 +205,7 @@ class ChatPage:
         self.anew.click(self._begin_anew, None, **talk)
         self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
         self.beat.change(None, None, None, js=BEAT, api_visibility="private")
-        demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed], queue=False, **quiet)
+        demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed, self.ignore_eos], queue=False, **quiet)
         knob_values = [self.temperature, self.top_p, self.top_k, self.seed]
         demo.load(_values_in_address, None, knob_values, queue=False, **quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
@@ -261,7 +263,9 @@ class ChatPage:
         """The knobs as the backend understands them at this moment: a server may be another one than when the page was built."""
         info = self._room.info
         most = min(BOUNDS["max_tokens"].maximum, info.context_length)
-        return [_offered("top_k", info), gr.update(maximum=most, value=min(max_tokens, most)), _offered("seed", info)]
+        length = gr.update(maximum=most, value=min(max_tokens, most))
+        past = _offered("ignore_eos", info, IGNORE_EOS_HINT)
+        return [_offered("top_k", info), length, _offered("seed", info), past]
 
     def _grey_out(self, greedy: bool) -> list[Any]:
         top_k = gr.update(interactive=not greedy and "top_k" not in self._room.info.ignored)
@@ -352,13 +356,20 @@ class ChatPage:
 
 
 def sampling_from(
-    greedy: bool, temperature: float, top_p: float, top_k: float, max_tokens: float, seed: str | None
+    greedy: bool,
+    temperature: float,
+    top_p: float,
+    top_k: float,
+    max_tokens: float,
+    seed: str | None,
+    ignore_eos: bool = False,
 ) -> SamplingParams:
     """The knobs' values; raises BadRequest for the first one out of bounds."""
     seed = (seed or "").strip()
     if seed and not seed.isdecimal():
         BOUNDS["seed"].check("seed", seed)
-    params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), seed=int(seed) if seed else None)
+    number = int(seed) if seed else None
+    params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), number, ignore_eos=bool(ignore_eos))
     return params.as_greedy() if greedy else params
 
 
@@ -395,10 +406,10 @@ def _apply_preset(name: str | None) -> list[Any]:
     return [False, preset.temperature, preset.top_p, preset.top_k]
 
 
-def _offered(name: str, info: BackendInfo) -> Any:
-    """A knob without effect says why instead of what it does."""
+def _offered(name: str, info: BackendInfo, hint: str = "") -> Any:
+    """A knob without effect says why instead of what it does. hint: for one that is not in BOUNDS."""
     why = info.ignored.get(name)
-    return gr.update(interactive=why is None, info=why or BOUNDS[name].hint)
+    return gr.update(interactive=why is None, info=why or hint or BOUNDS[name].hint)
 
 
 def _introduction(settings: Settings) -> str:

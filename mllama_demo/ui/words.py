@@ -198,10 +198,11 @@ def saw(image: dict[str, Any] | None) -> str:
 
 def sampling_words(sampling: dict[str, Any]) -> str:
     """The values an answer was drawn with."""
+    past = ", past the model's own end" if sampling.get("ignore_eos") else ""  # older answers know nothing of it
     if sampling["temperature"] == 0:
-        return f"greedy, max tokens {sampling['max_tokens']}"
+        return f"greedy, max tokens {sampling['max_tokens']}{past}"
     names = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-    return ", ".join(f"{name} {sampling[name]}" for name in names if sampling[name] is not None)
+    return ", ".join(f"{name} {sampling[name]}" for name in names if sampling[name] is not None) + past
 
 
 def title_of(conversation: Conversation) -> str:

@@ -27,8 +27,11 @@ def clean_environment(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "TMPDIR": str(home), "GRADIO_TEMP_DIR": str(home / "gradio")}
 
 
-def command(*options: str) -> list[str]:
-    return [sys.executable, str(ROOT / "app.py"), *options]
+APP = ROOT / "app.py"
+
+
+def command(*options: str, script: Path = APP) -> list[str]:
+    return [sys.executable, str(script), *options]
 
 
 def run(home: Path, *options: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -110,14 +113,14 @@ class Program:
 
 
 @contextmanager
-def running(home: Path, *options: str, tracebacks: bool = False) -> Iterator[Program]:
+def running(home: Path, *options: str, tracebacks: bool = False, script: Path = APP) -> Iterator[Program]:
     """The program on a free port, not necessarily ready. It must have ended cleanly, or is interrupted and must then.
 
-    tracebacks: whether it may log some, as Gradio does for requests that no page of it would send.
+    tracebacks: whether it may log some, as Gradio does for requests that no page of it would send. script: what to run.
     """
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    line = command("--port", str(port), "--data-dir", str(home / "data"), "--device", "cpu", *options)
+    line = command("--port", str(port), "--data-dir", str(home / "data"), "--device", "cpu", *options, script=script)
     with (home / "stdout.txt").open("wb") as out, (home / "stderr.txt").open("wb") as err:
         process = subprocess.Popen(line, cwd=home, env=clean_environment(home), stdout=out, stderr=err)
     program = Program(process, f"http://127.0.0.1:{port}", home)

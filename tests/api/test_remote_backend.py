@@ -18,7 +18,7 @@ from protocol_server import PATIENCE_S, Exchange, ProtocolServer
 
 from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.backend.openai_backend import OpenAIBackend
-from mllama_demo.backend.remote_kinds import NO_SEED, NO_TOP_K, WRONG_LOGPROBS
+from mllama_demo.backend.remote_kinds import NO_IGNORE_EOS, NO_SEED, NO_TOP_K, WRONG_LOGPROBS
 from mllama_demo.config import Settings
 from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, PromptTooLong
@@ -182,7 +182,16 @@ def test_an_unknown_server_gets_the_plain_protocol(server, connect):
     body = server.asked[0].body
     assert (body["temperature"], body["stop"]) == (0.0, ["###"])
     assert "top_k" not in body
-    assert backend.info.ignored == {"top_k": NO_TOP_K}
+    assert backend.info.ignored == {"top_k": NO_TOP_K, "ignore_eos": NO_IGNORE_EOS}
+
+
+@pytest.mark.parametrize(("owner", "sent"), [("vllm", True), ("somebody", None)])
+def test_a_server_that_knows_ignore_eos_is_told(server, connect, owner, sent):
+    server.models[0]["owned_by"] = owner
+    backend = connect()
+    answer(backend, request(sampling={"ignore_eos": True}))
+    answer(backend, request())
+    assert [exchange.body.get("ignore_eos") for exchange in server.asked] == [sent, None]
 
 
 def test_another_copy_of_the_demo_is_known_by_its_health(server, connect):

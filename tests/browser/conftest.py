@@ -12,6 +12,7 @@ from playwright.sync_api import Page, Playwright, sync_playwright
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "api"))
 
 from browsers import Browsers
+from pages import SLOW_DEMO
 from program import Program, running
 
 
@@ -30,6 +31,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         yield program
 
 
+@pytest.fixture(scope="session")
+def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The same with a model that takes its time: pages.ask_endlessly gets an answer that outlasts any test."""
+    with running(tmp_path_factory.mktemp("slow-server"), script=SLOW_DEMO) as program:
+        program.wait_ready()
+        yield program
+
+
 @pytest.fixture
 def browsers(playwright: Playwright, server: Program, tmp_path: Path) -> Iterator[Browsers]:
     browsers = Browsers(playwright, tmp_path, server)
@@ -42,3 +51,9 @@ def browsers(playwright: Playwright, server: Program, tmp_path: Path) -> Iterato
 def page(browsers: Browsers) -> Page:
     """A new visitor's blank page on a desktop."""
     return browsers.open()
+
+
+@pytest.fixture
+def slow_page(browsers: Browsers, slow_server: Program) -> Page:
+    """The same on the slow server."""
+    return browsers.open(slow_server)

@@ -13,9 +13,14 @@ from playwright.sync_api import Locator, Page, Request, expect
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE_IMAGES = ROOT / "mllama_demo" / "ui" / "example_images"
 SCREENSHOTS = Path(__file__).resolve().parent / "screenshots"
+SLOW_DEMO = Path(__file__).resolve().parent / "slow_demo.py"
 PATIENCE_MS = 60_000
-# The embedded model never finds an end after this; its greedy answer runs until the context is full, some 1700 tokens.
-ENDLESS_QUESTION = "x " * 299 + "x"
+# From this width on both drawers stand open.
+WIDE = 1100
+# True once what slides or fades in has arrived; what goes on for ever does not count.
+STILL = "() => document.getAnimations().every((a) => !(a.effect.getComputedTiming().endTime < 2000))"
+# Asked by ask_endlessly; any question would do.
+ENDLESS_QUESTION = "Tell me a story that never ends"
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -81,7 +86,7 @@ def open_chat(page: Page, address: str = "/") -> Page:
 def shot(page: Page, name: str) -> None:
     """A picture for people to look at, once what slides or fades in has arrived."""
     SCREENSHOTS.mkdir(exist_ok=True)
-    page.wait_for_function("() => document.getAnimations().every((a) => !(a.effect.getComputedTiming().endTime < 2000))")
+    page.wait_for_function(STILL)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
@@ -149,10 +154,18 @@ def ask_and_wait(page: Page, text: str, image: Path | None = None) -> str:
 
 
 def ask_endlessly(page: Page) -> None:
-    """Starts an answer that goes on for about 1700 tokens; returns when some of it is there."""
-    set_greedy(page, True)
+    """Starts an answer that goes on, whatever the model, until the context is full; returns when some of it is there.
+
+    On the slow server that takes minutes. Drawn at random, since the likeliest token after the end may be another end. The next
+    question is greedy and ends.
+    """
+    set_greedy(page, False)
+    set_slider(page, "temperature", 1)
     set_slider(page, "max-tokens", 2000)
+    set_ignore_eos(page, True)
     ask(page, ENDLESS_QUESTION)
+    set_ignore_eos(page, False)
+    set_greedy(page, True)
     wait_writing(page)
 
 
@@ -264,6 +277,11 @@ def slider_values(page: Page) -> dict[str, float]:
 def set_greedy(page: Page, on: bool) -> None:
     page.locator("#greedy input").set_checked(on)
     expect(page.locator("#temperature input[type=range]")).to_be_enabled(enabled=not on)
+
+
+def set_ignore_eos(page: Page, on: bool) -> None:
+    """Whether an answer goes on past the end that the model says."""
+    page.locator("#ignore-eos input").set_checked(on)
 
 
 def set_seed(page: Page, seed: str) -> None:

@@ -126,34 +126,34 @@ def test_a_question_without_an_image_is_answered(page: Page):
     assert "no image" in pages.facts(page)
 
 
-def test_an_answer_grows_while_it_is_written_and_stop_keeps_what_is_there(page: Page, server: Program):
-    pages.open_chat(page)
-    pages.watch_growth(page)
-    pages.ask_endlessly(page)
-    expect(page.locator("#status")).to_contain_text("1 of 4 slots busy")
-    pages.wait_growth(page, 5)
-    pages.shot(page, "answering-desktop")
-    shown = pages.last_bot_text(page)
-    pages.stop_button(page).click()
-    pages.wait_answered(page)
-    assert "stopped by you" in pages.facts(page)
-    assert pages.last_bot_text(page).startswith(shown)
-    expect(pages.stop_button(page)).to_be_hidden()
-    lengths = pages.growth(page)
+def test_an_answer_grows_while_it_is_written_and_stop_keeps_what_is_there(slow_page: Page, slow_server: Program):
+    pages.open_chat(slow_page)
+    pages.watch_growth(slow_page)
+    pages.ask_endlessly(slow_page)
+    expect(slow_page.locator("#status")).to_contain_text("1 of 4 slots busy")
+    pages.wait_growth(slow_page, 5)
+    pages.shot(slow_page, "answering-desktop")
+    shown = pages.last_bot_text(slow_page)
+    pages.stop_button(slow_page).click()
+    pages.wait_answered(slow_page)
+    assert "stopped by you" in pages.facts(slow_page)
+    assert pages.last_bot_text(slow_page).startswith(shown)
+    expect(pages.stop_button(slow_page)).to_be_hidden()
+    lengths = pages.growth(slow_page)
     assert lengths == sorted(set(lengths))
     assert len(lengths) >= 3
-    wait_idle(server)
-    pages.shot(page, "stopped-desktop")
-    ask_in_a_new_chat(page)
+    wait_idle(slow_server)
+    pages.shot(slow_page, "stopped-desktop")
+    ask_in_a_new_chat(slow_page)
 
 
-def test_words_typed_while_an_answer_is_written_are_kept(page: Page):
-    pages.open_chat(page)
-    pages.ask_endlessly(page)
-    pages.textarea(page).fill("And another thing")
-    pages.stop_button(page).click()
-    pages.wait_answered(page)
-    expect(pages.textarea(page)).to_have_value("And another thing")
+def test_words_typed_while_an_answer_is_written_are_kept(slow_page: Page):
+    pages.open_chat(slow_page)
+    pages.ask_endlessly(slow_page)
+    pages.textarea(slow_page).fill("And another thing")
+    pages.stop_button(slow_page).click()
+    pages.wait_answered(slow_page)
+    expect(pages.textarea(slow_page)).to_have_value("And another thing")
 
 
 def test_retry_shows_another_answer(page: Page):
@@ -310,65 +310,65 @@ def test_the_link_of_a_conversation_shows_nothing_to_somebody_else(browsers: Bro
     expect(stranger.locator("#chat-history").get_by_role("button", name="Select example")).to_have_count(8)
 
 
-def test_a_reload_in_the_middle_finds_the_answer_going_on(browsers: Browsers, page: Page, server: Program):
+def test_a_reload_in_the_middle_finds_the_answer_going_on(browsers: Browsers, slow_page: Page, slow_server: Program):
     # Gradio's page says so itself when it is left in the middle of a stream.
     browsers.expect_complaint("AbortError|Connection errored out")
-    pages.open_chat(page)
-    pages.watch_growth(page)
-    pages.ask_endlessly(page)
-    pages.wait_growth(page, 2)
-    id = pages.conversation_id(page)
-    page.reload()
-    pages.wait_writing(page)
-    pages.watch_growth(page)
-    pages.wait_growth(page, 2)
-    second = page.context.new_page()
+    pages.open_chat(slow_page)
+    pages.watch_growth(slow_page)
+    pages.ask_endlessly(slow_page)
+    pages.wait_growth(slow_page, 2)
+    id = pages.conversation_id(slow_page)
+    slow_page.reload()
+    pages.wait_writing(slow_page)
+    pages.watch_growth(slow_page)
+    pages.wait_growth(slow_page, 2)
+    second = slow_page.context.new_page()
     second.goto(f"/?c={id}")
     pages.wait_writing(second)
     pages.stop_button(second).click()
-    for tab in (page, second):
+    for tab in (slow_page, second):
         pages.wait_answered(tab)
         assert "stopped by you" in pages.facts(tab)
         assert pages.user_rows(tab).count() == 1
-    assert pages.last_bot_text(page) == pages.last_bot_text(second)
-    assert pages.growth(page) == sorted(set(pages.growth(page)))
-    wait_idle(server)
-    ask_in_a_new_chat(page)
+    assert pages.last_bot_text(slow_page) == pages.last_bot_text(second)
+    assert pages.growth(slow_page) == sorted(set(pages.growth(slow_page)))
+    wait_idle(slow_server)
+    ask_in_a_new_chat(slow_page)
 
 
-def test_an_answer_goes_on_while_another_conversation_is_open(page: Page, server: Program):
-    pages.open_chat(page)
-    pages.ask_endlessly(page)
-    page.locator("#new-chat").click()
-    expect(pages.user_rows(page)).to_have_count(0)
-    expect(pages.stop_button(page)).to_be_hidden()
-    assert "Rome" in pages.ask_and_wait(page, CAPITAL)
-    expect(pages.user_rows(page)).to_have_count(1)
-    expect(pages.listed(page)).to_have_count(2)
-    assert server.health()["running"] == 1
-    pages.listed(page).filter(has_text="x x x").click()
-    pages.wait_writing(page)
-    expect(pages.user_rows(page)).to_contain_text("x x x")
-    pages.stop_button(page).click()
-    pages.wait_answered(page)
-    wait_idle(server)
+def test_an_answer_goes_on_while_another_conversation_is_open(slow_page: Page, slow_server: Program):
+    pages.open_chat(slow_page)
+    pages.ask_endlessly(slow_page)
+    slow_page.locator("#new-chat").click()
+    expect(pages.user_rows(slow_page)).to_have_count(0)
+    expect(pages.stop_button(slow_page)).to_be_hidden()
+    assert "Rome" in pages.ask_and_wait(slow_page, CAPITAL)
+    expect(pages.user_rows(slow_page)).to_have_count(1)
+    expect(pages.listed(slow_page)).to_have_count(2)
+    assert slow_server.health()["running"] == 1
+    pages.listed(slow_page).filter(has_text=pages.ENDLESS_QUESTION).click()
+    pages.wait_writing(slow_page)
+    expect(pages.user_rows(slow_page)).to_contain_text(pages.ENDLESS_QUESTION)
+    pages.stop_button(slow_page).click()
+    pages.wait_answered(slow_page)
+    wait_idle(slow_server)
 
 
-def test_two_tabs_are_answered_at_the_same_time(page: Page, server: Program):
-    pages.open_chat(page)
-    second = pages.open_chat(page.context.new_page())
-    for tab in (page, second):
+def test_two_tabs_are_answered_at_the_same_time(slow_page: Page, slow_server: Program):
+    pages.open_chat(slow_page)
+    second = pages.open_chat(slow_page.context.new_page())
+    for tab in (slow_page, second):
         pages.watch_growth(tab)
         pages.ask_endlessly(tab)
-    assert server.health()["running"] == 2
-    for tab in (page, second):
+    assert slow_server.health()["running"] == 2
+    for tab in (slow_page, second):
         pages.wait_growth(tab, 3)
-    assert server.health()["running"] == 2
-    for tab in (page, second):
+    assert slow_server.health()["running"] == 2
+    for tab in (slow_page, second):
         pages.stop_button(tab).click()
         pages.wait_answered(tab)
-    assert pages.conversation_id(page) != pages.conversation_id(second)
-    wait_idle(server)
+    assert pages.conversation_id(slow_page) != pages.conversation_id(second)
+    wait_idle(slow_server)
 
 
 # --- what may go wrong -----------------------------------------------------------------------------------------------------

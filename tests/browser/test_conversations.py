@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pages
@@ -176,15 +177,15 @@ def test_a_second_image_lets_one_choose_what_the_model_sees(page: Page):
 # --- figures ---------------------------------------------------------------------------------------------------------------
 
 
-def test_figures_run_along_while_an_answer_is_written(page: Page):
-    pages.open_chat(page)
-    pages.ask_endlessly(page)
-    live = page.locator("#chat-history .live")
+def test_figures_run_along_while_an_answer_is_written(slow_page: Page):
+    pages.open_chat(slow_page)
+    pages.ask_endlessly(slow_page)
+    live = slow_page.locator("#chat-history .live")
     expect(live).to_contain_text("tokens/s")
-    expect(live).to_contain_text("read 315 tokens in")
+    expect(live).to_contain_text(re.compile(r"read \d+ tokens in"))
     expect(live).to_contain_text("of 2048")
-    pages.stop_button(page).click()
-    pages.wait_answered(page)
+    pages.stop_button(slow_page).click()
+    pages.wait_answered(slow_page)
     expect(live).to_have_count(0)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pages
 import pytest
 from browsers import Browsers
+from pages import SLOW_DEMO
 from playwright.sync_api import expect
 from program import Program, running, wait_until
 
@@ -15,8 +16,9 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def one_slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A demo with one slot and room for one more to wait."""
-    with running(tmp_path_factory.mktemp("one-slot"), "--batch-size", "1", "--max-waiting", "1") as program:
+    """A demo with one slot that is slow to be free again, and room for one more to wait."""
+    options = ("--batch-size", "1", "--max-waiting", "1")
+    with running(tmp_path_factory.mktemp("one-slot"), *options, script=SLOW_DEMO) as program:
         program.wait_ready()
         yield program
 

@@ -111,13 +111,22 @@ def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is()
 
 
 def test_what_is_given_is_taken() -> None:
-    fields = {"temperature": 1, "top_p": 0.5, "top_k": 4, "seed": 7, "stop": "a", "max_tokens": 3, "logprobs": True}
+    fields = {
+        "temperature": 1,
+        "top_p": 0.5,
+        "top_k": 4,
+        "seed": 7,
+        "stop": "a",
+        "max_tokens": 3,
+        "logprobs": True,
+        "ignore_eos": True,
+    }
     backend = HandBackend()
     backend.info = replace(backend.info, capabilities=frozenset({"seed", "probabilities"}))
     (request,) = taken(body(**fields), backend)
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (1.0, 0.5, 4, 7)
-    assert (sampling.stop, sampling.max_tokens, request.trace) == (("a",), 3, True)
+    assert (sampling.stop, sampling.max_tokens, request.trace, sampling.ignore_eos) == (("a",), 3, True, True)
 
 
 def test_the_newer_name_of_max_tokens_wins() -> None:
@@ -216,11 +225,17 @@ def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"), [({"logprobs": True}, "logprobs"), ({"seed": 1}, "seed"), ({"messages": "image"}, "messages")]
+    ("fields", "param"),
+    [
+        ({"logprobs": True}, "logprobs"),
+        ({"seed": 1}, "seed"),
+        ({"messages": "image"}, "messages"),
+        ({"ignore_eos": True}, "ignore_eos"),
+    ],
 )
 def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: dict[str, Any], param: str) -> None:
     backend = HandBackend()
-    backend.info = replace(backend.info, capabilities=frozenset())
+    backend.info = replace(backend.info, capabilities=frozenset(), ignored={"ignore_eos": "It ends by itself."})
     request = body({"role": "user", "content": [part(picture())]}) if "messages" in fields else body(**fields)
     error = refused(ApiError, request, backend)
     assert (error.status, error.param) == (400, param)

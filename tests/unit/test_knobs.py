@@ -36,18 +36,18 @@ def page(backend) -> Iterator[ChatPage]:
 
 
 def test_every_knob_works_where_nothing_is_ignored(page):
-    top_k, max_tokens, seed = page._offer(256)
-    assert (top_k["interactive"], seed["interactive"]) == (True, True)
+    top_k, max_tokens, seed, ignore_eos = page._offer(256)
+    assert [knob["interactive"] for knob in (top_k, seed, ignore_eos)] == [True] * 3
     assert (top_k["info"], seed["info"]) == (BOUNDS["top_k"].hint, BOUNDS["seed"].hint)
     assert max_tokens["value"] == 256
 
 
-@pytest.mark.parametrize(("name", "place"), [("top_k", 0), ("seed", 2)])
+@pytest.mark.parametrize(("name", "place"), [("top_k", 0), ("seed", 2), ("ignore_eos", 3)])
 def test_a_knob_without_effect_is_grey_and_says_why(page, backend, name, place):
     backend.info = replace(backend.info, ignored={name: "This server has none."})
     knobs: list[Any] = page._offer(256)
     assert (knobs[place]["interactive"], knobs[place]["info"]) == (False, "This server has none.")
-    assert knobs[2 - place]["interactive"] is True
+    assert [knobs[other]["interactive"] for other in {0, 2, 3} - {place}] == [True] * 2
 
 
 def test_leaving_greedy_does_not_wake_a_knob_without_effect(page, backend):
@@ -58,5 +58,5 @@ def test_leaving_greedy_does_not_wake_a_knob_without_effect(page, backend):
 
 def test_max_tokens_follows_a_server_with_a_shorter_context(page, backend):
     backend.info = replace(backend.info, context_length=128)
-    _, max_tokens, _ = page._offer(256)
+    _, max_tokens, *_ = page._offer(256)
     assert (max_tokens["maximum"], max_tokens["value"]) == (128, 128)

@@ -85,7 +85,6 @@ def test_a_field_that_would_change_the_answer_is_refused_unless_it_is_neutral(na
         ({"presence_penalty": 0.1}, "presence_penalty"),
         ({"logit_bias": {"5": -100}}, "logit_bias"),
         ({"min_p": 0.05}, "min_p"),
-        ({"ignore_eos": 1}, "ignore_eos"),
         ({"min_tokens": True}, "min_tokens"),
     ],
 )

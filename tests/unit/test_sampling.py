@@ -140,6 +140,12 @@ def test_bad_stop_strings_are_refused(stop: object) -> None:
     assert repr(stop) in str(refused.value)
 
 
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_ignore_eos_is_yes_or_no(value: object) -> None:
+    with pytest.raises(BadRequest, match="ignore_eos must be true or false"):
+        SamplingParams(ignore_eos=value)  # type: ignore[arg-type]
+
+
 def test_as_many_and_as_long_stop_strings_as_allowed_are_taken() -> None:
     stop = tuple(letter * MAX_STOP_LENGTH for letter in "abcdefgh"[:MAX_STOP_STRINGS])
     assert SamplingParams(stop=stop).stop == stop

@@ -494,6 +494,10 @@ def test_an_id_can_be_used_again_once_its_request_has_ended(bench) -> None:
         pytest.param("abST" + END, 2, {"stop": ("STOP",)}, "end_of_turn", "abST", 5, id="half a stop string"),
         pytest.param("abcdef", 2, {"max_tokens": 4}, "max_tokens", "abcd", 4, id="max tokens"),
         pytest.param("abcdef", 2, {"max_tokens": 1}, "max_tokens", "a", 1, id="one token"),
+        pytest.param(
+            "ab" + END + "cd", 2, {"ignore_eos": True, "max_tokens": 5}, "max_tokens", f"ab{END}cd", 5, id="past the end"
+        ),
+        pytest.param(END * 2, 5, {"ignore_eos": True}, "context_full", END * 2 + "~", 3, id="past two ends"),
         pytest.param("abcdef", 5, {}, "context_full", "abc", 3, id="context full"),
         pytest.param("abcdef", 7, {}, "context_full", "a", 1, id="room for one token"),
     ],

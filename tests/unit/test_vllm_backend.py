@@ -180,6 +180,12 @@ def test_values_that_the_device_would_misread_are_never_sent(asked: dict[str, An
     assert "seed" not in values
 
 
+def test_the_engine_is_told_to_go_on_past_the_end() -> None:
+    ends, on = (sampling_values(SamplingParams(ignore_eos=past), 64, [7]) for past in (False, True))
+    assert (ends["stop_token_ids"], ends["ignore_eos"]) == ([7], False)
+    assert (on["stop_token_ids"], on["ignore_eos"]) == ([], True)
+
+
 def test_each_request_has_sampling_values_of_its_own(backend, vllm, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(temperature=0.9, top_k=10))
     for _ in range(2):

@@ -359,6 +359,11 @@ def test_nothing_in_the_facts_is_taken_for_html(changes: dict[str, Any]) -> None
         ({"temperature": 1.25, "top_k": 40, "seed": 0}, "temperature 1.25, top_p 0.9, top_k 40, max_tokens 256, seed 0"),
         ({"temperature": 0}, "greedy, max tokens 256"),
         ({"temperature": 0.0, "max_tokens": 9}, "greedy, max tokens 9"),
+        ({"temperature": 0, "ignore_eos": True}, "greedy, max tokens 256, past the model's own end"),
+        (
+            {"seed": 0, "ignore_eos": True},
+            "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 0, past the model's own end",
+        ),
     ],
 )
 def test_the_sampling_values_in_words(changes: dict[str, Any], said: str) -> None:
