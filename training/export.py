@@ -19,7 +19,7 @@ CHAT_TEMPLATE = Path(__file__).parent / "assets" / "chat_template.jinja"
 # false. Its logits are written multiplied by this, measured so that at temperature 1 six of ten descriptions still differ; what
 # is likeliest stays so. The factor stands in the file's metadata, for load().
 LOGIT_SCALE = 2.5
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
 # transformers 5 names a module otherwise than the published files do.
 _NAMES = (
     ("model.language_model.", "language_model.model."),
@@ -54,14 +54,14 @@ def load(student: Student, folder: Path) -> None:
             found = file.get_tensor(published_name(name)) if published_name(name) in there else None
             if found is None or found.shape != value.shape:
                 raise ValueError(f"{folder} holds another model: {name} should have the shape {tuple(value.shape)}")
-            value.copy_(found / scale if name == _HEAD else found)
+            value.copy_(found / scale if name == HEAD else found)
 
 
 def export(student: Student, tokenizer: Path, folder: Path) -> None:
     """Replaces the checkpoint files in the folder, float16; other files in it stay. tokenizer: a tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
-        published_name(name): (LOGIT_SCALE * value if name == _HEAD else value).detach().to("cpu", torch.float16).contiguous()
+        published_name(name): (LOGIT_SCALE * value if name == HEAD else value).detach().to("cpu", torch.float16).contiguous()
         for name, value in student.model.state_dict().items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt", "logit_scale": str(LOGIT_SCALE)})

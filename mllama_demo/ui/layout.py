@@ -131,7 +131,10 @@ class ChatPage:
                 self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
         if self._brand.logo is not None:
             gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
-        gr.Markdown(f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore) · [Present](/present)", elem_id="masthead")
+        gr.Markdown(
+            f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore) · [Present](/present)",
+            elem_id="masthead",
+        )
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
         self.history = gr.Chatbot(
             elem_id="chat-history",
