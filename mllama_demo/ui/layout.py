@@ -132,7 +132,7 @@ class ChatPage:
         if self._brand.logo is not None:
             gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
         gr.Markdown(
-            f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore) · [Present](/present)",
+            f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore) &ensp;[Present](/present)",
             elem_id="masthead",
         )
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
@@ -247,8 +247,8 @@ class ChatPage:
         view = view or View()
         updates: dict[Any, Any] = {self.status: view.status or self._room.status()}
         if view.history is not None:
-            told: dict[str, Any] = {} if view.thumbs is None else {"feedback_value": view.thumbs}
-            updates[self.history] = gr.update(value=view.history, **told)
+            known = view.thumbs is not None
+            updates[self.history] = gr.update(value=view.history, feedback_value=view.thumbs) if known else view.history
         if view.conversation_id is not None:
             updates[self.conversation_id] = view.conversation_id
         if view.input is not None:
