@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast, get_args, get_origin
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -27,6 +26,7 @@ from mllama_demo.images import ImageLimits
 from mllama_demo.neuron_settings import REFUSED, InstanceType, NeuronOptions, OnDeviceSampling, default_buckets, first_problem
 from mllama_demo.passwords import USER, is_hash
 from mllama_demo.sampling import BOUNDS, SamplingParams
+from mllama_demo.yaml_file import parse_mapping, read_file
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "configs" / "scenarios"
 EMBEDDED_CHECKPOINT = Path(__file__).resolve().parent / "embedded"
@@ -373,30 +373,9 @@ def _closest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else "--help lists all options."
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key given twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key, _ in reversed(node.value):
-            if keys.count(key.value) > 1:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(path: Path, named_by: str) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigError(f"The configuration file {path} (named by {named_by}) cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"The configuration file {path} is not valid YAML{place}: {problem}.") from None
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise ConfigError(f"The configuration file {path} must be a mapping of option to value, got {type(content).__name__}.")
+    file = f"The configuration file {path}"
+    content = parse_mapping(read_file(path, f"{file} (named by {named_by})"), file, "of option to value", may_be_empty=True)
     for key in content:
         if key in REFUSED:
             raise ConfigError(f"The configuration file {path} has the key {key}, which is no option: {REFUSED[key]}.")

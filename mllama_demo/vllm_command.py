@@ -9,9 +9,9 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from mllama_demo.backend.vllm_arguments import Generation, server_environment, server_flags
+from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
 
@@ -43,13 +43,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"The command line of vllm-command cannot be used: {message}; see vllm-command --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = VerbParser(
         prog="python -m mllama_demo vllm-command",
         usage="%(prog)s [--config FILE] [--generation legacy|v1] [--OPTION VALUE ...]",
         description="Prints the shell command that serves a Neuron configuration with vLLM.",

@@ -29,6 +29,7 @@ class MetaVisionEncoder(MllamaVisionEncoder):
             out = layer(hidden_states, attention_mask=attention_mask)
             hidden_states = out[0] if isinstance(out, tuple) else out
             states.append(hidden_states)
+        # transformers says FloatTensor, an old name that no tensor of today has.
         return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=tuple(states))  # type: ignore[arg-type]
 
 

@@ -99,16 +99,16 @@ def piece(chunk: Any) -> Piece:
     if getattr(chunk, "object", None) == "error":  # vLLM's older, flat form, which the client takes for a chunk
         return Piece(error=str(getattr(chunk, "message", None) or "no reason given"))
     told = getattr(chunk, "usage", None)
-    counts = (getattr(told, "prompt_tokens", None), getattr(told, "completion_tokens", None))
-    usage = counts if all(isinstance(count, int) for count in counts) else None
+    read, wrote = getattr(told, "prompt_tokens", None), getattr(told, "completion_tokens", None)
+    usage = (read, wrote) if isinstance(read, int) and isinstance(wrote, int) else None
     choice = next(iter(getattr(chunk, "choices", None) or ()), None)
     if choice is None:
-        return Piece(usage=usage)  # type: ignore[arg-type]
+        return Piece(usage=usage)
     content = getattr(getattr(choice, "delta", None), "content", None)
     return Piece(
         text=content if isinstance(content, str) else "",
         logprobs=_logprobs(getattr(getattr(choice, "logprobs", None), "content", None)),
-        usage=usage,  # type: ignore[arg-type]
+        usage=usage,
         finish=getattr(choice, "finish_reason", None),
         stop_reason=getattr(choice, "stop_reason", None),
     )

@@ -104,7 +104,7 @@ class TorchRunner:
         model = MllamaForConditionalGeneration.from_pretrained(path, dtype=dtype, local_files_only=True)
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
         return cls(
-            model.to(device),  # type: ignore[arg-type]
+            model.to(device),  # type: ignore[arg-type]  # a decorator of transformers hides what .to() takes
             processor,
             model.config.image_token_index,
             slots=slots,

@@ -70,7 +70,7 @@ def prepare_environment(settings: Settings) -> None:
 
 def new_engine(settings: Settings) -> Any:
     """A vllm.AsyncLLMEngine, its model loaded and, if need be, compiled first."""
-    from vllm import AsyncEngineArgs, AsyncLLMEngine  # type: ignore[import-not-found]
+    from vllm import AsyncEngineArgs, AsyncLLMEngine  # type: ignore[import-not-found]  # only where Neuron is
 
     # Without disable_log_requests every prompt would be in the log.
     return AsyncLLMEngine.from_engine_args(AsyncEngineArgs(**engine_arguments(settings), disable_log_requests=True))
@@ -108,6 +108,6 @@ def sampling_values(sampling: SamplingParams, max_top_k: int | None, end_of_turn
 
 def new_sampling_params(sampling: SamplingParams, max_top_k: int | None, end_of_turn_ids: Iterable[int]) -> Any:
     """vllm.SamplingParams for one request."""
-    import vllm  # type: ignore[import-not-found]
+    import vllm  # type: ignore[import-not-found]  # only where Neuron is
 
     return vllm.SamplingParams(**sampling_values(sampling, max_top_k, end_of_turn_ids))

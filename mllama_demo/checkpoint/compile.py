@@ -26,6 +26,7 @@ from mllama_demo.checkpoint.neuron_log import CompileProgress
 from mllama_demo.checkpoint.neuron_machine import check_instance, check_sdk
 from mllama_demo.checkpoint.plan import verdict
 from mllama_demo.checkpoint.shape import read_shape
+from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.interruption import terminated
@@ -236,13 +237,8 @@ def _say(line: str) -> None:
     print(("\r\x1b[K" if sys.stdout.isatty() else "") + line, flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"The command line of compile cannot be used: {message}; see compile --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = VerbParser(
         prog="python -m mllama_demo compile",
         usage="%(prog)s [--config FILE] [--dry-run] [--OPTION VALUE ...]",
         description="Compiles a model for Neuron into a folder named by a fingerprint of all it is made of, or finds it there.",

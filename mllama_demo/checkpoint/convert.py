@@ -25,6 +25,7 @@ from mllama_demo.checkpoint import meta_configs, meta_files, weights_file
 from mllama_demo.checkpoint.meta_files import MetaFiles
 from mllama_demo.checkpoint.meta_layout import MetaModel, Output, VisionConstants, assemble, check_tensors, meta_model, outputs
 from mllama_demo.checkpoint.weights_file import Entry
+from mllama_demo.command_line import VerbParser
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.interruption import only_one, terminated
 
@@ -213,13 +214,8 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"The command line of convert cannot be used: {message}; see convert --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = VerbParser(
         prog="python -m mllama_demo convert",
         description="Converts Meta's original Llama 3.2 Vision checkpoint into the Hugging Face layout.",
         allow_abbrev=False,

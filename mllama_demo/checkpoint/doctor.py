@@ -16,8 +16,8 @@ from mllama_demo.checkpoint.checks import CHECKS
 from mllama_demo.checkpoint.findings import Finding, Sight
 from mllama_demo.checkpoint.machine import Machine, this_machine
 from mllama_demo.checkpoint.neuron_sdks import PACKAGES
+from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
-from mllama_demo.errors import ConfigError
 
 NOT_READY = 2
 _WIDTH = 110
@@ -83,13 +83,8 @@ def _as_json(settings: Settings, found: Sequence[Finding]) -> dict[str, Any]:
     return {"ready": not _failures(found), "backend": settings.backend, "findings": [asdict(finding) for finding in found]}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"The command line of doctor cannot be used: {message}; see doctor --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = VerbParser(
         prog="python -m mllama_demo doctor",
         usage="%(prog)s [--config FILE] [--json] [--OPTION VALUE ...]",
         description="Says whether this machine is ready to run a configuration, and what to do if it is not. Changes nothing.",

@@ -15,6 +15,7 @@ from typing import Any
 
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory, core_parameters
 from mllama_demo.checkpoint.shape import PUBLISHED, ModelShape, read_shape
+from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.neuron_settings import CORES, GIB_PER_CORE, MAX_BATCH, NeuronOptions, default_buckets, first_problem
@@ -165,13 +166,8 @@ def _as_json(o: NeuronOptions, memory: CoreMemory, found: Sequence[Choice]) -> d
     }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"The command line of plan cannot be used: {message}; see plan --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = VerbParser(
         prog="python -m mllama_demo plan",
         usage="%(prog)s [--config FILE] [--shape 11B|90B] [--json] [--OPTION VALUE ...]",
         description="Says what a Neuron configuration takes of each core's memory, and which others would fit.",

@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from mllama_demo.command_line import VerbParser
 from mllama_demo.config import load_settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 from mllama_demo.explore.grid import Estimate, Grid
@@ -214,13 +215,8 @@ def _html(run: Run) -> str:
 # --- the command line ----------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"The command line of explore cannot be used: {message}; see explore --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = VerbParser(
         prog="python -m mllama_demo explore",
         usage="%(prog)s (--spec GRID | --run FILE) [--output FILE] [--csv FILE] [--html FILE] [--OPTION VALUE ...]",
         description="Runs one image and prompt under every combination of some temperatures, top_p, top_k and seeds, and prints "

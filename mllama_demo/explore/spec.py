@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mllama_demo.config import Settings, UniqueKeyLoader
+from mllama_demo.config import Settings
 from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.explore.grid import Grid, make_grid
-from mllama_demo.images import LoadedImage, size_text
+from mllama_demo.images import LoadedImage
 from mllama_demo.offline.pictures import open_picture
+from mllama_demo.yaml_file import parse_mapping, read_file
 
 MAX_SPEC_BYTES = 2**20
 
@@ -28,19 +27,8 @@ class Spec:
 
 def read_spec(path: Path, settings: Settings) -> Spec:
     """The grid in a YAML file; what it leaves out has the deployment's value. Raises ConfigError."""
-    try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
-            raise ConfigError(f"The grid {path} is larger than {size_text(MAX_SPEC_BYTES)}.")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigError(f"The grid {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that does not exist
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"The grid {path} is not valid YAML{place}: {problem}.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"The grid {path} must be a mapping with a prompt, got {type(content).__name__}.")
+    what = f"The grid {path}"
+    content = parse_mapping(read_file(path, what, MAX_SPEC_BYTES), what, "with a prompt")
     values: dict[str, Any] = {str(key): value for key, value in content.items() if value is not None}
     image = values.pop("image", None)
     if image is not None and (not isinstance(image, str) or not image.strip()):

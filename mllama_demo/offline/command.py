@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllama_demo.command_line import VerbParser
 from mllama_demo.config import load_settings
-from mllama_demo.errors import BackendUnavailable, ConfigError
+from mllama_demo.errors import BackendUnavailable
 from mllama_demo.interruption import terminated
 from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_batch
 from mllama_demo.offline.pictures import digest_of
@@ -183,13 +184,8 @@ def _numbers(text: str) -> list[Any]:
     return [int(part) if part.strip().isdecimal() else part for part in text.split(",")]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"The command line of offline cannot be used: {message}; see offline --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = VerbParser(
         prog="python -m mllama_demo offline",
         usage="%(prog)s FILE [--config FILE] [--output FILE] [--at-once N[,N ...]] [--OPTION VALUE ...]",
         description="Answers a batch of prompts and prints what came of each, or writes it to a file with all that is needed to "

@@ -9,8 +9,8 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 from mllama_demo.interruption import terminated
@@ -73,13 +73,8 @@ def _report(index: int, step: RecordedStep) -> str:
     return "\n".join([*lines, f"           {figures}"])
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"The command line of rehearse cannot be used: {message}; see rehearse --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = VerbParser(
         prog="python -m mllama_demo rehearse",
         usage="%(prog)s --scenario NAME|FILE [--output FILE] [--config FILE] [--OPTION VALUE ...]",
         description="Asks every step of a scenario, checks each answer against the shape that its step expects, and records "

@@ -22,6 +22,7 @@ from mllama_demo.errors import BadRequest, ConfigError, ImageError, NotFound
 from mllama_demo.images import ImageLimits, LoadedImage, load_image, size_text
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.scenarios.shape import Shape
+from mllama_demo.yaml_file import parse_mapping, read_file
 
 MAX_BYTES, MAX_STEPS = 2**18, 50
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}\Z")
@@ -160,22 +161,11 @@ def read_scenario(path: Path, settings: Settings) -> Scenario:
 
 def _read(path: Path, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
     """The content, and the line where each key and element of a list begins."""
-    try:
-        if not path.is_file():
-            raise ConfigError(f"{where} is no file.")
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{where} is larger than {size_text(MAX_BYTES)}.")
-        text = path.read_text(encoding="utf-8")
-        content, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise ConfigError(f"{where} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that does not exist
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{where} is not valid YAML{place}: {problem}.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where} must be a mapping with title and steps, got {type(content).__name__}.")
+    if not path.is_file():
+        raise ConfigError(f"{where} is no file.")
+    data = read_file(path, where, MAX_BYTES)
+    content = parse_mapping(data, where, "with title and steps")
+    node = yaml.compose(data.decode("utf-8"), Loader=yaml.SafeLoader)
     lines: dict[tuple[Any, ...], int] = {}
     _number(node, (), lines)
     return content, lines

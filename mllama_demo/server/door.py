@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from html import escape
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 MEANWHILE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 T = TypeVar("T")
@@ -62,7 +62,7 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
         if done.done():
             return
         if error is None:
-            done.set_result(result)  # type: ignore[arg-type]
+            done.set_result(cast("T", result))
         else:
             done.set_exception(error)
 

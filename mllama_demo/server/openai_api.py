@@ -239,7 +239,7 @@ def _describe_errors(app: FastAPI) -> None:
                 operation["responses"].pop("422", None)
         return description
 
-    app.openapi = without_422  # type: ignore[method-assign]
+    app.openapi = without_422  # type: ignore[method-assign]  # the way that FastAPI documents
 
 
 # --- errors --------------------------------------------------------------------------------------------------------------

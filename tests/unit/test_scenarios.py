@@ -41,6 +41,7 @@ def test_every_scenario_that_ships_can_be_played(name: str):
         ("title: T\nsteps:\n  - prompt: x\n    continues: true\n", "no step before"),
         ("title: T\nsteps: []\n", "steps is wrong"),
         ("title: [\n", "not valid YAML, line 2"),
+        ("title: T\nsteps:\n  - prompt: x\n    prompt: y\n", "line 4, column 5: prompt is there twice"),
         ("- a\n", "must be a mapping"),
     ],
 )

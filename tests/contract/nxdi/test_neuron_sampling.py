@@ -48,7 +48,7 @@ def four_rows(tokenizer, reference) -> dict[int, Case]:
     requests = [
         (noise(tokenizer, 40, 2), SamplingParams(temperature=2.0, top_p=1.0, top_k=0)),
         (ask(tokenizer, "What is in this image?", image=image), GREEDY),
-        (noise(tokenizer, 30, 3), SamplingParams(temperature=1.3, top_p=0.9, top_k=20)),
+        (noise(tokenizer, 30, 3), SamplingParams(temperature=1.9, top_p=0.95, top_k=20)),
         (ask(tokenizer, "Tell me a story.", image=image), SamplingParams(temperature=2.0, top_p=0.97, top_k=200)),
     ]
     return {slot: Case(replace(request, sampling=sampling), 12) for slot, (request, sampling) in enumerate(requests)}
@@ -78,13 +78,10 @@ def test_each_row_is_drawn_by_its_own_values(tokenizer, reference, sampling_runn
     for slot, case in cases.items():
         start(sampling_runner, slot, case)
     finish(sampling_runner, cases)
-    strayed = []
     for case in cases.values():
         assert case.tokens == foretold(reference, case)
-        if case.tokens != foretold(reference, Case(replace(case.request, sampling=GREEDY), case.count)):
-            strayed.append(case.request.sampling)
-    assert strayed, "the values must matter, or this test shows nothing"
-    assert not any(sampling.greedy for sampling in strayed)
+        greedy = foretold(reference, Case(replace(case.request, sampling=GREEDY), case.count))
+        assert (case.tokens == greedy) == case.request.sampling.greedy, "the values must matter, or this test shows nothing"
     assert all(sampled.trace is None for case in cases.values() for sampled in case.made), "the device tells no probabilities"
 
 
@@ -106,7 +103,7 @@ def test_what_the_device_is_told_is_legal_in_every_row_even_the_free_ones(tokeni
         start(sampling_runner, slot, cases[slot])
     sampling_runner.decode([2])
     told = [inputs[4].tolist() for _, _, inputs in calls]
-    rows = [[64.0, 1.0, 2.0], [1.0, 1.0, 1.0], pytest.approx([20.0, 0.9, 1.3]), pytest.approx([64.0, 0.97, 2.0])]
+    rows = [[64.0, 1.0, 2.0], [1.0, 1.0, 1.0], pytest.approx([20.0, 0.95, 1.9]), pytest.approx([64.0, 0.97, 2.0])]
     assert told == [[rows[0]], [rows[2]], [rows[3]], rows]
     validate = import_nxdi("modules.generation.sampling").validate_sampling_params
     for _, _, inputs in calls:
