@@ -1,5 +1,6 @@
 // One answer token by token: coloured, with its entropy above; a chosen token's way through the filters; and what if.
 import { $, ask, button, el, guarded, percent, post, stream, visible } from "./dom.js";
+import { state } from "./explore.js";
 
 let open = null; // { view, index, tokens, at, marks }
 const panel = $("token-panel");
@@ -121,16 +122,17 @@ async function branch(candidate) {
 
 // --- what if -----------------------------------------------------------------------------------------------------------------
 
-const BOUNDS = { temperature: [0, 2, 0.05], top_p: [0.01, 1, 0.01], top_k: [0, 200, 1] };
+const KNOBS = ["temperature", "top_p", "top_k"];
 
 function sliders(cell) {
-  const inputs = Object.entries(BOUNDS).map(([name, [min, max, step]]) => {
+  const inputs = KNOBS.map((name) => {
+    const { min, max, step } = state.about.bounds[name];
     const out = el("output", {}, String(cell[name]));
     const input = el("input", { type: "range", id: `whatif-${name}`, min, max, step, value: cell[name], oninput: () => { out.textContent = input.value; soon(); } });
     return el("label", {}, `${name.replace("_", "-")} `, input, out);
   });
   const reset = button("As it was", () => {
-    for (const name of Object.keys(BOUNDS)) Object.assign($(`whatif-${name}`), { value: cell[name] }).nextElementSibling.textContent = cell[name];
+    for (const name of KNOBS) Object.assign($(`whatif-${name}`), { value: cell[name] }).nextElementSibling.textContent = cell[name];
     soon();
   }, { class: "small" });
   $("whatif").replaceChildren(el("h3", {}, "What if – nothing is generated"), el("div", { class: "sliders" }, ...inputs, reset), el("p", { id: "whatif-says", role: "status" }));
@@ -145,7 +147,7 @@ function soon() {
 
 async function whatIf() {
   const mine = ++asked;
-  const values = Object.fromEntries(Object.keys(BOUNDS).map((name) => [name, Number($(`whatif-${name}`).value)]));
+  const values = Object.fromEntries(KNOBS.map((name) => [name, Number($(`whatif-${name}`).value)]));
   const found = await post(`runs/${open.view.id}/cells/${open.index}/whatif`, values);
   if (mine !== asked || !open) return;
   found.tokens.forEach((token, i) => {
