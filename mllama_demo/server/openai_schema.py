@@ -1,7 +1,7 @@
 """What goes over the wire of the chat-completions API: the request with its checks, the whole answer and its chunks.
 
-Field names are the OpenAI API's; what vLLM adds (top_k, ignore_eos, stop_reason, prompt_logprobs, max_model_len) has vLLM's names. Knows no
-backend. Numbers are checked where SamplingParams checks them.
+Field names are the OpenAI API's; what vLLM adds (top_k, ignore_eos, stop_reason, prompt_logprobs, max_model_len) has vLLM's
+names. Knows no backend. Numbers are checked where SamplingParams checks them.
 """
 
 from __future__ import annotations
