@@ -30,7 +30,7 @@ from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
 from mllama_demo.ui.thumbs import Thumbs
-from mllama_demo.ui.views import View, guarded, guarded_stream
+from mllama_demo.ui.views import View, classes, guarded, guarded_stream
 
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]
@@ -145,7 +145,7 @@ class ChatPage:
         self._thumbs.lay_out()
         self.which = gr.Radio(
             [("The new one", "newest"), ("The first one", "first"), ("Side by side", "together")],
-            value="newest", label="The model looks at one image at a time.", elem_id="which-image", visible=False,
+            value="newest", label="The model looks at one image at a time.", elem_id="which-image", elem_classes=classes(False),
         )  # fmt: skip
         with gr.Row(equal_height=True, elem_id="ask"):
             self.input = gr.MultimodalTextbox(
@@ -161,7 +161,7 @@ class ChatPage:
                 autofocus=True,
                 scale=8,
             )
-            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, scale=1, min_width=90)
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", elem_classes=classes(False), scale=1, min_width=90)
         if self._brand.footer:
             gr.HTML(self._brand.footer_html(), elem_id="brand-footer", padding=False)
         gr.HTML(help_html(), elem_id="help", padding=False)
@@ -221,7 +221,7 @@ class ChatPage:
         if view.input is not None:
             updates[self.input] = view.input
         if view.answering is not None:
-            updates[self.stop] = gr.update(visible=view.answering)
+            updates[self.stop] = gr.update(elem_classes=classes(view.answering))
         if view.sight is not None:
             updates[self.sight] = view.sight
         return {**updates, **self._drawer.updates(view)}
@@ -262,8 +262,8 @@ class ChatPage:
             return [gr.skip(), gr.skip()]
         choice, sight = known
         if choice is None:
-            return [gr.update(visible=False, value="newest"), sight]
-        return [gr.update(visible=True, choices=list(choice.options), label=choice.sentence), sight]
+            return [gr.update(elem_classes=classes(False), value="newest"), sight]
+        return [gr.update(elem_classes=classes(True), choices=list(choice.options), label=choice.sentence), sight]
 
     async def _chosen(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> Any:
         known = await guarded(self._room.attached(self._kiosk.visit(request), conversation_id, value, which))
