@@ -108,9 +108,9 @@ class ChatPage:
         self.kiosk = gr.Textbox("", visible=False)
         self.anew = gr.Button("Begin anew", visible="hidden", elem_id="kiosk-anew")
         self.clock = gr.Timer(STATUS_SECONDS)
-        with gr.Sidebar(open=False, width=280):
+        with gr.Sidebar(open=False, width="17.5rem"):
             self._drawer.lay_out()
-        with gr.Sidebar(open=False, width=300, position="right", elem_id="settings"):
+        with gr.Sidebar(open=False, width="19rem", position="right", elem_id="settings"):
             gr.Markdown("### Settings", elem_id="settings-title")
             with gr.Accordion("What the model sees", open=False, elem_id="sight-panel"):
                 self.sight = gr.HTML(NOTHING, elem_id="sight", padding=False)

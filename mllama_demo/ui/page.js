@@ -43,9 +43,28 @@ function welcome() {
   welcomed = screen;
 }
 
+// Gradio keeps the end of a conversation in sight while it grows, but not when the room for it shrinks: a keyboard, a choice.
+let log = null, atEnd = true, room = 0;
+const resized = new ResizeObserver(() => {
+  if (log.clientHeight < room && atEnd && log.querySelector(".message-row")) log.scrollTop = log.scrollHeight;
+  room = log.clientHeight;
+});
+function scrolled() {
+  if (log.clientHeight >= room) atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+}
+function keepEnd() {
+  const now = document.querySelector("#chat-history .bubble-wrap");
+  if (!now || now === log) return;
+  log = now;
+  resized.disconnect();
+  resized.observe(log);
+  log.addEventListener("scroll", scrolled, { passive: true });
+}
+
 new MutationObserver(() => {
   nameThings();
   welcome();
+  keepEnd();
   if (!left || Date.now() > left.until) return;
   if (document.activeElement && document.activeElement !== document.body) return;
   const steppers = rows()[left.row]?.querySelectorAll(".stepper") ?? [];
