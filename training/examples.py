@@ -33,7 +33,7 @@ EXAMPLES: dict[str, Scene] = {
         "white",
         640,
         480,
-        5,
+        1,
     ),
     "apples.png": Scene(
         tuple(_things("apple", _at(0.18, 0.25, 0.28), _at(0.5, 0.3, 0.28), _at(0.8, 0.25, 0.28), _at(0.33, 0.75, 0.28), style=1)),

@@ -48,7 +48,7 @@ function chart(id, minutes, { bars = [], line = null, tell, name }) {
   }
   minutes.forEach((minute, i) => {
     const last = i === minutes.length - 1;
-    if (last || (minute.start % 900 === 0 && i < minutes.length - 6 && i > 1)) {
+    if (last || (minute.start % 900 === 0 && i < minutes.length - 9 && i > 1)) {
       svg.append(shape("text", { x: last ? WIDTH : x(i), y: HEIGHT - 4, "text-anchor": last ? "end" : "middle" }, last ? "now" : clock(minute.start)));
     }
     let base = 0;

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import aclosing
+from typing import Any
 
 from mllama_demo.answer import Answer, Answerer
 from mllama_demo.errors import DemoError
@@ -42,7 +43,7 @@ async def rehearse(answerer: Answerer, scenario: Scenario, tell: Tell = lambda i
 
 async def _record(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> RecordedStep:
     step, started = scenario.steps[index], time.perf_counter()
-    common = {"fingerprint": scenario.fingerprint(index), "prompt": step.prompt.strip()}
+    common: dict[str, Any] = {"fingerprint": scenario.fingerprint(index), "prompt": step.prompt.strip()}
     try:
         answer = await ask_step(answerer, scenario, index, answers)
     except DemoError as error:

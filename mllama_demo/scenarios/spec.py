@@ -34,8 +34,8 @@ class _Model(BaseModel):
 class Parameters(_Model):
     """Sampling values of one step; what is left out has the deployment's value. Their bounds are SamplingParams'."""
 
-    temperature: float | None = Field(None, strict=False)
-    top_p: float | None = Field(None, strict=False)
+    temperature: float | None = Field(default=None, strict=False)
+    top_p: float | None = Field(default=None, strict=False)
     top_k: int | None = None
     max_tokens: int | None = None
     seed: int | None = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from fastapi import FastAPI
 
@@ -37,6 +40,11 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
     if store is not None:
         # Gradio reads these when it is imported: no analytics, no version check, nothing leaves this machine.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        if "GRADIO_TEMP_DIR" not in os.environ:
+            # Gradio names its copies by content and deletes them when it ends: in a shared folder one demo that ends takes the
+            # example pictures of the others along.
+            os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="mllama-demo-gradio-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
         from mllama_demo.server.explore_page import explore_page
         from mllama_demo.server.present import add_present
         from mllama_demo.ui.layout import mount_ui

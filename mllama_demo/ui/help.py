@@ -21,12 +21,13 @@ HINTS: tuple[str, ...] = (
     "Sampling values in the right drawer hold for the next answer.",
 )
 EXPLORE = '<a href="/explore">Explore sampling</a>'
+PRESENT = '<a href="/present">Present</a>'
 
 
 def links_html() -> str:
     """The buttons at the right end of the header. page.js and keys.js act on them."""
     return (
-        f'<nav aria-label="Page">{EXPLORE}'
+        f'<nav aria-label="Page">{EXPLORE}{PRESENT}'
         '<button type="button" class="round fresh" aria-label="New chat" title="New chat (Alt + N)"></button>'
         '<button type="button" class="round helping" aria-label="Help and keys" title="Help and keys (?)">?</button></nav>'
     )
@@ -35,7 +36,8 @@ def links_html() -> str:
 def help_html() -> str:
     """The dialog, closed."""
     rows = "".join(f"<div><dt>{_keys(keys)}</dt><dd>{escape(what)}</dd></div>" for keys, what in KEYS)
-    hints = "".join(f"<li>{hint}</li>" for hint in (*map(escape, HINTS), f"{EXPLORE} compares many of them at once."))
+    pages = (f"{EXPLORE} compares many of them at once.", f"{PRESENT} plays a prepared scenario, step by step.")
+    hints = "".join(f"<li>{hint}</li>" for hint in (*map(escape, HINTS), *pages))
     return (
         '<dialog class="help" aria-labelledby="help-title"><form method="dialog"><h2 id="help-title">Keys and hints</h2>'
         f'<button aria-label="Close">✕</button></form><dl class="keys">{rows}</dl><ul>{hints}</ul></dialog>'

@@ -214,8 +214,8 @@ class ChatPage:
         view = view or View()
         updates: dict[Any, Any] = {self.status: view.status or self._room.status()}
         if view.history is not None:
-            told: dict[str, Any] = {} if view.thumbs is None else {"feedback_value": view.thumbs}
-            updates[self.history] = gr.update(value=view.history, **told)
+            known = view.thumbs is not None
+            updates[self.history] = gr.update(value=view.history, feedback_value=view.thumbs) if known else view.history
         if view.conversation_id is not None:
             updates[self.conversation_id] = view.conversation_id
         if view.input is not None:

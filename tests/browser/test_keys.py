@@ -24,7 +24,7 @@ def test_the_help_lists_every_key_and_closes(page: Page):
     for keys, what in KEYS:
         row = help.locator(".keys > div").filter(has=page.get_by_text(what, exact=True))
         expect(row.locator("kbd")).to_have_text(keys.split(" + "))
-    expect(help.get_by_role("listitem")).to_contain_text([*HINTS, "Explore sampling"])
+    expect(help.get_by_role("listitem")).to_contain_text([*HINTS, "Explore sampling", "Present"])
     pages.shot(page, "help-desktop")
     page.keyboard.press("Escape")
     expect(help).to_be_hidden()

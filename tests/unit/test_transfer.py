@@ -29,7 +29,15 @@ def png(color: str) -> bytes:
 RED = load_image(png("red"), "red.png")
 REF = ImageRef(RED.digest, "red.png", 6, 4)
 FACTS: dict[str, Any] = {
-    "sampling": {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 256, "seed": 2**32 - 1, "stop": ["x"]},
+    "sampling": {
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "top_k": 0,
+        "max_tokens": 256,
+        "seed": 2**32 - 1,
+        "stop": ["x"],
+        "ignore_eos": False,
+    },
     "dropped": 0,
     "context_length": 2048,
     "reason": "end_of_turn",

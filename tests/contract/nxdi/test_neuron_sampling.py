@@ -78,10 +78,13 @@ def test_each_row_is_drawn_by_its_own_values(tokenizer, reference, sampling_runn
     for slot, case in cases.items():
         start(sampling_runner, slot, case)
     finish(sampling_runner, cases)
+    strayed = []
     for case in cases.values():
         assert case.tokens == foretold(reference, case)
-        greedy = foretold(reference, Case(replace(case.request, sampling=GREEDY), case.count))
-        assert (case.tokens == greedy) == case.request.sampling.greedy, "the values must matter, or this test shows nothing"
+        if case.tokens != foretold(reference, Case(replace(case.request, sampling=GREEDY), case.count)):
+            strayed.append(case.request.sampling)
+    assert strayed, "the values must matter, or this test shows nothing"
+    assert not any(sampling.greedy for sampling in strayed)
     assert all(sampled.trace is None for case in cases.values() for sampled in case.made), "the device tells no probabilities"
 
 
