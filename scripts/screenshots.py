@@ -34,6 +34,7 @@ OVERVIEW_WIDTH = 1600
 KEYBOARD_HEIGHT = 336  # CSS pixels of a phone's height
 
 DOG, STOP = EXAMPLE_IMAGES / "dog.png", EXAMPLE_IMAGES / "stop.png"
+DRAWERS = {"left": "Conversations", "right": "Settings"}
 Shoot = Callable[[Page, str], None]
 
 
@@ -47,8 +48,8 @@ def narrow(page: Page) -> bool:
 @contextmanager
 def drawer(page: Page, side: str) -> Iterator[None]:
     """With a drawer open, which it always is where there is room for it. side: left or right."""
-    toggle = page.get_by_role("button", name="Toggle Sidebar").nth(("left", "right").index(side))
-    panel = page.locator(".sidebar").nth(("left", "right").index(side))
+    toggle = page.get_by_role("button", name=DRAWERS[side], exact=True)
+    panel = page.locator(".sidebar").nth(list(DRAWERS).index(side))
     if narrow(page):
         toggle.click()
     expect(panel).to_contain_class("open")

@@ -10,7 +10,7 @@ import gradio as gr
 from mllama_demo.store import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.sharing import SharePanel
-from mllama_demo.ui.views import View, guarded, guarded_stream, visit_of
+from mllama_demo.ui.views import View, classes, guarded, guarded_stream, visit_of
 
 Updates = AsyncGenerator[dict[Any, Any], None]
 DOWNLOAD = """(file) => {
@@ -33,7 +33,7 @@ class Drawer:
 
     def lay_out(self) -> None:
         self.new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
-        with gr.Row(visible=False, elem_id="deleted") as self.deleted:
+        with gr.Row(elem_classes=classes(False), elem_id="deleted") as self.deleted:
             self.deleted_title = gr.HTML(elem_id="deleted-title", padding=False)
             self.bring_back = gr.Button("Undo", size="sm", elem_id="bring-back", min_width=70, scale=0)
         self.search = gr.Textbox(
@@ -77,7 +77,7 @@ class Drawer:
         if view.found is not None:
             updates[self.found] = view.found_html()
         if view.deleted is not None:
-            updates[self.deleted] = gr.update(visible=bool(view.deleted))
+            updates[self.deleted] = gr.update(elem_classes=classes(bool(view.deleted)))
             updates[self.deleted_title] = view.deleted_html()
         return updates
 

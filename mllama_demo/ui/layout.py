@@ -12,12 +12,10 @@ import gradio as gr
 from fastapi import FastAPI
 
 from mllama_demo.answer import Answerer
-from mllama_demo.backend.base import BackendInfo
 from mllama_demo.brand import Brand
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
-from mllama_demo.errors import BadRequest
 from mllama_demo.feedback import Feedback
-from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
+from mllama_demo.sampling import SamplingParams
 from mllama_demo.server.login import user_of
 from mllama_demo.shares import Shares
 from mllama_demo.store import Store
@@ -25,17 +23,18 @@ from mllama_demo.transfer import MAX_FILE_BYTES
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
+from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.kiosk import START, Kiosk
+from mllama_demo.ui.knobs import Knobs, sampling_from
 from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
 from mllama_demo.ui.thumbs import Thumbs
-from mllama_demo.ui.views import View, guarded, guarded_stream
+from mllama_demo.ui.views import View, classes, guarded, guarded_stream
 
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]
 STATUS_SECONDS = 2.0
-IGNORE_EOS_HINT = "go on past the model's own end, to max tokens"
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
 # The address bar names the conversation, so that a reload, a bookmark or a second tab finds it.
 REMEMBER_IN_ADDRESS = """(id) => {
@@ -77,16 +76,6 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store,
     )
 
 
-def slider(name: str, value: float, **kwargs: Any) -> gr.Slider:
-    """A slider whose range, step and hint come from sampling.BOUNDS."""
-    bound = BOUNDS[name]
-    maximum = kwargs.pop("maximum", bound.maximum)
-    return gr.Slider(
-        bound.minimum, maximum, value=value, step=bound.step, label=bound.label, info=bound.hint,
-        elem_id=name.replace("_", "-"), **kwargs,
-    )  # fmt: skip
-
-
 class ChatPage:
     """The chat's components and wiring. build() makes the Blocks once."""
 
@@ -96,6 +85,7 @@ class ChatPage:
         self._kiosk = Kiosk(settings)
         self._brand = brand
         self._drawer = Drawer(room, self._updates, SharePanel(Shares(store)), people=settings.users is not None)
+        self.knobs = Knobs(settings, room)
         self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model)
 
     def build(self) -> gr.Blocks:
@@ -118,23 +108,23 @@ class ChatPage:
         self.kiosk = gr.Textbox("", visible=False)
         self.anew = gr.Button("Begin anew", visible="hidden", elem_id="kiosk-anew")
         self.clock = gr.Timer(STATUS_SECONDS)
-        with gr.Sidebar(open=False, width=280):
+        with gr.Sidebar(open=False, width="17.5rem"):
             self._drawer.lay_out()
-        with gr.Sidebar(open=False, width=300, position="right", elem_id="settings"):
+        with gr.Sidebar(open=False, width="19rem", position="right", elem_id="settings"):
+            gr.Markdown("### Settings", elem_id="settings-title")
             with gr.Accordion("What the model sees", open=False, elem_id="sight-panel"):
                 self.sight = gr.HTML(NOTHING, elem_id="sight", padding=False)
             gr.Markdown("### Sampling")
-            self._lay_out_sampling()
+            self.knobs.lay_out()
             with gr.Accordion("Camera or web address", open=False, elem_id="more-images"):
                 self.url = gr.Textbox(label="Address of an image", placeholder="https://…", max_lines=1, elem_id="image-url")
                 self.use_url = gr.Button("Use this image", size="sm", elem_id="use-url")
                 self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
-        if self._brand.logo is not None:
-            gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
-        gr.Markdown(
-            f"# {settings.title}\n{_introduction(settings)} [Explore sampling](/explore) &ensp;[Present](/present)",
-            elem_id="masthead",
-        )
+        with gr.Row(elem_id="topbar"):
+            if self._brand.logo is not None:
+                gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
+            gr.Markdown(f"# {settings.title}", elem_id="masthead")
+            gr.HTML(links_html(), elem_id="links", padding=False)
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
         self.history = gr.Chatbot(
             elem_id="chat-history",
@@ -145,24 +135,24 @@ class ChatPage:
             min_height=260,
             scale=1,
             editable="user",
-            buttons=["copy", "copy_all"],
+            buttons=["copy"],
             examples=EXAMPLES,  # type: ignore[arg-type]
             layout="bubble",
             latex_delimiters=[],
             allow_tags=False,
-            placeholder="Add an image with the paper clip, paste or drop one, and ask. Or try one of these:",
+            placeholder=_welcome(settings),
         )
         self._thumbs.lay_out()
         self.which = gr.Radio(
             [("The new one", "newest"), ("The first one", "first"), ("Side by side", "together")],
-            value="newest", label="The model looks at one image at a time.", elem_id="which-image", visible=False,
+            value="newest", label="The model looks at one image at a time.", elem_id="which-image", elem_classes=classes(False),
         )  # fmt: skip
         with gr.Row(equal_height=True, elem_id="ask"):
             self.input = gr.MultimodalTextbox(
                 elem_id="chat-input",
                 label="Your question",
                 show_label=False,
-                placeholder="Ask a question",
+                placeholder="Ask about a picture",
                 file_types=["image"],
                 sources=["upload"],
                 # Of two at once the visitor chooses; a single-file box would drop the second one silently.
@@ -171,33 +161,17 @@ class ChatPage:
                 autofocus=True,
                 scale=8,
             )
-            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", visible=False, scale=1, min_width=90)
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", elem_classes=classes(False), scale=1, min_width=90)
         if self._brand.footer:
             gr.HTML(self._brand.footer_html(), elem_id="brand-footer", padding=False)
+        gr.HTML(help_html(), elem_id="help", padding=False)
         self.script = gr.HTML("", js_on_load=PAGE_SCRIPT, visible="hidden", elem_id="page-script")
-
-    def _lay_out_sampling(self) -> None:
-        settings = self._settings
-        values = (settings.temperature, settings.top_p, settings.top_k)
-        preset = next((p.name for p in PRESETS if (p.temperature, p.top_p, p.top_k) == values), None)
-        self.preset = gr.Dropdown(
-            [preset.name for preset in PRESETS], value=preset, label="Preset", elem_id="preset", filterable=False
-        )
-        self.greedy = gr.Checkbox(False, label="Greedy: always the likeliest token", elem_id="greedy")
-        self.temperature = slider("temperature", settings.temperature)
-        self.top_p = slider("top_p", settings.top_p)
-        self.top_k = slider("top_k", settings.top_k)
-        most = min(BOUNDS["max_tokens"].maximum, self._room.info.context_length)
-        self.max_tokens = slider("max_tokens", min(settings.max_tokens, most), maximum=most)
-        seed = BOUNDS["seed"]
-        self.seed = gr.Textbox("", label=seed.label, info=seed.hint, max_lines=1, elem_id="seed")
-        self.ignore_eos = gr.Checkbox(False, label="Ignore the end", info=IGNORE_EOS_HINT, elem_id="ignore-eos")
 
     # --- wiring ---------------------------------------------------------------------------------------------------------
 
     def _wire(self, demo: gr.Blocks) -> None:
         page = [self.history, self.conversation_id, self.input, self.stop, self.status, self.sight, *self._drawer.outputs]
-        knobs = [self.greedy, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed, self.ignore_eos]
+        knobs = self.knobs.values
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         talk: dict[str, Any] = {**quiet, "outputs": page}
 
@@ -208,9 +182,7 @@ class ChatPage:
         self.anew.click(self._begin_anew, None, **talk)
         self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
         self.beat.change(None, None, None, js=BEAT, api_visibility="private")
-        demo.load(self._offer, self.max_tokens, [self.top_k, self.max_tokens, self.seed, self.ignore_eos], queue=False, **quiet)
-        knob_values = [self.temperature, self.top_p, self.top_k, self.seed]
-        demo.load(_values_in_address, None, knob_values, queue=False, **quiet)
+        self.knobs.wire(demo, quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
         self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk)
@@ -218,7 +190,6 @@ class ChatPage:
         self.history.retry(self._retry, [self.conversation_id, *knobs], **talk)
         self.history.edit(self._edit, [self.conversation_id, *knobs], **talk)
         self.history.undo(self._undo, self.conversation_id, **talk)
-        self.history.clear(self._new, None, **talk)
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **quiet)
         demo.unload(self._left)
 
@@ -234,10 +205,6 @@ class ChatPage:
         self.attached.change(self._attached, choosing, [self.which, self.sight], **quiet)
         self.which.input(self._chosen, choosing, self.sight, **quiet)
 
-        self.preset.input(
-            _apply_preset, self.preset, [self.greedy, self.temperature, self.top_p, self.top_k], queue=False, **quiet
-        )
-        self.greedy.change(self._grey_out, self.greedy, [self.temperature, self.top_p, self.top_k], queue=False, **quiet)
         self.use_url.click(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
         self.url.submit(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
         self.camera.input(_attach, [self.camera, self.input], self.input, **quiet)
@@ -254,25 +221,13 @@ class ChatPage:
         if view.input is not None:
             updates[self.input] = view.input
         if view.answering is not None:
-            updates[self.stop] = gr.update(visible=view.answering)
+            updates[self.stop] = gr.update(elem_classes=classes(view.answering))
         if view.sight is not None:
             updates[self.sight] = view.sight
         return {**updates, **self._drawer.updates(view)}
 
     def _ticked(self) -> tuple[str, str]:
         return self._room.status(), f"{time.monotonic()}"
-
-    def _offer(self, max_tokens: float) -> list[Any]:
-        """The knobs as the backend understands them at this moment: a server may be another one than when the page was built."""
-        info = self._room.info
-        most = min(BOUNDS["max_tokens"].maximum, info.context_length)
-        length = gr.update(maximum=most, value=min(max_tokens, most))
-        past = _offered("ignore_eos", info, IGNORE_EOS_HINT)
-        return [_offered("top_k", info), length, _offered("seed", info), past]
-
-    def _grey_out(self, greedy: bool) -> list[Any]:
-        top_k = gr.update(interactive=not greedy and "top_k" not in self._room.info.ignored)
-        return [gr.update(interactive=not greedy)] * 2 + [top_k]
 
     async def _opened(self, request: gr.Request) -> Updates:
         named = request.query_params.get("c") or ""
@@ -307,8 +262,8 @@ class ChatPage:
             return [gr.skip(), gr.skip()]
         choice, sight = known
         if choice is None:
-            return [gr.update(visible=False, value="newest"), sight]
-        return [gr.update(visible=True, choices=list(choice.options), label=choice.sentence), sight]
+            return [gr.update(elem_classes=classes(False), value="newest"), sight]
+        return [gr.update(elem_classes=classes(True), choices=list(choice.options), label=choice.sentence), sight]
 
     async def _chosen(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> Any:
         known = await guarded(self._room.attached(self._kiosk.visit(request), conversation_id, value, which))
@@ -358,24 +313,6 @@ class ChatPage:
         return _attach(path, value), "" if path else url
 
 
-def sampling_from(
-    greedy: bool,
-    temperature: float,
-    top_p: float,
-    top_k: float,
-    max_tokens: float,
-    seed: str | None,
-    ignore_eos: bool = False,
-) -> SamplingParams:
-    """The knobs' values; raises BadRequest for the first one out of bounds."""
-    seed = (seed or "").strip()
-    if seed and not seed.isdecimal():
-        BOUNDS["seed"].check("seed", seed)
-    number = int(seed) if seed else None
-    params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), number, ignore_eos=bool(ignore_eos))
-    return params.as_greedy() if greedy else params
-
-
 def number_in(event: gr.EventData) -> int:
     """The version that a button in a message names; -1, which there is none of, when it names none."""
     data = event._data
@@ -388,37 +325,12 @@ def _attach(path: str | None, value: dict[str, Any] | None) -> dict[str, Any]:
     return {"text": text, "files": [path] if path else (value or {}).get("files", [])}
 
 
-def _values_in_address(request: gr.Request) -> list[Any]:
-    """The knobs as a link from the Explore page names them; what it does not name, or names wrongly, stays."""
-
-    def named(name: str) -> Any:
-        try:
-            value = float(request.query_params.get(name) or "")
-            BOUNDS[name].check(name, value)
-        except (ValueError, BadRequest):
-            return gr.skip()
-        return f"{value:.0f}" if name == "seed" else value
-
-    return [named(name) for name in ("temperature", "top_p", "top_k", "seed")]
-
-
-def _apply_preset(name: str | None) -> list[Any]:
-    preset = next((p for p in PRESETS if p.name == name), None)
-    if preset is None:
-        return [gr.skip()] * 4
-    return [False, preset.temperature, preset.top_p, preset.top_k]
-
-
-def _offered(name: str, info: BackendInfo, hint: str = "") -> Any:
-    """A knob without effect says why instead of what it does. hint: for one that is not in BOUNDS."""
-    why = info.ignored.get(name)
-    return gr.update(interactive=why is None, info=why or hint or BOUNDS[name].hint)
-
-
-def _introduction(settings: Settings) -> str:
-    if settings.backend == "openai" or settings.model_path.resolve() != EMBEDDED_CHECKPOINT:
-        return "Ask about an image, follow up, and see what temperature, top-p and top-k do."
-    return (
-        "A tiny stand-in for Meta's model answers here: it knows simple drawings – animals, fruit and other emoji-like things, "
-        "shapes, colours, short words – but neither photographs nor the world."
-    )
+def _welcome(settings: Settings) -> str:
+    """Markdown on the first screen: what this is, and how to begin."""
+    known = "Follow up, and see what temperature, top-p and top-k do to the answer."
+    if settings.backend != "openai" and settings.model_path.resolve() == EMBEDDED_CHECKPOINT:
+        known = (
+            "A tiny stand-in for Meta's model answers here: it knows simple drawings – animals, fruit and other emoji-like "
+            "things, shapes, colours, short words – but neither photographs nor the world."
+        )
+    return f"## Ask about a picture\n{known}\n\nAdd one with the paper clip, paste or drop it – or try one of these:"

@@ -19,16 +19,52 @@ document.addEventListener("click", (event) => {
   trigger(act[1] === "walk" ? "click" : "expand", { number: Number(act[2]) });
 });
 
-// Gradio names its groups of radio buttons for the eye alone.
-function nameGroups() {
+// Gradio names its groups of radio buttons for the eye alone, both drawers alike, and an answer's figures by their HTML.
+const DRAWERS = { left: "Conversations", right: "Settings" };
+function nameThings() {
+  for (const toggle of document.querySelectorAll('.toggle-button[aria-label="Toggle Sidebar"]')) {
+    const name = DRAWERS[toggle.closest(".sidebar").classList.contains("right") ? "right" : "left"];
+    toggle.setAttribute("aria-label", name);
+    toggle.title = name;
+  }
+  for (const part of document.querySelectorAll('#chat-history [data-testid=bot][aria-label*="<"]'))
+    if (part.querySelector(".facts, .live, .versions, .progress")) part.setAttribute("aria-label", "About the answer");
   for (const group of document.querySelectorAll("fieldset:not([aria-label])")) {
     const label = group.querySelector("[data-testid=block-info]")?.innerText.trim();
     if (label) group.setAttribute("aria-label", label);
   }
 }
 
+// Gradio scrolls to the end of whatever it shows; the first screen begins at its head.
+let welcomed = null;
+function welcome() {
+  const screen = document.querySelector("#chat-history .placeholder-content");
+  if (screen && screen !== welcomed) setTimeout(() => screen.parentElement && (screen.parentElement.scrollTop = 0), 300);
+  welcomed = screen;
+}
+
+// Gradio keeps the end of a conversation in sight while it grows, but not when the room for it shrinks: a keyboard, a choice.
+let log = null, atEnd = true, room = 0;
+const resized = new ResizeObserver(() => {
+  if (log.clientHeight < room && atEnd && log.querySelector(".message-row")) log.scrollTop = log.scrollHeight;
+  room = log.clientHeight;
+});
+function scrolled() {
+  if (log.clientHeight >= room) atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+}
+function keepEnd() {
+  const now = document.querySelector("#chat-history .bubble-wrap");
+  if (!now || now === log) return;
+  log = now;
+  resized.disconnect();
+  resized.observe(log);
+  log.addEventListener("scroll", scrolled, { passive: true });
+}
+
 new MutationObserver(() => {
-  nameGroups();
+  nameThings();
+  welcome();
+  keepEnd();
   if (!left || Date.now() > left.until) return;
   if (document.activeElement && document.activeElement !== document.body) return;
   const steppers = rows()[left.row]?.querySelectorAll(".stepper") ?? [];

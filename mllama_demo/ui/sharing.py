@@ -9,7 +9,7 @@ import gradio as gr
 
 from mllama_demo.errors import BadRequest
 from mllama_demo.shares import DEFAULT_LIFETIME, LIFETIMES, Shares
-from mllama_demo.ui.views import guarded, visit_of
+from mllama_demo.ui.views import classes, guarded, visit_of
 
 # The server does not know under which address a browser reaches it.
 WHOLE_ADDRESS = """(path) => path && new URL(path, new URL(".", window.location.href)).href"""
@@ -30,10 +30,15 @@ class SharePanel:
             )
             self.share = gr.Button("Share", size="sm", elem_id="share", min_width=70, scale=0)
         self.link = gr.Textbox(
-            label="Link, shown this once", elem_id="share-link", interactive=False, visible=False, max_lines=1, buttons=["copy"]
+            label="Link, shown this once",
+            elem_id="share-link",
+            interactive=False,
+            elem_classes=classes(False),
+            max_lines=1,
+            buttons=["copy"],
         )
-        self.said = gr.Markdown(visible=False, elem_id="share-said")
-        self.end = gr.Button("Stop sharing", size="sm", elem_id="stop-sharing", visible=False)
+        self.said = gr.Markdown(elem_classes=classes(False), elem_id="share-said")
+        self.end = gr.Button("Stop sharing", size="sm", elem_id="stop-sharing", elem_classes=classes(False))
 
     def wire(self, conversation_id: gr.Textbox, quiet: dict[str, Any]) -> None:
         parts = [self.path, self.link, self.said, self.end]
@@ -57,7 +62,7 @@ class SharePanel:
         return {
             **await self._state(visit.owner, conversation_id),
             self.path: f"share/{token}",
-            self.link: gr.update(visible=True),
+            self.link: gr.update(elem_classes=classes(True)),
         }
 
     async def _end(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
@@ -67,7 +72,7 @@ class SharePanel:
             return {self.path: gr.skip()}
         updates = await self._state(owner, conversation_id)
         words = "The link no longer works." if ended == 1 else f"The {ended} links no longer work."
-        return {**updates, self.said: gr.update(value=words if ended else "", visible=bool(ended))}
+        return {**updates, self.said: gr.update(value=words if ended else "", elem_classes=classes(bool(ended)))}
 
     async def _look(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
         return await self._state(visit_of(request).owner, conversation_id)
@@ -78,7 +83,7 @@ class SharePanel:
         words = f"Shared{until}, as it was then." if len(ends) == 1 else f"{len(ends)} links, the last one{until}."
         return {
             self.path: "",
-            self.link: gr.update(value="", visible=False),
-            self.said: gr.update(value=words if ends else "", visible=bool(ends)),
-            self.end: gr.update(visible=bool(ends)),
+            self.link: gr.update(value="", elem_classes=classes(False)),
+            self.said: gr.update(value=words if ends else "", elem_classes=classes(bool(ends))),
+            self.end: gr.update(elem_classes=classes(bool(ends))),
         }

@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from gradio.themes import Base, Default
+from gradio.themes.utils.sizes import Size, radius_lg
 
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
 HERE = Path(__file__).resolve().parent
 CSS = (HERE / "page.css").read_text(encoding="utf-8")
-PAGE_SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
+PAGE_SCRIPT = "".join((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "keys.js"))
+# Gradio's own steps, in rem: page.css makes the root larger on large screens.
+TEXT = Size(name="text_rem", xxs=".7rem", xs=".75rem", sm=".85rem", md=".95rem", lg="1.0625rem", xl="1.375rem", xxl="1.625rem")
 
 
 def make_theme() -> Base:
     """Calm and roomy; secondary text dark enough to read on a projector (WCAG AA in light and dark)."""
-    return Default(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONO).set(
+    return Default(
+        primary_hue="orange", neutral_hue="stone", text_size=TEXT, radius_size=radius_lg, font=FONTS, font_mono=MONO
+    ).set(
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*neutral_600",

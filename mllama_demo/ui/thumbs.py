@@ -12,7 +12,7 @@ from mllama_demo.errors import BadRequest
 from mllama_demo.feedback import MAX_NOTE_LENGTH, Feedback
 from mllama_demo.store import Store
 from mllama_demo.tree import Tree
-from mllama_demo.ui.views import guarded, visit_of
+from mllama_demo.ui.views import classes, guarded, visit_of
 
 UP, DOWN = "Like", "Dislike"  # Gradio draws thumbs for exactly these words
 NOBODY = -1
@@ -34,7 +34,7 @@ class Thumbs:
 
     def lay_out(self) -> None:
         self.rated = gr.Number(NOBODY, visible=False, precision=0)
-        with gr.Row(visible=False, elem_id="note-row", equal_height=True) as self.row:
+        with gr.Row(elem_classes=classes(False), elem_id="note-row", equal_height=True) as self.row:
             self.note = gr.Textbox(
                 label="What was good or bad about it? (optional)",
                 max_lines=3,
@@ -70,7 +70,7 @@ class Thumbs:
         number = await guarded(asyncio.to_thread(rate))
         if number is None or good is None:
             return self._closed()
-        return {self.rated: number, self.row: gr.update(visible=True), self.note: ""}
+        return {self.rated: number, self.row: gr.update(elem_classes=classes(True)), self.note: ""}
 
     async def _note(self, conversation_id: str, number: Any, note: str, request: gr.Request) -> dict[Any, Any]:
         owner = visit_of(request).owner
@@ -85,4 +85,4 @@ class Thumbs:
         return self._closed()
 
     def _closed(self) -> dict[Any, Any]:
-        return {self.rated: NOBODY, self.row: gr.update(visible=False), self.note: ""}
+        return {self.rated: NOBODY, self.row: gr.update(elem_classes=classes(False)), self.note: ""}

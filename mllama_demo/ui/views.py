@@ -13,6 +13,9 @@ import gradio as gr
 from mllama_demo.errors import DemoError
 from mllama_demo.visitors import owner_of_user, visitor_of
 
+# Hides a component. Not visible=False, for a change of that draws the whole page anew, and on a slow device the components
+# come back with values that they had before: the question just sent would stand in its field again.
+AWAY = ("away",)
 NO_INPUT: dict[str, Any] = {"text": "", "files": []}
 T = TypeVar("T")
 
@@ -43,6 +46,11 @@ class View:
 
     def deleted_html(self) -> str:
         return f'<p role="status">Deleted “{html.escape(self.deleted)}”.</p>' if self.deleted else ""
+
+
+def classes(shown: bool) -> list[str]:
+    """The elem_classes of a component that comes and goes."""
+    return [] if shown else list(AWAY)
 
 
 Views = AsyncGenerator[View, None]

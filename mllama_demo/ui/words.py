@@ -54,7 +54,9 @@ def status_line(status: BackendStatus, info: BackendInfo) -> str:
 
 
 def _status(state: str, text: str) -> str:
-    return f'<div class="status {state}" role="status"><span class="dot" aria-hidden="true"></span>{escape(text)}</div>'
+    dot = '<span class="dot" aria-hidden="true"></span>'
+    # A phone shows one line of it.
+    return f'<div class="status {state}" role="status" title="{escape(text)}">{dot}{escape(text)}</div>'
 
 
 def progress(answer: Answer | None, now: float | None = None) -> str:
@@ -83,7 +85,7 @@ def live_line(answer: Answer, context_length: int) -> str:
     if answer.wrote_s > 0 and answer.tokens > 1:
         parts[-1] += f" at {speed((answer.tokens - 1) / answer.wrote_s)}"
     text = escape(" · ".join(parts))
-    return f'<div class="live">{text} · {context(prompt + answer.tokens, context_length)}</div>'
+    return f'<div class="live">{text} {context(prompt + answer.tokens, context_length)}</div>'
 
 
 def speed(tokens_per_second: float) -> str:
@@ -140,13 +142,13 @@ def facts_line(message: Message, number: int | None = None, question: Message | 
     rest = figures(message)
     if question is not None and (aside := set_aside(question)):
         rest.insert(0, aside)
-    parts = list(map(escape, rest))
+    said = " · ".join(map(escape, rest))
     if facts.get("context_length") and facts.get("prompt_tokens") is not None:
         used = facts["prompt_tokens"] + (facts.get("completion_tokens") or 0)
-        parts.append(context(used, facts["context_length"]))
+        said += " " + context(used, facts["context_length"])
     sampling = facts.get("sampling")
     title = escape(sampling_words(sampling)) if sampling else ""
-    return f'<div class="facts" title="{title}">{seen}{between if parts else ""}{" · ".join(parts)}</div>'
+    return f'<div class="facts" title="{title}">{seen}{between if said else ""}{said}</div>'
 
 
 def set_aside(question: Message) -> str:

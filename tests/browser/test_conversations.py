@@ -161,7 +161,7 @@ def test_a_second_image_lets_one_choose_what_the_model_sees(page: Page):
     pages.attach(page, STOP)
     choice = page.get_by_role("group", name="The model looks at one image at a time.")
     expect(choice.get_by_role("radio")).to_have_count(3)
-    expect(sight).to_contain_text("stop.png, 640 × 360 px")
+    expect(sight).to_contain_text("stop.png, 640 × 480 px")
     choice.get_by_label("Stay with dog.png").check()
     expect(sight).to_contain_text("dog.png")
     choice.get_by_label("Both side by side").check()

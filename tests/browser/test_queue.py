@@ -11,12 +11,7 @@ from pages import SLOW_DEMO
 from playwright.sync_api import expect
 from program import Program, running, wait_until
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    # Known fault, open: Gradio draws the page anew when a component becomes visible or hidden, and a browser on a busy machine
-    # then loses updates that come close together (the Stop button stays, the last figures do not come).
-    pytest.mark.xfail(reason="a busy browser loses updates that come close together", strict=False),
-]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def page(backend) -> Iterator[ChatPage]:
 
 
 def test_every_knob_works_where_nothing_is_ignored(page):
-    top_k, max_tokens, seed, ignore_eos = page._offer(256)
+    top_k, max_tokens, seed, ignore_eos = page.knobs.offer(256)
     assert [knob["interactive"] for knob in (top_k, seed, ignore_eos)] == [True] * 3
     assert (top_k["info"], seed["info"]) == (BOUNDS["top_k"].hint, BOUNDS["seed"].hint)
     assert max_tokens["value"] == 256
@@ -45,18 +45,18 @@ def test_every_knob_works_where_nothing_is_ignored(page):
 @pytest.mark.parametrize(("name", "place"), [("top_k", 0), ("seed", 2), ("ignore_eos", 3)])
 def test_a_knob_without_effect_is_grey_and_says_why(page, backend, name, place):
     backend.info = replace(backend.info, ignored={name: "This server has none."})
-    knobs: list[Any] = page._offer(256)
+    knobs: list[Any] = page.knobs.offer(256)
     assert (knobs[place]["interactive"], knobs[place]["info"]) == (False, "This server has none.")
     assert [knobs[other]["interactive"] for other in {0, 2, 3} - {place}] == [True] * 2
 
 
 def test_leaving_greedy_does_not_wake_a_knob_without_effect(page, backend):
     backend.info = replace(backend.info, ignored={"top_k": "This server has none."})
-    assert [knob["interactive"] for knob in page._grey_out(False)] == [True, True, False]
-    assert [knob["interactive"] for knob in page._grey_out(True)] == [False, False, False]
+    assert [knob["interactive"] for knob in page.knobs.grey_out(False)] == [True, True, False]
+    assert [knob["interactive"] for knob in page.knobs.grey_out(True)] == [False, False, False]
 
 
 def test_max_tokens_follows_a_server_with_a_shorter_context(page, backend):
     backend.info = replace(backend.info, context_length=128)
-    _, max_tokens, *_ = page._offer(256)
+    _, max_tokens, *_ = page.knobs.offer(256)
     assert (max_tokens["maximum"], max_tokens["value"]) == (128, 128)

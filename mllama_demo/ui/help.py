@@ -1,0 +1,48 @@
+"""What the "?" on the page opens: the keys, and what else one would not guess. keys.js acts on the keys named here."""
+
+from __future__ import annotations
+
+from html import escape
+
+# Keys in the words of keyboards; an alternative stands behind a comma.
+KEYS: tuple[tuple[str, str], ...] = (
+    ("Enter", "Send the question"),
+    ("Shift + Enter", "A new line in it"),
+    ("Esc", "Stop the answer; what is there stays"),
+    ("Alt + N", "New chat"),
+    ("/", "To the question, from anywhere on the page"),
+    ("Ctrl + V", "Paste an image, from anywhere on the page; ⌘ V on a Mac"),
+    ("Tab", "From one button to the next"),
+    ("?", "This help"),
+)
+HINTS: tuple[str, ...] = (
+    "The model looks at one image at a time. “saw …” under an answer shows it as the model got it.",
+    "Retry and Edit make another version; arrows under the answer walk between versions, nothing is lost.",
+    "Sampling values in the right drawer hold for the next answer.",
+)
+EXPLORE = '<a href="/explore">Explore sampling</a>'
+PRESENT = '<a href="/present">Present</a>'
+
+
+def links_html() -> str:
+    """The buttons at the right end of the header. page.js and keys.js act on them."""
+    return (
+        f'<nav aria-label="Page">{EXPLORE}{PRESENT}'
+        '<button type="button" class="round fresh" aria-label="New chat" title="New chat (Alt + N)"></button>'
+        '<button type="button" class="round helping" aria-label="Help and keys" title="Help and keys (?)">?</button></nav>'
+    )
+
+
+def help_html() -> str:
+    """The dialog, closed."""
+    rows = "".join(f"<div><dt>{_keys(keys)}</dt><dd>{escape(what)}</dd></div>" for keys, what in KEYS)
+    pages = (f"{EXPLORE} compares many of them at once.", f"{PRESENT} plays a prepared scenario, step by step.")
+    hints = "".join(f"<li>{hint}</li>" for hint in (*map(escape, HINTS), *pages))
+    return (
+        '<dialog class="help" aria-labelledby="help-title"><form method="dialog"><h2 id="help-title">Keys and hints</h2>'
+        f'<button aria-label="Close">✕</button></form><dl class="keys">{rows}</dl><ul>{hints}</ul></dialog>'
+    )
+
+
+def _keys(keys: str) -> str:
+    return " + ".join(f"<kbd>{escape(key)}</kbd>" for key in keys.split(" + "))

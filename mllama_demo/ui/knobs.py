@@ -1,0 +1,120 @@
+"""The right drawer's sampling knobs: the components, how they follow the backend, and the values they stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from mllama_demo.backend.base import BackendInfo
+from mllama_demo.config import Settings
+from mllama_demo.errors import BadRequest
+from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
+from mllama_demo.ui.chat import ChatRoom
+
+IGNORE_EOS_HINT = "go on past the model's own end, to max tokens"
+
+
+def slider(name: str, value: float, **kwargs: Any) -> gr.Slider:
+    """A slider whose range, step and hint come from sampling.BOUNDS."""
+    bound = BOUNDS[name]
+    maximum = kwargs.pop("maximum", bound.maximum)
+    return gr.Slider(
+        bound.minimum, maximum, value=value, step=bound.step, label=bound.label, info=bound.hint,
+        elem_id=name.replace("_", "-"), **kwargs,
+    )  # fmt: skip
+
+
+class Knobs:
+    """The components, made once by lay_out. values: the inputs of handlers that call sampling_from."""
+
+    def __init__(self, settings: Settings, room: ChatRoom) -> None:
+        self._settings, self._room = settings, room
+
+    def lay_out(self) -> None:
+        settings = self._settings
+        values = (settings.temperature, settings.top_p, settings.top_k)
+        preset = next((p.name for p in PRESETS if (p.temperature, p.top_p, p.top_k) == values), None)
+        self.preset = gr.Dropdown(
+            [preset.name for preset in PRESETS], value=preset, label="Preset", elem_id="preset", filterable=False
+        )
+        self.greedy = gr.Checkbox(False, label="Greedy: always the likeliest token", elem_id="greedy")
+        self.temperature = slider("temperature", settings.temperature)
+        self.top_p = slider("top_p", settings.top_p)
+        self.top_k = slider("top_k", settings.top_k)
+        most = min(BOUNDS["max_tokens"].maximum, self._room.info.context_length)
+        self.max_tokens = slider("max_tokens", min(settings.max_tokens, most), maximum=most)
+        seed = BOUNDS["seed"]
+        self.seed = gr.Textbox("", label=seed.label, info=seed.hint, max_lines=1, elem_id="seed")
+        self.ignore_eos = gr.Checkbox(False, label="Ignore the end", info=IGNORE_EOS_HINT, elem_id="ignore-eos")
+
+    @property
+    def values(self) -> list[Any]:
+        return [self.greedy, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed, self.ignore_eos]
+
+    def wire(self, demo: gr.Blocks, quiet: dict[str, Any]) -> None:
+        """quiet: what every event has."""
+        offered = [self.top_k, self.max_tokens, self.seed, self.ignore_eos]
+        demo.load(self.offer, self.max_tokens, offered, queue=False, **quiet)
+        demo.load(_values_in_address, None, [self.temperature, self.top_p, self.top_k, self.seed], queue=False, **quiet)
+        sliders = [self.temperature, self.top_p, self.top_k]
+        self.preset.input(_apply_preset, self.preset, [self.greedy, *sliders], queue=False, **quiet)
+        self.greedy.change(self.grey_out, self.greedy, sliders, queue=False, **quiet)
+
+    def offer(self, max_tokens: float) -> list[Any]:
+        """The knobs as the backend understands them at this moment: a server may be another one than when the page was built."""
+        info = self._room.info
+        most = min(BOUNDS["max_tokens"].maximum, info.context_length)
+        length = gr.update(maximum=most, value=min(max_tokens, most))
+        past = _offered("ignore_eos", info, IGNORE_EOS_HINT)
+        return [_offered("top_k", info), length, _offered("seed", info), past]
+
+    def grey_out(self, greedy: bool) -> list[Any]:
+        """The sliders that greedy makes idle."""
+        top_k = gr.update(interactive=not greedy and "top_k" not in self._room.info.ignored)
+        return [gr.update(interactive=not greedy)] * 2 + [top_k]
+
+
+def sampling_from(
+    greedy: bool,
+    temperature: float,
+    top_p: float,
+    top_k: float,
+    max_tokens: float,
+    seed: str | None,
+    ignore_eos: bool = False,
+) -> SamplingParams:
+    """The knobs' values; raises BadRequest for the first one out of bounds."""
+    seed = (seed or "").strip()
+    if seed and not seed.isdecimal():
+        BOUNDS["seed"].check("seed", seed)
+    number = int(seed) if seed else None
+    params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), number, ignore_eos=bool(ignore_eos))
+    return params.as_greedy() if greedy else params
+
+
+def _values_in_address(request: gr.Request) -> list[Any]:
+    """The knobs as a link from the Explore page names them; what it does not name, or names wrongly, stays."""
+
+    def named(name: str) -> Any:
+        try:
+            value = float(request.query_params.get(name) or "")
+            BOUNDS[name].check(name, value)
+        except (ValueError, BadRequest):
+            return gr.skip()
+        return f"{value:.0f}" if name == "seed" else value
+
+    return [named(name) for name in ("temperature", "top_p", "top_k", "seed")]
+
+
+def _apply_preset(name: str | None) -> list[Any]:
+    preset = next((p for p in PRESETS if p.name == name), None)
+    if preset is None:
+        return [gr.skip()] * 4
+    return [False, preset.temperature, preset.top_p, preset.top_k]
+
+
+def _offered(name: str, info: BackendInfo, hint: str = "") -> Any:
+    """A knob without effect says why instead of what it does. hint: for one that is not in BOUNDS."""
+    why = info.ignored.get(name)
+    return gr.update(interactive=why is None, info=why or hint or BOUNDS[name].hint)
