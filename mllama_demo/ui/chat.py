@@ -91,10 +91,10 @@ class ChatRoom:
         listed = await asyncio.to_thread(self._shelf.listed, visit)
         return replace(listed, history=[], conversation_id="", input=NO_INPUT, answering=False, title="", sight=NOTHING)
 
-    def leave(self, visit: Visit) -> None:
+    def leave(self, session: str) -> None:
         """The page was closed."""
-        self._showing.pop(visit.session, None)
-        self._shelf.leave(visit)
+        self._showing.pop(session, None)
+        self._shelf.leave(session)
 
     async def search(self, visit: Visit, words: str) -> View:
         """Lists the conversations with these words in title or text."""

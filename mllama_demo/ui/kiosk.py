@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from dataclasses import replace
 
 import gradio as gr
 
@@ -18,8 +17,6 @@ from mllama_demo.errors import LimitReached
 from mllama_demo.ui.views import Visit, visit_of
 
 HOUR_S = 3600.0
-# The page's own part: see page.js.
-START = "(seconds) => window.mllamaKiosk(Number(seconds))"
 
 
 class Kiosk:
@@ -39,8 +36,8 @@ class Kiosk:
 
     def visit(self, request: gr.Request) -> Visit:
         """The visit, with an owner of its own on a kiosk."""
-        visit = visit_of(request)
-        return replace(visit, owner=f"kiosk-{visit.session}") if self.is_one(request) else visit
+        self.is_one(request)
+        return self.page(str(request.session_hash)) or visit_of(request)
 
     def idle_seconds(self, request: gr.Request) -> str:
         """For the page; empty where it is no kiosk."""
@@ -63,10 +60,14 @@ class Kiosk:
             )
         asked.append(now)
 
+    def page(self, session: str) -> Visit | None:
+        """The visit of a page that is a kiosk."""
+        return Visit(f"kiosk-{session}", session) if session in self._sessions else None
+
     def begin_anew(self, request: gr.Request) -> None:
         """The visitor has gone; the next one may ask as much."""
         self._asked.pop(visit_of(request).owner, None)
 
-    def left(self, request: gr.Request) -> None:
+    def left(self, session: str) -> None:
         """The page was closed."""
-        self._sessions.discard(str(request.session_hash))
+        self._sessions.discard(session)

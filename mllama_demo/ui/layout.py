@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from mllama_demo.answer import Answerer
 from mllama_demo.brand import Brand
@@ -17,6 +17,7 @@ from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.feedback import Feedback
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.server.login import user_of
+from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.shares import Shares
 from mllama_demo.store import Store
 from mllama_demo.transfer import MAX_FILE_BYTES
@@ -24,7 +25,7 @@ from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.ui.help import help_html, links_html
-from mllama_demo.ui.kiosk import START, Kiosk
+from mllama_demo.ui.kiosk import Kiosk
 from mllama_demo.ui.knobs import Knobs, sampling_from
 from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
@@ -48,6 +49,8 @@ ATTACHED = """(value, id) => {
   return files.length ? JSON.stringify([id, ...files]) : "";
 }"""
 BEAT = "() => { window.mllamaBeat = Date.now(); }"
+# Session and, on a kiosk, its idle seconds: see page.js.
+ARRIVED = "(told) => window.mllamaArrived(...told.split(' '))"
 CLOSEUP = "(html) => window.mllamaCloseup(html)"
 
 
@@ -56,6 +59,11 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store,
     room = ChatRoom(answerer, store, settings.allowed_media_hosts, brand)
     atexit.register(room.close)
     page = ChatPage(settings, room, store, brand)
+
+    @app.post("/left/{session}", status_code=204, include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
+    async def left(session: str) -> None:
+        await page.left(session)
+
     # Gradio 6.17, which goes with the Neuron SDK (requirements-neuron.txt), has no run history to switch off.
     newer: dict[str, Any] = {"run_history": False} if "run_history" in inspect.signature(gr.mount_gradio_app).parameters else {}
     gr.mount_gradio_app(
@@ -105,7 +113,7 @@ class ChatPage:
         self.attached = gr.Textbox("", visible=False)
         self.beat = gr.Textbox(visible=False)
         self.closeup = gr.Textbox(visible=False)
-        self.kiosk = gr.Textbox("", visible=False)
+        self.arrived = gr.Textbox("", visible=False)
         self.anew = gr.Button("Begin anew", visible="hidden", elem_id="kiosk-anew")
         self.clock = gr.Timer(STATUS_SECONDS)
         with gr.Sidebar(open=False, width="17.5rem"):
@@ -177,8 +185,8 @@ class ChatPage:
 
         demo.load(None, js=OPEN_SIDEBARS_ON_WIDE_SCREENS, api_visibility="private")
         demo.load(self._opened, None, page, **quiet)
-        demo.load(self._kiosk.idle_seconds, None, self.kiosk, queue=False, **quiet)
-        self.kiosk.change(None, self.kiosk, None, js=START, api_visibility="private")
+        demo.load(self._arrived, None, self.arrived, queue=False, **quiet)
+        self.arrived.change(None, self.arrived, None, js=ARRIVED, api_visibility="private")
         self.anew.click(self._begin_anew, None, **talk)
         self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
         self.beat.change(None, None, None, js=BEAT, api_visibility="private")
@@ -191,7 +199,6 @@ class ChatPage:
         self.history.edit(self._edit, [self.conversation_id, *knobs], **talk)
         self.history.undo(self._undo, self.conversation_id, **talk)
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **quiet)
-        demo.unload(self._left)
 
         self._drawer.wire(self.conversation_id, quiet, talk)
         self._thumbs.wire(self.history, self.conversation_id, quiet)
@@ -240,12 +247,20 @@ class ChatPage:
     async def _stop(self, conversation_id: str, request: gr.Request) -> None:
         await guarded(self._room.stop(self._kiosk.visit(request), conversation_id))
 
-    async def _left(self, request: gr.Request) -> None:
-        visit = self._kiosk.visit(request)
-        if self._kiosk.is_one(request):
-            await self._room.forget(visit)
-        self._kiosk.left(request)
-        self._room.leave(visit)
+    def _arrived(self, request: gr.Request) -> str:
+        return f"{request.session_hash} {self._kiosk.idle_seconds(request)}"
+
+    async def left(self, session: str) -> None:
+        """The page was closed, says the page itself.
+
+        Not Gradio's unload event: for that every page holds a connection for as long as it is open. A browser has six to a host,
+        so three pages with an answer under way had all of them, and not even Stop could be asked for.
+        """
+        kiosk = self._kiosk.page(session)
+        if kiosk is not None:
+            await self._room.forget(kiosk)
+        self._kiosk.left(session)
+        self._room.leave(session)
 
     async def _undo(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.undo(self._kiosk.visit(request), conversation_id)))

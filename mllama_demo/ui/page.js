@@ -108,9 +108,16 @@ setInterval(() => {
   status.before(lost);
 }, 1000);
 
+// The page says itself that it is left. One that the browser keeps for the way back is not, unless it is a kiosk.
+window.mllamaArrived = (session, idleSeconds) => {
+  addEventListener("pagehide", (event) => (idleSeconds || !event.persisted) && navigator.sendBeacon(`left/${session}`));
+  if (!idleSeconds) return;
+  addEventListener("pageshow", (event) => event.persisted && location.reload());
+  beKiosk(Number(idleSeconds));
+};
+
 // A kiosk: no settings, and the first screen again when nobody has touched it for a while.
-window.mllamaKiosk = (seconds) => {
-  if (!seconds || document.body.classList.contains("kiosk")) return;
+function beKiosk(seconds) {
   document.body.classList.add("kiosk");
   let touched = Date.now();
   for (const event of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"])
@@ -123,4 +130,4 @@ window.mllamaKiosk = (seconds) => {
     touched = Date.now();
     document.querySelector("#kiosk-anew").click();
   }, 500);
-};
+}

@@ -26,10 +26,10 @@ class Shelf:
         self._words: dict[str, str] = {}
         self._deleted: dict[str, tuple[str, str]] = {}
 
-    def leave(self, visit: Visit) -> None:
+    def leave(self, session: str) -> None:
         """The page was closed."""
-        self._words.pop(visit.session, None)
-        self._deleted.pop(visit.session, None)
+        self._words.pop(session, None)
+        self._deleted.pop(session, None)
 
     def listed(self, visit: Visit) -> View:
         """The list as the page has it: all conversations, or those that its search finds."""

@@ -92,15 +92,12 @@ async def guarded(work: Awaitable[T]) -> T | None:
 async def guarded_stream(views: Callable[[], Views]) -> Views:
     """The same for a stream of views, which ends early; making the stream may fail too.
 
-    Always yields something: Gradio empties every output of a generator that did not. After a failure the last view comes again,
-    since a browser that is slow to draw takes only the newest of two that come at once.
+    Always yields something: Gradio empties every output of a generator that did not.
     """
-    last = View()
     try:
         async with aclosing(views()) as stream:
             async for view in stream:
-                last = view
                 yield view
     except DemoError as error:
         notify(error)
-        yield last
+        yield View()

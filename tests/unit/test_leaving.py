@@ -1,0 +1,65 @@
+"""What becomes of a page that is closed, and what a page costs while it is open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from hand_backend import CodePoints, HandBackend, talk
+
+from mllama_demo.answer import Answerer
+from mllama_demo.brand import load_brand
+from mllama_demo.config import Settings
+from mllama_demo.store import Store
+from mllama_demo.ui.chat import ChatRoom
+from mllama_demo.ui.layout import ChatPage
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = Store("sqlite://")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def page(store: Store) -> Iterator[ChatPage]:
+    settings = Settings()
+    room = ChatRoom(Answerer(HandBackend(), CodePoints(), store, settings), store, [])  # type: ignore[arg-type]  # by hand
+    yield ChatPage(settings, room, store, load_brand(settings))
+    room.close()
+
+
+def open_page(page: ChatPage, session: str, kiosk: bool) -> str:
+    """Opens it as Gradio would; whose conversations it keeps."""
+    request = SimpleNamespace(session_hash=session, query_params={"kiosk": "1"} if kiosk else {}, username=None, headers={})
+    page._arrived(request)  # type: ignore[arg-type]  # what of Gradio's request is read
+    return page._kiosk.visit(request).owner  # type: ignore[arg-type]
+
+
+def test_an_open_page_holds_no_connection(page: ChatPage) -> None:
+    """A browser has six to a host; see ChatPage.left."""
+    assert page.build().get_config_file()["connect_heartbeat"] is False
+
+
+def test_what_was_said_at_a_kiosk_goes_with_its_page(page: ChatPage, store: Store) -> None:
+    owner, other = open_page(page, "one", kiosk=True), open_page(page, "two", kiosk=True)
+    for name in (owner, other):
+        store.save(name, talk("What is it?", "A dog."))
+    asyncio.run(page.left("one"))
+    assert (len(store.list(owner)), len(store.list(other))) == (0, 1)
+
+
+def test_what_was_said_on_a_visitors_own_page_stays(page: ChatPage, store: Store) -> None:
+    owner = open_page(page, "one", kiosk=False)
+    store.save(owner, talk("What is it?", "A dog."))
+    asyncio.run(page.left("one"))
+    assert len(store.list(owner)) == 1
+
+
+def test_an_unknown_page_may_leave(page: ChatPage) -> None:
+    asyncio.run(page.left("never-seen"))
