@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-neuron check bench train evaluate clean
+.PHONY: help run test test-neuron check bench screenshots train evaluate clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -30,6 +30,9 @@ check: $(VENV)/.test-ready ## Formatting, lint and types
 
 bench: $(VENV)/.test-ready ## Measure start-up, speed and memory (benchmarks/first_light.py)
 	$(BIN)/python -m benchmarks.first_light $(ARGS)
+
+screenshots: $(VENV)/.test-ready ## Pictures of every screen, both themes at three widths, into docs/images
+	$(BIN)/python scripts/screenshots.py $(ARGS)
 
 train: $(VENV)/.test-ready ## Make the embedded checkpoint anew, from registry packages; ARGS="--minutes 240", see training/README.md
 	$(BIN)/python -m training $(ARGS)

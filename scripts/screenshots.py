@@ -1,6 +1,6 @@
-"""Pictures of every screen of the chat, both themes at three widths, from the running demo: `make screenshots`.
+"""Pictures of every screen, both themes at three widths, from the running demo: `make screenshots`.
 
-Into docs/images go the few that the documentation shows and an overview of each width; every single picture goes to
+Into docs/images go the few that the documentation shows; every single picture, and an overview of each width to look at, goes to
 docs/images/all, which git ignores. Walks through the page as the browser tests do, with their words for it.
 """
 
@@ -28,7 +28,10 @@ IMAGES = ROOT / "docs" / "images"
 SCREENS = {390: {"width": 390, "height": 844}, 1280: {"width": 1280, "height": 800}, 1920: {"width": 1920, "height": 1080}}
 SCHEMES = ("light", "dark")
 # What the documentation shows: the name there, and the screen, width and theme that it is made from.
-SHOWN = {"chat.png": ("answer", 1280, "light")}
+SHOWN = {
+    name + ".png": (screen, 1280, "light") for name, screen in (("chat", "answer"), ("explore", "tokens"), ("present", "stage"))
+}
+PARTS = ("chat", "beside", "queue")
 COLOURS = 128
 OVERVIEW_WIDTH = 1600
 KEYBOARD_HEIGHT = 336  # CSS pixels of a phone's height
@@ -150,10 +153,22 @@ def queue(page: Page, shoot: Shoot) -> None:
     shoot(page, "stopped")
 
 
-def lost(page: Page, shoot: Shoot) -> None:
-    """Called once the server is gone."""
-    expect(page.get_by_text("No connection to the demo")).to_be_visible()
-    shoot(page, "lost")
+def beside(page: Page, shoot: Shoot) -> None:
+    """The pages beside the chat: a grid with the tokens of one answer, and a scenario on stage."""
+    page.goto("/explore")
+    expect(page.locator("#estimate")).to_contain_text("cells")
+    page.locator("#run").click()
+    expect(page.locator("#measures-panel")).to_be_visible()
+    shoot(page, "grid")
+    page.get_by_role("button", name="Tokens").last.click()
+    expect(page.locator("#waterfall h3")).to_contain_text("Token 1:")
+    page.locator("#token-panel").evaluate("panel => panel.scrollIntoView()")
+    shoot(page, "tokens")
+    page.goto("/present/first-look")
+    expect(page.locator("#place")).to_have_text("1 / 4")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#figures")).to_contain_text("tokens")
+    shoot(page, "stage")
 
 
 # --- the pictures ----------------------------------------------------------------------------------------------------------
@@ -186,7 +201,7 @@ def take_all(folder: Path, widths: list[int], schemes: list[str], parts: list[st
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         home = Path(scratch)
 
-        def visit(server: Program, screens: Callable[[Page, Shoot], None], width: int, scheme: str) -> Page:
+        def visit(server: Program, screens: Callable[[Page, Shoot], None], width: int, scheme: str) -> None:
             def shoot(page: Page, name: str) -> None:
                 page.mouse.move(0, 0)
                 page.wait_for_function(pages.STILL)
@@ -196,43 +211,40 @@ def take_all(folder: Path, widths: list[int], schemes: list[str], parts: list[st
 
             options = {"is_mobile": True, "has_touch": True} if width < pages.WIDE else {}
             browsers = Browsers(playwright, home / f"{screens.__name__}-{width}-{scheme}", server)
-            opened.append(browsers)
-            page = browsers.open(viewport=SCREENS[width], color_scheme=scheme, **options)
-            screens(page, shoot)
-            return page
+            screens(browsers.open(viewport=SCREENS[width], color_scheme=scheme, **options), shoot)
+            browsers.close()
 
-        opened: list[Browsers] = []
         combinations = [(width, scheme) for width in widths for scheme in schemes]
-        if "chat" in parts:
+        ordinary = [screens for screens in (chat, beside) if screens.__name__ in parts]
+        if ordinary:
             with running(home / "server", tracebacks=True) as server:
                 server.wait_ready()
                 for width, scheme in combinations:
-                    visit(server, chat, width, scheme)
-                    opened.pop().close()
+                    for screens in ordinary:
+                        visit(server, screens, width, scheme)
         if "queue" in parts:
             options = ("--batch-size", "1", "--max-waiting", "1")
             with running(home / "slow", *options, tracebacks=True, script=SLOW_DEMO) as server:
                 server.wait_ready()
                 for width, scheme in combinations:
                     visit(server, queue, width, scheme)
-                    opened.pop().close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, action="append", choices=SCREENS, help="only this one; may be given again")
     parser.add_argument("--theme", action="append", choices=SCHEMES, help="only this one")
-    parser.add_argument("--part", action="append", choices=("chat", "queue"), help="only these screens")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only these screens")
     parser.add_argument("--folder", type=Path, default=IMAGES / "all", help="where the single pictures go")
     args = parser.parse_args()
     everything = not (args.width or args.theme or args.part)
-    take_all(args.folder, args.width or list(SCREENS), args.theme or list(SCHEMES), args.part or ["chat", "queue"])
+    take_all(args.folder, args.width or list(SCREENS), args.theme or list(SCHEMES), args.part or list(PARTS))
     if everything:
         for name, (screen, width, scheme) in SHOWN.items():
             (IMAGES / name).write_bytes((args.folder / f"{screen}-{width}-{scheme}.png").read_bytes())
         for width in SCREENS:
             files = sorted(args.folder.glob(f"*-{width}-*.png"), key=lambda file: file.stat().st_mtime)
-            overview(files, 8 if width < pages.WIDE else 4, IMAGES / f"screens-{width}.png")
+            overview(files, 8 if width < pages.WIDE else 4, args.folder / f"screens-{width}.png")
 
 
 if __name__ == "__main__":
