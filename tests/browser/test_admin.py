@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pages
 import pytest
 from browsers import PHONE, Browsers
-from playwright.sync_api import Page, Playwright, expect
+from playwright.sync_api import Page, expect
 from program import Program, running
 from test_accessibility import obstacles
 
@@ -17,24 +16,16 @@ KEY = "the-operators-key"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """The demo with an admin key and two slots."""
     with running(tmp_path_factory.mktemp("admin"), "--admin-key", KEY, "--batch-size", "2") as program:
         program.wait_ready()
         yield program
 
 
-@pytest.fixture
-def people(playwright: Playwright, house: Program, tmp_path: Path) -> Iterator[Browsers]:
-    browsers = Browsers(playwright, tmp_path, house)
-    yield browsers
-    browsers.close()
-    browsers.check()
-
-
-def open_admin(people: Browsers) -> Page:
-    people.expect_complaint("status of 401")
-    page = people.open()
+def open_admin(browsers: Browsers) -> Page:
+    browsers.expect_complaint("status of 401")
+    page = browsers.open()
     page.goto("/admin")
     page.get_by_label("Key").fill(KEY)
     page.get_by_role("button", name="Open").click()
@@ -42,9 +33,9 @@ def open_admin(people: Browsers) -> Page:
     return page
 
 
-def test_a_wrong_key_opens_nothing(people: Browsers):
-    people.expect_complaint("status of 401")
-    page = people.open()
+def test_a_wrong_key_opens_nothing(browsers: Browsers):
+    browsers.expect_complaint("status of 401")
+    page = browsers.open()
     page.goto("/admin")
     page.get_by_label("Key").fill("not-the-key")
     page.keyboard.press("Enter")
@@ -52,8 +43,8 @@ def test_a_wrong_key_opens_nothing(people: Browsers):
     assert not obstacles(page)
 
 
-def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(people: Browsers):
-    admin, chat = open_admin(people), people.open()
+def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(browsers: Browsers):
+    admin, chat = open_admin(browsers), browsers.open()
     expect(admin.locator("#slots li")).to_have_count(2)
     expect(admin.locator("#idle")).to_be_visible()
     expect(admin.locator("#silence")).to_be_visible()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pages
 import pytest
 from browsers import PHONE, Browsers
-from playwright.sync_api import Page, Playwright, expect
+from playwright.sync_api import Page, expect
 from program import Program, running
 from test_accessibility import obstacles
 
@@ -19,21 +18,13 @@ PASSWORD = "correct horse"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """The demo with two users and a brand."""
     users = ",".join(f"{name}:{hash_password(PASSWORD)}" for name in ("anna", "ben"))
     brand = ("--title", "Harbour Vision", "--brand-color", "#0b5fff", "--brand-footer", "For the harbour office only")
     with running(tmp_path_factory.mktemp("login"), "--users", users, *brand) as program:
         program.wait_ready()
         yield program
-
-
-@pytest.fixture
-def people(playwright: Playwright, house: Program, tmp_path: Path) -> Iterator[Browsers]:
-    browsers = Browsers(playwright, tmp_path, house)
-    yield browsers
-    browsers.close()
-    browsers.check()
 
 
 def sign_in(page: Page, name: str, address: str = "/") -> None:
@@ -45,8 +36,8 @@ def sign_in(page: Page, name: str, address: str = "/") -> None:
     expect(pages.textarea(page)).to_be_visible()
 
 
-def test_a_user_signs_in_and_finds_the_conversations_on_another_device_and_nobody_else_does(people: Browsers):
-    laptop = people.open()
+def test_a_user_signs_in_and_finds_the_conversations_on_another_device_and_nobody_else_does(browsers: Browsers):
+    laptop = browsers.open()
     laptop.goto("/")
     expect(laptop.get_by_role("heading", name="Sign in")).to_be_visible()
     expect(laptop.locator("header")).to_contain_text("Harbour Vision")
@@ -56,19 +47,19 @@ def test_a_user_signs_in_and_finds_the_conversations_on_another_device_and_nobod
     pages.ask_and_wait(laptop, "What is it?")
     address = f"/?c={pages.conversation_id(laptop)}"
 
-    phone = people.open(viewport=PHONE)
+    phone = browsers.open(viewport=PHONE)
     sign_in(phone, "anna", address)
     expect(pages.user_rows(phone)).to_have_count(1)
 
-    other = people.open()
+    other = browsers.open()
     sign_in(other, "ben", address)
     expect(pages.user_rows(other)).to_have_count(0)
     expect(pages.listed(other)).to_have_count(0)
 
 
-def test_a_wrong_password_says_so_and_keeps_the_name(people: Browsers):
-    people.expect_complaint("status of 401")
-    page = people.open()
+def test_a_wrong_password_says_so_and_keeps_the_name(browsers: Browsers):
+    browsers.expect_complaint("status of 401")
+    page = browsers.open()
     page.goto("/")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -83,9 +74,9 @@ def test_a_wrong_password_says_so_and_keeps_the_name(people: Browsers):
     assert not obstacles(page)
 
 
-def test_signing_out_takes_two_clicks_and_the_way_back_is_shut(people: Browsers):
-    people.expect_complaint("AbortError|Connection errored out")  # Gradio's, of the stream that ends as the page is left
-    page = people.open()
+def test_signing_out_takes_two_clicks_and_the_way_back_is_shut(browsers: Browsers):
+    browsers.expect_complaint("AbortError|Connection errored out")  # Gradio's, of the stream that ends as the page is left
+    page = browsers.open()
     sign_in(page, "anna")
     page.get_by_role("link", name="Sign out").click()
     expect(page.locator("main")).to_contain_text("You are signed in as anna.")

@@ -17,13 +17,6 @@ SAMPLING = {"temperature": 0.2, "top_p": 0.9}
 
 
 @pytest.fixture
-def store():
-    store = Store("sqlite://")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def feedback(store: Store) -> Feedback:
     return Feedback(store)
 

@@ -20,13 +20,6 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store("sqlite://")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def page(store: Store) -> Iterator[ChatPage]:
     settings = Settings()
     room = ChatRoom(Answerer(HandBackend(), CodePoints(), store, settings), store, [])  # type: ignore[arg-type]  # by hand

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -25,13 +24,6 @@ pytestmark = pytest.mark.timeout(60)
 # For what needs nothing but a few turns of the event loop.
 MOMENT_S = 3.0
 OFTEN = 1000.0  # looks a second: nearly every change is seen
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store("sqlite://")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -12,18 +12,10 @@ from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.passwords import hash_password, is_hash, verify
 from mllama_demo.sessions import ADMIN_KEY, Attempts, Sessions, TooManyAttempts
-from mllama_demo.store import Store
 
 PASSWORD = "correct horse"
 HASH = hash_password(PASSWORD)
 OTHER = hash_password("battery staple")
-
-
-@pytest.fixture
-def store():
-    store = Store("sqlite://")
-    yield store
-    store.close()
 
 
 # --- passwords -----------------------------------------------------------------------------------------------------------

@@ -16,13 +16,6 @@ from mllama_demo.store import Store
 
 
 @pytest.fixture
-def store():
-    store = Store("sqlite://")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def shares(store: Store) -> Shares:
     return Shares(store)
 
