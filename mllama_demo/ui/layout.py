@@ -6,6 +6,7 @@ import atexit
 import inspect
 import time
 from collections.abc import AsyncGenerator
+from copy import deepcopy
 from typing import Any
 
 import gradio as gr
@@ -144,7 +145,7 @@ class ChatPage:
             scale=1,
             editable="user",
             buttons=["copy"],
-            examples=EXAMPLES,  # type: ignore[arg-type]
+            examples=deepcopy(EXAMPLES),  # type: ignore[arg-type]  # Gradio writes into them
             layout="bubble",
             latex_delimiters=[],
             allow_tags=False,

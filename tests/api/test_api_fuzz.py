@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(900)
 
 OPERATIONS = [
     ("/v1/chat/completions", "POST", 80),
+    ("/v1/explore", "POST", 60),
     ("/v1/models", "GET", 5),
     ("/v1/models/{model}", "GET", 30),
     ("/health", "GET", 5),

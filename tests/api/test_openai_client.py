@@ -101,13 +101,13 @@ def test_a_conversation_is_continued(api: Program):
         {"role": "assistant", "content": "Hello Ada."},
         user(QUESTION),
     ]
-    long = client(api).chat.completions.create(model=NAME, messages=messages, max_tokens=5)
-    short = client(api).chat.completions.create(model=NAME, messages=messages[-1:], max_tokens=5)
+    long = client(api).chat.completions.create(model=NAME, messages=messages, max_tokens=2)
+    short = client(api).chat.completions.create(model=NAME, messages=messages[-1:], max_tokens=2)
     assert long.usage is not None
     assert short.usage is not None
     assert long.usage.prompt_tokens > short.usage.prompt_tokens
     assert long.choices[0].finish_reason == "length"
-    assert long.usage.completion_tokens == 5
+    assert long.usage.completion_tokens == 2
 
 
 def test_many_ask_at_the_same_time_and_each_gets_their_own_answer(api: Program):
@@ -130,12 +130,12 @@ def test_many_ask_at_the_same_time_and_each_gets_their_own_answer(api: Program):
 
 def test_an_image_in_the_request_is_seen(api: Program):
     texts = {}
-    for name, width in (("dog", 640), ("apples", 480)):
+    for name in ("dog", "apples"):
         messages = [about(data_url(PICTURES / f"{name}.png"))]
         answer = client(api).chat.completions.create(model=NAME, messages=messages, temperature=0, max_tokens=40)
         texts[name] = answer.choices[0].message.content
         assert answer.model_extra is not None
-        assert (answer.model_extra["image"]["width"], answer.model_extra["image"]["message"]) == (width, 0)
+        assert (answer.model_extra["image"]["width"], answer.model_extra["image"]["message"]) == (640, 0)
     assert "dog" in texts["dog"].lower()
     assert "apple" in texts["apples"].lower()
 

@@ -154,7 +154,7 @@ def test_a_place_in_the_queue_is_said_with_what_is_known_of_the_wait(position: i
 def test_the_status_line_says_what_a_question_sent_now_would_meet(changes: dict[str, Any], shown: str, said: str) -> None:
     page = status(**changes)
     assert page.text == said
-    assert page.elements[0] == ("div", {"class": f"status {shown}", "role": "status"})
+    assert page.elements[0] == ("div", {"class": f"status {shown}", "role": "status", "title": said})
 
 
 @pytest.mark.parametrize("state", ["loading", "down"])
@@ -202,13 +202,13 @@ def test_what_stands_where_the_answer_will_be(answer: Answer | None, said: str) 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"tokens": 1}, "read 812 tokens in 0.4 s · writing: 1 token · context 813 of 2048 "),
+        ({"tokens": 1}, "read 812 tokens in 0.4 s · writing: 1 token context 813 of 2048 "),
         (
             {"tokens": 1, "estimated": True},
-            "read about 812 tokens in 0.4 s · writing: about 1 token · context 813 of 2048 ",
+            "read about 812 tokens in 0.4 s · writing: about 1 token context 813 of 2048 ",
         ),
-        ({"tokens": 32, "wrote_s": 1.0}, "read 812 tokens in 0.4 s · writing: 32 tokens at 31 tokens/s · context 844 of 2048 "),
-        ({"tokens": 3, "wrote_s": 4.0}, "read 812 tokens in 0.4 s · writing: 3 tokens at 0.5 tokens/s · context 815 of 2048 "),
+        ({"tokens": 32, "wrote_s": 1.0}, "read 812 tokens in 0.4 s · writing: 32 tokens at 31 tokens/s context 844 of 2048 "),
+        ({"tokens": 3, "wrote_s": 4.0}, "read 812 tokens in 0.4 s · writing: 3 tokens at 0.5 tokens/s context 815 of 2048 "),
     ],
 )
 def test_an_answer_being_written_says_what_was_read_and_how_fast_it_goes(changes: dict[str, Any], said: str) -> None:
@@ -260,7 +260,7 @@ def test_the_facts_say_what_was_seen_how_fast_it_was_and_why_it_ended() -> None:
         "saw boat.png, 640 × 480 px, 1 tile · first token after 0.4 s · 32 tokens/s · read 17, wrote 5 tokens · finished"
     )
     assert facts().text.startswith("no image · ")
-    assert facts(context_length=2048).text.endswith("finished · context 22 of 2048 ")
+    assert facts(context_length=2048).text.endswith("finished context 22 of 2048 ")
     assert "waited 3.0 s" in facts(waited_s=3.0).text
 
 
