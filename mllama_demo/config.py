@@ -243,6 +243,11 @@ class Settings(BaseSettings):
         return ImageLimits(self.max_image_bytes, self.max_image_pixels, self.max_image_aspect_ratio)
 
     @property
+    def embedded(self) -> bool:
+        """Whether the small checkpoint that comes with the program answers."""
+        return self.backend != "openai" and self.model_path.resolve() == EMBEDDED_CHECKPOINT
+
+    @property
     def store_url(self) -> str:
         """Where conversations are kept, as a SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'conversations.sqlite3').as_posix()}"

@@ -180,7 +180,7 @@ def _add_files(router: APIRouter, desk: Desk) -> None:
             "pictures": list(EXAMPLE_PICTURES) if "images" in desk.info.capabilities else [],
             "images": "images" in desk.info.capabilities,
             "why_no_tokens": why_no_tokens(desk.info),
-            "tour": [vars(step) for step in TOUR],
+            "tour": [vars(step) if desk.settings.embedded else {**vars(step), "here": ""} for step in TOUR],
         }
 
 

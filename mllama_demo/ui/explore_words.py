@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mllama_demo.backend.base import BackendInfo
@@ -17,56 +17,87 @@ PARTINGS = {
 
 @dataclass(frozen=True)
 class TourStep:
-    """One run of the tour. grid: as make_grid takes it. image: an example's file name. cell, token: what is shown of it."""
+    """One run of the tour. grid: as make_grid takes it. image: an example's file name. cell, token: what is shown of it.
+
+    here: what is to be seen there on the embedded checkpoint, and only on it.
+    """
 
     title: str
     text: str
+    here: str
     grid: dict[str, Any]
-    image: str | None = None
+    image: str | None = "dog.png"
     cell: int = 0
-    token: int = 1
-    values: dict[str, float] = field(default_factory=dict)
+    token: int = 0
 
 
-_STORY = {"prompt": "What is in this image? Tell me a story", "max_tokens": 40}
+_STORY = {"prompt": "What is in this image? Tell me a story", "temperature": 1, "top_p": 1, "top_k": 0, "max_tokens": 40}
+# Values and seeds are chosen for the embedded checkpoint, and what `here` says of them is tested on it.
 TOUR = (
     TourStep(
         "Greedy repeats itself",
         "At temperature 0 the likeliest token is taken, always. Three seeds, one answer.",
-        {**_STORY, "temperature": 0, "top_p": 1, "top_k": 0, "seed": [1, 2, 3]}, "dog.png",
+        here="“Once” had 34.43 % and “One” 34.41 %: a hair's breadth, and yet no answer ever begins the other way.",
+        grid={**_STORY, "temperature": 0, "seed": [1, 2, 3]},
+        token=5,
     ),
     TourStep(
         "A seed is a fate",
-        "At temperature 1 a random number chooses. Other seeds draw other answers; the same seed draws the same again.",
-        {**_STORY, "temperature": 1, "top_p": 1, "top_k": 0, "seed": [1, 2, 3]}, "dog.png",
+        "At temperature 1 a random number chooses, and the seed makes the random numbers. "
+        "Another seed tells another story; the same seed tells the same one again.",
+        here="The number fell on “The”, which had 29.9 %: “There once was a dog”. "
+        "With seed 3 it fell on “One”: “One morning a dog woke up”.",
+        grid={**_STORY, "seed": [1, 2, 3]},
+        cell=1,
+        token=5,
     ),
     TourStep(
         "Temperature 2 wanders",
-        "Temperature flattens the candidates before anything else happens: compare the second bar of each with its first.",
-        {**_STORY, "temperature": [0.3, 1, 2], "top_p": 1, "top_k": 0, "seed": 1}, "dog.png", cell=2,
+        "Temperature reshapes the probabilities before anything is cut or drawn: "
+        "below 1 the likely become likelier, above 1 the unlikely get their chance.",
+        here="Temperature 2 made 1 in 100 out of 2 in 10,000 for “am”, and that was enough: "
+        "the picture of a dog became one of nothing known.",
+        grid={**_STORY, "temperature": [0.3, 1, 2], "seed": 8},
+        cell=2,
+        token=1,
     ),
     TourStep(
         "top_k cuts the tail",
-        "Only the k likeliest stay, however likely the others are. With 1 this is greedy.",
-        {**_STORY, "temperature": 1.5, "top_p": 1, "top_k": [0, 5, 1], "seed": 1}, "dog.png", cell=1,
+        "Only the k likeliest tokens stay, however likely the others are. With k = 1 this is greedy.",
+        here="Of six ways to go on, “found”, with 8 %, was the sixth: top_k 5 cut it. The others moved up, "
+        "and the same random number that without it drew “could” now fell on “heard”.",
+        grid={**_STORY, "temperature": 2, "top_k": [0, 5, 1], "seed": 10},
+        cell=1,
+        token=21,
     ),
     TourStep(
-        "top_p cuts by probability",
-        "The fewest tokens that make up p stay: many where the model is undecided, one where it is sure.",
-        {**_STORY, "temperature": 1.5, "top_p": [1, 0.9, 0.5], "top_k": 0, "seed": 1}, "dog.png", cell=2,
+        "top_p cuts what is improbable",
+        "The fewest tokens that together make up p stay: many where the model is undecided, one where it is sure.",
+        here="Without top_p, the first answer drew “something” here, a chance of 1 in 800, and lost sight of the dog. "
+        "top_p 0.9 leaves “a” alone.",
+        grid={**_STORY, "temperature": 2, "top_p": [1, 0.9, 0.5], "seed": 5},
+        cell=1,
+        token=9,
     ),
     TourStep(
         "A fact needs no dice",
-        "Where the model is sure, the values hardly matter: look at the entropy strip.",
-        {"prompt": "What is 3 + 4?", "temperature": [0, 0.6, 1.2], "top_p": 1, "top_k": 0, "seed": [1, 2], "max_tokens": 24},
+        "Where the model is sure, the values hardly matter. The strip above the tokens shows how undecided it was at each.",
+        here="“7” has more than 99.9 % at every temperature here. Only how to say it, “is” or “=”, is open.",
+        grid={**_STORY, "prompt": "What is 3 + 4?", "temperature": [0, 0.6, 1.2], "seed": [1, 2], "max_tokens": 24},
+        image=None,
         cell=4,
+        token=6,
     ),
     TourStep(
         "What if, without asking again",
-        "Move the sliders below the tokens: what the record tells of other values needs no new answer.",
-        {**_STORY, "temperature": 1, "top_p": 1, "top_k": 0, "seed": 7}, "dog.png", token=3,
+        "Move the sliders below the tokens. "
+        "The record of an answer tells what other values would have left of it; nothing is generated.",
+        here="Set top_p to 0.5: two tokens, “can” and “And”, could not have been drawn. At temperature 2 and top_p 1 all could; "
+        "this story would have turned another way at its eighth token, “morning”.",
+        grid={**_STORY, "seed": 7},
+        token=7,
     ),
-)  # fmt: skip
+)
 
 
 def why_no_tokens(info: BackendInfo) -> str | None:

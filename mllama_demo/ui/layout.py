@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI
 
 from mllama_demo.answer import Answerer
 from mllama_demo.brand import Brand
-from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
+from mllama_demo.config import Settings
 from mllama_demo.feedback import Feedback
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.server.login import user_of
@@ -344,7 +344,7 @@ def _attach(path: str | None, value: dict[str, Any] | None) -> dict[str, Any]:
 def _welcome(settings: Settings) -> str:
     """Markdown on the first screen: what this is, and how to begin."""
     known = "Follow up, and see what temperature, top-p and top-k do to the answer."
-    if settings.backend != "openai" and settings.model_path.resolve() == EMBEDDED_CHECKPOINT:
+    if settings.embedded:
         known = (
             "A tiny stand-in for Meta's model answers here: it knows simple drawings – animals, fruit and other emoji-like "
             "things, shapes, colours, short words – but neither photographs nor the world."

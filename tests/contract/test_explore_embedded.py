@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from mllama_demo.explore.command import main
 from mllama_demo.explore.exchange import from_json
 from mllama_demo.explore.explorer import Explorer
 from mllama_demo.explore.grid import make_grid
-from mllama_demo.explore.results import Run
+from mllama_demo.explore.results import Cell, Run
+from mllama_demo.explore.steps import Candidate, Steps, steps_of
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.factory import make_backend
 from mllama_demo.images import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
+from mllama_demo.ui.examples import EXAMPLES_FOLDER
+from mllama_demo.ui.explore_words import TOUR
 
 pytestmark = pytest.mark.timeout(900)
 DOG = Path(__file__).resolve().parents[2] / "mllama_demo" / "ui" / "example_images" / "dog.png"
@@ -36,10 +40,10 @@ class Scene:
 
     def __init__(self) -> None:
         settings, ready = Settings(device="cpu", batch_size=3, seq_len=256), threading.Event()
-        self.backend, tokenizer = make_backend(settings, on_ready=ready.set)
+        self.backend, self.tokenizer = make_backend(settings, on_ready=ready.set)
         self.backend.start()
         assert ready.wait(300), self.backend.status().detail
-        self.explorer = Explorer(self.backend, tokenizer, settings)
+        self.explorer = Explorer(self.backend, self.tokenizer, settings)
         self.image: LoadedImage = load_image(DOG.read_bytes(), "dog.png")
 
     def play(self, work: Any) -> Any:
@@ -179,3 +183,81 @@ def test_the_verb_runs_a_grid_and_writes_it_all(tmp_path: Path, capsys: pytest.C
     assert "the prompt is read once" in told.err
     assert run.cells[0].text[:20] in told.out
     assert "dog.png" in page.read_text(encoding="utf-8")
+
+
+# --- the guided tour -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A step of the tour as it was run: its cells, and the candidates of the token that is shown."""
+
+    run: Run
+    cell: Cell
+    steps: Steps
+    names: dict[str, Candidate]
+
+
+@pytest.fixture(scope="module")
+def tour(scene: Scene) -> dict[str, Stop]:
+    async def walk() -> dict[str, Stop]:
+        stops = {}
+        for step in TOUR:
+            image = None if step.image is None else load_image((EXAMPLES_FOLDER / step.image).read_bytes(), step.image)
+            async with await scene.explorer.start(make_grid(step.grid), image) as cells:
+                await cells.wait()
+            run = cells.run()
+            cell = run.cells[step.cell]
+            trace = cell.tokens[step.token].trace
+            assert trace is not None
+            steps = steps_of(trace, run.sampling(step.cell))
+            names = {
+                scene.tokenizer.token_bytes(c.token_id).decode(errors="replace").strip(): c for c in reversed(steps.candidates)
+            }
+            assert cell.tokens[step.token].text.strip() in re.findall("“(.+?)”", step.here)
+            stops[step.title] = Stop(run, cell, steps, names)
+        return stops
+
+    return scene.play(walk())
+
+
+def test_the_tour_says_of_greedy_and_of_seeds_what_is_there(tour: dict[str, Stop]) -> None:
+    greedy, seeds = tour["Greedy repeats itself"], tour["A seed is a fate"]
+    assert len({cell.text for cell in greedy.run.cells}) == 1
+    assert [f"{greedy.names[name].raw:.4f}" for name in ("Once", "One")] == ["0.3443", "0.3441"]
+    assert len({cell.text for cell in seeds.run.cells}) == 3
+    assert f"{seeds.names['The'].final:.3f}" == "0.299"
+    assert ["There once was a dog" in cell.text for cell in seeds.run.cells][1]
+    assert ["One morning a dog woke up" in cell.text for cell in seeds.run.cells] == [False, False, True]
+
+
+def test_the_tour_says_of_temperature_what_is_there(tour: dict[str, Stop]) -> None:
+    stop = tour["Temperature 2 wanders"]
+    assert (f"{stop.names['am'].raw:.4f}", f"{stop.names['am'].final:.2f}") == ("0.0002", "0.01")
+    assert ["dog" in cell.text for cell in stop.run.cells] == [True, True, False]
+
+
+def test_the_tour_says_of_the_filters_what_is_there(tour: dict[str, Stop]) -> None:
+    top_k, top_p = tour["top_k cuts the tail"], tour["top_p cuts what is improbable"]
+    assert [candidate.token_id for candidate in top_k.steps.candidates].index(top_k.names["found"].token_id) == 5
+    assert (f"{top_k.names['found'].after_temperature:.2f}", top_k.names["found"].cut_by) == ("0.08", "top_k")
+    assert (top_k.names["heard"].cut_by, top_k.steps.candidates[6].after_temperature < 0.01) == (None, True)
+    unfiltered = top_k.run.cells[0].tokens[21]
+    assert (unfiltered.text, unfiltered.trace and unfiltered.trace.draw) == (" could", top_k.steps.draw)
+    assert (top_p.steps.kept, top_p.names["a"].final, top_p.names["something"].cut_by) == (1, 1.0, "top_p")
+    assert 800 < 1 / top_p.names["something"].after_temperature < 850
+    assert [cell.text.count("something") for cell in top_p.run.cells] == [1, 0, 0]
+
+
+def test_the_tour_says_of_facts_and_what_if_what_is_there(tour: dict[str, Stop]) -> None:
+    fact, story = tour["A fact needs no dice"], tour["What if, without asking again"]
+    for index, cell in enumerate(fact.run.cells):
+        trace = next(token.trace for token in cell.tokens if token.text == "7")
+        assert trace is not None
+        assert steps_of(trace, fact.run.sampling(index)).candidates[0].after_temperature > 0.999
+    assert story.cell.traces is not None
+    recorded = story.run.sampling(0)
+    narrow = what_if(story.cell.traces, recorded, SamplingParams(temperature=1.0, top_p=0.5, top_k=0))
+    assert [story.cell.tokens[i].text for i in narrow.impossible] == [" can", " And"]
+    hot = what_if(story.cell.traces, recorded, SamplingParams(temperature=2.0, top_p=1.0, top_k=0))
+    assert (hot.impossible, hot.first_difference) == ((), 7)
