@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from mllama_demo.answer import Answer, Answerer
 from mllama_demo.conversation import Conversation
+from mllama_demo.drafts import BEAT_S, Drafts
 from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
@@ -74,6 +75,7 @@ class LiveAnswers:
     def __init__(self, answerer: Answerer, store: Store, unwatched_seconds: float = UNWATCHED_SECONDS) -> None:
         self._answerer = answerer
         self._store = store
+        self._drafts = Drafts(store)
         self._unwatched_seconds = unwatched_seconds
         self._live: dict[str, LiveAnswer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,7 +96,7 @@ class LiveAnswers:
         """Begins to answer the last turn. The conversation is stored once the backend took the request."""
         self.refuse_second(conversation.id)
         live = self._live[conversation.id] = LiveAnswer(owner, conversation)
-        for work in (self._run(live, sampling), self._end_when_unwatched(live)):
+        for work in (self._run(live, sampling), self._end_when_unwatched(live), self._draft(live)):
             task = asyncio.create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -112,6 +114,10 @@ class LiveAnswers:
         async with aclosing(live.watch(per_second=100)) as moments:
             async for _ in moments:
                 pass
+
+    async def adopt(self, owner: str) -> None:
+        """Keeps what a program that was killed had written for this owner."""
+        await asyncio.to_thread(self._drafts.adopt, owner, frozenset(self._live))
 
     async def _run(self, live: LiveAnswer, sampling: SamplingParams) -> None:
         try:
@@ -138,6 +144,22 @@ class LiveAnswers:
             del self._live[live.id]
             live.done = True
             live.change()
+
+    async def _draft(self, live: LiveAnswer) -> None:
+        """Stores what there is of the answer, again and again, in case this program does not live to keep it."""
+
+        def put() -> None:
+            with live.keeping:
+                if live.answer is not None and not (live.kept or live.discarded or live.done):
+                    self._drafts.put(live.owner, live.conversation, self._answerer.message(live.answer))
+
+        try:
+            while not live.done:
+                with contextlib.suppress(DemoError):  # the next one may do
+                    await asyncio.to_thread(put)
+                await asyncio.sleep(BEAT_S)
+        finally:
+            await asyncio.to_thread(self._drafts.drop, live.id)
 
     def _keep(self, live: LiveAnswer) -> None:
         with live.keeping:

@@ -26,7 +26,7 @@ MAX_MESSAGES = 2000
 MAX_IMAGES = 50
 MAX_TEXT = 100_000
 ENDINGS = Literal[
-    "end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "abandoned", "error"
+    "end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "abandoned", "cut_off", "error"
 ]  # fmt: skip
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

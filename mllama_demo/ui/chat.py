@@ -72,6 +72,7 @@ class ChatRoom:
 
     async def open(self, visit: Visit, conversation_id: str) -> Views:
         """Shows a stored conversation and goes on with an answer under way; an empty chat when it is not there (any more)."""
+        await self._live.adopt(visit.owner)
         live = self._live_of(visit, conversation_id)
         try:
             conversation = live.conversation if live else await self._load(visit, conversation_id)

@@ -65,6 +65,7 @@ new MutationObserver(() => {
   nameThings();
   welcome();
   keepEnd();
+  typeAgain();
   if (!left || Date.now() > left.until) return;
   if (document.activeElement && document.activeElement !== document.body) return;
   const steppers = rows()[left.row]?.querySelectorAll(".stepper") ?? [];
@@ -115,6 +116,24 @@ window.mllamaArrived = (session, idleSeconds) => {
   addEventListener("pageshow", (event) => event.persisted && location.reload());
   beKiosk(Number(idleSeconds));
 };
+
+// What is typed and not sent outlives a reload, such as Gradio's own after a lost connection; nobody else's arrival, though.
+const TYPED = "typed";
+const box = () => document.querySelector("#chat-input textarea");
+addEventListener("pagehide", () => {
+  if (box()?.value && !document.body.classList.contains("kiosk")) sessionStorage.setItem(TYPED, box().value);
+});
+let typed = sessionStorage.getItem(TYPED);
+sessionStorage.removeItem(TYPED);
+if (performance.getEntriesByType("navigation")[0]?.type !== "reload") typed = null;
+function typeAgain() {
+  if (!typed || !box()) return;
+  if (!box().value) {
+    box().value = typed;
+    box().dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  typed = null;
+}
 
 // A kiosk: no settings, and the first screen again when nobody has touched it for a while.
 function beKiosk(seconds) {

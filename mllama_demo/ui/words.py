@@ -19,6 +19,7 @@ REASONS = {
     "time_limit": "stopped at the time limit",
     "cancelled": "stopped by you",
     "abandoned": "stopped: the page was closed",
+    "cut_off": "cut off: the demo ended",
     "error": "failed",
 }
 

@@ -69,6 +69,11 @@ class Program:
     process: subprocess.Popen[bytes]
     url: str
     home: Path
+    killed: bool = False
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
 
     def stdout(self) -> str:
         return (self.home / "stdout.txt").read_text(encoding="utf-8")
@@ -103,6 +108,12 @@ class Program:
         except AssertionError as error:
             raise AssertionError(f"{error}{self.output()}") from None
 
+    def kill(self) -> None:
+        """Ends it without a chance to do anything about it, as a machine that loses its power."""
+        self.killed = True
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
     def interrupt(self) -> int:
         """Ctrl-C; the exit code."""
         self.process.send_signal(signal.SIGINT)
@@ -128,7 +139,7 @@ def running(home: Path, *options: str, tracebacks: bool = False, script: Path = 
         yield program
         if process.poll() is None:
             program.interrupt()
-        assert process.returncode in (0, 130), f"exit code {process.returncode}{program.output()}"
+        assert program.killed or process.returncode in (0, 130), f"exit code {process.returncode}{program.output()}"
         assert tracebacks or "Traceback" not in program.stderr(), program.output()
     finally:
         if process.poll() is None:

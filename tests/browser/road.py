@@ -1,0 +1,63 @@
+"""A road to a server that can be cut and mended, as that of a phone in a train."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+
+class Road:
+    """Carries TCP connections to a port of this machine. url has no slash at its end."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._open = True
+        self._ends: set[socket.socket] = set()
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._door.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Ends all connections; new ones end at once."""
+        self._open = False
+        for end in list(self._ends):
+            _shut(end)
+
+    def mend(self, port: int | None = None) -> None:
+        """Opens the road again. port: where it leads from now on, if elsewhere."""
+        self._port = port or self._port
+        self._open = True
+
+    def close(self) -> None:
+        self.cut()
+        _shut(self._door)
+        self._door.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._door.accept()
+                try:
+                    if not self._open:
+                        raise ConnectionError
+                    far = socket.create_connection(("127.0.0.1", self._port))
+                except OSError:
+                    near.close()
+                    continue
+                self._ends |= {near, far}
+                for source, target in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            _shut(end)
+            self._ends.discard(end)
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,106 @@
+"""What a killed program had written of an answer: kept once, for its owner, where it belongs, and never of a living one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hand_backend import READ, CodePoints, HandBackend, finished, run, talk, until
+
+from mllama_demo import drafts as drafts_room
+from mllama_demo.answer import Answerer
+from mllama_demo.config import Settings
+from mllama_demo.conversation import Conversation, Message
+from mllama_demo.drafts import LIFETIME, Drafts
+from mllama_demo.live import LiveAnswers
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.store import Store
+
+ME = "me"
+PART = Message("assistant", "Once the", facts={"sampling": {"temperature": 0.6}, "dropped": 0})
+
+
+@pytest.fixture
+def drafts(store: Store) -> Drafts:
+    return Drafts(store)
+
+
+def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
+    now = drafts_room._now() + by
+    monkeypatch.setattr(drafts_room, "_now", lambda: now)
+
+
+def asked(store: Store) -> Conversation:
+    return store.save(ME, talk("Tell me a story"))
+
+
+def said(store: Store, conversation: Conversation) -> list[str]:
+    return [message.text for message in store.load(ME, conversation.id).messages]
+
+
+def test_a_draft_without_its_program_becomes_the_answer_cut_off(store, drafts, monkeypatch) -> None:
+    conversation = asked(store)
+    drafts.put(ME, conversation, Message("assistant", "Once", facts={}))
+    drafts.put(ME, conversation, PART)
+    later(monkeypatch, LIFETIME * 1.1)
+    drafts.adopt(ME)
+    kept = store.load(ME, conversation.id).messages[-1]
+    assert (kept.role, kept.text, kept.facts) == ("assistant", "Once the", {**PART.facts, "reason": "cut_off"})
+    drafts.adopt(ME)
+    assert said(store, conversation) == ["Tell me a story", "Once the"]
+
+
+def test_a_draft_of_a_living_program_is_left_alone(store, drafts, monkeypatch) -> None:
+    conversation = asked(store)
+    drafts.put(ME, conversation, PART)
+    drafts.adopt(ME)
+    later(monkeypatch, LIFETIME * 0.9)
+    drafts.adopt(ME)
+    assert said(store, conversation) == ["Tell me a story"]
+    later(monkeypatch, LIFETIME)
+    drafts.adopt(ME, alive={conversation.id})
+    drafts.adopt("somebody else")
+    assert said(store, conversation) == ["Tell me a story"]
+    drafts.adopt(ME)
+    assert said(store, conversation) == ["Tell me a story", "Once the"]
+
+
+def test_a_draft_of_what_has_changed_since_is_dropped(store, drafts, monkeypatch) -> None:
+    answered, deleted, dropped = asked(store), asked(store), asked(store)
+    for conversation in (answered, deleted, dropped):
+        drafts.put(ME, conversation, PART)
+    store.save(ME, answered.add(Message("assistant", "Once there was a dog.")))
+    store.delete(ME, deleted.id)
+    drafts.drop(dropped.id)
+    later(monkeypatch, LIFETIME * 1.1)
+    drafts.adopt(ME)
+    store.restore(ME, deleted.id)
+    drafts.adopt(ME)
+    assert said(store, answered) == ["Tell me a story", "Once there was a dog."]
+    assert said(store, deleted) == said(store, dropped) == ["Tell me a story"]
+
+
+def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
+    backend = HandBackend()
+    answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)  # type: ignore[arg-type]
+    monkeypatch.setattr("mllama_demo.live.BEAT_S", 0.01)
+
+    def orphans() -> list[str]:
+        with monkeypatch.context() as patch:
+            later(patch, LIFETIME * 1.1)
+            return [draft.text for _, _, draft in drafts._orphans(ME)]
+
+    async def story() -> Any:
+        conversation = talk("Tell me a story")
+        live = answers.start(ME, conversation, SamplingParams())
+        await backend.taken()
+        backend.send(READ)
+        backend.say("O", "n")
+        await until(lambda: orphans() == ["On"], "what was written is drafted")
+        backend.send(finished())
+        await until(lambda: live.done, "the answer is kept")
+        await until(lambda: not orphans(), "its draft is gone")
+        return said(store, conversation)
+
+    assert run(story()) == ["Tell me a story", "On"]
