@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -58,9 +59,9 @@ class LiveAnswer:
         self.watchers += 1
         try:
             while not self.done:
-                changed = self._changed
+                changed, began = self._changed, time.monotonic()
                 yield
-                await asyncio.sleep(1 / per_second)
+                await asyncio.sleep(began + 1 / per_second - time.monotonic())
                 if not self.done:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(changed.wait(), at_least_every_s)

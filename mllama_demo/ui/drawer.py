@@ -10,7 +10,7 @@ import gradio as gr
 from mllama_demo.store import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.sharing import SharePanel
-from mllama_demo.ui.views import View, classes, guarded, guarded_stream, visit_of
+from mllama_demo.ui.views import View, Views, classes, guarded, visit_of
 
 Updates = AsyncGenerator[dict[Any, Any], None]
 DOWNLOAD = """(file) => {
@@ -23,13 +23,21 @@ EXPORTS = (("HTML", "html"), ("Markdown", "md"), ("JSON", "json"))
 
 
 class Drawer:
-    """Its components and its wiring. updates: turns a View into updates of components. people: whether they sign in."""
+    """Its components and its wiring. updates, stream: turn a View, or a stream of them, into updates of components.
+
+    people: whether they sign in.
+    """
 
     def __init__(
-        self, room: ChatRoom, updates: Callable[[View | None], dict[Any, Any]], share: SharePanel, people: bool = False
+        self,
+        room: ChatRoom,
+        updates: Callable[[View | None], dict[Any, Any]],
+        stream: Callable[[Callable[[], Views]], Updates],
+        share: SharePanel,
+        people: bool = False,
     ) -> None:
         self._room, self._share, self._people = room, share, people
-        self._updates = updates
+        self._updates, self._stream = updates, stream
 
     def lay_out(self) -> None:
         self.new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
@@ -101,8 +109,8 @@ class Drawer:
         return self._updates(await self._room.new(visit_of(request)))
 
     async def _open(self, request: gr.Request, conversation_id: str) -> Updates:
-        async for view in guarded_stream(lambda: self._room.open(visit_of(request), conversation_id)):
-            yield self._updates(view)
+        async for updates in self._stream(lambda: self._room.open(visit_of(request), conversation_id)):
+            yield updates
 
     async def _search(self, words: str, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.search(visit_of(request), words)))
@@ -114,8 +122,8 @@ class Drawer:
         return self._updates(await guarded(self._room.delete(visit_of(request), conversation_id)))
 
     async def _restore(self, request: gr.Request) -> Updates:
-        async for view in guarded_stream(lambda: self._room.restore(visit_of(request))):
-            yield self._updates(view)
+        async for updates in self._stream(lambda: self._room.restore(visit_of(request))):
+            yield updates
 
     async def _bring_in(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.bring_in(visit_of(request), path)) if path else None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.components.chatbot import ComponentMessage
+from gradio.data_classes import FileData
 
 from mllama_demo.answer import Answer
 from mllama_demo.conversation import Conversation, Message
@@ -12,6 +14,9 @@ from mllama_demo.tree import Tree, Versions
 from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.questions import as_typed
 from mllama_demo.ui.words import facts_line, live_line, progress, versions_bar
+
+# Made here, for while an event is handled Gradio takes components for updates.
+_PICTURE = gr.Image(render=False, show_label=False, format="webp").get_config()
 
 
 def history(conversation: Conversation, tree: Tree, pictures: Pictures, locked: bool = False) -> list[dict[str, Any]]:
@@ -46,12 +51,21 @@ def _asked(message: Message, pictures: Pictures) -> dict[str, Any]:
     content: list[Any] = []
     if message.image is not None:
         alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
-        # A component, since the chatbot shows the alternative text of no other kind of picture.
-        path = pictures.shown(message.image)
-        content.append(gr.Image(path, alt_text=alt, render=False, show_label=False, format="webp"))
+        content.append(_picture(pictures.shown(message.image), alt))
     if message.text:
         content.append({"type": "text", "text": as_typed(message.text)})
     return {"role": message.role, "content": content}
+
+
+def _picture(path: str, alt: str) -> ComponentMessage:
+    """A component, since the chatbot shows the alternative text of no other kind of picture.
+
+    Ready as the chatbot sends it. It would make a gr.Image anew, and copy its file, in each of the dozen updates a second.
+    """
+    file = FileData(path=path).model_dump()
+    return ComponentMessage(
+        component="image", value=file, constructor_args={}, props={**_PICTURE, "alt_text": alt, "value": file}
+    )
 
 
 def _bot(text: str, below: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from copy import deepcopy
 from typing import Any
 
@@ -32,7 +32,7 @@ from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
 from mllama_demo.ui.thumbs import Thumbs
-from mllama_demo.ui.views import View, classes, guarded, guarded_stream
+from mllama_demo.ui.views import View, Views, classes, guarded, guarded_stream
 
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]
@@ -93,11 +93,12 @@ class ChatPage:
         self._room = room
         self._kiosk = Kiosk(settings)
         self._brand = brand
-        self._drawer = Drawer(room, self._updates, SharePanel(Shares(store)), people=settings.users is not None)
+        self._drawer = Drawer(room, self._updates, self._stream, SharePanel(Shares(store)), people=settings.users is not None)
         self.knobs = Knobs(settings, room)
         self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model)
 
     def build(self) -> gr.Blocks:
+        gr.set_static_paths(self._room.previews)  # shown from where they lie, not copied for each answer
         with gr.Blocks(
             title=self._settings.title, fill_height=True, analytics_enabled=False, delete_cache=UPLOAD_CLEANUP_SECONDS
         ) as demo:
@@ -234,13 +235,26 @@ class ChatPage:
             updates[self.sight] = view.sight
         return {**updates, **self._drawer.updates(view)}
 
+    async def _stream(self, views: Callable[[], Views]) -> Updates:
+        """The updates of a stream of views, without what is as it was: each part costs Gradio as much time as a long history."""
+        sent: dict[Any, Any] = {}
+        async for view in guarded_stream(views):
+            updates = self._updates(view)
+            same = [
+                part
+                for part in (self.status, self.conversation_id, self.stop)
+                if part in sent and updates.get(part) == sent[part]
+            ]
+            sent |= updates
+            yield {part: update for part, update in updates.items() if part not in same}
+
     def _ticked(self) -> tuple[str, str]:
         return self._room.status(), f"{time.monotonic()}"
 
     async def _opened(self, request: gr.Request) -> Updates:
         named = request.query_params.get("c") or ""
-        async for view in guarded_stream(lambda: self._room.open(self._kiosk.visit(request), named)):
-            yield self._updates(view)
+        async for updates in self._stream(lambda: self._room.open(self._kiosk.visit(request), named)):
+            yield updates
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await self._room.new(self._kiosk.visit(request)))
@@ -286,10 +300,10 @@ class ChatPage:
         return gr.skip() if known is None else known[1]
 
     async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *knobs: Any) -> Updates:
-        async for view in guarded_stream(
+        async for updates in self._stream(
             lambda: self._room.ask(self._kiosk.visit(request), conversation_id, value, self._sampling(request, *knobs), which)
         ):
-            yield self._updates(view)
+            yield updates
 
     async def _ask_example(self, request: gr.Request, event: gr.SelectData, conversation_id: str, *knobs: Any) -> Updates:
         example = EXAMPLES[event.index]
@@ -298,19 +312,19 @@ class ChatPage:
             yield update
 
     async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
-        async for view in guarded_stream(
+        async for updates in self._stream(
             lambda: self._room.retry(self._kiosk.visit(request), conversation_id, self._sampling(request, *knobs))
         ):
-            yield self._updates(view)
+            yield updates
 
     async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> Updates:
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
-        async for view in guarded_stream(
+        async for updates in self._stream(
             lambda: self._room.edit(
                 self._kiosk.visit(request), conversation_id, index, str(event.value), self._sampling(request, *knobs)
             )
         ):
-            yield self._updates(view)
+            yield updates
 
     def _sampling(self, request: gr.Request, *knobs: Any) -> SamplingParams:
         """The knobs' values for one more question; a kiosk has none, and counts."""

@@ -61,7 +61,15 @@ function keepEnd() {
   log.addEventListener("scroll", scrolled, { passive: true });
 }
 
+// Once a frame: an answer under way changes the page many times in each.
+let due = false;
 new MutationObserver(() => {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(look);
+}).observe(document.body, { childList: true, subtree: true });
+function look() {
+  due = false;
   nameThings();
   welcome();
   keepEnd();
@@ -75,7 +83,7 @@ new MutationObserver(() => {
     arrow.focus({ preventScroll: true });
     left = null;
   }
-}).observe(document.body, { childList: true, subtree: true });
+}
 
 // A picture's tiles over the whole page.
 function closeup(html) {

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import pytest
+from gradio.components.chatbot import ComponentMessage
 from hand_backend import READ, CodePoints, HandBackend, finished, run, talk, until
 from PIL import Image
 
@@ -160,21 +160,17 @@ def picture(folder: Path, name: str = "square.png", size: tuple[int, int] = (40,
     return path
 
 
-def picture_of(view: View) -> gr.Image:
+def picture_of(view: View) -> ComponentMessage:
     """The picture that the page shows in the first turn."""
     assert view.history is not None
     shown = view.history[0]["content"][0]
-    assert isinstance(shown, gr.Image)
+    assert isinstance(shown, ComponentMessage)
+    assert shown.component == "image"
     return shown
 
 
 def preview_of(view: View) -> Path:
     """The room's file behind that picture."""
-    return Path(picture_of(view).constructor_args["value"])
-
-
-def served_of(view: View) -> Path:
-    """Gradio's copy of that file, which the browser gets."""
     return Path(picture_of(view).value["path"])
 
 
@@ -239,9 +235,8 @@ def test_a_question_about_a_picture_shows_it_with_its_name_and_sends_it(house, t
     path = picture(tmp_path)
     views = run(house.answered(house.ask("What is it?", path), "A square."))
     for view in views:
-        assert picture_of(view).alt_text == "square.png, 40 × 30 pixels"
+        assert picture_of(view).props["alt_text"] == "square.png, 40 × 30 pixels"
         assert preview_of(view) == house.room.previews / "shown" / digest_of(path) / "preview.webp"
-        assert served_of(view).read_bytes() == preview_of(view).read_bytes()
         assert lines(view)[0] == "What is it?"
     assert "saw square.png, 40 × 30 px" in views[-1].history[1]["content"][1]["text"]
     sent = house.backend.requests[0].image
@@ -1179,27 +1174,26 @@ def test_what_the_browser_shows_has_no_metadata(house, tmp_path, name: str, opti
     path = picture(tmp_path, name, exif=True, **options)
     assert PLACE.encode() in path.read_bytes(), "the original has it"
     views = run(house.answered(house.ask("Where?", path), "Who knows."))
-    for shown in (preview_of(views[-1]), served_of(views[-1])):
-        assert PLACE.encode() not in shown.read_bytes()
-        with Image.open(shown) as image:
-            assert (image.format, image.size, dict(image.getexif())) == ("WEBP", (40, 30), {})
+    shown = preview_of(views[-1])
+    assert PLACE.encode() not in shown.read_bytes()
+    with Image.open(shown) as image:
+        assert (image.format, image.size, dict(image.getexif())) == ("WEBP", (40, 30), {})
 
 
 def test_a_picture_that_is_named_like_a_preview_is_not_shown_in_its_place(house, tmp_path) -> None:
     path = picture(tmp_path, "preview.webp", exif=True)
     id = house.keep_picture(path)
     [view] = opened(house, PAGE, id)
-    assert PLACE.encode() not in served_of(view).read_bytes()
+    assert PLACE.encode() not in preview_of(view).read_bytes()
     taken_back = run(house.room.undo(PAGE, id))
     assert Path(taken_back.input["files"][0]).read_bytes() == path.read_bytes()
     views = run(house.answered(house.room.ask(PAGE, id, taken_back.input, SAMPLING), "A square."))
     assert PLACE.encode() not in preview_of(views[-1]).read_bytes()
-    assert PLACE.encode() not in served_of(views[-1]).read_bytes()
 
 
 def test_a_huge_picture_is_shown_small(house, tmp_path) -> None:
     views = run(house.answered(house.ask("What is it?", picture(tmp_path, size=(3000, 1500))), "A square."))
-    with Image.open(served_of(views[-1])) as image:
+    with Image.open(preview_of(views[-1])) as image:
         assert image.size == (1024, 512)
 
 
