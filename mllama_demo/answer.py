@@ -160,6 +160,10 @@ class Answerer:
             self._decoded.popitem(last=False)
         return found
 
+    def discard(self, digest: str) -> None:
+        """Forgets a decoded image, which was deleted."""
+        self._decoded.pop(digest, None)
+
     def message(self, answer: Answer) -> Message:
         """The assistant's turn to keep, with the figures that are shown under it."""
         facts: dict[str, Any] = {"sampling": asdict(answer.sampling), "dropped": answer.dropped}

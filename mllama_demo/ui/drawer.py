@@ -10,7 +10,7 @@ import gradio as gr
 from mllama_demo.store import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.sharing import SharePanel
-from mllama_demo.ui.views import View, classes, guarded, guarded_stream, visit_of
+from mllama_demo.ui.views import View, Visit, classes, guarded, guarded_stream
 
 Updates = AsyncGenerator[dict[Any, Any], None]
 DOWNLOAD = """(file) => {
@@ -23,12 +23,18 @@ EXPORTS = (("HTML", "html"), ("Markdown", "md"), ("JSON", "json"))
 
 
 class Drawer:
-    """Its components and its wiring. updates: turns a View into updates of components. people: whether they sign in."""
+    """Its components and its wiring. updates: turns a View into updates of components. visit: who sends a request. people:
+    whether they sign in."""
 
     def __init__(
-        self, room: ChatRoom, updates: Callable[[View | None], dict[Any, Any]], share: SharePanel, people: bool = False
+        self,
+        room: ChatRoom,
+        updates: Callable[[View | None], dict[Any, Any]],
+        share: SharePanel,
+        visit: Callable[[gr.Request], Visit],
+        people: bool = False,
     ) -> None:
-        self._room, self._share, self._people = room, share, people
+        self._room, self._share, self._visit, self._people = room, share, visit, people
         self._updates = updates
 
     def lay_out(self) -> None:
@@ -98,30 +104,30 @@ class Drawer:
             made.then(None, self.exported, None, js=DOWNLOAD, api_visibility="private")
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(visit_of(request)))
+        return self._updates(await self._room.new(self._visit(request)))
 
     async def _open(self, request: gr.Request, conversation_id: str) -> Updates:
-        async for view in guarded_stream(lambda: self._room.open(visit_of(request), conversation_id)):
+        async for view in guarded_stream(lambda: self._room.open(self._visit(request), conversation_id)):
             yield self._updates(view)
 
     async def _search(self, words: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.search(visit_of(request), words)))
+        return self._updates(await guarded(self._room.search(self._visit(request), words)))
 
     async def _rename(self, conversation_id: str, title: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.rename(visit_of(request), conversation_id, title)))
+        return self._updates(await guarded(self._room.rename(self._visit(request), conversation_id, title)))
 
     async def _delete(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.delete(visit_of(request), conversation_id)))
+        return self._updates(await guarded(self._room.delete(self._visit(request), conversation_id)))
 
     async def _restore(self, request: gr.Request) -> Updates:
-        async for view in guarded_stream(lambda: self._room.restore(visit_of(request))):
+        async for view in guarded_stream(lambda: self._room.restore(self._visit(request))):
             yield self._updates(view)
 
     async def _bring_in(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.bring_in(visit_of(request), path)) if path else None)
+        return self._updates(await guarded(self._room.bring_in(self._visit(request), path)) if path else None)
 
     def _exporter(self, kind: str) -> Callable[..., Any]:
         async def export(conversation_id: str, request: gr.Request) -> str | None:
-            return await guarded(self._room.export(visit_of(request), conversation_id, kind))
+            return await guarded(self._room.export(self._visit(request), conversation_id, kind))
 
         return export

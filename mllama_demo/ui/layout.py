@@ -26,7 +26,7 @@ from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.ui.help import help_html, links_html
-from mllama_demo.ui.kiosk import Kiosk
+from mllama_demo.ui.kiosk import OWNER_PREFIX, Kiosk
 from mllama_demo.ui.knobs import Knobs, sampling_from
 from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
@@ -59,6 +59,7 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store,
     """Builds the page and mounts it at the root of `app`."""
     room = ChatRoom(answerer, store, settings.allowed_media_hosts, brand)
     atexit.register(room.close)
+    room.traces.erase_all(OWNER_PREFIX)
     page = ChatPage(settings, room, store, brand)
 
     @app.post("/left/{session}", status_code=204, include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
@@ -93,9 +94,10 @@ class ChatPage:
         self._room = room
         self._kiosk = Kiosk(settings)
         self._brand = brand
-        self._drawer = Drawer(room, self._updates, SharePanel(Shares(store)), people=settings.users is not None)
+        share = SharePanel(Shares(store), self._kiosk.visit)
+        self._drawer = Drawer(room, self._updates, share, self._kiosk.visit, people=settings.users is not None)
         self.knobs = Knobs(settings, room)
-        self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model)
+        self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model, self._kiosk.visit)
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(
@@ -241,9 +243,6 @@ class ChatPage:
         named = request.query_params.get("c") or ""
         async for view in guarded_stream(lambda: self._room.open(self._kiosk.visit(request), named)):
             yield self._updates(view)
-
-    async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(self._kiosk.visit(request)))
 
     async def _stop(self, conversation_id: str, request: gr.Request) -> None:
         await guarded(self._room.stop(self._kiosk.visit(request), conversation_id))
