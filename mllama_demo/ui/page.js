@@ -128,9 +128,10 @@ function beKiosk(seconds) {
   document.querySelector(".gradio-container").append(countdown);
   let touched = Date.now();
   const count = (left) => {
-    countdown.hidden = left === null;
     // Read out once; the number alone changes every second.
-    countdown.querySelector("strong").textContent = left === null ? "" : "Still there? Touch the screen to go on.";
+    if (countdown.hidden !== (left === null))
+      countdown.querySelector("strong").textContent = left === null ? "" : "Still there? Touch the screen to go on.";
+    countdown.hidden = left === null;
     countdown.querySelector(".left").textContent = left === null ? "" : `Everything here will be deleted in ${left} s`;
   };
   const touch = () => {
