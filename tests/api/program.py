@@ -69,6 +69,7 @@ class Program:
     process: subprocess.Popen[bytes]
     url: str
     home: Path
+    killed: bool = False
 
     def stdout(self) -> str:
         return (self.home / "stdout.txt").read_text(encoding="utf-8")
@@ -111,6 +112,12 @@ class Program:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running {PATIENCE_S} s after an interrupt{self.output()}") from None
 
+    def kill(self) -> None:
+        """As a power failure ends it."""
+        self.killed = True
+        self.process.kill()
+        self.process.wait()
+
 
 @contextmanager
 def running(home: Path, *options: str, tracebacks: bool = False, script: Path = APP) -> Iterator[Program]:
@@ -128,7 +135,7 @@ def running(home: Path, *options: str, tracebacks: bool = False, script: Path = 
         yield program
         if process.poll() is None:
             program.interrupt()
-        assert process.returncode in (0, 130), f"exit code {process.returncode}{program.output()}"
+        assert program.killed or process.returncode in (0, 130), f"exit code {process.returncode}{program.output()}"
         assert tracebacks or "Traceback" not in program.stderr(), program.output()
     finally:
         if process.poll() is None:
