@@ -6,6 +6,7 @@ The one way from a Conversation to an answer, for the browser and for the API. K
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections import OrderedDict
@@ -119,8 +120,12 @@ class Answerer:
         self.limits = settings.image_limits
         self._decoded: OrderedDict[str, LoadedImage] = OrderedDict()
 
-    async def answer(self, conversation: Conversation, sampling: SamplingParams, request_id: str) -> AsyncGenerator[Answer, None]:
+    async def answer(
+        self, conversation: Conversation, sampling: SamplingParams, request_id: str, time_limit_s: float = math.inf
+    ) -> AsyncGenerator[Answer, None]:
         """Streams the next assistant turn; the last Answer has `finish`. Closing the stream cancels the request.
+
+        time_limit_s: for this answer, where that is less than the deployment's.
 
         A missing seed is drawn here, so that every answer can be repeated; where a seed has no effect there is none. Raises
         what the prompt, the image and Backend.generate raise, before the first Answer.
@@ -135,7 +140,7 @@ class Answerer:
             sampling,
             image=None if prompt.image is None else await asyncio.to_thread(self.load, prompt.image),
             conversation_id=conversation.id,
-            time_limit_s=self._settings.request_time_limit_s,
+            time_limit_s=min(time_limit_s, self._settings.request_time_limit_s),
             messages=prompt.messages,
             id=request_id,
         )
@@ -154,6 +159,10 @@ class Answerer:
         while len(self._decoded) > DECODED_IMAGES:
             self._decoded.popitem(last=False)
         return found
+
+    def discard(self, digest: str) -> None:
+        """Forgets a decoded image, which was deleted."""
+        self._decoded.pop(digest, None)
 
     def message(self, answer: Answer) -> Message:
         """The assistant's turn to keep, with the figures that are shown under it."""

@@ -20,11 +20,12 @@ from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.images import LoadedImage
 from mllama_demo.prompt import encode_chat
+from mllama_demo.sampling import SamplingParams
 from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-Load = Callable[[Settings, CheckpointInfo, Tokenizer, Progress], ModelRunner]
+Load = Callable[[Settings, CheckpointInfo, Progress], ModelRunner]
 
 # Below this a decode step is so short that threads spend it waiting for each other: on two idle cores two threads are no
 # faster than one, and on two busy ones they were ten times slower (benchmarks/first_light.py --threads).
@@ -60,9 +61,10 @@ def make_backend(
     info, load = _neuron(settings, checkpoint) if settings.backend == "neuron" else _torch(settings, checkpoint)
     backend = SlotBackend(
         info,
-        lambda progress: load(settings, checkpoint, tokenizer, progress),
+        lambda progress: load(settings, checkpoint, progress),
         tokenizer,
         frozenset(checkpoint.eos_token_ids),
+        warm_up=_warm_up_request(tokenizer),
         max_waiting=settings.max_waiting,
         on_ready=on_ready,
         on_down=on_down,
@@ -89,7 +91,7 @@ def _torch(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo,
     return _info(settings, checkpoint, name="transformers", device=settings.device, capabilities=capabilities), _load_torch_runner
 
 
-def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer: Tokenizer, progress: Progress) -> ModelRunner:
+def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, progress: Progress) -> ModelRunner:
     progress("importing PyTorch and transformers")
     import torch
 
@@ -101,7 +103,7 @@ def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer
     elif checkpoint.parameters < SMALL_MODEL_PARAMETERS:
         torch.set_num_threads(1)
     progress(f"loading {checkpoint.parameters / 1e6:,.0f} million parameters")
-    runner = TorchRunner.load(
+    return TorchRunner.load(
         settings.model_path,
         slots=settings.batch_size,
         max_seq_len=settings.seq_len,
@@ -109,9 +111,6 @@ def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer
         dtype=choose_dtype(settings.dtype, device),
         vision_cache_size=settings.vision_cache_size,
     )
-    progress("warming up")
-    runner.warm_up(_warm_up_request(tokenizer))
-    return runner
 
 
 # --- Neuron --------------------------------------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo
     return info, _load_neuron_runner
 
 
-def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, tokenizer: Tokenizer, progress: Progress) -> ModelRunner:
+def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, progress: Progress) -> ModelRunner:
     """Compiles first if it must."""
     from mllama_demo.checkpoint.compile import check, compilation, compiled, in_words
 
@@ -148,10 +147,7 @@ def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, tokenize
 
     progress("loading the compiled model")
     with telling_of_loading(progress):
-        runner = NeuronRunner.load(folder, checkpoint.image_token_id)
-    progress("warming up")
-    runner.warm_up(_warm_up_request(tokenizer))
-    return runner
+        return NeuronRunner.load(folder, checkpoint.image_token_id)
 
 
 # --- vLLM ----------------------------------------------------------------------------------------------------------------
@@ -201,9 +197,10 @@ def _remote(
 
 
 def _warm_up_request(tokenizer: Tokenizer) -> GenerationRequest:
-    """A question about a blank picture: every part of the model takes part in the answer."""
+    """A question about a blank picture, for two tokens whatever they are: every part of the model takes part in the answer."""
     from PIL import Image
 
     picture = LoadedImage(Image.new("RGB", (64, 64)), b"", "PNG", "warm-up", "warm-up")
     question = Message("user", "Hello", ImageRef(picture.digest, picture.name, picture.width, picture.height))
-    return GenerationRequest(tuple(encode_chat((question,), tokenizer)), image=picture)
+    sampling = SamplingParams(max_tokens=2, ignore_eos=True)
+    return GenerationRequest(tuple(encode_chat((question,), tokenizer)), sampling, image=picture)

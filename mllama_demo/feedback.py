@@ -90,6 +90,11 @@ class Feedback:
             if connection.execute(sql.update(_feedback).where(mine).values(note=note, given=_now())).rowcount == 0:
                 raise NotFound("There is no thumb that this note would belong to; choose one first.")
 
+    def erase(self, owner: str) -> None:
+        """Removes all of the owner's thumbs and notes."""
+        with self._store.transaction(write=True) as connection:
+            connection.execute(sql.delete(_feedback).where(_feedback.c.owner == owner))
+
     def of(self, owner: str, conversation_id: str) -> dict[int, bool]:
         """The owner's thumbs in a conversation: for the numbers of answers, whether they were found good."""
         c = _feedback.c

@@ -115,6 +115,11 @@ class Shares:
         with self._store.transaction(write=True) as connection:
             return connection.execute(sql.update(_shares).where(mine).values(revoked=True)).rowcount
 
+    def erase(self, owner: str) -> None:
+        """Removes all of the owner's links; they are unknown from now on."""
+        with self._store.transaction(write=True) as connection:
+            connection.execute(sql.delete(_shares).where(_shares.c.owner == owner))
+
     def open(self, token: str) -> Share:
         """What a link shows. Raises ShareGone when it is over, NotFound when there never was one like it."""
         found = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -20,63 +20,24 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, RowMapping, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.schema import CreateColumn
 
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
+from mllama_demo.store_tables import conversations as _conversations
+from mllama_demo.store_tables import images as _images
+from mllama_demo.store_tables import messages as _messages
+from mllama_demo.store_tables import prepare_schema
 from mllama_demo.tree import Node, Tree
 
 if TYPE_CHECKING:
     from mllama_demo.images import LoadedImage
 
-SCHEMA_VERSION = 2
 MAX_TITLE_LENGTH = 120
 MAX_SEARCH_LENGTH = 200
 UNUSED_IMAGE_LIFETIME = timedelta(hours=1)
 # How long a deleted conversation can be brought back.
 DELETED_LIFETIME = timedelta(minutes=10)
 _BUSY_TIMEOUT_S = 10
-
-_metadata = sql.MetaData()
-
-_versions = sql.Table("schema_version", _metadata, sql.Column("version", sql.Integer, primary_key=True, autoincrement=False))
-
-_images = sql.Table(
-    "images",
-    _metadata,
-    sql.Column("digest", sql.String(64), primary_key=True),
-    sql.Column("format", sql.String(16), nullable=False),
-    sql.Column("created", sql.DateTime, nullable=False),  # put_image renews it
-    sql.Column("data", sql.LargeBinary(2**31 - 1), nullable=False),  # last: SQLite reads through it to get at what follows
-)
-
-_conversations = sql.Table(
-    "conversations",
-    _metadata,
-    sql.Column("id", sql.String(255), primary_key=True),
-    sql.Column("owner", sql.String(255), nullable=False),
-    sql.Column("title", sql.Text, nullable=False),
-    sql.Column("created", sql.DateTime, nullable=False),
-    sql.Column("updated", sql.DateTime, nullable=False),
-    sql.Column("deleted", sql.DateTime),  # since version 2
-    sql.Index("conversations_by_owner", "owner", "updated"),
-)
-
-_messages = sql.Table(
-    "messages",
-    _metadata,
-    sql.Column("conversation_id", sql.ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
-    sql.Column("position", sql.Integer, primary_key=True, autoincrement=False),  # tree.Node's number
-    sql.Column("parent", sql.Integer),  # since version 2; before, it was the position before
-    sql.Column("chosen", sql.Boolean, nullable=False, server_default=sql.true()),  # since version 2; before, all were
-    sql.Column("role", sql.String(16), nullable=False),
-    sql.Column("text", sql.Text, nullable=False),
-    sql.Column("image_digest", sql.ForeignKey("images.digest"), index=True),
-    sql.Column("image_name", sql.Text),
-    sql.Column("image_width", sql.Integer),
-    sql.Column("image_height", sql.Integer),
-    sql.Column("facts", sql.JSON, nullable=False),
-)
 
 
 @dataclass(frozen=True)
@@ -109,7 +70,7 @@ class Store:
             self._engine = self._connect(parsed)
             self._writer = self._engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
             with self._writer.begin() as connection:
-                _prepare_schema(connection, name)
+                prepare_schema(connection, name)
             self.purge()
         except (SQLAlchemyError, ImportError, OSError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else getattr(error, "strerror", None) or error
@@ -243,6 +204,27 @@ class Store:
             due = _images.c.digest.in_(shown) | (_images.c.created < _now() - UNUSED_IMAGE_LIFETIME)
             connection.execute(sql.delete(_images).where(due, unused))
 
+    def owners(self, prefix: str) -> set[str]:
+        """The owners of conversations, deleted ones too, whose names begin so."""
+        c = _conversations.c
+        with self.transaction() as connection:
+            return set(connection.execute(sql.select(c.owner).where(c.owner.startswith(prefix, autoescape=True))).scalars())
+
+    def erase(self, owner: str, images: Collection[str] = ()) -> set[str]:
+        """Removes all of the owner's conversations for good, with their images and the named ones, unless somebody else's
+        message shows them; the digests of the images that are gone."""
+        c = _conversations.c
+        with self.transaction(write=True) as connection:
+            of_owner = _messages.c.conversation_id.in_(sql.select(c.id).where(c.owner == owner))
+            shown = set(connection.execute(sql.select(_messages.c.image_digest).where(of_owner).distinct()).scalars()) - {None}
+            connection.execute(sql.delete(_messages).where(of_owner))
+            connection.execute(sql.delete(_conversations).where(c.owner == owner))
+            unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)
+            these = sql.and_(_images.c.digest.in_(shown | set(images)), unused)
+            gone = set(connection.execute(sql.select(_images.c.digest).where(these)).scalars())
+            connection.execute(sql.delete(_images).where(these))
+        return gone
+
     # --- images ----------------------------------------------------------------------------------------------------------
 
     def put_image(self, image: LoadedImage) -> ImageRef:
@@ -289,33 +271,6 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
-
-
-def _prepare_schema(connection: Connection, name: str) -> None:
-    """Makes the tables, or brings those of an earlier version up to date."""
-    existing = set(sql.inspect(connection).get_table_names())
-    if _versions.name not in existing and existing & set(_metadata.tables):
-        raise ConfigError(f"The database {name} belongs to another program; set database_url or data_dir to another place.")
-    _metadata.create_all(connection)
-    version = connection.execute(sql.select(sql.func.max(_versions.c.version))).scalar()
-    if version is not None and version > SCHEMA_VERSION:
-        raise ConfigError(
-            f"The database {name} was written by a newer version of this program (schema {version}, this one knows "
-            f"{SCHEMA_VERSION}); update the program, or set database_url or data_dir to another place."
-        )
-    if version == 1:
-        _let_messages_branch(connection)
-    connection.execute(sql.delete(_versions))  # written anew at each start, so that a read-only database shows now
-    connection.execute(sql.insert(_versions).values(version=SCHEMA_VERSION))
-
-
-def _let_messages_branch(connection: Connection) -> None:
-    """From version 1, where the messages of a conversation were one line, to version 2."""
-    for column in (_messages.c.parent, _messages.c.chosen, _conversations.c.deleted):
-        definition = CreateColumn(column).compile(dialect=connection.dialect)
-        connection.execute(sql.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
-    position = _messages.c.position
-    connection.execute(sql.update(_messages).where(position > 0).values(parent=position - 1))
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------------

@@ -110,13 +110,6 @@ class NeuronRunner:
     def release(self, slot: int) -> None:
         self._live.pop(slot, None)
 
-    def warm_up(self, request: GenerationRequest) -> None:
-        """The first two tokens of a request. NxDI's own warm-up passes over errors, so that a model that does not fit its
-        configuration would only fail under the first visitor."""
-        self.prefill(0, request)
-        self.decode([0])
-        self.release(0)
-
     # --- the two forwards -----------------------------------------------------------------------------------------------
 
     def _read_prompt(self, slot: int, prompt: Sequence[int], state: _Slot, vision: VisionInputs, image_at: int) -> Any:

@@ -32,6 +32,15 @@ def _hand_over(batch: list[tuple[Mailbox[Event], Event]]) -> None:
         stream.put(event)
 
 
+def _answer(scheduler: Scheduler, request: GenerationRequest) -> None:
+    """Has one request answered to its end. Raises BackendUnavailable when that fails."""
+    scheduler.submit(request)
+    while scheduler.has_work():
+        for _, event in scheduler.step():
+            if isinstance(event, FinishEvent) and event.error:
+                raise BackendUnavailable(event.error)
+
+
 class SlotBackend:
     """Loads a runner in the background and serves requests through its slots. See base.StartedBackend for the contract."""
 
@@ -42,15 +51,21 @@ class SlotBackend:
         tokenizer: Tokenizer,
         end_of_turn_ids: frozenset[int],
         *,
+        warm_up: GenerationRequest | None = None,
         max_waiting: int = 64,
         on_ready: Callable[[], None] = lambda: None,
         on_down: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """load_runner runs in the backend's thread once start() is called; on_ready and on_down are called from there."""
+        """load_runner runs in the backend's thread once start() is called; on_ready and on_down are called from there.
+
+        warm_up: a question to answer, in the way of every other, before the backend says that it is ready. Without an answer
+        to it the backend goes down.
+        """
         self._info = info
         self._load_runner = load_runner
         self._tokenizer = tokenizer
         self._end_of_turn_ids = end_of_turn_ids
+        self._warm_up = warm_up
         self._max_waiting = max_waiting
         self._on_ready, self._on_down = on_ready, on_down
         self._state: State = "loading"
@@ -124,6 +139,10 @@ class SlotBackend:
     def _run(self) -> None:
         try:
             runner = self._load_runner(self._progress)
+            if self._warm_up is not None and not self._closing:
+                self._progress("warming up")
+                # A scheduler of its own: the first steps are slow, and the waits it estimates from them would be wrong.
+                _answer(self._new_scheduler(runner), self._warm_up)
         except Exception as error:
             if self._closing:  # what it was loading with was taken away, and nobody waits
                 return
@@ -135,12 +154,7 @@ class SlotBackend:
             return
         # What "auto" has come to.
         self._info = replace(self._info, device=getattr(runner, "device", self._info.device))
-        scheduler = self._scheduler = Scheduler(
-            runner,
-            new_text_stream=lambda sampling: IncrementalText(self._tokenizer, sampling.stop),
-            end_of_turn_ids=self._end_of_turn_ids,
-            max_waiting=self._max_waiting,
-        )
+        scheduler = self._scheduler = self._new_scheduler(runner)
         self._state, self._detail = "ready", ""
         try:
             self._on_ready()
@@ -156,6 +170,14 @@ class SlotBackend:
         self._deliver(scheduler.shutdown(reason))
         if not self._closing:
             self._go_down(reason)
+
+    def _new_scheduler(self, runner: ModelRunner) -> Scheduler:
+        return Scheduler(
+            runner,
+            new_text_stream=lambda sampling: IncrementalText(self._tokenizer, sampling.stop),
+            end_of_turn_ids=self._end_of_turn_ids,
+            max_waiting=self._max_waiting,
+        )
 
     def _serve(self, scheduler: Scheduler) -> None:
         """Steps until the backend is closed or its model is down."""

@@ -268,13 +268,6 @@ class TorchRunner:
             self._vision_cache.popitem(last=False)
         return features
 
-    def warm_up(self, request: GenerationRequest) -> None:
-        """The first two tokens of a request, so that the first visitor does not pay for lazy initialisation."""
-        self.prefill(0, request)
-        self.decode([0])
-        self.release(0)
-        self._vision_cache.clear()
-
 
 def choose_device(name: str) -> str:
     """ "auto" takes a CUDA device where there is one; a named one must exist, or ConfigError says what does."""

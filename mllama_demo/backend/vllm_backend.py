@@ -166,9 +166,7 @@ class VLLMBackend:
 
     async def _live(self) -> None:
         self._detail = "warming up"
-        params = new_sampling_params(replace(self._warm_up.sampling, max_tokens=2), self._info.max_top_k, self._end_of_turn_ids)
-        async for _ in self._engine.generate(await self._prompt(self._warm_up), params, self._warm_up.id):
-            pass
+        await self._answer_to_the_end(self._warm_up)
         self._loop = asyncio.get_running_loop()
         self._loaded, self._state, self._detail = True, "ready", ""
         try:
@@ -181,6 +179,16 @@ class VLLMBackend:
         self._state, self._detail = "down", SHUTTING_DOWN
         self._end_all(SHUTTING_DOWN)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _answer_to_the_end(self, request: GenerationRequest) -> None:
+        """In the way of every other request. Raises BackendUnavailable when it has no answer."""
+        job = Job(request, Mailbox())
+        await self._serve(job)
+        while not isinstance(event := await job.mail.get(), FinishEvent):
+            pass
+        self._queue = SlotQueue(lambda: self._info.slots)  # the first steps are slow: the next waits are not estimated from them
+        if event.error:
+            raise BackendUnavailable(event.error)
 
     def _go_down(self, reason: str) -> None:
         if self._state == "down":

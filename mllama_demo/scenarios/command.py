@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 from mllama_demo.interruption import terminated
-from mllama_demo.scenarios.recording import RecordedStep, Recording, place_of, write
+from mllama_demo.scenarios.recording import RecordedStep, Recording, keep, place_of
 from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
 from mllama_demo.server.serve import set_up_logging
 
@@ -34,10 +35,13 @@ def main(argv: Sequence[str]) -> int:
     output = own.output or place_of(scenario, settings)
     with terminated():
         recording = _run(settings, scenario)
-    write(output, recording)
+    kept = keep(output, recording)
     failed = sum(bool(step.problems) for step in recording.steps.values())
     total = len(scenario.steps)
-    print(f"{total - failed} of {total} steps as expected. Recorded in {output}", flush=True)
+    where = (
+        f"Recorded in {output}" if kept else f"Not recorded: the earlier recording in {output} stays, since this one broke off."
+    )
+    print(f"{total - failed} of {total} steps as expected. {where}", flush=True)
     return NOT_AS_EXPECTED if failed else 0
 
 
@@ -57,7 +61,13 @@ def _run(settings: Settings, scenario: Scenario) -> Recording:
         info = backend.info
         print(f"{scenario.script.title}: {len(scenario.steps)} steps with {info.model} on {info.device}", flush=True)
         answerer = Answerer(backend, tokenizer, scenario, settings)
-        return await rehearse(answerer, scenario, lambda index, step: print(_report(index, step), flush=True))
+        recording = None
+        async with aclosing(rehearse(answerer, scenario)) as recordings:
+            async for recording in recordings:
+                index = len(recording.steps) - 1
+                print(_report(index, recording.steps[index]), flush=True)
+        assert recording is not None  # a scenario has a step
+        return recording
 
     try:
         return asyncio.run(run())

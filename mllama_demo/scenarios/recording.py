@@ -6,11 +6,9 @@ NAME.recording.json, is read where the data folder has none.
 
 from __future__ import annotations
 
-import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +16,8 @@ import mllama_demo
 from mllama_demo.config import Settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.scenarios.spec import Scenario
+
+BROKEN_OFF = ("error", "cancelled", "time_limit")
 
 
 class RecordedStep(BaseModel):
@@ -37,6 +37,11 @@ class RecordedStep(BaseModel):
     tokens_per_second: float | None
     problems: tuple[str, ...] = ()
 
+    @property
+    def complete(self) -> bool:
+        """Whether the model came to an end of its own or to max_tokens."""
+        return self.reason not in BROKEN_OFF
+
 
 class Recording(BaseModel):
     """The answers of one rehearsal, by number of the step. recorded: when it began."""
@@ -52,10 +57,9 @@ class Recording(BaseModel):
     steps: dict[int, RecordedStep] = Field(default_factory=dict)
 
     def step(self, scenario: Scenario, index: int) -> RecordedStep | None:
-        """What was answered to the step as it is now; None when it was changed since, or failed."""
+        """The whole answer to the step as it is now; None when it was changed since, failed or was cut off."""
         found = self.steps.get(index)
-        usable = found is not None and found.fingerprint == scenario.fingerprint(index) and found.reason != "error"
-        return found if usable else None
+        return found if found is not None and found.complete and found.fingerprint == scenario.fingerprint(index) else None
 
     @property
     def date(self) -> str:
@@ -83,6 +87,14 @@ def write(path: Path, recording: Recording) -> None:
         raise ConfigError(f"The recording {path} cannot be written: {error.strerror}.") from None
 
 
+def keep(path: Path, recording: Recording) -> bool:
+    """Writes it, unless it has a step without a whole answer and would take an earlier one's place; whether it is written."""
+    if path.exists() and not all(step.complete for step in recording.steps.values()):
+        return False
+    write(path, recording)
+    return True
+
+
 def read(path: Path) -> Recording:
     """Raises ConfigError for a file that is none of ours."""
     try:
@@ -96,7 +108,3 @@ def recording_of(scenario: Scenario, settings: Settings) -> Recording | None:
     """The newest rehearsal, or the one that came with the scenario; None without any. Raises ConfigError."""
     beside = scenario.path.with_suffix(".recording.json")
     return next((read(path) for path in (place_of(scenario, settings), beside) if path.is_file()), None)
-
-
-def as_plain(recording: Recording) -> dict[str, Any]:
-    return json.loads(recording.model_dump_json())

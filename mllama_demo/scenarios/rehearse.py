@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -14,45 +13,45 @@ from mllama_demo.errors import DemoError
 from mllama_demo.scenarios.recording import RecordedStep, Recording, now
 from mllama_demo.scenarios.spec import Scenario
 
-Tell = Callable[[int, RecordedStep], None]
+
+async def ask_step(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> AsyncGenerator[Answer, None]:
+    """The answer to one step as it grows; answers: to those before it. Closing the stream cancels the request."""
+    conversation, limit = scenario.conversation(index, answers), scenario.time_limit_s(index)
+    async with aclosing(answerer.answer(conversation, scenario.samplings[index], uuid.uuid4().hex, limit)) as moments:
+        async for answer in moments:
+            yield answer
 
 
-async def ask_step(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> Answer:
-    """The whole answer to one step; answers: to those before it."""
-    answer: Answer | None = None
-    conversation = scenario.conversation(index, answers)
-    async with aclosing(answerer.answer(conversation, scenario.samplings[index], uuid.uuid4().hex)) as moments:
-        async for moment in moments:
-            answer = moment
-    assert answer is not None and answer.finish is not None
-    return answer
+async def rehearse(answerer: Answerer, scenario: Scenario) -> AsyncGenerator[Recording, None]:
+    """Asks all steps in order, one at a time, as on stage; after each, the recording so far, which the step ends.
 
-
-async def rehearse(answerer: Answerer, scenario: Scenario, tell: Tell = lambda index, step: None) -> Recording:
-    """Asks all steps in order, one at a time, as on stage. A step that fails is recorded with its reason, and those that
-    go on from it with it. tell: called after each."""
+    A step that fails is recorded with its reason, and those that go on from it with it. Closing the stream cancels the request.
+    """
     began, answers, steps = now(), {}, {}
     for index in range(len(scenario.steps)):
         steps[index] = recorded = await _record(answerer, scenario, index, answers)
-        if recorded.reason != "error":
+        if recorded.complete:
             answers[index] = recorded.answer
-        await asyncio.to_thread(tell, index, recorded)
-    info = answerer.backend.info
-    return Recording(scenario=scenario.name, recorded=began, model=info.model, backend=info.name, device=info.device, steps=steps)
+        info = answerer.backend.info
+        common = {"scenario": scenario.name, "recorded": began, "model": info.model, "backend": info.name, "device": info.device}
+        yield Recording(**common, steps=dict(steps))
 
 
 async def _record(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> RecordedStep:
     step, started = scenario.steps[index], time.perf_counter()
     common: dict[str, Any] = {"fingerprint": scenario.fingerprint(index), "prompt": step.prompt.strip()}
+    answer: Answer | None = None
     try:
-        answer = await ask_step(answerer, scenario, index, answers)
+        async with aclosing(ask_step(answerer, scenario, index, answers)) as moments:
+            async for moment in moments:
+                answer = moment
     except DemoError as error:
         return RecordedStep(
             **common, answer="", reason="error", prompt_tokens=0, completion_tokens=0, ttft_s=None,
             total_s=time.perf_counter() - started, tokens_per_second=None, problems=(str(error),),
         )  # fmt: skip
+    assert answer is not None and answer.finish is not None
     finish = answer.finish
-    assert finish is not None
     problems = [finish.error or "the answer failed"] if finish.reason == "error" else []
     if finish.reason in ("time_limit", "cancelled"):
         problems.append(f"the answer was cut off ({finish.reason.replace('_', ' ')})")

@@ -25,6 +25,7 @@ from mllama_demo.scenarios.shape import Shape
 from mllama_demo.yaml_file import parse_mapping, read_file
 
 MAX_BYTES, MAX_STEPS = 2**18, 50
+TIME_LIMIT_S = 60.0
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}\Z")
 
 
@@ -51,17 +52,22 @@ class Step(_Model):
     image: str | None = Field(None, min_length=1, max_length=400)
     continues: bool = False
     parameters: Parameters = Parameters()
+    time_limit_s: float | None = Field(None, ge=1, le=3600, strict=False, description="Instead of the scenario's.")
     notes: str = Field("", max_length=4000)
     expect: Shape | None = None
 
 
 class Script(_Model):
-    """The whole file. image: of every step that begins a conversation and says nothing of one; image: null is none."""
+    """The whole file. image: of every step that begins a conversation and says nothing of one; image: null is none.
+    time_limit_s: from asking a step to the end of its answer; then its recorded answer is shown. needs_large_model: whether
+    the embedded checkpoint is lost here."""
 
     title: str = Field(min_length=1, max_length=120)
     description: str = Field("", max_length=1000)
     model: str = Field("", max_length=120, description="The model that it was made for, in words.")
+    needs_large_model: bool = False
     image: str | None = Field(None, min_length=1, max_length=400)
+    time_limit_s: float = Field(TIME_LIMIT_S, ge=1, le=3600, strict=False)
     steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS, strict=False)
 
 
@@ -78,6 +84,11 @@ class Scenario:
     @property
     def steps(self) -> tuple[Step, ...]:
         return self.script.steps
+
+    def time_limit_s(self, index: int) -> float:
+        """Seconds that the whole answer to step `index` may take."""
+        own = self.steps[index].time_limit_s
+        return self.script.time_limit_s if own is None else own
 
     def image_bytes(self, digest: str) -> bytes:
         """The file of one of the pictures, as answer.Answerer asks for it. Raises NotFound."""

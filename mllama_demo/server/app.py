@@ -50,6 +50,6 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
         from mllama_demo.ui.layout import mount_ui
 
         app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store))
-        add_present(app, settings, measured, tokenizer)
+        add_present(app, settings, measured, tokenizer, brand)
         mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store, brand)
     return app

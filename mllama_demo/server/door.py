@@ -15,6 +15,7 @@ from html import escape
 from typing import Any, TypeVar, cast
 
 MEANWHILE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+PAGES = ("/present", "/explore")  # what people open besides /
 T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -45,7 +46,7 @@ LOADING_PAGE = """<!doctype html>
 <script>
   setInterval(async () => {{
     try {{
-      const health = await (await fetch("health")).json();
+      const health = await (await fetch("{root}health")).json();
       if (health.ui !== false) location.reload();
     }} catch {{ document.getElementById("detail").textContent = "Waiting for the server…"; }}
   }}, 500);
@@ -83,7 +84,7 @@ class Door:
     """An ASGI application that becomes another one. build: makes the real application; runs once, in a thread."""
 
     def __init__(self, title: str, build: Callable[[], App], on_failure: Callable[[BaseException], None]) -> None:
-        self._page = LOADING_PAGE.format(title=escape(title)).encode()
+        self._title = escape(title)
         self._build, self._on_failure = build, on_failure
         self._app: App | None = None
         self._lifespan_in: asyncio.Queue[Message] = asyncio.Queue()
@@ -132,11 +133,14 @@ class Door:
         await app(scope, self._lifespan_in.get, self._lifespan_out.put)
 
     async def _answer_meanwhile(self, scope: Scope, send: Send) -> None:
-        page = scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
+        wants_page = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+        page = scope["path"] == "/" or (wants_page and scope["path"].startswith(PAGES))
+        page = page and scope["method"] in ("GET", "HEAD")
         loading: dict[str, Any] = {"status": "loading", "reason": "the page is being loaded", "ui": False}
         if scope["path"].startswith("/v1/"):
             loading |= API_ERROR
-        body = self._page if page else json.dumps(loading).encode()
+        root = "../" * (scope["path"].count("/") - 1)  # the way to / also below another path, where a proxy has put us
+        body = (LOADING_PAGE.format(title=self._title, root=root) if page else json.dumps(loading)).encode()
         headers = [
             (b"content-type", b"text/html; charset=utf-8" if page else b"application/json"),
             (b"content-length", str(len(body)).encode()),

@@ -28,6 +28,7 @@ from mllama_demo.ui.questions import Choice, Which, checked, choice_of, from_pag
 from mllama_demo.ui.shelf import Shelf
 from mllama_demo.ui.sight import NOTHING, not_seen
 from mllama_demo.ui.thumbs import thumbs
+from mllama_demo.ui.traces import Traces
 from mllama_demo.ui.views import NO_INPUT, View, Views, Visit
 from mllama_demo.ui.words import status_line, title_of
 
@@ -48,8 +49,10 @@ class ChatRoom:
         self._live = LiveAnswers(answerer, store)
         self._shelf = Shelf(store, self._pictures, answerer.limits, brand)
         self._feedback = Feedback(store)
+        self.traces = Traces(store, self._pictures, self._feedback)
         # Which conversation each page shows: an answer must not write itself over another one that was opened meanwhile.
         self._showing: dict[str, str] = {}
+        self._following: set[tuple[str, str]] = set()
         self._purges: set[asyncio.Task[None]] = set()
 
     @property
@@ -96,6 +99,7 @@ class ChatRoom:
         """The page was closed."""
         self._showing.pop(session, None)
         self._shelf.leave(session)
+        self.traces.leave(session)
 
     async def search(self, visit: Visit, words: str) -> View:
         """Lists the conversations with these words in title or text."""
@@ -120,13 +124,10 @@ class ChatRoom:
         return replace(await self.new(visit), deleted=title)
 
     async def forget(self, visit: Visit) -> View:
-        """Deletes all conversations of the visitor, with answers under way; the first screen. Nothing brings them back."""
+        """Removes all that the visitor left, with answers under way; the first screen. Nothing brings it back."""
         for live in self._live.of(visit.owner):
             await self._live.discard(live)
-        for listed in await asyncio.to_thread(self._store.list, visit.owner):
-            with contextlib.suppress(NotFound):
-                await asyncio.to_thread(self._store.delete, visit.owner, listed.id)
-        self._purge_later()
+        await asyncio.to_thread(self.traces.erase, visit)
         return await self.new(visit)
 
     async def restore(self, visit: Visit) -> Views:
@@ -166,7 +167,9 @@ class ChatRoom:
         """
         showing = self._showing.get(visit.session)
         conversation = await self._load(visit, conversation_id) if conversation_id else Conversation()
+        self.traces.note(visit.session, paths(value))
         message = await asyncio.to_thread(question_from, value, conversation, which, self._pictures)
+        self.traces.note(visit.session, [], message.image)
         before = View(await self._history(visit, conversation), conversation_id, value, False)
         if self._showing.get(visit.session) == showing:
             self._showing[visit.session] = conversation.id
@@ -216,6 +219,29 @@ class ChatRoom:
         self._showing[visit.session] = conversation_id
         return await self._view(visit, tree.conversation())
 
+    async def follow(self, visit: Visit, conversation_id: str) -> Views:
+        """The history while the conversation's answer is under way, to its end. A page that follows it already is left alone."""
+        live = self._live_of(visit, conversation_id)
+        page = visit.session, conversation_id
+        if live is None or page in self._following:
+            return
+        self._following.add(page)
+        try:
+            async with aclosing(self._watch(visit, live)) as views:
+                async for view in views:
+                    yield View(view.history)
+        finally:
+            self._following.discard(page)
+
+    async def settle(self, visit: Visit, conversation_id: str) -> View:
+        """What the page shows once nothing is followed any more."""
+        if not conversation_id or self._showing.get(visit.session) != conversation_id:
+            return View()  # it shows something else by now
+        if self._live_of(visit, conversation_id) is not None:
+            return View(answering=True)
+        view = await self._view(visit, await self._load(visit, conversation_id))
+        return replace(view, answering=False, status=self.status())
+
     async def stop(self, visit: Visit, conversation_id: str) -> None:
         """Ends the answer under way; what was written stays."""
         live = self._live_of(visit, conversation_id)
@@ -245,6 +271,7 @@ class ChatRoom:
         with contextlib.suppress(NotFound):  # not stored before its first answer begins
             conversation = await self._load(visit, conversation_id) if conversation_id else conversation
         files, seen = paths(value or {}), seen_in(conversation)
+        self.traces.note(visit.session, files)
         choice = choice_of([path.name for path in files], seen)
         which = which if choice else "newest"
         if not files or (which == "first" and seen is not None):

@@ -10,7 +10,7 @@ import gradio as gr
 from mllama_demo.store import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.sharing import SharePanel
-from mllama_demo.ui.views import View, Views, classes, guarded, visit_of
+from mllama_demo.ui.views import View, Views, Visit, classes, guarded
 
 Updates = AsyncGenerator[dict[Any, Any], None]
 DOWNLOAD = """(file) => {
@@ -23,21 +23,20 @@ EXPORTS = (("HTML", "html"), ("Markdown", "md"), ("JSON", "json"))
 
 
 class Drawer:
-    """Its components and its wiring. updates, stream: turn a View, or a stream of them, into updates of components.
-
-    people: whether they sign in.
-    """
+    """Its components and its wiring. updates, begin: turn a View, or a stream of them up to an answer under way, into updates of
+    components. visit: who sends a request. people: whether they sign in."""
 
     def __init__(
         self,
         room: ChatRoom,
         updates: Callable[[View | None], dict[Any, Any]],
-        stream: Callable[[Callable[[], Views]], Updates],
+        begin: Callable[[Callable[[], Views]], Updates],
         share: SharePanel,
+        visit: Callable[[gr.Request], Visit],
         people: bool = False,
     ) -> None:
-        self._room, self._share, self._people = room, share, people
-        self._updates, self._stream = updates, stream
+        self._room, self._share, self._visit, self._people = room, share, visit, people
+        self._updates, self._begin = updates, begin
 
     def lay_out(self) -> None:
         self.new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
@@ -89,16 +88,19 @@ class Drawer:
             updates[self.deleted_title] = view.deleted_html()
         return updates
 
-    def wire(self, conversation_id: gr.Textbox, quiet: dict[str, Any], talk: dict[str, Any]) -> None:
-        """quiet: what every event has; talk: the same for those that may change anything on the page."""
+    def wire(
+        self, conversation_id: gr.Textbox, go_on: Callable[[Any], None], quiet: dict[str, Any], talk: dict[str, Any]
+    ) -> None:
+        """quiet: what every event has; talk: the same for those that may change anything on the page. go_on: follows an answer
+        that an event has found under way."""
         self.new_chat.click(self._new, None, **talk)
-        self.conversations.input(self._open, self.conversations, **talk)
+        go_on(self.conversations.input(self._open, self.conversations, **talk))
         # Not input, which a pasted or a cleared text does not fire.
         self.search.change(self._search, self.search, trigger_mode="always_last", **talk)
         self.rename.click(self._rename, [conversation_id, self.title], **talk)
         self.title.submit(self._rename, [conversation_id, self.title], **talk)
         self.delete.click(self._delete, conversation_id, **talk)
-        self.bring_back.click(self._restore, None, **talk)
+        go_on(self.bring_back.click(self._restore, None, **talk))
         self.bring_in.upload(self._bring_in, self.bring_in, **talk)
         self._share.wire(conversation_id, quiet)
         for button, kind in self.exports:
@@ -106,30 +108,30 @@ class Drawer:
             made.then(None, self.exported, None, js=DOWNLOAD, api_visibility="private")
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(visit_of(request)))
+        return self._updates(await self._room.new(self._visit(request)))
 
     async def _open(self, request: gr.Request, conversation_id: str) -> Updates:
-        async for updates in self._stream(lambda: self._room.open(visit_of(request), conversation_id)):
+        async for updates in self._begin(lambda: self._room.open(self._visit(request), conversation_id)):
             yield updates
 
     async def _search(self, words: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.search(visit_of(request), words)))
+        return self._updates(await guarded(self._room.search(self._visit(request), words)))
 
     async def _rename(self, conversation_id: str, title: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.rename(visit_of(request), conversation_id, title)))
+        return self._updates(await guarded(self._room.rename(self._visit(request), conversation_id, title)))
 
     async def _delete(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.delete(visit_of(request), conversation_id)))
+        return self._updates(await guarded(self._room.delete(self._visit(request), conversation_id)))
 
     async def _restore(self, request: gr.Request) -> Updates:
-        async for updates in self._stream(lambda: self._room.restore(visit_of(request))):
+        async for updates in self._begin(lambda: self._room.restore(self._visit(request))):
             yield updates
 
     async def _bring_in(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.bring_in(visit_of(request), path)) if path else None)
+        return self._updates(await guarded(self._room.bring_in(self._visit(request), path)) if path else None)
 
     def _exporter(self, kind: str) -> Callable[..., Any]:
         async def export(conversation_id: str, request: gr.Request) -> str | None:
-            return await guarded(self._room.export(visit_of(request), conversation_id, kind))
+            return await guarded(self._room.export(self._visit(request), conversation_id, kind))
 
         return export

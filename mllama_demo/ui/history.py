@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.components.chatbot import ComponentMessage
-from gradio.data_classes import FileData
 
 from mllama_demo.answer import Answer
 from mllama_demo.conversation import Conversation, Message
@@ -62,10 +61,9 @@ def _picture(path: str, alt: str) -> ComponentMessage:
 
     Ready as the chatbot sends it. It would make a gr.Image anew, and copy its file, in each of the dozen updates a second.
     """
-    file = FileData(path=path).model_dump()
-    return ComponentMessage(
-        component="image", value=file, constructor_args={}, props={**_PICTURE, "alt_text": alt, "value": file}
-    )
+    # Not marked as one of Gradio's files, which it would look for on the disk in each of them.
+    value = {"path": path, "url": f"gradio_api/file={quote(path)}", "orig_name": Path(path).name, "mime_type": "image/webp"}
+    return ComponentMessage(component="image", value=value, constructor_args={}, props={**_PICTURE, "alt_text": alt})
 
 
 def _bot(text: str, below: str = "") -> dict[str, Any]:

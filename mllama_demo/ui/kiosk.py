@@ -1,7 +1,7 @@
 """Kiosk mode: a screen that passers-by use. Nobody sees what the one before asked, and nobody can ask without end.
 
 A page is a kiosk by configuration or by ?kiosk=1 in its address. Its conversations belong to the page alone, apart from those
-of the browser, and are deleted when it is left or idle.
+of the browser or of the user who signed it in, and are removed when it is left or idle.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import gradio as gr
 from mllama_demo.config import Settings
 from mllama_demo.errors import LimitReached
 from mllama_demo.ui.views import Visit, visit_of
+from mllama_demo.visitors import visitor_of
 
 HOUR_S = 3600.0
+OWNER_PREFIX = "kiosk-"
 
 
 class Kiosk:
@@ -44,11 +46,12 @@ class Kiosk:
         return f"{self._settings.kiosk_idle_s:g}" if self.is_one(request) else ""
 
     def count(self, request: gr.Request) -> None:
-        """Counts a question. Raises LimitReached for one too many. By browser: a reload changes nothing."""
+        """Counts a question. Raises LimitReached for one too many. By browser: a reload changes nothing, and where people
+        sign in, several kiosks may be one user's."""
         if not self.is_one(request):
             return
         now, most = time.monotonic(), self._settings.kiosk_messages_per_hour
-        asked = self._asked.setdefault(visit_of(request).owner, deque())
+        asked = self._asked.setdefault(_browser_of(request), deque())
         while asked and asked[0] <= now - HOUR_S:
             asked.popleft()
         if len(asked) >= most:
@@ -62,12 +65,16 @@ class Kiosk:
 
     def page(self, session: str) -> Visit | None:
         """The visit of a page that is a kiosk."""
-        return Visit(f"kiosk-{session}", session) if session in self._sessions else None
+        return Visit(f"{OWNER_PREFIX}{session}", session) if session in self._sessions else None
 
     def begin_anew(self, request: gr.Request) -> None:
         """The visitor has gone; the next one may ask as much."""
-        self._asked.pop(visit_of(request).owner, None)
+        self._asked.pop(_browser_of(request), None)
 
     def left(self, session: str) -> None:
         """The page was closed."""
         self._sessions.discard(session)
+
+
+def _browser_of(request: gr.Request) -> str:
+    return visitor_of(request.headers.get("cookie")) or visit_of(request).owner

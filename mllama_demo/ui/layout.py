@@ -6,6 +6,7 @@ import atexit
 import inspect
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from copy import deepcopy
 from typing import Any
 
@@ -26,7 +27,7 @@ from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.ui.help import help_html, links_html
-from mllama_demo.ui.kiosk import Kiosk
+from mllama_demo.ui.kiosk import OWNER_PREFIX, Kiosk
 from mllama_demo.ui.knobs import Knobs, sampling_from
 from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
@@ -59,6 +60,7 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store,
     """Builds the page and mounts it at the root of `app`."""
     room = ChatRoom(answerer, store, settings.allowed_media_hosts, brand)
     atexit.register(room.close)
+    room.traces.erase_all(OWNER_PREFIX)
     page = ChatPage(settings, room, store, brand)
 
     @app.post("/left/{session}", status_code=204, include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
@@ -93,12 +95,12 @@ class ChatPage:
         self._room = room
         self._kiosk = Kiosk(settings)
         self._brand = brand
-        self._drawer = Drawer(room, self._updates, self._stream, SharePanel(Shares(store)), people=settings.users is not None)
+        share = SharePanel(Shares(store), self._kiosk.visit)
+        self._drawer = Drawer(room, self._updates, self._begin, share, self._kiosk.visit, people=settings.users is not None)
         self.knobs = Knobs(settings, room)
-        self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model)
+        self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model, self._kiosk.visit)
 
     def build(self) -> gr.Blocks:
-        gr.set_static_paths(self._room.previews)  # shown from where they lie, not copied for each answer
         with gr.Blocks(
             title=self._settings.title, fill_height=True, analytics_enabled=False, delete_cache=UPLOAD_CLEANUP_SECONDS
         ) as demo:
@@ -177,16 +179,17 @@ class ChatPage:
         gr.HTML(help_html(), elem_id="help", padding=False)
         self.script = gr.HTML("", js_on_load=PAGE_SCRIPT, visible="hidden", elem_id="page-script")
 
+        self._page = [self.history, self.conversation_id, self.input, self.stop, self.status, self.sight, *self._drawer.outputs]
+
     # --- wiring ---------------------------------------------------------------------------------------------------------
 
     def _wire(self, demo: gr.Blocks) -> None:
-        page = [self.history, self.conversation_id, self.input, self.stop, self.status, self.sight, *self._drawer.outputs]
         knobs = self.knobs.values
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        talk: dict[str, Any] = {**quiet, "outputs": page}
+        talk: dict[str, Any] = {**quiet, "outputs": self._page}
 
         demo.load(None, js=OPEN_SIDEBARS_ON_WIDE_SCREENS, api_visibility="private")
-        demo.load(self._opened, None, page, **quiet)
+        self._go_on(demo.load(self._opened, None, **talk))
         demo.load(self._arrived, None, self.arrived, queue=False, **quiet)
         self.arrived.change(None, self.arrived, None, js=ARRIVED, api_visibility="private")
         self.anew.click(self._begin_anew, None, **talk)
@@ -195,14 +198,14 @@ class ChatPage:
         self.knobs.wire(demo, quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
-        self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk)
-        self.history.example_select(self._ask_example, [self.conversation_id, *knobs], **talk)
-        self.history.retry(self._retry, [self.conversation_id, *knobs], **talk)
-        self.history.edit(self._edit, [self.conversation_id, *knobs], **talk)
+        self._go_on(self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk))
+        self._go_on(self.history.example_select(self._ask_example, [self.conversation_id, *knobs], **talk))
+        self._go_on(self.history.retry(self._retry, [self.conversation_id, *knobs], **talk))
+        self._go_on(self.history.edit(self._edit, [self.conversation_id, *knobs], **talk))
         self.history.undo(self._undo, self.conversation_id, **talk)
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **quiet)
 
-        self._drawer.wire(self.conversation_id, quiet, talk)
+        self._drawer.wire(self.conversation_id, self._go_on, quiet, talk)
         self._thumbs.wire(self.history, self.conversation_id, quiet)
 
         self.script.click(self._walk, self.conversation_id, **talk)
@@ -235,29 +238,38 @@ class ChatPage:
             updates[self.sight] = view.sight
         return {**updates, **self._drawer.updates(view)}
 
-    async def _stream(self, views: Callable[[], Views]) -> Updates:
-        """The updates of a stream of views, without what is as it was: each part costs Gradio as much time as a long history."""
-        sent: dict[Any, Any] = {}
-        async for view in guarded_stream(views):
-            updates = self._updates(view)
-            same = [
-                part
-                for part in (self.status, self.conversation_id, self.stop)
-                if part in sent and updates.get(part) == sent[part]
-            ]
-            sent |= updates
-            yield {part: update for part, update in updates.items() if part not in same}
+    async def _begin(self, views: Callable[[], Views]) -> Updates:
+        """The updates of a stream of views until its answer is under way; _follow and _settle go on from there.
+
+        For Gradio makes every output of an event anew that an update leaves as it is, a dozen times a second: an answer is
+        followed by an event that has no output but the history.
+        """
+        async with aclosing(guarded_stream(views)) as stream:
+            async for view in stream:
+                yield self._updates(view)
+                if view.under_way:
+                    return
+
+    async def _follow(self, conversation_id: str, request: gr.Request) -> AsyncGenerator[Any, None]:
+        async for view in guarded_stream(lambda: self._room.follow(self._kiosk.visit(request), conversation_id)):
+            yield gr.skip() if view.history is None else view.history
+
+    async def _settle(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await guarded(self._room.settle(self._kiosk.visit(request), conversation_id)))
+
+    def _go_on(self, event: Any) -> None:
+        """After an event that may have begun an answer."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        followed = event.then(self._follow, self.conversation_id, self.history, **quiet)
+        followed.then(self._settle, self.conversation_id, self._page, **quiet)
 
     def _ticked(self) -> tuple[str, str]:
         return self._room.status(), f"{time.monotonic()}"
 
     async def _opened(self, request: gr.Request) -> Updates:
         named = request.query_params.get("c") or ""
-        async for updates in self._stream(lambda: self._room.open(self._kiosk.visit(request), named)):
+        async for updates in self._begin(lambda: self._room.open(self._kiosk.visit(request), named)):
             yield updates
-
-    async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(self._kiosk.visit(request)))
 
     async def _stop(self, conversation_id: str, request: gr.Request) -> None:
         await guarded(self._room.stop(self._kiosk.visit(request), conversation_id))
@@ -300,7 +312,7 @@ class ChatPage:
         return gr.skip() if known is None else known[1]
 
     async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *knobs: Any) -> Updates:
-        async for updates in self._stream(
+        async for updates in self._begin(
             lambda: self._room.ask(self._kiosk.visit(request), conversation_id, value, self._sampling(request, *knobs), which)
         ):
             yield updates
@@ -312,14 +324,14 @@ class ChatPage:
             yield update
 
     async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
-        async for updates in self._stream(
+        async for updates in self._begin(
             lambda: self._room.retry(self._kiosk.visit(request), conversation_id, self._sampling(request, *knobs))
         ):
             yield updates
 
     async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> Updates:
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
-        async for updates in self._stream(
+        async for updates in self._begin(
             lambda: self._room.edit(
                 self._kiosk.visit(request), conversation_id, index, str(event.value), self._sampling(request, *knobs)
             )

@@ -11,12 +11,16 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradio.processing_utils import hash_file
+from gradio.utils import get_upload_folder
+
 from mllama_demo.answer import Answerer
 from mllama_demo.conversation import ImageRef
 from mllama_demo.errors import BadRequest
 from mllama_demo.fetch import fetch_image
 from mllama_demo.images import LoadedImage, load_image, preview, side_by_side, size_text
 from mllama_demo.store import Store
+from mllama_demo.ui.examples import EXAMPLES_FOLDER
 from mllama_demo.ui.sight import NOTHING, Sights
 
 
@@ -92,10 +96,31 @@ class Pictures:
         """The path of the file as it came, to be attached to a question again."""
         return self._attachment(self._answerer.load(image))
 
+    def discard(self, digest: str) -> None:
+        """Removes the files of a picture, and Gradio's copies of them."""
+        for folder in (self.folder / kind / digest for kind in ("shown", "attached")):
+            for path in folder.glob("*"):
+                _remove_copies(path)
+            shutil.rmtree(folder, ignore_errors=True)
+        self._sights.discard(digest)
+        self._answerer.discard(digest)
+
+    def discard_upload(self, path: Path) -> None:
+        """Removes a file that came with a page, if it is one: an example that was clicked is not."""
+        if path.is_file() and path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            _remove_copies(path)
+
     def _attachment(self, image: LoadedImage) -> str:
         path = self.folder / "attached" / image.digest / _file_name(image)
         _write(path, image.data)
         return str(path)
+
+
+def _remove_copies(path: Path) -> None:
+    """Of a file in Gradio's folder, where each has a folder named by its content. The examples' copies stay."""
+    content = hash_file(path)
+    if content not in {hash_file(example) for example in EXAMPLES_FOLDER.iterdir() if example.is_file()}:
+        shutil.rmtree(Path(get_upload_folder()) / content, ignore_errors=True)
 
 
 def _write(path: Path, data: bytes) -> None:

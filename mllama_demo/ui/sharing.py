@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from mllama_demo.errors import BadRequest
 from mllama_demo.shares import DEFAULT_LIFETIME, LIFETIMES, Shares
-from mllama_demo.ui.views import classes, guarded, visit_of
+from mllama_demo.ui.views import Visit, classes, guarded
 
 # The server does not know under which address a browser reaches it.
 WHOLE_ADDRESS = """(path) => path && new URL(path, new URL(".", window.location.href)).href"""
@@ -17,10 +18,10 @@ SELECT = """() => setTimeout(() => document.querySelector("#share-link :is(input
 
 
 class SharePanel:
-    """Its components and its wiring."""
+    """Its components and its wiring. visit: who sends a request."""
 
-    def __init__(self, shares: Shares) -> None:
-        self._shares = shares
+    def __init__(self, shares: Shares, visit: Callable[[gr.Request], Visit]) -> None:
+        self._shares, self._visit = shares, visit
 
     def lay_out(self) -> None:
         self.path = gr.Textbox(visible=False)
@@ -49,7 +50,7 @@ class SharePanel:
         conversation_id.change(self._look, conversation_id, parts, **quiet)
 
     async def _share(self, conversation_id: str, lifetime: Any, request: gr.Request) -> dict[Any, Any]:
-        visit = visit_of(request)
+        visit = self._visit(request)
 
         def share() -> str:
             if not conversation_id:
@@ -66,7 +67,7 @@ class SharePanel:
         }
 
     async def _end(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        owner = visit_of(request).owner
+        owner = self._visit(request).owner
         ended = await guarded(asyncio.to_thread(self._shares.revoke, owner, conversation_id))
         if ended is None:
             return {self.path: gr.skip()}
@@ -75,7 +76,7 @@ class SharePanel:
         return {**updates, self.said: gr.update(value=words if ended else "", elem_classes=classes(bool(ended)))}
 
     async def _look(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return await self._state(visit_of(request).owner, conversation_id)
+        return await self._state(self._visit(request).owner, conversation_id)
 
     async def _state(self, owner: str, conversation_id: str) -> dict[Any, Any]:
         ends = await guarded(asyncio.to_thread(self._shares.active, owner, conversation_id)) or []

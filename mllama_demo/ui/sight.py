@@ -49,6 +49,12 @@ class Sights:
                 self._kept.popitem(last=False)
         return made
 
+    def discard(self, digest: str) -> None:
+        """Forgets what was made of a picture."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == digest]:
+                del self._kept[key]
+
 
 def sight(image: LoadedImage, info: BackendInfo) -> str:
     """HTML: the tiles as pictures in their grid, above the figures of sizes, tiles and aspect ratio."""

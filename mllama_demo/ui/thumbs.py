@@ -12,7 +12,7 @@ from mllama_demo.errors import BadRequest
 from mllama_demo.feedback import MAX_NOTE_LENGTH, Feedback
 from mllama_demo.store import Store
 from mllama_demo.tree import Tree
-from mllama_demo.ui.views import classes, guarded, visit_of
+from mllama_demo.ui.views import Visit, classes, guarded
 
 UP, DOWN = "Like", "Dislike"  # Gradio draws thumbs for exactly these words
 NOBODY = -1
@@ -27,10 +27,11 @@ def thumbs(tree: Tree, ratings: dict[int, bool]) -> list[str | None]:
 
 
 class Thumbs:
-    """The note's components, and the wiring of the chatbot's thumbs. model: the name of the one that answers."""
+    """The note's components, and the wiring of the chatbot's thumbs. model: the name of the one that answers. visit: who
+    sends a request."""
 
-    def __init__(self, store: Store, feedback: Feedback, model: Callable[[], str]) -> None:
-        self._store, self._feedback, self._model = store, feedback, model
+    def __init__(self, store: Store, feedback: Feedback, model: Callable[[], str], visit: Callable[[gr.Request], Visit]) -> None:
+        self._store, self._feedback, self._model, self._visit = store, feedback, model, visit
 
     def lay_out(self) -> None:
         self.rated = gr.Number(NOBODY, visible=False, precision=0)
@@ -54,7 +55,7 @@ class Thumbs:
         conversation_id.change(self._closed, None, parts, **quiet)
 
     async def _rate(self, conversation_id: str, event: gr.LikeData, request: gr.Request) -> dict[Any, Any]:
-        owner = visit_of(request).owner
+        owner = self._visit(request).owner
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
         good = {True: True, UP: True, False: False, DOWN: False}.get(event.liked)
 
@@ -73,7 +74,7 @@ class Thumbs:
         return {self.rated: number, self.row: gr.update(elem_classes=classes(True)), self.note: ""}
 
     async def _note(self, conversation_id: str, number: Any, note: str, request: gr.Request) -> dict[Any, Any]:
-        owner = visit_of(request).owner
+        owner = self._visit(request).owner
 
         async def keep() -> bool:
             await asyncio.to_thread(self._feedback.note, owner, conversation_id, int(number), note or "")

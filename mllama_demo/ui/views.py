@@ -41,6 +41,11 @@ class View:
     deleted: str | None = None
     thumbs: list[str | None] | None = None
 
+    @property
+    def under_way(self) -> bool:
+        """Whether an answer has begun: from here on nothing but the history changes until it is done."""
+        return bool(self.answering) and self.conversations is not None
+
     def found_html(self) -> str:
         return f'<p role="status">{html.escape(self.found)}</p>' if self.found else ""
 

@@ -83,7 +83,7 @@ class Server:
         await asyncio.wait_for(self._life, MOMENT_S)
         assert self._from_app.get_nowait() == {"type": "lifespan.shutdown.complete"}
 
-    async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+    async def ask(self, method: str, path: str, body: bytes = b"", accept: str = "*/*") -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the response."""
         sent: list[Any] = []
 
@@ -93,7 +93,8 @@ class Server:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "http_version": "1.1", "method": method, "path": path, "query_string": b"", "headers": []}
+        scope = {"type": "http", "http_version": "1.1", "method": method, "path": path, "query_string": b""}
+        scope["headers"] = [(b"accept", accept.encode())]
         await self.door(scope, receive, send)
         assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
         headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -133,6 +134,23 @@ def test_until_the_page_is_there_a_browser_is_told_that_it_loads() -> None:
         assert "<strong>A fine demo</strong>" in body.decode()
         assert 'fetch("health")' in body.decode(), "the page replaces itself"
         assert house.log == []
+        house.may_build.set()
+        await server.opened()
+        await server.stop()
+
+    run(scene())
+
+
+def test_so_it_is_on_the_pages_below_and_nowhere_else() -> None:
+    async def scene() -> None:
+        house, browser = House(), "text/html,application/xhtml+xml,*/*;q=0.8"
+        server = Server(house.build)
+        await server.start()
+        for path, health in (("/present", "health"), ("/present/a-demo", "../health"), ("/present/a-demo/notes", "../../health")):
+            status, _, body = await server.ask("GET", path, accept=browser)
+            assert (status, f'fetch("{health}")' in body.decode()) == (200, True)
+        assert (await server.ask("GET", "/health", accept=browser))[0] == 503
+        assert (await server.ask("GET", "/present/a-demo/scenario.json"))[0] == 503
         house.may_build.set()
         await server.opened()
         await server.stop()

@@ -12,6 +12,7 @@ from scripted_runner import ScriptedRunner
 
 from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.neuron_runner import NeuronRunner
+from mllama_demo.backend.runner import Sampled
 from mllama_demo.checkpoint import compile as compile_module
 from mllama_demo.checkpoint import compile_job
 from mllama_demo.config import Settings
@@ -44,14 +45,15 @@ def settings(folder: Path, **options: Any) -> Settings:
 
 
 class Loaded(ScriptedRunner):
-    """A runner that can be warmed up. warmed: with what."""
+    """asked: what was prefilled."""
 
     def __init__(self) -> None:
         super().__init__(slots=4)
-        self.warmed: list[GenerationRequest] = []
+        self.asked: list[GenerationRequest] = []
 
-    def warm_up(self, request: GenerationRequest) -> None:
-        self.warmed.append(request)
+    def prefill(self, slot: int, request: GenerationRequest) -> Sampled:
+        self.asked.append(request)
+        return super().prefill(slot, request)
 
 
 # --- what it promises ----------------------------------------------------------------------------------------------------
@@ -154,7 +156,8 @@ def test_it_compiles_tells_how_far_it_is_loads_and_warms_up(machine, monkeypatch
     assert told[-2:] == ["loading the compiled model", "warming up"]
     assert loads == [folder for folder in (machine / "artifacts").iterdir() if folder.is_dir()]
     assert (loads[0] / "model.pt").is_file()
-    assert runner.warmed[0].image is not None
+    assert [request.image is not None for request in runner.asked] == [True]
+    assert [call.verb for call in runner.calls] == ["prefill", "decode", "release"]
 
     monkeypatch.setenv("FAKE_COMPILE", "fail")
     why, told, again, _ = brought_up(settings(machine), monkeypatch)

@@ -493,6 +493,54 @@ def test_a_model_that_cannot_be_loaded_is_down_with_the_reason(error: Exception,
 # --- failing -------------------------------------------------------------------------------------------------------------
 
 
+def test_it_is_ready_once_a_question_was_answered_and_not_before() -> None:
+    reached, go_on, ready = threading.Event(), threading.Event(), threading.Event()
+    runner = ScriptedRunner()
+
+    def hold(request_ids: tuple[str, ...]) -> None:
+        reached.set()
+        assert go_on.wait(PATIENCE_S)
+
+    runner.on_decode = hold
+    backend = new_backend(runner, warm_up=request("warm-up", max_tokens=2, ignore_eos=True), on_ready=ready.set)
+    backend.start()
+    assert reached.wait(PATIENCE_S)
+    assert (backend.status().state, backend.status().detail, backend.loaded) == ("loading", "warming up", False)
+    assert "still loading (warming up)" in refused_with(backend)
+    go_on.set()
+    assert ready.wait(PATIENCE_S)
+    assert [(call.verb, call.requests) for call in runner.calls] == [(v, ("warm-up",)) for v in ("prefill", "decode", "release")]
+    assert backend.status().estimated_wait_s == 0
+    assert text(run(read(backend, request("a", max_tokens=3)))[0]) == "~~~"
+    backend.close()
+    assert runner.violations == []
+
+
+class Speechless(CodePoints):
+    def token_bytes(self, token_id: int) -> bytes:
+        raise ValueError("no such token")
+
+
+@pytest.mark.parametrize("broken", ["prefill", "decode", "text", "queue"])
+def test_it_is_never_ready_where_a_question_cannot_be_answered(broken: str) -> None:
+    """Whatever part of a question's way is broken; the queue refuses what the runner alone would take."""
+    runner, down, ready = ScriptedRunner(), threading.Event(), threading.Event()
+    runner.fail_prefill = {"warm-up": ValueError("out of memory")} if broken == "prefill" else {}
+    runner.fail_decode = [ValueError("out of memory")] if broken == "decode" else []
+    backend = new_backend(
+        runner,
+        Speechless() if broken == "text" else None,
+        warm_up=request("warm-up", prompt=0 if broken == "queue" else 3, max_tokens=2),
+        on_ready=ready.set,
+        on_down=lambda reason: down.set(),
+    )
+    backend.start()
+    assert down.wait(PATIENCE_S)
+    named = {"text": "no such token", "queue": "The prompt is empty"}.get(broken, "out of memory")
+    assert named in backend.status().detail
+    assert (backend.status().state, backend.loaded, ready.is_set()) == ("down", False, False)
+
+
 def test_a_step_that_fails_ends_its_requests_by_name_and_the_backend_goes_on(make) -> None:
     runner = ScriptedRunner(scripts={"a": "abc", "b": "B" + END})
     runner.fail_decode = [None, RuntimeError("the device hiccuped")]

@@ -21,7 +21,8 @@ from mllama_demo import store as store_module
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
 from mllama_demo.images import LoadedImage
-from mllama_demo.store import DELETED_LIFETIME, MAX_TITLE_LENGTH, SCHEMA_VERSION, UNUSED_IMAGE_LIFETIME, Store
+from mllama_demo.store import DELETED_LIFETIME, MAX_TITLE_LENGTH, UNUSED_IMAGE_LIFETIME, Store
+from mllama_demo.store_tables import SCHEMA_VERSION
 from mllama_demo.tree import Tree
 
 

@@ -186,6 +186,21 @@ def test_the_engine_is_told_to_go_on_past_the_end() -> None:
     assert (on["stop_token_ids"], on["ignore_eos"]) == ([], True)
 
 
+def test_it_is_ready_once_a_question_with_a_picture_was_answered(backend, vllm) -> None:
+    (prompt,), (params,) = vllm.prompts.values(), vllm.params.values()
+    assert "multi_modal_data" in prompt
+    assert (params.max_tokens, params.ignore_eos) == (2, True)
+    assert backend.status().estimated_wait_s == 0
+
+
+def test_it_is_never_ready_where_a_question_cannot_be_answered(vllm) -> None:
+    vllm.failure = RuntimeError("no memory left")
+    backend = started()
+    assert backend.status().state == "down"
+    assert "no memory left" in backend.status().detail
+    assert not backend.loaded
+
+
 def test_each_request_has_sampling_values_of_its_own(backend, vllm, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(temperature=0.9, top_k=10))
     for _ in range(2):

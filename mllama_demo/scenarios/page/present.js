@@ -1,9 +1,12 @@
 // Plays a scenario: one step at a time, asked live, and from its recording, labelled as such, when the model fails.
+import { events } from "./lines.js";
+
 const page = document.body.dataset;
 const at = (id) => document.getElementById(id);
 const channel = new BroadcastChannel(`mllama-present-${page.name}`);
-const FIRST_SIGN_MS = 20000; // without a sign of life for this long, a stage cannot wait any more
+const SILENCE_MS = 20000; // without a sign of life for this long, a stage cannot wait any more
 const RECORDED_CHUNK_MS = 60;
+const WAITED = { silence: "the model gave no sign in time.", limit: "the answer took longer than this step may take." };
 
 function clockFrom(since) {
   const seconds = since ? Math.floor((Date.now() - since) / 1000) : 0;
@@ -25,8 +28,20 @@ async function stage() {
   const base = `${page.base}${page.name}`;
   const script = await (await fetch(`${base}/scenario.json`)).json();
   const steps = script.steps.map((step) => ({ ...step, text: "", phase: "new", label: "", trouble: "", figures: "" }));
-  // Pictures and recordings are here before the network can fail.
-  for (const step of steps) if (step.image) { step.picture = new Image(); step.picture.src = page.base + step.image; }
+  const recorded = steps.filter((step) => step.recorded).length;
+  // Pictures are here, as the recordings are, before the network can fail: address to a copy of ours.
+  const pictures = new Map(steps.filter((step) => step.image).map((step) => [page.base + step.image, null]));
+  const address = (step) => pictures.get(page.base + step.image) ?? page.base + step.image;
+  const missing = () => [...pictures.keys()].filter((key) => !pictures.get(key));
+  async function hold() {
+    document.body.dataset.held = "under way";
+    for (const key of missing()) {
+      const answer = await fetch(key).catch(() => null);
+      if (answer?.ok) pictures.set(key, URL.createObjectURL(await answer.blob()));
+    }
+    document.body.dataset.held = missing().length ? "not yet" : "all"; // what the page needs without a server
+    show();
+  }
   at("rehearsed").textContent = script.sentence;
   at("rehearsed").classList.add(script.rehearsed);
   let place = Math.min(Math.max(Number(location.hash.slice(1)) || 1, 1), steps.length) - 1;
@@ -38,7 +53,7 @@ async function stage() {
     at("step-title").textContent = step.title;
     at("prompt").textContent = step.prompt;
     at("figure").hidden = !step.image;
-    if (step.image && at("picture").getAttribute("src") !== page.base + step.image) at("picture").src = page.base + step.image;
+    if (step.image && at("picture").getAttribute("src") !== address(step)) at("picture").src = address(step);
     at("picture").alt = step.image ? "The picture that the model sees" : "";
     at("answer").textContent = step.text;
     at("answer").classList.toggle("writing", step.phase === "busy");
@@ -53,6 +68,7 @@ async function stage() {
     at("back").disabled = place === 0;
     at("next").disabled = place === steps.length - 1 && step.phase === "done";
     document.body.dataset.phase = step.phase;
+    document.body.dataset.begun = Boolean(began);
     tell();
   }
 
@@ -73,44 +89,39 @@ async function stage() {
     const mine = (asking = new AbortController());
     const index = place;
     const step = steps[index];
+    step.asked = mine; // asked again, the step belongs to the newer question
     Object.assign(step, { text: "", phase: "busy", label: "", trouble: "", figures: "" });
     show();
-    const patience = setTimeout(() => mine.abort("silence"), FIRST_SIGN_MS);
+    const limit = setTimeout(() => mine.abort("limit"), step.limit_s * 1000);
+    let patience;
+    const wait = () => {
+      clearTimeout(patience);
+      patience = setTimeout(() => mine.abort("silence"), SILENCE_MS);
+    };
     const redraw = () => index === place && show();
+    let done = null;
     try {
-      const response = await fetch(`${base}/steps/${index + 1}/${page.run}`, { method: "POST", signal: mine.signal });
-      if (!response.ok) throw new Error((await response.json()).error?.message ?? `The server says ${response.status}.`);
-      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-      let rest = "", done = false;
-      for (;;) {
-        const part = await reader.read();
-        if (part.done) break;
-        const lines = (rest + part.value).split("\n");
-        rest = lines.pop();
-        for (const line of lines) {
-          const event = JSON.parse(line);
-          if (event.error) throw new Error(event.error);
-          if (event.phase !== "waiting" ) clearTimeout(patience);
-          step.text += event.text;
-          step.figures = event.position ? `number ${event.position} in line` : "";
-          if (event.done) {
-            done = true;
-            const { tokens, total_s, tokens_per_second } = event.done;
-            step.figures = `${tokens} tokens in ${total_s.toFixed(1)} s` + (tokens_per_second ? ` · ${tokens_per_second.toFixed(0)} tokens/s` : "");
-          }
+      wait();
+      for await (const event of events(`${base}/steps/${index + 1}/${page.run}`, mine.signal)) {
+        if (event.phase !== "waiting") wait();
+        step.text += event.text;
+        step.figures = event.position ? `number ${event.position} in line` : "";
+        done = event.done;
+        if (done) {
+          const speed = done.tokens_per_second ? ` · ${done.tokens_per_second.toFixed(0)} tokens/s` : "";
+          step.figures = `${done.tokens} tokens in ${done.total_s.toFixed(1)} s${speed}`;
         }
         redraw();
       }
-      if (!done) throw new Error("The connection ended before the answer did.");
+      if (!done) throw new Error("the connection to the server broke off.");
       step.phase = "done";
     } catch (error) {
-      if (mine.signal.aborted && mine.signal.reason !== "silence") {
-        // Somebody went on: what was written stays, and is asked anew when wanted.
-        step.phase = step.text ? "done" : "new";
-      } else {
-        await fallBack(step, mine, error === "silence" ? "The model did not answer in time." : error.message, redraw);
-      }
+      const why = mine.signal.aborted ? WAITED[mine.signal.reason] : error.message;
+      if (why) await fallBack(step, mine, why, redraw);
+      // Somebody went on: what was written stays, and is asked anew when wanted.
+      else if (step.asked === mine) step.phase = step.text ? "done" : "new";
     } finally {
+      clearTimeout(limit);
       clearTimeout(patience);
       if (asking === mine) asking = null;
     }
@@ -120,7 +131,10 @@ async function stage() {
   // The recorded answer, never without its label: the label stands before the first word does.
   async function fallBack(step, mine, why, redraw) {
     if (!step.recorded) {
-      Object.assign(step, { phase: "done", trouble: `No live answer: ${why} There is no recording of this step.` });
+      step.figures = "";
+      step.phase = "done";
+      step.trouble = `${step.text ? "The answer broke off" : "No live answer"}: ${why} This step has no recorded answer. ` +
+        "Press r to ask again or → to go on; a rehearsal records one.";
       return;
     }
     const { text, date, model } = step.recorded;
@@ -134,6 +148,7 @@ async function stage() {
       redraw();
       await new Promise((go) => setTimeout(go, RECORDED_CHUNK_MS));
     }
+    if (step.asked !== mine) return;
     step.text = text;
     step.phase = "done";
   }
@@ -158,12 +173,18 @@ async function stage() {
   async function health() {
     try {
       const told = await (await fetch(`${page.base}../health`)).json();
-      at("state").textContent = told.status === "ready" ? "Ready" : `Not ready: ${told.reason}`;
-      at("state").className = told.status === "ready" ? "ready" : "away";
+      tellState(told.status === "ready" ? "" : told.reason);
+      if (document.body.dataset.held === "not yet") hold();
     } catch {
-      at("state").textContent = "Not ready: the server cannot be reached";
-      at("state").className = "away";
+      tellState("the server cannot be reached");
     }
+  }
+
+  function tellState(trouble) {
+    const some = recorded === steps.length ? "recorded answers" : `${recorded} of ${steps.length} answers are recorded`;
+    const instead = recorded ? `; ${some}${recorded === steps.length ? " will be shown" : ""}` : "; nothing is recorded";
+    at("state").textContent = trouble ? `Not ready: ${trouble}${instead}` : "Ready";
+    at("state").className = trouble ? "away" : "ready";
   }
 
   channel.onmessage = ({ data }) => (data.kind === "act" ? act(data.name) : data.kind === "hello" && tell());
@@ -174,6 +195,7 @@ async function stage() {
   setInterval(() => (at("clock").textContent = clockFrom(began)), 500);
   setInterval(health, 5000);
   health();
+  hold();
   show();
 }
 
@@ -196,4 +218,9 @@ function notes() {
   channel.postMessage({ kind: "hello" });
 }
 
-page.view === "notes" ? notes() : stage();
+function unopened() {
+  at("trouble").hidden = false;
+  at("trouble").textContent = "This demo could not be loaded from the server; reload the page.";
+}
+
+page.view === "notes" ? notes() : stage().catch(unopened);

@@ -292,10 +292,12 @@ def test_a_trace_says_what_it_was_drawn_from_only_where_it_is_asked_for(tokenize
     assert [sampled.trace is None for sampled in runner.decode([0, 1])] == [False, True]
 
 
-def test_warming_up_reads_a_prompt_makes_a_step_and_leaves_all_slots_free(tokenizer, runner, tile):
+def test_a_question_reads_a_prompt_makes_a_step_and_leaves_its_slot_free(tokenizer, runner, tile):
     calls = runner._model.traced_model.calls
     calls.clear()
-    runner.warm_up(ask(tokenizer, "Hello!", image=picture(tile, tile, 62)))
+    runner.prefill(0, ask(tokenizer, "Hello!", image=picture(tile, tile, 62)))
+    runner.decode([0])
+    runner.release(0)
     assert [graph for graph, _, _ in calls] == ["context_encoding_model", "token_generation_model"]
     assert torch.equal(calls[0][2][-1], torch.ones(1, dtype=torch.int32))
     runner.prefill(0, ask(tokenizer, "Hello!"))

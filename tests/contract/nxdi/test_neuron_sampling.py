@@ -177,7 +177,7 @@ def test_a_compiled_folder_is_loaded_with_its_own_configuration(monkeypatch, emb
     assert paths == [str(tmp_path)]
     assert os.environ["NEURON_SCRATCHPAD_PAGE_SIZE"] == "1024", "what NxDI compiles this model with, and does not load it with"
     assert (runner.slots, runner.max_seq_len, runner.global_topk) == (2, 192, GLOBAL_TOPK if sampling else None)
-    runner.warm_up(noise(tokenizer, 20, 5))
+    runner.prefill(0, noise(tokenizer, 20, 5))
 
 
 def test_bfloat16_as_on_the_device(embedded, tokenizer, reference):
