@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import gradio as gr
 
 from mllama_demo.errors import DemoError
 from mllama_demo.visitors import owner_of_user, visitor_of
+
+log = logging.getLogger(__name__)
 
 # Hides a component. Not visible=False, for a change of that draws the whole page anew, and on a slow device the components
 # come back with values that they had before: the question just sent would stand in its field again.
@@ -85,13 +88,20 @@ def notify(error: DemoError) -> None:
     gr.Warning(html.escape(str(error)), duration=12)
 
 
+def _broken() -> None:
+    log.exception("an event of the page failed")
+    notify(DemoError("Something went wrong in the demo; its log has the cause."))
+
+
 async def guarded(work: Awaitable[T]) -> T | None:
-    """Awaits work; an expected failure becomes a notice on the page, and None."""
+    """Awaits work; a failure becomes a notice on the page, and None."""
     try:
         return await work
     except DemoError as error:
         notify(error)
-        return None
+    except Exception:
+        _broken()
+    return None
 
 
 async def guarded_stream(views: Callable[[], Views]) -> Views:
@@ -105,4 +115,7 @@ async def guarded_stream(views: Callable[[], Views]) -> Views:
                 yield view
     except DemoError as error:
         notify(error)
+        yield View()
+    except Exception:
+        _broken()
         yield View()
