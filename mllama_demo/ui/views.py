@@ -109,10 +109,14 @@ async def guarded_stream(views: Callable[[], Views]) -> Views:
 
     Always yields something: Gradio empties every output of a generator that did not.
     """
+    nothing = True
     try:
         async with aclosing(views()) as stream:
             async for view in stream:
+                nothing = False
                 yield view
+        if nothing:
+            yield View()
     except DemoError as error:
         notify(error)
         yield View()
