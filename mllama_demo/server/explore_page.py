@@ -23,6 +23,7 @@ from mllama_demo.explore.lines import first_line
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.snippets import image_file, snippets
+from mllama_demo.images import size_text
 from mllama_demo.pages import render
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.server.api_errors import ApiError
@@ -40,7 +41,8 @@ from mllama_demo.ui.explore_words import TOUR, why_no_tokens
 from mllama_demo.visitors import owner_of_user, visitor_of
 
 FILES = Path(__file__).resolve().parents[1] / "ui" / "explore"
-MEDIA = dict.fromkeys(("explore.js", "tokens.js", "kept.js", "dom.js"), "text/javascript") | {"explore.css": "text/css"}
+TYPES = {".js": "text/javascript", ".css": "text/css"}
+MEDIA = {path.name: TYPES[path.suffix] for path in FILES.iterdir() if path.suffix in TYPES}
 
 
 def explore_page(
@@ -65,12 +67,16 @@ def _owner(request: Request) -> str:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """Raises ApiError 413 as soon as there is too much of it."""
+    """Raises ApiError 413 as soon as there is too much of it, or announced to be."""
     parts, size = [], 0
+    announced = request.headers.get("content-length", "")
+    too_large = ApiError(413, f"The request is too large; at most {size_text(limit)} are allowed.", code="too_large")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise ApiError(413, f"The request is too large; at most {limit // 2**20} MiB are allowed.", code="too_large")
+            raise too_large
         parts.append(part)
     return b"".join(parts)
 
@@ -259,6 +265,8 @@ def _add_views(router: APIRouter, desk: Desk) -> None:
     @router.get("/explore/runs/{id}/cells/{index}/snippets")
     def code(request: Request, id: str, index: int) -> dict[str, Any]:
         run = load(request, id)
+        if run.branch(index) is not None:
+            raise BadRequest("A branch begins in the middle of an answer, as no request can; its cell has code.")
         return {"file": image_file(run), "snippets": [vars(one) for one in snippets(run, index, _api_url(request))]}
 
     @router.get("/explore/runs/{id}/compare")

@@ -59,11 +59,8 @@ def run_view(run: Run, names: Names) -> View:
 def cell_view(run: Run, index: int) -> View:
     """One answer, of a cell or of a branch. index: see Run.answer."""
     cell = run.answer(index)
-    speed, doubt = cell.tokens_per_second, mean_entropy(cell)
-    first = None if cell.timings is None or cell.timings.ttft_s is None else cell.timings.ttft_s - cell.timings.waited_s
-    facts = [f"{len(cell.tokens)} tokens"]
-    facts += [] if first is None else [f"first after {first:.2f} s"]
-    facts += [] if speed is None else [f"{speed:.0f} tokens/s"]
+    doubt = mean_entropy(cell)
+    facts = [f"{len(cell.tokens)} {'token' if len(cell.tokens) == 1 else 'tokens'}"]
     facts += [] if doubt is None else [f"{doubt:.2f} bits"]
     return {
         "index": index,
