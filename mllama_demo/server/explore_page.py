@@ -11,6 +11,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from mllama_demo.brand import Brand
 from mllama_demo.config import Settings
@@ -27,7 +28,7 @@ from mllama_demo.images import size_text
 from mllama_demo.pages import render
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.server.api_errors import ApiError
-from mllama_demo.server.explore_api import read_grid, read_object
+from mllama_demo.server.explore_api import CLIENT_CLOSED_REQUEST, read_grid, read_object
 from mllama_demo.server.explore_desk import EXAMPLE_PICTURES, Desk
 from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites
@@ -67,17 +68,20 @@ def _owner(request: Request) -> str:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """Raises ApiError 413 as soon as there is too much of it, or announced to be."""
+    """Raises ApiError 413 as soon as there is too much of it, or announced to be, and 499 when the page is left meanwhile."""
     parts, size = [], 0
     announced = request.headers.get("content-length", "")
     too_large = ApiError(413, f"The request is too large; at most {size_text(limit)} are allowed.", code="too_large")
     if announced.isdecimal() and int(announced) > limit:
         raise too_large
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large
+            parts.append(part)
+    except ClientDisconnect:
+        raise ApiError(CLIENT_CLOSED_REQUEST, "The client is gone.", code="client_closed_request") from None
     return b"".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -216,3 +217,13 @@ def test_what_is_imported_is_what_was_exported_and_too_much_is_refused_at_once(v
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())["error"]["code"]) == (413, "too_large")
     connection.close()
+
+
+def test_a_page_that_is_left_while_it_asks_leaves_no_trace_in_the_log(visit: Visit, server: Program) -> None:
+    address = urlsplit(visit.url)
+    request = f"POST /explore/estimate HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 100\r\n\r\n"
+    before = server.stderr()
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as connection:
+        connection.sendall(request.encode() + b"{")
+    assert visit.post("estimate", SHORT).status_code == 200
+    assert server.stderr() == before
