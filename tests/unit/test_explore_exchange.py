@@ -374,6 +374,9 @@ def test_the_run_that_came_first_makes_way_also_for_an_older_one_that_is_importe
     for run, left in ((first, [first]), (second, [second, first]), (old, [old, second]), (third, [third, old])):
         kept.save("ann", run)
         assert [line.id for line in kept.list("ann")] == [one.id for one in left]
+    for gone in (first, second):
+        with pytest.raises(NotFound):
+            kept.load("ann", gone.id)
     kept.save("ann", saying(old, "Changed"))
     assert [line.id for line in kept.list("ann")] == [third.id, old.id]
     assert [line.id for line in kept.list("bob")] == [of_bob.id]
