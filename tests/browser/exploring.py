@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
-FAILING_DEMO = Path(__file__).resolve().parent / "failing_demo.py"
+UNLUCKY_DEMO = Path(__file__).resolve().parent / "unlucky_demo.py"
 # Greedy, nothing ends an answer to it before max_tokens.
 ENDLESS_PROMPT = "x " * 299 + "x"
 

@@ -13,7 +13,7 @@ import pages
 import pytest
 from browsers import PHONE, Browsers
 from exploring import (
-    FAILING_DEMO,
+    UNLUCKY_DEMO,
     branch,
     cell,
     exported,
@@ -42,7 +42,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     home = tmp_path_factory.mktemp("house")
     Image.new("RGBA", (120, 40), (11, 95, 255, 255)).save(home / "logo.png")
     brand = ("--title", "Fish & Chips", "--brand-logo", str(home / "logo.png"), "--brand-color", "#0b5fff")
-    with running(home, *brand, "--brand-footer", "Made by us.", "--max-kept-runs", "2", script=FAILING_DEMO) as program:
+    with running(home, *brand, "--brand-footer", "Made by us.", "--max-kept-runs", "2", script=UNLUCKY_DEMO) as program:
         program.wait_ready()
         yield program
 
