@@ -145,6 +145,8 @@ class Settings(BaseModel):
     kiosk_idle_s: float = _option("Demos", 90.0, "Seconds without a touch until a kiosk begins anew.", ge=5, le=86400)
     kiosk_messages_per_hour: int = _option("Demos", 30, "Questions of one kiosk's visitor within an hour.", ge=1, le=10000)
 
+    max_kept_runs: int = _option("Demos", 200, "Runs of the Explore page kept for each visitor; the oldest go.", ge=1, le=10000)
+
     users: list[str] | None = _option(
         "People",
         None,

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from mllama_demo.brand import Brand, load_brand
 from mllama_demo.command_line import VerbParser
 from mllama_demo.config import load_settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 from mllama_demo.explore.grid import Estimate, Grid
 from mllama_demo.explore.spec import Spec, open_image, read_spec
-from mllama_demo.interruption import terminated
+from mllama_demo.interruption import leave, terminated
 from mllama_demo.server.serve import set_up_logging
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         return _from_file(own, rest)
     set_up_logging()
     settings = load_settings(rest, program="python -m mllama_demo explore")
-    spec = read_spec(own.spec, settings)
+    spec, brand = read_spec(own.spec, settings), load_brand(settings)
     image = open_image(spec, settings)
     from mllama_demo.explore.explorer import Explorer
     from mllama_demo.factory import make_backend
@@ -51,12 +52,15 @@ def main(argv: Sequence[str]) -> int:
             backend.start()
             run, interrupted = asyncio.run(_explore(explorer, spec, image))
         except (KeyboardInterrupt, asyncio.CancelledError):  # before there was anything to keep
-            return INTERRUPTED
+            run, interrupted = None, True
         finally:
             backend.close()
+    if run is None:
+        return INTERRUPTED if backend.loaded else leave(INTERRUPTED)
     _show(run, sys.stdout)
-    _write(own, run)
+    _write(own, run, brand)
     if interrupted:
+        print(f"Interrupted: {sum(cell.complete for cell in run.cells)} of {len(run.cells)} cells answered.", file=sys.stderr)
         return INTERRUPTED
     return SOME_FAILED if run.failed else 0
 
@@ -72,7 +76,7 @@ def _from_file(own: argparse.Namespace, rest: Sequence[str]) -> int:
     except OSError as error:
         raise ConfigError(f"The run {own.run} cannot be read: {error.strerror}.") from None
     _show(run, sys.stdout)
-    _write(own, run)
+    _write(own, run, load_brand(load_settings([])))
     return SOME_FAILED if run.failed else 0
 
 
@@ -193,10 +197,15 @@ def _check_outputs(own: argparse.Namespace) -> None:
             raise ConfigError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'there is no such folder'}.")
 
 
-def _write(own: argparse.Namespace, run: Run) -> None:
+def _write(own: argparse.Namespace, run: Run, brand: Brand) -> None:
     from mllama_demo.explore.exchange import to_csv, to_json
+    from mllama_demo.explore.report import html_report
+    from mllama_demo.explore.snippets import DEFAULT_URL
 
-    for path, make in ((own.output, to_json), (own.csv, to_csv), (own.html, _html)):
+    def to_html(run: Run) -> str:
+        return html_report(run, DEFAULT_URL, brand)
+
+    for path, make in ((own.output, to_json), (own.csv, to_csv), (own.html, to_html)):
         if path is None:
             continue
         try:
@@ -204,12 +213,6 @@ def _write(own: argparse.Namespace, run: Run) -> None:
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
         print(f"Written: {path}", file=sys.stderr)
-
-
-def _html(run: Run) -> str:
-    from mllama_demo.explore.report import html_report
-
-    return html_report(run)
 
 
 # --- the command line ----------------------------------------------------------------------------------------------------

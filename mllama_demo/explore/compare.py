@@ -52,14 +52,14 @@ class Seen:
     other_possible: bool | None
 
 
-Cause = Literal["random_number", "filters", "greedy", "unknown"]
+Cause = Literal["by_hand", "random_number", "filters", "greedy", "unknown"]
 
 
 @dataclass(frozen=True)
 class Parting:
-    """The first token that differs. index: how many tokens are the same. cause: greedy, one of them took the likeliest;
-    filters, one could not have drawn the other's token; random_number, both could, and the numbers or the probabilities
-    differed."""
+    """The first token that differs. index: how many tokens are the same. cause: by_hand, somebody chose one of them; greedy, one
+    of them took the likeliest; filters, one could not have drawn the other's token; random_number, both could, and the numbers
+    or the probabilities differed."""
 
     index: int
     a: Seen
@@ -113,6 +113,8 @@ def _seen(cell: Cell, index: int, sampling: SamplingParams, other: int | None) -
 def _cause(a: Seen, b: Seen, sampling_a: SamplingParams, sampling_b: SamplingParams) -> Cause:
     if a.steps is None or b.steps is None:
         return "unknown"
+    if a.steps.by_hand or b.steps.by_hand:
+        return "by_hand"
     if sampling_a.greedy or sampling_b.greedy:
         return "greedy"
     if a.other_possible is False or b.other_possible is False:

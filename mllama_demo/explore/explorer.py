@@ -20,8 +20,8 @@ from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequ
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendBusy, BadRequest, DemoError
-from mllama_demo.explore.grid import Estimate, Grid, Pace, estimate, measured_pace
-from mllama_demo.explore.results import Cell, Run, RunImage, Token, blank
+from mllama_demo.explore.grid import MAX_TOKENS, Estimate, Grid, Pace, estimate, measured_pace
+from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, blank
 from mllama_demo.explore.steps import with_choice
 from mllama_demo.images import LoadedImage
 from mllama_demo.sampling import SamplingParams
@@ -237,19 +237,26 @@ class Explorer:
         values = run.grid.cells()[index]
         return CellRuns(self.backend, [replace(self._with(base, values), shared_prompt=False)], [LiveCell(values)])
 
-    async def branch(self, run: Run, index: int, position: int, token_id: int, image: LoadedImage | None) -> CellRuns:
-        """Goes on with a cell's first `position` tokens and then token_id instead of the one it chose: one new cell.
+    async def branch(
+        self, run: Run, index: int, position: int, token_id: int, image: LoadedImage | None, conversation_id: str = ""
+    ) -> CellRuns:
+        """Goes on with an answer's first `position` tokens and then token_id instead of the one it chose: one new answer.
 
-        The random numbers that come next are those that came next in the cell. image: of the run, loaded. Raises BadRequest
-        where nothing can follow.
+        The random numbers that come next are those that came next there. index: for Run.answer. image: of the run, loaded.
+        Raises NotFound for an answer that is not there, and BadRequest where nothing can follow or the run is full.
         """
-        cell, values = run.cells[index], run.sampling(index)
+        cell, values = run.answer(index), run.sampling(index)
+        if len(run.branches) >= MAX_BRANCHES:
+            raise BadRequest(f"A run has at most {MAX_BRANCHES} branches, and this one has them all; delete one first.")
+        if run.tokens + values.max_tokens > MAX_TOKENS:
+            sizes = f"this one has {run.tokens:,}, and a branch may take {values.max_tokens:,}"
+            raise BadRequest(f"A run has at most {MAX_TOKENS:,} tokens; {sizes}.")
         if isinstance(self._tokenizer, TokenEstimate) or not self._has("probabilities"):
             raise BadRequest(f"The backend {self.backend.info.name} cannot go on with an answer from its middle.")
         tokens = (*cell.tokens[:position], with_choice(cell, position, token_id))
         if len(tokens) >= values.max_tokens:
             raise BadRequest(f"No token can follow: the answer has {len(tokens)} with this one, and max_tokens is {len(tokens)}.")
-        base = await self._request(run.grid, image, "")
+        base = await self._request(run.grid, image, conversation_id)
         text = IncrementalText(self._tokenizer, values.stop)
         primed = [token.model_copy(update={"text": text.push(token.id)}) for token in tokens]
         sampling = replace(values, max_tokens=values.max_tokens - len(tokens))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
 
 import sqlalchemy as sql
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import CreateColumn
 
 from mllama_demo.errors import NotFound
 from mllama_demo.explore.results import Run
@@ -33,6 +35,7 @@ _runs = sql.Table(
     sql.Column("cells", sql.Integer, nullable=False),
     sql.Column("failed", sql.Integer, nullable=False),
     sql.Column("picture", sql.ForeignKey("explore_pictures.digest"), index=True),
+    sql.Column("kept", sql.DateTime),  # when it came, which for an imported run is not when it was made; later than the table
     sql.Column("document", sql.LargeBinary(2**31 - 1), nullable=False),  # the run's JSON without its picture's bytes, zlib
     sql.Index("explore_runs_by_owner", "owner", "created"),
 )
@@ -54,24 +57,20 @@ Summaries = list[RunSummary]  # the class below has a method of the name `list`
 
 
 class KeptRuns:
-    """Runs in the database of a Store; a picture is there once, however many runs show it."""
+    """Runs in the database of a Store; a picture is there once, however many runs show it.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    limit: how many runs of one owner are kept; the one that came first makes way for another.
+    """
+
+    def __init__(self, store: Store, limit: int) -> None:
+        self._store, self._limit = store, limit
         with store.transaction(write=True) as connection:
             _metadata.create_all(connection)
+            _add_kept(connection)
 
     def save(self, owner: str, run: Run) -> None:
         """Keeps the run as it now is, in place of what was kept under its id. Raises NotFound when that is somebody else's."""
-        values = {
-            "title": run.title,
-            "model": run.model,
-            "created": run.created.astimezone(timezone.utc).replace(tzinfo=None),
-            "cells": len(run.cells),
-            "failed": run.failed,
-            "picture": None if run.image is None else run.image.digest,
-            "document": zlib.compress(_without_picture(run).encode()),
-        }
+        values = _columns(run)
         with self._store.transaction(write=True) as connection:
             found = connection.execute(sql.select(_runs.c.owner, _runs.c.picture).where(_runs.c.id == run.id)).one_or_none()
             if found is not None and found.owner != owner:
@@ -81,29 +80,34 @@ class KeptRuns:
                 if connection.execute(known).scalar() is None:
                     connection.execute(sql.insert(_pictures).values(digest=run.image.digest, data=run.image.data))
             if found is None:
-                connection.execute(sql.insert(_runs).values(id=run.id, owner=owner, **values))
+                now = datetime.now(timezone.utc).replace(tzinfo=None)
+                connection.execute(sql.insert(_runs).values(id=run.id, owner=owner, kept=now, **values))
+                self._make_room(connection, owner, run.id)
             else:
                 connection.execute(sql.update(_runs).where(_runs.c.id == run.id).values(values))
                 _clear_pictures(connection, found.picture)
 
+    def change(self, owner: str, id: str, change: Callable[[Run], Run]) -> Run:
+        """Keeps what `change` makes of the run as it is now, so that of two changes at the same time none is lost.
+
+        change: leaves id and picture as they are; what it raises leaves the run as it was. Raises NotFound.
+        """
+        with self._store.transaction(write=True) as connection:
+            run = change(_read(connection, owner, id, lock=True))
+            connection.execute(sql.update(_runs).where(_runs.c.id == id).values(_columns(run)))
+        return run
+
     def load(self, owner: str, id: str) -> Run:
         """The run as it was saved. Raises NotFound for an unknown id and for one of another owner alike."""
-        query = sql.select(_runs.c.document, _pictures.c.data).outerjoin_from(_runs, _pictures)
         with self._store.transaction() as connection:
-            found = connection.execute(query.where(_runs.c.id == id, _runs.c.owner == owner)).one_or_none()
-        if found is None:
-            raise _not_found(id)
-        run = Run.model_validate_json(zlib.decompress(found.document))
-        if run.image is None:
-            return run
-        return run.model_copy(update={"image": run.image.model_copy(update={"data": bytes(found.data)})})
+            return _read(connection, owner, id)
 
-    def list(self, owner: str, limit: int = 200) -> Summaries:
-        """The owner's runs, at most `limit`, the newest first."""
+    def list(self, owner: str) -> Summaries:
+        """The owner's runs, the one that came last first."""
         c = _runs.c
         query = sql.select(c.id, c.title, c.model, c.created, c.cells, c.failed).where(c.owner == owner)
         with self._store.transaction() as connection:
-            rows = connection.execute(query.order_by(c.created.desc(), c.id).limit(limit)).all()
+            rows = connection.execute(query.order_by(c.kept.desc(), c.id).limit(self._limit)).all()
         return [RunSummary(row.id, row.title, row.model, row.created.replace(tzinfo=timezone.utc), *row[4:]) for row in rows]
 
     def delete(self, owner: str, id: str) -> None:
@@ -116,8 +120,48 @@ class KeptRuns:
             connection.execute(sql.delete(_runs).where(mine))
             _clear_pictures(connection, found.picture)
 
+    def _make_room(self, connection: Connection, owner: str, newest: str) -> None:
+        c = _runs.c
+        others = sql.select(c.id, c.picture).where(c.owner == owner, c.id != newest).order_by(c.kept.desc(), c.id)
+        for gone in connection.execute(others.offset(self._limit - 1)).all():
+            connection.execute(sql.delete(_runs).where(c.id == gone.id))
+            _clear_pictures(connection, gone.picture)
 
-def _clear_pictures(connection: Any, digest: str | None) -> None:
+
+def _add_kept(connection: Connection) -> None:
+    """Brings a table of an earlier version up to date."""
+    if any(column["name"] == "kept" for column in sql.inspect(connection).get_columns(_runs.name)):
+        return
+    definition = CreateColumn(_runs.c.kept).compile(dialect=connection.dialect)
+    connection.execute(sql.text(f"ALTER TABLE {_runs.name} ADD COLUMN {definition}"))
+    connection.execute(sql.update(_runs).values(kept=_runs.c.created))
+
+
+def _columns(run: Run) -> dict[str, object]:
+    return {
+        "title": run.title,
+        "model": run.model,
+        "created": run.created.astimezone(timezone.utc).replace(tzinfo=None),
+        "cells": len(run.cells),
+        "failed": run.failed,
+        "picture": None if run.image is None else run.image.digest,
+        "document": zlib.compress(_without_picture(run).encode()),
+    }
+
+
+def _read(connection: Connection, owner: str, id: str, lock: bool = False) -> Run:
+    query = sql.select(_runs.c.document, _pictures.c.data).outerjoin_from(_runs, _pictures)
+    query = query.where(_runs.c.id == id, _runs.c.owner == owner)
+    found = connection.execute(query.with_for_update(of=_runs) if lock else query).one_or_none()
+    if found is None:
+        raise _not_found(id)
+    run = Run.model_validate_json(zlib.decompress(found.document))
+    if run.image is None:
+        return run
+    return run.model_copy(update={"image": run.image.model_copy(update={"data": bytes(found.data)})})
+
+
+def _clear_pictures(connection: Connection, digest: str | None) -> None:
     unused = ~sql.exists().where(_runs.c.picture == _pictures.c.digest)
     connection.execute(sql.delete(_pictures).where(_pictures.c.digest == digest, unused))
 

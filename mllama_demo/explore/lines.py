@@ -14,6 +14,7 @@ from mllama_demo.explore.explorer import CellRuns, LiveCell
 from mllama_demo.explore.grid import Estimate, Grid
 
 Line = dict[str, Any]
+WENT_WRONG = "Something went wrong in the server; its log has the cause."
 # Changes are gathered for this long: nine cells at a hundred tokens a second would be more than a page can draw.
 EVERY_S = 0.08
 

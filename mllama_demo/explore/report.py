@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mllama_demo.brand import Brand
 from mllama_demo.explore.grid import AXES
 from mllama_demo.explore.measures import MEASURES, groups, heat_map
 from mllama_demo.explore.results import Cell, Run
-from mllama_demo.explore.snippets import DEFAULT_URL, image_file, snippets
+from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.explore.steps import steps_of
 from mllama_demo.images import DEFAULT_LIMITS, preview
+from mllama_demo.pages import render
 from mllama_demo.sampling import SamplingParams
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 OUTCOMES = {
     None: "not run",
@@ -33,14 +29,22 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class _Piece:
-    """A run of text. doubt: 1 less the model's probability of its token, None without a record."""
+    """A run of text. doubt: 1 less the model's probability of its token, None without a record. by_hand: whether somebody chose
+    it, see Branch."""
 
     text: str
     doubt: float | None = None
     title: str = ""
+    by_hand: bool = False
+
+    @property
+    def mark(self) -> str:
+        """Its classes in the page: what can be seen of it without colour."""
+        unlikely = 0 if self.doubt is None else self.doubt
+        return (" tenth" if unlikely > 0.9 else " half" if unlikely > 0.5 else "") + (" hand" if self.by_hand else "")
 
 
-def html_report(run: Run, url: str = DEFAULT_URL) -> str:
+def html_report(run: Run, url: str, brand: Brand) -> str:
     """The page. url: of the API that the snippets ask. Raises ImageError for a picture that is none."""
     axes = run.grid.compared()
     maps = [heat_map(run, name, axes[0], axes[1]) for name in MEASURES] if len(axes) >= 2 else []
@@ -48,7 +52,9 @@ def html_report(run: Run, url: str = DEFAULT_URL) -> str:
     if run.image is not None:
         small = preview(run.image.load(DEFAULT_LIMITS))
         picture = f"data:image/webp;base64,{base64.b64encode(small).decode()}"
-    return _template().render(
+    return render(
+        "exploration",
+        brand,
         run=run,
         picture=picture,
         axes=AXES,
@@ -58,6 +64,7 @@ def html_report(run: Run, url: str = DEFAULT_URL) -> str:
         measures=list(MEASURES.values()),
         maps=[m for m in maps if any(value is not None for row in m.values for value in row)],
         tokens=[_pieces(cell, run.sampling(index)) for index, cell in enumerate(run.cells)],
+        branched=[_pieces(branch.cell, run.sampling(run.index_of(branch))) for branch in run.branches],
         shaded=any(cell.traces for cell in run.cells),
         outcomes=OUTCOMES,
         snippets=snippets(run, 0, url),
@@ -73,19 +80,10 @@ def _pieces(cell: Cell, sampling: SamplingParams) -> list[_Piece]:
             continue
         steps = steps_of(token.trace, sampling)
         if steps.chosen_index is None:
-            pieces.append(_Piece(token.text, 1.0, "not among the recorded candidates"))
+            pieces.append(_Piece(token.text, 1.0, "not among the recorded candidates", steps.by_hand))
             continue
         chosen = steps.candidates[steps.chosen_index]
         title = f"{chosen.raw:.1%} before the filters, {chosen.final:.1%} after; {steps.kept:,} candidates left"
-        pieces.append(_Piece(token.text, round(1 - chosen.raw, 3), title))
+        pieces.append(_Piece(token.text, round(1 - chosen.raw, 3), title, steps.by_hand))
     pieces.append(_Piece(cell.text[sum(len(piece.text) for piece in pieces) :]))
     return pieces
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("report.html.jinja")

@@ -50,8 +50,9 @@ class Outside:
 class Steps:
     """candidates: likeliest first. chosen: token id; chosen_index: its place among the candidates, None when it is outside.
 
-    draw: the random number, None for greedy and for a token chosen by hand. kept: how many of the whole vocabulary were left
-    to choose from. exact: False where the record does not tell the mass outside of it, which then counts as nothing.
+    draw: the random number, None for greedy and for a token chosen by hand; by_hand tells them apart. kept: how many of the whole
+    vocabulary were left to choose from.
+    exact: False where the record does not tell the mass outside of it, which then counts as nothing.
     """
 
     candidates: tuple[Candidate, ...]
@@ -59,6 +60,7 @@ class Steps:
     chosen: int
     chosen_index: int | None
     draw: float | None
+    by_hand: bool
     kept: int
     exact: bool
 
@@ -82,7 +84,8 @@ def steps_of(trace: TokenTrace, params: SamplingParams) -> Steps:
     )
     outside = Outside(trace.unrecorded_mass(), *(max(0.0, 1.0 - float(stage.sum())) for stage in stages))
     index = trace.token_ids.index(trace.chosen) if trace.chosen in trace.token_ids else None
-    return Steps(candidates, outside, trace.chosen, index, trace.draw, trace.after_top_p, exact)
+    by_hand = chosen_by_hand(trace, params)
+    return Steps(candidates, outside, trace.chosen, index, trace.draw, by_hand, trace.after_top_p, exact)
 
 
 Stages = tuple[np.ndarray, np.ndarray, np.ndarray]  # [m] each, after temperature, top_k and top_p
@@ -117,6 +120,11 @@ def _cuts(trace: TokenTrace, params: SamplingParams) -> list[CutBy | None]:
     for i in range(trace.after_top_p, count):
         cut[i] = "top_p" if i < trace.after_top_k else "top_k"
     return cut
+
+
+def chosen_by_hand(trace: TokenTrace, params: SamplingParams) -> bool:
+    """Whether somebody chose the token, see with_choice, and not a random number or greed. params: as steps_of has them."""
+    return trace.draw is None and (not params.greedy or trace.chosen != trace.token_ids[0])
 
 
 def with_choice(cell: Cell, position: int, token_id: int) -> Token:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mllama_demo.explore.steps import chosen_by_hand
 from mllama_demo.sampling import SamplingParams, TokenTrace, pick
 
 Bounds = tuple[float, float]
@@ -46,8 +47,9 @@ class WhatIf:
     """An answer under other values.
 
     first_difference: index of the first token that the same random numbers (or greedy) would choose differently, if no earlier
-    choice is unknown. first_unknown: the first whose choice the record does not decide. log_probability: natural logarithm of
-    the probability of the whole answer, at least and at most; -inf where it is impossible.
+    choice is unknown; a token that was chosen by hand is given, whatever they would choose. first_unknown: the first whose choice
+    the record does not decide. log_probability: natural logarithm of the probability of the whole answer, at least and at most;
+    -inf where it is impossible.
     """
 
     tokens: tuple[TokenWhatIf, ...]
@@ -72,6 +74,8 @@ def what_if(traces: Sequence[TokenTrace], recorded: SamplingParams, params: Samp
     tokens = tuple(_token(trace, recorded, params, draw) for trace, draw in zip(traces, draws, strict=True))
     difference = unknown = None
     for index, (token, trace) in enumerate(zip(tokens, traces, strict=True)):
+        if chosen_by_hand(trace, recorded):
+            continue
         if token.choice is None:
             unknown = index if unknown is None else unknown
         elif token.choice != trace.chosen:

@@ -1,4 +1,5 @@
-"""Light pages that need no script and fetch nothing: a conversation to keep or to share, signing in, the operator's page.
+"""Light pages, most of which need no script and fetch nothing: a conversation to keep or to share, signing in, the operator's
+page, the report of an exploration, and the frame of the Explore page.
 
 One family of templates: base.html.jinja has the look, in light, dark and on paper. Every value is escaped unless a template
 says otherwise. Knows no web framework.
@@ -20,7 +21,7 @@ POLICY = (
 
 
 def render(name: str, brand: Brand, /, **values: Any) -> str:
-    """The page `name` (conversation, login, logout, notice, admin) with the template's values."""
+    """The page `name` (conversation, exploration, explore, login, logout, notice, admin) with the template's values."""
     return _environment().get_template(f"{name}.html.jinja").render(brand=brand, **values)
 
 

@@ -49,7 +49,7 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
         from mllama_demo.server.present import add_present
         from mllama_demo.ui.layout import mount_ui
 
-        app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store))
+        app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store, brand))
         add_present(app, settings, measured, tokenizer, brand)
         mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store, brand)
     return app

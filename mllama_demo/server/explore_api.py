@@ -16,7 +16,7 @@ from mllama_demo.config import Settings
 from mllama_demo.errors import BadRequest, DemoError, ImageError
 from mllama_demo.explore.explorer import Explorer, GridRun
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Grid, make_grid
-from mllama_demo.explore.lines import first_line, lines_of
+from mllama_demo.explore.lines import WENT_WRONG, first_line, lines_of
 from mllama_demo.explore.results import Run
 from mllama_demo.fetch import fetch_image
 from mllama_demo.images import LoadedImage
@@ -70,7 +70,7 @@ async def _lines(explorer: Explorer, run: GridRun, traces: bool) -> AsyncGenerat
             yield json.dumps({"event": "end", "run": (kept if traces else without_traces(kept)).model_dump(mode="json")})
         except Exception:
             log.exception("a grid could not be run")
-            yield json.dumps({"event": "error", "error": "Something went wrong in the server; its log has the cause."})
+            yield json.dumps({"event": "error", "error": WENT_WRONG})
 
 
 def without_traces(run: Run) -> Run:

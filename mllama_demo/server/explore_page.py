@@ -5,32 +5,31 @@ Runs belong to the visitor's cookie, as conversations do. Nothing is generated b
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
-from mllama_demo.backend.base import BackendInfo
+from mllama_demo.brand import Brand
 from mllama_demo.config import Settings
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.explore.exchange import MAX_IMPORT_BYTES, from_json, to_csv, to_json
-from mllama_demo.explore.explorer import CellRuns, Explorer, GridRun
+from mllama_demo.explore.changes import without_branch
+from mllama_demo.explore.exchange import from_json, max_import_bytes, to_csv, to_json
+from mllama_demo.explore.explorer import Explorer
 from mllama_demo.explore.grid import Axis
-from mllama_demo.explore.kept import KeptRuns
-from mllama_demo.explore.lines import first_line, lines_of
+from mllama_demo.explore.lines import first_line
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.snippets import image_file, snippets
-from mllama_demo.images import LoadedImage, from_data_url, load_image
+from mllama_demo.images import size_text
+from mllama_demo.pages import render
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.server.api_errors import ApiError
-from mllama_demo.server.explore_api import read_grid, read_object
+from mllama_demo.server.explore_api import CLIENT_CLOSED_REQUEST, read_grid, read_object
+from mllama_demo.server.explore_desk import EXAMPLE_PICTURES, Desk
 from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.server.streaming import LineStream
@@ -42,82 +41,20 @@ from mllama_demo.ui.examples import EXAMPLES_FOLDER
 from mllama_demo.ui.explore_words import TOUR, why_no_tokens
 from mllama_demo.visitors import owner_of_user, visitor_of
 
-log = logging.getLogger(__name__)
-
 FILES = Path(__file__).resolve().parents[1] / "ui" / "explore"
-MEDIA = dict.fromkeys(("explore.js", "tokens.js", "kept.js", "dom.js"), "text/javascript") | {"explore.css": "text/css"}
-EXAMPLE_PICTURES = tuple(sorted(path.name for path in EXAMPLES_FOLDER.glob("*.png")))
+TYPES = {".js": "text/javascript", ".css": "text/css"}
+MEDIA = {path.name: TYPES[path.suffix] for path in FILES.iterdir() if path.suffix in TYPES}
 
 
-class Desk:
-    """What the routes share: runs under way, by owner and id, and the kept ones."""
-
-    def __init__(self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: Store) -> None:
-        self.explorer, self.tokenizer, self.settings = explorer, tokenizer, settings
-        self.kept = KeptRuns(store)
-        self.live: dict[tuple[str, str], GridRun] = {}
-
-    @property
-    def info(self) -> BackendInfo:
-        return self.explorer.backend.info
-
-    def picture(self, source: str | None) -> LoadedImage | None:
-        """An example by its name, or a data: URL. Raises ImageError and BadRequest."""
-        if source is None:
-            return None
-        limits = self.settings.image_limits
-        if source in EXAMPLE_PICTURES:
-            return load_image((EXAMPLES_FOLDER / source).read_bytes(), source, limits)
-        if not source.lower().startswith("data:"):
-            raise BadRequest(f"image must be a data URL or one of {', '.join(EXAMPLE_PICTURES)}.")
-        return from_data_url(source, limits=limits)
-
-    def picture_of(self, run: Run) -> LoadedImage | None:
-        return None if run.image is None else run.image.load(self.settings.image_limits)
-
-    async def grid_lines(self, owner: str, run: GridRun) -> AsyncGenerator[str, None]:
-        """The run as lines; what there is of it is kept at its end, also when the page is left."""
-        first = run.run()
-        self.live[owner, first.id] = run
-        try:
-            async with run:
-                yield json.dumps(first_line(run.grid, self.explorer.estimate(run.grid), first.id))
-                async with aclosing(lines_of(run)) as lines:
-                    async for line in lines:
-                        yield json.dumps(line)
-        finally:
-            del self.live[owner, first.id]
-            done = run.run()
-            self.kept.save(owner, done)
-        yield json.dumps({"event": "end", "view": views.run_view(done)})
-
-    async def cell_lines(self, owner: str, run: Run, index: int, cells: CellRuns) -> AsyncGenerator[str, None]:
-        """One cell anew, put in its place in the kept run once it is done."""
-        async with cells, aclosing(lines_of(cells, [index])) as lines:
-            async for line in lines:
-                yield json.dumps(line)
-        run = await run_in_threadpool(self.kept.load, owner, run.id)  # it may have changed meanwhile
-        made = (*run.cells[:index], cells.cells[0].result(), *run.cells[index + 1 :])
-        run = run.model_copy(update={"cells": made})
-        await run_in_threadpool(self.kept.save, owner, run)
-        yield json.dumps({"event": "end", "view": views.run_view(run)})
-
-    async def branch_lines(self, cells: CellRuns, position: int) -> AsyncGenerator[str, None]:
-        """A branch is shown and not kept: no values of the grid lead to it."""
-        async with cells, aclosing(lines_of(cells)) as lines:
-            async for line in lines:
-                yield json.dumps(line)
-        cell = cells.cells[0].result()
-        yield json.dumps({"event": "end", "cell": views.cell_view(cell), "tokens": views.tokens_view(cell), "from": position})
-
-
-def explore_page(explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: Store) -> APIRouter:
+def explore_page(
+    explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: Store, brand: Brand
+) -> APIRouter:
     """The page at /explore."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
     desk = Desk(explorer, tokenizer, settings, store)
-    _add_files(router, desk)
+    _add_files(router, desk, brand)
     _add_running(router, desk)
-    _add_kept(router, desk)
+    _add_kept(router, desk, brand)
     _add_views(router, desk)
     return router
 
@@ -131,13 +68,20 @@ def _owner(request: Request) -> str:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """Raises ApiError 413 as soon as there is too much of it."""
+    """Raises ApiError 413 as soon as there is too much of it, or announced to be, and 499 when the page is left meanwhile."""
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise ApiError(413, f"The request is too large; at most {limit // 2**20} MiB are allowed.", code="too_large")
-        parts.append(part)
+    announced = request.headers.get("content-length", "")
+    too_large = ApiError(413, f"The request is too large; at most {size_text(limit)} are allowed.", code="too_large")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large
+            parts.append(part)
+    except ClientDisconnect:
+        raise ApiError(CLIENT_CLOSED_REQUEST, "The client is gone.", code="client_closed_request") from None
     return b"".join(parts)
 
 
@@ -155,10 +99,12 @@ def _whole(values: dict[str, Any], name: str) -> int:
 # --- the page itself -----------------------------------------------------------------------------------------------------
 
 
-def _add_files(router: APIRouter, desk: Desk) -> None:
+def _add_files(router: APIRouter, desk: Desk, brand: Brand) -> None:
+    html = render("explore", brand)
+
     @router.get("/explore")
-    def page() -> FileResponse:
-        return FileResponse(FILES / "explore.html", media_type="text/html", headers={"Cache-Control": "no-cache"})
+    def page() -> HTMLResponse:
+        return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
 
     @router.get("/explore/files/{name}")
     def file(name: str) -> FileResponse:
@@ -172,8 +118,8 @@ def _add_files(router: APIRouter, desk: Desk) -> None:
     def about() -> dict[str, Any]:
         sampling = desk.settings.sampling
         return {
-            "title": desk.settings.title,
             "model": desk.info.model,
+            "max_kept_runs": desk.settings.max_kept_runs,
             "defaults": {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k},
             "bounds": {n: {"min": b.minimum, "max": b.maximum, "step": b.step, "hint": b.hint} for n, b in BOUNDS.items()},
             "presets": [vars(preset) for preset in PRESETS],
@@ -210,22 +156,19 @@ def _add_running(router: APIRouter, desk: Desk) -> None:
         started = await desk.explorer.start(old.grid, desk.picture_of(old), owner)
         return LineStream(desk.grid_lines(owner, started))
 
-    @router.post("/explore/runs/{id}/stop")
+    @router.post("/explore/live/{id}/stop")
     async def stop(request: Request, id: str) -> dict[str, Any]:
-        live, values = desk.live.get((_owner(request), id)), await _values(request, desk)
-        if live is None:
-            raise NotFound(f"The run {id:.40} is not under way.")
-        index = None if values.get("cell") is None else _whole(values, "cell")
-        if index is not None and index >= len(live.cells):
-            raise NotFound(f"The run has {len(live.cells)} cells, so there is no cell {index + 1}.")
-        live.stop(index)
+        """id: the `run` of the first line of whatever is under way: a run, a cell anew, or a branch."""
+        values = await _values(request, desk)
+        desk.stop(_owner(request), id, None if values.get("cell") is None else _whole(values, "cell"))
         return {"stopped": True}
 
     @router.post("/explore/runs/{id}/cells/{index}/rerun")
     async def rerun(request: Request, id: str, index: int) -> Response:
         owner = _owner(request)
         old = await run_in_threadpool(desk.kept.load, owner, id)
-        views.cell_of(old, index)
+        if old.branch(index) is not None:
+            raise BadRequest("A branch cannot be run again; go on from the same token once more instead.")
         cells = await desk.explorer.again(old, index, desk.picture_of(old), owner)
         return LineStream(desk.cell_lines(owner, old, index, cells))
 
@@ -233,28 +176,31 @@ def _add_running(router: APIRouter, desk: Desk) -> None:
     async def branch(request: Request, id: str, index: int) -> Response:
         owner, values = _owner(request), await _values(request, desk)
         old = await run_in_threadpool(desk.kept.load, owner, id)
-        views.cell_of(old, index)
         position, token_id = _whole(values, "position"), _whole(values, "token_id")
-        cells = await desk.explorer.branch(old, index, position, token_id, desk.picture_of(old))
-        return LineStream(desk.branch_lines(cells, position))
+        cells = await desk.explorer.branch(old, index, position, token_id, desk.picture_of(old), owner)
+        return LineStream(desk.branch_lines(owner, old, index, position, cells))
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------
 
 
-def _add_kept(router: APIRouter, desk: Desk) -> None:
+def _add_kept(router: APIRouter, desk: Desk, brand: Brand) -> None:
     @router.get("/explore/runs")
     def runs(request: Request) -> list[dict[str, Any]]:
         return [{**vars(run), "created": run.created.isoformat()} for run in desk.kept.list(_owner(request))]
 
     @router.get("/explore/runs/{id}")
     def one(request: Request, id: str) -> dict[str, Any]:
-        return views.run_view(desk.kept.load(_owner(request), id))
+        return desk.view(desk.kept.load(_owner(request), id))
 
     @router.delete("/explore/runs/{id}")
     def delete(request: Request, id: str) -> dict[str, Any]:
         desk.kept.delete(_owner(request), id)
         return {"deleted": id}
+
+    @router.delete("/explore/runs/{id}/cells/{index}")
+    def delete_branch(request: Request, id: str, index: int) -> dict[str, Any]:
+        return desk.view(desk.kept.change(_owner(request), id, lambda run: without_branch(run, index)))
 
     @router.get("/explore/runs/{id}/image")
     def image(request: Request, id: str) -> Response:
@@ -266,7 +212,7 @@ def _add_kept(router: APIRouter, desk: Desk) -> None:
     @router.get("/explore/runs/{id}/export.{kind}")
     def export(request: Request, id: str, kind: Literal["json", "csv", "html"]) -> Response:
         run = desk.kept.load(_owner(request), id)
-        make = {"json": to_json, "csv": to_csv, "html": lambda run: html_report(run, _api_url(request))}[kind]
+        make = {"json": to_json, "csv": to_csv, "html": lambda run: html_report(run, _api_url(request), brand)}[kind]
         media = {"json": "application/json", "csv": "text/csv; charset=utf-8", "html": "text/html; charset=utf-8"}[kind]
         name = f"exploration-{run.created:%Y%m%d-%H%M}-{run.id[:6]}.{kind}"
         return Response(make(run), media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
@@ -274,18 +220,19 @@ def _add_kept(router: APIRouter, desk: Desk) -> None:
     @router.post("/explore/import")
     async def bring(request: Request) -> JSONResponse:
         owner = _owner(request)
-        data = await _body(request, MAX_IMPORT_BYTES)
+        limits = desk.settings.image_limits
+        data = await _body(request, max_import_bytes(limits))
 
-        def take() -> Run:
-            run = from_json(data, desk.settings.image_limits)
+        def take() -> views.View:
+            run = from_json(data, limits)
             try:
                 desk.kept.save(owner, run)
             except NotFound:  # somebody else has this very run
                 run = run.model_copy(update={"id": Run.model_fields["id"].get_default(call_default_factory=True)})
                 desk.kept.save(owner, run)
-            return run
+            return desk.view(run)
 
-        return JSONResponse(views.run_view(await run_in_threadpool(take)))
+        return JSONResponse(await run_in_threadpool(take))
 
 
 def _api_url(request: Request) -> str:
@@ -296,19 +243,17 @@ def _api_url(request: Request) -> str:
 
 
 def _add_views(router: APIRouter, desk: Desk) -> None:
-    def load(request: Request, id: str, index: int) -> Run:
-        run = desk.kept.load(_owner(request), id)
-        views.cell_of(run, index)
-        return run
+    def load(request: Request, id: str) -> Run:
+        return desk.kept.load(_owner(request), id)
 
     @router.get("/explore/runs/{id}/cells/{index}/tokens")
     def tokens(request: Request, id: str, index: int) -> list[dict[str, Any]]:
-        return views.tokens_view(load(request, id, index).cells[index])
+        return views.tokens_view(load(request, id).answer(index))
 
     @router.get("/explore/runs/{id}/cells/{index}/tokens/{position}")
     def steps(request: Request, id: str, index: int, position: int) -> dict[str, Any]:
-        run = load(request, id, index)
-        return views.steps_view(run.cells[index], position, run.sampling(index), desk.tokenizer)
+        run = load(request, id)
+        return views.steps_view(run.answer(index), position, run.sampling(index), desk.tokenizer)
 
     @router.post("/explore/runs/{id}/cells/{index}/whatif")
     async def whatif(request: Request, id: str, index: int) -> dict[str, Any]:
@@ -316,20 +261,22 @@ def _add_views(router: APIRouter, desk: Desk) -> None:
         params = SamplingParams(**{name: values.get(name, BOUNDS[name].default) for name in ("temperature", "top_p", "top_k")})
 
         def find() -> dict[str, Any]:
-            run = load(request, id, index)
-            return views.whatif_view(run.cells[index], run.sampling(index), params, desk.tokenizer)
+            run = load(request, id)
+            return views.whatif_view(run.answer(index), run.sampling(index), params, desk.tokenizer)
 
         return await run_in_threadpool(find)
 
     @router.get("/explore/runs/{id}/cells/{index}/snippets")
     def code(request: Request, id: str, index: int) -> dict[str, Any]:
-        run = load(request, id, index)
+        run = load(request, id)
+        if run.branch(index) is not None:
+            raise BadRequest("A branch begins in the middle of an answer, as no request can; its cell has code.")
         return {"file": image_file(run), "snippets": [vars(one) for one in snippets(run, index, _api_url(request))]}
 
     @router.get("/explore/runs/{id}/compare")
     def compare(request: Request, id: str, a: int, b: int) -> dict[str, Any]:
-        return views.compare_view(desk.kept.load(_owner(request), id), a, b, desk.tokenizer)
+        return views.compare_view(load(request, id), a, b, desk.tokenizer)
 
     @router.get("/explore/runs/{id}/heat")
     def heat(request: Request, id: str, measure: str, rows: Axis, columns: Axis) -> dict[str, Any]:
-        return views.heat_view(desk.kept.load(_owner(request), id), measure, rows, columns)
+        return views.heat_view(load(request, id), measure, rows, columns)

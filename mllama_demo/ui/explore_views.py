@@ -11,7 +11,7 @@ from mllama_demo.explore.compare import Seen, compare
 from mllama_demo.explore.grid import AXES, Axis
 from mllama_demo.explore.measures import MEASURES, groups, heat_map, mean_entropy
 from mllama_demo.explore.report import OUTCOMES
-from mllama_demo.explore.results import Cell, Run
+from mllama_demo.explore.results import Branch, Cell, Run
 from mllama_demo.explore.steps import entropy, steps_of
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.sampling import SamplingParams
@@ -24,8 +24,8 @@ Names = Tokenizer | TokenEstimate
 SHOWN_CANDIDATES = 24
 
 
-def run_view(run: Run) -> View:
-    """The whole grid, its measures, and nothing of single tokens."""
+def run_view(run: Run, names: Names) -> View:
+    """The whole grid, its branches, its measures, and nothing of single tokens."""
     axes = run.grid.compared()
     return {
         "id": run.id,
@@ -40,7 +40,8 @@ def run_view(run: Run) -> View:
         "values": {axis: list(getattr(run.grid, axis)) for axis in AXES},
         "varied": list(run.grid.varied()),
         "notes": list(run.grid.notes()),
-        "cells": [cell_view(cell) for cell in run.cells],
+        "cells": [cell_view(run, index) for index in range(len(run.cells))],
+        "branches": [branch_view(run, branch, names) for branch in run.branches],
         "measures": [{"name": m.name, "label": m.label, "help": m.help} for m in MEASURES.values()],
         "grouped_by": list(axes),
         "groups": [
@@ -55,14 +56,15 @@ def run_view(run: Run) -> View:
     }
 
 
-def cell_view(cell: Cell) -> View:
-    speed, doubt = cell.tokens_per_second, mean_entropy(cell)
-    first = None if cell.timings is None or cell.timings.ttft_s is None else cell.timings.ttft_s - cell.timings.waited_s
-    facts = [f"{len(cell.tokens)} tokens"]
-    facts += [] if first is None else [f"first after {first:.2f} s"]
-    facts += [] if speed is None else [f"{speed:.0f} tokens/s"]
+def cell_view(run: Run, index: int) -> View:
+    """One answer, of a cell or of a branch. index: see Run.answer."""
+    cell = run.answer(index)
+    doubt = mean_entropy(cell)
+    facts = [f"{len(cell.tokens)} {'token' if len(cell.tokens) == 1 else 'tokens'}"]
     facts += [] if doubt is None else [f"{doubt:.2f} bits"]
     return {
+        "index": index,
+        "name": run.name(index),
         **{axis: getattr(cell, axis) for axis in AXES},
         "text": cell.text,
         "outcome": cell.outcome,
@@ -73,11 +75,17 @@ def cell_view(cell: Cell) -> View:
     }
 
 
-def cell_of(run: Run, index: int) -> Cell:
-    """Raises NotFound for a number that is none of its cells."""
-    if not 0 <= index < len(run.cells):
-        raise NotFound(f"The run has {len(run.cells)} cells, so there is no cell {index + 1}.")
-    return run.cells[index]
+def branch_view(run: Run, branch: Branch, names: Names) -> View:
+    """shared: how many characters of its text are its parent's."""
+    before = branch.cell.tokens[: branch.position]
+    return {
+        **cell_view(run, run.index_of(branch)),
+        "parent": branch.parent,
+        "parent_name": run.name(branch.parent),
+        "position": branch.position,
+        "token": name_of(names, branch.token_id),
+        "shared": sum(len(token.text) for token in before),
+    }
 
 
 def tokens_view(cell: Cell) -> list[View]:
@@ -114,6 +122,7 @@ def steps_view(cell: Cell, position: int, values: SamplingParams, names: Names) 
         "hidden": len(steps.candidates) - len(shown),
         "outside": asdict(steps.outside),
         "draw": steps.draw,
+        "by_hand": steps.by_hand,
         "kept": steps.kept,
         "exact": steps.exact,
         "chosen_recorded": steps.chosen_index is not None,
@@ -164,7 +173,7 @@ def _log10(value: float) -> float | None:
 
 def compare_view(run: Run, a: int, b: int, names: Names) -> View:
     """Two cells: the words that differ, and where and why they parted."""
-    found = compare(cell_of(run, a), cell_of(run, b), run.sampling(a), run.sampling(b))
+    found = compare(run.answer(a), run.answer(b), run.sampling(a), run.sampling(b))
     parting = found.parting
     view: View = {"same": found.same, "parts": [asdict(part) for part in found.parts], "parting": None}
     if parting is not None:

@@ -8,11 +8,15 @@ from typing import Any
 from mllama_demo.backend.base import BackendInfo
 
 PARTINGS = {
+    "by_hand": "In one of them this token was chosen by hand, so its branch goes another way from here.",
     "random_number": "Both could have drawn either token: the random numbers or the probabilities differed.",
     "filters": "One of them could not have drawn the other's token: a filter had cut it.",
     "greedy": "Greedy takes the likeliest token, whatever the others would have drawn.",
     "unknown": "The record does not tell why.",
 }
+# After a sentence that says why an answer is not complete.
+EARLIER_STAYS = "The earlier answer stays."
+NOTHING_OF_ITS_OWN = "Nothing of it is kept."
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,20 @@ def run(home: Path, *options: str, python: tuple[str, ...] = ()) -> subprocess.C
     return subprocess.run(line, cwd=home, env=clean_environment(home), capture_output=True, text=True, timeout=PATIENCE_S)
 
 
+def start_verb(home: Path, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """`python -m mllama_demo …` in the folder home, to be interrupted. stderr: the descriptor of a terminal, to see progress."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mllama_demo", *arguments],
+        cwd=home,
+        env={**clean_environment(home), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        # Programs that a shell starts in the background ignore Ctrl-C, and so would everything that such a test run starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

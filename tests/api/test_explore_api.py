@@ -85,7 +85,8 @@ def test_a_connection_that_closes_stops_the_cells(api: Program):
     long = {**GRID, "prompt": "x " * 299 + "x", "temperature": 0, "seed": [1, 2, 3, 4], "top_k": 0, "max_tokens": 2000}
     with visitor() as session, session.post(f"{api.url}/v1/explore", json=long, headers=AUTHORIZED, stream=True) as answer:
         assert answer.status_code == 200
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # as an object that is dropped it would close the connection
+        next(lines)
         wait_until(lambda: api.health()["running"] > 0, "a cell is running")
     wait_idle(api)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from program import PATIENCE_S, ROOT, clean_environment, wait_until
+from program import PATIENCE_S, start_verb, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 LINES = 40
@@ -23,18 +22,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def start(home: Path) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "mllama_demo", "offline", "batch.jsonl", "--output", "out.jsonl", "--device", "cpu"]
-    environment = {**clean_environment(home), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        line,
-        cwd=home,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Programs that a shell starts in the background ignore Ctrl-C, and so would everything that such a test run starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    return start_verb(home, "offline", "batch.jsonl", "--output", "out.jsonl", "--device", "cpu")
 
 
 @pytest.mark.parametrize(

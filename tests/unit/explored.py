@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from mllama_demo.backend.base import Timings
+from mllama_demo.explore.changes import with_branch
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.results import Cell, Run, RunImage, Token, blank
+from mllama_demo.explore.steps import with_choice
 from mllama_demo.images import LoadedImage, load_image
-from mllama_demo.sampling import SamplingParams, TokenSampler
+from mllama_demo.sampling import SamplingParams, TokenSampler, TokenTrace
 
 WORDS = ("a", "dog", "cat", "on", "the", "mat", "sat", "red", "sun", "sky")
 VOCABULARY = 200
@@ -60,6 +62,25 @@ def run_of(grid: Grid | None = None, image: LoadedImage | None = None, **more: A
         image=None if image is None else RunImage.of(image),
         **{"cells": cells, "model": "a model", "backend": "by hand", "device": "cpu", "versions": {"numpy": "2"}, **more},
     )
+
+
+def branched(run: Run, parent: int = 0, position: int = 1, rank: int = 5) -> Run:
+    """The run with one more branch: another candidate in the place of the parent's token, and tokens drawn after it."""
+    cell, values = run.answer(parent), run.sampling(parent)
+    chosen = with_choice(cell, position, _trace(cell, position).token_ids[rank])
+    chosen = chosen.model_copy(update={"text": word(chosen.id)})
+    sampler = TokenSampler(values, trace=True, skip=position + 1)
+    drawn = [sampler.sample(logits_at(100 + step)) for step in range(position + 1, len(cell.tokens))]
+    rest = tuple(Token(id=token_id, text=word(token_id), trace=trace) for token_id, trace in drawn)
+    tokens = (*cell.tokens[:position], chosen, *rest)
+    made = cell.model_copy(update={"tokens": tokens, "text": "".join(token.text for token in tokens)})
+    return with_branch(run, parent, position, made)
+
+
+def _trace(cell: Cell, position: int) -> TokenTrace:
+    trace = cell.tokens[position].trace
+    assert trace is not None
+    return trace
 
 
 def saying(run: Run, *texts: str) -> Run:

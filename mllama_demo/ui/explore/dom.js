@@ -14,6 +14,9 @@ export function el(tag, attributes = {}, ...children) {
 }
 
 export const button = (text, onclick, more = {}) => el("button", { type: "button", onclick, ...more }, text);
+// A button that ends what is under way: a run, one cell of it, a cell anew, a branch.
+export const stopButton = (id, cell) =>
+  button("Stop", guarded(() => post(`live/${id}/stop`, cell == null ? {} : { cell })), { class: "small danger" });
 export const percent = (p) => (p >= 0.1 ? `${(100 * p).toFixed(1)} %` : p >= 0.0001 ? `${(100 * p).toFixed(2)} %` : p > 0 ? "< 0.01 %" : "0");
 // A token for the eye: white space and line breaks can be seen.
 export const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
@@ -34,24 +37,29 @@ export async function ask(path, options = {}) {
   return response.json();
 }
 
-const JSON_POST = (body, signal) => ({
-  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}), signal,
-});
-export const post = (path, body, signal) => ask(path, JSON_POST(body, signal));
+const JSON_POST = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}) });
+export const post = (path, body) => ask(path, JSON_POST(body));
 
-// Calls take(object) for every line; ends when the stream does.
+// Calls take(object) for every line; ends when the stream does. What the server says of a failure is thrown.
 export async function stream(path, body, take) {
   const response = await fetch(`/explore/${path}`, JSON_POST(body));
   if (!response.ok) throw await failure(response);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let last = null;
   for (;;) {
     const { value, done } = await reader.read();
     if (done) break;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
-    for (const line of lines) if (line) take(JSON.parse(line));
+    for (const text of lines) {
+      if (!text) continue;
+      last = JSON.parse(text);
+      if (last.event === "error") throw new Error(last.error);
+      take(last);
+    }
   }
+  if (last?.event !== "end") throw new Error("The connection ended before the answer did. What was there by then is kept; reload the page to see it.");
 }
 
 // What an event handler does; a failure is said instead of lost.

@@ -1,10 +1,11 @@
-// The page's frame: what is run, the cells as they stream, measures, comparison, tour. Token view and kept runs are rooms beside it.
+// The page's frame: what is run, the run under way, the tour. Cards, tokens, figures and kept runs are rooms beside it.
 import { $, ask, button, el, guarded, post, say, stream } from "./dom.js";
-import { closeTokens, openTokens } from "./tokens.js";
+import { layOut, showCells, take } from "./cards.js";
+import { measures } from "./figures.js";
 import { listKept, runActions } from "./kept.js";
+import { AXES, state } from "./state.js";
+import { closeTokens, openTokens } from "./tokens.js";
 
-export const state = { about: null, view: null, id: null, live: false, picked: [], cards: [] };
-const AXES = ["temperature", "top_p", "top_k", "seed"];
 let picture = null; // an example's name, a data URL, or null
 
 // --- what to run -----------------------------------------------------------------------------------------------------------
@@ -54,13 +55,13 @@ function choosePicture(chosen) {
   for (const thumb of $("thumbs").children) thumb.setAttribute("aria-pressed", String(thumb.dataset.name === String(chosen)));
 }
 
+const thumb = (name, label, address) =>
+  el("button", { type: "button", "data-name": name, "aria-label": label, onclick: () => choosePicture(name) }, el("img", { src: address, alt: "" }));
+
 function layOutPictures() {
   $("pictures").hidden = !state.about.images;
-  const none = button("None", () => { $("file").value = ""; choosePicture(null); }, { "data-name": "null" });
-  const thumbs = state.about.pictures.map((name) =>
-    el("button", { type: "button", "data-name": name, "aria-label": name.replace(/\.\w+$/, ""), onclick: () => choosePicture(name) },
-      el("img", { src: `/explore/files/${name}`, alt: "" })));
-  $("thumbs").replaceChildren(none, ...thumbs);
+  const none = button("None", () => choosePicture(null), { "data-name": "null" });
+  $("thumbs").replaceChildren(none, ...state.about.pictures.map((name) => thumb(name, name.replace(/\.\w+$/, ""), `/explore/files/${name}`)));
   choosePicture(state.about.pictures.includes("dog.png") ? "dog.png" : null);
 }
 
@@ -68,64 +69,44 @@ $("file").addEventListener("change", () => {
   const file = $("file").files[0];
   if (!file) return;
   const reader = new FileReader();
-  reader.onload = () => choosePicture(reader.result);
+  reader.onload = () => {
+    $("thumbs").querySelector(".own")?.remove();
+    const own = thumb(reader.result, file.name, reader.result);
+    own.classList.add("own");
+    $("thumbs").append(own);
+    choosePicture(reader.result);
+    $("file").value = "";
+  };
   reader.readAsDataURL(file);
 });
 
-// --- cells -----------------------------------------------------------------------------------------------------------------
-
-const label = (cell) => `T ${cell.temperature} · p ${cell.top_p} · k ${cell.top_k} · seed ${cell.seed}`;
-const PHASES = { queued: "queued", waiting: "in the queue", reading: "reading the prompt", writing: "writing", done: "done" };
-
-function layOut(cells) {
-  state.cards = cells.map((cell, index) => {
-    const text = el("div", { class: "text" });
-    const status = el("p", { class: "status" });
-    const acts = el("div", { class: "actions" });
-    const card = el("article", { class: "cell", "data-cell": index, "aria-label": `Cell ${index + 1}: ${label(cell)}` },
-      el("h3", {}, label(cell)), text, status, acts);
-    return { card, text, status, acts };
-  });
-  $("grid").replaceChildren(...state.cards.map(({ card }) => card));
-  $("grid-panel").hidden = false;
-}
-
-function take(line) {
-  if (line.event === "cell") {
-    const { card, text, status, acts } = state.cards[line.cell];
-    text.append(line.text);
-    const place = line.phase === "waiting" && line.position ? `, number ${line.position}` : "";
-    status.textContent = line.error ?? `${PHASES[line.phase]}${place}${line.tokens ? ` · ${line.tokens} tokens` : ""}`;
-    card.dataset.phase = line.phase;
-    if (line.phase === "done") acts.replaceChildren();
-    else if (!acts.children.length) acts.append(button("Stop", guarded(() => post(`runs/${state.id}/stop`, { cell: line.cell })), { class: "small" }));
-  } else if (line.event === "end") {
-    show(line.view);
-  } else if (line.event === "error") {
-    say(line.error);
-  }
-}
+// --- a run -----------------------------------------------------------------------------------------------------------------
 
 function live(on) {
   state.live = on;
   $("stop-all").hidden = !on;
   $("run").disabled = on;
-  document.body.classList.toggle("live", on);
 }
 
+// Runs a grid and shows it as it comes.
 export async function follow(path, body) {
   if (state.live) throw new Error("A run is under way; stop it first.");
-  closeTokens();
-  for (const panel of ["compare-panel", "measures-panel"]) $(panel).hidden = true;
-  $("run-actions").replaceChildren();
+  clear();
   live(true);
+  const done = new Set();
+  let count = 0;
+  const title = () => ($("run-title").textContent = `${done.size} of ${count} ${count === 1 ? "answer" : "answers"}`);
   try {
     await stream(path, body, (line) => {
       if (line.event === "start") {
-        state.id = line.run;
-        $("run-title").textContent = `${line.cells.length} ${line.cells.length === 1 ? "answer" : "answers"}`;
+        [state.id, count] = [line.run, line.cells.length];
+        title();
         layOut(line.cells);
-      } else take(line);
+      } else if (line.event === "cell") {
+        take(line);
+        if (line.phase === "done") done.add(line.cell);
+        title();
+      } else show(line.view);
     });
   } finally {
     live(false);
@@ -134,103 +115,21 @@ export async function follow(path, body) {
   }
 }
 
+function clear() {
+  closeTokens();
+  [state.view, state.picked] = [null, []];
+  for (const panel of ["compare-panel", "measures-panel"]) $(panel).hidden = true;
+  $("run-actions").replaceChildren();
+}
+
 // A finished run, just now or opened again.
 export function show(view) {
-  [state.view, state.id, state.picked] = [view, view.id, []];
+  clear();
+  [state.view, state.id] = [view, view.id];
   $("run-title").textContent = view.title;
-  layOut(view.cells);
-  view.cells.forEach((cell, index) => {
-    const { card, text, status, acts } = state.cards[index];
-    text.textContent = cell.text;
-    status.textContent = cell.error ?? `${cell.ended} · ${cell.facts}`;
-    Object.assign(card.dataset, { phase: "done", outcome: cell.outcome ?? "none" });
-    const chat = `/?${new URLSearchParams({ temperature: cell.temperature, top_p: cell.top_p, top_k: cell.top_k, seed: cell.seed })}`;
-    const failed = cell.outcome === "error" || cell.outcome === "cancelled" || cell.outcome === null;
-    acts.append(
-      cell.traced ? button("Tokens", guarded(() => openTokens(view, index)), { class: "small" }) : el("span", { class: "hint" }, why(cell)),
-      el("label", { class: "small" }, el("input", { type: "checkbox", onchange: guarded((event) => pick(index, event.target)) }), " compare"),
-      button(failed ? "Run again" : "Repeat", guarded(() => rerun(index)), { class: "small" }),
-      el("a", { href: chat, class: "small use" }, "Use in chat"));
-  });
+  showCells(view);
   runActions(view);
   measures(view);
-}
-
-function why(cell) {
-  return state.about.why_no_tokens ?? (cell.text ? "No record of tokens." : "");
-}
-
-async function rerun(index) {
-  if (state.live) throw new Error("A run is under way; stop it first.");
-  const { text, acts } = state.cards[index];
-  text.textContent = "";
-  acts.replaceChildren();
-  closeTokens();
-  await stream(`runs/${state.id}/cells/${index}/rerun`, {}, (line) => {
-    if (line.event === "end") show(line.view);
-    else {
-      text.append(line.text);
-      state.cards[index].status.textContent = line.error ?? PHASES[line.phase];
-    }
-  });
-}
-
-// --- comparison ------------------------------------------------------------------------------------------------------------
-
-async function pick(index, box) {
-  state.picked = box.checked ? [...state.picked, index] : state.picked.filter((one) => one !== index);
-  while (state.picked.length > 2) {
-    const dropped = state.picked.shift();
-    state.cards[dropped].acts.querySelector("input").checked = false;
-  }
-  if (state.picked.length < 2) return void ($("compare-panel").hidden = true);
-  const [a, b] = state.picked;
-  const found = await ask(`runs/${state.id}/compare?a=${a}&b=${b}`);
-  const side = (key) => el("p", { class: "text" }, ...found.parts.map((part) => (part.kind === "same" ? part[key] : el("mark", {}, part[key]))));
-  const columns = ["a", "b"].map((key, at) => {
-    const seen = found.parting?.[key];
-    const rows = seen?.candidates.map((c) => el("tr", { class: c.cut_by ? "cut" : "" }, el("td", {}, c.text), el("td", {}, `${(100 * c.raw).toFixed(1)} %`), el("td", {}, c.cut_by ? `cut by ${c.cut_by}` : `${(100 * c.final).toFixed(1)} %`)));
-    return el("div", {}, el("h3", {}, label(state.view.cells[[a, b][at]])), side(key),
-      seen && el("p", {}, seen.text == null ? "It had ended here." : `It took “${seen.text}”${seen.draw == null ? "" : `, drawn with ${seen.draw.toFixed(4)}`}.`),
-      rows?.length ? el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Saw"), el("th", {}, "raw"), el("th", {}, "final"))), el("tbody", {}, ...rows)) : null);
-  });
-  const summary = found.same ? "Both answers are the same." : found.parting ? `They part at token ${found.parting.index + 1}. ${found.parting.cause}` : "They differ.";
-  $("compare-panel").replaceChildren(el("h2", {}, "Two answers"), el("p", { id: "parting" }, summary), el("div", { class: "two" }, ...columns));
-  $("compare-panel").hidden = false;
-}
-
-// --- measures --------------------------------------------------------------------------------------------------------------
-
-function measures(view) {
-  const head = [...view.grouped_by, "answers", ...view.measures.map((m) => m.label)];
-  const rows = view.groups.map((group) => el("tr", {}, ...[...Object.values(group.values), String(group.cells), ...group.texts].map((text) => el("td", {}, text))));
-  const titles = view.measures.map((m) => m.help);
-  const cells = head.map((text, at) => el("th", { scope: "col", title: titles[at - view.grouped_by.length - 1] }, text));
-  const table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of measures" }, el("table", {}, el("thead", {}, el("tr", {}, ...cells)), el("tbody", {}, ...rows)));
-  $("measures-panel").replaceChildren(el("h2", {}, "Measures"), table);
-  if (view.varied.length >= 2) $("measures-panel").append(heatMap(view));
-  $("measures-panel").hidden = false;
-}
-
-function heatMap(view) {
-  const select = (id, text, options, value) => el("label", {}, `${text} `, el("select", { id, onchange: guarded(draw) },
-    ...options.map(([key, name]) => el("option", { value: key, selected: key === value }, name))));
-  const axes = view.varied.map((axis) => [axis, axis]);
-  const place = el("div", { id: "heat", tabindex: "0", role: "region", "aria-label": "Heat map" });
-  const box = el("div", {}, el("div", { class: "actions" },
-    select("heat-measure", "Heat map of", view.measures.map((m) => [m.name, m.label]), "length"),
-    select("heat-rows", "down", axes, axes[0][0]), select("heat-columns", "across", axes, axes[1][0])), place);
-  async function draw() {
-    const [measure, rows, columns] = ["heat-measure", "heat-rows", "heat-columns"].map((id) => box.querySelector(`#${id}`).value);
-    if (rows === columns) return void place.replaceChildren("Choose two different axes.");
-    const found = await ask(`runs/${view.id}/heat?${new URLSearchParams({ measure, rows, columns })}`);
-    place.replaceChildren(el("table", { class: "heat" },
-      el("thead", {}, el("tr", {}, el("td", {}, `${rows} ↓ ${columns} →`), ...found.columns.map((text) => el("th", { scope: "col" }, text)))),
-      el("tbody", {}, ...found.cells.map((row, at) => el("tr", {}, el("th", { scope: "row" }, found.rows[at]),
-        ...row.map((cell) => el("td", { style: cell.shade == null ? "" : `--shade: ${cell.shade.toFixed(3)}` }, cell.text)))))));
-  }
-  guarded(draw)();
-  return box;
 }
 
 // --- tour ------------------------------------------------------------------------------------------------------------------
@@ -260,12 +159,13 @@ $("setup").addEventListener("submit", (event) => {
   event.preventDefault();
   guarded(() => follow("run", { ...grid(), image: picture }))();
 });
-$("stop-all").addEventListener("click", guarded(() => post(`runs/${state.id}/stop`, {})));
+$("stop-all").addEventListener("click", guarded(() => post(`live/${state.id}/stop`, {})));
 $("tour").addEventListener("click", () => tour(0));
 
 guarded(async () => {
   state.about = await ask("about");
-  $("model").textContent = state.about.model;
+  $("model").textContent = `Model: ${state.about.model}.`;
+  $("kept-hint").textContent = `The newest ${state.about.max_kept_runs} runs are kept; when there are more, the oldest goes. Export a run that must stay.`;
   layOutPictures();
   estimateSoon();
   await listKept();
