@@ -140,7 +140,7 @@ const tour = guarded(async (at) => {
   const panel = $("tour-panel");
   const go = (to, text) => (to < 0 || to >= steps.length ? null : button(text, () => tour(to), { class: text === "Next" ? "primary" : "" }));
   panel.replaceChildren(el("h2", {}, `${at + 1} of ${steps.length}: ${step.title}`), el("p", {}, step.text),
-    step.here ? el("p", { class: "here" }, step.here) : null,
+    ...(step.here ? [el("p", { class: "here" }, step.here)] : []),
     el("div", { class: "actions" }, go(at - 1, "Back"), go(at + 1, "Next"), button("Close", () => (panel.hidden = true))));
   panel.hidden = false;
   for (const axis of AXES) $(axis).value = [step.grid[axis]].flat().join(", ");
@@ -150,6 +150,7 @@ const tour = guarded(async (at) => {
   await follow("run", { ...step.grid, image: picture });
   const cell = state.view.cells[step.cell];
   if (cell.traced && !panel.hidden) await openTokens(state.view, step.cell, step.token);
+  panel.scrollIntoView(); // the words, the answers below them, and then the tokens
 });
 
 // --- wiring ----------------------------------------------------------------------------------------------------------------
