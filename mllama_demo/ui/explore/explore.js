@@ -93,6 +93,7 @@ export async function follow(path, body) {
   if (state.live) throw new Error("A run is under way; stop it first.");
   clear();
   live(true);
+  estimateSoon(); // the tour fills in values without a key pressed
   const done = new Set();
   let count = 0;
   const title = () => ($("run-title").textContent = `${done.size} of ${count} ${count === 1 ? "answer" : "answers"}`);
