@@ -135,13 +135,13 @@ def test_the_request_carries_its_id_its_conversation_and_the_time_limit(backend,
     conversation = talk("Hello?")
     request, states = answered(new_answerer(backend, store, request_time_limit_s=33.0), conversation)
     assert (request.id, request.conversation_id, request.time_limit_s) == ("the-id", conversation.id, 33.0)
+    assert {state.request_id for state in states} == {"the-id"}
 
 
 @pytest.mark.parametrize(("own", "used"), [(5.0, 5.0), (50.0, 33.0)])
 def test_an_answer_may_have_less_time_than_the_deployment_gives_but_not_more(backend, store, own: float, used: float) -> None:
     answerer = new_answerer(backend, store, request_time_limit_s=33.0)
     assert answered(answerer, talk("Hello"), time_limit_s=own)[0].time_limit_s == used
-    assert {state.request_id for state in states} == {"the-id"}
 
 
 def test_the_prompt_holds_the_deployments_system_prompt_and_every_turn(backend, store) -> None:
