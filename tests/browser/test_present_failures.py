@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -132,6 +133,23 @@ def test_an_answer_that_breaks_off_without_a_recording_says_so_and_keeps_its_beg
     page.keyboard.press("r")
     expect(page.locator("#figures")).to_contain_text("tokens")
     expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_a_long_answer_becomes_smaller_until_it_is_seen_whole(browsers: Browsers, failing: Program):
+    file = failing.home / "data" / "recordings" / "on-stage.json"
+    recording = json.loads(before := file.read_text())
+    long = recording["steps"]["0"]["answer"] = " ".join(f"Word number {number} of it." for number in range(45))
+    file.write_text(json.dumps(recording))
+    page = open_stage(browsers, failing)
+    file.write_text(before)
+    (failing.home / "fail").touch()
+    page.keyboard.press("PageDown")
+    expect_recorded(page, long)
+    assert page.evaluate("(box => box.scrollHeight <= box.clientHeight + 1)(document.querySelector('#answer'))")
+    (failing.home / "fail").unlink()
+    page.keyboard.press("r")
+    expect(page.locator("#figures")).to_contain_text("tokens/s")
+    assert float(page.evaluate("document.querySelector('#answer').style.getPropertyValue('--fit')")) == 1
 
 
 def test_a_model_that_goes_down_leaves_the_recorded_answers(browsers: Browsers, doomed: Program):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import asdict, replace
@@ -64,13 +65,17 @@ def new_answerer(backend: HandBackend, store: Store, **settings: Any) -> Answere
 
 
 def answered(
-    answerer: Answerer, conversation: Conversation, sampling: SamplingParams = SamplingParams(), *said: str
+    answerer: Answerer,
+    conversation: Conversation,
+    sampling: SamplingParams = SamplingParams(),
+    *said: str,
+    time_limit_s: float = math.inf,
 ) -> tuple[GenerationRequest, list[Answer]]:
     """The request that the backend got, and each state of the answer to it."""
     backend: Any = answerer.backend
 
     async def read() -> list[Answer]:
-        async with aclosing(answerer.answer(conversation, sampling, "the-id")) as states:
+        async with aclosing(answerer.answer(conversation, sampling, "the-id", time_limit_s)) as states:
             return [state async for state in states]
 
     async def send() -> GenerationRequest:
@@ -131,6 +136,12 @@ def test_the_request_carries_its_id_its_conversation_and_the_time_limit(backend,
     request, states = answered(new_answerer(backend, store, request_time_limit_s=33.0), conversation)
     assert (request.id, request.conversation_id, request.time_limit_s) == ("the-id", conversation.id, 33.0)
     assert {state.request_id for state in states} == {"the-id"}
+
+
+@pytest.mark.parametrize(("own", "used"), [(5.0, 5.0), (50.0, 33.0)])
+def test_an_answer_may_have_less_time_than_the_deployment_gives_but_not_more(backend, store, own: float, used: float) -> None:
+    answerer = new_answerer(backend, store, request_time_limit_s=33.0)
+    assert answered(answerer, talk("Hello"), time_limit_s=own)[0].time_limit_s == used
 
 
 def test_the_prompt_holds_the_deployments_system_prompt_and_every_turn(backend, store) -> None:

@@ -115,3 +115,11 @@ def test_the_chatbot_shows_the_thumbs_of_the_versions_it_shows(store, feedback, 
     assert thumbs(store.tree("me", kept.id), feedback.of("me", kept.id)) == [None, "Like"]
     store.save("me", kept.cut(3).add(Message("assistant", "Another answer")))
     assert thumbs(store.tree("me", kept.id), feedback.of("me", kept.id)) == [None, None]
+
+
+def test_an_erased_owner_leaves_no_thumb_and_others_keep_theirs(store, feedback, kept):
+    theirs = store.save("her", Conversation((Message("user", "a"), Message("assistant", "b"))))
+    feedback.rate("me", kept.id, 1, True, "m")
+    feedback.rate("her", theirs.id, 1, False, "m")
+    feedback.erase("me")
+    assert [row["conversation"] for row in rows(feedback)] == [theirs.id]

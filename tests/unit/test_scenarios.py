@@ -12,7 +12,7 @@ from mllama_demo.scenarios import recording as recordings
 from mllama_demo.scenarios.command import main
 from mllama_demo.scenarios.recording import RecordedStep, Recording
 from mllama_demo.scenarios.shape import Shape
-from mllama_demo.scenarios.spec import find, names, read_scenario
+from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
 
 TWO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n    parameters: {temperature: 0}\n"
 TWO += "  - prompt: And 1 + 1?\n    continues: true\n"
@@ -40,6 +40,8 @@ def test_every_scenario_that_ships_can_be_played(name: str):
         ("title: T\nsteps:\n  - prompt: x\n    image: nowhere.png\n", "step 1: the image"),
         ("title: T\nsteps:\n  - prompt: x\n    continues: true\n", "no step before"),
         ("title: T\nsteps: []\n", "steps is wrong"),
+        ("title: T\ntime_limit_s: 0\nsteps:\n  - prompt: x\n", "line 2: time_limit_s is wrong"),
+        ("title: T\nneeds_large_model: maybe\nsteps:\n  - prompt: x\n", "line 2: needs_large_model is wrong"),
         ("title: [\n", "not valid YAML, line 2"),
         ("title: T\nsteps:\n  - prompt: x\n    prompt: y\n", "line 4, column 5: prompt is there twice"),
         ("- a\n", "must be a mapping"),
@@ -97,11 +99,35 @@ def test_a_rehearsal_records_what_the_model_answers(tmp_path: Path, capsys: pyte
     assert found.step(changed, 0) is None
 
 
-def test_a_failed_step_has_no_recorded_answer(tmp_path: Path):
-    scenario = read_scenario(write(tmp_path, TWO), Settings())
+def test_a_step_has_its_own_time_limit_or_the_scenarios(tmp_path: Path):
+    text = TWO.replace("title: T\n", "title: T\ntime_limit_s: 20\n") + "    time_limit_s: 5\n"
+    scenario = read_scenario(write(tmp_path, text), Settings())
+    assert [scenario.time_limit_s(index) for index in (0, 1)] == [20, 5]
+
+
+def test_the_scenario_for_the_large_model_says_so_and_no_other_does():
+    settings = Settings()
+    scripts = {name: read_scenario(find(name, settings), settings).script for name in names(SCENARIOS)}
+    assert [name for name, script in scripts.items() if script.needs_large_model] == ["large-model"]
+    assert "90B" in scripts["large-model"].model
+
+
+def recorded(scenario: Scenario, reason: str, answer: str = "7") -> Recording:
+    """Of the first step, which ended so."""
     step = RecordedStep(
-        fingerprint=scenario.fingerprint(0), prompt="x", answer="", reason="error", prompt_tokens=0, completion_tokens=0,
+        fingerprint=scenario.fingerprint(0), prompt="x", answer=answer, reason=reason, prompt_tokens=0, completion_tokens=0,
         ttft_s=None, total_s=0, tokens_per_second=None,
     )  # fmt: skip
-    recording = Recording(scenario="demo", recorded=recordings.now(), model="m", backend="b", device="d", steps={0: step})
-    assert recording.step(scenario, 0) is None
+    return Recording(scenario="demo", recorded=recordings.now(), model="m", backend="b", device="d", steps={0: step})
+
+
+@pytest.mark.parametrize("reason", ["error", "time_limit", "cancelled"])
+def test_a_step_that_broke_off_has_no_recorded_answer_and_costs_no_earlier_one(tmp_path: Path, reason: str):
+    scenario, file = read_scenario(write(tmp_path, TWO), Settings()), tmp_path / "recording.json"
+    broken, good = recorded(scenario, reason), recorded(scenario, "end_of_turn")
+    assert broken.step(scenario, 0) is None
+    assert good.step(scenario, 0) is not None
+    assert recordings.keep(file, broken), "better than nothing"
+    assert recordings.keep(file, good)
+    assert not recordings.keep(file, broken)
+    assert recordings.read(file) == good

@@ -129,3 +129,13 @@ def test_active_links_are_told_with_their_end_the_last_first(shares, kept):
     assert ends == sorted(ends, reverse=True)
     assert len(ends) == 3
     assert shares.active("a stranger", kept.id) == []
+
+
+def test_an_erased_owner_leaves_no_link_and_others_keep_theirs(store, shares, kept):
+    token = shares.create("me", kept.id, "1 day")
+    theirs = store.save("her", talk("And that?", "A cat."))
+    other = shares.create("her", theirs.id, "1 day")
+    shares.erase("me")
+    with pytest.raises(NotFound):
+        shares.open(token)
+    assert texts(shares, other) == ["And that?", "A cat."]

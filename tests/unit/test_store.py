@@ -542,3 +542,31 @@ class TestOpening:
             Store(url)
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
             assert other.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("images",)]
+
+
+# --- erasing -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_owner_is_erased_at_once_with_images_that_nobody_else_shows(store):
+    mine, shared, unsent, pending = (store.put_image(image(color)) for color in ("red", "green", "blue", "white"))
+    first = store.save("kiosk-1", Conversation((Message("user", "a", mine), Message("user", "b", shared))))
+    store.save("kiosk-1", Conversation((Message("user", "c"),)))
+    store.delete("kiosk-1", first.id)  # what could be brought back goes too
+    theirs = store.save("anna", Conversation((Message("user", "d", shared),)))
+    assert store.owners("kiosk-") == {"kiosk-1"}
+    assert store.erase("kiosk-1", {unsent.digest, shared.digest}) == {mine.digest, unsent.digest}
+    assert store.owners("") == {"anna"}
+    with pytest.raises(NotFound, match="gone for good"):
+        store.restore("kiosk-1", first.id)
+    for gone in (mine, unsent):
+        with pytest.raises(NotFound):
+            store.image_bytes(gone.digest)
+    assert store.image_bytes(pending.digest), "another visitor is about to send it"
+    assert store.load("anna", theirs.id) == theirs
+    assert store.image_bytes(shared.digest)
+
+
+def test_owners_are_found_by_their_beginning_as_it_stands(store):
+    for owner in ("kiosk-1", "kiosk_2", "kioskx"):
+        store.save(owner, Conversation((Message("user", "a"),)))
+    assert store.owners("kiosk_") == {"kiosk_2"}

@@ -6,6 +6,7 @@ const at = (id) => document.getElementById(id);
 const channel = new BroadcastChannel(`mllama-present-${page.name}`);
 const SILENCE_MS = 20000; // without a sign of life for this long, a stage cannot wait any more
 const RECORDED_CHUNK_MS = 60;
+const SMALLEST = 0.55; // of an answer's usual size
 const WAITED = { silence: "the model gave no sign in time.", limit: "the answer took longer than this step may take." };
 
 function clockFrom(since) {
@@ -64,12 +65,24 @@ async function stage() {
     at("trouble").textContent = step.trouble;
     at("parameters").textContent = step.parameters;
     at("figures").textContent = step.figures;
+    fit(step.text);
     at("place").textContent = `${place + 1} / ${steps.length}`;
     at("back").disabled = place === 0;
     at("next").disabled = place === steps.length - 1 && step.phase === "done";
     document.body.dataset.phase = step.phase;
     document.body.dataset.begun = Boolean(began);
     tell();
+  }
+
+  // A remote cannot scroll: a long answer becomes smaller until all of it is seen, or its end where that is too small.
+  let fitted = "";
+  function fit(text) {
+    const box = at("answer");
+    if (!text || !text.startsWith(fitted)) box.style.setProperty("--fit", 1);
+    fitted = text;
+    let size = Number(box.style.getPropertyValue("--fit"));
+    while (box.scrollHeight > box.clientHeight + 1 && size > SMALLEST) box.style.setProperty("--fit", (size -= 0.05));
+    box.scrollTop = box.scrollHeight;
   }
 
   function tell() {
