@@ -18,11 +18,13 @@ pytestmark = pytest.mark.timeout(300)
 FAILING_DEMO = Path(__file__).resolve().parent / "failing_demo.py"
 LABEL = re.compile(r"^Recorded on \d{1,2} [A-Z][a-z]+ \d{4} · embedded$")
 STEP = """  - prompt: {}
+    image: {}
     parameters: {{temperature: 0}}
     time_limit_s: 4
 """
-RECORDED = ("Tell me a story about it", "Describe this image")
-SCENARIO = "title: On stage\nimage: dog.png\nsteps:\n" + "".join(map(STEP.format, RECORDED))
+# Each with a picture of its own, so that the second is shown for the first time when something has failed already.
+RECORDED = (("Tell me a story about it", "dog.png"), ("Describe this image", "shapes.png"))
+SCENARIO = "title: On stage\nsteps:\n" + "".join(STEP.format(*step) for step in RECORDED)
 # Every moment at which words of an answer could be seen, with the label beside them.
 WATCH = """() => {
   window.seen = [];
@@ -37,7 +39,8 @@ WATCH = """() => {
 def with_scenario(home: Path) -> Path:
     folder = home / "scenarios"
     folder.mkdir(parents=True)
-    shutil.copy(EXAMPLE_IMAGES / "dog.png", folder)
+    for _, picture in RECORDED:
+        shutil.copy(EXAMPLE_IMAGES / picture, folder)
     (folder / "on-stage.yaml").write_text(SCENARIO)
     return folder
 
@@ -48,7 +51,7 @@ def rehearse(program: Program) -> None:
         told = session.post(f"{program.url}/present/on-stage/rehearsal", timeout=60).text
     assert '"kept": true' in told, told
     script = program.home / "scenarios" / "on-stage.yaml"
-    script.write_text(SCENARIO + STEP.format("What color is it?"))
+    script.write_text(SCENARIO + STEP.format("What color is it?", "dog.png"))
 
 
 def start(home: Path) -> Iterator[Program]:
@@ -179,6 +182,7 @@ def test_the_page_plays_to_the_end_when_the_server_is_gone(browsers: Browsers, d
     page.keyboard.press("PageDown")
     page.keyboard.press("PageDown")
     expect_recorded(page, answers[1])
+    page.wait_for_function("document.querySelector('#picture').complete")
     assert page.evaluate("document.querySelector('#picture').naturalWidth") > 0
     assert {LABEL.match(label) is not None for _, label in page.evaluate("window.seen")} == {True}
     page.keyboard.press("PageDown")
