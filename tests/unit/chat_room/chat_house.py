@@ -168,8 +168,6 @@ def bar(view: View, turn: int = -1) -> str:
 
 
 Act = Callable[[House, str, Visit], Awaitable[Any]]
-
-
 CHANGES: dict[str, Act] = {
     "ask": lambda house, id, visit: Seen(house.ask("And now?", conversation_id=id, visit=visit)).to_the_end(),
     "retry": lambda house, id, visit: Seen(house.room.retry(visit, id, SAMPLING)).to_the_end(),
@@ -178,8 +176,6 @@ CHANGES: dict[str, Act] = {
     "rename": lambda house, id, visit: house.room.rename(visit, id, "Mine"),
     "walk": lambda house, id, visit: house.room.walk(visit, id, 0),
 }
-
-
 ACTS: dict[str, Act] = {
     **CHANGES,
     "delete": lambda house, id, visit: house.room.delete(visit, id),
@@ -187,6 +183,4 @@ ACTS: dict[str, Act] = {
     "look": lambda house, id, visit: house.room.look(visit, id, 1),
     "export": lambda house, id, visit: house.room.export(visit, id, "json"),
 }
-
-
 REFUSALS = [BackendBusy("The demo is busy: 8 questions are waiting."), BackendUnavailable("The model is still loading.")]
