@@ -20,7 +20,8 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.tokenizer import Tokenizer
 
 TILE = 84
-TOLERANCE = 1e-4
+# Of logits up to 52: transformers in float32 is itself up to 1.1e-4 from transformers in float64, by the CPU's order of sums.
+TOLERANCE = 3e-4
 GREEDY = SamplingParams(temperature=0.0)
 
 
