@@ -21,9 +21,9 @@ from mllama_demo.checkpoint import artifacts, compile_job
 from mllama_demo.checkpoint.artifacts import Place
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.fingerprint import ingredients
+from mllama_demo.checkpoint.machine import check_instance, check_sdk, free_bytes
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory
 from mllama_demo.checkpoint.neuron_log import CompileProgress
-from mllama_demo.checkpoint.neuron_machine import check_instance, check_sdk
 from mllama_demo.checkpoint.plan import verdict
 from mllama_demo.checkpoint.shape import read_shape
 from mllama_demo.command_line import VerbParser
@@ -161,7 +161,7 @@ def plan(wanted: Compilation) -> str:
     sampling = o.on_device_sampling_config
     installed = ", ".join(f"{name} {version}" for name, version in sdk.items() if version)
     cores = f"{o.tensor_parallel_size} of {CORES[o.instance_type]} NeuronCores"
-    free = _free(wanted.place.folder)
+    free = free_bytes(wanted.place.folder)
     lines = {
         "model": f"{wanted.checkpoint.path}, {wanted.checkpoint.parameters / 1e9:,.3g} billion parameters",
         "for": f"{o.instance_type}, {cores}, {o.dtype}",
@@ -196,16 +196,12 @@ def _state(wanted: Compilation) -> str:
 
 
 def _check_space(wanted: Compilation) -> None:
-    free = _free(wanted.place.folder)
+    free = free_bytes(wanted.place.folder)
     if free < wanted.bytes:
         raise ConfigError(
             f"The compiled model needs {wanted.bytes / 1e9:.1f} GB on the disk of {wanted.place.folder.parent}, where "
             f"{free / 1e9:.1f} GB are free; name another folder with --compiled-artifacts."
         )
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
 
 
 def _lengths(buckets: Sequence[int]) -> str:
