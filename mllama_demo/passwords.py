@@ -5,7 +5,6 @@ Knows nothing of users, sessions or the web.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import getpass
 import hashlib
@@ -15,6 +14,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 
+from mllama_demo.command_line import VerbParser
 from mllama_demo.errors import BadRequest, ConfigError
 
 # RFC 7914's parameters, at what OWASP's cheat sheet names as the least with 16 MiB of memory: n=2^14, r=8, p=5.
@@ -66,7 +66,7 @@ def _decode(text: str) -> bytes:
 
 def main(argv: Sequence[str]) -> int:
     """The verb `hash-password`: prints an entry for the option `users`. Asks twice, or reads one line where nobody types."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="python -m mllama_demo hash-password",
         description="Print an entry for the option users: the name and a hash of the password, which is asked for.",
         allow_abbrev=False,

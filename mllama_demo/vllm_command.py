@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mllama_demo.backend.vllm_arguments import Generation, server_environment, server_flags
-from mllama_demo.command_line import VerbParser
+from mllama_demo.command_line import settings_parser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
 
@@ -30,27 +30,19 @@ NOTES: dict[Generation, tuple[str, ...]] = {
 def main(argv: Sequence[str]) -> int:
     """The verb `vllm-command`. Exit code 0, or 2 when the configuration cannot be read."""
     parser = _parser()
-    if {"-h", "--help"} & set(argv):
-        parser.print_help()
-        return 0
     own, rest = parser.parse_known_args(argv)
     if not 1 <= own.server_port <= 65535:
         raise ConfigError(f"--server-port must be a whole number from 1 to 65535, got {own.server_port}.")
     # Whatever the demo itself runs, the command is for a Neuron instance, and its values are checked for one.
-    settings = load_settings([*rest, "--backend", "neuron"], program="python -m mllama_demo vllm-command")
+    settings = load_settings([*rest, "--backend", "neuron"], program=parser.prog)
     print("\n".join(f"# {note}" for note in NOTES[own.generation]), file=sys.stderr)
     print(command(settings, own.generation, own.server_host, own.server_port))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = VerbParser(
-        prog="python -m mllama_demo vllm-command",
-        usage="%(prog)s [--config FILE] [--generation legacy|v1] [--OPTION VALUE ...]",
-        description="Prints the shell command that serves a Neuron configuration with vLLM.",
-        epilog="Every option of serve can be given too, such as --batch-size 2; serve --help lists them.",
-        allow_abbrev=False,
-    )
+    about = "Prints the shell command that serves a Neuron configuration with vLLM."
+    parser = settings_parser("vllm-command", "[--generation legacy|v1]", about)
     parser.add_argument("--generation", default="legacy", choices=list(NOTES), help="of vLLM for Neuron; default: legacy")
     parser.add_argument("--server-host", default="127.0.0.1", help="address for it to listen on; default: 127.0.0.1")
     parser.add_argument("--server-port", default=8000, type=int, help="port for it to listen on; default: 8000")

@@ -15,7 +15,7 @@ from mllama_demo.checkpoint import neuron_sdks
 from mllama_demo.checkpoint.check import CheckpointInfo
 from mllama_demo.checkpoint.compile import Compilation
 from mllama_demo.checkpoint.findings import Finding, Sight, Status
-from mllama_demo.checkpoint.machine import existing, version_key
+from mllama_demo.checkpoint.machine import existing, same_chips, version_key
 from mllama_demo.checkpoint.memory import GIB, core_memory
 from mllama_demo.checkpoint.neuron_sdks import NXDI, Sdk
 from mllama_demo.checkpoint.plan import verdict
@@ -43,7 +43,7 @@ def instance(s: Sight) -> Iterator[Finding]:
         yield Finding("instance", "warn", text)
     elif found == wanted:
         yield Finding("instance", "ok", f"{found}, as configured")
-    elif _family(found) != _family(wanted):
+    elif not same_chips(found, wanted):
         text = f"{found}, which has other chips than the {wanted} of the configuration"
         yield Finding("instance", "fail", text, f"start a {wanted}, or take a configuration for this instance")
     elif _CORES.get(found, 0) < s.settings.tensor_parallel_size:
@@ -52,11 +52,6 @@ def instance(s: Sight) -> Iterator[Finding]:
     else:
         text = f"{found}, but the configuration is for {wanted}"
         yield Finding("instance", "warn", text, f"its NeuronCores are enough; set instance_type to {found}")
-
-
-def _family(instance: str) -> str:
-    """trn1n is trn1 with more network."""
-    return instance.partition(".")[0].removesuffix("n")
 
 
 def devices(s: Sight) -> Iterator[Finding]:

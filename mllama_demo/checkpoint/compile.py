@@ -21,12 +21,12 @@ from mllama_demo.checkpoint import artifacts, compile_job
 from mllama_demo.checkpoint.artifacts import Place
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.fingerprint import ingredients
+from mllama_demo.checkpoint.machine import check_instance, check_sdk, free_bytes
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory
 from mllama_demo.checkpoint.neuron_log import CompileProgress
-from mllama_demo.checkpoint.neuron_machine import check_instance, check_sdk
 from mllama_demo.checkpoint.plan import verdict
 from mllama_demo.checkpoint.shape import read_shape
-from mllama_demo.command_line import VerbParser
+from mllama_demo.command_line import settings_parser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.interruption import terminated
@@ -64,13 +64,10 @@ class Compilation:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb `compile`."""
+    """The verb `compile`. Exit code 0 when the compiled model is there, or the dry run is told; 2 when it cannot be."""
     parser = _parser()
-    if {"-h", "--help"} & set(argv):
-        parser.print_help()
-        return 0
     own, rest = parser.parse_known_args(argv)
-    settings = load_settings([*rest, "--backend", "neuron"], program="python -m mllama_demo compile")
+    settings = load_settings([*rest, "--backend", "neuron"], program=parser.prog)
     wanted = compilation(settings)
     if own.dry_run:
         print(plan(wanted))
@@ -161,7 +158,7 @@ def plan(wanted: Compilation) -> str:
     sampling = o.on_device_sampling_config
     installed = ", ".join(f"{name} {version}" for name, version in sdk.items() if version)
     cores = f"{o.tensor_parallel_size} of {CORES[o.instance_type]} NeuronCores"
-    free = _free(wanted.place.folder)
+    free = free_bytes(wanted.place.folder)
     lines = {
         "model": f"{wanted.checkpoint.path}, {wanted.checkpoint.parameters / 1e9:,.3g} billion parameters",
         "for": f"{o.instance_type}, {cores}, {o.dtype}",
@@ -196,16 +193,12 @@ def _state(wanted: Compilation) -> str:
 
 
 def _check_space(wanted: Compilation) -> None:
-    free = _free(wanted.place.folder)
+    free = free_bytes(wanted.place.folder)
     if free < wanted.bytes:
         raise ConfigError(
             f"The compiled model needs {wanted.bytes / 1e9:.1f} GB on the disk of {wanted.place.folder.parent}, where "
             f"{free / 1e9:.1f} GB are free; name another folder with --compiled-artifacts."
         )
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
 
 
 def _lengths(buckets: Sequence[int]) -> str:
@@ -238,12 +231,7 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = VerbParser(
-        prog="python -m mllama_demo compile",
-        usage="%(prog)s [--config FILE] [--dry-run] [--OPTION VALUE ...]",
-        description="Compiles a model for Neuron into a folder named by a fingerprint of all it is made of, or finds it there.",
-        epilog=f"Every option of serve can be given too; serve --help lists them. {artifacts.VARIABLE} names the folder itself.",
-        allow_abbrev=False,
-    )
+    about = "Compiles a model for Neuron into a folder named by a fingerprint of all it is made of, or finds it there."
+    parser = settings_parser("compile", "[--dry-run]", about, f"{artifacts.VARIABLE} names the folder itself.")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     return parser

@@ -46,7 +46,7 @@ class _Plan:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb `convert`."""
+    """The verb `convert`. Exit code 0 when the converted checkpoint is there."""
     arguments = _parser().parse_args(argv)
     started = time.monotonic()
     convert(arguments.input_dir, arguments.output_dir, instruct=arguments.instruct, num_shards=arguments.num_shards, say=_say)

@@ -16,7 +16,7 @@ from mllama_demo.checkpoint.checks import CHECKS
 from mllama_demo.checkpoint.findings import Finding, Sight
 from mllama_demo.checkpoint.machine import Machine, this_machine
 from mllama_demo.checkpoint.neuron_sdks import PACKAGES
-from mllama_demo.command_line import VerbParser
+from mllama_demo.command_line import settings_parser
 from mllama_demo.config import Settings, load_settings
 
 NOT_READY = 2
@@ -26,11 +26,8 @@ _WIDTH = 110
 def main(argv: Sequence[str]) -> int:
     """The verb `doctor`. Exit code 0 when nothing fails, warnings or not; 2 when something does or the options are wrong."""
     parser = _parser()
-    if {"-h", "--help"} & set(argv):
-        parser.print_help()
-        return 0
     own, rest = parser.parse_known_args(argv)
-    settings = load_settings(rest, program="python -m mllama_demo doctor")
+    settings = load_settings(rest, program=parser.prog)
     found = examine(this_machine((*PACKAGES, "torch", "gradio")), settings)
     print(json.dumps(_as_json(settings, found), indent=2) if own.json else report(found))
     return NOT_READY if _failures(found) else 0
@@ -84,12 +81,7 @@ def _as_json(settings: Settings, found: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = VerbParser(
-        prog="python -m mllama_demo doctor",
-        usage="%(prog)s [--config FILE] [--json] [--OPTION VALUE ...]",
-        description="Says whether this machine is ready to run a configuration, and what to do if it is not. Changes nothing.",
-        epilog="Every option of serve can be given too, such as --model-path DIR; serve --help lists them.",
-        allow_abbrev=False,
-    )
+    about = "Says whether this machine is ready to run a configuration, and what to do if it is not. Changes nothing."
+    parser = settings_parser("doctor", "[--json]", about)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON, for programs")
     return parser

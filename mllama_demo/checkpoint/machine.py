@@ -1,4 +1,5 @@
-"""What can be known of a machine from its own files: which EC2 instance it is, its Neuron devices and driver, its memory.
+"""What can be known of a machine from its own files, in no time: which EC2 instance it is, its Neuron devices and driver, its
+memory; and the refusals of one that cannot run a configuration for Neuron.
 
 Reads /sys, /proc, /dev and /usr/src under a root that a test may put elsewhere, and never the network.
 """
@@ -6,6 +7,7 @@ Reads /sys, /proc, /dev and /usr/src under a root that a test may put elsewhere,
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -13,20 +15,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllama_demo.errors import ConfigError
+from mllama_demo.neuron_settings import CORES, NO_SDK, InstanceType
 
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
+ROOT = Path("/")
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the disk where the folder is, or would be."""
+    return shutil.disk_usage(existing(folder)).free
 
 
 @dataclass(frozen=True)
 class Machine:
-    """root: where /sys and its like are looked for. versions: of the installed packages, by name. disk_free: bytes free on the
-    disk of an existing folder."""
+    """root: where /sys and its like are looked for. versions: of the installed packages, by name. disk_free: as free_bytes."""
 
     root: Path
     environ: Mapping[str, str]
     versions: Mapping[str, str]
-    disk_free: Callable[[Path], int] = _free
+    disk_free: Callable[[Path], int] = free_bytes
 
     @property
     def product(self) -> str | None:
@@ -76,7 +83,7 @@ class Machine:
             return None
 
 
-def this_machine(packages: Sequence[str]) -> Machine:
+def this_machine(packages: Sequence[str] = ()) -> Machine:
     """packages: whose versions are wanted."""
     versions = {}
     for name in packages:
@@ -84,7 +91,7 @@ def this_machine(packages: Sequence[str]) -> Machine:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return Machine(Path("/"), os.environ, versions)
+    return Machine(ROOT, os.environ, versions)
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -95,3 +102,42 @@ def version_key(version: str) -> tuple[int, ...]:
 def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def same_chips(instance: str, other: str) -> bool:
+    """Whether what is compiled for one instance type runs on the other. trn1n is trn1 with more network."""
+    first, second = (name.partition(".")[0].removesuffix("n") for name in (instance, other))
+    return first == second
+
+
+def check_sdk() -> None:
+    """Raises ConfigError, before anything heavy is imported, where the Neuron SDK is not installed."""
+    if importlib.util.find_spec("neuronx_distributed_inference") is None:
+        raise ConfigError(NO_SDK)
+
+
+def check_devices() -> None:
+    """Raises ConfigError where there is no Neuron device to run a compiled model on."""
+    if not this_machine().neuron_devices:
+        raise ConfigError(
+            "This machine has no Neuron device (/dev/neuron0), so backend neuron cannot run here; use a trn1.32xlarge or "
+            "inf2.48xlarge instance with its driver installed, or choose backend torch (--backend torch)."
+        )
+
+
+def check_instance(wanted: InstanceType, cores: int) -> None:
+    """Raises ConfigError when a model for `wanted` on that many NeuronCores is not for this machine. One whose type cannot be
+    told, or has no Neuron, is not judged."""
+    here: InstanceType | None = next((known for known in CORES if known == this_machine().instance_type), None)
+    if here is None or here == wanted:
+        return
+    if not same_chips(here, wanted):
+        raise ConfigError(
+            f"instance_type is {wanted}, but this is a machine of type {here}, with other chips; set instance_type to {here} "
+            f"and tensor_parallel_size to what its {CORES[here]} NeuronCores allow."
+        )
+    if cores > CORES[here]:
+        raise ConfigError(
+            f"tensor_parallel_size is {cores}, but this machine, of type {here}, has {CORES[here]} NeuronCores; use one of type "
+            f"{wanted}, as the configuration says, or set instance_type to {here}."
+        )

@@ -15,7 +15,7 @@ from typing import Any
 
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory, core_parameters
 from mllama_demo.checkpoint.shape import PUBLISHED, ModelShape, read_shape
-from mllama_demo.command_line import VerbParser
+from mllama_demo.command_line import settings_parser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.neuron_settings import CORES, GIB_PER_CORE, MAX_BATCH, NeuronOptions, default_buckets, first_problem
@@ -40,12 +40,9 @@ class Choice:
 def main(argv: Sequence[str]) -> int:
     """The verb `plan`. Exit code 0 when the configuration fits, 1 when it does not, 2 when it cannot be read."""
     parser = _parser()
-    if {"-h", "--help"} & set(argv):
-        parser.print_help()
-        return 0
     own, rest = parser.parse_known_args(argv)
     named = PUBLISHED[own.shape] if own.shape else None
-    settings = load_settings([*rest, "--backend", "neuron"], program="python -m mllama_demo plan", shape=named)
+    settings = load_settings([*rest, "--backend", "neuron"], program=parser.prog, shape=named)
     shape, origin = _shape(settings, own.shape)
     options = settings.neuron
     if problem := first_problem(options, shape):  # the rules of a model that is not there, but whose size is known
@@ -167,13 +164,8 @@ def _as_json(o: NeuronOptions, memory: CoreMemory, found: Sequence[Choice]) -> d
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = VerbParser(
-        prog="python -m mllama_demo plan",
-        usage="%(prog)s [--config FILE] [--shape 11B|90B] [--json] [--OPTION VALUE ...]",
-        description="Says what a Neuron configuration takes of each core's memory, and which others would fit.",
-        epilog="Every option of serve can be given too, such as --batch-size 2; serve --help lists them.",
-        allow_abbrev=False,
-    )
+    about = "Says what a Neuron configuration takes of each core's memory, and which others would fit."
+    parser = settings_parser("plan", "[--shape 11B|90B] [--json]", about)
     parser.add_argument("--shape", choices=list(PUBLISHED), type=str.upper, help="plan for a published model, without its files")
     parser.add_argument("--json", action="store_true", help="print sizes in bytes, for programs")
     return parser

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllama_demo.command_line import VerbParser
+from mllama_demo.command_line import settings_parser
 from mllama_demo.config import load_settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.interruption import terminated
@@ -185,15 +185,13 @@ def _numbers(text: str) -> list[Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = VerbParser(
-        prog="python -m mllama_demo offline",
-        usage="%(prog)s FILE [--config FILE] [--output FILE] [--at-once N[,N ...]] [--OPTION VALUE ...]",
-        description="Answers a batch of prompts and prints what came of each, or writes it to a file with all that is needed to "
+    parser = settings_parser(
+        "offline",
+        "FILE [--output FILE] [--at-once N[,N ...]]",
+        "Answers a batch of prompts and prints what came of each, or writes it to a file with all that is needed to "
         "ask again. Each prompt has its own image (a path relative to FILE, or a URL), temperature, top_p, top_k, max_tokens, "
         "seed and stop strings; configs/offline/tutorial.yaml shows how.",
-        epilog="Every option of serve can be given too, such as --model-path; serve --help lists them. Exit code: 0 when all is "
-        "answered, 1 when some lines failed, 2 when it cannot run, 130 when interrupted.",
-        allow_abbrev=False,
+        "Exit code: 0 when all is answered, 1 when some lines failed, 2 when it cannot run, 130 when interrupted.",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="the batch: .jsonl with one object a line, .yaml or .yml")
     parser.add_argument(

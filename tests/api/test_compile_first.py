@@ -19,8 +19,8 @@ FAKE_SDK = ROOT / "tests" / "fake_sdk"
 START = """
 import sys
 from pathlib import Path
-from mllama_demo.checkpoint import neuron_machine
-neuron_machine.DEVICES = Path(sys.argv.pop(1))
+from mllama_demo.checkpoint import machine
+machine.ROOT = Path(sys.argv.pop(1))
 import app
 sys.exit(app.main(sys.argv[1:]))
 """
@@ -37,7 +37,7 @@ def compiling(tmp_path: Path, embedded: Path) -> Iterator[Program]:
     environment = clean_environment(tmp_path) | {"FAKE_COMPILE": "stop"}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, FAKE_SDK, FAKE_SDK / "light")))
     with (tmp_path / "stdout.txt").open("wb") as out, (tmp_path / "stderr.txt").open("wb") as err:
-        line = [sys.executable, "-c", START, str(tmp_path / "dev"), *options]
+        line = [sys.executable, "-c", START, str(tmp_path), *options]
         process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=out, stderr=err)
     program = Program(process, f"http://127.0.0.1:{port}", tmp_path)
     try:

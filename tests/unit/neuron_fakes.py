@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama_demo.checkpoint import neuron_machine
+from mllama_demo.checkpoint import machine
 
 FAKE_SDK = Path(__file__).resolve().parents[1] / "fake_sdk"
 ROOT = FAKE_SDK.parents[1]
@@ -27,10 +27,15 @@ def install_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def be_an_instance(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str | None) -> None:
     """The machine is of this type; None: of no type that is known."""
-    (folder / "product_name").write_text(f"{name or 'Standard PC'}\n")
-    monkeypatch.setattr(neuron_machine, "PRODUCT", folder / "product_name")
+    firmware = folder / "sys/devices/virtual/dmi/id"
+    firmware.mkdir(parents=True, exist_ok=True)
+    (firmware / "sys_vendor").write_text("Amazon EC2\n" if name else "QEMU\n")
+    (firmware / "product_name").write_text(f"{name or 'Standard PC'}\n")
+    monkeypatch.setattr(machine, "ROOT", folder)
 
 
 def have_a_device(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    (folder / "neuron0").touch()
-    monkeypatch.setattr(neuron_machine, "DEVICES", folder)
+    """The machine has one; folder: as for be_an_instance."""
+    (folder / "dev").mkdir()
+    (folder / "dev/neuron0").touch()
+    monkeypatch.setattr(machine, "ROOT", folder)

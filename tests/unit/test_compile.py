@@ -15,9 +15,9 @@ from mllama_demo.__main__ import main
 from mllama_demo.checkpoint import artifacts, compile_job, compile_worker
 from mllama_demo.checkpoint import compile as module
 from mllama_demo.checkpoint.compile import compilation
+from mllama_demo.checkpoint.machine import check_instance
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
 from mllama_demo.checkpoint.neuron_log import CompileProgress
-from mllama_demo.checkpoint.neuron_machine import check_instance
 from mllama_demo.config import Settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.neuron_settings import NO_SDK

@@ -109,7 +109,7 @@ def test_without_the_sdk_it_says_what_to_install(tmp_path):
 
 
 def test_without_a_device_it_does_not_compile_for_an_hour(machine):
-    (machine / "neuron0").unlink()
+    (machine / "dev/neuron0").unlink()
     with pytest.raises(ConfigError, match="no Neuron device"):
         make_backend(settings(machine))
 

@@ -28,7 +28,7 @@ from mllama_demo.backend.base import FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.backend.neuron_config import inference_config, neuron_values
 from mllama_demo.backend.neuron_sdk import import_nxdi, mllama_module
 from mllama_demo.backend.slot_backend import SlotBackend
-from mllama_demo.checkpoint import compile_job, neuron_log, neuron_machine
+from mllama_demo.checkpoint import compile_job, machine, neuron_log
 from mllama_demo.checkpoint.compile_worker import compile_model
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.factory import make_backend
@@ -243,9 +243,10 @@ def on_cpu(monkeypatch, tmp_path) -> list[Path]:
     monkeypatch.setattr(model, "compile", compile_here)
     monkeypatch.setattr(model, "load", load_here)
     monkeypatch.setattr(compile_job, "run", run_here)
-    monkeypatch.setattr(neuron_machine, "DEVICES", tmp_path)
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
     monkeypatch.delenv("NEURON_COMPILED_ARTIFACTS", raising=False)
-    (tmp_path / "neuron0").touch()
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/neuron0").touch()
     return compiled
 
 

@@ -1,0 +1,29 @@
+"""A chat room for each test, with pages that look often and a cache of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from chat_house import House
+
+from mllama_demo.ui import chat
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages look often enough to see every change."""
+    monkeypatch.setattr(chat, "UPDATES_PER_SECOND", 1000)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Gradio copies every picture that a component shows."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    house = House()
+    yield house
+    house.close()

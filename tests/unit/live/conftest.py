@@ -1,0 +1,20 @@
+"""A backend played by hand, with answers over it."""
+
+from __future__ import annotations
+
+import pytest
+from hand_backend import HandBackend
+from live_answers import new_answers
+
+from mllama_demo.live import LiveAnswers
+from mllama_demo.store import Store
+
+
+@pytest.fixture
+def backend() -> HandBackend:
+    return HandBackend()
+
+
+@pytest.fixture
+def answers(store: Store, backend: HandBackend) -> LiveAnswers:
+    return new_answers(store, backend)
