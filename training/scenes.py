@@ -16,7 +16,6 @@ from training.kinds import (
     BY_NAME,
     CHARACTERS,
     COLOURS,
-    KINDS,
     MAX_COUNT,
     MAX_DIGITS,
     OBJECTS,
@@ -307,6 +306,3 @@ def _sample_text(rng: random.Random, width: int, height: int, background: str, s
             colour = None if kind.icons else _colour_for(rng, background)
             things.append(Thing(kind.name, colour, place, style=rng.randrange(2**20), mirrored=rng.random() < MIRRORED))
     return things
-
-
-KIND_NAMES = tuple(kind.name for kind in KINDS)

@@ -19,8 +19,6 @@ from training.talk.without_picture import small_talk
 
 _ASKED = read_pools("follow_ups.txt")
 
-Topic = tuple[random.Random, Scene, Group]
-
 
 def follow_up(rng: random.Random, scene: Scene, last: Exchange) -> Exchange | None:
     """A question that leans on the last exchange, or None when that one was not about one thing or one kind."""
