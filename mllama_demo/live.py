@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -51,7 +51,9 @@ class LiveAnswer:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def watch(self, per_second: float, at_least_every_s: float | None = None) -> AsyncGenerator[None, None]:
+    async def watch(
+        self, per_second: float | Callable[[], float], at_least_every_s: float | None = None
+    ) -> AsyncGenerator[None, None]:
         """Yields now and after changes, at most per_second times a second, until it has yielded with `done` set.
 
         at_least_every_s: yields so often while nothing changes, for those who show how long it takes.
@@ -61,7 +63,8 @@ class LiveAnswer:
             while not self.done:
                 changed, began = self._changed, time.monotonic()
                 yield
-                await asyncio.sleep(began + 1 / per_second - time.monotonic())
+                rate = per_second() if callable(per_second) else per_second
+                await asyncio.sleep(began + 1 / rate - time.monotonic())
                 if not self.done:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(changed.wait(), at_least_every_s)

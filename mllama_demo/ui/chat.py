@@ -23,6 +23,7 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import DELETED_LIFETIME, Store
 from mllama_demo.tree import Tree
 from mllama_demo.ui.history import history, under_way
+from mllama_demo.ui.pace import Pace
 from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.questions import Choice, Which, checked, choice_of, from_page, paths, question_from, seen_in
 from mllama_demo.ui.shelf import Shelf
@@ -53,6 +54,7 @@ class ChatRoom:
         # Which conversation each page shows: an answer must not write itself over another one that was opened meanwhile.
         self._showing: dict[str, str] = {}
         self._following: set[tuple[str, str]] = set()
+        self.pace = Pace()
         self._purges: set[asyncio.Task[None]] = set()
 
     @property
@@ -98,6 +100,7 @@ class ChatRoom:
     def leave(self, session: str) -> None:
         """The page was closed."""
         self._showing.pop(session, None)
+        self.pace.leave(session)
         self._shelf.leave(session)
         self.traces.leave(session)
 
@@ -313,7 +316,8 @@ class ChatRoom:
         """The page's view of an answer under way, until it is done or the page shows something else."""
         shown = await self._history(visit, live.conversation, locked=True)
         told = False
-        async with aclosing(live.watch(UPDATES_PER_SECOND, PULSE_SECONDS)) as moments:
+        rate = lambda: UPDATES_PER_SECOND * self.pace.of(visit.session)  # noqa: E731
+        async with aclosing(live.watch(rate, PULSE_SECONDS)) as moments:
             async for _ in moments:
                 if self._showing.get(visit.session) != live.id:
                     # Gradio repeats a generator's last view when it ends: leave it nothing of this conversation.

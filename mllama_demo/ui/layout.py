@@ -50,6 +50,7 @@ ATTACHED = """(value, id) => {
   const files = (value?.files ?? []).map((file) => file.path ?? file.url);
   return files.length ? JSON.stringify([id, ...files]) : "";
 }"""
+BEHIND = "() => window.mllamaBehind?.() ?? 0"  # milliseconds
 BEAT = "() => { window.mllamaBeat = Date.now(); }"
 # Session and, on a kiosk, its idle seconds: see page.js.
 ARRIVED = "(told) => window.mllamaArrived(...told.split(' '))"
@@ -116,6 +117,7 @@ class ChatPage:
         self.conversation_id = gr.Textbox(visible=False)
         self.attached = gr.Textbox("", visible=False)
         self.beat = gr.Textbox(visible=False)
+        self.behind = gr.Number(0, visible=False)
         self.closeup = gr.Textbox(visible=False)
         self.arrived = gr.Textbox("", visible=False)
         self.anew = gr.Button("Begin anew", visible="hidden", elem_id="kiosk-anew")
@@ -193,7 +195,7 @@ class ChatPage:
         demo.load(self._arrived, None, self.arrived, queue=False, **quiet)
         self.arrived.change(None, self.arrived, None, js=ARRIVED, api_visibility="private")
         self.anew.click(self._begin_anew, None, **talk)
-        self.clock.tick(self._ticked, None, [self.status, self.beat], queue=False, **quiet)
+        self.clock.tick(self._ticked, self.behind, [self.status, self.beat], js=BEHIND, queue=False, **quiet)
         self.beat.change(None, None, None, js=BEAT, api_visibility="private")
         self.knobs.wire(demo, quiet)
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
@@ -263,7 +265,8 @@ class ChatPage:
         followed = event.then(self._follow, self.conversation_id, self.history, **quiet)
         followed.then(self._settle, self.conversation_id, self._page, **quiet)
 
-    def _ticked(self) -> tuple[str, str]:
+    def _ticked(self, behind: float | None, request: gr.Request) -> tuple[str, str]:
+        self._room.pace.heard(str(request.session_hash), behind or 0.0)
         return self._room.status(), f"{time.monotonic()}"
 
     async def _opened(self, request: gr.Request) -> Updates:

@@ -74,6 +74,7 @@ function look() {
   welcome();
   keepEnd();
   typeAgain();
+  drawn();
   if (!left || Date.now() > left.until) return;
   if (document.activeElement && document.activeElement !== document.body) return;
   const steppers = rows()[left.row]?.querySelectorAll(".stepper") ?? [];
@@ -84,6 +85,20 @@ function look() {
     left = null;
   }
 }
+
+// How many milliseconds later than at its best the page has drawn the newest update of an answer: the clocks may differ.
+let made = null, best = Infinity, behind = 0;
+function drawn() {
+  const now = /made-(\d+)/.exec(document.querySelector("#chat-history .live")?.className)?.[1];
+  if (!now) [best, behind] = [Infinity, 0];
+  else if (now !== made) {
+    const lag = Date.now() - now;
+    best = Math.min(best, lag);
+    behind = lag - best;
+  }
+  made = now;
+}
+window.mllamaBehind = () => Math.round(behind);
 
 // A picture's tiles over the whole page.
 function closeup(html) {

@@ -86,7 +86,8 @@ def live_line(answer: Answer, context_length: int) -> str:
     if answer.wrote_s > 0 and answer.tokens > 1:
         parts[-1] += f" at {speed((answer.tokens - 1) / answer.wrote_s)}"
     text = escape(" · ".join(parts))
-    return f'<div class="live">{text} {context(prompt + answer.tokens, context_length)}</div>'
+    made = f"{1000 * time.time():.0f}"  # from which the page tells how far behind it is; a class, since those are left alone
+    return f'<div class="live made-{made}">{text} {context(prompt + answer.tokens, context_length)}</div>'
 
 
 def speed(tokens_per_second: float) -> str:
