@@ -14,6 +14,7 @@ from typing import Any
 
 from mllama_demo.backend import openai_wire as wire
 from mllama_demo.backend.base import (
+    SHUTTING_DOWN,
     BackendInfo,
     BackendStatus,
     Event,
@@ -28,7 +29,7 @@ from mllama_demo.backend.remote_errors import Silent, Unreachable, explained, to
 from mllama_demo.backend.remote_kinds import KINDS, WRONG_LOGPROBS
 from mllama_demo.backend.remote_queue import Job
 from mllama_demo.backend.remote_server import RemoteServer, look, new_client
-from mllama_demo.backend.request_loop import SHUTTING_DOWN, RequestLoop
+from mllama_demo.backend.request_loop import RequestLoop
 from mllama_demo.config import Settings
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.images import LoadedImage

@@ -9,12 +9,10 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from mllama_demo.backend.base import BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.backend.base import SHUTTING_DOWN, BackendStatus, Event, FinishEvent, GenerationRequest, State
 from mllama_demo.backend.mailbox import Mailbox
 from mllama_demo.backend.remote_queue import Job, SlotQueue
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError
-
-SHUTTING_DOWN = "The demo is shutting down."
 
 
 class RequestLoop:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.backend.base import SHUTTING_DOWN, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
 from mllama_demo.backend.mailbox import Mailbox
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.scheduler import Scheduler
@@ -146,7 +146,7 @@ class SlotBackend:
             self._on_ready()
         except Exception:
             log.exception("telling that the model is ready failed")
-        reason = "The demo is shutting down."
+        reason = SHUTTING_DOWN
         try:
             self._serve(scheduler)
         except Exception as error:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from mllama_demo.backend.base import (
+    SHUTTING_DOWN,
     BackendInfo,
     BackendStatus,
     Event,
@@ -24,7 +25,7 @@ from mllama_demo.backend.base import (
     TokenEvent,
 )
 from mllama_demo.backend.remote_queue import Job
-from mllama_demo.backend.request_loop import SHUTTING_DOWN, RequestLoop
+from mllama_demo.backend.request_loop import RequestLoop
 from mllama_demo.backend.vllm_engine import Fork, engine_prompt, new_engine, new_sampling_params, prepare_environment
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.config import Settings
