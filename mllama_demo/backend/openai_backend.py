@@ -105,9 +105,10 @@ class OpenAIBackend:
         self._requests.cancel(request_id)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        if self._state != "ready":
-            waiting = f"The model is not ready yet: {self._detail}"
-            raise BackendUnavailable(waiting if self._state == "loading" else self._detail)
+        if self._state == "loading":
+            raise BackendUnavailable.loading(self._detail)
+        if self._state == "down":
+            raise BackendUnavailable(self._detail)
         if not request.messages:
             raise BadRequest("The conversation is empty; ask something first.")
         async with contextlib.aclosing(self._requests.stream(request)) as events:

@@ -96,8 +96,10 @@ class SlotBackend:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         scheduler = self._scheduler
-        if scheduler is None or self._state != "ready":
-            raise BackendUnavailable(self._unavailable())
+        if self._state == "loading":
+            raise BackendUnavailable.loading(self._detail)
+        if scheduler is None or self._state == "down":
+            raise BackendUnavailable(self._detail)
         if request.id in self._streams:
             raise BadRequest(f"A request with the id {request.id!r} is already under way.")
         stream = self._streams[request.id] = Mailbox()
@@ -112,11 +114,6 @@ class SlotBackend:
         finally:
             self._streams.pop(request.id, None)
             scheduler.cancel(request.id)
-
-    def _unavailable(self) -> str:
-        if self._state == "loading":
-            return f"The model is still loading ({self._detail}). Please try again in a moment."
-        return self._detail
 
     def _progress(self, detail: str) -> None:
         self._detail = detail

@@ -94,7 +94,7 @@ class VLLMBackend:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         if self._state == "loading":
-            raise BackendUnavailable(f"The model is still loading ({self._detail}). Please try again in a moment.")
+            raise BackendUnavailable.loading(self._detail)
         if self._state == "down":
             raise BackendUnavailable(self._detail)
         self._check(request)
