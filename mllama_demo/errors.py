@@ -56,6 +56,11 @@ class BackendUnavailable(DemoError):
 
     status = 503
 
+    @classmethod
+    def loading(cls, detail: str) -> BackendUnavailable:
+        """detail: what is being loaded at this moment."""
+        return cls(f"The model is still loading ({detail}). Please try again in a moment.")
+
 
 class ConfigError(DemoError):
     """The configuration cannot be used: names the key, the value and what is allowed."""

@@ -16,6 +16,7 @@ from mllama_demo.sampling import SamplingParams, TokenTrace
 
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
 State = Literal["loading", "ready", "down"]
+SHUTTING_DOWN = "The demo is shutting down."  # why a backend is down that was closed
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,12 @@ from mllama_demo.backend.neuron_images import VisionInputs, vision_inputs
 from mllama_demo.backend.neuron_sdk import mllama_module
 from mllama_demo.backend.runner import Sampled, image_position
 from mllama_demo.errors import ConfigError, PromptTooLong
+from mllama_demo.neuron_settings import SCRATCHPAD_PAGE_MIB
 from mllama_demo.sampling import SamplingParams, TokenSampler
 
 # NxDI fills position ids up to the bucket with ones and takes the logits where they are largest: with two tokens the padding
 # is as large as the last of them. One token is no prefill at all: it would be run as a decode step.
 SHORTEST_PREFILL = 3
-# The page size NxDI compiles this model with. Its loader does not set the matching one for the runtime.
-SCRATCHPAD_PAGE_SIZE = "1024"
 
 
 @dataclass
@@ -61,7 +60,8 @@ class NeuronRunner:
     @classmethod
     def load(cls, artifacts: Path, image_token_id: int) -> NeuronRunner:
         """Loads a compiled model onto the device, which takes minutes. Raises ConfigError where there is no Neuron SDK."""
-        os.environ.setdefault("NEURON_SCRATCHPAD_PAGE_SIZE", SCRATCHPAD_PAGE_SIZE)
+        # NxDI compiles for this page size, but its loader does not set it for the runtime.
+        os.environ.setdefault("NEURON_SCRATCHPAD_PAGE_SIZE", str(SCRATCHPAD_PAGE_MIB))
         model = mllama_module().NeuronMllamaForCausalLM(str(artifacts))
         model.load(str(artifacts))
         return cls(model, image_token_id)

@@ -14,6 +14,7 @@ from typing import Any
 
 from mllama_demo.backend import openai_wire as wire
 from mllama_demo.backend.base import (
+    SHUTTING_DOWN,
     BackendInfo,
     BackendStatus,
     Event,
@@ -24,13 +25,13 @@ from mllama_demo.backend.base import (
     State,
     TokenEvent,
 )
-from mllama_demo.backend.mailbox import Mailbox
 from mllama_demo.backend.remote_errors import Silent, Unreachable, explained, too_long
 from mllama_demo.backend.remote_kinds import KINDS, WRONG_LOGPROBS
-from mllama_demo.backend.remote_queue import Job, SlotQueue
+from mllama_demo.backend.remote_queue import Job
 from mllama_demo.backend.remote_server import RemoteServer, look, new_client
+from mllama_demo.backend.request_loop import RequestLoop
 from mllama_demo.config import Settings
-from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.images import LoadedImage
 from mllama_demo.token_estimate import TokenEstimate
 
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 5.0
 LOOK_EVERY_S_WHILE_DOWN = 1.0
 ENCODED_IMAGES = 8
-SHUTTING_DOWN = "The demo is shutting down."
 
 
 class OpenAIBackend:
@@ -69,16 +69,12 @@ class OpenAIBackend:
         kind = KINDS["other" if settings.remote_kind == "auto" else settings.remote_kind]
         self._server = RemoteServer(kind, settings.remote_model or "remote", None, None)
         self._info = self._info_of(self._server)
-        # Guards _jobs; everything below belongs to the thread.
-        self._lock = threading.Lock()
-        self._jobs: dict[str, Job] = {}
-        self._queue = SlotQueue(lambda: self._info.slots)
+        self._requests = RequestLoop(lambda: self._info.slots, settings.max_waiting, self._serve)
+        # Everything below belongs to the thread.
         self._image_urls: OrderedDict[str, str] = OrderedDict()
         self._closing = False
         self._client: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._life: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._look_now = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="remote", daemon=True)
 
@@ -99,55 +95,25 @@ class OpenAIBackend:
     def close(self) -> None:
         self._closing = True
         # A thread that still imports the client need not be waited for: it ends with the program.
-        if self._call(self._interrupt) and self._thread is not threading.current_thread():
+        if self._requests.call(self._interrupt) and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
 
     def status(self) -> BackendStatus:
-        queue, waiting = self._queue, len(self._queue.waiting)
-        wait = queue.estimated_wait(waiting) if self._state == "ready" else None
-        slots, most = self._info.slots, self._settings.max_waiting
-        return BackendStatus(self._state, self._detail, len(queue.running), waiting, slots, most, wait)
+        return self._requests.status(self._state, self._detail)
 
     def cancel(self, request_id: str) -> None:
-        with self._lock:
-            job = self._jobs.get(request_id)
-        if job is not None:
-            self._call(job.end, "cancelled")
+        self._requests.cancel(request_id)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        if self._state != "ready":
-            waiting = f"The model is not ready yet: {self._detail}"
-            raise BackendUnavailable(waiting if self._state == "loading" else self._detail)
+        if self._state == "loading":
+            raise BackendUnavailable.loading(self._detail)
+        if self._state == "down":
+            raise BackendUnavailable(self._detail)
         if not request.messages:
             raise BadRequest("The conversation is empty; ask something first.")
-        with self._lock:
-            if request.id in self._jobs:
-                raise BadRequest(f"A request with the id {request.id!r} is already under way.")
-            beyond_slots = len(self._jobs) - self._info.slots
-            if beyond_slots >= self._settings.max_waiting:
-                raise BackendBusy.behind(beyond_slots)
-            job = self._jobs[request.id] = Job(request, Mailbox())
-        try:
-            if not self._call(self._begin, job):
-                raise BackendUnavailable(SHUTTING_DOWN)
-            finished = False
-            while not finished:
-                event = await job.mail.get()
-                if isinstance(event, DemoError):
-                    raise event
-                finished = isinstance(event, FinishEvent)
+        async with contextlib.aclosing(self._requests.stream(request)) as events:
+            async for event in events:
                 yield event
-        finally:
-            self.cancel(request.id)
-
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> bool:
-        """Runs it in the backend's thread; False when there is none any more."""
-        try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            return False
-        return self._loop is not None
 
     # --- the thread: is the server there? -------------------------------------------------------------------------------
 
@@ -163,12 +129,12 @@ class OpenAIBackend:
                 log.exception("the connection to the server failed")
             self._state, self._detail = "down", str(error) or type(error).__name__
             self._on_down(self._detail)
-        for job in list(self._jobs.values()):  # those that came too late to begin
-            job.tell(BackendUnavailable(self._detail))
+        self._requests.refuse_all(self._detail)
 
     async def _live(self) -> None:
         self._client = new_client(self._settings)
-        self._life, self._loop = asyncio.current_task(), asyncio.get_running_loop()  # _life: while it may be interrupted
+        self._life = asyncio.current_task()  # while it may be interrupted
+        self._requests.open()
         try:
             while not self._closing:
                 await self._look()
@@ -180,9 +146,7 @@ class OpenAIBackend:
         finally:
             self._life = None
             self._state, self._detail = "down", SHUTTING_DOWN
-            for job in list(self._jobs.values()):
-                job.end("error", SHUTTING_DOWN)
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._requests.close()
             await self._client.close()
 
     def _interrupt(self) -> None:
@@ -194,7 +158,7 @@ class OpenAIBackend:
         try:
             self._come_up(await look(self._client, self._settings))
         except Silent as error:
-            if not self._queue.running:  # a server that is busy with our requests may be slow to answer anything else
+            if not self._requests.queue.running:  # a server that is busy with our requests may be slow to answer anything else
                 self._go_down(str(error))
         except DemoError as error:
             self._go_down(str(error))
@@ -222,7 +186,7 @@ class OpenAIBackend:
         elif reason != self._detail:
             log.warning("%s", reason)
         self._detail = reason
-        for job in list(self._queue.waiting):
+        for job in list(self._requests.queue.waiting):
             job.end("error", reason)
 
     def _info_of(self, server: RemoteServer) -> BackendInfo:
@@ -245,30 +209,10 @@ class OpenAIBackend:
 
     # --- the thread: requests -------------------------------------------------------------------------------------------
 
-    def _begin(self, job: Job) -> None:
-        task = asyncio.create_task(self._serve(job))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, job: Job) -> None:
-        """A request from the queue to its FinishEvent, or to its error when it never began."""
-        job.started()
-        limit, loop = job.request.time_limit_s, asyncio.get_running_loop()
-        timer = None if limit is None else loop.call_later(limit, job.end, "time_limit")
-        try:
-            outcome = await self._outcome(job)
-        finally:
-            if timer is not None:
-                timer.cancel()
-            with self._lock:
-                self._jobs.pop(job.request.id, None)
-            self._queue.leave(job)
-        job.tell(outcome)
-
-    async def _outcome(self, job: Job) -> FinishEvent | DemoError:
+    async def _serve(self, job: Job) -> FinishEvent | DemoError:
         try:
             if job.ended is None:
-                await self._queue.turn(job)
+                await self._requests.queue.turn(job)
                 return await self._answer(job)
         except asyncio.CancelledError:
             pass

@@ -109,6 +109,10 @@ class SlotQueue:
                 self._hold_time = held if mean is None else mean + HOLD_TIME_WEIGHT * (held - mean)
         self._fill()
 
+    def forget(self) -> None:
+        """The next waits are not estimated from what was answered so far."""
+        self._hold_time = None
+
     def estimated_wait(self, ahead: int) -> float | None:
         """Seconds until a request with so many before it gets a slot; None while nothing is known."""
         if len(self.running) + ahead < self._slots():

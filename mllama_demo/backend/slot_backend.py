@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.backend.base import SHUTTING_DOWN, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
 from mllama_demo.backend.mailbox import Mailbox
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.scheduler import Scheduler
@@ -111,8 +111,10 @@ class SlotBackend:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         scheduler = self._scheduler
-        if scheduler is None or self._state != "ready":
-            raise BackendUnavailable(self._unavailable())
+        if self._state == "loading":
+            raise BackendUnavailable.loading(self._detail)
+        if scheduler is None or self._state == "down":
+            raise BackendUnavailable(self._detail)
         if request.id in self._streams:
             raise BadRequest(f"A request with the id {request.id!r} is already under way.")
         stream = self._streams[request.id] = Mailbox()
@@ -127,11 +129,6 @@ class SlotBackend:
         finally:
             self._streams.pop(request.id, None)
             scheduler.cancel(request.id)
-
-    def _unavailable(self) -> str:
-        if self._state == "loading":
-            return f"The model is still loading ({self._detail}). Please try again in a moment."
-        return self._detail
 
     def _progress(self, detail: str) -> None:
         self._detail = detail
@@ -160,7 +157,7 @@ class SlotBackend:
             self._on_ready()
         except Exception:
             log.exception("telling that the model is ready failed")
-        reason = "The demo is shutting down."
+        reason = SHUTTING_DOWN
         try:
             self._serve(scheduler)
         except Exception as error:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from mllama_demo.backend.base import (
+    SHUTTING_DOWN,
     BackendInfo,
     BackendStatus,
     Event,
@@ -23,16 +24,15 @@ from mllama_demo.backend.base import (
     State,
     TokenEvent,
 )
-from mllama_demo.backend.mailbox import Mailbox
-from mllama_demo.backend.remote_queue import Job, SlotQueue
+from mllama_demo.backend.remote_queue import Job
+from mllama_demo.backend.request_loop import RequestLoop
 from mllama_demo.backend.vllm_engine import Fork, engine_prompt, new_engine, new_sampling_params, prepare_environment
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.config import Settings
-from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)
-SHUTTING_DOWN = "The demo is shutting down."
 _GRACE_S = 10.0
 
 
@@ -60,13 +60,9 @@ class VLLMBackend:
         self._detail = "starting"
         self._loaded = False
         self._closing = False
-        # Guards _jobs; everything below belongs to the thread.
-        self._lock = threading.Lock()
-        self._jobs: dict[str, Job] = {}
-        self._queue = SlotQueue(lambda: info.slots)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._requests = RequestLoop(lambda: info.slots, settings.max_waiting, self._serve)
+        # Everything below belongs to the thread.
         self._engine: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
 
@@ -87,45 +83,24 @@ class VLLMBackend:
     def close(self) -> None:
         self._closing = True
         # A thread that still imports, compiles or loads need not be waited for: it ends with the program.
-        if self._call(self._stop.set) and self._loaded and self._thread is not threading.current_thread():
+        if self._requests.call(self._stop.set) and self._loaded and self._thread is not threading.current_thread():
             self._thread.join(_GRACE_S)
 
     def status(self) -> BackendStatus:
-        running, waiting = len(self._queue.running), len(self._queue.waiting)
-        wait = self._queue.estimated_wait(waiting) if self._state == "ready" else None
-        return BackendStatus(self._state, self._detail, running, waiting, self._info.slots, self._settings.max_waiting, wait)
+        return self._requests.status(self._state, self._detail)
 
     def cancel(self, request_id: str) -> None:
-        with self._lock:
-            job = self._jobs.get(request_id)
-        if job is not None:
-            self._call(job.end, "cancelled")
+        self._requests.cancel(request_id)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         if self._state == "loading":
-            raise BackendUnavailable(f"The model is still loading ({self._detail}). Please try again in a moment.")
+            raise BackendUnavailable.loading(self._detail)
         if self._state == "down":
             raise BackendUnavailable(self._detail)
         self._check(request)
-        with self._lock:
-            if request.id in self._jobs:
-                raise BadRequest(f"A request with the id {request.id!r} is already under way.")
-            beyond_slots = len(self._jobs) - self._info.slots
-            if beyond_slots >= self._settings.max_waiting:
-                raise BackendBusy.behind(beyond_slots)
-            job = self._jobs[request.id] = Job(request, Mailbox())
-        try:
-            if not self._call(self._begin, job):
-                raise BackendUnavailable(SHUTTING_DOWN)
-            finished = False
-            while not finished:
-                event = await job.mail.get()
-                if isinstance(event, DemoError):
-                    raise event
-                finished = isinstance(event, FinishEvent)
+        async with contextlib.aclosing(self._requests.stream(request)) as events:
+            async for event in events:
                 yield event
-        finally:
-            self.cancel(request.id)
 
     def _check(self, request: GenerationRequest) -> None:
         length, context = len(request.prompt_ids), self._info.context_length
@@ -134,15 +109,6 @@ class VLLMBackend:
             raise BadRequest("The prompt is empty.")
         if length > limit:
             raise PromptTooLong(f"The prompt has {length} tokens; this model has room for {limit} and an answer.")
-
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> bool:
-        """Runs it in the backend's thread; False when there is none, or none any more."""
-        try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            return False
-        return self._loop is not None
 
     # --- the thread: the engine -----------------------------------------------------------------------------------------
 
@@ -154,6 +120,7 @@ class VLLMBackend:
                 self._detail = "loading the model, or compiling it first, which can take an hour"
                 self._engine = new_engine(self._settings)
             asyncio.run(self._live())
+            self._requests.refuse_all(self._detail)
         except Exception as error:
             if self._closing:
                 return
@@ -166,8 +133,11 @@ class VLLMBackend:
 
     async def _live(self) -> None:
         self._detail = "warming up"
-        await self._answer_to_the_end(self._warm_up)
-        self._loop = asyncio.get_running_loop()
+        self._requests.open()
+        async for event in self._requests.stream(self._warm_up):
+            if isinstance(event, FinishEvent) and event.error:
+                raise BackendUnavailable(event.error)
+        self._requests.queue.forget()  # the first steps are slow: the next waits are not estimated from them
         self._loaded, self._state, self._detail = True, "ready", ""
         try:
             self._on_ready()
@@ -177,63 +147,29 @@ class VLLMBackend:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
         self._state, self._detail = "down", SHUTTING_DOWN
-        self._end_all(SHUTTING_DOWN)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _answer_to_the_end(self, request: GenerationRequest) -> None:
-        """In the way of every other request. Raises BackendUnavailable when it has no answer."""
-        job = Job(request, Mailbox())
-        await self._serve(job)
-        while not isinstance(event := await job.mail.get(), FinishEvent):
-            pass
-        self._queue = SlotQueue(lambda: self._info.slots)  # the first steps are slow: the next waits are not estimated from them
-        if event.error:
-            raise BackendUnavailable(event.error)
+        await self._requests.close()
 
     def _go_down(self, reason: str) -> None:
         if self._state == "down":
             return
         self._state, self._detail = "down", reason
         log.error("%s", reason)
-        self._end_all(reason)
+        self._requests.end_all(reason)
         self._on_down(reason)
-
-    def _end_all(self, reason: str) -> None:
-        with self._lock:
-            jobs = list(self._jobs.values())
-        for job in jobs:
-            job.end("error", reason)
 
     # --- the thread: requests -------------------------------------------------------------------------------------------
 
-    def _begin(self, job: Job) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(job))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, job: Job) -> None:
-        """A request from the queue to its FinishEvent."""
-        job.started()
-        request, text = job.request, IncrementalText(self._tokenizer, job.request.sampling.stop)
-        job.usage = (len(request.prompt_ids), 0)
-        limit, loop = request.time_limit_s, asyncio.get_running_loop()
-        timer = None if limit is None else loop.call_later(limit, job.end, "time_limit")
-        try:
-            reason, error = await self._outcome(job, text)
-        finally:
-            if timer is not None:
-                timer.cancel()
-            with self._lock:
-                self._jobs.pop(request.id, None)
-            self._queue.leave(job)
+    async def _serve(self, job: Job) -> FinishEvent:
+        prompt, text = len(job.request.prompt_ids), IncrementalText(self._tokenizer, job.request.sampling.stop)
+        reason, error = await self._outcome(job, text)
         tail = "" if reason in ("stop_string", "error") else text.finish()
-        job.usage = (len(request.prompt_ids), job.pieces)
-        job.tell(replace(job.finish(reason, error, text.stopped, 0), text=tail))
+        job.usage = (prompt, job.pieces)
+        return replace(job.finish(reason, error, text.stopped, prompt), text=tail)
 
     async def _outcome(self, job: Job, text: IncrementalText) -> tuple[FinishReason, str | None]:
         try:
             if job.ended is None:
-                await self._queue.turn(job)
+                await self._requests.queue.turn(job)
                 return await self._answer(job, text), None
         except asyncio.CancelledError:  # by job.end; and vLLM ends the stream of an aborted request so
             pass

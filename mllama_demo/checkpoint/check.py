@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.config import EMBEDDED_CHECKPOINT
 from mllama_demo.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -50,11 +49,6 @@ class CheckpointInfo:
     num_hidden_layers: int
     cross_attention_layers: tuple[int, ...]
     weight_files: tuple[str, ...]
-
-    @property
-    def embedded(self) -> bool:
-        """True for the small checkpoint that comes with the demo."""
-        return self.path == EMBEDDED_CHECKPOINT
 
 
 @dataclass(frozen=True)

@@ -186,13 +186,14 @@ def _v1_routes(backend: Backend, models: ServedModels, completer: Completer, met
 def _refuse_early(backend: Backend, metrics: Metrics) -> None:
     """Before an image is fetched for a request that would not be taken anyway. The backend has the last word."""
     status = backend.status()
-    error: DemoError | None = None
-    if status.state != "ready":
-        reason = f"The model is still loading ({status.detail}). Please try again in a moment."
-        error = BackendUnavailable(reason if status.state == "loading" else status.detail)
+    error: BackendBusy | BackendUnavailable | None = None
+    if status.state == "loading":
+        error = BackendUnavailable.loading(status.detail)
+    elif status.state == "down":
+        error = BackendUnavailable(status.detail)
     elif status.waiting - max(0, status.slots - status.running) >= status.max_waiting:
-        error = BackendBusy(f"The demo is busy: {status.waiting} questions are waiting already. Please try again in a moment.")
-    if isinstance(error, (BackendBusy, BackendUnavailable)):
+        error = BackendBusy.behind(status.waiting)
+    if error is not None:
         metrics.refused(error)
         raise error
 

@@ -89,7 +89,7 @@ def refusal(folder: Path) -> str:
 class TestWholeCheckpoints:
     def test_the_embedded_checkpoint_is_accepted_and_described(self):
         info = check_checkpoint(EMBEDDED_CHECKPOINT)
-        assert (info.name, info.embedded, info.path) == ("embedded", True, EMBEDDED_CHECKPOINT)
+        assert (info.name, info.path) == ("embedded", EMBEDDED_CHECKPOINT)
         assert (info.dtype, info.bytes) == ("float16", (EMBEDDED_CHECKPOINT / WEIGHTS).stat().st_size)
         assert (info.tile_size, info.max_tiles, info.patch_size) == (84, 4, 14)
         vocabulary = json.loads((EMBEDDED_CHECKPOINT / "tokenizer.json").read_text())["added_tokens"]
@@ -109,7 +109,7 @@ class TestWholeCheckpoints:
 
     def test_a_copy_has_the_name_of_its_folder_and_is_not_the_embedded_one(self, folder):
         info = check_checkpoint(folder)
-        assert (info.name, info.embedded) == ("checkpoint", False)
+        assert info.name == "checkpoint"
 
     def test_a_snapshot_in_the_hub_cache_has_the_models_name(self, tmp_path):
         folder = tmp_path / "models--meta-llama--Llama-3.2-11B-Vision-Instruct" / "snapshots" / "9eb2daa"
