@@ -128,7 +128,8 @@ def check_devices() -> None:
 def check_instance(wanted: InstanceType, cores: int) -> None:
     """Raises ConfigError when a model for `wanted` on that many NeuronCores is not for this machine. One whose type cannot be
     told, or has no Neuron, is not judged."""
-    here: InstanceType | None = next((known for known in CORES if known == this_machine().instance_type), None)
+    name = this_machine().instance_type
+    here: InstanceType | None = next((known for known in CORES if known == name), None)
     if here is None or here == wanted:
         return
     if not same_chips(here, wanted):
