@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import requests
-from program import Program, visitor
+from program import Program, visitor, wait_until
+
+from mllama_demo.ui.views import AWAY
 
 
 class RawChat:
@@ -54,8 +56,12 @@ class RawChat:
             return "\n".join(json.dumps(message, ensure_ascii=False) for message in messages(answer)) or answer.text
 
     def ask(self, text: str, conversation: str = "", files: list[dict[str, Any]] | None = None) -> str:
+        """Asks, and waits until nothing is being answered any more; what the handler answered, an answer under way at most."""
         question = {"text": text, "files": files or []}
-        return self.call(self.ask_handler, {self.conversation_field: conversation, self.field("chat-input"): question})
+        answer = self.call(self.ask_handler, {self.conversation_field: conversation, self.field("chat-input"): question})
+        for id in self.conversations():
+            wait_until(lambda id=id: f'"elem_classes": {json.dumps(list(AWAY))}' in self.open(id), "Stop is away")
+        return answer
 
     def open(self, conversation: str) -> str:
         """What the page shows that is opened with the link of a conversation."""
