@@ -243,6 +243,8 @@ class ChatRoom:
         if self._live_of(visit, conversation_id) is not None:
             return View(answering=True)
         view = await self._view(visit, await self._load(visit, conversation_id))
+        if self._showing.get(visit.session) != conversation_id:
+            return View()  # it was left, or deleted, just now
         return replace(view, answering=False, status=self.status())
 
     async def stop(self, visit: Visit, conversation_id: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from chat_house import PAGE, TAB, House, Seen, lines
 from hand_backend import READ, finished, run, until
 
@@ -67,5 +69,9 @@ def test_a_page_that_shows_something_else_by_now_is_left_alone(house: House) -> 
         await seen.to_the_end()
         assert await house.room.settle(PAGE, id) == View()
         assert lines(await house.room.settle(PAGE, other)) == ["Before?", "Before."]
+        settling = asyncio.create_task(house.room.settle(PAGE, other))
+        await asyncio.sleep(0)
+        await house.room.new(PAGE)
+        assert await settling == View(), "it was left meanwhile"
 
     run(scene())
