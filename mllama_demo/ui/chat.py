@@ -242,7 +242,10 @@ class ChatRoom:
             return View()  # it shows something else by now
         if self._live_of(visit, conversation_id) is not None:
             return View(answering=True)
-        view = await self._view(visit, await self._load(visit, conversation_id))
+        try:
+            view = await self._view(visit, await self._load(visit, conversation_id))
+        except NotFound:  # deleted elsewhere
+            return replace(await self.new(visit), input=None)
         if self._showing.get(visit.session) != conversation_id:
             return View()  # it was left, or deleted, just now
         return replace(view, answering=False, status=self.status())

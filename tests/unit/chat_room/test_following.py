@@ -75,3 +75,15 @@ def test_a_page_that_shows_something_else_by_now_is_left_alone(house: House) -> 
         assert await settling == View(), "it was left meanwhile"
 
     run(scene())
+
+
+def test_a_conversation_deleted_in_another_tab_leaves_an_empty_chat_and_what_was_typed(house: House) -> None:
+    id = house.keep("Before?", "Before.")
+
+    async def scene() -> View:
+        await Seen(house.room.open(PAGE, id)).to_the_end()
+        await house.room.delete(TAB, id)
+        return await house.room.settle(PAGE, id)
+
+    settled = run(scene())
+    assert (settled.history, settled.conversation_id, settled.answering, settled.input) == ([], "", False, None)
