@@ -58,6 +58,11 @@ class Drafts:
         with self._store.transaction(write=True) as connection:
             connection.execute(sql.delete(_drafts).where(_drafts.c.conversation_id == conversation_id))
 
+    def erase(self, owner: str) -> None:
+        """Removes all of the owner's."""
+        with self._store.transaction(write=True) as connection:
+            connection.execute(sql.delete(_drafts).where(_drafts.c.owner == owner))
+
     def adopt(self, owner: str, alive: Collection[str] = ()) -> None:
         """Keeps the owner's answers whose program is gone, each as an answer cut off. alive: conversations to leave alone."""
         for id, messages, draft in list(self._orphans(owner)):

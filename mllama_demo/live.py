@@ -163,7 +163,8 @@ class LiveAnswers:
                     await asyncio.to_thread(put)
                 await asyncio.sleep(BEAT_S)
         finally:
-            await asyncio.to_thread(self._drafts.drop, live.id)
+            with contextlib.suppress(DemoError):  # one that stays is not adopted: its conversation has gone on
+                await asyncio.to_thread(self._drafts.drop, live.id)
 
     def _keep(self, live: LiveAnswer) -> None:
         with live.keeping:

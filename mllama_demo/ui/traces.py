@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllama_demo.conversation import ImageRef
+from mllama_demo.drafts import Drafts
 from mllama_demo.feedback import Feedback
 from mllama_demo.shares import Shares
 from mllama_demo.store import Store
@@ -21,7 +22,8 @@ class Traces:
     """Remembers for each open page the files that were uploaded to it. Safe to use from several threads."""
 
     def __init__(self, store: Store, pictures: Pictures, feedback: Feedback) -> None:
-        self._store, self._pictures, self._feedback, self._shares = store, pictures, feedback, Shares(store)
+        self._store, self._pictures, self._feedback = store, pictures, feedback
+        self._shares, self._drafts = Shares(store), Drafts(store)
         self._uploads: dict[str, set[Path]] = {}
         self._asked: dict[str, set[str]] = {}
 
@@ -53,5 +55,6 @@ class Traces:
     def _erase(self, owner: str, images: set[str]) -> None:
         self._shares.erase(owner)
         self._feedback.erase(owner)
+        self._drafts.erase(owner)
         for digest in self._store.erase(owner, images):
             self._pictures.discard(digest)

@@ -22,7 +22,7 @@ IDLE_S = 16
 PASSWORD = "correct horse"
 # A picture that is none of the examples, whose copies in Gradio's folder are for everybody.
 OWN_PICTURE = pages.ROOT / "configs" / "scenarios" / "images" / "coffee.jpg"
-TABLES = ("conversations", "messages", "images", "shares", "feedback")
+TABLES = ("conversations", "messages", "images", "shares", "feedback", "drafts")
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +144,15 @@ def test_nobody_rehearses_on_a_kiosk(kiosk: Program):
 
 
 def test_what_an_abrupt_end_left_is_removed_at_the_next_start(browsers: Browsers, tmp_path: Path):
-    browsers.expect_complaint("net::ERR_|Connection errored out|AbortError")
-    with running(tmp_path, "--kiosk", "true") as program:
+    browsers.expect_complaint("net::ERR_|Connection errored out|AbortError|Failed to fetch|network error|503")
+    with running(tmp_path, "--kiosk", "true", script=pages.SLOW_DEMO) as program:
         program.wait_ready()
         page = pages.open_chat(browsers.open(program))
         pages.ask_and_wait(page, "What is in this image?", OWN_PICTURE)
+        pages.ask(page, "Tell me a story")
+        wait_until(lambda: rows(program)["drafts"] == 1, "the second answer is under way")
         program.kill()
-        assert rows(program)["messages"] == 2
+        assert (rows(program)["messages"], rows(program)["drafts"]) == (3, 1)
     with running(tmp_path, "--kiosk", "true") as program:
         program.wait_ready()
         assert set(rows(program).values()) == {0}

@@ -81,6 +81,16 @@ def test_a_draft_of_what_has_changed_since_is_dropped(store, drafts, monkeypatch
     assert said(store, deleted) == said(store, dropped) == ["Tell me a story"]
 
 
+def test_an_erased_owner_leaves_no_draft_and_others_keep_theirs(store, drafts, monkeypatch) -> None:
+    mine, theirs = asked(store), store.save("somebody else", talk("Tell me a story"))
+    drafts.put(ME, mine, PART)
+    drafts.put("somebody else", theirs, PART)
+    drafts.erase(ME)
+    later(monkeypatch, LIFETIME * 1.1)
+    assert list(drafts._orphans(ME)) == []
+    assert [id for id, _, _ in drafts._orphans("somebody else")] == [theirs.id]
+
+
 def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
     backend = HandBackend()
     answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)  # type: ignore[arg-type]
