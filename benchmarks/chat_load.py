@@ -72,7 +72,7 @@ def serve(options: list[str]) -> int:
     def dated(*args: Any) -> str:
         return live_line(*args) + f'<span class="made-at unseen">{time.time():.3f}</span>'
 
-    history.live_line = dated  # type: ignore[assignment]
+    history.live_line = dated
     return app.main(options)
 
 

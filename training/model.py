@@ -62,7 +62,7 @@ def make_config(size: Size, vocab_size: int, bos: int, eos: int, pad: int) -> Ml
         intermediate_size=size.text_mlp,
         rms_norm_eps=1e-5,
         max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},  # type: ignore[call-arg]
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=False,
         cross_attention_layers=cross_attention_layers(size.self_layers, size.cross_layers),
         bos_token_id=bos,
@@ -81,7 +81,7 @@ def make_config(size: Size, vocab_size: int, bos: int, eos: int, pad: int) -> Ml
         vision_output_dim=size.vision_width * (1 + len(size.intermediate)),
         max_num_tiles=MAX_TILES,
     )
-    return MllamaConfig(vision_config=vision, text_config=text, image_token_index=vocab_size)  # type: ignore[arg-type]
+    return MllamaConfig(vision_config=vision, text_config=text, image_token_index=vocab_size)
 
 
 class Student(nn.Module):

@@ -139,7 +139,7 @@ def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> 
     )
     if want == "foreign":
         kind = rng.choices(("noise", "texture", "photo", "screen"), (0.12, 0.23, 0.5, 0.15))[0]
-        return Scene((), "gray", width, height, seed, foreign=kind, split=split)  # type: ignore[arg-type]
+        return Scene((), "gray", width, height, seed, foreign=kind, split=split)
     background = _sample_background(rng)
     if want == "blank":
         return Scene((), rng.choice(list(COLOURS)), width, height, seed, split=split)

@@ -32,7 +32,7 @@ class Team:
         if self.size == 1:
             return value
         learning = [param for param in params if param.grad is not None]  # the same ones in every member
-        *grads, mean = self.add_up([*(param.grad for param in learning), torch.tensor(value)])  # type: ignore[list-item]
+        *grads, mean = self.add_up([*(param.grad for param in learning), torch.tensor(value)])
         for param, grad in zip(learning, grads, strict=True):
             param.grad = grad / self.size
         return float(mean / self.size)
@@ -55,7 +55,7 @@ def work_together(task: Callable[..., None], *args: Any, members: int = 0) -> No
     members = members or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
-        torch.multiprocessing.spawn(_member, (members, str(meeting), task, args), nprocs=members)  # type: ignore[attr-defined]
+        torch.multiprocessing.spawn(_member, (members, str(meeting), task, args), nprocs=members)
 
 
 def _member(rank: int, size: int, meeting: str, task: Callable[..., None], args: tuple[Any, ...]) -> None:

@@ -230,7 +230,7 @@ class ChatRoom:
             return
         self._following.add(page)
         try:
-            async with aclosing(self._watch(visit, live)) as views:
+            async with aclosing(self._watch(visit, live, told=True)) as views:
                 async for view in views:
                     yield View(view.history)
         finally:
@@ -316,11 +316,15 @@ class ChatRoom:
                 yield view
 
     async def _watch(
-        self, visit: Visit, live: LiveAnswer, before: View | None = None, input: dict[str, Any] | None = None
+        self,
+        visit: Visit,
+        live: LiveAnswer,
+        before: View | None = None,
+        input: dict[str, Any] | None = None,
+        told: bool = False,
     ) -> Views:
-        """The page's view of an answer under way, until it is done or the page shows something else."""
+        """The page's view of an answer under way, until it is done or the page shows something else. told: that it is stored."""
         shown = await self._history(visit, live.conversation, locked=True)
-        told = False
         rate = lambda: UPDATES_PER_SECOND * self.pace.of(visit.session)  # noqa: E731
         async with aclosing(live.watch(rate, PULSE_SECONDS)) as moments:
             async for _ in moments:

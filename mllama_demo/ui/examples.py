@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradio.components.chatbot import ExampleMessage
 
 EXAMPLES_FOLDER = Path(__file__).resolve().parent / "example_images"
 
 
-def _example(text: str, image: str | None = None) -> dict[str, Any]:
+def _example(text: str, image: str | None = None) -> ExampleMessage:
     if image is None:
         return {"text": text, "display_text": text}
     path = str(EXAMPLES_FOLDER / image)
@@ -16,7 +19,7 @@ def _example(text: str, image: str | None = None) -> dict[str, Any]:
 
 
 # The first four are the prompts of AWS's tutorial, two with an image and two without.
-EXAMPLES: list[dict[str, Any]] = [
+EXAMPLES: list[ExampleMessage] = [
     _example("What is in this image? Tell me a story", "dog.png"),
     _example("What is the recipe of mayonnaise in two sentences?"),
     _example("Describe this image", "shapes.png"),

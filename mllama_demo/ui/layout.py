@@ -150,7 +150,7 @@ class ChatPage:
             scale=1,
             editable="user",
             buttons=["copy"],
-            examples=deepcopy(EXAMPLES),  # type: ignore[arg-type]  # Gradio writes into them
+            examples=deepcopy(EXAMPLES),  # Gradio writes into them
             layout="bubble",
             latex_delimiters=[],
             allow_tags=False,

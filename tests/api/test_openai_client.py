@@ -264,7 +264,7 @@ def test_models_are_listed_and_found(api: Program):
 
 def test_the_client_knows_our_errors(api: Program):
     def ask(key: str = "a-key-for-the-tests", **fields: object) -> None:
-        client(api, key).chat.completions.create(**{"model": NAME, "messages": [user("Hi")], **fields})  # type: ignore[call-overload]
+        client(api, key).chat.completions.create(**{"model": NAME, "messages": [user("Hi")], **fields})
 
     with pytest.raises(openai.AuthenticationError) as unknown:
         ask(key="another-key-that-is-wrong")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request, WebError
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request, ViewportSize, WebError
 from program import Program
 
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 PATIENCE_MS = 60_000
 FLAGS = [
     "--no-sandbox",
@@ -45,7 +45,7 @@ class Browsers:
     complaints: list[str] = field(default_factory=list)
     _contexts: list[BrowserContext] = field(default_factory=list)
 
-    def open(self, server: Program | None = None, viewport: dict[str, int] = DESKTOP, **options: Any) -> Page:
+    def open(self, server: Program | None = None, viewport: ViewportSize = DESKTOP, **options: Any) -> Page:
         """The first page of a new visitor. Addresses are relative to the server."""
         server = server or self.server
         self.origins.add(server.url)
@@ -54,7 +54,7 @@ class Browsers:
             executable_path=chromium_path(),
             args=FLAGS,
             base_url=server.url,
-            viewport=viewport,  # type: ignore[arg-type]
+            viewport=viewport,
             timeout=PATIENCE_MS,
             **options,
         )

@@ -39,5 +39,5 @@ def decode_or_fail(self: TorchRunner, slots: Sequence[int]) -> list[Sampled]:
 
 
 if __name__ == "__main__":
-    TorchRunner.decode = decode_or_fail  # type: ignore[method-assign]
+    TorchRunner.decode = decode_or_fail
     sys.exit(app.main(sys.argv[1:]))

@@ -29,5 +29,5 @@ def decode_slowly(self: TorchRunner, slots: Sequence[int]) -> list[Sampled]:
 
 
 if __name__ == "__main__":
-    TorchRunner.decode = decode_slowly  # type: ignore[method-assign]
+    TorchRunner.decode = decode_slowly
     sys.exit(app.main(["--request-time-limit-s", str(TIME_LIMIT_S), *sys.argv[1:]]))

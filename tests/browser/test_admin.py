@@ -74,9 +74,9 @@ def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(brow
     assert "<img src=x" in text
 
     for scheme in ("light", "dark"):
-        admin.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        admin.emulate_media(color_scheme=scheme)
         assert not obstacles(admin)
         pages.shot(admin, f"admin-{scheme}")
-    admin.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    admin.set_viewport_size(PHONE)
     assert admin.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll sideways"
     pages.shot(admin, "admin-phone")

@@ -62,7 +62,7 @@ def test_a_wrong_password_says_so_and_keeps_the_name(browsers: Browsers):
     page = browsers.open()
     page.goto("/")
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         assert not obstacles(page)
         pages.shot(page, f"login-{scheme}")
     page.get_by_label("Name").fill("anna")

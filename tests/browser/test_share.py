@@ -41,7 +41,7 @@ def test_a_conversation_is_shared_read_by_a_stranger_and_shared_no_more(browsers
     assert stranger.locator("script, form, input, textarea, button").count() == 0
     assert stranger.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing to scroll sideways"
     for scheme in ("light", "dark"):
-        stranger.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        stranger.emulate_media(color_scheme=scheme)
         assert not obstacles(stranger)
         pages.shot(stranger, f"share-phone-{scheme}")
     stranger.emulate_media(media="print")

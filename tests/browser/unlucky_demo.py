@@ -25,5 +25,5 @@ def prefill_or_fail(self: TorchRunner, slot: int, request: GenerationRequest) ->
 
 
 if __name__ == "__main__":
-    TorchRunner.prefill = prefill_or_fail  # type: ignore[method-assign]
+    TorchRunner.prefill = prefill_or_fail
     sys.exit(app.main(sys.argv[1:]))

@@ -84,7 +84,7 @@ def test_the_cells_say_what_separate_requests_with_their_seeds_say(scene: Scene,
 
 
 def test_the_prompt_is_read_once(scene: Scene, explored) -> None:
-    runner: Any = scene.backend._scheduler._runner  # type: ignore[union-attr]
+    runner: Any = scene.backend._scheduler._runner
     reads: list[int] = []
     read = runner._read_prompt
     runner._read_prompt = lambda *arguments: reads.append(1) or read(*arguments)

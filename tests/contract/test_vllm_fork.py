@@ -97,7 +97,7 @@ def test_generate_abort_and_their_outputs_are_called_what_the_backend_calls_them
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
 def test_an_installed_vllm_takes_them(arguments) -> None:
-    import vllm  # type: ignore[import-not-found]
+    import vllm
 
     assert {*arguments, "disable_log_requests"} <= {field.name for field in dataclasses.fields(vllm.AsyncEngineArgs)}
     for top_k, temperature, top_p, max_tokens in TUTORIAL:

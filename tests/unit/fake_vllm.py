@@ -88,7 +88,7 @@ class FakeVLLM:
                 assert len(arguments) == len(fake.signatures["AsyncLLMEngine"]["generate"]["required"])
                 return fake.stream(*arguments)
 
-        module.AsyncEngineArgs, module.SamplingParams, module.AsyncLLMEngine = AsyncEngineArgs, SamplingParams, AsyncLLMEngine  # type: ignore[attr-defined]
+        module.AsyncEngineArgs, module.SamplingParams, module.AsyncLLMEngine = AsyncEngineArgs, SamplingParams, AsyncLLMEngine
 
     async def stream(self, prompt: dict[str, Any], params: Any, request_id: str) -> AsyncIterator[Any]:
         if unknown := set(prompt) - set(self.signatures["TokensPrompt"]):

@@ -61,7 +61,7 @@ def answerer(backend, store) -> Answerer:
 
 
 def new_answerer(backend: HandBackend, store: Store, **settings: Any) -> Answerer:
-    return Answerer(backend, CodePoints(), store, Settings(**settings))  # type: ignore[arg-type]
+    return Answerer(backend, CodePoints(), store, Settings(**settings))
 
 
 def answered(

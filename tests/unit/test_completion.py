@@ -41,7 +41,7 @@ def body(*messages: Any, **fields: Any) -> ChatRequest:
 
 
 def begin(backend: HandBackend, request: ChatRequest, caller: str = "me", **settings: Any) -> Any:
-    return Completer(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)  # type: ignore[arg-type]
+    return Completer(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)
 
 
 def taken(request: ChatRequest, backend: HandBackend | None = None, **settings: Any) -> list[GenerationRequest]:

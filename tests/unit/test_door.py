@@ -54,7 +54,7 @@ class House:
 
         methods = ["GET", "HEAD", "POST"]
         routes = [Route("/", answer, methods=methods), Route("/health", answer, methods=methods)]
-        return Starlette(routes=routes, lifespan=lifespan)  # type: ignore[return-value]
+        return Starlette(routes=routes, lifespan=lifespan)
 
 
 class Server:

@@ -93,7 +93,7 @@ def test_an_erased_owner_leaves_no_draft_and_others_keep_theirs(store, drafts, m
 
 def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
     backend = HandBackend()
-    answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)  # type: ignore[arg-type]
+    answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)
     monkeypatch.setattr("mllama_demo.live.BEAT_S", 0.01)
 
     def orphans() -> list[str]:

@@ -86,7 +86,7 @@ def test_the_entropy_is_that_of_the_model_before_any_filter() -> None:
     whole = filter_logits(logits_at(0), SamplingParams(temperature=1.0, top_p=1.0)).probabilities
     expected = -sum(p * math.log2(p) for p in whole)
     assert mean_entropy(cell) == pytest.approx(expected, rel=0.1)
-    assert mean_entropy(cell) <= expected + 1e-9  # type: ignore[operator]
+    assert mean_entropy(cell) <= expected + 1e-9
 
 
 def test_a_cell_without_a_record_has_no_entropy() -> None:
@@ -134,7 +134,7 @@ def test_a_pair_of_values_without_answers_has_no_figure() -> None:
 )
 def test_an_unknown_measure_or_axis_is_refused_by_name(arguments: tuple[str, ...], named: str) -> None:
     with pytest.raises(BadRequest, match=named):
-        heat_map(run_of(), *arguments)  # type: ignore[arg-type]
+        heat_map(run_of(), *arguments)
 
 
 # --- comparing -----------------------------------------------------------------------------------------------------------

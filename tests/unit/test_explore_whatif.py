@@ -85,7 +85,7 @@ def test_the_random_number_lies_in_the_share_of_the_one_it_drew() -> None:
         assert steps.chosen_index is not None
         share = steps.candidates[steps.chosen_index].share
         assert share is not None
-        assert share[0] <= trace.draw < share[1]  # type: ignore[operator]
+        assert share[0] <= trace.draw < share[1]
 
 
 @pytest.mark.parametrize(

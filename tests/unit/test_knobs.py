@@ -28,7 +28,7 @@ def backend() -> HandBackend:
 @pytest.fixture
 def page(backend) -> Iterator[ChatPage]:
     store, settings = Store("sqlite://"), Settings()
-    answerer = Answerer(backend, CodePoints(), store, settings)  # type: ignore[arg-type]
+    answerer = Answerer(backend, CodePoints(), store, settings)
     room = ChatRoom(answerer, store, [])
     yield ChatPage(settings, room, store, load_brand(settings))
     room.close()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture
 def page(store: Store) -> Iterator[ChatPage]:
     settings = Settings()
-    room = ChatRoom(Answerer(HandBackend(), CodePoints(), store, settings), store, [])  # type: ignore[arg-type]  # by hand
+    room = ChatRoom(Answerer(HandBackend(), CodePoints(), store, settings), store, [])  # by hand
     yield ChatPage(settings, room, store, load_brand(settings))
     room.close()
 
@@ -30,8 +30,8 @@ def page(store: Store) -> Iterator[ChatPage]:
 def open_page(page: ChatPage, session: str, kiosk: bool) -> str:
     """Opens it as Gradio would; whose conversations it keeps."""
     request = SimpleNamespace(session_hash=session, query_params={"kiosk": "1"} if kiosk else {}, username=None, headers={})
-    page._arrived(request)  # type: ignore[arg-type]  # what of Gradio's request is read
-    return page._kiosk.visit(request).owner  # type: ignore[arg-type]
+    page._arrived(request)  # what of Gradio's request is read
+    return page._kiosk.visit(request).owner
 
 
 def test_an_open_page_holds_no_connection(page: ChatPage) -> None:

@@ -29,7 +29,7 @@ def recent(clock: Clock) -> Recent:
 
 
 def finish(reason: str = "end_of_turn", ttft_s: float | None = 0.5) -> FinishEvent:
-    return FinishEvent(reason, "", 10, 2, Timings(0.0, ttft_s, 1.0, 1.5))  # type: ignore[arg-type]
+    return FinishEvent(reason, "", 10, 2, Timings(0.0, ttft_s, 1.0, 1.5))
 
 
 def answer(recent: Recent, id: str, tokens: int, end: FinishEvent) -> None:

@@ -115,14 +115,14 @@ def test_no_seed_is_a_seed_of_its_own_each_time() -> None:
 )
 def test_bad_stop_strings_are_refused(stop: object) -> None:
     with pytest.raises(BadRequest, match="stop") as refused:
-        SamplingParams(stop=stop)  # type: ignore[arg-type]
+        SamplingParams(stop=stop)
     assert repr(stop) in str(refused.value)
 
 
 @pytest.mark.parametrize("value", [1, "yes", None])
 def test_ignore_eos_is_yes_or_no(value: object) -> None:
     with pytest.raises(BadRequest, match="ignore_eos must be true or false"):
-        SamplingParams(ignore_eos=value)  # type: ignore[arg-type]
+        SamplingParams(ignore_eos=value)
 
 
 def test_as_many_and_as_long_stop_strings_as_allowed_are_taken() -> None:

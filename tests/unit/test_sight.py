@@ -49,8 +49,8 @@ def test_the_image_lies_in_the_top_left_corner_and_the_rest_is_black() -> None:
     assert len(shown) == 4
     for index, tile in enumerate(shown):
         reds = [tile.getpixel((5, y)) for y in (3, 28)]
-        assert reds[0][0] > 200  # type: ignore[index]
-        assert (reds[1][0] > 200) == (index < 2), "the lower half of the lower tiles is padding"  # type: ignore[index]
+        assert reds[0][0] > 200
+        assert (reds[1][0] > 200) == (index < 2), "the lower half of the lower tiles is padding"
 
 
 def test_a_backend_that_always_takes_all_tiles_shows_all() -> None:

@@ -22,7 +22,7 @@ from training.words import held_out_word, word
 
 def scenes(count: int, seed: int = 0, **how: str) -> list[Scene]:
     rng = random.Random(seed)
-    return [sample_scene(rng, **how) for _ in range(count)]  # type: ignore[arg-type]
+    return [sample_scene(rng, **how) for _ in range(count)]
 
 
 class TestKinds:
@@ -151,13 +151,13 @@ class FixedFont:
     """Stands where DrawingBank does, with Pillow's own font: labels need its measures only."""
 
     def font(self, style: int, size: int, split: str) -> ImageFont.FreeTypeFont:
-        return ImageFont.load_default(size)  # type: ignore[return-value]
+        return ImageFont.load_default(size)
 
 
 def labels(scene: Scene) -> dict[str, np.ndarray]:
     """Each head's labels as a map [rows, columns] over the whole canvas."""
     layout = tile_layout(scene.width, scene.height, 84, 4)
-    tiles = patch_labels(scene, layout, 84, 14, 4, FixedFont())  # type: ignore[arg-type]
+    tiles = patch_labels(scene, layout, 84, 14, 4, FixedFont())
     assert tiles.shape == (len(HEADS), 4, 36)
     assert (tiles[:, layout.tiles :] == IGNORE).all()
     maps = tiles[:, : layout.tiles].reshape(len(HEADS), layout.rows, layout.columns, 6, 6).transpose(0, 1, 3, 2, 4)

@@ -51,7 +51,7 @@ def corrupted(exchange: Exchange, scene: Scene | None, rng: random.Random) -> st
             another(NUMBERS[gold], list(NUMBERS), rng),
             answer,
             count=1,
-            flags=re.IGNORECASE,  # type: ignore[index]
+            flags=re.IGNORECASE,
         )
     if exchange.kind == "where":
         if not gold:
@@ -90,7 +90,7 @@ def without_truth(exchange: Exchange, scene: Scene | None, rng: random.Random) -
         return f"There is {wrong.article} {wrong.name}."
     if exchange.kind == "sure":
         return "No."
-    for kind, _, count in exchange.gold:  # type: ignore[attr-defined]
+    for kind, _, count in exchange.gold:
         if kind in (TEXT, UNKNOWN):
             continue
         name = BY_NAME[kind].many if count > 1 else kind

@@ -88,7 +88,7 @@ def test_nothing_is_ever_lost_and_one_way_leads_through(shown: list[list[str]], 
         number = data.draw(st.sampled_from([node.number for node in tree.nodes]))
         chosen = tree.choosing(number)
         assert tree.up_to(number).messages == chosen.conversation().messages[: len(tree.up_to(number).messages)]
-        assert not chosen.below(chosen.versions(chosen.conversation().messages)[-1].number)  # type: ignore[union-attr]
+        assert not chosen.below(chosen.versions(chosen.conversation().messages)[-1].number)
     assert {tuple(m.text for m in tree.up_to(node.number).messages) for node in tree.nodes} == ever
     for parent in {node.parent for node in tree.nodes}:
         assert sum(node.chosen for node in tree.nodes if node.parent == parent) <= 1

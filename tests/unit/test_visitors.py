@@ -201,5 +201,5 @@ def test_what_is_not_a_request_passes_untouched(kind: str) -> None:
         seen.append(arguments)
 
     given = ({"type": kind}, object(), object())
-    asyncio.run(VisitorMiddleware(app)(*given))  # type: ignore[arg-type]
+    asyncio.run(VisitorMiddleware(app)(*given))
     assert seen == [given]

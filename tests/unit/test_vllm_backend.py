@@ -215,7 +215,7 @@ def test_each_request_has_sampling_values_of_its_own(backend, vllm, tokenizer) -
 def test_an_answer_is_read_written_and_finished(backend, tokenizer) -> None:
     request = question(tokenizer)
     events = ask(backend, request)
-    assert events[0] == PrefillEvent(len(request.prompt_ids), events[0].waited_s)  # type: ignore[union-attr]
+    assert events[0] == PrefillEvent(len(request.prompt_ids), events[0].waited_s)
     assert text_of(events) == "A red circle."
     finish, tokens = last(events), [event for event in events if isinstance(event, TokenEvent)]
     assert [token.index for token in tokens] == list(range(len(tokens)))

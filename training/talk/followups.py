@@ -24,7 +24,7 @@ def follow_up(rng: random.Random, scene: Scene, last: Exchange) -> Exchange | No
     """A question that leans on the last exchange, or None when that one was not about one thing or one kind."""
     if scene.foreign:
         question = careless(rng, _ASKED[rng.choice(_OF_IT)].pick(rng, scene.split))
-        return honesty.foreign(rng, scene, last.gold, question=question) if last.kind == "foreign" else None  # type: ignore[arg-type]
+        return honesty.foreign(rng, scene, last.gold, question=question) if last.kind == "foreign" else None
     found = groups(scene)
     topics = [group for group in found if group.kind == last.about]
     if len(topics) != 1:

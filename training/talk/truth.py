@@ -146,7 +146,7 @@ def _all_named(exchange: Exchange, scene: Scene, reply: str) -> bool:
 
 
 def _gold_groups(exchange: Exchange) -> tuple[tuple[str, str | None, int], ...]:
-    return exchange.gold  # type: ignore[return-value]
+    return exchange.gold
 
 
 def _describe(exchange: Exchange, scene: Scene, reply: str) -> bool:

@@ -94,7 +94,7 @@ def test_a_visitor_is_a_cookie_or_else_the_page_itself() -> None:
 
     def visit(cookie: str | None, session: str, user: str | None = None) -> Visit:
         headers = {"cookie": cookie} if cookie else {}
-        return visit_of(SimpleNamespace(session_hash=session, headers=headers, username=user))  # type: ignore[arg-type]
+        return visit_of(SimpleNamespace(session_hash=session, headers=headers, username=user))
 
     assert visit(f"mllama_visitor={token}", "one") == Visit(token, "one")
     assert visit(f"mllama_visitor={token}", "one", "anna") == Visit("user:anna", "one"), "who signed in is more than a cookie"

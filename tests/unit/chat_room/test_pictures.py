@@ -60,7 +60,7 @@ def test_a_choice_that_there_is_not_is_refused(house, tmp_path) -> None:
 
     async def scene() -> None:
         sent = value("Which?", picture(tmp_path, "new.png"))
-        _, sentence = await refused(house.room.ask(PAGE, id, sent, SAMPLING, "best"), BadRequest)  # type: ignore[arg-type]
+        _, sentence = await refused(house.room.ask(PAGE, id, sent, SAMPLING, "best"), BadRequest)
         assert "newest, first or together, not 'best'" in sentence
 
     run(scene())

@@ -18,7 +18,7 @@ OFTEN = 1000.0  # looks a second: nearly every change is seen
 
 
 def new_answers(store: Store, backend: HandBackend, **options: Any) -> LiveAnswers:
-    return LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store, **options)  # type: ignore[arg-type]
+    return LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store, **options)
 
 
 ME = "me"
