@@ -94,3 +94,15 @@ def saying(run: Run, *texts: str) -> Run:
 def failed(cell: Cell, error: str = "It broke.") -> Cell:
     values = SamplingParams(cell.temperature, cell.top_p, cell.top_k, 1, cell.seed)
     return blank(replace(values)).model_copy(update={"outcome": "error", "error": error})
+
+
+RUDE = """Say "it's" `whoami` $HOME ${IMAGE} \\n @IMAGE@ <b>&amp;</b>
+JSON
+JSONL
+=1+1 äöü 犬"""
+
+
+def rude_run(**more: Any) -> Run:
+    """A run whose every text tries to break out of something."""
+    grid = make_grid({"prompt": RUDE, "stop": ["@IMAGE@", "$x"], "seed": [5], "max_tokens": 4, "title": "<script>x</script>"})
+    return saying(run_of(grid, picture(name="a 'b' $c; d.png"), **more), "=cmd() <img src=x onerror=y>")

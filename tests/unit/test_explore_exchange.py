@@ -1,4 +1,4 @@
-"""Runs that leave the program and come back: as JSON, CSV, a page, snippets, and in the database."""
+"""Runs that leave the program and come back: as JSON, CSV, snippets, and by the verb."""
 
 from __future__ import annotations
 
@@ -9,45 +9,24 @@ import json
 import re
 import subprocess
 import threading
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import datetime, timezone
-from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from explored import branched, failed, picture, run_of, saying
+from explored import RUDE, failed, picture, rude_run, run_of
 
-from mllama_demo.brand import Brand
 from mllama_demo.config import Settings
-from mllama_demo.errors import BadRequest, ImageError, NotFound
-from mllama_demo.explore.changes import without_branch
+from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.explore.command import main
 from mllama_demo.explore.exchange import TOKEN_BYTES, from_json, max_import_bytes, to_csv, to_json
 from mllama_demo.explore.grid import make_grid
-from mllama_demo.explore.kept import KeptRuns
-from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run, Token
-from mllama_demo.explore.snippets import DEFAULT_URL, image_file, snippets
+from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.images import ImageLimits
 from mllama_demo.sampling import SamplingParams, TokenSampler
-from mllama_demo.store import Store
-
-RUDE = """Say "it's" `whoami` $HOME ${IMAGE} \\n @IMAGE@ <b>&amp;</b>
-JSON
-JSONL
-=1+1 äöü 犬"""
-
-
-def rude_run(**more: Any) -> Run:
-    """A run whose every text tries to break out of something."""
-    grid = make_grid({"prompt": RUDE, "stop": ["@IMAGE@", "$x"], "seed": [5], "max_tokens": 4, "title": "<script>x</script>"})
-    return saying(run_of(grid, picture(name="a 'b' $c; d.png"), **more), "=cmd() <img src=x onerror=y>")
-
 
 # --- JSON ----------------------------------------------------------------------------------------------------------------
 
@@ -174,79 +153,6 @@ def test_an_answer_that_looks_like_a_formula_is_text_to_a_spreadsheet() -> None:
     assert row["text"] == "'=cmd() <img src=x onerror=y>"
 
 
-# --- the page ------------------------------------------------------------------------------------------------------------
-
-
-BRAND = Brand("The demo")
-
-
-def report(run: Run, brand: Brand = BRAND) -> str:
-    return html_report(run, DEFAULT_URL, brand)
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text outside of styles."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] and self.tags[-1][0] != "style":
-            self.text += data
-
-
-@pytest.mark.parametrize("run", [run_of(), rude_run()], ids=["everyday", "rude"])
-def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(run: Run) -> None:
-    html = report(run)
-    page = Page(html)
-    tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "iframe", "object", "b"}
-    links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href", "action")]
-    assert links
-    assert all(str(link).startswith(("data:image/webp;base64,", "data:,")) for link in links)
-    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert "url(" not in html
-    assert "@import" not in html
-    assert any("default-src 'none'" in str(attributes.get("content")) for tag, attributes in page.tags if tag == "meta")
-
-
-def test_the_page_shows_what_was_asked_and_every_answer() -> None:
-    run = run_of()
-    page = Page(report(run))
-    for cell in run.cells:
-        assert cell.label() in page.text
-        assert cell.text in page.text
-    for part in ("What is it?", "a model", "Distinct-1", "Self-similarity", "numpy 2", "a picture.png, 40 × 30"):
-        assert part in page.text
-    assert "prefers-color-scheme: dark" in report(run)
-    assert "@media print" in report(run)
-
-
-def test_texts_are_shown_as_they_are_never_as_markup() -> None:
-    run = rude_run()
-    page = Page(report(run))
-    assert "<script>x</script>" in page.text
-    assert "<img src=x onerror=y>" in page.text
-    assert RUDE.splitlines()[0] in page.text
-
-
-def test_the_page_says_which_cell_failed_and_why() -> None:
-    run = run_of()
-    cells = (failed(run.cells[0], "The model broke."), *run.cells[1:])
-    assert "The model broke." in Page(report(run.model_copy(update={"cells": cells}))).text
-
-
-def test_a_run_of_one_cell_without_picture_or_record_has_a_page() -> None:
-    run = saying(run_of(make_grid({"prompt": "Hello", "max_tokens": 3})), "Hi.")
-    assert "Hi." in Page(report(run)).text
-
-
 # --- snippets ------------------------------------------------------------------------------------------------------------
 
 
@@ -318,123 +224,6 @@ def test_the_offline_snippet_is_a_batch_of_one_question(tmp_path: Path) -> None:
 def test_a_backend_without_seeds_gets_none_in_its_snippets() -> None:
     run = run_of().model_copy(update={"repeatable": False})
     assert not any("seed" in snippet.code for snippet in snippets(run, 0))
-
-
-# --- the database --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kept(store: Store) -> KeptRuns:
-    return KeptRuns(store, 200)
-
-
-def test_a_kept_run_is_listed_opened_and_deleted_by_its_owner(kept: KeptRuns) -> None:
-    first, second = run_of(), rude_run()
-    kept.save("ann", first)
-    kept.save("ann", second)
-    assert {(line.id, line.title, line.cells) for line in kept.list("ann")} == {
-        (first.id, "What is it?", 8),
-        (second.id, "<script>x</script>", 1),
-    }
-    assert kept.load("ann", first.id) == first
-    assert kept.load("ann", second.id) == second
-    kept.delete("ann", first.id)
-    assert [line.id for line in kept.list("ann")] == [second.id]
-
-
-def test_nobody_sees_or_changes_the_runs_of_others(kept: KeptRuns) -> None:
-    run = run_of()
-    kept.save("ann", run)
-    assert kept.list("bob") == []
-    for attempt in (lambda: kept.load("bob", run.id), lambda: kept.delete("bob", run.id), lambda: kept.save("bob", run)):
-        with pytest.raises(NotFound, match=run.id):
-            attempt()
-    assert kept.load("ann", run.id) == run
-
-
-def test_saving_again_replaces_and_a_picture_stays_as_long_as_a_run_shows_it(kept: KeptRuns) -> None:
-    first, second = run_of(), run_of()
-    kept.save("ann", first)
-    kept.save("ann", second)
-    kept.save("ann", saying(first, "Another answer"))
-    assert kept.load("ann", first.id).cells[0].text == "Another answer"
-    kept.delete("ann", first.id)
-    assert kept.load("ann", second.id) == second
-    kept.delete("ann", second.id)
-    with kept._store.transaction() as connection:
-        assert connection.exec_driver_sql("select count(*) from explore_pictures").scalar() == 0
-
-
-def test_the_run_that_came_first_makes_way_also_for_an_older_one_that_is_imported(store: Store) -> None:
-    kept = KeptRuns(store, 2)
-    first, second, third = (run_of() for _ in range(3))
-    old = run_of(created=datetime(2020, 1, 1, tzinfo=timezone.utc))
-    of_bob = run_of()
-    kept.save("bob", of_bob)
-    for run, left in ((first, [first]), (second, [second, first]), (old, [old, second]), (third, [third, old])):
-        kept.save("ann", run)
-        assert [line.id for line in kept.list("ann")] == [one.id for one in left]
-    for gone in (first, second):
-        with pytest.raises(NotFound):
-            kept.load("ann", gone.id)
-    kept.save("ann", saying(old, "Changed"))
-    assert [line.id for line in kept.list("ann")] == [third.id, old.id]
-    assert [line.id for line in kept.list("bob")] == [of_bob.id]
-    with store.transaction() as connection:
-        assert connection.exec_driver_sql("select count(*) from explore_pictures").scalar() == 1
-
-
-def test_of_two_changes_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
-    with closing(Store(f"sqlite:///{tmp_path / 'a.sqlite3'}")) as store:
-        kept, run = KeptRuns(store, 5), run_of()
-        kept.save("ann", run)
-        threads = [
-            threading.Thread(target=lambda: kept.change("ann", run.id, lambda now: branched(now, parent=0))) for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert [branch.number for branch in kept.load("ann", run.id).branches] == list(range(1, 9))
-        assert kept.load("ann", run.id).image == run.image
-
-
-def test_a_change_that_fails_leaves_the_run_as_it_was(kept: KeptRuns) -> None:
-    run = run_of()
-    kept.save("ann", run)
-    with pytest.raises(NotFound, match=run.id):
-        kept.change("bob", run.id, lambda now: now)
-    with pytest.raises(BadRequest):
-        kept.change("ann", run.id, lambda now: without_branch(now, 0))
-    assert kept.load("ann", run.id) == run
-
-
-def test_runs_that_an_earlier_version_kept_are_there_in_the_order_of_their_making(store: Store) -> None:
-    """Its table had no column kept, and its documents were of version 1."""
-    earlier, later = (run_of(created=datetime(2026, 1, day, tzinfo=timezone.utc)) for day in (1, 2))
-    KeptRuns(store, 5)
-    with store.transaction(write=True) as connection:
-        connection.exec_driver_sql("ALTER TABLE explore_runs DROP COLUMN kept")
-        for run in (later, earlier):
-            document = json.loads(to_json(run))
-            document["version"], document["image"]["data"] = 1, ""
-            del document["branches"]
-            assert run.image is not None
-            connection.exec_driver_sql("INSERT OR IGNORE INTO explore_pictures VALUES (?, ?)", (run.image.digest, run.image.data))
-            connection.exec_driver_sql(
-                "INSERT INTO explore_runs (id, owner, title, model, created, cells, failed, picture, document) "
-                "VALUES (?, 'ann', 'A title', 'a model', ?, 8, 0, ?, ?)",
-                (
-                    run.id,
-                    f"{run.created:%Y-%m-%d} 00:00:00.000000",
-                    run.image.digest,
-                    zlib.compress(json.dumps(document).encode()),
-                ),
-            )
-    kept = KeptRuns(store, 5)
-    assert [line.id for line in kept.list("ann")] == [later.id, earlier.id]
-    assert kept.load("ann", earlier.id) == earlier
-    assert branched(kept.load("ann", later.id)).branches[0].number == 1
 
 
 # --- the verb, on a run that is there ------------------------------------------------------------------------------------

@@ -303,7 +303,7 @@ def test_a_message_without_figures_has_no_line() -> None:
     assert facts_line(Message("user", "What is it?")) == ""
 
 
-@pytest.mark.parametrize("reason", [*get_args(FinishReason), "abandoned"])
+@pytest.mark.parametrize("reason", [*get_args(FinishReason), "abandoned", "cut_off"])
 def test_every_way_to_end_has_its_words(reason: str) -> None:
     assert facts(reason=reason).text.endswith(REASONS[reason])
 

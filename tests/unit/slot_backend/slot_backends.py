@@ -9,11 +9,13 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
+import pytest
 from scripted_runner import END_IDS, ScriptedRunner
 
 from mllama_demo.backend.base import BackendInfo, Event, FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.slot_backend import Progress, SlotBackend
+from mllama_demo.errors import BackendUnavailable
 from mllama_demo.sampling import SamplingParams
 
 PATIENCE_S = 20.0
@@ -111,3 +113,10 @@ def until(condition: Callable[[], Any], what: str) -> None:
 def idle(backend: SlotBackend) -> bool:
     status = backend.status()
     return status.running == 0 and status.waiting == 0
+
+
+def refused_with(backend: SlotBackend) -> str:
+    """Why a request is refused right now."""
+    with pytest.raises(BackendUnavailable) as caught:
+        run(read(backend, request("refused")))
+    return str(caught.value)
