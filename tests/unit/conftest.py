@@ -15,3 +15,13 @@ def store() -> Iterator[Store]:
     store = Store("sqlite://")
     yield store
     store.close()
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "demo.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write

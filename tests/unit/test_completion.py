@@ -3,99 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hand_backend import READ, SPECIAL, CodePoints, HandBackend, finished, run
-from PIL import Image
+from completing import begin, body, part, picture, said, spelled, taken
+from hand_backend import READ, HandBackend, finished, run
 
-from mllama_demo.backend.base import FinishEvent, GenerationRequest, QueueEvent, TokenEvent
-from mllama_demo.config import Settings
-from mllama_demo.errors import BackendBusy, DemoError, PromptTooLong
+from mllama_demo.backend.base import FinishEvent, QueueEvent, TokenEvent
+from mllama_demo.errors import BackendBusy, DemoError
 from mllama_demo.server.api_errors import ApiError
-from mllama_demo.server.completion import Completer, Completion
-from mllama_demo.server.openai_schema import ChatChunk, ChatCompletion, ChatRequest
+from mllama_demo.server.completion import Completion
+from mllama_demo.server.openai_schema import ChatChunk
 
 pytestmark = pytest.mark.timeout(60)
-
-
-def picture(width: int = 8, height: int = 6, color: str = "red") -> str:
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), color).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def part(url: str) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def body(*messages: Any, **fields: Any) -> ChatRequest:
-    """messages: texts of the user, or whole messages."""
-    turns = [m if isinstance(m, dict) else {"role": "user", "content": m} for m in messages or ("Hello?",)]
-    return ChatRequest.model_validate({"messages": turns, **fields})
-
-
-def begin(backend: HandBackend, request: ChatRequest, caller: str = "me", **settings: Any) -> Any:
-    return Completer(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)
-
-
-def taken(request: ChatRequest, backend: HandBackend | None = None, **settings: Any) -> list[GenerationRequest]:
-    """What the backend is asked for."""
-    backend = backend or HandBackend()
-
-    async def scene() -> list[GenerationRequest]:
-        completion = await begin(backend, request, **settings)
-        async with aclosing(completion.chunks()) as chunks:
-            waiting = asyncio.ensure_future(anext(chunks))
-            for _ in range(request.n or 1):
-                await backend.taken()
-            waiting.cancel()
-            await asyncio.wait([waiting])
-        return backend.requests
-
-    return run(scene())
-
-
-def said(
-    request: ChatRequest, *texts: str, end: FinishEvent | None = None, backend: HandBackend | None = None
-) -> tuple[ChatCompletion, list[ChatChunk]]:
-    """The answer made of these tokens, whole and in chunks."""
-    backend = backend or HandBackend()
-
-    async def send() -> None:
-        for _ in range(2):
-            await backend.taken()
-            backend.send(READ)
-            backend.say(*texts)
-            backend.send(end or finished(tokens=len(texts)))
-
-    async def scene() -> tuple[ChatCompletion, list[ChatChunk]]:
-        sending = asyncio.create_task(send())
-        whole = await (await begin(backend, request)).whole()
-        chunks = [chunk async for chunk in (await begin(backend, request)).chunks()]
-        await sending
-        return whole, [chunk for chunk in chunks if isinstance(chunk, ChatChunk)]
-
-    return run(scene())
-
-
-def spelled(request: GenerationRequest) -> str:
-    """Its prompt, each special token as a bar."""
-    return "".join("|" if id >= SPECIAL else chr(id) for id in request.prompt_ids)
-
-
-def refused(error: type[Exception], request: ChatRequest, backend: HandBackend | None = None, **settings: Any) -> Any:
-    """The refusal, which must come before the backend hears of the request."""
-    backend = backend or HandBackend()
-    with pytest.raises(error) as caught:
-        run(begin(backend, request, **settings))
-    assert backend.requests == []
-    return caught.value
 
 
 # --- what the backend is asked for -----------------------------------------------------------------------------------------
@@ -200,82 +123,6 @@ def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() -> None:
     for seen in (whole.image, chunks[0].image):
         assert seen is not None
         assert (seen.message, seen.width, seen.height, seen.rows, seen.columns, seen.not_seen) == (2, 70, 30, 1, 3, 1)
-
-
-# --- what is refused -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fields", "param", "words"),
-    [
-        ({"temperature": 2.5}, "temperature", "from 0 to 2, got 2.5"),
-        ({"temperature": float("nan")}, "temperature", "from 0 to 2"),
-        ({"top_p": 0}, "top_p", "from 0.01 to 1"),
-        ({"top_k": -2}, "top_k", "from 0 to 200"),
-        ({"max_tokens": 0}, "max_tokens", "from 1 to 4096, got 0"),
-        ({"max_completion_tokens": 0}, "max_completion_tokens", "max_completion_tokens must be a whole number"),
-        ({"stop": [""]}, "stop", "1 to 64 characters"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "up to 4 strings"),
-    ],
-)
-def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], param: str, words: str) -> None:
-    error = refused(ApiError, body(**fields))
-    assert (error.status, error.param) == (400, param)
-    assert words in error.message
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"logprobs": True}, "logprobs"),
-        ({"seed": 1}, "seed"),
-        ({"messages": "image"}, "messages"),
-        ({"ignore_eos": True}, "ignore_eos"),
-    ],
-)
-def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: dict[str, Any], param: str) -> None:
-    backend = HandBackend()
-    backend.info = replace(backend.info, capabilities=frozenset(), ignored={"ignore_eos": "It ends by itself."})
-    request = body({"role": "user", "content": [part(picture())]}) if "messages" in fields else body(**fields)
-    error = refused(ApiError, request, backend)
-    assert (error.status, error.param) == (400, param)
-
-
-def test_a_backend_without_seeds_answers_without_telling_one() -> None:
-    backend = HandBackend()
-    backend.info = replace(backend.info, capabilities=frozenset({"images"}))
-    whole, _ = said(body(), "Hi.", backend=backend)
-    assert whole.seed is None
-
-
-def test_more_choices_than_can_wait_are_refused() -> None:
-    error = refused(ApiError, body(n=16))  # 2 slots and 8 places in the queue
-    assert "n must be at most 10" in error.message
-
-
-def test_a_conversation_that_does_not_fit_is_refused_and_not_cut() -> None:
-    request = body("a" * 300, {"role": "assistant", "content": "b"}, "c")
-    assert "room for 150" in str(refused(PromptTooLong, request, HandBackend(context_length=200)))
-    assert len(taken(request, HandBackend(context_length=600))) == 1
-
-
-def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None:
-    error = refused(PromptTooLong, body("a" * 60_000), HandBackend(context_length=200))
-    assert "51,200" in str(error)
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["data:image/png;base64,AAAA", "data:text/html,hello", "ftp://example.com/a.png", "file:///etc/passwd", "/etc/passwd", "x"],
-)
-def test_what_is_no_image_is_refused_with_the_message_it_came_with(url: str) -> None:
-    error = refused(ApiError, body("Hello", {"role": "user", "content": [part(url)]}))
-    assert (error.status, error.param, error.code) == (400, "messages[1].content", "invalid_image")
-
-
-def test_no_image_is_fetched_from_a_host_that_is_not_allowed() -> None:
-    error = refused(ApiError, body({"role": "user", "content": [part("http://example.com/a.png")]}), allowed_media_hosts=[])
-    assert "only hosts that its operator chose" in error.message
 
 
 # --- the answer ----------------------------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any, get_args
 
 import pytest
+from worded import BOAT, FACTS, INFO, READY, Page, facts, status
 
 from mllama_demo.answer import Answer
-from mllama_demo.backend.base import BackendInfo, BackendStatus, FinishReason
+from mllama_demo.backend.base import FinishReason
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.tree import Versions
@@ -30,47 +30,6 @@ from mllama_demo.ui.words import (
 )
 
 SCRIPT = '"><script>alert(1)</script>'
-INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=560, max_tiles=4)
-READY = BackendStatus("ready", "", running=1, waiting=0, slots=4, max_waiting=64, estimated_wait_s=0.0)
-FACTS: dict[str, Any] = {
-    "sampling": {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 256, "seed": 7, "stop": []},
-    "dropped": 0,
-    "reason": "end_of_turn",
-    "error": None,
-    "prompt_tokens": 17,
-    "completion_tokens": 5,
-    "waited_s": 0.0,
-    "ttft_s": 0.42,
-    "tokens_per_second": 31.6,
-}
-BOAT = {"digest": "1" * 64, "name": "boat.png", "width": 640, "height": 480, "rows": 1, "columns": 1}
-
-
-class Page(HTMLParser):
-    """What a browser makes of HTML: the elements with their attributes, and the text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def facts(**changes: Any) -> Page:
-    return Page(facts_line(Message("assistant", "A boat.", facts={**FACTS, **changes})))
-
-
-def status(**changes: Any) -> Page:
-    return Page(status_line(replace(READY, **changes), INFO))
-
-
 # --- time ----------------------------------------------------------------------------------------------------------------
 
 
