@@ -12,7 +12,6 @@ from mllama_demo.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 LAPTOP = ROOT / "configs" / "laptop.yaml"
-NUMBERS = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
 
 
 class TestLaptopConfiguration:
