@@ -1,0 +1,32 @@
+"""A page that draws too slowly says so, and is sent less."""
+
+from __future__ import annotations
+
+import json
+
+import pages
+import pytest
+from playwright.sync_api import Page, Request
+
+pytestmark = pytest.mark.timeout(300)
+LATE_MS = 5000
+STEP = 25  # characters: more than the slow model writes between two updates at the best pace
+
+
+def test_a_page_that_falls_behind_says_so_and_is_sent_less_often(slow_page: Page) -> None:
+    page = pages.open_chat(slow_page)
+    pages.ask_endlessly(page)
+    pages.watch_growth(page)
+    pages.wait_growth(page, 5)
+
+    def says_it_is_late(request: Request) -> bool:
+        data = json.loads(request.post_data or "{}").get("data") if "/run/predict" in request.url else None
+        return bool(data) and isinstance(data[0], (int, float)) and data[0] > LATE_MS / 2
+
+    with page.expect_request(says_it_is_late):
+        page.evaluate("late => { const now = Date.now; Date.now = () => now() + late; }", LATE_MS)
+    page.wait_for_function(
+        "step => window.lengths.slice(-6).some((length, i, all) => i && length - all[i - 1] >= step)", arg=STEP
+    )
+    pages.stop_button(page).click()
+    pages.wait_answered(page)
