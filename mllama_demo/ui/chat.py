@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -173,7 +174,8 @@ class ChatRoom:
         self.traces.note(visit.session, paths(value))
         message = await asyncio.to_thread(question_from, value, conversation, which, self._pictures)
         self.traces.note(visit.session, [], message.image)
-        before = View(await self._history(visit, conversation), conversation_id, value, False)
+        shown = await self._history(visit, conversation)
+        before = View(shown, conversation_id=conversation_id, input=value, answering=False)
         if self._showing.get(visit.session) == showing:
             self._showing[visit.session] = conversation.id
         async with aclosing(self._answer(visit, conversation.add(message), sampling, before, NO_INPUT)) as views:
@@ -223,16 +225,20 @@ class ChatRoom:
         return await self._view(visit, tree.conversation())
 
     async def follow(self, visit: Visit, conversation_id: str) -> Views:
-        """The history while the conversation's answer is under way, to its end. A page that follows it already is left alone."""
+        """The conversation's answer while it is under way. A page that follows it already is left alone."""
         live = self._live_of(visit, conversation_id)
         page = visit.session, conversation_id
         if live is None or page in self._following:
             return
         self._following.add(page)
         try:
-            async with aclosing(self._watch(visit, live, told=True)) as views:
-                async for view in views:
-                    yield View(view.history)
+            async with aclosing(self._turns(visit, live)) as turns:
+                async for turn in turns:
+                    yield View() if turn is None else View(live=[turn])
+                    if turn is None:
+                        return
+            if live.error is not None:
+                raise live.error
         finally:
             self._following.discard(page)
 
@@ -321,27 +327,21 @@ class ChatRoom:
         live: LiveAnswer,
         before: View | None = None,
         input: dict[str, Any] | None = None,
-        told: bool = False,
     ) -> Views:
-        """The page's view of an answer under way, until it is done or the page shows something else. told: that it is stored."""
-        shown = await self._history(visit, live.conversation, locked=True)
-        rate = lambda: UPDATES_PER_SECOND * self.pace.of(visit.session)  # noqa: E731
-        async with aclosing(live.watch(rate, PULSE_SECONDS)) as moments:
-            async for _ in moments:
-                if self._showing.get(visit.session) != live.id:
-                    # Gradio repeats a generator's last view when it ends: leave it nothing of this conversation.
+        """The page's view of an answer under way, until it is done or the page shows something else."""
+        view, told = View(await self._history(visit, live.conversation, locked=True)), False
+        async with aclosing(self._turns(visit, live)) as turns:
+            async for turn in turns:
+                if turn is None:
                     yield View()
                     return
-                if not live.done:
-                    view = View()
-                    if live.answer is not None and not told:
-                        # It is stored now. What was typed goes only once the question is taken: a refusal must lose nothing.
-                        told, view = True, await self._view(visit, live.conversation, locked=True)
-                        shown = view.history or []
-                        view = replace(view, input=input, title=None)
-                        input = None
-                    turns = [*shown, under_way(live.answer, self.info.context_length)]
-                    yield replace(view, history=turns, conversation_id=live.id, answering=True, status=self.status())
+                if live.answer is not None and not told:
+                    # It is stored now. What was typed goes only once the question is taken: a refusal must lose nothing.
+                    told, view = True, await self._view(visit, live.conversation, locked=True)
+                    view = replace(view, input=input, title=None)
+                    input = None
+                yield replace(view, live=[turn], conversation_id=live.id, answering=True, status=self.status())
+                view = View()
         if live.discarded:
             empty = await self.new(visit)
             yield replace(empty, conversations=[listed for listed in empty.conversations or [] if listed[1] != live.id])
@@ -354,6 +354,20 @@ class ChatRoom:
         else:
             yield replace(await self._view(visit, await self._load(visit, live.id)), input=input, answering=False)
             raise live.error
+
+    async def _turns(self, visit: Visit, live: LiveAnswer) -> AsyncGenerator[dict[str, Any] | None, None]:
+        """The turn of an answer under way, as often as the page keeps up with; None, and no more, when it shows something else.
+
+        For Gradio repeats a generator's last view when it ends: that must be nothing of this conversation.
+        """
+        rate = lambda: UPDATES_PER_SECOND * self.pace.of(visit.session)  # noqa: E731
+        async with aclosing(live.watch(rate, PULSE_SECONDS)) as moments:
+            async for _ in moments:
+                if self._showing.get(visit.session) != live.id:
+                    yield None
+                    return
+                if not live.done:
+                    yield under_way(live.answer, self.info.context_length)
 
     # --- showing --------------------------------------------------------------------------------------------------------
 

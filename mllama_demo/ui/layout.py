@@ -44,6 +44,7 @@ REMEMBER_IN_ADDRESS = """(id) => {
   const url = new URL(window.location);
   if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
   window.history.replaceState(null, "", url);
+  window.mllamaToEnd?.();
 }"""
 # Changes only when files come or go, or go along to another conversation: not at every letter, nor for questions without.
 ATTACHED = """(value, id) => {
@@ -140,22 +141,23 @@ class ChatPage:
             gr.Markdown(f"# {settings.title}", elem_id="masthead")
             gr.HTML(links_html(), elem_id="links", padding=False)
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
-        self.history = gr.Chatbot(
-            elem_id="chat-history",
-            label="Conversation",
-            show_label=False,
-            container=False,
-            height="100%",
-            min_height=260,
-            scale=1,
-            editable="user",
-            buttons=["copy"],
-            examples=deepcopy(EXAMPLES),  # Gradio writes into them
-            layout="bubble",
-            latex_delimiters=[],
-            allow_tags=False,
-            placeholder=_welcome(settings),
-        )
+        with gr.Column(elem_id="chat-history", scale=1):
+            # They take the height of what they show; the room around them scrolls (page.js).
+            size: dict[str, Any] = {"height": None, "min_height": 0, "autoscroll": False}
+            looks: dict[str, Any] = {"show_label": False, "container": False, "layout": "bubble", "latex_delimiters": []}
+            self.history = gr.Chatbot(
+                elem_id="said",
+                label="Conversation",
+                editable="user",
+                buttons=["copy"],
+                examples=deepcopy(EXAMPLES),  # Gradio writes into them
+                allow_tags=False,
+                placeholder=_welcome(settings),
+                **size,
+                **looks,
+            )
+            # The answer under way, by itself: Gradio draws a whole chatbot anew at each update.
+            self.live = gr.Chatbot(elem_id="live", label="Answer", buttons=[], allow_tags=False, **size, **looks)
         self._thumbs.lay_out()
         self.which = gr.Radio(
             [("The new one", "newest"), ("The first one", "first"), ("Side by side", "together")],
@@ -181,13 +183,25 @@ class ChatPage:
         gr.HTML(help_html(), elem_id="help", padding=False)
         self.script = gr.HTML("", js_on_load=PAGE_SCRIPT, visible="hidden", elem_id="page-script")
 
-        self._page = [self.history, self.conversation_id, self.input, self.stop, self.status, self.sight, *self._drawer.outputs]
+        # Gradio tells every component with a status its own, all of them at each update, and lays "Error" over one that a lost
+        # connection left without an answer: only one that is not there has a status.
+        self._quiet: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": self.beat, "api_visibility": "private"}
+        self._page = [
+            self.history,
+            self.live,
+            self.conversation_id,
+            self.input,
+            self.stop,
+            self.status,
+            self.sight,
+            *self._drawer.outputs,
+        ]
 
     # --- wiring ---------------------------------------------------------------------------------------------------------
 
     def _wire(self, demo: gr.Blocks) -> None:
         knobs = self.knobs.values
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        quiet = self._quiet
         talk: dict[str, Any] = {**quiet, "outputs": self._page}
 
         demo.load(None, js=OPEN_SIDEBARS_ON_WIDE_SCREENS, api_visibility="private")
@@ -230,6 +244,8 @@ class ChatPage:
         if view.history is not None:
             known = view.thumbs is not None
             updates[self.history] = gr.update(value=view.history, feedback_value=view.thumbs) if known else view.history
+        if view.history is not None or view.live is not None:
+            updates[self.live] = view.live or []
         if view.conversation_id is not None:
             updates[self.conversation_id] = view.conversation_id
         if view.input is not None:
@@ -244,7 +260,7 @@ class ChatPage:
         """The updates of a stream of views until its answer is under way; _follow and _settle go on from there.
 
         For Gradio makes every output of an event anew that an update leaves as it is, a dozen times a second: an answer is
-        followed by an event that has no output but the history.
+        followed by an event that has no other output.
         """
         async with aclosing(guarded_stream(views)) as stream:
             async for view in stream:
@@ -254,16 +270,15 @@ class ChatPage:
 
     async def _follow(self, conversation_id: str, request: gr.Request) -> AsyncGenerator[Any, None]:
         async for view in guarded_stream(lambda: self._room.follow(self._kiosk.visit(request), conversation_id)):
-            yield gr.skip() if view.history is None else view.history
+            yield gr.skip() if view.live is None else view.live
 
     async def _settle(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.settle(self._kiosk.visit(request), conversation_id)))
 
     def _go_on(self, event: Any) -> None:
         """After an event that may have begun an answer."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        followed = event.then(self._follow, self.conversation_id, self.history, **quiet)
-        followed.then(self._settle, self.conversation_id, self._page, **quiet)
+        followed = event.then(self._follow, self.conversation_id, self.live, **self._quiet)
+        followed.then(self._settle, self.conversation_id, self._page, **self._quiet)
 
     def _ticked(self, behind: float | None, request: gr.Request) -> tuple[str, str]:
         self._room.pace.heard(str(request.session_hash), behind or 0.0)

@@ -35,30 +35,51 @@ function nameThings() {
   }
 }
 
-// Gradio scrolls to the end of whatever it shows; the first screen begins at its head.
+// The first screen begins at its head.
 let welcomed = null;
 function welcome() {
-  const screen = document.querySelector("#chat-history .placeholder-content");
-  if (screen && screen !== welcomed) setTimeout(() => screen.parentElement && (screen.parentElement.scrollTop = 0), 300);
+  const screen = document.querySelector("#said .placeholder-content");
+  if (screen && screen !== welcomed) history().scrollTop = 0;
   welcomed = screen;
 }
 
-// Gradio keeps the end of a conversation in sight while it grows, but not when the room for it shrinks: a keyboard, a choice.
-let log = null, atEnd = true, room = 0;
-const resized = new ResizeObserver(() => {
-  if (log.clientHeight < room && atEnd && log.querySelector(".message-row")) log.scrollTop = log.scrollHeight;
-  room = log.clientHeight;
-});
+// The end of a conversation stays in sight while it grows, and when the room for it shrinks: a keyboard, a choice. Unless somebody
+// reads further up, until the next question.
+let log = null, atEnd = true, touched = 0, writing = false;
+const toEnd = document.createElement("button");
+toEnd.id = "to-end";
+toEnd.setAttribute("aria-label", "To the end of the conversation");
+toEnd.addEventListener("click", goToEnd);
+function goToEnd() {
+  atEnd = true;
+  if (log?.querySelector(".message-row")) log.scrollTop = log.scrollHeight;
+}
+window.mllamaToEnd = goToEnd;
+const resized = new ResizeObserver(() => (atEnd ? goToEnd() : scrolled()));
+const sized = new WeakSet();
+for (const kind of ["wheel", "touchmove", "pointerdown", "keydown"])
+  document.addEventListener(kind, () => (touched = Date.now()), { capture: true, passive: true });
 function scrolled() {
-  if (log.clientHeight >= room) atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  if (log.scrollHeight - log.scrollTop - log.clientHeight < 40) atEnd = true;
+  else if (Date.now() - touched < 1000) atEnd = false; // the end moves on its own as well, and is followed
+  toEnd.hidden = atEnd;
 }
 function keepEnd() {
-  const now = document.querySelector("#chat-history .bubble-wrap");
-  if (!now || now === log) return;
-  log = now;
-  resized.disconnect();
-  resized.observe(log);
-  log.addEventListener("scroll", scrolled, { passive: true });
+  const now = history();
+  if (!now) return;
+  if (now !== log) {
+    log = now;
+    log.addEventListener("scroll", scrolled, { passive: true });
+    log.after(toEnd);
+    toEnd.hidden = true;
+  }
+  for (const part of [log, ...log.children]) {
+    if (!sized.has(part)) resized.observe(part); // the chatbots come later than the room for them
+    sized.add(part);
+  }
+  const wrote = writing;
+  writing = !!log.querySelector("#live .message-row");
+  if (writing && !wrote) goToEnd();
 }
 
 // Once a frame: an answer under way changes the page many times in each.

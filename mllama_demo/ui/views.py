@@ -27,12 +27,14 @@ T = TypeVar("T")
 class View:
     """What a handler changes on the page; None leaves a part as it is. layout.py turns it into component updates.
 
+    history: what was said. live: the answer under way, the turn after it; a history without one ends what was there.
     conversations: pairs of title and id. found: what the search has come to, in words. sight: HTML, what the model sees.
     deleted: the title of the conversation that can be brought back; empty when there is none. thumbs: of the answers in the
     history, in the chatbot's words.
     """
 
     history: list[dict[str, Any]] | None = None
+    live: list[dict[str, Any]] | None = None
     conversation_id: str | None = None
     input: dict[str, Any] | None = None
     answering: bool | None = None
@@ -46,7 +48,7 @@ class View:
 
     @property
     def under_way(self) -> bool:
-        """Whether an answer has begun: from here on nothing but the history changes until it is done."""
+        """Whether an answer has begun: from here on nothing else changes until it is done."""
         return bool(self.answering) and self.conversations is not None
 
     def found_html(self) -> str:

@@ -33,7 +33,7 @@ PLACE = "59.9139 N, 10.7522 E"
 
 def nothing_open(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INPUT, **changes: Any) -> View:
     """An empty chat beside the list of the others."""
-    view = View([], "", input, False, list(listed), "", found="", sight=NOTHING)
+    view = View([], None, "", input, False, list(listed), "", found="", sight=NOTHING)
     return replace(view, **changes)
 
 
@@ -89,16 +89,18 @@ class House:
 
 
 class Seen:
-    """The views of a handler, as they come."""
+    """The views of a handler, as they come. An answer under way stands below the history that the page has already."""
 
     def __init__(self, views: AsyncGenerator[View, None]) -> None:
         self.views: list[View] = []
         self.task = asyncio.create_task(self._collect(views))
 
     async def _collect(self, views: AsyncGenerator[View, None]) -> None:
+        history = None
         async with aclosing(views) as stream:
             async for view in stream:
-                self.views.append(view)
+                history = history if view.history is None else view.history
+                self.views.append(view if view.live is None else replace(view, history=history))
 
     async def to_the_end(self) -> list[View]:
         await self.task
@@ -112,8 +114,9 @@ def value(text: str = "", *files: Path) -> dict[str, Any]:
 
 def lines(view: View) -> list[str]:
     """The text of each turn on the page."""
-    assert view.history is not None
-    return [next((part["text"] for part in turn["content"] if isinstance(part, dict)), "") for turn in view.history]
+    assert view.history is not None or view.live is not None
+    turns = [*(view.history or []), *(view.live or [])]
+    return [next((part["text"] for part in turn["content"] if isinstance(part, dict)), "") for turn in turns]
 
 
 def picture(folder: Path, name: str = "square.png", size: tuple[int, int] = (40, 30), exif: bool = False, **options: Any) -> Path:

@@ -1,4 +1,4 @@
-"""After an answer has begun, a page follows its history alone, and settles when it is done."""
+"""After an answer has begun, a page follows it alone, and settles when it is done."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def test_an_answer_goes_on_when_its_first_event_ends_and_is_followed_to_its_end(
         await house.backend.taken()
         house.backend.send(READ)
         house.backend.say("Hi ")
-        await until(lambda: asked.views and asked.views[-1].history and lines(asked.views[-1])[-1] == "Hi ", "the first word")
+        await until(lambda: asked.views and lines(asked.views[-1])[-1] == "Hi ", "the first word")
         begun = [view for view in asked.views if view.under_way]
         id = asked.views[0].conversation_id or ""
         assert [view.conversations for view in begun] == [[("Hello?", id)]], "once, when it is stored"
         asked.task.cancel()
         followed = Seen(house.room.follow(PAGE, id))
-        await until(lambda: followed.views and lines(followed.views[-1]) == ["Hello?", "Hi "], "the page follows")
+        await until(lambda: followed.views and lines(followed.views[-1]) == ["Hi "], "the page follows")
         house.backend.say("there")
         house.backend.send(finished())
         views = await followed.to_the_end()
-        assert views == [View(view.history) for view in views], "nothing but the history"
-        assert lines(views[-1]) == house.kept(id) == ["Hello?", "Hi there"]
+        assert views == [View(live=view.live) for view in views], "nothing but the answer"
+        assert house.kept(id) == ["Hello?", "Hi there"]
         settled = await house.room.settle(PAGE, id)
         assert (lines(settled), settled.answering, settled.title) == (["Hello?", "Hi there"], False, "Hello?")
         assert settled.conversations == [("Hello?", id)]
@@ -48,7 +48,7 @@ def test_each_page_follows_an_answer_once(house: House) -> None:
         await until(lambda: other.views, "the tab follows")
         house.backend.send(finished())
         for followed in (first, other):
-            assert lines((await followed.to_the_end())[-1]) == ["Hello?", "Hi "]
+            assert lines((await followed.to_the_end())[-1]) == ["Hi "]
         assert await Seen(house.room.follow(PAGE, id)).to_the_end() == [], "nothing is under way"
         nothing = guarded_stream(lambda: house.room.follow(PAGE, id))
         assert await Seen(nothing).to_the_end() == [View()], "which leaves the page as it is"
