@@ -21,6 +21,7 @@ document.addEventListener("click", (event) => {
 
 // Gradio names its groups of radio buttons for the eye alone, both drawers alike, and an answer's figures by their HTML.
 const DRAWERS = { left: "Conversations", right: "Settings" };
+let groups = 0;
 function nameThings() {
   for (const toggle of document.querySelectorAll('.toggle-button[aria-label="Toggle Sidebar"]')) {
     const name = DRAWERS[toggle.closest(".sidebar").classList.contains("right") ? "right" : "left"];
@@ -29,9 +30,9 @@ function nameThings() {
   }
   for (const part of document.querySelectorAll('#chat-history [data-testid=bot][aria-label*="<"]'))
     if (part.querySelector(".facts, .live, .versions, .progress")) part.setAttribute("aria-label", "About the answer");
-  for (const group of document.querySelectorAll("fieldset:not([aria-label])")) {
-    const label = group.querySelector("[data-testid=block-info]")?.innerText.trim();
-    if (label) group.setAttribute("aria-label", label);
+  for (const label of document.querySelectorAll("fieldset [data-testid=block-info]:not([id])")) {
+    label.id = `group-${++groups}`;
+    label.closest("fieldset").setAttribute("aria-labelledby", label.id);
   }
 }
 
