@@ -49,7 +49,8 @@ class Drawer:
         )  # fmt: skip
         self.found = gr.HTML(elem_id="found", padding=False)
         self.conversations = gr.Radio([], label="Conversations", elem_id="conversations", interactive=True)
-        with gr.Accordion("This conversation", open=False, elem_id="conversation-menu"):
+        self.menu = gr.Accordion("This conversation", open=False, elem_id="conversation-menu", elem_classes=classes(False))
+        with self.menu:
             self.title = gr.Textbox(label="Title", max_lines=1, max_length=MAX_TITLE_LENGTH, elem_id="conversation-title")
             with gr.Row():
                 self.rename = gr.Button("Rename", size="sm", elem_id="rename", min_width=80)
@@ -70,7 +71,7 @@ class Drawer:
     @property
     def outputs(self) -> list[Any]:
         """What a View may change here."""
-        return [self.conversations, self.title, self.found, self.deleted, self.deleted_title]
+        return [self.conversations, self.menu, self.title, self.found, self.deleted, self.deleted_title]
 
     def updates(self, view: View) -> dict[Any, Any]:
         """The components here that a View changes."""
@@ -79,6 +80,8 @@ class Drawer:
             known = {id for _, id in view.conversations}
             shown = view.conversation_id if view.conversation_id in known else None
             updates[self.conversations] = gr.update(choices=view.conversations, value=shown)
+        if view.conversation_id is not None:
+            updates[self.menu] = gr.update(elem_classes=classes(bool(view.conversation_id)))
         if view.title is not None:
             updates[self.title] = view.title
         if view.found is not None:

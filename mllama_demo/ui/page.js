@@ -58,11 +58,18 @@ function goToEnd() {
 window.mllamaToEnd = goToEnd;
 const resized = new ResizeObserver(() => (atEnd ? goToEnd() : scrolled()));
 const sized = new WeakSet();
-for (const kind of ["wheel", "touchmove", "pointerdown", "keydown"])
-  document.addEventListener(kind, () => (touched = Date.now()), { capture: true, passive: true });
+// The conversation also moves on its own, and is followed then: what counts is who did it.
+const UPWARD = {
+  wheel: (event) => event.deltaY < 0,
+  touchmove: () => true,
+  pointerdown: (event) => event.target === log, // its scrollbar
+  keydown: (event) => ["ArrowUp", "PageUp", "Home"].includes(event.key),
+};
+for (const [kind, upward] of Object.entries(UPWARD))
+  document.addEventListener(kind, (event) => upward(event) && (touched = Date.now()), { capture: true, passive: true });
 function scrolled() {
   if (log.scrollHeight - log.scrollTop - log.clientHeight < 40) atEnd = true;
-  else if (Date.now() - touched < 1000) atEnd = false; // the end moves on its own as well, and is followed
+  else if (Date.now() - touched < 1000) atEnd = false;
   toEnd.hidden = atEnd;
 }
 function keepEnd() {

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from mllama_demo.errors import BadRequest
 from mllama_demo.shares import DEFAULT_LIFETIME, LIFETIMES, Shares
 from mllama_demo.ui.views import Visit, classes, guarded
 
@@ -51,13 +50,7 @@ class SharePanel:
 
     async def _share(self, conversation_id: str, lifetime: Any, request: gr.Request) -> dict[Any, Any]:
         visit = self._visit(request)
-
-        def share() -> str:
-            if not conversation_id:
-                raise BadRequest("This chat is empty; there is nothing to share yet.")
-            return self._shares.create(visit.owner, conversation_id, lifetime)
-
-        token = await guarded(asyncio.to_thread(share))
+        token = await guarded(asyncio.to_thread(self._shares.create, visit.owner, conversation_id, lifetime))
         if token is None:
             return {self.path: ""}
         return {

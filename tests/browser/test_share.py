@@ -73,11 +73,15 @@ def test_a_link_is_shown_once_and_that_there_is_one_stays_to_be_seen(page: Page)
     expect(page.locator("#stop-sharing")).to_be_visible()
 
 
-def test_an_empty_chat_cannot_be_shared(page: Page):
+def test_where_nothing_was_said_there_is_nothing_to_share(page: Page):
     pages.open_chat(page)
-    pages.open_panel(page, "This conversation")
-    page.locator("#share").click()
-    expect(pages.notice(page)).to_contain_text("nothing to share yet")
+    menu = page.get_by_role("button", name="This conversation")
+    expect(menu).to_be_hidden()
+    pages.ask_and_wait(page, "What is it?")
+    expect(menu).to_be_visible()
+    with pages.settled(page):
+        page.locator("#new-chat").click()
+    expect(menu).to_be_hidden()
 
 
 def test_a_thumb_and_its_note_are_taken_and_the_thumb_is_still_there_after_a_reload(page: Page):

@@ -120,6 +120,9 @@ def test_what_cannot_be_asked_for_is_named(store, shares, kept, monkeypatch):
     with pytest.raises(BadRequest, match="stop sharing"):
         shares.create("me", kept.id, "1 day")
     assert MAX_SHARES > 2
+    emptied = store.save("me", kept.cut(0))
+    with pytest.raises(BadRequest, match="nothing to share yet"):
+        shares.create("me", emptied.id, "1 day")
 
 
 def test_active_links_are_told_with_their_end_the_last_first(shares, kept):

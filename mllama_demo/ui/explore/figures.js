@@ -36,7 +36,7 @@ export async function compareThese(a, b) {
 async function compare(a, b) {
   const view = state.view;
   const found = await ask(`runs/${view.id}/compare?a=${a}&b=${b}`);
-  const side = (key) => el("p", { class: "text" }, ...found.parts.map((part) => (part.kind === "same" ? part[key] : el("mark", {}, part[key]))));
+  const side = (key) => el("p", { class: "text" }, ...found.parts.filter((part) => part[key]).map((part) => (part.kind === "same" ? part[key] : el("mark", {}, part[key]))));
   const columns = [["a", a], ["b", b]].map(([key, index]) => {
     const cell = answer(view, index);
     const seen = found.parting?.[key];

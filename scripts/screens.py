@@ -1,0 +1,235 @@
+"""The screens of the demo: walks through its pages as the browser tests do, with their words for it, and where to take a picture.
+
+Each walk begins in a new browser; `shoot(page, name)` takes the picture.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser"), str(ROOT / "tests" / "api")]
+
+import pages  # noqa: E402 (found by the line above, as those below)
+from pages import EXAMPLE_IMAGES  # noqa: E402
+from playwright.sync_api import Page, expect  # noqa: E402
+
+KEYBOARD_HEIGHT = 336  # CSS pixels of a phone's height
+PASSWORD, ADMIN_KEY = "correct horse", "the-operators-key"
+DOG, STOP = EXAMPLE_IMAGES / "dog.png", EXAMPLE_IMAGES / "stop.png"
+DRAWERS = {"left": "Conversations", "right": "Settings"}
+Shoot = Callable[[Page, str], None]
+
+
+def narrow(page: Page) -> bool:
+    return (page.viewport_size or {"width": 0})["width"] < pages.WIDE
+
+
+@contextmanager
+def drawer(page: Page, side: str) -> Iterator[None]:
+    """With a drawer open, which it always is where there is room for it. side: left or right."""
+    toggle = page.get_by_role("button", name=DRAWERS[side], exact=True)
+    panel = page.locator(".sidebar").nth(list(DRAWERS).index(side))
+    if narrow(page):
+        toggle.click()
+    expect(panel).to_contain_class("open")
+    yield
+    if narrow(page):
+        toggle.click()
+        expect(panel).not_to_contain_class("open")
+
+
+def chat(page: Page, shoot: Shoot) -> None:
+    """A visit from the first screen on, without a queue."""
+    pages.open_chat(page)
+    shoot(page, "first")
+    page.get_by_role("button", name="Help and keys").click()
+    shoot(page, "help")
+    page.keyboard.press("Escape")
+    pages.ask_and_wait(page, "What is in this image? Tell me a story", DOG)
+    shoot(page, "answer")
+    page.locator("#chat-history .saw").click()
+    expect(page.locator("dialog.closeup")).to_be_visible()
+    shoot(page, "closeup")
+    page.keyboard.press("Escape")
+    with drawer(page, "right"):
+        shoot(page, "settings")
+        pages.open_panel(page, "What the model sees")
+        shoot(page, "sight")
+        pages.open_panel(page, "What the model sees")
+        pages.set_seed(page, "abc")
+    pages.textarea(page).fill("What colour is it?")
+    pages.submit(page)
+    expect(pages.notice(page)).to_be_visible()
+    shoot(page, "refused")
+    pages.dismiss_notices(page)
+    with drawer(page, "right"):
+        pages.set_seed(page, "")
+    pages.submit(page)
+    expect(pages.user_rows(page)).to_have_count(2)
+    pages.wait_answered(page)
+    pages.retry(page)
+    shoot(page, "versions")
+    pages.attach(page, STOP)
+    pages.textarea(page).fill("What does the text say?")
+    expect(page.locator("#which-image")).to_be_visible()
+    shoot(page, "choice")
+    pages.submit(page)
+    expect(pages.user_rows(page)).to_have_count(3)
+    pages.wait_answered(page)
+    shoot(page, "follow-up")
+    conversations(page, shoot)
+    if narrow(page):
+        size = page.viewport_size or {"width": 0, "height": 0}
+        page.set_viewport_size({"width": size["width"], "height": size["height"] - KEYBOARD_HEIGHT})
+        pages.textarea(page).focus()
+        shoot(page, "keyboard")
+        page.set_viewport_size({"width": size["width"], "height": size["height"]})
+
+
+def conversations(page: Page, shoot: Shoot) -> None:
+    """The list: several, searched, one's menu, one deleted; and a conversation on the page of those it is shared with."""
+    for question in ("What is the capital of Italy famous for?", "What is 3 + 4?"):
+        with drawer(page, "left"), pages.settled(page):
+            page.locator("#new-chat").click()
+        pages.ask_and_wait(page, question)
+    with drawer(page, "left"):
+        shoot(page, "conversations")
+        pages.search(page, "italy")
+        expect(pages.listed(page)).to_have_count(1)
+        shoot(page, "search")
+        pages.search(page, "")
+        expect(pages.listed(page)).to_have_count(3)
+        pages.open_panel(page, "This conversation")
+        shoot(page, "menu")
+        with pages.settled(page):
+            page.locator("#share").click()
+        link = page.locator("#share-link").locator("input, textarea")
+        expect(link).to_have_value(re.compile("/share/"))
+        shared = page.context.new_page()
+        shared.goto(link.input_value())
+        shoot(shared, "shared")
+        shared.close()
+        with pages.settled(page):
+            page.locator("#delete").click()
+        expect(page.locator("#bring-back")).to_be_visible()
+        shoot(page, "deleted")
+
+
+def queue(page: Page, shoot: Shoot) -> None:
+    """One slot: an answer being written, a question that waits, and one more than may wait."""
+    pages.open_chat(page)
+    with drawer(page, "right"):
+        pages.set_ignore_eos(page, True)
+        pages.set_slider(page, "max-tokens", 2000)
+    pages.ask(page, "Describe this image", EXAMPLE_IMAGES / "shapes.png")
+    pages.wait_writing(page)
+    pages.watch_growth(page)
+    pages.wait_growth(page, 8)
+    shoot(page, "writing")
+    second, third = (pages.open_chat(page.context.new_page()) for _ in range(2))
+    pages.ask(second, "What is in this image?", DOG)
+    expect(pages.bot_rows(second)).to_contain_text("Next in line")
+    shoot(second, "waiting")
+    pages.textarea(third).fill("What is 3 + 4?")
+    pages.submit(third)
+    expect(pages.notice(third)).to_contain_text("busy")
+    shoot(third, "full")
+    for tab in (second, page):
+        pages.stop_button(tab).click()
+        pages.wait_answered(tab)
+    shoot(page, "stopped")
+
+
+def explore(page: Page, shoot: Shoot) -> None:
+    """A grid, the tokens of one answer, two answers compared, and the tour."""
+    page.goto("/explore")
+    expect(page.locator("#estimate")).to_contain_text("cells")
+    page.locator("#run").click()
+    expect(page.locator("#measures-panel")).to_be_visible()
+    shoot(page, "grid")
+    page.get_by_role("button", name="Tokens").last.click()
+    expect(page.locator("#waterfall h3")).to_contain_text("Token 1:")
+    page.locator("#token-panel").evaluate("panel => panel.scrollIntoView()")
+    shoot(page, "tokens")
+    cells = page.get_by_role("checkbox", name="compare")
+    for cell in (cells.first, cells.last):
+        cell.check()
+    expect(page.locator("#compare-panel mark").first).to_be_visible()
+    page.locator("#compare-panel").evaluate("panel => panel.scrollIntoView()")
+    shoot(page, "compare")
+    page.evaluate("scrollTo(0, 0)")
+    page.get_by_role("button", name="Take the tour").click()
+    expect(page.locator("#measures-panel")).to_be_visible()
+    shoot(page, "tour")
+
+
+def present(page: Page, shoot: Shoot) -> None:
+    """A scenario: rehearsed, on stage, with its notes, and with a recorded answer when there is no other."""
+    page.goto("/present")
+    shoot(page, "scenarios")
+    page.goto("/present/first-look/rehearsal")
+    page.get_by_role("button", name="Rehearse").click()
+    expect(page.locator("#said")).to_contain_text("The answers are recorded.")
+    shoot(page, "rehearsal")
+    page.goto("/present/first-look")
+    expect(page.locator("#place")).to_have_text("1 / 4")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#figures")).to_contain_text("tokens")
+    shoot(page, "stage")
+    with page.expect_popup() as opened:
+        page.keyboard.press("n")
+    notes = opened.value
+    notes.set_viewport_size(page.viewport_size or {"width": 1280, "height": 800})
+    expect(notes.locator("#place")).to_have_text("1 / 4")
+    shoot(notes, "notes")
+    notes.close()
+    page.context.set_offline(True)
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator("#recorded")).to_be_visible()
+    expect(page.locator("#answer")).to_contain_text("apples.")
+    shoot(page, "recorded")
+
+
+def people(page: Page, shoot: Shoot) -> None:
+    """Where people sign in, under a brand; and the operator's page with an answer under way."""
+    page.goto("/")
+    shoot(page, "login")
+    page.get_by_label("Name").fill("anna")
+    page.get_by_label("Password").fill(PASSWORD)
+    with pages.settled(page):
+        page.get_by_role("button", name="Sign in").click()
+    expect(pages.textarea(page)).to_be_visible()
+    shoot(page, "branded")
+    pages.ask_and_wait(page, "What is in this image?", DOG)
+    with pages.settled(page):
+        pages.message_button(page, "Like").click()
+    with drawer(page, "right"):
+        pages.set_ignore_eos(page, True)
+        pages.set_slider(page, "max-tokens", 2000)
+    pages.ask(page, "Tell me a story")
+    pages.wait_writing(page)
+    admin = page.context.new_page()
+    admin.goto("/admin")
+    admin.get_by_label("Key").fill(ADMIN_KEY)
+    admin.get_by_role("button", name="Open").click()
+    expect(admin.locator("#slots li.busy")).to_have_count(1)
+    shoot(admin, "admin")
+    admin.close()
+    pages.stop_button(page).click()
+    pages.wait_answered(page)
+
+
+def kiosk(page: Page, shoot: Shoot) -> None:
+    """A visit to a kiosk, left alone in the end."""
+    pages.open_chat(page)
+    expect(page.locator("body.kiosk")).to_have_count(1)
+    shoot(page, "kiosk")
+    pages.ask_and_wait(page, "What is in this image?", DOG)
+    expect(page.locator("#kiosk-countdown")).to_be_visible()
+    shoot(page, "countdown")
