@@ -6,11 +6,11 @@ import time
 
 STARTED = time.perf_counter()
 
-import sys  # noqa: E402 (the clock starts before anything is imported)
-from collections.abc import Sequence  # noqa: E402
+from collections.abc import Sequence  # noqa: E402 (the clock starts before anything is imported)
 
 from mllama_demo.config import load_settings  # noqa: E402
 from mllama_demo.errors import DemoError  # noqa: E402
+from mllama_demo.interruption import leave  # noqa: E402
 from mllama_demo.server.serve import fail, serve, set_up_logging  # noqa: E402
 
 
@@ -24,4 +24,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from mllama_demo import __version__
 from mllama_demo.errors import DemoError
+from mllama_demo.interruption import leave
 
 USAGE_ERROR = 2
 
@@ -86,4 +87,4 @@ def _fail(sentence: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

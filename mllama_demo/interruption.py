@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mllama_demo.errors import ConfigError
+
+MODEL_THREAD = "model"  # the name of a thread that loads a model and runs it
 
 
 @contextlib.contextmanager
@@ -34,8 +38,13 @@ def terminated() -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once. For one with a thread that still loads a model: the interpreter would end underneath it, and
-    PyTorch abort the process."""
+    """Ends the process with an exit code; at once, when a thread still loads a model or does not stop running it.
+
+    The interpreter would end underneath that thread, and PyTorch abort the process. What is registered for the end is done.
+    """
+    if not any(thread.name == MODEL_THREAD for thread in threading.enumerate()):
+        sys.exit(code)
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -19,6 +19,7 @@ from mllama_demo.backend.mailbox import Mailbox
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.scheduler import Scheduler
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
+from mllama_demo.interruption import MODEL_THREAD
 from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class SlotBackend:
         self._streams: dict[str, Mailbox[Event]] = {}
         self._wake = threading.Event()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="backend", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=MODEL_THREAD, daemon=True)
 
     @property
     def info(self) -> BackendInfo:

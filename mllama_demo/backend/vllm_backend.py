@@ -30,6 +30,7 @@ from mllama_demo.backend.vllm_engine import Fork, engine_prompt, new_engine, new
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.config import Settings
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, PromptTooLong
+from mllama_demo.interruption import MODEL_THREAD
 from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class VLLMBackend:
         # Everything below belongs to the thread.
         self._engine: Any = None
         self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=MODEL_THREAD, daemon=True)
 
     # --- from any thread ------------------------------------------------------------------------------------------------
 

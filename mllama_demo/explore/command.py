@@ -18,7 +18,7 @@ from mllama_demo.config import load_settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 from mllama_demo.explore.grid import Estimate, Grid
 from mllama_demo.explore.spec import Spec, open_image, read_spec
-from mllama_demo.interruption import leave, terminated
+from mllama_demo.interruption import terminated
 from mllama_demo.server.serve import set_up_logging
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         finally:
             backend.close()
     if run is None:
-        return INTERRUPTED if backend.loaded else leave(INTERRUPTED)
+        return INTERRUPTED
     _show(run, sys.stdout)
     _write(own, run, brand)
     if interrupted:

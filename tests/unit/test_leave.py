@@ -1,0 +1,28 @@
+"""A process ends with its exit code and what it registered for its end, whatever a thread with a model is at."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import atexit, sys, threading, time
+from mllama_demo.interruption import MODEL_THREAD, leave
+atexit.register(print, "tidied")
+for name in sys.argv[1:]:
+    threading.Thread(target=time.sleep, args=(600 if name == "model" else 0.5,), name=name, daemon=name == "model").start()
+print("said", end=" ")
+began = time.monotonic()
+atexit.register(lambda: print("others waited for" if time.monotonic() - began > 0.4 else "at once", end=" "))
+leave(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("threads", "how"), [((), "at once"), (("other",), "others waited for"), (("model", "other"), "at once")]
+)
+def test_a_thread_with_a_model_is_not_waited_for(threads, how):
+    ended = subprocess.run([sys.executable, "-c", PROGRAM, *threads], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, f"said {how} tidied\n", "")
