@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -23,20 +23,16 @@ from mllama_demo.live import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import DELETED_LIFETIME, Store
 from mllama_demo.tree import Tree
-from mllama_demo.ui.history import history, under_way
-from mllama_demo.ui.pace import Pace
+from mllama_demo.ui.history import history
+from mllama_demo.ui.open_pages import OpenPages
 from mllama_demo.ui.pictures import Pictures
-from mllama_demo.ui.questions import Choice, Which, checked, choice_of, from_page, paths, question_from, seen_in
+from mllama_demo.ui.questions import Choice, Which, choice_of, from_page, paths, question_from, reworded, seen_in
 from mllama_demo.ui.shelf import Shelf
 from mllama_demo.ui.sight import NOTHING, not_seen
 from mllama_demo.ui.thumbs import thumbs
 from mllama_demo.ui.traces import Traces
 from mllama_demo.ui.views import NO_INPUT, View, Views, Visit
 from mllama_demo.ui.words import status_line, title_of
-
-UPDATES_PER_SECOND = 12
-# How often the page hears that an answer still waits or is still being read.
-PULSE_SECONDS = 1.0
 
 
 class ChatRoom:
@@ -52,10 +48,8 @@ class ChatRoom:
         self._shelf = Shelf(store, self._pictures, answerer.limits, brand)
         self._feedback = Feedback(store)
         self.traces = Traces(store, self._pictures, self._feedback)
-        # Which conversation each page shows: an answer must not write itself over another one that was opened meanwhile.
-        self._showing: dict[str, str] = {}
-        self._following: set[tuple[str, str]] = set()
-        self.pace = Pace()
+        self.pages = OpenPages()
+        self._deleting: set[str] = set()
         self._purges: set[asyncio.Task[None]] = set()
 
     @property
@@ -76,39 +70,33 @@ class ChatRoom:
 
     # --- opening and keeping --------------------------------------------------------------------------------------------
 
-    async def open(self, visit: Visit, conversation_id: str) -> Views:
-        """Shows a stored conversation and goes on with an answer under way; an empty chat when it is not there (any more)."""
+    async def open(self, visit: Visit, conversation_id: str) -> View:
+        """Shows a stored conversation, with an answer under way; an empty chat when it is not there (any more)."""
         await self._live.adopt(visit.owner)
         live = self._live_of(visit, conversation_id)
         try:
             conversation = live.conversation if live else await self._load(visit, conversation_id)
         except DemoError:
             # What was typed while the page opened stays.
-            yield replace(await self.new(visit), input=None)
-            return
-        self._showing[visit.session] = conversation.id
-        yield replace(await self._view(visit, conversation), answering=live is not None)
-        if live is not None:
-            async with aclosing(self._watch(visit, live)) as views:
-                async for view in views:
-                    yield view
+            return replace(await self.new(visit), input=None)
+        self.pages.show(visit.session, conversation.id)
+        return replace(await self._view(visit, conversation, locked=live is not None), answering=live is not None)
 
     async def new(self, visit: Visit) -> View:
-        self._showing.pop(visit.session, None)
+        self.pages.show(visit.session, "")
         listed = await asyncio.to_thread(self._shelf.listed, visit)
         return replace(listed, history=[], conversation_id="", input=NO_INPUT, answering=False, title="", sight=NOTHING)
 
     def leave(self, session: str) -> None:
         """The page was closed."""
-        self._showing.pop(session, None)
-        self.pace.leave(session)
+        self.pages.leave(session)
         self._shelf.leave(session)
         self.traces.leave(session)
 
     async def search(self, visit: Visit, words: str) -> View:
         """Lists the conversations with these words in title or text."""
         found = await asyncio.to_thread(self._shelf.search, visit, words)
-        return replace(found, conversation_id=self._showing.get(visit.session, ""))
+        return replace(found, conversation_id=self.pages.shown(visit.session))
 
     async def rename(self, visit: Visit, conversation_id: str, title: str) -> View:
         self._refuse_while_answering(visit, conversation_id)
@@ -119,12 +107,16 @@ class ChatRoom:
     async def delete(self, visit: Visit, conversation_id: str) -> View:
         """Deletes the conversation; restore brings it back for a while."""
         live = self._live_of(visit, conversation_id)
-        if live is not None:
-            await self._live.discard(live)
         title = ""
-        with contextlib.suppress(NotFound) if live else contextlib.nullcontext():
-            title = await asyncio.to_thread(self._shelf.delete, visit, conversation_id)
-            self._purge_later()
+        try:
+            if live is not None:
+                self._deleting.add(conversation_id)
+                await self._live.discard(live)
+            with contextlib.suppress(NotFound) if live else contextlib.nullcontext():
+                title = await asyncio.to_thread(self._shelf.delete, visit, conversation_id)
+                self._purge_later()
+        finally:
+            self._deleting.discard(conversation_id)
         return replace(await self.new(visit), deleted=title)
 
     async def forget(self, visit: Visit) -> View:
@@ -134,12 +126,10 @@ class ChatRoom:
         await asyncio.to_thread(self.traces.erase, visit)
         return await self.new(visit)
 
-    async def restore(self, visit: Visit) -> Views:
+    async def restore(self, visit: Visit) -> View:
         """Brings back and shows what this page deleted last."""
         id = await asyncio.to_thread(self._shelf.restore, visit)
-        async with aclosing(self.open(visit, id)) as views:
-            async for view in views:
-                yield replace(view, deleted="")
+        return replace(await self.open(visit, id), deleted="")
 
     def _purge_later(self) -> None:
         async def purge() -> None:
@@ -157,58 +147,85 @@ class ChatRoom:
     async def bring_in(self, visit: Visit, path: str) -> View:
         """Shows the conversation of an exported file, now one of the visitor's own."""
         tree = await asyncio.to_thread(self._shelf.bring_in, visit, Path(path))
-        self._showing[visit.session] = tree.id
+        self.pages.show(visit.session, tree.id)
         return replace(await self._view(visit, tree.conversation()), answering=False)
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 
     async def ask(
-        self, visit: Visit, conversation_id: str, value: dict[str, Any], sampling: SamplingParams, which: Which = "newest"
+        self,
+        visit: Visit,
+        conversation_id: str,
+        value: dict[str, Any],
+        sampling: SamplingParams,
+        which: Which = "newest",
+        typed: bool = True,
     ) -> Views:
-        """Adds the question, with its image if it has one, and streams the answer. On a failure everything is as before.
+        """Adds the question, with its image if it has one; to the point where its answer begins. A failure leaves all as before.
 
-        which: the image that the model shall see when there are several.
+        which: the image that the model shall see when there are several. typed: the question stands in the input, and goes
+        from there once it is taken.
         """
-        showing = self._showing.get(visit.session)
+        showing = self.pages.shown(visit.session)
         conversation = await self._load(visit, conversation_id) if conversation_id else Conversation()
         self.traces.note(visit.session, paths(value))
         message = await asyncio.to_thread(question_from, value, conversation, which, self._pictures)
         self.traces.note(visit.session, [], message.image)
-        shown = await self._history(visit, conversation)
-        before = View(shown, conversation_id=conversation_id, input=value, answering=False)
-        if self._showing.get(visit.session) == showing:
-            self._showing[visit.session] = conversation.id
-        async with aclosing(self._answer(visit, conversation.add(message), sampling, before, NO_INPUT)) as views:
+        before = View(await self._history(visit, conversation), conversation_id=conversation_id, answering=False)
+        if typed:
+            before = replace(before, input=value)
+        if self.pages.shown(visit.session) == showing:
+            self.pages.show(visit.session, conversation.id)
+        async with aclosing(
+            self._answer(visit, conversation.add(message), sampling, before, NO_INPUT if typed else None)
+        ) as views:
             async for view in views:
                 yield view
 
     async def retry(self, visit: Visit, conversation_id: str, sampling: SamplingParams) -> Views:
         """Answers the last question again; the answer so far stays as another version."""
         conversation = await self._load(visit, conversation_id)
-        self._showing[visit.session] = conversation.id
+        self.pages.show(visit.session, conversation.id)
         before = View(await self._history(visit, conversation), answering=False)
         cut = conversation.cut(_last_question(conversation) + 1)
         async with aclosing(self._answer(visit, cut, sampling, before)) as views:
             async for view in views:
                 yield view
 
-    async def edit(self, visit: Visit, conversation_id: str, index: int, text: str, sampling: SamplingParams) -> Views:
-        """Asks a question in other words; the old ones, with all that came after, stay as another version. So does the image."""
+    async def edit(
+        self,
+        visit: Visit,
+        conversation_id: str,
+        index: int,
+        text: str,
+        sampling: Callable[[], SamplingParams],
+        typed: dict[str, Any] | None = None,
+    ) -> Views:
+        """Asks a question in other words; the old ones, with all that came after, stay as another version. So does the image.
+
+        typed: what stands in the input, where the new words go when they, or the sampling parameters, are refused: the chatbot
+        has them no more.
+        """
+        text = from_page(text)
         conversation = await self._load(visit, conversation_id)
-        self._showing[visit.session] = conversation.id
-        before = View(await self._history(visit, conversation), answering=False)
-        if not (0 <= index < len(conversation.messages)) or conversation.messages[index].role != "user":
-            raise BadRequest("Only a question can be edited.")
-        edited = replace(conversation.messages[index], text=checked(from_page(text)))
-        if not edited.text and edited.image is None:
-            raise BadRequest("A question needs a few words or an image.")
-        async with aclosing(self._answer(visit, conversation.cut(index).add(edited), sampling, before)) as views:
+        self.pages.show(visit.session, conversation.id)
+        typed = typed or NO_INPUT
+        words = "\n".join(part for part in (typed.get("text"), text) if part and part.strip())
+        before = View(await self._history(visit, conversation), answering=False, input={**typed, "text": words})
+        try:
+            edited, chosen = reworded(conversation, index, text), sampling()
+        except DemoError:
+            yield before
+            raise
+        async with aclosing(self._answer(visit, conversation.cut(index).add(edited), chosen, before)) as views:
             async for view in views:
                 yield view
 
-    async def undo(self, visit: Visit, conversation_id: str) -> View:
-        """Takes the last question back into the input, its image too."""
+    async def undo(self, visit: Visit, conversation_id: str, typed: dict[str, Any] | None = None) -> View:
+        """Takes the last question back into the input, its image too. typed: what stands there, which must not be lost."""
         self._refuse_while_answering(visit, conversation_id)
+        if typed and (typed.get("text") or typed.get("files")):
+            raise BadRequest("Undo puts the last question into the field below; send or remove what you typed there first.")
         conversation = await self._load(visit, conversation_id)
         asked = _last_question(conversation)
         message = conversation.messages[asked]
@@ -221,46 +238,44 @@ class ChatRoom:
         """Shows another version of a question or an answer, with what follows it."""
         self._refuse_while_answering(visit, conversation_id)
         tree = await asyncio.to_thread(self._store.choose, visit.owner, conversation_id, number)
-        self._showing[visit.session] = conversation_id
+        self.pages.show(visit.session, conversation_id)
         return await self._view(visit, tree.conversation())
 
     async def follow(self, visit: Visit, conversation_id: str) -> Views:
-        """The conversation's answer while it is under way. A page that follows it already is left alone."""
+        """The conversation's answer while it is under way."""
         live = self._live_of(visit, conversation_id)
-        page = visit.session, conversation_id
-        if live is None or page in self._following:
-            return
-        self._following.add(page)
-        try:
-            async with aclosing(self._turns(visit, live)) as turns:
-                async for turn in turns:
-                    yield View() if turn is None else View(live=[turn])
-                    if turn is None:
-                        return
-            if live.error is not None:
-                raise live.error
-        finally:
-            self._following.discard(page)
+        if live is not None:
+            async with aclosing(self.pages.follow(visit, live, self.info.context_length)) as views:
+                async for view in views:
+                    yield view
 
     async def settle(self, visit: Visit, conversation_id: str) -> View:
-        """What the page shows once nothing is followed any more."""
-        if not conversation_id or self._showing.get(visit.session) != conversation_id:
+        """What the page shows once nothing is followed any more. A title that is being typed stays."""
+        if not conversation_id or self.pages.shown(visit.session) != conversation_id:
             return View()  # it shows something else by now
+        if conversation_id in self._deleting:
+            return await self._deleted_elsewhere(visit, conversation_id)
         if self._live_of(visit, conversation_id) is not None:
             return View(answering=True)
         try:
             view = await self._view(visit, await self._load(visit, conversation_id))
-        except NotFound:  # deleted elsewhere
-            return replace(await self.new(visit), input=None)
-        if self._showing.get(visit.session) != conversation_id:
+        except NotFound:
+            return await self._deleted_elsewhere(visit, conversation_id)
+        if self.pages.shown(visit.session) != conversation_id:
             return View()  # it was left, or deleted, just now
-        return replace(view, answering=False, status=self.status())
+        return replace(view, title=None, answering=False, status=self.status())
 
     async def stop(self, visit: Visit, conversation_id: str) -> None:
         """Ends the answer under way; what was written stays."""
         live = self._live_of(visit, conversation_id)
         if live is not None:
             self._live.stop(live)
+
+    async def _deleted_elsewhere(self, visit: Visit, conversation_id: str) -> View:
+        """An empty chat, though with what is typed, for a conversation that is being deleted if it is not gone already."""
+        empty = await self.new(visit)
+        listed = [pair for pair in empty.conversations or [] if pair[1] != conversation_id]
+        return replace(empty, input=None, conversations=listed)
 
     def _live_of(self, visit: Visit, conversation_id: str) -> LiveAnswer | None:
         """The conversation's answer under way, if it is this visitor's."""
@@ -314,60 +329,40 @@ class ChatRoom:
         before: View,
         input: dict[str, Any] | None = None,
     ) -> Views:
-        """Answers the conversation's last turn. before: what to show again when it cannot even begin."""
-        conversation = replace(conversation, title=title_of(conversation))
-        live = self._live.start(visit.owner, conversation, sampling)
-        async with aclosing(self._watch(visit, live, before, input)) as views:
-            async for view in views:
-                yield view
+        """Answers the conversation's last turn; the views until the answer begins, which the page then follows.
 
-    async def _watch(
-        self,
-        visit: Visit,
-        live: LiveAnswer,
-        before: View | None = None,
-        input: dict[str, Any] | None = None,
-    ) -> Views:
-        """The page's view of an answer under way, until it is done or the page shows something else."""
-        view, told = View(await self._history(visit, live.conversation, locked=True)), False
-        async with aclosing(self._turns(visit, live)) as turns:
+        before: what to show again when it cannot even begin. input: what stands in the input once it has begun.
+        """
+        conversation = replace(conversation, title=title_of(conversation))
+        if (other := self._live_of(visit, conversation.id)) is not None:  # begun from another tab
+            shown = await self._history(visit, other.conversation, locked=True)
+            yield replace(before, history=shown, answering=True)
+        live = self._live.start(visit.owner, conversation, sampling)
+        view = View(await self._history(visit, conversation, locked=True))
+        async with aclosing(self.pages.turns(visit, live, self.info.context_length)) as turns:
             async for turn in turns:
                 if turn is None:
                     yield View()
                     return
-                if live.answer is not None and not told:
+                if live.answer is not None:
                     # It is stored now. What was typed goes only once the question is taken: a refusal must lose nothing.
-                    told, view = True, await self._view(visit, live.conversation, locked=True)
-                    view = replace(view, input=input, title=None)
-                    input = None
+                    view = replace(await self._view(visit, conversation, locked=True), input=input, begun=True)
+                    if len(conversation.messages) > 1:
+                        view = replace(view, title=None)  # somebody may be typing another one
                 yield replace(view, live=[turn], conversation_id=live.id, answering=True, status=self.status())
+                if view.begun:
+                    return
                 view = View()
         if live.discarded:
-            empty = await self.new(visit)
-            yield replace(empty, conversations=[listed for listed in empty.conversations or [] if listed[1] != live.id])
+            yield await self._deleted_elsewhere(visit, live.id)
         elif live.error is None:
-            view = await self._view(visit, live.conversation)
-            yield replace(view, input=input, answering=False, status=self.status())
+            yield replace(await self._view(visit, live.conversation), input=input, answering=False, status=self.status())
         elif live.answer is None:
-            yield before or View(answering=False)
+            yield before
             raise live.error
         else:
             yield replace(await self._view(visit, await self._load(visit, live.id)), input=input, answering=False)
             raise live.error
-
-    async def _turns(self, visit: Visit, live: LiveAnswer) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """The turn of an answer under way, as often as the page keeps up with; None, and no more, when it shows something else.
-
-        For Gradio repeats a generator's last view when it ends: that must be nothing of this conversation.
-        """
-        rate = lambda: UPDATES_PER_SECOND * self.pace.of(visit.session)  # noqa: E731
-        async with aclosing(live.watch(rate, PULSE_SECONDS)) as moments:
-            async for _ in moments:
-                if self._showing.get(visit.session) != live.id:
-                    yield None
-                    return
-                if not live.done:
-                    yield under_way(live.answer, self.info.context_length)
 
     # --- showing --------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -10,9 +10,8 @@ import gradio as gr
 from mllama_demo.store import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.sharing import SharePanel
-from mllama_demo.ui.views import View, Views, Visit, classes, guarded
+from mllama_demo.ui.views import View, Visit, classes, guarded
 
-Updates = AsyncGenerator[dict[Any, Any], None]
 DOWNLOAD = """(file) => {
   if (!file) return;
   const link = document.createElement("a");
@@ -23,20 +22,21 @@ EXPORTS = (("HTML", "html"), ("Markdown", "md"), ("JSON", "json"))
 
 
 class Drawer:
-    """Its components and its wiring. updates, begin: turn a View, or a stream of them up to an answer under way, into updates of
-    components. visit: who sends a request. people: whether they sign in."""
+    """Its components and its wiring. updates: turns a View into updates of components. visit: who sends a request.
+
+    people: whether they sign in.
+    """
 
     def __init__(
         self,
         room: ChatRoom,
         updates: Callable[[View | None], dict[Any, Any]],
-        begin: Callable[[Callable[[], Views]], Updates],
         share: SharePanel,
         visit: Callable[[gr.Request], Visit],
         people: bool = False,
     ) -> None:
         self._room, self._share, self._visit, self._people = room, share, visit, people
-        self._updates, self._begin = updates, begin
+        self._updates = updates
 
     def lay_out(self) -> None:
         self.new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
@@ -113,9 +113,8 @@ class Drawer:
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await self._room.new(self._visit(request)))
 
-    async def _open(self, request: gr.Request, conversation_id: str) -> Updates:
-        async for updates in self._begin(lambda: self._room.open(self._visit(request), conversation_id)):
-            yield updates
+    async def _open(self, request: gr.Request, conversation_id: str) -> dict[Any, Any]:
+        return self._updates(await guarded(self._room.open(self._visit(request), conversation_id)))
 
     async def _search(self, words: str, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.search(self._visit(request), words)))
@@ -126,9 +125,8 @@ class Drawer:
     async def _delete(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.delete(self._visit(request), conversation_id)))
 
-    async def _restore(self, request: gr.Request) -> Updates:
-        async for updates in self._begin(lambda: self._room.restore(self._visit(request))):
-            yield updates
+    async def _restore(self, request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await guarded(self._room.restore(self._visit(request))))
 
     async def _bring_in(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.bring_in(self._visit(request), path)) if path else None)

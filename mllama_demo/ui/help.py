@@ -18,10 +18,14 @@ KEYS: tuple[tuple[str, str], ...] = (
 HINTS: tuple[str, ...] = (
     "The model looks at one image at a time. “saw …” under an answer shows it as the model got it.",
     "Retry and Edit make another version; arrows under the answer walk between versions, nothing is lost.",
-    "Sampling values in the right drawer hold for the next answer.",
 )
 EXPLORE = '<a href="/explore">Explore sampling</a>'
 PRESENT = '<a href="/present">Present</a>'
+NOT_IN_A_KIOSK = (
+    "Sampling values in the right drawer hold for the next answer.",
+    f"{EXPLORE} compares many of them at once.",
+    f"{PRESENT} plays a prepared scenario, step by step.",
+)
 
 
 def links_html() -> str:
@@ -36,8 +40,8 @@ def links_html() -> str:
 def help_html() -> str:
     """The dialog, closed."""
     rows = "".join(f"<div><dt>{_keys(keys)}</dt><dd>{escape(what)}</dd></div>" for keys, what in KEYS)
-    pages = (f"{EXPLORE} compares many of them at once.", f"{PRESENT} plays a prepared scenario, step by step.")
-    hints = "".join(f"<li>{hint}</li>" for hint in (*map(escape, HINTS), *pages))
+    hints = "".join(f"<li>{escape(hint)}</li>" for hint in HINTS)
+    hints += "".join(f'<li class="beyond">{hint}</li>' for hint in NOT_IN_A_KIOSK)
     return (
         '<dialog class="help" aria-labelledby="help-title"><form method="dialog"><h2 id="help-title">Keys and hints</h2>'
         f'<button aria-label="Close">✕</button></form><dl class="keys">{rows}</dl><ul>{hints}</ul></dialog>'

@@ -1,6 +1,8 @@
 // The keys that help.py lists, besides those that the question field has by itself. Runs after page.js, in the same scope.
 const field = () => document.querySelector("#chat-input textarea");
-const typing = (element) => !!element?.closest?.("input, textarea, select, [contenteditable=true], [role=listbox]");
+const CHOOSING = "[type=radio], [type=checkbox], [type=range], [type=file], [type=button]";
+const typing = (element) =>
+  !!element?.closest?.(`input:not(${CHOOSING}), textarea, select, [contenteditable=true], [role=listbox]`);
 const seen = (element) => !!element && element.checkVisibility();
 
 function showHelp() {

@@ -51,6 +51,11 @@ ATTACHED = """(value, id) => {
   const files = (value?.files ?? []).map((file) => file.path ?? file.url);
   return files.length ? JSON.stringify([id, ...files]) : "";
 }"""
+# Beside what was typed and attached while the file came. Without a type it would be shown as a file of another kind.
+ATTACH = """(file, value) => {
+  if (!file) return value;
+  return { text: value?.text ?? "", files: [...(value?.files ?? []), { ...file, mime_type: file.mime_type || "image/*" }] };
+}"""
 BEHIND = "() => window.mllamaBehind?.() ?? 0"  # milliseconds
 BEAT = "() => { window.mllamaBeat = Date.now(); }"
 # Session and, on a kiosk, its idle seconds: see page.js.
@@ -98,7 +103,7 @@ class ChatPage:
         self._kiosk = Kiosk(settings)
         self._brand = brand
         share = SharePanel(Shares(store), self._kiosk.visit)
-        self._drawer = Drawer(room, self._updates, self._begin, share, self._kiosk.visit, people=settings.users is not None)
+        self._drawer = Drawer(room, self._updates, share, self._kiosk.visit, people=settings.users is not None)
         self.knobs = Knobs(settings, room)
         self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model, self._kiosk.visit)
 
@@ -120,6 +125,7 @@ class ChatPage:
         self.beat = gr.Textbox(visible=False)
         self.behind = gr.Number(0, visible=False)
         self.closeup = gr.Textbox(visible=False)
+        self.fetched = gr.File(visible=False)
         self.arrived = gr.Textbox("", visible=False)
         self.anew = gr.Button("Begin anew", visible="hidden", elem_id="kiosk-anew")
         self.clock = gr.Timer(STATUS_SECONDS)
@@ -217,8 +223,8 @@ class ChatPage:
         self._go_on(self.input.submit(self._ask, [self.conversation_id, self.input, self.which, *knobs], **talk))
         self._go_on(self.history.example_select(self._ask_example, [self.conversation_id, *knobs], **talk))
         self._go_on(self.history.retry(self._retry, [self.conversation_id, *knobs], **talk))
-        self._go_on(self.history.edit(self._edit, [self.conversation_id, *knobs], **talk))
-        self.history.undo(self._undo, self.conversation_id, **talk)
+        self._go_on(self.history.edit(self._edit, [self.conversation_id, self.input, *knobs], **talk))
+        self.history.undo(self._undo, [self.conversation_id, self.input], **talk)
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **quiet)
 
         self._drawer.wire(self.conversation_id, self._go_on, quiet, talk)
@@ -233,9 +239,12 @@ class ChatPage:
         self.attached.change(self._attached, choosing, [self.which, self.sight], **quiet)
         self.which.input(self._chosen, choosing, self.sight, **quiet)
 
-        self.use_url.click(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
-        self.url.submit(self._attach_url, [self.url, self.input], [self.input, self.url], **quiet)
-        self.camera.input(_attach, [self.camera, self.input], self.input, **quiet)
+        taken = [self.camera.input(None, [self.camera, self.input], self.input, js=ATTACH, api_visibility="private")]
+        for event in (self.use_url.click, self.url.submit):
+            fetched = event(self._fetch, self.url, [self.fetched, self.url], **quiet)
+            taken.append(fetched.then(None, [self.fetched, self.input], self.input, js=ATTACH, api_visibility="private"))
+        for attached in taken:  # which is no change for the input
+            attached.then(None, [self.input, self.conversation_id], self.attached, js=ATTACHED, api_visibility="private")
 
     def _updates(self, view: View | None) -> dict[Any, Any]:
         """The components that a View changes; the status line always."""
@@ -265,7 +274,7 @@ class ChatPage:
         async with aclosing(guarded_stream(views)) as stream:
             async for view in stream:
                 yield self._updates(view)
-                if view.under_way:
+                if view.begun:
                     return
 
     async def _follow(self, conversation_id: str, request: gr.Request) -> AsyncGenerator[Any, None]:
@@ -276,18 +285,21 @@ class ChatPage:
         return self._updates(await guarded(self._room.settle(self._kiosk.visit(request), conversation_id)))
 
     def _go_on(self, event: Any) -> None:
-        """After an event that may have begun an answer."""
-        followed = event.then(self._follow, self.conversation_id, self.live, **self._quiet)
-        followed.then(self._settle, self.conversation_id, self._page, **self._quiet)
+        """After an event that may have begun an answer, or found one under way.
+
+        "multiple": a page that goes from one such conversation to another follows the second before it has let go of the first.
+        """
+        again: dict[str, Any] = {**self._quiet, "trigger_mode": "multiple"}
+        followed = event.then(self._follow, self.conversation_id, self.live, **again)
+        followed.then(self._settle, self.conversation_id, self._page, **again)
 
     def _ticked(self, behind: float | None, request: gr.Request) -> tuple[str, str]:
-        self._room.pace.heard(str(request.session_hash), behind or 0.0)
+        self._room.pages.pace.heard(str(request.session_hash), behind or 0.0)
         return self._room.status(), f"{time.monotonic()}"
 
-    async def _opened(self, request: gr.Request) -> Updates:
+    async def _opened(self, request: gr.Request) -> dict[Any, Any]:
         named = request.query_params.get("c") or ""
-        async for updates in self._begin(lambda: self._room.open(self._kiosk.visit(request), named)):
-            yield updates
+        return self._updates(await guarded(self._room.open(self._kiosk.visit(request), named)))
 
     async def _stop(self, conversation_id: str, request: gr.Request) -> None:
         await guarded(self._room.stop(self._kiosk.visit(request), conversation_id))
@@ -307,8 +319,8 @@ class ChatPage:
         self._kiosk.left(session)
         self._room.leave(session)
 
-    async def _undo(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.undo(self._kiosk.visit(request), conversation_id)))
+    async def _undo(self, conversation_id: str, value: dict[str, Any], request: gr.Request) -> dict[Any, Any]:
+        return self._updates(await guarded(self._room.undo(self._kiosk.visit(request), conversation_id, value)))
 
     async def _walk(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.walk(self._kiosk.visit(request), conversation_id, number_in(event))))
@@ -338,8 +350,12 @@ class ChatPage:
     async def _ask_example(self, request: gr.Request, event: gr.SelectData, conversation_id: str, *knobs: Any) -> Updates:
         example = EXAMPLES[event.index]
         value = {"text": example["text"], "files": list(example.get("files", []))}
-        async for update in self._ask(request, conversation_id, value, "newest", *knobs):
-            yield update
+        async for updates in self._begin(
+            lambda: self._room.ask(
+                self._kiosk.visit(request), conversation_id, value, self._sampling(request, *knobs), typed=False
+            )
+        ):
+            yield updates
 
     async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
         async for updates in self._begin(
@@ -347,12 +363,13 @@ class ChatPage:
         ):
             yield updates
 
-    async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> Updates:
+    async def _edit(
+        self, request: gr.Request, event: gr.EditData, conversation_id: str, typed: dict[str, Any], *knobs: Any
+    ) -> Updates:
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
+        visit, sampling = self._kiosk.visit(request), lambda: self._sampling(request, *knobs)
         async for updates in self._begin(
-            lambda: self._room.edit(
-                self._kiosk.visit(request), conversation_id, index, str(event.value), self._sampling(request, *knobs)
-            )
+            lambda: self._room.edit(visit, conversation_id, index, str(event.value), sampling, typed)
         ):
             yield updates
 
@@ -368,9 +385,9 @@ class ChatPage:
         self._kiosk.begin_anew(request)
         return self._updates(await guarded(self._room.forget(self._kiosk.visit(request))))
 
-    async def _attach_url(self, url: str, value: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    async def _fetch(self, url: str) -> tuple[str | None, str]:
         path = await guarded(self._room.fetch(url))
-        return _attach(path, value), "" if path else url
+        return path, "" if path else url
 
 
 def number_in(event: gr.EventData) -> int:
@@ -378,11 +395,6 @@ def number_in(event: gr.EventData) -> int:
     data = event._data
     number = data.get("number") if isinstance(data, dict) else None
     return number if isinstance(number, int) and 0 <= number < 2**31 else -1
-
-
-def _attach(path: str | None, value: dict[str, Any] | None) -> dict[str, Any]:
-    text = (value or {}).get("text") or ""
-    return {"text": text, "files": [path] if path else (value or {}).get("files", [])}
 
 
 def _welcome(settings: Settings) -> str:

@@ -1,5 +1,5 @@
-// The few things on the page that Gradio has no event for. Runs once, inside an invisible component: trigger(event, data) calls
-// that component's handlers.
+// The few things on the page that Gradio has no event for. Runs once, inside an invisible component, in one scope with reading.js,
+// kiosk.js and keys.js: trigger(event, data) calls that component's handlers.
 const history = () => document.querySelector("#chat-history");
 const rows = () => [...history().querySelectorAll(".message-row")];
 
@@ -36,60 +36,6 @@ function nameThings() {
   }
 }
 
-// The first screen begins at its head.
-let welcomed = null;
-function welcome() {
-  const screen = document.querySelector("#said .placeholder-content");
-  if (screen && screen !== welcomed) history().scrollTop = 0;
-  welcomed = screen;
-}
-
-// The end of a conversation stays in sight while it grows, and when the room for it shrinks: a keyboard, a choice. Unless somebody
-// reads further up, until the next question.
-let log = null, atEnd = true, touched = 0, writing = false;
-const toEnd = document.createElement("button");
-toEnd.id = "to-end";
-toEnd.setAttribute("aria-label", "To the end of the conversation");
-toEnd.addEventListener("click", goToEnd);
-function goToEnd() {
-  atEnd = true;
-  if (log?.querySelector(".message-row")) log.scrollTop = log.scrollHeight;
-}
-window.mllamaToEnd = goToEnd;
-const resized = new ResizeObserver(() => (atEnd ? goToEnd() : scrolled()));
-const sized = new WeakSet();
-// The conversation also moves on its own, and is followed then: what counts is who did it.
-const UPWARD = {
-  wheel: (event) => event.deltaY < 0,
-  touchmove: () => true,
-  pointerdown: (event) => event.target === log, // its scrollbar
-  keydown: (event) => ["ArrowUp", "PageUp", "Home"].includes(event.key),
-};
-for (const [kind, upward] of Object.entries(UPWARD))
-  document.addEventListener(kind, (event) => upward(event) && (touched = Date.now()), { capture: true, passive: true });
-function scrolled() {
-  if (log.scrollHeight - log.scrollTop - log.clientHeight < 40) atEnd = true;
-  else if (Date.now() - touched < 1000) atEnd = false;
-  toEnd.hidden = atEnd;
-}
-function keepEnd() {
-  const now = history();
-  if (!now) return;
-  if (now !== log) {
-    log = now;
-    log.addEventListener("scroll", scrolled, { passive: true });
-    log.after(toEnd);
-    toEnd.hidden = true;
-  }
-  for (const part of [log, ...log.children]) {
-    if (!sized.has(part)) resized.observe(part); // the chatbots come later than the room for them
-    sized.add(part);
-  }
-  const wrote = writing;
-  writing = !!log.querySelector("#live .message-row");
-  if (writing && !wrote) goToEnd();
-}
-
 // Once a frame: an answer under way changes the page many times in each.
 let due = false;
 new MutationObserver(() => {
@@ -100,8 +46,7 @@ new MutationObserver(() => {
 function look() {
   due = false;
   nameThings();
-  welcome();
-  keepEnd();
+  keepPlace();
   typeAgain();
   drawn();
   if (!left || Date.now() > left.until) return;
@@ -185,41 +130,4 @@ function typeAgain() {
     box().dispatchEvent(new Event("input", { bubbles: true }));
   }
   typed = null;
-}
-
-// A kiosk: no settings, and the first screen again when nobody has touched it for a while. It says so some seconds before.
-const COUNTED_SECONDS = 10;
-function beKiosk(seconds) {
-  document.body.classList.add("kiosk");
-  const counted = Math.min(COUNTED_SECONDS, seconds / 2);
-  const countdown = document.createElement("div");
-  countdown.id = "kiosk-countdown";
-  countdown.hidden = true;
-  countdown.innerHTML = '<div><strong role="alert"></strong><span class="left" aria-hidden="true"></span></div>';
-  document.querySelector(".gradio-container").append(countdown);
-  let touched = Date.now();
-  const count = (left) => {
-    // Read out once; the number alone changes every second.
-    if (countdown.hidden !== (left === null))
-      countdown.querySelector("strong").textContent = left === null ? "" : "Still there? Touch the screen to go on.";
-    countdown.hidden = left === null;
-    countdown.querySelector(".left").textContent = left === null ? "" : `Everything here will be deleted in ${left} s`;
-  };
-  const touch = () => {
-    touched = Date.now();
-    if (!countdown.hidden) count(null);
-  };
-  for (const event of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"])
-    addEventListener(event, touch, { capture: true, passive: true });
-  setInterval(() => {
-    const stop = document.querySelector("#stop");
-    const asked = document.querySelector("#chat-history .message-row") || document.querySelector("#chat-input textarea")?.value ||
-      document.querySelector("#chat-input .thumbnails img");
-    if (stop?.offsetParent || !asked) return touch();
-    const left = seconds - (Date.now() - touched) / 1000;
-    if (left > counted) return;
-    if (left > 0) return count(Math.ceil(left));
-    touch();
-    document.querySelector("#kiosk-anew").click();
-  }, 500);
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,16 @@ def question_from(value: dict[str, Any], conversation: Conversation, which: Whic
     new = [pictures.take(path) for path in files]
     image, aside = _decide(new, seen_in(conversation), which, pictures)
     return Message("user", text, image, {"set_aside": [ref.name for ref in aside]} if aside else {})
+
+
+def reworded(conversation: Conversation, index: int, text: str) -> Message:
+    """The question with this index in other words, its image with it. Raises BadRequest."""
+    if not (0 <= index < len(conversation.messages)) or conversation.messages[index].role != "user":
+        raise BadRequest("Only a question can be edited.")
+    message = replace(conversation.messages[index], text=checked(text))
+    if not message.text and message.image is None:
+        raise BadRequest("A question needs a few words or an image.")
+    return message
 
 
 def _decide(

@@ -30,7 +30,7 @@ class View:
     history: what was said. live: the answer under way, the turn after it; a history without one ends what was there.
     conversations: pairs of title and id. found: what the search has come to, in words. sight: HTML, what the model sees.
     deleted: the title of the conversation that can be brought back; empty when there is none. thumbs: of the answers in the
-    history, in the chatbot's words.
+    history, in the chatbot's words. begun: an answer is under way, and nothing else changes until it is done.
     """
 
     history: list[dict[str, Any]] | None = None
@@ -45,11 +45,7 @@ class View:
     sight: str | None = None
     deleted: str | None = None
     thumbs: list[str | None] | None = None
-
-    @property
-    def under_way(self) -> bool:
-        """Whether an answer has begun: from here on nothing else changes until it is done."""
-        return bool(self.answering) and self.conversations is not None
+    begun: bool = False
 
     def found_html(self) -> str:
         return f'<p role="status">{html.escape(self.found)}</p>' if self.found else ""

@@ -70,6 +70,33 @@ def test_one_click_on_an_example_is_answered_with_what_the_model_saw(browsers: B
     pages.shot(page, f"answer-desktop-{scheme}")
 
 
+def test_an_example_leaves_alone_what_is_typed_and_attached(page: Page):
+    pages.open_chat(page)
+    pages.textarea(page).fill("And what is this?")
+    pages.attach(page, STOP)
+    page.locator("#chat-history").get_by_role("button", name="What is 3 + 4?").click()
+    pages.wait_answered(page)
+    expect(pages.textarea(page)).to_have_value("And what is this?")
+    expect(pages.attached(page)).to_have_count(1)
+
+
+def test_a_photo_from_the_camera_comes_beside_what_is_typed_and_attached(page: Page):
+    pages.open_chat(page)
+    pages.textarea(page).fill("What do you see?")
+    pages.attach(page, STOP)
+    pages.open_panel(page, "Camera or web address")
+    page.locator("#camera").get_by_role("button", name="Click to Access Webcam").click()
+    page.wait_for_function("() => document.querySelector('#camera video')?.currentTime > 0")
+    page.locator("#camera").get_by_role("button", name="capture photo").click()
+    expect(pages.attached(page)).to_have_count(2)
+    expect(pages.textarea(page)).to_have_value("What do you see?")
+    expect(page.locator("#which-image")).to_be_visible()
+    pages.submit(page)
+    expect(pages.user_rows(page)).to_have_count(1)
+    pages.wait_answered(page)
+    expect(pages.attached(page)).to_have_count(0)
+
+
 def test_words_typed_while_the_page_is_still_opening_are_kept(page: Page):
     held: list[Route] = []
     page.route("**/queue/join**", lambda route: held.append(route))
@@ -196,6 +223,24 @@ def test_undo_puts_the_question_and_its_image_back(page: Page):
     expect(pages.user_rows(page)).to_have_count(2)
     pages.wait_answered(page)
     assert "STOP" in pages.last_bot_text(page)
+
+
+def test_what_stands_in_the_field_is_lost_neither_to_undo_nor_to_an_edit_that_is_refused(page: Page):
+    pages.open_chat(page)
+    pages.ask_and_wait(page, CAPITAL)
+    pages.textarea(page).fill("And of France?")
+    with pages.settled(page):
+        pages.message_button(page, "Undo").click()
+    expect(pages.notice(page)).to_contain_text("send or remove what you typed there first")
+    expect(pages.user_rows(page)).to_have_count(1)
+    pages.dismiss_notices(page)
+    pages.set_seed(page, "abc")
+    page.locator("#chat-history").get_by_role("button", name="Edit", exact=True).first.click()
+    page.locator("#chat-history textarea").fill("And of Spain?")
+    page.locator("#chat-history").get_by_role("button", name="Submit").click()
+    expect(pages.notice(page)).to_contain_text("seed must be a whole number")
+    expect(pages.textarea(page)).to_have_value("And of France?\nAnd of Spain?")
+    expect(pages.user_rows(page)).to_have_text([CAPITAL])
 
 
 def test_the_newest_image_is_what_the_model_sees(page: Page):

@@ -24,7 +24,7 @@ def test_the_help_lists_every_key_and_closes(page: Page):
     for keys, what in KEYS:
         row = help.locator(".keys > div").filter(has=page.get_by_text(what, exact=True))
         expect(row.locator("kbd")).to_have_text(keys.split(" + "))
-    expect(help.get_by_role("listitem")).to_contain_text([*HINTS, "Explore sampling", "Present"])
+    expect(help.get_by_role("listitem")).to_contain_text([*HINTS, "Sampling values", "Explore sampling", "Present"])
     pages.shot(page, "help-desktop")
     page.keyboard.press("Escape")
     expect(help).to_be_hidden()
@@ -62,6 +62,20 @@ def test_slash_leads_to_the_question_and_types_nothing(page: Page):
     expect(pages.textarea(page)).not_to_be_focused()
     page.keyboard.press("/")
     expect(pages.textarea(page)).to_be_focused()
+    expect(pages.textarea(page)).to_have_value("")
+
+
+def test_keys_act_from_a_control_that_is_not_typed_into(page: Page):
+    pages.open_chat(page)
+    pages.ask_and_wait(page, "What is 3 + 4?")
+    for control in (page.locator("#conversations").get_by_role("radio"), page.locator("#temperature").get_by_role("slider")):
+        control.focus()
+        page.keyboard.press("?")
+        expect(page.locator("dialog.help")).to_be_visible()
+        page.keyboard.press("Escape")
+        control.focus()
+        page.keyboard.press("/")
+        expect(pages.textarea(page)).to_be_focused()
     expect(pages.textarea(page)).to_have_value("")
 
 

@@ -71,8 +71,11 @@ def test_a_kiosk_limits_and_leaves_nothing(browsers: Browsers, kiosk: Program):
     assert rows(kiosk)["messages"] == 3
     assert rows(kiosk)["images"] == 1
     assert len(picture_files(kiosk) - before) > 1
+    page.locator("#chat-history .saw").click()
+    expect(page.locator("dialog[open]")).to_be_visible()
 
     expect(page.locator("#kiosk-countdown")).to_be_visible()
+    expect(page.locator("dialog[open]")).to_have_count(0)
     expect(page.locator("#kiosk-countdown")).to_contain_text("Everything here will be deleted in")
     page.mouse.move(200, 300)
     expect(page.locator("#kiosk-countdown")).to_be_hidden()

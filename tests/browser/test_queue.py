@@ -56,6 +56,31 @@ def test_one_answers_one_waits_one_is_asked_to_come_back(browsers: Browsers, one
     wait_until(lambda: one_slot.health()["running"] == 0, "the slot is free again", 60)
 
 
+def test_who_goes_back_and_forth_between_two_questions_follows_the_one_that_is_shown(browsers: Browsers, one_slot: Program):
+    page = pages.open_chat(browsers.open(one_slot))
+    pages.ask_endlessly(page)
+    page.locator("#new-chat").click()
+    expect(pages.user_rows(page)).to_have_count(0)
+    pages.ask(page, "What is the capital of Italy?")
+    expect(pages.bot_rows(page)).to_contain_text("Next in line")
+    written, waiting = (pages.listed(page).filter(has_text=title) for title in (pages.ENDLESS_QUESTION, "capital of Italy"))
+    # A page hears of a question that waits once a second: it has not let go of the one when it shows the other.
+    for shown, text in ((written, "tokens/s"), (waiting, "Next in line"), (written, "tokens/s"), (waiting, "Next in line")):
+        shown.click()
+        expect(pages.user_rows(page)).to_have_count(1)
+        expect(pages.bot_rows(page)).to_contain_text(text)
+    written.click()
+    pages.wait_writing(page)
+    pages.watch_growth(page)
+    pages.wait_growth(page, 3)
+    pages.stop_button(page).click()
+    pages.wait_answered(page)
+    waiting.click()
+    expect(pages.user_rows(page)).to_contain_text("capital of Italy")
+    pages.wait_answered(page)
+    assert "Rome" in pages.last_bot_text(page)
+
+
 def test_a_waiting_question_can_be_stopped(browsers: Browsers, one_slot: Program):
     first = pages.open_chat(browsers.open(one_slot))
     second = pages.open_chat(first.context.new_page())

@@ -67,7 +67,46 @@ class House:
         return [message.text for message in self.store.load(PAGE.owner, conversation_id).messages]
 
     def ask(self, text: str = "", *files: Path, conversation_id: str = "", visit: Visit = PAGE) -> AsyncGenerator[View, None]:
-        return self.room.ask(visit, conversation_id, value(text, *files), SAMPLING)
+        return self.page(self.room.ask(visit, conversation_id, value(text, *files), SAMPLING), visit)
+
+    def retry(self, conversation_id: str, visit: Visit = PAGE) -> AsyncGenerator[View, None]:
+        return self.page(self.room.retry(visit, conversation_id, SAMPLING), visit)
+
+    def edit(self, conversation_id: str, index: int, text: str, visit: Visit = PAGE) -> AsyncGenerator[View, None]:
+        return self.page(self.room.edit(visit, conversation_id, index, text, lambda: SAMPLING), visit)
+
+    async def page(self, views: AsyncGenerator[View, None], visit: Visit = PAGE) -> AsyncGenerator[View, None]:
+        """What a page shows after an event that may begin an answer: it follows the answer, and settles."""
+        view = View()
+        async with aclosing(views) as stream:
+            async for view in stream:
+                yield view
+        if view.begun:
+            async for later in self.followed(visit, view.conversation_id or ""):
+                yield later
+
+    async def open(self, visit: Visit, conversation_id: str) -> AsyncGenerator[View, None]:
+        """The same for a conversation that is opened, with an answer under way or without."""
+        view = await self.room.open(visit, conversation_id)
+        yield view
+        if view.answering:
+            async for later in self.followed(visit, conversation_id):
+                yield later
+
+    async def restore(self, visit: Visit) -> AsyncGenerator[View, None]:
+        yield await self.room.restore(visit)
+
+    async def followed(self, visit: Visit, conversation_id: str) -> AsyncGenerator[View, None]:
+        failure = None
+        try:
+            async with aclosing(self.room.follow(visit, conversation_id)) as stream:
+                async for view in stream:
+                    yield view
+        except DemoError as error:
+            failure = error
+        yield await self.room.settle(visit, conversation_id)
+        if failure is not None:
+            raise failure
 
     async def answered(self, views: AsyncGenerator[View, None], *said: str) -> list[View]:
         """All views of a handler whose question is answered with that."""
@@ -101,6 +140,11 @@ class Seen:
             async for view in stream:
                 history = history if view.history is None else view.history
                 self.views.append(view if view.live is None else replace(view, history=history))
+
+    @property
+    def id(self) -> str:
+        """Of the conversation that the page shows."""
+        return next(view.conversation_id for view in reversed(self.views) if view.conversation_id is not None)
 
     async def to_the_end(self) -> list[View]:
         await self.task
@@ -155,7 +199,7 @@ async def refused(views: AsyncGenerator[View, None], error: type[DemoError]) -> 
 
 def opened(house: House, visit: Visit, conversation_id: str) -> list[View]:
     async def scene() -> list[View]:
-        return await Seen(house.room.open(visit, conversation_id)).to_the_end()
+        return await Seen(house.open(visit, conversation_id)).to_the_end()
 
     return run(scene())
 
@@ -169,8 +213,8 @@ def bar(view: View, turn: int = -1) -> str:
 Act = Callable[[House, str, Visit], Awaitable[Any]]
 CHANGES: dict[str, Act] = {
     "ask": lambda house, id, visit: Seen(house.ask("And now?", conversation_id=id, visit=visit)).to_the_end(),
-    "retry": lambda house, id, visit: Seen(house.room.retry(visit, id, SAMPLING)).to_the_end(),
-    "edit": lambda house, id, visit: Seen(house.room.edit(visit, id, 0, "Good evening?", SAMPLING)).to_the_end(),
+    "retry": lambda house, id, visit: Seen(house.retry(id, visit)).to_the_end(),
+    "edit": lambda house, id, visit: Seen(house.edit(id, 0, "Good evening?", visit)).to_the_end(),
     "undo": lambda house, id, visit: house.room.undo(visit, id),
     "rename": lambda house, id, visit: house.room.rename(visit, id, "Mine"),
     "walk": lambda house, id, visit: house.room.walk(visit, id, 0),

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 from chat_house import House
 
-from mllama_demo.ui import chat
+from mllama_demo.ui import open_pages
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages look often enough to see every change."""
-    monkeypatch.setattr(chat, "UPDATES_PER_SECOND", 1000)
+    monkeypatch.setattr(open_pages, "UPDATES_PER_SECOND", 1000)
 
 
 @pytest.fixture(autouse=True)

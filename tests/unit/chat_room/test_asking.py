@@ -41,20 +41,24 @@ def test_a_first_question_is_shown_at_once_answered_word_by_word_and_listed(hous
 
     views = run(scene())
     first, last = views[0], views[-1]
-    listing = next(n for n, view in enumerate(views) if "Sending" not in lines(view)[-1])
+    listing = next(n for n, view in enumerate(views) if view.begun)
     assert [view.conversations for view in views[:-1] if view.conversations is not None] == [last.conversations], "once"
+    assert [view.title for view in views if view.title is not None] == ["Hello?"], "once, since it can be changed meanwhile"
     assert views[listing].conversations == last.conversations, "as soon as it is stored"
     assert lines(first)[0] == "Hello?"
     assert lines(first)[1].startswith(PROGRESS)
     assert (first.input, first.answering) == (None, True)
     assert views[listing].input == NO_INPUT, "what was typed goes once the question is taken"
     assert first.conversation_id
-    assert {view.conversation_id for view in views} == {first.conversation_id}
+    assert {view.conversation_id for view in views} == {first.conversation_id, None}
     assert all(view.input is None for n, view in enumerate(views) if n != listing), "what is typed meanwhile stays"
-    assert [view.answering for view in views] == [True] * (len(views) - 1) + [False]
+    assert {view.answering for view in views[: listing + 1]} == {True}
+    assert views[listing].begun
+    assert all(view == View(view.history, view.live) for view in views[listing + 1 : -1]), "then nothing but the answer"
+    assert last.answering is False
     assert lines(last) == ["Hello?", "Hi there"]
     assert "finished" in last.history[1]["content"][1]["text"]
-    assert (last.conversations, last.title) == ([("Hello?", first.conversation_id)], "Hello?")
+    assert last.conversations == [("Hello?", first.conversation_id)]
     assert house.kept(first.conversation_id) == ["Hello?", "Hi there"]
     assert house.store.list(STRANGER.owner) == []
 
@@ -82,7 +86,7 @@ def test_a_question_about_a_picture_shows_it_with_its_name_and_sends_it(house, t
 def test_a_picture_alone_is_a_question(house, tmp_path) -> None:
     views = run(house.answered(house.ask("", picture(tmp_path)), "A square."))
     assert len(views[-1].history[0]["content"]) == 1
-    assert views[-1].title == "square.png"
+    assert next(view.title for view in views if view.begun) == "square.png"
 
 
 def test_what_the_server_holds_counts_and_not_what_the_page_claims(house) -> None:
@@ -96,7 +100,7 @@ def test_what_the_server_holds_counts_and_not_what_the_page_claims(house) -> Non
 
 def test_retry_answers_the_last_question_again(house) -> None:
     id = house.keep("Hello?", "Hi.", "And now?", "No.")
-    views = run(house.answered(house.room.retry(PAGE, id, SAMPLING), "Yes."))
+    views = run(house.answered(house.retry(id), "Yes."))
     assert lines(views[0])[:3] == ["Hello?", "Hi.", "And now?"]
     assert lines(views[0])[3].startswith(PROGRESS)
     assert lines(views[-1]) == house.kept(id) == ["Hello?", "Hi.", "And now?", "Yes."]
@@ -106,13 +110,13 @@ def test_retry_answers_the_last_question_again(house) -> None:
 
 def test_retry_answers_a_question_that_has_no_answer_yet(house) -> None:
     id = house.keep("Hello?")
-    run(house.answered(house.room.retry(PAGE, id, SAMPLING), "Hi."))
+    run(house.answered(house.retry(id), "Hi."))
     assert house.kept(id) == ["Hello?", "Hi."]
 
 
 def test_edit_replaces_the_question_and_what_came_after(house) -> None:
     id = house.keep("Hello?", "Hi.", "And now?", "No.")
-    views = run(house.answered(house.room.edit(PAGE, id, 0, " Good evening? ", SAMPLING), "Good evening."))
+    views = run(house.answered(house.edit(id, 0, " Good evening? "), "Good evening."))
     assert lines(views[0])[0] == "Good evening?"
     assert len(lines(views[0])) == 2, "what came after is gone at once"
     assert lines(views[-1]) == house.kept(id) == ["Good evening?", "Good evening."]
@@ -121,7 +125,7 @@ def test_edit_replaces_the_question_and_what_came_after(house) -> None:
 
 def test_an_edited_question_keeps_its_picture(house, tmp_path) -> None:
     id = house.keep_picture(picture(tmp_path))
-    views = run(house.answered(house.room.edit(PAGE, id, 0, "", SAMPLING), "A square."))
+    views = run(house.answered(house.edit(id, 0, ""), "A square."))
     assert house.backend.requests[0].image.name == "square.png"
     assert preview_of(views[-1]).is_file()
     assert house.kept(id) == ["", "A square."]
@@ -144,7 +148,7 @@ def test_a_question_that_is_edited_back_as_it_was_stays_as_it_was(house, text: s
     """The page hands back what it was given to show."""
     id = house.keep(text, "Well.")
     [view] = opened(house, PAGE, id)
-    run(house.answered(house.room.edit(PAGE, id, 0, lines(view)[0], SAMPLING), "Well."))
+    run(house.answered(house.edit(id, 0, lines(view)[0]), "Well."))
     assert house.kept(id) == [text, "Well."]
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from chat_house import ACTS, PAGE, SAMPLING, STRANGER, TAB, Seen, bar, lines, nothing_open, opened, picture
+from chat_house import ACTS, PAGE, STRANGER, TAB, Seen, bar, lines, nothing_open, opened, picture
 from hand_backend import finished, run, until
 
 from mllama_demo.errors import BadRequest, DemoError, NotFound
@@ -84,7 +84,7 @@ def numbers(view: View) -> list[int]:
 
 def test_a_retried_answer_stands_beside_the_first_and_both_can_be_walked_to(house) -> None:
     id = house.keep("Hello?", "Hi.")
-    views = run(house.answered(house.room.retry(PAGE, id, SAMPLING), "Hey."))
+    views = run(house.answered(house.retry(id), "Hey."))
     assert "2 / 2" in bar(views[-1])
     [first] = numbers(views[-1])
     view = run(house.room.walk(PAGE, id, first))
@@ -96,7 +96,7 @@ def test_a_retried_answer_stands_beside_the_first_and_both_can_be_walked_to(hous
 
 def test_an_edited_question_has_its_old_answers_beside_it_with_all_that_came_after(house) -> None:
     id = house.keep("Hello?", "Hi.", "And now?", "No.")
-    views = run(house.answered(house.room.edit(PAGE, id, 0, "Good evening?", SAMPLING), "Good evening."))
+    views = run(house.answered(house.edit(id, 0, "Good evening?"), "Good evening."))
     assert "Question" in bar(views[-1])
     view = run(house.room.walk(PAGE, id, *numbers(views[-1])))
     assert lines(view) == ["Hello?", "Hi.", "And now?", "No."]
@@ -107,7 +107,7 @@ def test_while_an_answer_is_written_no_arrow_can_be_pressed(house) -> None:
     id = house.keep("Hello?", "Hi.")
 
     async def scene() -> None:
-        await house.answered(house.room.retry(PAGE, id, SAMPLING), "Hey.")
+        await house.answered(house.retry(id), "Hey.")
         seen = await house.begun(house.ask("And now?", conversation_id=id), "Well, ")
         assert "2 / 2" in bar(seen.views[-1], 1)
         assert "act-walk" not in bar(seen.views[-1], 1)
@@ -129,7 +129,7 @@ def test_a_retry_that_fails_leaves_the_earlier_answer_within_reach(house) -> Non
     id = house.keep("Hello?", "Hi.")
 
     async def scene() -> View:
-        seen = await house.begun(house.room.retry(PAGE, id, SAMPLING), "Well, ")
+        seen = await house.begun(house.retry(id), "Well, ")
         house.backend.send(RuntimeError("broken"))
         with pytest.raises(DemoError):
             await seen.to_the_end()
@@ -168,8 +168,8 @@ def test_a_deleted_conversation_is_brought_back_and_shown(house) -> None:
     async def scene() -> list[View]:
         assert (await house.room.delete(PAGE, id)).deleted == "a talk"
         with pytest.raises(BadRequest, match="Nothing was deleted"):
-            await Seen(house.room.restore(TAB)).to_the_end()
-        return await Seen(house.room.restore(PAGE)).to_the_end()
+            await Seen(house.restore(TAB)).to_the_end()
+        return await Seen(house.restore(PAGE)).to_the_end()
 
     [view] = run(scene())
     assert (lines(view), view.conversations, view.deleted) == (["Hello?", "Hi."], [("a talk", id)], "")
@@ -190,7 +190,7 @@ def test_a_deleted_conversation_is_purged_by_itself_in_time(house, monkeypatch) 
 
 def test_what_is_exported_as_json_is_imported_as_a_new_conversation(house, tmp_path) -> None:
     id = house.keep_picture(picture(tmp_path))
-    run(house.answered(house.room.retry(PAGE, id, SAMPLING), "A green one."))
+    run(house.answered(house.retry(id), "A green one."))
     file = run(house.room.export(PAGE, id, "json"))
     assert Path(file).name == "a-picture.json"
     view = run(house.room.bring_in(STRANGER, file))

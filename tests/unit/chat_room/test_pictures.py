@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def asked_with(house: House, id: str, which: Any, *files: Path) -> View:
-    return run(house.answered(house.room.ask(PAGE, id, value("Which?", *files), SAMPLING, which), "This."))[-1]
+    return run(house.answered(house.page(house.room.ask(PAGE, id, value("Which?", *files), SAMPLING, which)), "This."))[-1]
 
 
 def test_a_new_image_is_what_the_model_sees_unless_another_is_chosen(house, tmp_path) -> None:

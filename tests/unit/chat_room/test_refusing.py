@@ -27,7 +27,7 @@ from mllama_demo.config import EMBEDDED_CHECKPOINT
 from mllama_demo.errors import BadRequest, DemoError, ImageError, NotFound
 from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.ui.questions import MAX_QUESTION_CHARACTERS
-from mllama_demo.ui.views import View
+from mllama_demo.ui.views import NO_INPUT, View
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -69,8 +69,8 @@ def test_stop_where_nothing_is_under_way_is_ignored(house, whose: str) -> None:
 def test_a_stranger_who_knows_the_id_cannot_open_watch_or_end_an_answer(house) -> None:
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
-        id = seen.views[-1].conversation_id
-        assert await Seen(house.room.open(STRANGER, id)).to_the_end() == [nothing_open(input=None)]
+        id = seen.id
+        assert await Seen(house.open(STRANGER, id)).to_the_end() == [nothing_open(input=None)]
         assert await house.room.stop(STRANGER, id) is None, "ignored, as if nothing were under way"
         with pytest.raises(NotFound):
             await house.room.delete(STRANGER, id)
@@ -86,7 +86,7 @@ def test_a_stranger_who_knows_the_id_cannot_open_watch_or_end_an_answer(house) -
 def test_a_stranger_does_not_learn_from_undo_or_rename_that_an_answer_is_under_way(house) -> None:
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
-        id = seen.views[-1].conversation_id
+        id = seen.id
         for attempt in (house.room.undo(STRANGER, id), house.room.rename(STRANGER, id, "mine")):
             with pytest.raises(NotFound):
                 await attempt
@@ -101,8 +101,8 @@ def test_a_forged_id_shows_not_a_single_view(house, verb: str) -> None:
     id = house.keep("Hello?", "Hi.")
     streams = {
         "ask": lambda: house.ask("And now?", conversation_id=id, visit=STRANGER),
-        "retry": lambda: house.room.retry(STRANGER, id, SAMPLING),
-        "edit": lambda: house.room.edit(STRANGER, id, 0, "Good evening?", SAMPLING),
+        "retry": lambda: house.retry(id, STRANGER),
+        "edit": lambda: house.edit(id, 0, "Good evening?", STRANGER),
     }
 
     async def scene() -> None:
@@ -134,8 +134,8 @@ def test_a_refused_question_leaves_the_conversation_and_the_page_as_they_were(ho
     house.backend.refusal = refusal
     streams = {
         "ask": lambda: house.ask("And now?", conversation_id=id),
-        "retry": lambda: house.room.retry(PAGE, id, SAMPLING),
-        "edit": lambda: house.room.edit(PAGE, id, 0, "Good evening?", SAMPLING),
+        "retry": lambda: house.retry(id),
+        "edit": lambda: house.edit(id, 0, "Good evening?"),
     }
 
     async def scene() -> tuple[list[View], str]:
@@ -145,7 +145,7 @@ def test_a_refused_question_leaves_the_conversation_and_the_page_as_they_were(ho
     assert sentence == str(refusal)
     assert (lines(views[-1]), views[-1].answering) == (["Hello?", "Hi."], False)
     assert views[-1].conversation_id in (id, None)
-    assert views[-1].input == (value("And now?") if verb == "ask" else None)
+    assert views[-1].input == {"ask": value("And now?"), "retry": None, "edit": value("Good evening?")}[verb], "nothing is lost"
     assert house.kept(id) == ["Hello?", "Hi."]
 
     house.backend.refusal = None
@@ -172,8 +172,9 @@ def test_only_a_question_of_the_conversation_can_be_edited(house, index: int) ->
     id = house.keep("Hello?", "Hi.", "And now?", "No.")
 
     async def scene() -> None:
-        views, sentence = await refused(house.room.edit(PAGE, id, index, "Good evening?", SAMPLING), BadRequest)
-        assert (views, sentence) == ([], "Only a question can be edited.")
+        views, sentence = await refused(house.edit(id, index, "Good evening?"), BadRequest)
+        assert sentence == "Only a question can be edited."
+        assert (lines(views[-1]), views[-1].input) == (house.kept(id), value("Good evening?"))
 
     run(scene())
     assert house.kept(id) == ["Hello?", "Hi.", "And now?", "No."]
@@ -183,8 +184,9 @@ def test_a_question_is_not_edited_into_nothing(house) -> None:
     id = house.keep("Hello?", "Hi.")
 
     async def scene() -> None:
-        views, sentence = await refused(house.room.edit(PAGE, id, 0, "  \n", SAMPLING), BadRequest)
-        assert (views, sentence) == ([], "A question needs a few words or an image.")
+        views, sentence = await refused(house.edit(id, 0, "  \n"), BadRequest)
+        assert sentence == "A question needs a few words or an image."
+        assert (lines(views[-1]), views[-1].input) == (["Hello?", "Hi."], NO_INPUT)
 
     run(scene())
     assert house.kept(id) == ["Hello?", "Hi."]
@@ -279,8 +281,8 @@ def test_an_edit_too_long_is_refused_too(house) -> None:
     id = house.keep("Hello?", "Hi.")
 
     async def scene() -> None:
-        views, sentence = await refused(house.room.edit(PAGE, id, 0, "x" * (MAX_QUESTION_CHARACTERS + 1), SAMPLING), BadRequest)
-        assert views == []
+        views, sentence = await refused(house.edit(id, 0, "x" * (MAX_QUESTION_CHARACTERS + 1)), BadRequest)
+        assert len(views[-1].input["text"]) > MAX_QUESTION_CHARACTERS
         assert f"at most {MAX_QUESTION_CHARACTERS}" in sentence
 
     run(scene())
