@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from chat_house import CHANGES, PAGE, TAB, House, Seen, lines, nothing_open
+from chat_house import CHANGES, PAGE, TAB, House, Seen, lines, nothing_open, refused, value
 from hand_backend import READ, finished, run, until
 
 from mllama_demo.conversation import Conversation
