@@ -331,7 +331,7 @@ class ChatPage:
 
     async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *knobs: Any) -> Updates:
         async for updates in self._begin(
-            lambda: self._room.ask(self._kiosk.visit(request), conversation_id, value, self._sampling(request, *knobs), which)
+            lambda: self._kiosk.counted(request, self._room.ask, conversation_id, value, self._sampling(request, *knobs), which)
         ):
             yield updates
 
@@ -343,22 +343,20 @@ class ChatPage:
 
     async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
         async for updates in self._begin(
-            lambda: self._room.retry(self._kiosk.visit(request), conversation_id, self._sampling(request, *knobs))
+            lambda: self._kiosk.counted(request, self._room.retry, conversation_id, self._sampling(request, *knobs))
         ):
             yield updates
 
     async def _edit(self, request: gr.Request, event: gr.EditData, conversation_id: str, *knobs: Any) -> Updates:
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
+        words = str(event.value)
         async for updates in self._begin(
-            lambda: self._room.edit(
-                self._kiosk.visit(request), conversation_id, index, str(event.value), self._sampling(request, *knobs)
-            )
+            lambda: self._kiosk.counted(request, self._room.edit, conversation_id, index, words, self._sampling(request, *knobs))
         ):
             yield updates
 
     def _sampling(self, request: gr.Request, *knobs: Any) -> SamplingParams:
-        """The knobs' values for one more question; a kiosk has none, and counts."""
-        self._kiosk.count(request)
+        """The knobs' values; a kiosk has none."""
         return self._settings.sampling if self._kiosk.is_one(request) else sampling_from(*knobs)
 
     async def _begin_anew(self, request: gr.Request) -> dict[Any, Any]:
