@@ -302,10 +302,12 @@ class ChatPage:
         so three pages with an answer under way had all of them, and not even Stop could be asked for.
         """
         kiosk = self._kiosk.page(session)
-        if kiosk is not None:
-            await self._room.forget(kiosk)
-        self._kiosk.left(session)
-        self._room.leave(session)
+        try:
+            if kiosk is not None:
+                await self._room.forget(kiosk)
+        finally:
+            self._kiosk.left(session)
+            self._room.leave(session)
 
     async def _undo(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.undo(self._kiosk.visit(request), conversation_id)))
