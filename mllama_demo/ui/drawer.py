@@ -111,7 +111,7 @@ class Drawer:
             made.then(None, self.exported, None, js=DOWNLOAD, api_visibility="private")
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(self._visit(request)))
+        return self._updates(await guarded(self._room.new(self._visit(request))))
 
     async def _open(self, request: gr.Request, conversation_id: str) -> Updates:
         async for updates in self._begin(lambda: self._room.open(self._visit(request), conversation_id)):
