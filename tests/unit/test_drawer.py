@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
-from hand_backend import CodePoints, HandBackend, run
+from hand_backend import CodePoints, HandBackend, run, talk
 
+from mllama_demo import shares
 from mllama_demo.answer import Answerer
 from mllama_demo.brand import load_brand
 from mllama_demo.config import Settings
@@ -47,3 +49,14 @@ def test_a_new_chat_that_the_database_refuses_is_a_notice_and_the_page_stays(pag
     monkeypatch.setattr(store, "list", fails)
     assert list(run(page._drawer._new(REQUEST))) == [page.status]
     assert notices == ["The database does not answer."]
+
+
+def test_a_second_link_that_cannot_be_made_leaves_the_first_where_it_is(page, store, notices, monkeypatch) -> None:
+    conversation = store.save(page._kiosk.visit(REQUEST).owner, talk("What is it?", "A dog."))
+    panel = page._drawer._share
+    monkeypatch.setattr(shares, "MAX_SHARES", 1)
+    first = run(panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST))
+    assert first[panel.path].startswith("share/")
+    second = run(panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST))
+    assert second == {panel.path: gr.skip()}
+    assert "has 1 links already" in notices[0]
