@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -135,6 +136,10 @@ class Drawer:
 
     def _exporter(self, kind: str) -> Callable[..., Any]:
         async def export(conversation_id: str, request: gr.Request) -> str | None:
-            return await guarded(self._room.export(self._visit(request), conversation_id, kind))
+            visit = self._visit(request)
+            path = await guarded(self._room.export(visit, conversation_id, kind))
+            if path is not None:
+                self._room.traces.note(visit.session, [Path(path)])
+            return path
 
         return export
