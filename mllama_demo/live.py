@@ -120,7 +120,7 @@ class LiveAnswers:
                 pass
 
     async def adopt(self, owner: str) -> None:
-        """Keeps what a program that was killed had written for this owner."""
+        """Keeps what a program that was killed, or could not store it, had written for this owner."""
         await asyncio.to_thread(self._drafts.adopt, owner, frozenset(self._live))
 
     async def _run(self, live: LiveAnswer, sampling: SamplingParams) -> None:
@@ -163,8 +163,10 @@ class LiveAnswers:
                     await asyncio.to_thread(put)
                 await asyncio.sleep(BEAT_S)
         finally:
-            with contextlib.suppress(DemoError):  # one that stays is not adopted: its conversation has gone on
-                await asyncio.to_thread(self._drafts.drop, live.id)
+            # Of an answer that could not be kept it is the only copy: the next to open the conversation adopts it.
+            if live.kept or live.discarded:
+                with contextlib.suppress(DemoError):  # one that stays is not adopted: its conversation has gone on
+                    await asyncio.to_thread(self._drafts.drop, live.id)
 
     def _keep(self, live: LiveAnswer) -> None:
         with live.keeping:

@@ -24,15 +24,19 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import DELETED_LIFETIME, Store
 from mllama_demo.tree import Tree
 from mllama_demo.ui.history import history
+from mllama_demo.ui.images import Images
 from mllama_demo.ui.open_pages import OpenPages
 from mllama_demo.ui.pictures import Pictures
-from mllama_demo.ui.questions import Choice, Which, choice_of, from_page, paths, question_from, reworded, seen_in
+from mllama_demo.ui.questions import Which, from_page, paths, question_from, reworded, seen_in
 from mllama_demo.ui.shelf import Shelf
-from mllama_demo.ui.sight import NOTHING, not_seen
+from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.thumbs import thumbs
 from mllama_demo.ui.traces import Traces
 from mllama_demo.ui.views import NO_INPUT, View, Views, Visit
 from mllama_demo.ui.words import status_line, title_of
+
+# The parameters for an answer; they may be refused as well, with what was typed still there.
+Sampling = Callable[[], SamplingParams]
 
 
 class ChatRoom:
@@ -48,6 +52,7 @@ class ChatRoom:
         self._shelf = Shelf(store, self._pictures, answerer.limits, brand)
         self._feedback = Feedback(store)
         self.traces = Traces(store, self._pictures, self._feedback)
+        self.images = Images(store, self._pictures, self.traces)
         self.pages = OpenPages()
         self._deleting: set[str] = set()
         self._purges: set[asyncio.Task[None]] = set()
@@ -157,7 +162,7 @@ class ChatRoom:
         visit: Visit,
         conversation_id: str,
         value: dict[str, Any],
-        sampling: SamplingParams,
+        sampling: Sampling,
         which: Which = "newest",
         typed: bool = True,
     ) -> Views:
@@ -182,7 +187,7 @@ class ChatRoom:
             async for view in views:
                 yield view
 
-    async def retry(self, visit: Visit, conversation_id: str, sampling: SamplingParams) -> Views:
+    async def retry(self, visit: Visit, conversation_id: str, sampling: Sampling) -> Views:
         """Answers the last question again; the answer so far stays as another version."""
         conversation = await self._load(visit, conversation_id)
         self.pages.show(visit.session, conversation.id)
@@ -198,13 +203,12 @@ class ChatRoom:
         conversation_id: str,
         index: int,
         text: str,
-        sampling: Callable[[], SamplingParams],
+        sampling: Sampling,
         typed: dict[str, Any] | None = None,
     ) -> Views:
         """Asks a question in other words; the old ones, with all that came after, stay as another version. So does the image.
 
-        typed: what stands in the input, where the new words go when they, or the sampling parameters, are refused: the chatbot
-        has them no more.
+        typed: what stands in the input, where the new words go when they are refused: the chatbot has them no more.
         """
         text = from_page(text)
         conversation = await self._load(visit, conversation_id)
@@ -213,11 +217,11 @@ class ChatRoom:
         words = "\n".join(part for part in (typed.get("text"), text) if part and part.strip())
         before = View(await self._history(visit, conversation), answering=False, input={**typed, "text": words})
         try:
-            edited, chosen = reworded(conversation, index, text), sampling()
+            edited = reworded(conversation, index, text)
         except DemoError:
             yield before
             raise
-        async with aclosing(self._answer(visit, conversation.cut(index).add(edited), chosen, before)) as views:
+        async with aclosing(self._answer(visit, conversation.cut(index).add(edited), sampling, before)) as views:
             async for view in views:
                 yield view
 
@@ -286,46 +290,13 @@ class ChatRoom:
         if self._live_of(visit, conversation_id) is not None:
             self._live.refuse_second(conversation_id)
 
-    # --- images ---------------------------------------------------------------------------------------------------------
-
-    async def fetch(self, url: str) -> str:
-        """Fetches an image from a web address; the path of the file to attach."""
-        return await asyncio.to_thread(self._pictures.fetch, url)
-
-    async def attached(
-        self, visit: Visit, conversation_id: str, value: dict[str, Any], which: Which
-    ) -> tuple[Choice | None, str]:
-        """What to choose before the question is sent, and what the model would see of it."""
-        conversation = Conversation()
-        with contextlib.suppress(NotFound):  # not stored before its first answer begins
-            conversation = await self._load(visit, conversation_id) if conversation_id else conversation
-        files, seen = paths(value or {}), seen_in(conversation)
-        self.traces.note(visit.session, files)
-        choice = choice_of([path.name for path in files], seen)
-        which = which if choice else "newest"
-        if not files or (which == "first" and seen is not None):
-            return choice, await asyncio.to_thread(self._pictures.sight, seen)
-        shown = files[:1] if which == "first" else files
-        try:
-            return choice, await asyncio.to_thread(self._pictures.sight_of, shown, seen, which == "together")
-        except DemoError as error:  # said in the panel alone: sending it will say so in a notice
-            return choice, not_seen(str(error))
-
-    async def look(self, visit: Visit, conversation_id: str, number: int) -> str:
-        """HTML: what the model saw for one answer."""
-        tree = await asyncio.to_thread(self._store.tree, visit.owner, conversation_id)
-        image = seen_in(tree.up_to(number))
-        if image is None:
-            raise BadRequest("The model saw no image here.")
-        return await asyncio.to_thread(self._pictures.sight, image)
-
     # --- an answer on the page ------------------------------------------------------------------------------------------
 
     async def _answer(
         self,
         visit: Visit,
         conversation: Conversation,
-        sampling: SamplingParams,
+        sampling: Sampling,
         before: View,
         input: dict[str, Any] | None = None,
     ) -> Views:
@@ -337,7 +308,12 @@ class ChatRoom:
         if (other := self._live_of(visit, conversation.id)) is not None:  # begun from another tab
             shown = await self._history(visit, other.conversation, locked=True)
             yield replace(before, history=shown, answering=True)
-        live = self._live.start(visit.owner, conversation, sampling)
+        try:
+            chosen = sampling()
+        except DemoError:
+            yield before
+            raise
+        live = self._live.start(visit.owner, conversation, chosen)
         view = View(await self._history(visit, conversation, locked=True))
         async with aclosing(self.pages.turns(visit, live, self.info.context_length)) as turns:
             async for turn in turns:

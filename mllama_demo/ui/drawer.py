@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -111,7 +112,7 @@ class Drawer:
             made.then(None, self.exported, None, js=DOWNLOAD, api_visibility="private")
 
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await self._room.new(self._visit(request)))
+        return self._updates(await guarded(self._room.new(self._visit(request))))
 
     async def _open(self, request: gr.Request, conversation_id: str) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.open(self._visit(request), conversation_id)))
@@ -133,6 +134,10 @@ class Drawer:
 
     def _exporter(self, kind: str) -> Callable[..., Any]:
         async def export(conversation_id: str, request: gr.Request) -> str | None:
-            return await guarded(self._room.export(self._visit(request), conversation_id, kind))
+            visit = self._visit(request)
+            path = await guarded(self._room.export(visit, conversation_id, kind))
+            if path is not None:
+                self._room.traces.note(visit.session, [Path(path)])
+            return path
 
         return export

@@ -6,15 +6,19 @@ of the browser or of the user who signed it in, and are removed when it is left 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
 
 import gradio as gr
 
 from mllama_demo.config import Settings
 from mllama_demo.errors import LimitReached
-from mllama_demo.ui.views import Visit, visit_of
+from mllama_demo.ui.views import Views, Visit, visit_of
 from mllama_demo.visitors import visitor_of
 
 HOUR_S = 3600.0
@@ -45,13 +49,26 @@ class Kiosk:
         """For the page; empty where it is no kiosk."""
         return f"{self._settings.kiosk_idle_s:g}" if self.is_one(request) else ""
 
-    def count(self, request: gr.Request) -> None:
-        """Counts a question. Raises LimitReached for one too many. By browser: a reload changes nothing, and where people
-        sign in, several kiosks may be one user's."""
-        if not self.is_one(request):
-            return
+    async def counted(self, request: gr.Request, ask: Callable[..., Views], *values: Any) -> Views:
+        """The views of ask(visit, *values), counted as a question unless it fails. Raises LimitReached for one too many.
+
+        By browser: a reload changes nothing, and where people sign in, several kiosks may be one user's.
+        """
+        # Counted before it is asked, so that several at once are not too many.
+        counted = self._count(_browser_of(request)) if self.is_one(request) else None
+        try:
+            async with aclosing(ask(self.visit(request), *values)) as views:
+                async for view in views:
+                    yield view
+        except Exception:
+            if counted is not None:
+                with contextlib.suppress(ValueError):  # the next visitor's questions are counted by now
+                    self._asked.get(_browser_of(request), deque()).remove(counted)
+            raise
+
+    def _count(self, browser: str) -> float:
         now, most = time.monotonic(), self._settings.kiosk_messages_per_hour
-        asked = self._asked.setdefault(_browser_of(request), deque())
+        asked = self._asked.setdefault(browser, deque())
         while asked and asked[0] <= now - HOUR_S:
             asked.popleft()
         if len(asked) >= most:
@@ -62,6 +79,7 @@ class Kiosk:
                 f"{minutes} {'minute' if minutes == 1 else 'minutes'}. Thank you for trying the demo!"
             )
         asked.append(now)
+        return now
 
     def page(self, session: str) -> Visit | None:
         """The visit of a page that is a kiosk."""

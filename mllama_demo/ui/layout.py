@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from copy import deepcopy
 from typing import Any
@@ -17,14 +17,14 @@ from mllama_demo.answer import Answerer
 from mllama_demo.brand import Brand
 from mllama_demo.config import Settings
 from mllama_demo.feedback import Feedback
-from mllama_demo.sampling import SamplingParams
 from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.shares import Shares
 from mllama_demo.store import Store
 from mllama_demo.transfer import MAX_FILE_BYTES
-from mllama_demo.ui.chat import ChatRoom
+from mllama_demo.ui.chat import ChatRoom, Sampling
 from mllama_demo.ui.drawer import Drawer
+from mllama_demo.ui.event_scripts import ARRIVED, ATTACH, ATTACHED, BEAT, BEHIND, CLOSEUP, REMEMBER_IN_ADDRESS
 from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.kiosk import OWNER_PREFIX, Kiosk
@@ -39,28 +39,6 @@ from mllama_demo.ui.views import View, Views, classes, guarded, guarded_stream
 Updates = AsyncGenerator[dict[Any, Any], None]
 STATUS_SECONDS = 2.0
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
-# The address bar names the conversation, so that a reload, a bookmark or a second tab finds it.
-REMEMBER_IN_ADDRESS = """(id) => {
-  const url = new URL(window.location);
-  if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
-  window.history.replaceState(null, "", url);
-  window.mllamaToEnd?.();
-}"""
-# Changes only when files come or go, or go along to another conversation: not at every letter, nor for questions without.
-ATTACHED = """(value, id) => {
-  const files = (value?.files ?? []).map((file) => file.path ?? file.url);
-  return files.length ? JSON.stringify([id, ...files]) : "";
-}"""
-# Beside what was typed and attached while the file came. Without a type it would be shown as a file of another kind.
-ATTACH = """(file, value) => {
-  if (!file) return value;
-  return { text: value?.text ?? "", files: [...(value?.files ?? []), { ...file, mime_type: file.mime_type || "image/*" }] };
-}"""
-BEHIND = "() => window.mllamaBehind?.() ?? 0"  # milliseconds
-BEAT = "() => { window.mllamaBeat = Date.now(); }"
-# Session and, on a kiosk, its idle seconds: see page.js.
-ARRIVED = "(told) => window.mllamaArrived(...told.split(' '))"
-CLOSEUP = "(html) => window.mllamaCloseup(html)"
 
 
 def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store, brand: Brand) -> None:
@@ -265,7 +243,7 @@ class ChatPage:
             updates[self.sight] = view.sight
         return {**updates, **self._drawer.updates(view)}
 
-    async def _begin(self, views: Callable[[], Views]) -> Updates:
+    async def _begin(self, views: Views) -> Updates:
         """The updates of a stream of views until its answer is under way; _follow and _settle go on from there.
 
         For Gradio makes every output of an event anew that an update leaves as it is, a dozen times a second: an answer is
@@ -278,7 +256,7 @@ class ChatPage:
                     return
 
     async def _follow(self, conversation_id: str, request: gr.Request) -> AsyncGenerator[Any, None]:
-        async for view in guarded_stream(lambda: self._room.follow(self._kiosk.visit(request), conversation_id)):
+        async for view in guarded_stream(self._room.follow(self._kiosk.visit(request), conversation_id)):
             yield gr.skip() if view.live is None else view.live
 
     async def _settle(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
@@ -314,10 +292,12 @@ class ChatPage:
         so three pages with an answer under way had all of them, and not even Stop could be asked for.
         """
         kiosk = self._kiosk.page(session)
-        if kiosk is not None:
-            await self._room.forget(kiosk)
-        self._kiosk.left(session)
-        self._room.leave(session)
+        try:
+            if kiosk is not None:
+                await self._room.forget(kiosk)
+        finally:
+            self._kiosk.left(session)
+            self._room.leave(session)
 
     async def _undo(self, conversation_id: str, value: dict[str, Any], request: gr.Request) -> dict[Any, Any]:
         return self._updates(await guarded(self._room.undo(self._kiosk.visit(request), conversation_id, value)))
@@ -326,10 +306,10 @@ class ChatPage:
         return self._updates(await guarded(self._room.walk(self._kiosk.visit(request), conversation_id, number_in(event))))
 
     async def _look(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> str:
-        return await guarded(self._room.look(self._kiosk.visit(request), conversation_id, number_in(event))) or ""
+        return await guarded(self._room.images.look(self._kiosk.visit(request), conversation_id, number_in(event))) or ""
 
     async def _attached(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> list[Any]:
-        known = await guarded(self._room.attached(self._kiosk.visit(request), conversation_id, value, which))
+        known = await guarded(self._room.images.attached(self._kiosk.visit(request), conversation_id, value, which))
         if known is None:
             return [gr.skip(), gr.skip()]
         choice, sight = known
@@ -338,45 +318,40 @@ class ChatPage:
         return [gr.update(elem_classes=classes(True), choices=list(choice.options), label=choice.sentence), sight]
 
     async def _chosen(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> Any:
-        known = await guarded(self._room.attached(self._kiosk.visit(request), conversation_id, value, which))
+        known = await guarded(self._room.images.attached(self._kiosk.visit(request), conversation_id, value, which))
         return gr.skip() if known is None else known[1]
 
-    async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *knobs: Any) -> Updates:
-        async for updates in self._begin(
-            lambda: self._room.ask(self._kiosk.visit(request), conversation_id, value, self._sampling(request, *knobs), which)
-        ):
+    async def _ask(
+        self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *knobs: Any, typed: bool = True
+    ) -> Updates:
+        sampling = self._sampling(request, *knobs)
+        views = self._kiosk.counted(request, self._room.ask, conversation_id, value, sampling, which, typed)
+        async for updates in self._begin(views):
             yield updates
 
     async def _ask_example(self, request: gr.Request, event: gr.SelectData, conversation_id: str, *knobs: Any) -> Updates:
         example = EXAMPLES[event.index]
         value = {"text": example["text"], "files": list(example.get("files", []))}
-        async for updates in self._begin(
-            lambda: self._room.ask(
-                self._kiosk.visit(request), conversation_id, value, self._sampling(request, *knobs), typed=False
-            )
-        ):
+        async for updates in self._ask(request, conversation_id, value, "newest", *knobs, typed=False):
             yield updates
 
     async def _retry(self, request: gr.Request, conversation_id: str, *knobs: Any) -> Updates:
-        async for updates in self._begin(
-            lambda: self._room.retry(self._kiosk.visit(request), conversation_id, self._sampling(request, *knobs))
-        ):
+        views = self._kiosk.counted(request, self._room.retry, conversation_id, self._sampling(request, *knobs))
+        async for updates in self._begin(views):
             yield updates
 
     async def _edit(
         self, request: gr.Request, event: gr.EditData, conversation_id: str, typed: dict[str, Any], *knobs: Any
     ) -> Updates:
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
-        visit, sampling = self._kiosk.visit(request), lambda: self._sampling(request, *knobs)
-        async for updates in self._begin(
-            lambda: self._room.edit(visit, conversation_id, index, str(event.value), sampling, typed)
-        ):
+        sampling = self._sampling(request, *knobs)
+        views = self._kiosk.counted(request, self._room.edit, conversation_id, index, str(event.value), sampling, typed)
+        async for updates in self._begin(views):
             yield updates
 
-    def _sampling(self, request: gr.Request, *knobs: Any) -> SamplingParams:
-        """The knobs' values for one more question; a kiosk has none, and counts."""
-        self._kiosk.count(request)
-        return self._settings.sampling if self._kiosk.is_one(request) else sampling_from(*knobs)
+    def _sampling(self, request: gr.Request, *knobs: Any) -> Sampling:
+        """The knobs' values; a kiosk has none."""
+        return lambda: self._settings.sampling if self._kiosk.is_one(request) else sampling_from(*knobs)
 
     async def _begin_anew(self, request: gr.Request) -> dict[Any, Any]:
         """The first screen of a kiosk, with nothing left of the visitor before."""
@@ -386,7 +361,7 @@ class ChatPage:
         return self._updates(await guarded(self._room.forget(self._kiosk.visit(request))))
 
     async def _fetch(self, url: str) -> tuple[str | None, str]:
-        path = await guarded(self._room.fetch(url))
+        path = await guarded(self._room.images.fetch(url))
         return path, "" if path else url
 
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradio.processing_utils import hash_file
+from gradio.processing_utils import hash_file, save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from mllama_demo.answer import Answerer
@@ -62,10 +62,11 @@ class Pictures:
         return self._sights.html(image.digest, image.name, lambda: image)
 
     def export(self, name: str, content: str) -> str:
-        """The path of a text file to download."""
-        path = self.folder / "exports" / uuid.uuid4().hex / name
-        _write(path, content.encode("utf-8"))
-        return str(path)
+        """The path of a text file to download, in Gradio's folder, where it is removed in time as an upload is."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            path = Path(folder) / name
+            path.write_bytes(content.encode("utf-8"))
+            return save_file_to_cache(path, get_upload_folder())
 
     def _read(self, path: Path) -> LoadedImage:
         limits = self._answerer.limits

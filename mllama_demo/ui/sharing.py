@@ -13,7 +13,7 @@ from mllama_demo.ui.views import Visit, classes, guarded
 
 # The server does not know under which address a browser reaches it.
 WHOLE_ADDRESS = """(path) => path && new URL(path, new URL(".", window.location.href)).href"""
-SELECT = """() => setTimeout(() => document.querySelector("#share-link :is(input, textarea)")?.select(), 100)"""
+SELECT = """(path) => path && setTimeout(() => document.querySelector("#share-link :is(input, textarea)")?.select(), 100)"""
 
 
 class SharePanel:
@@ -44,7 +44,7 @@ class SharePanel:
         parts = [self.path, self.link, self.said, self.end]
         made = self.share.click(self._share, [conversation_id, self.lifetime], parts, **quiet)
         shown = made.then(None, self.path, self.link, js=WHOLE_ADDRESS, api_visibility="private")
-        shown.then(None, None, None, js=SELECT, api_visibility="private")
+        shown.then(None, self.path, None, js=SELECT, api_visibility="private")
         self.end.click(self._end, conversation_id, parts, **quiet)
         conversation_id.change(self._look, conversation_id, parts, **quiet)
 
@@ -52,7 +52,7 @@ class SharePanel:
         visit = self._visit(request)
         token = await guarded(asyncio.to_thread(self._shares.create, visit.owner, conversation_id, lifetime))
         if token is None:
-            return {self.path: ""}
+            return {self.path: gr.skip()}  # a link that is there stays: it is shown only once
         return {
             **await self._state(visit.owner, conversation_id),
             self.path: f"share/{token}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllama_demo.brand import Brand
-from mllama_demo.errors import BadRequest
+from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images import ImageLimits
 from mllama_demo.store import Store
 from mllama_demo.transfer import MAX_FILE_BYTES, from_json
@@ -24,7 +24,7 @@ class Shelf:
     def __init__(self, store: Store, pictures: Pictures, limits: ImageLimits, brand: Brand | None = None) -> None:
         self._store, self._pictures, self._limits, self._brand = store, pictures, limits, brand
         self._words: dict[str, str] = {}
-        self._deleted: dict[str, tuple[str, str]] = {}
+        self._deleted: dict[str, str] = {}
 
     def leave(self, session: str) -> None:
         """The page was closed."""
@@ -55,15 +55,20 @@ class Shelf:
         title = self._store.load(visit.owner, _existing(id)).title or "Conversation"
         self._store.delete(visit.owner, id)
         self._store.purge()
-        self._deleted[visit.session] = id, title
+        self._deleted[visit.session] = id
         return title
 
     def restore(self, visit: Visit) -> str:
-        """Brings back what this page deleted last; its id."""
-        if visit.session not in self._deleted:
+        """Brings back what this page deleted last; its id. When the database does not answer, it can be tried again."""
+        id = self._deleted.get(visit.session)
+        if id is None:
             raise BadRequest("Nothing was deleted on this page that could be brought back.")
-        id, _ = self._deleted.pop(visit.session)
-        self._store.restore(visit.owner, id)
+        try:
+            self._store.restore(visit.owner, id)
+        except NotFound:  # gone for good
+            self._deleted.pop(visit.session, None)
+            raise
+        self._deleted.pop(visit.session, None)
         return id
 
     def export(self, visit: Visit, id: str, kind: str) -> str:

@@ -19,7 +19,7 @@ from mllama_demo.ui.views import Visit
 
 
 class Traces:
-    """Remembers for each open page the files that were uploaded to it. Safe to use from several threads."""
+    """Remembers for each open page the files that were uploaded to it, or exported from it. Safe to use from several threads."""
 
     def __init__(self, store: Store, pictures: Pictures, feedback: Feedback) -> None:
         self._store, self._pictures, self._feedback = store, pictures, feedback
@@ -28,7 +28,7 @@ class Traces:
         self._asked: dict[str, set[str]] = {}
 
     def note(self, session: str, uploads: Sequence[Path], image: ImageRef | None = None) -> None:
-        """uploads: files that the page has attached; image: of its question, which may never be stored with one."""
+        """uploads: files that the page has attached or made; image: of its question, which may never be stored with one."""
         if uploads:
             self._uploads.setdefault(session, set()).update(uploads)
         if image is not None:

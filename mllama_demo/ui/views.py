@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -102,14 +102,14 @@ async def guarded(work: Awaitable[T]) -> T | None:
     return None
 
 
-async def guarded_stream(views: Callable[[], Views]) -> Views:
-    """The same for a stream of views, which ends early; making the stream may fail too.
+async def guarded_stream(views: Views) -> Views:
+    """The same for a stream of views, which ends early.
 
     Always yields something: Gradio empties every output of a generator that did not.
     """
     nothing = True
     try:
-        async with aclosing(views()) as stream:
+        async with aclosing(views) as stream:
             async for view in stream:
                 nothing = False
                 yield view

@@ -17,9 +17,9 @@ REASONS = {
     "max_tokens": "stopped at max tokens",
     "context_full": "stopped: the context is full",
     "time_limit": "stopped at the time limit",
-    "cancelled": "stopped by you",
-    "abandoned": "stopped: the page was closed",
-    "cut_off": "cut off: the demo ended",
+    "cancelled": "stopped by hand",
+    "abandoned": "stopped: nobody was watching",
+    "cut_off": "cut off: the demo failed",
     "error": "failed",
 }
 

@@ -148,7 +148,7 @@ def test_an_answer_grows_while_it_is_written_and_stop_keeps_what_is_there(slow_p
     shown = pages.last_bot_text(slow_page)
     pages.stop_button(slow_page).click()
     pages.wait_answered(slow_page)
-    assert "stopped by you" in pages.facts(slow_page)
+    assert "stopped by hand" in pages.facts(slow_page)
     assert pages.last_bot_text(slow_page).startswith(shown)
     expect(pages.stop_button(slow_page)).to_be_hidden()
     lengths = pages.growth(slow_page)

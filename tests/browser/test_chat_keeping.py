@@ -84,7 +84,7 @@ def test_a_reload_in_the_middle_finds_the_answer_going_on(browsers: Browsers, sl
     pages.stop_button(second).click()
     for tab in (slow_page, second):
         pages.wait_answered(tab)
-        assert "stopped by you" in pages.facts(tab)
+        assert "stopped by hand" in pages.facts(tab)
         assert pages.user_rows(tab).count() == 1
     assert pages.last_bot_text(slow_page) == pages.last_bot_text(second)
     assert pages.growth(slow_page) == sorted(set(pages.growth(slow_page)))

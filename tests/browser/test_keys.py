@@ -84,7 +84,7 @@ def test_escape_stops_the_answer(slow_page: Page):
     pages.ask_endlessly(slow_page)
     slow_page.keyboard.press("Escape")
     pages.wait_answered(slow_page)
-    assert "stopped by you" in pages.facts(slow_page)
+    assert "stopped by hand" in pages.facts(slow_page)
 
 
 def test_alt_n_begins_a_new_chat_and_leads_to_the_question(page: Page):

@@ -49,7 +49,7 @@ def test_a_lost_connection_is_found_again_and_the_stream_goes_on(browsers: Brows
     expect(pages.textarea(page)).to_have_value(DRAFT)
     pages.stop_button(page).click()
     pages.wait_answered(page)
-    assert "stopped by you" in pages.facts(page)
+    assert "stopped by hand" in pages.facts(page)
 
 
 def test_what_a_killed_program_had_written_is_there_when_it_is_back(browsers: Browsers, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_what_a_killed_program_had_written_is_there_when_it_is_back(browsers: Br
             kept = pages.last_bot_text(page)
             assert len(kept) > 10
             assert read.startswith(kept)
-            assert "cut off: the demo ended" in pages.facts(page)
+            assert "cut off: the demo failed" in pages.facts(page)
             expect(pages.textarea(page)).to_have_value(DRAFT)
             assert pages.retry(page)
             road.close()

@@ -46,7 +46,7 @@ def test_one_answers_one_waits_one_is_asked_to_come_back(browsers: Browsers, one
 
     pages.stop_button(first).click()
     pages.wait_answered(first)
-    assert "stopped by you" in pages.facts(first)
+    assert "stopped by hand" in pages.facts(first)
     pages.shot(third, "busy-desktop")
     pages.wait_answered(second)
     assert "Rome" in pages.last_bot_text(second)
@@ -89,7 +89,7 @@ def test_a_waiting_question_can_be_stopped(browsers: Browsers, one_slot: Program
     expect(pages.bot_rows(second)).to_contain_text("Next in line")
     pages.stop_button(second).click()
     pages.wait_answered(second)
-    assert "stopped by you" in pages.facts(second)
+    assert "stopped by hand" in pages.facts(second)
     wait_until(lambda: one_slot.health()["waiting"] == 0, "nobody waits", 60)
     pages.stop_button(first).click()
     pages.wait_answered(first)

@@ -73,6 +73,21 @@ def test_a_link_is_shown_once_and_that_there_is_one_stays_to_be_seen(page: Page)
     expect(page.locator("#stop-sharing")).to_be_visible()
 
 
+def test_a_second_link_that_cannot_be_made_leaves_the_first_to_be_copied(browsers: Browsers, page: Page):
+    pages.open_chat(page)
+    pages.ask_and_wait(page, "What is it?")
+    pages.open_panel(page, "This conversation")
+    link = share(page)
+    other = pages.open_chat(page.context.new_page(), page.url)
+    pages.open_panel(other, "This conversation")
+    with pages.settled(other):
+        other.locator("#delete").click()
+    with pages.settled(page):
+        page.locator("#share").click()
+    expect(pages.notice(page)).to_contain_text("There is no conversation")
+    expect(page.locator("#share-link").locator("input, textarea")).to_have_value(link)
+
+
 def test_where_nothing_was_said_there_is_nothing_to_share(page: Page):
     pages.open_chat(page)
     menu = page.get_by_role("button", name="This conversation")

@@ -13,6 +13,7 @@ from mllama_demo.answer import Answerer
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, Message
 from mllama_demo.drafts import LIFETIME, Drafts
+from mllama_demo.errors import BackendUnavailable
 from mllama_demo.live import LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
@@ -37,6 +38,13 @@ def asked(store: Store) -> Conversation:
 
 def said(store: Store, conversation: Conversation) -> list[str]:
     return [message.text for message in store.load(ME, conversation.id).messages]
+
+
+def orphans(drafts: Drafts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would be adopted if the program ended now."""
+    with monkeypatch.context() as patch:
+        later(patch, LIFETIME * 1.1)
+        return [draft.text for _, _, draft in drafts._orphans(ME)]
 
 
 def test_a_draft_without_its_program_becomes_the_answer_cut_off(store, drafts, monkeypatch) -> None:
@@ -96,10 +104,34 @@ def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts
     answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)
     monkeypatch.setattr("mllama_demo.live.BEAT_S", 0.01)
 
-    def orphans() -> list[str]:
-        with monkeypatch.context() as patch:
-            later(patch, LIFETIME * 1.1)
-            return [draft.text for _, _, draft in drafts._orphans(ME)]
+    async def story() -> Any:
+        conversation = talk("Tell me a story")
+        live = answers.start(ME, conversation, SamplingParams())
+        await backend.taken()
+        backend.send(READ)
+        backend.say("O", "n")
+        await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
+        backend.send(finished())
+        await until(lambda: live.done, "the answer is kept")
+        await until(lambda: not orphans(drafts, monkeypatch), "its draft is gone")
+        return said(store, conversation)
+
+    assert run(story()) == ["Tell me a story", "On"]
+
+
+@pytest.mark.parametrize("discarded", [False, True])
+def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_discarded(monkeypatch, discarded) -> None:
+    class FailsAsAnswersEnd(Store):
+        def save(self, owner: str, conversation: Conversation) -> Conversation:
+            if conversation.messages[-1].role == "assistant" and not mended:
+                raise BackendUnavailable("The database does not answer.")
+            return super().save(owner, conversation)
+
+    mended: list[bool] = []
+    backend, store = HandBackend(), FailsAsAnswersEnd("sqlite://")
+    drafts = Drafts(store)
+    answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store, unwatched_seconds=2.0)
+    monkeypatch.setattr("mllama_demo.live.BEAT_S", 0.01)
 
     async def story() -> Any:
         conversation = talk("Tell me a story")
@@ -107,10 +139,17 @@ def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts
         await backend.taken()
         backend.send(READ)
         backend.say("O", "n")
-        await until(lambda: orphans() == ["On"], "what was written is drafted")
-        backend.send(finished())
-        await until(lambda: live.done, "the answer is kept")
-        await until(lambda: not orphans(), "its draft is gone")
+        await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
+        if discarded:
+            await answers.discard(live)
+        else:
+            backend.send(finished())
+        await until(lambda: live.done and not answers._tasks, "everything about the answer is over")
+        assert isinstance(live.error, BackendUnavailable) is not discarded
+        mended.append(True)
+        later(monkeypatch, LIFETIME * 1.1)
+        await answers.adopt(ME)
         return said(store, conversation)
 
-    assert run(story()) == ["Tell me a story", "On"]
+    assert run(story()) == ["Tell me a story", *([] if discarded else ["On"])]
+    store.close()

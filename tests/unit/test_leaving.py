@@ -12,9 +12,11 @@ from hand_backend import CodePoints, HandBackend, talk
 from mllama_demo.answer import Answerer
 from mllama_demo.brand import load_brand
 from mllama_demo.config import Settings
+from mllama_demo.errors import BackendUnavailable
 from mllama_demo.store import Store
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.layout import ChatPage
+from mllama_demo.ui.views import Visit
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -52,6 +54,21 @@ def test_what_was_said_on_a_visitors_own_page_stays(page: ChatPage, store: Store
     store.save(owner, talk("What is it?", "A dog."))
     asyncio.run(page.left("one"))
     assert len(store.list(owner)) == 1
+
+
+def test_a_kiosks_page_is_forgotten_though_the_database_fails(page: ChatPage, store: Store, monkeypatch) -> None:
+    owner = open_page(page, "one", kiosk=True)
+    store.save(owner, talk("What is it?", "A dog."))
+    assert asyncio.run(page._room.search(Visit(owner, "one"), "dog")).found
+
+    def fails(*_: object) -> None:
+        raise BackendUnavailable("The database does not answer.")
+
+    monkeypatch.setattr(store, "erase", fails)
+    with pytest.raises(BackendUnavailable):
+        asyncio.run(page.left("one"))
+    assert page._kiosk.page("one") is None
+    assert page._room._shelf.listed(Visit(owner, "one")).found == "", "it searches for nothing any more"
 
 
 def test_an_unknown_page_may_leave(page: ChatPage) -> None:

@@ -267,6 +267,12 @@ def test_every_way_to_end_has_its_words(reason: str) -> None:
     assert facts(reason=reason).text.endswith(REASONS[reason])
 
 
+def test_how_an_answer_ended_is_true_for_whoever_reads_it_and_wherever_the_page_was() -> None:
+    """It stands on shared pages and in exports; and an answer is given up when one merely looks at another conversation."""
+    assert facts(reason="cancelled").text.endswith("stopped by hand")
+    assert facts(reason="abandoned").text.endswith("stopped: nobody was watching")
+
+
 def test_the_cause_of_a_failure_is_shown() -> None:
     assert facts(reason="error", error="The model is down: no power").text.endswith("failed · The model is down: no power")
 

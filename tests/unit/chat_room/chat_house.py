@@ -28,6 +28,12 @@ from mllama_demo.ui.views import NO_INPUT, View, Visit
 PAGE, TAB = Visit("me", "page"), Visit("me", "another tab")
 STRANGER = Visit("a stranger", "their page")
 SAMPLING = SamplingParams(seed=1)
+
+
+def sampling() -> SamplingParams:
+    return SAMPLING
+
+
 PLACE = "59.9139 N, 10.7522 E"
 
 
@@ -67,13 +73,13 @@ class House:
         return [message.text for message in self.store.load(PAGE.owner, conversation_id).messages]
 
     def ask(self, text: str = "", *files: Path, conversation_id: str = "", visit: Visit = PAGE) -> AsyncGenerator[View, None]:
-        return self.page(self.room.ask(visit, conversation_id, value(text, *files), SAMPLING), visit)
+        return self.page(self.room.ask(visit, conversation_id, value(text, *files), sampling), visit)
 
     def retry(self, conversation_id: str, visit: Visit = PAGE) -> AsyncGenerator[View, None]:
-        return self.page(self.room.retry(visit, conversation_id, SAMPLING), visit)
+        return self.page(self.room.retry(visit, conversation_id, sampling), visit)
 
     def edit(self, conversation_id: str, index: int, text: str, visit: Visit = PAGE) -> AsyncGenerator[View, None]:
-        return self.page(self.room.edit(visit, conversation_id, index, text, lambda: SAMPLING), visit)
+        return self.page(self.room.edit(visit, conversation_id, index, text, sampling), visit)
 
     async def page(self, views: AsyncGenerator[View, None], visit: Visit = PAGE) -> AsyncGenerator[View, None]:
         """What a page shows after an event that may begin an answer: it follows the answer, and settles."""
@@ -223,7 +229,7 @@ ACTS: dict[str, Act] = {
     **CHANGES,
     "delete": lambda house, id, visit: house.room.delete(visit, id),
     "stop": lambda house, id, visit: house.room.stop(visit, id),
-    "look": lambda house, id, visit: house.room.look(visit, id, 1),
+    "look": lambda house, id, visit: house.room.images.look(visit, id, 1),
     "export": lambda house, id, visit: house.room.export(visit, id, "json"),
 }
 REFUSALS = [BackendBusy("The demo is busy: 8 questions are waiting."), BackendUnavailable("The model is still loading.")]

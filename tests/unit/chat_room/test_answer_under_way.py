@@ -25,7 +25,7 @@ def test_stop_ends_the_answer_and_keeps_what_was_written(house) -> None:
 
     last = run(scene())[-1]
     assert (lines(last), last.answering) == (["Hello?", "Well, "], False)
-    assert "stopped by you" in last.history[1]["content"][1]["text"]
+    assert "stopped by hand" in last.history[1]["content"][1]["text"]
     assert house.kept(last.conversation_id) == ["Hello?", "Well, "]
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from chat_house import PAGE, SAMPLING, STRANGER, Seen, lines, opened, picture, picture_of, preview_of
+from chat_house import PAGE, STRANGER, Seen, lines, opened, picture, picture_of, preview_of, sampling
 from hand_backend import READ, finished, run, until
 
 from mllama_demo.backend.base import QueueEvent
@@ -169,6 +169,6 @@ def test_undo_takes_the_picture_back_too_as_it_was_sent(house, tmp_path) -> None
     [file] = view.input["files"]
     assert Path(file) == house.room.previews / "attached" / digest_of(path) / path.name
     assert Path(file).read_bytes() == path.read_bytes()
-    views = run(house.answered(house.room.ask(PAGE, id, view.input, SAMPLING), "A square."))
+    views = run(house.answered(house.room.ask(PAGE, id, view.input, sampling), "A square."))
     assert house.backend.requests[0].image.name == path.name
     assert lines(views[-1]) == ["What is it?", "A square."]

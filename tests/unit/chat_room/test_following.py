@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from chat_house import PAGE, SAMPLING, TAB, House, Seen, lines, value
+from chat_house import PAGE, TAB, House, Seen, lines, sampling, value
 from hand_backend import READ, finished, run, until
 
 from mllama_demo.ui.views import View, guarded_stream
@@ -12,7 +12,7 @@ from mllama_demo.ui.views import View, guarded_stream
 
 def test_an_answer_goes_on_when_its_first_event_ends_and_is_followed_to_its_end(house: House) -> None:
     async def scene() -> None:
-        asked = Seen(house.room.ask(PAGE, "", value("Hello?"), SAMPLING))
+        asked = Seen(house.room.ask(PAGE, "", value("Hello?"), sampling))
         await house.backend.taken()
         house.backend.send(READ)
         house.backend.say("Hi ")
@@ -42,7 +42,7 @@ def test_each_page_follows_an_answer_once(house: House) -> None:
         for followed in (seen, tab):
             assert lines((await followed.to_the_end())[-1]) == ["Hello?", "Hi "]
         assert await Seen(house.room.follow(PAGE, seen.id)).to_the_end() == [], "nothing is under way"
-        nothing = guarded_stream(lambda: house.room.follow(PAGE, seen.id))
+        nothing = guarded_stream(house.room.follow(PAGE, seen.id))
         assert await Seen(nothing).to_the_end() == [View()], "which leaves the page as it is"
 
     run(scene())

@@ -10,7 +10,8 @@ import pytest
 from chat_house import ACTS, PAGE, STRANGER, TAB, Seen, bar, lines, nothing_open, opened, picture
 from hand_backend import finished, run, until
 
-from mllama_demo.errors import BadRequest, DemoError, NotFound
+from mllama_demo import store
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, NotFound
 from mllama_demo.ui import chat
 from mllama_demo.ui.views import View
 
@@ -173,6 +174,38 @@ def test_a_deleted_conversation_is_brought_back_and_shown(house) -> None:
 
     [view] = run(scene())
     assert (lines(view), view.conversations, view.deleted) == (["Hello?", "Hi."], [("a talk", id)], "")
+
+
+def test_a_failure_of_the_database_does_not_spend_the_way_back(house, monkeypatch) -> None:
+    id = house.keep("Hello?", "Hi.")
+
+    def fails(*_: object) -> None:
+        raise BackendUnavailable("The database does not answer.")
+
+    async def scene() -> View:
+        await house.room.delete(PAGE, id)
+        with monkeypatch.context() as patch:
+            patch.setattr(house.store, "restore", fails)
+            with pytest.raises(BackendUnavailable):
+                await house.room.restore(PAGE)
+        return await house.room.restore(PAGE)
+
+    view = run(scene())
+    assert (lines(view), view.deleted) == (["Hello?", "Hi."], "")
+
+
+def test_what_is_gone_for_good_is_not_offered_again(house, monkeypatch) -> None:
+    async def scene() -> None:
+        await house.room.delete(PAGE, house.keep("Hello?", "Hi."))
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "DELETED_LIFETIME", timedelta(0))
+            house.store.purge()
+        with pytest.raises(NotFound, match="gone for good"):
+            await house.room.restore(PAGE)
+        with pytest.raises(BadRequest, match="Nothing was deleted"):
+            await house.room.restore(PAGE)
+
+    run(scene())
 
 
 def test_a_deleted_conversation_is_purged_by_itself_in_time(house, monkeypatch) -> None:

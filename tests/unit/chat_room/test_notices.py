@@ -53,12 +53,13 @@ def test_a_stream_ends_at_an_expected_failure_and_leaves_what_was_shown_before(n
         yield View(title="shown")
         raise NotFound("It is gone.")
 
-    def cannot_begin() -> AsyncGenerator[View, None]:
+    async def cannot_begin() -> AsyncGenerator[View, None]:
         raise BadRequest("top_p must be lower.")
+        yield View()
 
     async def scene() -> None:
-        assert await Seen(guarded_stream(views)).to_the_end() == [View(title="shown"), View()]
-        assert await Seen(guarded_stream(cannot_begin)).to_the_end() == [View()], "a view that changes nothing"
+        assert await Seen(guarded_stream(views())).to_the_end() == [View(title="shown"), View()]
+        assert await Seen(guarded_stream(cannot_begin())).to_the_end() == [View()], "a view that changes nothing"
 
     run(scene())
     assert notices == ["It is gone.", "top_p must be lower."]
@@ -82,7 +83,7 @@ def test_an_unexpected_failure_is_logged_and_said_without_its_words(notices, cap
 
     async def scene() -> None:
         assert await guarded(fails()) is None
-        assert await Seen(guarded_stream(views)).to_the_end() == [View()]
+        assert await Seen(guarded_stream(views())).to_the_end() == [View()]
 
     run(scene())
     assert notices == ["Something went wrong in the demo; its log has the cause."] * 2

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_house import PAGE, PLACE, SAMPLING, House, bar, opened, picture, preview_of, refused, value
+from chat_house import PAGE, PLACE, House, bar, opened, picture, preview_of, refused, sampling, value
 from hand_backend import run
 from PIL import Image
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def asked_with(house: House, id: str, which: Any, *files: Path) -> View:
-    return run(house.answered(house.page(house.room.ask(PAGE, id, value("Which?", *files), SAMPLING, which)), "This."))[-1]
+    return run(house.answered(house.page(house.room.ask(PAGE, id, value("Which?", *files), sampling, which)), "This."))[-1]
 
 
 def test_a_new_image_is_what_the_model_sees_unless_another_is_chosen(house, tmp_path) -> None:
@@ -60,7 +60,7 @@ def test_a_choice_that_there_is_not_is_refused(house, tmp_path) -> None:
 
     async def scene() -> None:
         sent = value("Which?", picture(tmp_path, "new.png"))
-        _, sentence = await refused(house.room.ask(PAGE, id, sent, SAMPLING, "best"), BadRequest)
+        _, sentence = await refused(house.room.ask(PAGE, id, sent, sampling, "best"), BadRequest)
         assert "newest, first or together, not 'best'" in sentence
 
     run(scene())
@@ -71,7 +71,7 @@ def test_before_a_second_image_is_sent_the_page_asks_and_shows_what_would_be_see
     sent = value("", picture(tmp_path, "new.png", (30, 40)))
 
     async def scene(which: Any, id: str, sent: dict[str, Any]) -> tuple[Any, str]:
-        return await house.room.attached(PAGE, id, sent, which)
+        return await house.room.images.attached(PAGE, id, sent, which)
 
     choice, sight = run(scene("newest", id, sent))
     assert [label for label, _ in choice.options] == [
@@ -87,7 +87,7 @@ def test_before_a_second_image_is_sent_the_page_asks_and_shows_what_would_be_see
 
 def test_a_file_that_is_no_image_is_said_to_be_none_before_it_is_sent(house, tmp_path) -> None:
     (tmp_path / "page.jpg").write_bytes(b"<!doctype html><script>alert(1)</script>")
-    _, sight = run(house.room.attached(PAGE, "", value("", tmp_path / "page.jpg"), "newest"))
+    _, sight = run(house.room.images.attached(PAGE, "", value("", tmp_path / "page.jpg"), "newest"))
     assert "page.jpg" in sight
     assert "not an image" in sight
 
@@ -95,11 +95,11 @@ def test_a_file_that_is_no_image_is_said_to_be_none_before_it_is_sent(house, tmp
 def test_what_an_answer_saw_can_be_looked_at_later(house, tmp_path) -> None:
     id = house.keep_picture(picture(tmp_path, "old.png"))
     asked_with(house, id, "newest", picture(tmp_path, "new.png", (30, 40)))
-    assert "old.png, 40 × 30 px" in run(house.room.look(PAGE, id, 1))
-    assert "new.png, 30 × 40 px" in run(house.room.look(PAGE, id, 3))
+    assert "old.png, 40 × 30 px" in run(house.room.images.look(PAGE, id, 1))
+    assert "new.png, 30 × 40 px" in run(house.room.images.look(PAGE, id, 3))
     other = house.keep("Hello?", "Hi.")
     with pytest.raises(BadRequest, match="saw no image"):
-        run(house.room.look(PAGE, other, 1))
+        run(house.room.images.look(PAGE, other, 1))
 
 
 # --- images --------------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_a_picture_that_is_named_like_a_preview_is_not_shown_in_its_place(house,
     assert PLACE.encode() not in preview_of(view).read_bytes()
     taken_back = run(house.room.undo(PAGE, id))
     assert Path(taken_back.input["files"][0]).read_bytes() == path.read_bytes()
-    views = run(house.answered(house.room.ask(PAGE, id, taken_back.input, SAMPLING), "A square."))
+    views = run(house.answered(house.room.ask(PAGE, id, taken_back.input, sampling), "A square."))
     assert PLACE.encode() not in preview_of(views[-1]).read_bytes()
 
 
@@ -142,7 +142,7 @@ def test_a_fetched_picture_becomes_a_file_to_attach(house, tmp_path, monkeypatch
         return load_image(data, "../../a/b?c.png")
 
     monkeypatch.setattr(pictures, "fetch_image", fetch)
-    path = Path(run(house.room.fetch("  https://example.com/a.png ")))
+    path = Path(run(house.room.images.fetch("  https://example.com/a.png ")))
     assert asked == [("https://example.com/a.png", house.answerer.limits, [])]
     assert path.read_bytes() == data
     assert path.suffix == ".png"
@@ -152,7 +152,7 @@ def test_a_fetched_picture_becomes_a_file_to_attach(house, tmp_path, monkeypatch
 @pytest.mark.parametrize("url", ["", "  ", None])
 def test_fetching_without_an_address_is_refused(house, url: Any) -> None:
     with pytest.raises(BadRequest, match="Enter the address"):
-        run(house.room.fetch(url))
+        run(house.room.images.fetch(url))
 
 
 def test_the_pictures_are_gone_with_the_room(house, tmp_path) -> None:

@@ -10,7 +10,6 @@ from chat_house import (
     CHANGES,
     PAGE,
     REFUSALS,
-    SAMPLING,
     STRANGER,
     House,
     Seen,
@@ -19,6 +18,7 @@ from chat_house import (
     picture,
     preview_of,
     refused,
+    sampling,
     value,
 )
 from hand_backend import finished, run
@@ -118,7 +118,7 @@ def test_a_refused_first_question_goes_back_into_the_input(house, tmp_path, refu
     typed = value("What is it?", picture(tmp_path))
 
     async def scene() -> tuple[list[View], str]:
-        return await refused(house.room.ask(PAGE, "", typed, SAMPLING), type(refusal))
+        return await refused(house.room.ask(PAGE, "", typed, sampling), type(refusal))
 
     views, sentence = run(scene())
     assert sentence == str(refusal)
@@ -207,7 +207,7 @@ def refusal_of(house: House, sent: dict[str, Any], error: type[DemoError] = BadR
     """The sentence for what the input box sent; nothing may be shown, stored or asked."""
 
     async def scene() -> tuple[list[View], str]:
-        return await refused(house.room.ask(PAGE, "", sent, SAMPLING), error)
+        return await refused(house.room.ask(PAGE, "", sent, sampling), error)
 
     views, sentence = run(scene())
     assert views == []
@@ -244,7 +244,7 @@ def test_a_hostile_file_is_refused_by_its_name(house, tmp_path, name: str, data:
 
 def test_a_file_given_as_the_browser_describes_it_is_read_too(house, tmp_path) -> None:
     sent = {"text": "What is it?", "files": [{"path": str(picture(tmp_path)), "orig_name": "square.png"}]}
-    views = run(house.answered(house.room.ask(PAGE, "", sent, SAMPLING), "A square."))
+    views = run(house.answered(house.room.ask(PAGE, "", sent, sampling), "A square."))
     assert preview_of(views[-1]).is_file()
 
 
