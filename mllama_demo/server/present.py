@@ -26,7 +26,7 @@ from mllama_demo.backend.base import Backend
 from mllama_demo.brand import Brand
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, DemoError, NotFound
-from mllama_demo.scenarios.recording import BROKEN_OFF, Recording, keep, place_of, recording_of
+from mllama_demo.scenarios.recording import BROKEN_OFF, NOT_KEPT, Recording, keep, place_of, recording_of
 from mllama_demo.scenarios.rehearse import ask_step, rehearse
 from mllama_demo.scenarios.spec import NAME, Scenario, names, read_scenario
 from mllama_demo.server.api_errors import ApiError
@@ -104,6 +104,9 @@ class Presenter:
                 return "other", f"Rehearsed on {recording.date} with {recording.model}; which model answers now is not known yet"
             return "other", f"Rehearsed on {recording.date} with another model ({recording.model})"
         steps = [recording.step(scenario, index) for index in range(len(scenario.steps))]
+        broken = sum(recording.broke_off(scenario, index) for index in range(len(steps)))
+        if broken and steps.count(None) == broken:
+            return "failed", f"Rehearsed on {recording.date}, but {broken} of {len(steps)} steps got no whole answer"
         if None in steps:
             return "old", f"Rehearsed on {recording.date}, but not all of its steps as they are now"
         failed = sum(bool(step and step.problems) for step in steps)
@@ -173,12 +176,11 @@ class Presenter:
                 async for recording in recordings:
                     yield _result(recording)
             assert recording is not None  # a scenario has a step
-            if await asyncio.to_thread(keep, place_of(scenario, self._settings), recording):
+            if await asyncio.to_thread(keep, place_of(scenario, self._settings), recording, scenario, self._settings):
                 _, state, sentence = self.rehearsal(scenario)
                 yield {"kept": True, "state": state, "sentence": f"{sentence}. The answers are recorded."}
             else:
-                sentence = "Not recorded: a step has no whole answer, so that the earlier recording stays."
-                yield {"kept": False, "state": "failed", "sentence": sentence}
+                yield {"kept": False, "state": "failed", "sentence": NOT_KEPT}
         finally:
             self._rehearsing.discard(name)
 
