@@ -70,7 +70,10 @@ class Runs:
 
 
 class Presenter:
-    """Reads scenarios anew for each page, so that one may be written while the demo runs."""
+    """Reads scenarios anew for each page, so that one may be written while the demo runs.
+
+    Reading one decodes its pictures: in a thread, wherever streams are waiting.
+    """
 
     def __init__(self, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate) -> None:
         self._settings, self._backend, self._tokenizer = settings, backend, tokenizer
@@ -144,12 +147,12 @@ class Presenter:
 
     async def ask(self, name: str, index: int, run: str) -> AsyncGenerator[dict[str, Any], None]:
         """Events of one step's answer; errors before the first are raised, later ones are the last event."""
-        scenario = self.scenario(name)
+        scenario = await asyncio.to_thread(self.scenario, name)
         if not 0 <= index < len(scenario.steps):
             raise NotFound(f"The scenario {name} has steps 1 to {len(scenario.steps)}.")
         answers = self._runs.of(run, name)
         known = dict(answers)
-        recording = self.rehearsal(scenario)[0]
+        recording = (await asyncio.to_thread(self.rehearsal, scenario))[0]
         for number in range(scenario.first_of(index), index):  # what the audience was shown instead of a live answer
             found = recording.step(scenario, number) if recording else None
             if number not in known and found is not None:
@@ -166,7 +169,7 @@ class Presenter:
     async def rehearse(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
         """An event for each step's result, the last one says what became of the recording. Raises ApiError 409 while another
         rehearsal of the scenario is under way. Closing the stream keeps nothing."""
-        scenario, recording = self.scenario(name), None
+        scenario, recording = await asyncio.to_thread(self.scenario, name), None
         if name in self._rehearsing:
             raise ApiError(409, "This demo is being rehearsed already; wait until that is done, or stop it there.")
         self._rehearsing.add(name)
@@ -177,7 +180,7 @@ class Presenter:
                     yield _result(recording)
             assert recording is not None  # a scenario has a step
             if await asyncio.to_thread(keep, place_of(scenario, self._settings), recording, scenario, self._settings):
-                _, state, sentence = self.rehearsal(scenario)
+                _, state, sentence = await asyncio.to_thread(self.rehearsal, scenario)
                 yield {"kept": True, "state": state, "sentence": f"{sentence}. The answers are recorded."}
             else:
                 yield {"kept": False, "state": "failed", "sentence": NOT_KEPT}

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hand_backend import READ, CodePoints, HandBackend, finished, run
 
 from mllama_demo.config import Settings
 from mllama_demo.scenarios import recording as recordings
+from mllama_demo.scenarios.recording import Recording
+from mllama_demo.scenarios.spec import Scenario, read_scenario
+from mllama_demo.server import present
 from mllama_demo.server.present import Presenter
 
+RUN = "r" * 32
 DEMO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n  - prompt: And 1 + 1?\n    continues: true\n"
 
 
@@ -38,6 +44,18 @@ class Stage:
 
         speaking = asyncio.ensure_future(model())
         events = [event async for event in self.presenter.rehearse("demo")]
+        await speaking
+        return events[-1]
+
+    async def ask(self, index: int, answer: str) -> dict[str, Any]:
+        """The last event of a step to which the model says this."""
+
+        async def model() -> None:
+            await self.backend.taken()
+            self.backend.send(READ, finished(text=answer))
+
+        speaking = asyncio.ensure_future(model())
+        events = [event async for event in self.presenter.ask("demo", index, RUN)]
         await speaking
         return events[-1]
 
@@ -68,3 +86,18 @@ def test_a_rehearsal_that_broke_off_costs_the_stage_no_answer_that_came_with_the
     assert (told["kept"], told["sentence"]) == (False, recordings.NOT_KEPT)
     assert [step["recorded"]["text"] for step in stage.presenter.plain(scenario)["steps"]] == ["7", "2"]
     assert stage.state()[0] == "yes"
+
+
+def test_files_are_read_beside_the_loop_that_streams_to_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stage, readers = Stage(tmp_path), []
+    for reader in (recordings.recording_of, read_scenario):
+
+        def watched(*given: Any, reader: Any = reader) -> Recording | Scenario | None:
+            readers.append((reader.__name__, threading.current_thread()))
+            return reader(*given)
+
+        monkeypatch.setattr(present, reader.__name__, watched)
+    run(stage.rehearse("7", "2"))
+    run(stage.ask(0, "7"))
+    assert {name for name, _ in readers} == {"recording_of", "read_scenario"}
+    assert threading.current_thread() not in {thread for _, thread in readers}
