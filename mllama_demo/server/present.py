@@ -25,7 +25,7 @@ from mllama_demo.answer import Answer, Answerer
 from mllama_demo.backend.base import Backend
 from mllama_demo.brand import Brand
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
-from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, DemoError, NotFound
+from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, Conflict, DemoError, NotFound
 from mllama_demo.scenarios.recording import BROKEN_OFF, NOT_KEPT, Recording, keep, place_of, recording_of
 from mllama_demo.scenarios.rehearse import ask_step, rehearse
 from mllama_demo.scenarios.spec import NAME, Scenario, names, read_scenario
@@ -141,16 +141,23 @@ class Presenter:
                     "parameters": _shown(sampling),
                     "limit_s": min(scenario.time_limit_s(index), self._settings.request_time_limit_s),
                     "recorded": recorded,
+                    "fingerprint": scenario.fingerprint(index),
                 }
             )
         return {"title": scenario.script.title, "rehearsed": state, "sentence": sentence, "steps": steps}
 
-    async def ask(self, name: str, index: int, run: str) -> AsyncGenerator[dict[str, Any], None]:
-        """Events of one step's answer; errors before the first are raised, later ones are the last event."""
+    async def ask(self, name: str, index: int, run: str, fingerprint: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Events of one step's answer; errors before the first are raised, later ones are the last event.
+
+        fingerprint: of the step that the page shows, whose file may have been changed since.
+        """
         scenario = await asyncio.to_thread(self.scenario, name)
-        if not 0 <= index < len(scenario.steps):
+        there = 0 <= index < len(scenario.steps)
+        if not there and not fingerprint:
             raise NotFound(f"The scenario {name} has steps 1 to {len(scenario.steps)}.")
         answers = self._runs.of(run, name)
+        if not there or fingerprint != scenario.fingerprint(index):
+            raise Conflict("The scenario was changed; reload the page.")
         known = dict(answers)
         recording = (await asyncio.to_thread(self.rehearsal, scenario))[0]
         for number in range(scenario.first_of(index), index):  # what the audience was shown instead of a live answer
@@ -167,14 +174,14 @@ class Presenter:
                 sent = answer.text
 
     async def rehearse(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
-        """An event for each step's result, the last one says what became of the recording. Raises ApiError 409 while another
-        rehearsal of the scenario is under way. Closing the stream keeps nothing."""
+        """The fingerprints of all steps, an event for each step's result, and what became of the recording. Raises Conflict
+        while another rehearsal of the scenario is under way. Closing the stream keeps nothing."""
         scenario, recording = await asyncio.to_thread(self.scenario, name), None
         if name in self._rehearsing:
-            raise ApiError(409, "This demo is being rehearsed already; wait until that is done, or stop it there.")
+            raise Conflict("This demo is being rehearsed already; wait until that is done, or stop it there.")
         self._rehearsing.add(name)
         try:
-            yield {"steps": len(scenario.steps)}
+            yield {"steps": [scenario.fingerprint(index) for index in range(len(scenario.steps))]}
             async with aclosing(rehearse(self._answerer(scenario), scenario)) as recordings:
                 async for recording in recordings:
                     yield _result(recording)
@@ -256,7 +263,7 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
 
     @router.post("/present/{name}/rehearsal")
     async def rehearse_now(name: str, request: Request) -> Response:
-        """NDJSON: the number of steps, a result after each, and what became of the recording. Ends with its connection."""
+        """NDJSON: the steps' fingerprints, a result of each, and what became of the recording. Ends with its connection."""
         if refusal := presenter.may_rehearse(user_of(request)):
             raise ApiError(403, refusal, code="not_allowed")
         refuse_unready()
@@ -274,10 +281,10 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
         return Response(data, media_type=f"image/{kind.lower()}", headers={"Cache-Control": "private, max-age=3600"})
 
     @router.post("/present/{name}/steps/{number}/{run}")
-    async def ask(name: str, number: int, run: str) -> Response:
-        """NDJSON: one event a line, the last with `done` or `error`. number: from 1."""
+    async def ask(name: str, number: int, run: str, fingerprint: str = "") -> Response:
+        """NDJSON: one event a line, the last with `done` or `error`. number: from 1. fingerprint: scenario.json's."""
         refuse_unready()
-        return await _lines(presenter.ask(name, number - 1, run))
+        return await _lines(presenter.ask(name, number - 1, run, fingerprint))
 
     app.include_router(router)
 

@@ -55,7 +55,8 @@ class Stage:
             self.backend.send(READ, finished(text=answer))
 
         speaking = asyncio.ensure_future(model())
-        events = [event async for event in self.presenter.ask("demo", index, RUN)]
+        fingerprint = (await asyncio.to_thread(self.presenter.scenario, "demo")).fingerprint(index)
+        events = [event async for event in self.presenter.ask("demo", index, RUN, fingerprint)]
         await speaking
         return events[-1]
 

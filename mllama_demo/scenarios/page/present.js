@@ -7,6 +7,7 @@ const channel = new BroadcastChannel(`mllama-present-${page.name}`);
 const SILENCE_MS = 20000; // without a sign of life for this long, a stage cannot wait any more
 const RECORDED_CHUNK_MS = 60;
 const SMALLEST = 0.55; // of an answer's usual size
+const CHANGED = 409; // the status where the file has another step in this place by now
 const WAITED = { silence: "the model gave no sign in time.", limit: "the answer took longer than this step may take." };
 
 function clockFrom(since) {
@@ -115,7 +116,7 @@ async function stage() {
     let done = null;
     try {
       wait();
-      for await (const event of events(`${base}/steps/${index + 1}/${page.run}`, mine.signal)) {
+      for await (const event of events(`${base}/steps/${index + 1}/${page.run}?fingerprint=${step.fingerprint}`, mine.signal)) {
         if (event.phase !== "waiting") wait();
         step.text += event.text;
         step.figures = event.position ? `number ${event.position} in line` : "";
@@ -130,7 +131,8 @@ async function stage() {
       step.phase = "done";
     } catch (error) {
       const why = mine.signal.aborted ? WAITED[mine.signal.reason] : error.message;
-      if (why) await fallBack(step, mine, why, redraw);
+      if (why && error.status === CHANGED) Object.assign(step, { phase: "done", trouble: why });
+      else if (why) await fallBack(step, mine, why, redraw);
       // Somebody went on: what was written stays, and is asked anew when wanted.
       else if (step.asked === mine) step.phase = step.text ? "done" : "new";
     } finally {
