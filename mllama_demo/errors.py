@@ -33,6 +33,12 @@ class NotFound(DemoError):
     status = 404
 
 
+class Conflict(DemoError):
+    """What is asked does not fit what is there or under way by now; the message says what to do."""
+
+    status = 409
+
+
 class BackendBusy(DemoError):
     """The waiting queue is full; trying again later may work."""
 

@@ -15,7 +15,7 @@ from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 from mllama_demo.interruption import terminated
-from mllama_demo.scenarios.recording import RecordedStep, Recording, keep, place_of
+from mllama_demo.scenarios.recording import NOT_KEPT, RecordedStep, Recording, keep, place_of
 from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
 from mllama_demo.server.serve import set_up_logging
 
@@ -35,12 +35,10 @@ def main(argv: Sequence[str]) -> int:
     output = own.output or place_of(scenario, settings)
     with terminated():
         recording = _run(settings, scenario)
-    kept = keep(output, recording)
+    kept = keep(output, recording, scenario, settings)
     failed = sum(bool(step.problems) for step in recording.steps.values())
     total = len(scenario.steps)
-    where = (
-        f"Recorded in {output}" if kept else f"Not recorded: the earlier recording in {output} stays, since this one broke off."
-    )
+    where = f"Recorded in {output}" if kept else NOT_KEPT
     print(f"{total - failed} of {total} steps as expected. {where}", flush=True)
     return NOT_AS_EXPECTED if failed else 0
 

@@ -18,6 +18,7 @@ from mllama_demo.errors import ConfigError
 from mllama_demo.scenarios.spec import Scenario
 
 BROKEN_OFF = ("error", "cancelled", "time_limit")
+NOT_KEPT = "Not recorded: a step has no whole answer, so that the earlier recording stays."
 
 
 class RecordedStep(BaseModel):
@@ -61,6 +62,11 @@ class Recording(BaseModel):
         found = self.steps.get(index)
         return found if found is not None and found.complete and found.fingerprint == scenario.fingerprint(index) else None
 
+    def broke_off(self, scenario: Scenario, index: int) -> bool:
+        """Whether the step as it is now was asked and got no whole answer."""
+        found = self.steps.get(index)
+        return found is not None and not found.complete and found.fingerprint == scenario.fingerprint(index)
+
     @property
     def date(self) -> str:
         """For people: 25 November 2026."""
@@ -87,12 +93,25 @@ def write(path: Path, recording: Recording) -> None:
         raise ConfigError(f"The recording {path} cannot be written: {error.strerror}.") from None
 
 
-def keep(path: Path, recording: Recording) -> bool:
-    """Writes it, unless it has a step without a whole answer and would take an earlier one's place; whether it is written."""
-    if path.exists() and not all(step.complete for step in recording.steps.values()):
-        return False
+def keep(path: Path, recording: Recording, scenario: Scenario, settings: Settings) -> bool:
+    """Writes it, unless a step has no whole answer in it and one in the recording whose place it would take; whether it did.
+
+    That may be the one beside the scenario, since the data folder's is preferred to it. One that cannot be read stays too.
+    """
+    if not all(step.complete for step in recording.steps.values()):
+        try:
+            earlier = recording_of(scenario, settings) if path == place_of(scenario, settings) else _at(path)
+        except ConfigError:
+            return False
+        steps = range(len(scenario.steps))
+        if earlier and any(earlier.step(scenario, index) and not recording.step(scenario, index) for index in steps):
+            return False
     write(path, recording)
     return True
+
+
+def _at(path: Path) -> Recording | None:
+    return read(path) if path.is_file() else None
 
 
 def read(path: Path) -> Recording:
@@ -106,5 +125,4 @@ def read(path: Path) -> Recording:
 
 def recording_of(scenario: Scenario, settings: Settings) -> Recording | None:
     """The newest rehearsal, or the one that came with the scenario; None without any. Raises ConfigError."""
-    beside = scenario.path.with_suffix(".recording.json")
-    return next((read(path) for path in (place_of(scenario, settings), beside) if path.is_file()), None)
+    return _at(place_of(scenario, settings)) or _at(scenario.path.with_suffix(".recording.json"))

@@ -25,8 +25,8 @@ from mllama_demo.answer import Answer, Answerer
 from mllama_demo.backend.base import Backend
 from mllama_demo.brand import Brand
 from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings
-from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, DemoError, NotFound
-from mllama_demo.scenarios.recording import BROKEN_OFF, Recording, keep, place_of, recording_of
+from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, Conflict, DemoError, NotFound
+from mllama_demo.scenarios.recording import BROKEN_OFF, NOT_KEPT, Recording, keep, place_of, recording_of
 from mllama_demo.scenarios.rehearse import ask_step, rehearse
 from mllama_demo.scenarios.spec import NAME, Scenario, names, read_scenario
 from mllama_demo.server.api_errors import ApiError
@@ -70,7 +70,10 @@ class Runs:
 
 
 class Presenter:
-    """Reads scenarios anew for each page, so that one may be written while the demo runs."""
+    """Reads scenarios anew for each page, so that one may be written while the demo runs.
+
+    Reading one decodes its pictures: in a thread, wherever streams are waiting.
+    """
 
     def __init__(self, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate) -> None:
         self._settings, self._backend, self._tokenizer = settings, backend, tokenizer
@@ -104,6 +107,9 @@ class Presenter:
                 return "other", f"Rehearsed on {recording.date} with {recording.model}; which model answers now is not known yet"
             return "other", f"Rehearsed on {recording.date} with another model ({recording.model})"
         steps = [recording.step(scenario, index) for index in range(len(scenario.steps))]
+        broken = sum(recording.broke_off(scenario, index) for index in range(len(steps)))
+        if broken and steps.count(None) == broken:
+            return "failed", f"Rehearsed on {recording.date}, but {broken} of {len(steps)} steps got no whole answer"
         if None in steps:
             return "old", f"Rehearsed on {recording.date}, but not all of its steps as they are now"
         failed = sum(bool(step and step.problems) for step in steps)
@@ -135,18 +141,25 @@ class Presenter:
                     "parameters": _shown(sampling),
                     "limit_s": min(scenario.time_limit_s(index), self._settings.request_time_limit_s),
                     "recorded": recorded,
+                    "fingerprint": scenario.fingerprint(index),
                 }
             )
         return {"title": scenario.script.title, "rehearsed": state, "sentence": sentence, "steps": steps}
 
-    async def ask(self, name: str, index: int, run: str) -> AsyncGenerator[dict[str, Any], None]:
-        """Events of one step's answer; errors before the first are raised, later ones are the last event."""
-        scenario = self.scenario(name)
-        if not 0 <= index < len(scenario.steps):
+    async def ask(self, name: str, index: int, run: str, fingerprint: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Events of one step's answer; errors before the first are raised, later ones are the last event.
+
+        fingerprint: of the step that the page shows, whose file may have been changed since.
+        """
+        scenario = await asyncio.to_thread(self.scenario, name)
+        there = 0 <= index < len(scenario.steps)
+        if not there and not fingerprint:
             raise NotFound(f"The scenario {name} has steps 1 to {len(scenario.steps)}.")
         answers = self._runs.of(run, name)
+        if not there or fingerprint != scenario.fingerprint(index):
+            raise Conflict("The scenario was changed; reload the page.")
         known = dict(answers)
-        recording = self.rehearsal(scenario)[0]
+        recording = (await asyncio.to_thread(self.rehearsal, scenario))[0]
         for number in range(scenario.first_of(index), index):  # what the audience was shown instead of a live answer
             found = recording.step(scenario, number) if recording else None
             if number not in known and found is not None:
@@ -161,24 +174,23 @@ class Presenter:
                 sent = answer.text
 
     async def rehearse(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
-        """An event for each step's result, the last one says what became of the recording. Raises ApiError 409 while another
-        rehearsal of the scenario is under way. Closing the stream keeps nothing."""
-        scenario, recording = self.scenario(name), None
+        """The fingerprints of all steps, an event for each step's result, and what became of the recording. Raises Conflict
+        while another rehearsal of the scenario is under way. Closing the stream keeps nothing."""
+        scenario, recording = await asyncio.to_thread(self.scenario, name), None
         if name in self._rehearsing:
-            raise ApiError(409, "This demo is being rehearsed already; wait until that is done, or stop it there.")
+            raise Conflict("This demo is being rehearsed already; wait until that is done, or stop it there.")
         self._rehearsing.add(name)
         try:
-            yield {"steps": len(scenario.steps)}
+            yield {"steps": [scenario.fingerprint(index) for index in range(len(scenario.steps))]}
             async with aclosing(rehearse(self._answerer(scenario), scenario)) as recordings:
                 async for recording in recordings:
                     yield _result(recording)
             assert recording is not None  # a scenario has a step
-            if await asyncio.to_thread(keep, place_of(scenario, self._settings), recording):
-                _, state, sentence = self.rehearsal(scenario)
+            if await asyncio.to_thread(keep, place_of(scenario, self._settings), recording, scenario, self._settings):
+                _, state, sentence = await asyncio.to_thread(self.rehearsal, scenario)
                 yield {"kept": True, "state": state, "sentence": f"{sentence}. The answers are recorded."}
             else:
-                sentence = "Not recorded: a step has no whole answer, so that the earlier recording stays."
-                yield {"kept": False, "state": "failed", "sentence": sentence}
+                yield {"kept": False, "state": "failed", "sentence": NOT_KEPT}
         finally:
             self._rehearsing.discard(name)
 
@@ -251,7 +263,7 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
 
     @router.post("/present/{name}/rehearsal")
     async def rehearse_now(name: str, request: Request) -> Response:
-        """NDJSON: the number of steps, a result after each, and what became of the recording. Ends with its connection."""
+        """NDJSON: the steps' fingerprints, a result of each, and what became of the recording. Ends with its connection."""
         if refusal := presenter.may_rehearse(user_of(request)):
             raise ApiError(403, refusal, code="not_allowed")
         refuse_unready()
@@ -269,10 +281,10 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
         return Response(data, media_type=f"image/{kind.lower()}", headers={"Cache-Control": "private, max-age=3600"})
 
     @router.post("/present/{name}/steps/{number}/{run}")
-    async def ask(name: str, number: int, run: str) -> Response:
-        """NDJSON: one event a line, the last with `done` or `error`. number: from 1."""
+    async def ask(name: str, number: int, run: str, fingerprint: str = "") -> Response:
+        """NDJSON: one event a line, the last with `done` or `error`. number: from 1. fingerprint: scenario.json's."""
         refuse_unready()
-        return await _lines(presenter.ask(name, number - 1, run))
+        return await _lines(presenter.ask(name, number - 1, run, fingerprint))
 
     app.include_router(router)
 

@@ -86,6 +86,12 @@ def told(program: Program, name: str = "two-steps") -> dict[str, Any]:
     return get(program, f"/{name}/scenario.json").json()
 
 
+def ask(program: Program, run: str, number: int, name: str = "two-steps", **options: Any) -> requests.Response:
+    """Asks a step as it is now. number: from 1."""
+    fingerprint = told(program, name)["steps"][number - 1]["fingerprint"]
+    return post(program, f"{name}/steps/{number}/{run}?fingerprint={fingerprint}", **options)
+
+
 def running_requests(program: Program) -> int:
     return program.health()["running"]
 
@@ -165,7 +171,7 @@ def test_no_other_site_asks_a_step_or_rehearses(slow: Program, path: str, header
 
 
 def test_a_step_is_answered_word_by_word(slow: Program):
-    found = events(post(slow, f"two-steps/steps/1/{RUN}", stream=True))
+    found = events(ask(slow, RUN, 1, stream=True))
     assert found[0]["phase"] in ("waiting", "reading")
     assert "dog" in "".join(event["text"] for event in found)
     assert sum(bool(event["text"]) for event in found) > 2, "not all at once"
@@ -175,17 +181,17 @@ def test_a_step_is_answered_word_by_word(slow: Program):
 
 def test_a_step_goes_on_from_what_its_own_run_was_told(slow: Program, no_recordings: None):
     run = "t" * 32
-    refused = post(slow, f"two-steps/steps/2/{run}")
+    refused = ask(slow, run, 2)
     assert refused.status_code == 400
     assert "goes on from step 1, which was not asked yet" in refused.json()["error"]["message"]
-    events(post(slow, f"two-steps/steps/1/{run}"))
-    assert "done" in events(post(slow, f"two-steps/steps/2/{run}"))[-1]
-    assert post(slow, f"two-steps/steps/2/{OTHER_RUN}").status_code == 400
+    events(ask(slow, run, 1))
+    assert "done" in events(ask(slow, run, 2))[-1]
+    assert ask(slow, OTHER_RUN, 2).status_code == 400
 
 
 def test_a_closed_connection_gives_its_slot_back(slow: Program):
     wait_idle(slow)
-    with visitor() as session, closing(session.post(f"{slow.url}/present/long/steps/1/{RUN}", stream=True)) as answer:
+    with closing(ask(slow, RUN, 1, "long", stream=True)) as answer:
         lines = answer.iter_lines()
         assert any(json.loads(line)["text"] for line in lines), "it streams before it is done"
         assert running_requests(slow) == 1
@@ -193,8 +199,24 @@ def test_a_closed_connection_gives_its_slot_back(slow: Program):
 
 
 def test_an_answer_that_takes_too_long_for_its_step_ends_with_a_sentence(slow: Program):
-    last = events(post(slow, f"long/steps/2/{RUN}"))[-1]
+    last = events(ask(slow, RUN, 2, "long"))[-1]
     assert last == {"error": "The answer took longer than the step's time limit."}
+
+
+def test_a_step_that_another_one_took_the_place_of_is_refused(slow: Program):
+    """A page that was opened before has the old question, under which no other answer may stand."""
+    file = slow.home / "scenarios" / "changing.yaml"
+    file.write_text(TWO_STEPS)
+    first, second = (step["fingerprint"] for step in told(slow, "changing")["steps"])
+    file.write_text(TWO_STEPS.replace("  - prompt: What color", "  - prompt: Is it alive?\n  - prompt: What color"))
+    refused = [post(slow, f"changing/steps/2/{RUN}?fingerprint={second}"), post(slow, f"changing/steps/2/{RUN}")]
+    assert "done" in events(post(slow, f"changing/steps/1/{RUN}?fingerprint={first}"))[-1]
+    file.write_text(TWO_STEPS.partition("  - prompt: What color")[0])
+    refused.append(post(slow, f"changing/steps/2/{RUN}?fingerprint={second}"))
+    file.unlink()
+    for answer in refused:
+        assert answer.status_code == 409
+        assert answer.json()["error"]["message"] == "The scenario was changed; reload the page."
 
 
 # --- rehearsals ------------------------------------------------------------------------------------------------------------
@@ -202,7 +224,7 @@ def test_an_answer_that_takes_too_long_for_its_step_ends_with_a_sentence(slow: P
 
 def test_a_rehearsal_shows_each_result_and_keeps_the_answers(slow: Program, no_recordings: None):
     found = events(post(slow, "two-steps/rehearsal"))
-    assert found[0] == {"steps": 2}
+    assert found[0] == {"steps": [step["fingerprint"] for step in told(slow)["steps"]]}
     first, second, last = found[1:]
     assert (first["step"], first["problems"]) == (1, [])
     assert "dog" in first["answer"]
@@ -214,7 +236,7 @@ def test_a_rehearsal_shows_each_result_and_keeps_the_answers(slow: Program, no_r
     assert [one["text"] for one in recorded] == [first["answer"], second["answer"]]
     assert all(one["date"] and one["model"] == "embedded" for one in recorded)
     assert "1 of 2 answers were not as expected" in get(slow, "").text
-    assert "done" in events(post(slow, f"two-steps/steps/2/{'u' * 32}"))[-1], "it goes on from the recorded answer"
+    assert "done" in events(ask(slow, "u" * 32, 2))[-1], "it goes on from the recorded answer"
 
 
 def test_the_page_records_what_the_verb_records(slow: Program, no_recordings: None, tmp_path: Path):
@@ -237,7 +259,7 @@ def test_the_page_records_what_the_verb_records(slow: Program, no_recordings: No
 def test_one_rehearsal_at_a_time_and_one_that_is_stopped_keeps_nothing(slow: Program, no_recordings: None):
     with visitor() as session, closing(session.post(f"{slow.url}/present/long/rehearsal", stream=True)) as answer:
         lines = answer.iter_lines()
-        assert json.loads(next(lines)) == {"steps": 12}
+        assert len(json.loads(next(lines))["steps"]) == 12
         wait_until(lambda: running_requests(slow) == 1, "the first step is asked")
         refused = post(slow, "long/rehearsal")
         assert refused.status_code == 409

@@ -61,6 +61,48 @@ def test_the_notes_window_stays_in_step(page: Page):
     expect(notes.locator("#prompt")).to_have_text(page.locator("#prompt").inner_text())
 
 
+def test_a_key_that_is_held_down_is_pressed_once(slow_page: Page):
+    play(slow_page)
+    for _ in range(3):
+        slow_page.keyboard.down("PageDown")
+    expect(slow_page.locator("body")).to_have_attribute("data-phase", "busy")
+    expect(slow_page.locator("#place")).to_have_text("1 / 4")
+    slow_page.keyboard.up("PageDown")
+    slow_page.locator("#next").focus()
+    for _ in range(3):
+        slow_page.keyboard.down("Enter")
+    expect(slow_page.locator("#place")).to_have_text("2 / 4")
+    expect(slow_page.locator("body")).to_have_attribute("data-phase", "new")
+
+
+def test_notes_belong_to_the_stage_that_opened_them(page: Page):
+    """Also after that was reloaded."""
+    play(page)
+    other = play(page.context.new_page())
+    other.keyboard.press("PageDown")
+    other.keyboard.press("PageDown")
+    with page.expect_popup() as opened:
+        page.keyboard.press("n")
+    notes = opened.value
+    page.reload()
+    expect(notes.locator("#place")).to_have_text("1 / 4")
+    other.keyboard.press("PageDown")
+    expect(other.locator("body")).to_have_attribute("data-phase", "done")
+    notes.get_by_role("button", name="Next").click()
+    expect(page.locator("#answer")).to_contain_text("dog")
+    expect(notes.locator("#place")).to_have_text("1 / 4")
+    notes.get_by_role("button", name="Next").click()
+    expect(page.locator("#place")).to_have_text("2 / 4")
+    expect(other.locator("#place")).to_have_text("2 / 4")
+    expect(other.locator("body")).to_have_attribute("data-phase", "done")
+    by_hand = page.context.new_page()
+    other.close()
+    by_hand.goto("/present/first-look/notes")
+    expect(by_hand.locator("#place")).to_have_text("2 / 4")
+    by_hand.get_by_role("button", name="Back").click()
+    expect(page.locator("#place")).to_have_text("1 / 4")
+
+
 def test_a_rehearsal_shows_every_result_and_is_kept(page: Page):
     page.goto("/present")
     page.get_by_role("link", name="Rehearse A first look").click()

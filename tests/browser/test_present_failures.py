@@ -123,6 +123,41 @@ def test_an_answer_that_breaks_off_or_stands_still_gives_way_to_the_recorded_one
     expect(page.locator("#recorded")).to_be_hidden()
 
 
+def test_a_scenario_that_is_changed_under_an_open_page_is_answered_under_no_other_question(browsers: Browsers, failing: Program):
+    browsers.expect_complaint("status of 409")
+    page = open_stage(browsers, failing)
+    file = failing.home / "scenarios" / "on-stage.yaml"
+    before = file.read_text()
+    first, _, rest = before.partition(STEP.format(*RECORDED[1]))
+    file.write_text(first + STEP.format("What color is it?", "dog.png") + STEP.format(*RECORDED[1]) + rest)
+    page.keyboard.press("PageDown")
+    expect(page.locator("#figures")).to_contain_text("tokens/s")
+    page.keyboard.press("PageDown")
+    page.keyboard.press("PageDown")
+    expect(page.locator("#trouble")).to_have_text("The scenario was changed; reload the page.")
+    expect(page.locator("#prompt")).to_have_text(RECORDED[1][0])
+    expect(page.locator("#answer")).to_be_empty()
+    expect(page.locator("#recorded")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#prompt")).to_have_text("What color is it?")
+    page.keyboard.press("PageDown")
+    expect(page.locator("#figures")).to_contain_text("tokens/s")
+    file.write_text(before)
+
+
+def test_a_scenario_that_is_changed_under_an_open_rehearsal_page_is_not_rehearsed(browsers: Browsers, failing: Program):
+    page = browsers.open(failing)
+    page.goto("/present/on-stage/rehearsal")
+    file = failing.home / "scenarios" / "on-stage.yaml"
+    before = file.read_text()
+    file.write_text(before.replace(RECORDED[1][0], "What color is it?"))
+    page.get_by_role("button", name="Rehearse").click()
+    expect(page.locator("#said")).to_contain_text("the scenario was changed meanwhile; reload this page.")
+    expect(page.locator("#steps .answer").first).to_be_empty()
+    file.write_text(before)
+    wait_until(lambda: failing.health()["running"] == 0, "nothing is asked any more")
+
+
 def test_an_answer_that_breaks_off_without_a_recording_says_so_and_keeps_its_beginning(browsers: Browsers, failing: Program):
     page = open_stage(browsers, failing)
     page.goto("/present/on-stage#3")

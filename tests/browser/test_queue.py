@@ -81,6 +81,22 @@ def test_who_goes_back_and_forth_between_two_questions_follows_the_one_that_is_s
     assert "Rome" in pages.last_bot_text(page)
 
 
+def test_a_step_of_a_presentation_that_was_left_while_it_waited_is_in_no_line(browsers: Browsers, one_slot: Program):
+    first = pages.open_chat(browsers.open(one_slot))
+    stage = first.context.new_page()
+    stage.goto("/present/first-look")
+    pages.ask_endlessly(first)
+    stage.keyboard.press("PageDown")
+    expect(stage.locator("#figures")).to_have_text("number 1 in line")
+    stage.keyboard.press("PageDown")
+    expect(stage.locator("#place")).to_have_text("2 / 4")
+    stage.keyboard.press("PageUp")
+    expect(stage.locator("#place")).to_have_text("1 / 4")
+    expect(stage.locator("#figures")).to_be_empty()
+    pages.stop_button(first).click()
+    pages.wait_answered(first)
+
+
 def test_a_waiting_question_can_be_stopped(browsers: Browsers, one_slot: Program):
     first = pages.open_chat(browsers.open(one_slot))
     second = pages.open_chat(first.context.new_page())

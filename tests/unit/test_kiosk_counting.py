@@ -18,6 +18,7 @@ from mllama_demo.store import Store
 from mllama_demo.ui import views as views_module
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.layout import ChatPage
+from mllama_demo.ui.views import NO_INPUT
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -123,11 +123,35 @@ def recorded(scenario: Scenario, reason: str, answer: str = "7") -> Recording:
 
 @pytest.mark.parametrize("reason", ["error", "time_limit", "cancelled"])
 def test_a_step_that_broke_off_has_no_recorded_answer_and_costs_no_earlier_one(tmp_path: Path, reason: str):
-    scenario, file = read_scenario(write(tmp_path, TWO), Settings()), tmp_path / "recording.json"
+    settings = Settings(data_dir=tmp_path / "data")
+    scenario, file = read_scenario(write(tmp_path, TWO), settings), tmp_path / "recording.json"
     broken, good = recorded(scenario, reason), recorded(scenario, "end_of_turn")
     assert broken.step(scenario, 0) is None
     assert good.step(scenario, 0) is not None
-    assert recordings.keep(file, broken), "better than nothing"
-    assert recordings.keep(file, good)
-    assert not recordings.keep(file, broken)
+    assert recordings.keep(file, broken, scenario, settings), "better than nothing"
+    assert recordings.keep(file, good, scenario, settings)
+    assert not recordings.keep(file, broken, scenario, settings)
     assert recordings.read(file) == good
+
+
+def test_a_rehearsal_that_broke_off_leaves_the_recording_that_came_with_the_scenario(tmp_path: Path):
+    settings = Settings(data_dir=tmp_path / "data")
+    scenario = read_scenario(write(tmp_path, TWO), settings)
+    place, good = recordings.place_of(scenario, settings), recorded(scenario, "end_of_turn")
+    recordings.write(tmp_path / "demo.recording.json", good)
+    assert not recordings.keep(place, recorded(scenario, "time_limit"), scenario, settings)
+    assert recordings.recording_of(scenario, settings) == good
+    changed = read_scenario(write(tmp_path, TWO.replace("3 + 4", "2 + 2")), settings)
+    broken = recorded(changed, "time_limit")
+    assert recordings.keep(place, broken, changed, settings), "the one that came with it answers another question"
+
+
+def test_a_recording_that_cannot_be_read_gives_way_to_a_whole_one_only(tmp_path: Path):
+    settings = Settings(data_dir=tmp_path)
+    scenario = read_scenario(write(tmp_path, TWO), settings)
+    place = recordings.place_of(scenario, settings)
+    place.parent.mkdir()
+    place.write_text("{}")
+    assert not recordings.keep(place, recorded(scenario, "error"), scenario, settings)
+    assert place.read_text() == "{}"
+    assert recordings.keep(place, recorded(scenario, "end_of_turn"), scenario, settings)

@@ -1,6 +1,6 @@
 // What the pages of present mode share: asking the server for something that comes line by line, and saying why it did not.
 
-// The events of an answer in lines of JSON. Throws an Error with a sentence for people.
+// The events of an answer in lines of JSON. Throws an Error with a sentence for people; status: the server's, if it refused.
 export async function* events(address, signal) {
   let response;
   try {
@@ -8,7 +8,7 @@ export async function* events(address, signal) {
   } catch (error) {
     throw signal.aborted ? error : new Error("the server cannot be reached.");
   }
-  if (!response.ok) throw new Error(await refusal(response));
+  if (!response.ok) throw Object.assign(new Error(await refusal(response)), { status: response.status });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

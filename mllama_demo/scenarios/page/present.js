@@ -7,6 +7,7 @@ const channel = new BroadcastChannel(`mllama-present-${page.name}`);
 const SILENCE_MS = 20000; // without a sign of life for this long, a stage cannot wait any more
 const RECORDED_CHUNK_MS = 60;
 const SMALLEST = 0.55; // of an answer's usual size
+const CHANGED = 409; // the status where the file has another step in this place by now
 const WAITED = { silence: "the model gave no sign in time.", limit: "the answer took longer than this step may take." };
 
 function clockFrom(since) {
@@ -19,13 +20,23 @@ function keys(act) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const name = { ArrowRight: "next", PageDown: "next", " ": "next", ArrowLeft: "back", PageUp: "back",
       n: "notes", f: "full", r: "again" }[event.key];
+    if (event.repeat && (name || event.key === "Enter")) return event.preventDefault(); // a key held down is pressed once
     if (!name || (event.key === " " && event.target.closest("button, a"))) return;
     event.preventDefault();
     act(name);
   });
 }
 
+// Which stage a notes window belongs to: other tabs may play the same demo. A reload leaves it as it is, for notes that are open.
+function stageId() {
+  const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
+  const id = (reloaded && history.state) || page.run;
+  history.replaceState(id, "");
+  return id;
+}
+
 async function stage() {
+  const id = stageId();
   const base = `${page.base}${page.name}`;
   const script = await (await fetch(`${base}/scenario.json`)).json();
   const steps = script.steps.map((step) => ({ ...step, text: "", phase: "new", label: "", trouble: "", figures: "" }));
@@ -87,7 +98,7 @@ async function stage() {
 
   function tell() {
     const step = steps[place];
-    channel.postMessage({ kind: "at", place, total: steps.length, prompt: step.prompt, notes: step.notes, began,
+    channel.postMessage({ kind: "at", stage: id, place, total: steps.length, prompt: step.prompt, notes: step.notes, began,
       coming: steps[place + 1]?.prompt ?? "The end.", state: step.label || { new: "not asked yet", busy: "answering" }[step.phase] || "" });
   }
 
@@ -115,7 +126,7 @@ async function stage() {
     let done = null;
     try {
       wait();
-      for await (const event of events(`${base}/steps/${index + 1}/${page.run}`, mine.signal)) {
+      for await (const event of events(`${base}/steps/${index + 1}/${page.run}?fingerprint=${step.fingerprint}`, mine.signal)) {
         if (event.phase !== "waiting") wait();
         step.text += event.text;
         step.figures = event.position ? `number ${event.position} in line` : "";
@@ -130,9 +141,10 @@ async function stage() {
       step.phase = "done";
     } catch (error) {
       const why = mine.signal.aborted ? WAITED[mine.signal.reason] : error.message;
-      if (why) await fallBack(step, mine, why, redraw);
+      if (why && error.status === CHANGED) Object.assign(step, { phase: "done", trouble: why });
+      else if (why) await fallBack(step, mine, why, redraw);
       // Somebody went on: what was written stays, and is asked anew when wanted.
-      else if (step.asked === mine) step.phase = step.text ? "done" : "new";
+      else if (step.asked === mine) Object.assign(step, { phase: step.text ? "done" : "new", figures: "" });
     } finally {
       clearTimeout(limit);
       clearTimeout(patience);
@@ -171,7 +183,7 @@ async function stage() {
     if (to < 0 || to >= steps.length) return;
     stop();
     place = to;
-    history.replaceState(null, "", `#${place + 1}`);
+    history.replaceState(id, "", `#${place + 1}`);
     show();
   }
 
@@ -179,7 +191,7 @@ async function stage() {
     if (name === "next") steps[place].phase === "new" ? ask() : move(1);
     if (name === "back") move(-1);
     if (name === "again") ask();
-    if (name === "notes") open(`${page.name}/notes`, `notes-${page.name}`, "width=720,height=560");
+    if (name === "notes") open(`${page.name}/notes#${id}`, `notes-${id}`, "width=720,height=560");
     if (name === "full") document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen();
   }
 
@@ -200,7 +212,10 @@ async function stage() {
     at("state").className = trouble ? "away" : "ready";
   }
 
-  channel.onmessage = ({ data }) => (data.kind === "act" ? act(data.name) : data.kind === "hello" && tell());
+  channel.onmessage = ({ data }) => {
+    if (data.kind === "hello" && [id, ""].includes(data.stage)) tell();
+    if (data.kind === "act" && data.stage === id) act(data.name);
+  };
   keys(act);
   for (const [id, name] of [["next", "next"], ["back", "back"], ["open-notes", "notes"], ["full", "full"]]) {
     at(id).addEventListener("click", () => act(name));
@@ -212,10 +227,13 @@ async function stage() {
   show();
 }
 
+// A window that no stage opened belongs to the first one that answers.
 function notes() {
+  let stage = location.hash.slice(1);
   let began = 0;
   channel.onmessage = ({ data }) => {
-    if (data.kind !== "at") return;
+    if (data.kind !== "at" || (stage && data.stage !== stage)) return;
+    stage = data.stage;
     began = data.began;
     at("place").textContent = `${data.place + 1} / ${data.total}`;
     at("prompt").textContent = data.prompt;
@@ -223,12 +241,12 @@ function notes() {
     at("coming").textContent = data.coming;
     at("state").textContent = data.state;
   };
-  const send = (name) => channel.postMessage({ kind: "act", name });
+  const send = (name) => channel.postMessage({ kind: "act", stage, name });
   keys((name) => ["next", "back", "again"].includes(name) && send(name));
   at("next").addEventListener("click", () => send("next"));
   at("back").addEventListener("click", () => send("back"));
   setInterval(() => (at("clock").textContent = clockFrom(began)), 500);
-  channel.postMessage({ kind: "hello" });
+  channel.postMessage({ kind: "hello", stage });
 }
 
 function unopened() {

@@ -47,7 +47,7 @@ async function rehearse() {
     for await (const event of events(location.pathname, mine.signal)) {
       if (event.steps) {
         // The file may have been changed since the page was opened.
-        if (event.steps !== rows.length) throw new Error("the scenario was changed meanwhile; reload this page.");
+        if (event.steps.join() !== rows.map((row) => row.dataset.fingerprint).join()) throw new Error("the scenario was changed meanwhile; reload this page.");
         ask(0);
       } else if (event.step) {
         result(rows[event.step - 1], event);
