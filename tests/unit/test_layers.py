@@ -26,6 +26,7 @@ FORBIDDEN = {
     "mllama_demo.answer": MODEL | WEB | {"sqlalchemy"},
     "mllama_demo.live": MODEL | WEB,
     "mllama_demo.factory": MODEL | WEB,
+    "mllama_demo.scenarios.presenter": MODEL | WEB,
     "mllama_demo.ui.words": MODEL | WEB,
     "mllama_demo.server.app": MODEL | {"gradio"},
     "mllama_demo.ui.layout": MODEL,

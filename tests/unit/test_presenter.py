@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from hand_backend import READ, CodePoints, HandBackend, finished, run
 
+from mllama_demo.answer import Answer
 from mllama_demo.config import Settings
+from mllama_demo.scenarios import presenter
 from mllama_demo.scenarios import recording as recordings
+from mllama_demo.scenarios.presenter import Presenter, Rehearsal
 from mllama_demo.scenarios.recording import Recording
 from mllama_demo.scenarios.spec import Scenario, read_scenario
-from mllama_demo.server import present
-from mllama_demo.server.present import Presenter
 
 RUN = "r" * 32
 DEMO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n  - prompt: And 1 + 1?\n    continues: true\n"
@@ -34,8 +35,8 @@ class Stage:
     def write(self, script: str) -> None:
         (self.folder / "demo.yaml").write_text(script, encoding="utf-8")
 
-    async def rehearse(self, *answers: str | None) -> dict[str, Any]:
-        """The last event of a rehearsal in which the model says this; None: it takes too long."""
+    async def rehearse(self, *answers: str | None) -> Rehearsal:
+        """What becomes of a rehearsal in which the model says this; None: it takes too long."""
 
         async def model() -> None:
             for text in answers:
@@ -45,10 +46,11 @@ class Stage:
         speaking = asyncio.ensure_future(model())
         events = [event async for event in self.presenter.rehearse("demo")]
         await speaking
+        assert isinstance(events[-1], Rehearsal)
         return events[-1]
 
-    async def ask(self, index: int, answer: str) -> dict[str, Any]:
-        """The last event of a step to which the model says this."""
+    async def ask(self, index: int, answer: str) -> Answer:
+        """The whole answer to a step to which the model says this."""
 
         async def model() -> None:
             await self.backend.taken()
@@ -56,26 +58,22 @@ class Stage:
 
         speaking = asyncio.ensure_future(model())
         fingerprint = (await asyncio.to_thread(self.presenter.scenario, "demo")).fingerprint(index)
-        events = [event async for event in self.presenter.ask("demo", index, RUN, fingerprint)]
+        answers = [moment async for moment in self.presenter.ask("demo", index, RUN, fingerprint)]
         await speaking
-        return events[-1]
+        return answers[-1]
 
-    def state(self) -> tuple[str, str]:
-        """Whether it was rehearsed, a word and a sentence."""
-        _, state, sentence = self.presenter.rehearsal(self.presenter.scenario("demo"))
-        return state, sentence
+    def rehearsal(self) -> Rehearsal:
+        return self.presenter.rehearsal(self.presenter.scenario("demo"))
 
 
 def test_a_step_that_broke_off_is_told_from_one_that_was_changed(tmp_path: Path):
     stage = Stage(tmp_path)
-    assert run(stage.rehearse("7", None))["kept"]
-    state, sentence = stage.state()
-    assert state == "failed"
-    assert sentence.endswith(", but 1 of 2 steps got no whole answer")
+    assert run(stage.rehearse("7", None)).recording is not None
+    assert stage.rehearsal().state == "failed"
+    assert stage.rehearsal().sentence.endswith(", but 1 of 2 steps got no whole answer")
     stage.write(DEMO.replace("3 + 4", "2 + 2"))
-    state, sentence = stage.state()
-    assert state == "old"
-    assert sentence.endswith(", but not all of its steps as they are now")
+    assert stage.rehearsal().state == "old"
+    assert stage.rehearsal().sentence.endswith(", but not all of its steps as they are now")
 
 
 def test_a_rehearsal_that_broke_off_costs_the_stage_no_answer_that_came_with_the_scenario(tmp_path: Path):
@@ -83,10 +81,11 @@ def test_a_rehearsal_that_broke_off_costs_the_stage_no_answer_that_came_with_the
     run(stage.rehearse("7", "2"))
     scenario = stage.presenter.scenario("demo")
     recordings.place_of(scenario, stage.settings).rename(tmp_path / "demo.recording.json")
-    told = run(stage.rehearse("7", None))
-    assert (told["kept"], told["sentence"]) == (False, recordings.NOT_KEPT)
-    assert [step["recorded"]["text"] for step in stage.presenter.plain(scenario)["steps"]] == ["7", "2"]
-    assert stage.state()[0] == "yes"
+    assert run(stage.rehearse("7", None)) == Rehearsal(None, "failed", recordings.NOT_KEPT)
+    there = stage.rehearsal()
+    assert there.state == "yes"
+    assert there.recording is not None
+    assert there.recording.step(scenario, 1) is not None
 
 
 def test_files_are_read_beside_the_loop_that_streams_to_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -97,7 +96,7 @@ def test_files_are_read_beside_the_loop_that_streams_to_everybody(tmp_path: Path
             readers.append((reader.__name__, threading.current_thread()))
             return reader(*given)
 
-        monkeypatch.setattr(present, reader.__name__, watched)
+        monkeypatch.setattr(presenter, reader.__name__, watched)
     run(stage.rehearse("7", "2"))
     run(stage.ask(0, "7"))
     assert {name for name, _ in readers} == {"recording_of", "read_scenario"}

@@ -57,7 +57,7 @@ async function rehearse() {
     }
     if (!end) throw new Error("the connection to the server broke off.");
     at("said").textContent = end.sentence;
-    at("said").className = `rehearsed ${end.kept ? end.state : "failed"}`;
+    at("said").className = `rehearsed ${end.state}`;
   } catch (error) {
     for (const row of rows) if (["busy", "new"].includes(row.dataset.state)) show(row, "new", "Not asked");
     at("said").className = "rehearsed failed";
