@@ -88,8 +88,8 @@ class ChatRoom:
         return replace(await self._view(visit, conversation, locked=live is not None), answering=live is not None)
 
     async def new(self, visit: Visit) -> View:
-        self.pages.show(visit.session, "")
         listed = await asyncio.to_thread(self._shelf.listed, visit)
+        self.pages.show(visit.session, "")
         return replace(listed, history=[], conversation_id="", input=NO_INPUT, answering=False, title="", sight=NOTHING)
 
     def leave(self, session: str) -> None:
