@@ -274,6 +274,7 @@ def test_the_page_and_its_report_have_the_brand(browsers: Browsers, house: Progr
         page.get_by_role("link", name="Export HTML").click()
     report = tmp_path / "report.html"
     download.value.save_as(report)
+    page = page.context.new_page()
     page.set_content(report.read_text())
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
