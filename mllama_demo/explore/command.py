@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from mllama_demo.backend.ready import until_ready
 from mllama_demo.brand import Brand, load_brand
 from mllama_demo.command_line import VerbParser
 from mllama_demo.config import load_settings
-from mllama_demo.errors import BackendUnavailable, ConfigError
+from mllama_demo.errors import ConfigError
 from mllama_demo.explore.grid import Estimate, Grid
 from mllama_demo.explore.spec import Spec, open_image, read_spec
 from mllama_demo.interruption import terminated
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 INTERRUPTED = 130  # as shells say it of Ctrl-C
-_TICK_S = 0.1
 _PROGRESS_S = 0.25
 
 
@@ -87,11 +87,7 @@ async def _explore(explorer: Explorer, spec: Spec, image: LoadedImage | None) ->
         # As asyncio itself does for Ctrl-C; an exception from a handler would end the loop with the run lost.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
-        while (status := explorer.backend.status()).state == "loading":
-            line.show(f"{status.detail} …")
-            await asyncio.sleep(_TICK_S)
-        if status.state == "down":
-            raise BackendUnavailable(status.detail)
+        await until_ready(explorer.backend, lambda detail: line.show(f"{detail} …"))
         line.say(_in_words(spec.grid, explorer.estimate(spec.grid)))
         async with await explorer.start(spec.grid, image) as run:
             interrupted = False

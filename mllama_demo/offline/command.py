@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllama_demo.backend.ready import until_ready
 from mllama_demo.command_line import settings_parser
 from mllama_demo.config import load_settings
 from mllama_demo.errors import BackendUnavailable
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 SOME_FAILED = 1
 INTERRUPTED = 130  # as shells say it of Ctrl-C
 _OWN = ("--output", "--at-once", "--help")
-_LOADING_TICK_S = 0.1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,7 +88,8 @@ def _run(
                 terminal.tell(asker.blank(line, number), add)
 
         async def ask() -> None:
-            await _loaded(asker, terminal)
+            asker.backend.start()
+            await until_ready(asker.backend, terminal.loading)
             terminal.answering()
             for number, at_once in rounds:
                 questions = [line for key, line in lines.items() if key[0] == number and isinstance(line, Question)]
@@ -110,17 +111,6 @@ def _run(
     return SOME_FAILED if terminal.failed else 0
 
 
-async def _loaded(asker: Asker, terminal: _Terminal) -> None:
-    """Starts the backend and waits until it can answer. Raises BackendUnavailable with the cause when it never can."""
-    asker.backend.start()
-    while (status := asker.backend.status()).state == "loading":
-        terminal.loading(status.detail)
-        await asyncio.sleep(_LOADING_TICK_S)
-    if status.state == "down":
-        raise BackendUnavailable(status.detail)
-    terminal.loading("")
-
-
 # --- what people see -----------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +130,7 @@ class _Terminal:
 
     def answering(self) -> None:
         """The model is loaded: time counts from now."""
+        self.loading("")
         self._bar.unpause()
         self._started = time.perf_counter()
 

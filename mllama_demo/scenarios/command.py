@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
+from mllama_demo.backend.ready import until_ready
 from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
-from mllama_demo.errors import BackendUnavailable, ConfigError
+from mllama_demo.errors import ConfigError
 from mllama_demo.interruption import terminated
 from mllama_demo.scenarios.recording import NOT_KEPT, RecordedStep, Recording, keep, place_of
 from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
 from mllama_demo.server.serve import set_up_logging
 
 NOT_AS_EXPECTED = 1
-_LOADING_TICK_S = 0.1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,10 +52,7 @@ def _run(settings: Settings, scenario: Scenario) -> Recording:
 
     async def run() -> Recording:
         backend.start()
-        while (status := backend.status()).state == "loading":  # noqa: ASYNC110 - the backend tells a thread, not a loop
-            await asyncio.sleep(_LOADING_TICK_S)
-        if status.state == "down":
-            raise BackendUnavailable(status.detail)
+        await until_ready(backend)
         info = backend.info
         print(f"{scenario.script.title}: {len(scenario.steps)} steps with {info.model} on {info.device}", flush=True)
         answerer = Answerer(backend, tokenizer, scenario, settings)
