@@ -99,6 +99,13 @@ def test_an_erased_owner_leaves_no_draft_and_others_keep_theirs(store, drafts, m
     assert [id for id, _, _ in drafts._orphans("somebody else")] == [theirs.id]
 
 
+async def begun(backend: HandBackend) -> None:
+    """The first words of the answer to the question that it was asked."""
+    await backend.taken()
+    backend.send(READ)
+    backend.say("O", "n")
+
+
 def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
     backend = HandBackend()
     answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)
@@ -107,9 +114,7 @@ def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts
     async def story() -> Any:
         conversation = talk("Tell me a story")
         live = answers.start(ME, conversation, SamplingParams())
-        await backend.taken()
-        backend.send(READ)
-        backend.say("O", "n")
+        await begun(backend)
         await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
         backend.send(finished())
         await until(lambda: live.done, "the answer is kept")
@@ -136,9 +141,7 @@ def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_
     async def story() -> Any:
         conversation = talk("Tell me a story")
         live = answers.start(ME, conversation, SamplingParams())
-        await backend.taken()
-        backend.send(READ)
-        backend.say("O", "n")
+        await begun(backend)
         await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
         if discarded:
             await answers.discard(live)
