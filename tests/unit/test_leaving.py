@@ -73,3 +73,10 @@ def test_a_kiosks_page_is_forgotten_though_the_database_fails(page: ChatPage, st
 
 def test_an_unknown_page_may_leave(page: ChatPage) -> None:
     asyncio.run(page.left("never-seen"))
+
+
+def test_a_page_follows_an_answer_though_it_has_not_let_go_of_another(page: ChatPage) -> None:
+    """Gradio drops, with all that comes after, an event that is still under way, unless it is one of "multiple"."""
+    demo = page.build()
+    modes = {(function.name, function.trigger_mode) for function in demo.fns.values() if function.name in ("_follow", "_settle")}
+    assert modes == {("_follow", "multiple"), ("_settle", "multiple")}
