@@ -32,7 +32,7 @@ from mllama_demo.ui.shelf import Shelf
 from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.thumbs import thumbs
 from mllama_demo.ui.traces import Traces
-from mllama_demo.ui.views import NO_INPUT, View, Views, Visit
+from mllama_demo.ui.views import NO_INPUT, View, Views, Visit, notify
 from mllama_demo.ui.words import status_line, title_of
 
 # The parameters for an answer; they may be refused as well, with what was typed still there.
@@ -132,8 +132,12 @@ class ChatRoom:
         return await self.new(visit)
 
     async def restore(self, visit: Visit) -> View:
-        """Brings back and shows what this page deleted last."""
-        id = await asyncio.to_thread(self._shelf.restore, visit)
+        """Brings back and shows what this page deleted last. What cannot come back is not offered any longer."""
+        try:
+            id = await asyncio.to_thread(self._shelf.restore, visit)
+        except (BadRequest, NotFound) as error:
+            notify(error)
+            return View(deleted="")
         return replace(await self.open(visit, id), deleted="")
 
     def _purge_later(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from chat_house import House
 
-from mllama_demo.ui import open_pages
+from mllama_demo.ui import open_pages, views
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +27,16 @@ def house() -> Iterator[House]:
     house = House()
     yield house
     house.close()
+
+
+@pytest.fixture
+def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The text of each notice on the page. A notice with a title is one too many."""
+    shown: list[str] = []
+
+    def warn(message: str, *, duration: float) -> None:
+        assert duration == 12
+        shown.append(message)
+
+    monkeypatch.setattr(views.gr, "Warning", warn)
+    return shown

@@ -11,23 +11,9 @@ from chat_house import REFUSALS, Seen
 from hand_backend import run
 
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.ui import views as views_module
 from mllama_demo.ui.views import View, Visit, guarded, guarded_stream, visit_of
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The text of each notice on the page. A notice with a title is one too many."""
-    shown: list[str] = []
-
-    def warn(message: str, *, duration: float) -> None:
-        assert duration == 12
-        shown.append(message)
-
-    monkeypatch.setattr(views_module.gr, "Warning", warn)
-    return shown
 
 
 def test_an_expected_failure_becomes_a_notice_with_nothing_taken_for_html(notices) -> None:
