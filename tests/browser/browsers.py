@@ -15,6 +15,8 @@ from program import Program
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 PATIENCE_MS = 60_000
+# Keeps for pages.settled what a page asks.
+CALLS = Path(__file__).resolve().parent / "calls.js"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -61,6 +63,7 @@ class Browsers:
             **options,
         )
         context.set_default_timeout(PATIENCE_MS)
+        context.add_init_script(path=CALLS)
         self._contexts.append(context)
         context.on("console", self._on_console)
         context.on("weberror", self._on_error)

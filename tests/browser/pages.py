@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Error, Locator, Page, expect
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE_IMAGES = ROOT / "mllama_demo" / "ui" / "example_images"
@@ -19,8 +20,6 @@ PATIENCE_MS = 60_000
 WIDE = 1100
 # True once what slides or fades in has arrived; what goes on for ever does not count.
 STILL = "() => document.getAnimations().every((a) => !(a.effect.getComputedTiming().endTime < 2000))"
-# True a moment later, when what the page had to do is done.
-NEXT_TURN = "() => new Promise((done) => setTimeout(() => done(true), 50))"
 # Asked by ask_endlessly; any question would do.
 ENDLESS_QUESTION = "Tell me a story that never ends"
 
@@ -45,43 +44,21 @@ STATE = """() => {
 @contextmanager
 def settled(page: Page) -> Iterator[None]:
     """Leaves once the server has answered, to the end, what is done inside and what the page asks on from there."""
-    asked: list[Request] = []
-    streams: list[Request] = []
-    ended: list[Request] = []
+    since = page.evaluate("window.calls?.now()")
+    yield
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while not _is_settled(page, since):
+        assert time.monotonic() < deadline, page.evaluate("window.calls.inWords()")
+        page.wait_for_timeout(20)
 
-    def begin(request: Request) -> None:
-        if "/queue/join" in request.url:
-            asked.append(request)
-        elif "/queue/data" in request.url:
-            streams.append(request)
 
-    def end(request: Request) -> None:
-        ended.append(request)
-
-    def quiet() -> bool:
-        # What is asked while an earlier stream is still open is answered there.
-        answered = any("/queue/data" in request.url for request in ended)
-        return bool(asked) and answered and all(request in ended for request in asked + streams)
-
-    page.on("request", begin)
-    # Either side may be the first to hang up when the last answer is through.
-    page.on("requestfinished", end)
-    page.on("requestfailed", end)
+def _is_settled(page: Page, since: dict[str, Any] | None) -> bool:
     try:
-        yield
-        deadline = time.monotonic() + PATIENCE_MS / 1000
-        while True:
-            before = len(asked) + len(streams)
-            # A stream that ends just as something is asked says nothing of it: the page opens another in its next turn.
-            if quiet() and page.evaluate(NEXT_TURN) and quiet() and len(asked) + len(streams) == before:
-                return
-            open_still = [request.url.rpartition("/")[2] for request in asked + streams if request not in ended]
-            assert time.monotonic() < deadline, f"{len(asked)} asked, {len(streams)} streams; without an end: {open_still}"
-            page.wait_for_timeout(20)
-    finally:
-        page.remove_listener("request", begin)
-        page.remove_listener("requestfinished", end)
-        page.remove_listener("requestfailed", end)
+        return page.evaluate("(since) => window.calls.settled(since)", since)
+    except Error as error:
+        if "Execution context was destroyed" in error.message:  # another page is being loaded
+            return False
+        raise
 
 
 def open_chat(page: Page, address: str = "/") -> Page:

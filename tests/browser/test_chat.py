@@ -105,6 +105,7 @@ def test_words_typed_while_the_page_is_still_opening_are_kept(page: Page):
         pages.textarea(page).fill("Typed at once")
         while not held:
             page.wait_for_event("request")
+        page.unroute("**/queue/join**")
         for route in held:
             route.continue_()
     expect(pages.textarea(page)).to_have_value("Typed at once")
