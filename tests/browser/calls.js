@@ -23,31 +23,31 @@
     }
   }
 
-  async function read(response) {
+  // Sees each piece before the page does: of a copy the rest would be lost when the page hangs up.
+  function seen(response) {
     streams++;
+    const decoder = new TextDecoder();
     let rest = "";
-    try {
-      for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
-        const lines = (rest + text).split("\n");
+    const look = new TransformStream({
+      transform(piece, out) {
+        const lines = (rest + decoder.decode(piece, { stream: true })).split("\n");
         rest = lines.pop();
         for (const line of lines) {
           const id = COMPLETED.exec(line)?.[1];
           if (id) answered.add(id);
         }
-      }
-    } catch {
-      // The page hung up.
-    } finally {
-      streams--;
-    }
+        out.enqueue(piece);
+      },
+    });
+    response.body.pipeTo(look.writable).catch(() => {}).finally(() => streams--); // it fails when the page hangs up
+    return new Response(look.readable, response);
   }
 
   window.fetch = async (...args) => {
     const path = new URL(args[0].url ?? args[0], location.href).pathname;
     if (path.endsWith("/queue/join")) return join(args);
     const response = await send(...args);
-    if (path.endsWith("/queue/data")) read(response.clone());
-    return response;
+    return path.endsWith("/queue/data") ? seen(response) : response;
   };
 
   const page = String(Math.random());
