@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+import pages
+from playwright.sync_api import Locator, Page, Response, expect
 
 UNLUCKY_DEMO = Path(__file__).resolve().parent / "unlucky_demo.py"
 # Greedy, nothing ends an answer to it before max_tokens.
@@ -30,8 +32,20 @@ def run(page: Page, cells: int) -> None:
 
 
 def run_and_wait(page: Page, cells: int) -> None:
+    """Returns when the page has nothing more to ask: after a run it lists what is kept, then estimates the next run."""
+    answered: list[str] = []
+
+    def note(response: Response) -> None:
+        answered.append(response.url.rpartition("/")[2])
+
     run(page, cells)
+    page.on("response", note)
     wait_finished(page)
+    deadline = time.monotonic() + pages.PATIENCE_MS / 1000
+    while "runs" not in answered or "estimate" not in answered[answered.index("runs") :]:
+        assert time.monotonic() < deadline, f"answered: {answered}"
+        page.wait_for_timeout(20)
+    page.remove_listener("response", note)
 
 
 def run_endlessly(page: Page, seeds: str = "1", max_tokens: int = 1000) -> None:

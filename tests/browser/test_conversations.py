@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pages
@@ -11,7 +13,7 @@ import pytest
 from browsers import PHONE, Browsers
 from pages import EXAMPLE_IMAGES
 from playwright.sync_api import Page, expect
-from program import running
+from program import Program, running
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -97,6 +99,23 @@ def test_a_conversation_is_found_deleted_and_brought_back(page: Page):
     expect(page.locator("#bring-back")).to_be_hidden()
     pages.search(page, "")
     expect(pages.listed(page)).to_have_count(2)
+
+
+def test_what_is_gone_for_good_is_said_and_not_offered_again(page: Page, server: Program):
+    pages.open_chat(page)
+    pages.ask_and_wait(page, CAPITAL)
+    pages.open_panel(page, "This conversation")
+    id = pages.conversation_id(page)
+    forget(page)
+    expect(page.locator("#deleted")).to_be_visible()
+    with closing(sqlite3.connect(server.home / "data" / "conversations.sqlite3")) as database, database:
+        database.execute("DELETE FROM messages WHERE conversation_id = ?", (id,))
+        database.execute("DELETE FROM conversations WHERE id = ?", (id,))
+    with pages.settled(page):
+        page.locator("#bring-back").click()
+    expect(pages.notice(page)).to_contain_text("gone for good")
+    expect(page.locator("#deleted")).to_be_hidden()
+    pages.shot(page, "gone-for-good-desktop")
 
 
 def test_a_conversation_leaves_as_three_kinds_of_file_and_comes_back(browsers: Browsers, page: Page, tmp_path: Path):
