@@ -31,7 +31,7 @@ from mllama_demo.ui.kiosk import OWNER_PREFIX, Kiosk
 from mllama_demo.ui.knobs import Knobs, sampling_from
 from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.sight import NOTHING
-from mllama_demo.ui.theme import CSS, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
+from mllama_demo.ui.theme import CSS, HEAD, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
 from mllama_demo.ui.thumbs import Thumbs
 from mllama_demo.ui.views import View, Views, classes, guarded, guarded_stream
 
@@ -60,6 +60,7 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store,
         path="/",
         theme=make_theme(),
         css=CSS + brand.gradio_css(),
+        head=HEAD,
         # The gate in front has asked already; Gradio hands the name to the events, and has nobody in where there is none.
         auth_dependency=None if settings.users is None else user_of,
         footer_links=[],

@@ -118,6 +118,7 @@ class House:
         """All views of a handler whose question is answered with that."""
         seen = Seen(views)
         await self.backend.taken()
+        await until(lambda: seen.views, "the page shows that it waits")
         self.backend.send(READ)
         self.backend.say(*said)
         self.backend.send(finished())
