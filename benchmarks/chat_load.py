@@ -102,28 +102,24 @@ def measure(scratch: Path, args: argparse.Namespace, figures: dict[str, list[flo
             wait_until(lambda: (answer := server.get("/health")) is not None and answer.status_code == 200, "ready", WHOLE_RUN_S)
             exported = scratch / "conversation.json"
             exported.write_text(conversation(args.turns), encoding="utf-8")
-            opened(Browsers(playwright, scratch / "opened", server), args.opens, figures)
+            browsers = lambda name: Browsers(playwright, scratch / name, server, counting=False)  # noqa: E731
+            opened(browsers("opened"), args.opens, figures)
             for people in args.people:
-                answered(Browsers(playwright, scratch / f"people-{people}", server), people, exported, args, figures)
-            kept_in_memory(Browsers(playwright, scratch / "kept", server), args.sessions, exported, process.pid, figures)
+                answered(browsers(f"people-{people}"), people, exported, args, figures)
+            kept_in_memory(browsers("kept"), args.sessions, exported, process.pid, figures)
         finally:
             server.interrupt()
 
 
 def opened(browsers: Any, times: int, figures: dict[str, list[float]]) -> None:
     """From the address to the first paint, and to a question field under a status line that says "Ready"."""
-    import pages
-    from playwright.sync_api import expect
-
     paints: dict[str, list[float]] = {"new browser": [], "again": []}
     readies: dict[str, list[float]] = {"new browser": [], "again": []}
     for _ in range(times):
         page = browsers.open()
         for kind in paints:
             began = time.perf_counter()
-            page.goto("/")
-            expect(pages.textarea(page)).to_be_editable()
-            expect(page.locator("#status")).to_contain_text("Ready")
+            ready(page)
             readies[kind].append(time.perf_counter() - began)
             paints[kind].append(page.evaluate(PAINT))
             page.goto("about:blank")
@@ -133,11 +129,22 @@ def opened(browsers: Any, times: int, figures: dict[str, list[float]]) -> None:
         show(figures, f"ready to ask, {kind} (s)", readies[kind])
 
 
+def ready(page: Any, address: str = "/") -> Any:
+    """Goes to the page and waits until a question can be asked."""
+    import pages
+    from playwright.sync_api import expect
+
+    page.goto(address)
+    expect(pages.textarea(page)).to_be_editable()
+    expect(page.locator("#status")).to_contain_text("Ready")
+    return page
+
+
 def answered(browsers: Any, people: int, exported: Path, args: argparse.Namespace, figures: dict[str, list[float]]) -> None:
     """All ask at once, each in a browser of his own, in a conversation that is long already."""
     import pages
 
-    all_pages = [bring_in(pages.open_chat(browsers.open()), exported, args.turns) for _ in range(people)]
+    all_pages = [bring_in(ready(browsers.open()), exported, args.turns) for _ in range(people)]
     for page in all_pages:
         page.evaluate(WATCH)
         pages.set_slider(page, "max-tokens", args.tokens)
@@ -169,15 +176,13 @@ def answered(browsers: Any, people: int, exported: Path, args: argparse.Namespac
 
 def kept_in_memory(browsers: Any, sessions: int, exported: Path, pid: int, figures: dict[str, list[float]]) -> None:
     """How much the server grows with each page that is open."""
-    import pages
-
-    first = pages.open_chat(browsers.open())
+    first = ready(browsers.open())
     bring_in(first, exported, 1)
     address = first.url
     before, marks = resident_megabytes(pid), []
     for _ in range(sessions):
-        page = first.context.new_page()
-        pages.open_chat(page, address)
+        page = ready(first.context.new_page(), address)
+        page.wait_for_selector("#chat-history .user-row")
         marks.append(resident_megabytes(pid))
     show(figures, "memory of the server for an open page (MB)", [(marks[-1] - before) / sessions])
     browsers.close()

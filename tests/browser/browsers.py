@@ -38,11 +38,15 @@ def chromium_path() -> str | None:
 
 @dataclass
 class Browsers:
-    """Opens browsers with fresh profiles and keeps the record of what their pages did."""
+    """Opens browsers with fresh profiles and keeps the record of what their pages did.
+
+    counting: what a page asks is counted for pages.settled; not where time is measured.
+    """
 
     playwright: Playwright
     folder: Path
     server: Program
+    counting: bool = True
     expected: list[re.Pattern[str]] = field(default_factory=list)
     origins: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
@@ -63,7 +67,8 @@ class Browsers:
             **options,
         )
         context.set_default_timeout(PATIENCE_MS)
-        context.add_init_script(path=CALLS)
+        if self.counting:
+            context.add_init_script(path=CALLS)
         self._contexts.append(context)
         context.on("console", self._on_console)
         context.on("weberror", self._on_error)

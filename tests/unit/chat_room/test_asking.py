@@ -29,8 +29,9 @@ def test_a_first_question_is_shown_at_once_answered_word_by_word_and_listed(hous
     async def scene() -> list[View]:
         seen = Seen(house.ask("Hello?"))
         await house.backend.taken()
+        await until(lambda: seen.views, "the page shows that it waits")
         house.backend.send(QueueEvent(1, None))
-        await until(lambda: seen.views and "Next in line" in lines(seen.views[-1])[-1], "the place in the queue")
+        await until(lambda: "Next in line" in lines(seen.views[-1])[-1], "the place in the queue")
         house.backend.send(READ)
         await until(lambda: "Reading" in lines(seen.views[-1])[-1], "the prompt is read")
         house.backend.say("Hi ")

@@ -63,7 +63,7 @@ def test_a_page_that_shows_something_else_by_now_is_left_alone(house: House) -> 
         assert lines(await house.room.settle(PAGE, other)) == ["Before?", "Before."]
         settling = asyncio.create_task(house.room.settle(PAGE, other))
         await asyncio.sleep(0)
-        await house.room.new(PAGE)
+        house.room.pages.show(PAGE.session, "")
         assert await settling == View(), "it was left meanwhile"
 
     run(scene())
