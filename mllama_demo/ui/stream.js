@@ -1,10 +1,14 @@
 // A page hears all its answers on one stream. The server ends it once everything is answered; Gradio's client then hangs up, and
-// opens another with the next event. An event whose number arrives just before that end counts on a stream that says no more: its
-// answer stays unheard until something else is asked. So here a stream goes on while an answer is missing, and a number is handed
-// over only when a stream that ends has been hung up. Runs in the page's head, before anything is asked.
+// opens another with the next event. What is said together may arrive apart, so that an event's number comes
+// - just before that end: the event counts on a stream that says no more, and its answer stays unheard until more is asked. So a
+//   stream goes on while an answer is missing, and a number is handed over only once a stream that ends has been hung up;
+// - after its answer and that end: a stream is opened for it and never ends, on one of the six connections a browser has. So where
+//   nothing is left to be said, a stream ends at once.
+// Runs in the page's head, before anything is asked.
 (() => {
   const COMPLETED = /^data: \{"msg":"process_completed","event_id":"(\w+)"/;
   const END = /^data: \{"msg":"close_stream"/;
+  const NOTHING = 'data: {"msg":"close_stream"}\n\n';
   const send = window.fetch;
   const unanswered = new Set();
   const early = new Set(); // answered before the page had the number
@@ -19,19 +23,14 @@
   }
 
   async function listen(args) {
+    if (!unanswered.size) return new Response(NOTHING, { headers: { "Content-Type": "text/event-stream" } });
     const first = await send(...args);
     if (!first.ok) return first;
-    const { signal } = args[0];
-    const hungUp = new Promise((done) => signal.addEventListener("abort", done, { once: true }));
-    hungUp.then(() => {
-      unanswered.clear();
-      hangingUp = null;
-    });
     let reader, decoder, rest;
     const read = (response) => ([reader, decoder, rest] = [response.body.getReader(), new TextDecoder(), ""]);
 
     // Whole messages until there is one to pass on, or the stream ends.
-    async function next(out) {
+    async function pull(out) {
       for (let passed = false; !passed; ) {
         const { done, value } = await reader.read();
         if (done) return out.close();
@@ -48,7 +47,8 @@
           out.enqueue(new TextEncoder().encode(`${message}\n\n`));
           passed = true;
           if (end) {
-            hangingUp = hungUp;
+            hangingUp = new Promise((done) => args[0].signal.addEventListener("abort", done, { once: true }));
+            hangingUp.then(() => (hangingUp = null));
             return out.close();
           }
         }
@@ -56,15 +56,7 @@
     }
 
     read(first);
-    const stream = new ReadableStream({
-      pull: (out) =>
-        next(out).catch((error) => {
-          if (!signal.aborted) unanswered.clear(); // Gradio gives them up
-          throw error;
-        }),
-      cancel: (reason) => reader.cancel(reason),
-    });
-    return new Response(stream, first);
+    return new Response(new ReadableStream({ pull, cancel: (reason) => reader.cancel(reason) }), first);
   }
 
   window.fetch = (...args) => {
