@@ -2,12 +2,13 @@
 // opens another with the next event. What is said together may arrive apart, so that an event's number comes
 // - just before that end: the event counts on a stream that says no more, and its answer stays unheard until more is asked. So a
 //   stream goes on while an answer is missing, and a number is handed over only once a stream that ends has been hung up;
-// - after its answer and that end: a stream is opened for it and never ends, on one of the six connections a browser has. So where
-//   nothing is left to be said, a stream ends at once.
-// Runs in the page's head, before anything is asked.
+// - after its answer and that end: a stream is opened for it, on one of the six connections a browser has, and stays open until
+//   more is asked. So where nothing is left to be said, a stream ends at once.
+// Gradio's own script runs this before anything is asked.
 (() => {
   const COMPLETED = /^data: \{"msg":"process_completed","event_id":"(\w+)"/;
   const END = /^data: \{"msg":"close_stream"/;
+  const HANG_UP_MS = 500; // Gradio may hang up on another stream instead: the progress of an upload takes the place of this one
   const NOTHING = 'data: {"msg":"close_stream"}\n\n';
   const send = window.fetch;
   const unanswered = new Set();
@@ -16,7 +17,7 @@
 
   async function ask(args) {
     const response = await send(...args);
-    const id = response.ok && (await response.clone().json()).event_id;
+    const { event_id: id } = response.ok ? await response.clone().json().catch(() => ({})) : {};
     while (hangingUp) await hangingUp;
     if (id && !early.delete(id)) unanswered.add(id);
     return response;
@@ -33,7 +34,7 @@
     async function pull(out) {
       for (let passed = false; !passed; ) {
         const { done, value } = await reader.read();
-        if (done) return out.close();
+        if (done) throw new TypeError("the stream of answers has broken off"); // for Gradio a lost connection, else it would wait on
         const messages = (rest + decoder.decode(value, { stream: true })).split("\n\n");
         rest = messages.pop();
         for (const message of messages) {
@@ -47,7 +48,10 @@
           out.enqueue(new TextEncoder().encode(`${message}\n\n`));
           passed = true;
           if (end) {
-            hangingUp = new Promise((done) => args[0].signal.addEventListener("abort", done, { once: true }));
+            hangingUp = new Promise((hungUp) => {
+              args[0].signal.addEventListener("abort", hungUp, { once: true });
+              setTimeout(hungUp, HANG_UP_MS);
+            });
             hangingUp.then(() => (hangingUp = null));
             return out.close();
           }
@@ -59,7 +63,7 @@
     return new Response(new ReadableStream({ pull, cancel: (reason) => reader.cancel(reason) }), first);
   }
 
-  window.fetch = (...args) => {
+  window.fetch = async (...args) => {
     const path = new URL(args[0].url ?? args[0], location.href).pathname;
     if (path.endsWith("/queue/join")) return ask(args);
     return path.endsWith("/queue/data") ? listen(args) : send(...args);

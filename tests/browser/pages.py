@@ -103,6 +103,14 @@ def attach(page: Page, path: Path) -> None:
     expect(attached(page)).to_have_count(1)
 
 
+def take_photo(page: Page) -> None:
+    """Takes one with the browser's make-believe camera."""
+    open_panel(page, "Camera or web address")
+    page.locator("#camera").get_by_role("button", name="Click to Access Webcam").click()
+    page.wait_for_function("() => document.querySelector('#camera video')?.currentTime > 0")
+    page.locator("#camera").get_by_role("button", name="capture photo").click()
+
+
 def paste_image(page: Page, path: Path) -> None:
     """Pastes a file as if it had been copied as an image."""
     data = base64.b64encode(path.read_bytes()).decode()

@@ -84,10 +84,7 @@ def test_a_photo_from_the_camera_comes_beside_what_is_typed_and_attached(page: P
     pages.open_chat(page)
     pages.textarea(page).fill("What do you see?")
     pages.attach(page, STOP)
-    pages.open_panel(page, "Camera or web address")
-    page.locator("#camera").get_by_role("button", name="Click to Access Webcam").click()
-    page.wait_for_function("() => document.querySelector('#camera video')?.currentTime > 0")
-    page.locator("#camera").get_by_role("button", name="capture photo").click()
+    pages.take_photo(page)
     expect(pages.attached(page)).to_have_count(2)
     expect(pages.textarea(page)).to_have_value("What do you see?")
     expect(page.locator("#which-image")).to_be_visible()
@@ -95,6 +92,19 @@ def test_a_photo_from_the_camera_comes_beside_what_is_typed_and_attached(page: P
     expect(pages.user_rows(page)).to_have_count(1)
     pages.wait_answered(page)
     expect(pages.attached(page)).to_have_count(0)
+
+
+def test_a_photo_taken_while_an_answer_is_written_disturbs_nothing(slow_page: Page):
+    """Gradio's client then takes the stream of the upload's progress for the one that it hangs up on."""
+    page = pages.open_chat(slow_page)
+    pages.ask_endlessly(page)
+    pages.take_photo(page)
+    expect(pages.attached(page)).to_have_count(1)
+    pages.stop_button(page).click()
+    pages.wait_answered(page)
+    pages.submit(page)
+    expect(pages.user_rows(page)).to_have_count(2)
+    pages.wait_answered(page)
 
 
 def test_words_typed_while_the_page_is_still_opening_are_kept(page: Page):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pages
 import pytest
+from browsers import Browsers
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.timeout(300)
@@ -71,3 +72,16 @@ def test_no_stream_is_opened_for_an_answer_that_came_before_its_number(page: Pag
     page.evaluate("window.release()")
     expect(pages.user_rows(page)).to_have_count(0)
     assert len(streams) == before
+
+
+def test_a_stream_that_cannot_go_on_is_a_lost_connection_and_is_found_again(browsers: Browsers, page: Page) -> None:
+    for complaint in ("502", "broken off", "errored out"):
+        browsers.expect_complaint(complaint)
+    page.add_init_script(LATE_ENDS)
+    pages.open_chat(page)
+    page.route("**/queue/data**", lambda route: route.fulfill(status=502, body="Bad gateway"))
+    pages.search(page, "Italy")
+    expect(pages.notice(page)).to_contain_text("Connection to the server was lost")
+    page.unroute("**/queue/data**")
+    expect(pages.notice(page)).to_have_count(0)
+    assert "Rome" in pages.ask_and_wait(page, "What is the capital of Italy?")
