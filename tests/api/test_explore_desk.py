@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from api_client import wait_idle
-from program import Program, visitor
+from program import Program, visitor, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 # An answer that lasts some seconds: greedy, it says nothing that ends it.
@@ -112,6 +112,8 @@ def test_a_connection_that_closes_stops_the_cell_and_the_branch_and_keeps_the_br
         with visit.stream(path, sent) as lines:
             next(line for line in lines if line.get("phase") == "writing" and line["tokens"] > 3)
         wait_idle(server)
+    # It is kept a moment after its slot is free.
+    wait_until(lambda: len(visit.get(f"runs/{run}")["branches"]) > before, "the branch is kept")
     after = visit.get(f"runs/{run}")["branches"]
     assert len(after) == before + 1
     assert after[-1]["outcome"] == "cancelled"

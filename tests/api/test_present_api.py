@@ -266,8 +266,12 @@ def test_one_rehearsal_at_a_time_and_one_that_is_stopped_keeps_nothing(slow: Pro
         assert "being rehearsed already" in refused.json()["error"]["message"]
     wait_idle(slow)
     assert not (slow.home / "data" / "recordings").exists()
-    with visitor() as session, closing(session.post(f"{slow.url}/present/long/rehearsal", stream=True)) as answer:
-        assert answer.status_code == 200, "stopped, it can begin anew"
+
+    def begun() -> bool:
+        with visitor() as session, closing(session.post(f"{slow.url}/present/long/rehearsal", stream=True)) as answer:
+            return answer.status_code == 200
+
+    wait_until(begun, "stopped, it can begin anew")
     wait_idle(slow)
 
 
