@@ -62,7 +62,6 @@
       await new Promise((done) => setTimeout(done, 50));
       return joins === before;
     },
-    streams: () => streams,
     inWords: () => `${joins} asked, ${joining} without a number, ${answered.size} of ${asked.size} answered, ${streams} streams`,
   };
 })();
