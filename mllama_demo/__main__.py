@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mllama_demo import __version__
 from mllama_demo.errors import DemoError
-from mllama_demo.interruption import leave
+from mllama_demo.runtime.process import leave
 
 USAGE_ERROR = 2
 

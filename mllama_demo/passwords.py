@@ -14,8 +14,8 @@ import secrets
 import sys
 from collections.abc import Sequence
 
-from mllama_demo.command_line import VerbParser
 from mllama_demo.errors import BadRequest, ConfigError
+from mllama_demo.runtime.command_line import VerbParser
 
 # RFC 7914's parameters, at what OWASP's cheat sheet names as the least with 16 MiB of memory: n=2^14, r=8, p=5.
 _LOG_N, _R, _P = 14, 8, 5

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from mllama_demo.backend.vllm_arguments import Generation, server_environment, server_flags
-from mllama_demo.command_line import settings_parser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
+from mllama_demo.runtime.command_line import settings_parser
 
 NOTES: dict[Generation, tuple[str, ...]] = {
     "legacy": (

@@ -19,7 +19,7 @@ from mllama_demo.backend.mailbox import Mailbox
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.scheduler import Scheduler
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
-from mllama_demo.interruption import MODEL_THREAD
+from mllama_demo.runtime.process import MODEL_THREAD
 from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)

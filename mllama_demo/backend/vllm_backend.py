@@ -30,7 +30,7 @@ from mllama_demo.backend.vllm_engine import Fork, engine_prompt, new_engine, new
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.config import Settings
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, PromptTooLong
-from mllama_demo.interruption import MODEL_THREAD
+from mllama_demo.runtime.process import MODEL_THREAD
 from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)

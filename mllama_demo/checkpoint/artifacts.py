@@ -21,7 +21,7 @@ from typing import Any
 
 from mllama_demo.checkpoint.fingerprint import differences, fingerprint
 from mllama_demo.errors import ConfigError
-from mllama_demo.interruption import only_one, remove_if_abandoned
+from mllama_demo.runtime.process import only_one, remove_if_abandoned
 
 VARIABLE = "NEURON_COMPILED_ARTIFACTS"  # vLLM's, which names the artifact itself
 MODEL_FILE, NEURON_CONFIG = "model.pt", "neuron_config.json"  # NxDI's names

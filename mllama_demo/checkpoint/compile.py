@@ -26,11 +26,11 @@ from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory
 from mllama_demo.checkpoint.neuron_log import CompileProgress
 from mllama_demo.checkpoint.plan import verdict
 from mllama_demo.checkpoint.shape import read_shape
-from mllama_demo.command_line import settings_parser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.interruption import terminated
 from mllama_demo.neuron_settings import CORES, GIB_PER_CORE, NeuronOptions
+from mllama_demo.runtime.command_line import settings_parser
+from mllama_demo.runtime.process import terminated
 
 # Of disk, for each graph: as it was traced, as it was compiled, and again in model.pt. An estimate from above.
 _GRAPH_BYTES = GIB

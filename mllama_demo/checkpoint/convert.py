@@ -25,9 +25,9 @@ from mllama_demo.checkpoint import meta_configs, meta_files, weights_file
 from mllama_demo.checkpoint.meta_files import MetaFiles
 from mllama_demo.checkpoint.meta_layout import MetaModel, Output, VisionConstants, assemble, check_tensors, meta_model, outputs
 from mllama_demo.checkpoint.weights_file import Entry
-from mllama_demo.command_line import VerbParser
 from mllama_demo.errors import CheckpointError, ConfigError
-from mllama_demo.interruption import only_one, terminated
+from mllama_demo.runtime.command_line import VerbParser
+from mllama_demo.runtime.process import only_one, terminated
 
 FILE_LIMIT = 5 * 10**9  # bytes; above it the weights are divided, as the published ones are
 SMALL_FILES = 100 * 10**6  # bytes left free for the tokenizer and the JSON files, generously

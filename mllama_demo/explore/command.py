@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TextIO
 
 from mllama_demo.backend.ready import until_ready
 from mllama_demo.brand import Brand, load_brand
-from mllama_demo.command_line import VerbParser
 from mllama_demo.config import load_settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.explore.grid import Estimate, Grid
 from mllama_demo.explore.spec import Spec, open_image, read_spec
-from mllama_demo.interruption import terminated
+from mllama_demo.runtime.command_line import VerbParser
+from mllama_demo.runtime.process import terminated
 from mllama_demo.server.serve import set_up_logging
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllama_demo.backend.ready import until_ready
-from mllama_demo.command_line import settings_parser
 from mllama_demo.config import load_settings
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.interruption import terminated
 from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_batch
 from mllama_demo.offline.pictures import digest_of
 from mllama_demo.offline.results import Key, Printer, Record, check_kept, failed, open_results
+from mllama_demo.runtime.command_line import settings_parser
+from mllama_demo.runtime.process import terminated
 from mllama_demo.server.serve import set_up_logging
 
 if TYPE_CHECKING:

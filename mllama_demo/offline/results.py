@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mllama_demo.errors import ConfigError
-from mllama_demo.interruption import only_one
+from mllama_demo.runtime.process import only_one
 
 Record = dict[str, Any]
 Key = tuple[int, int]  # round and line: which question of which round

@@ -12,10 +12,10 @@ from contextlib import aclosing
 from pathlib import Path
 
 from mllama_demo.backend.ready import until_ready
-from mllama_demo.command_line import VerbParser
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.interruption import terminated
+from mllama_demo.runtime.command_line import VerbParser
+from mllama_demo.runtime.process import terminated
 from mllama_demo.scenarios.recording import NOT_KEPT, RecordedStep, Recording, keep, place_of
 from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
 from mllama_demo.server.serve import set_up_logging

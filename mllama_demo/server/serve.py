@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mllama_demo.config import Settings, load_settings
 from mllama_demo.errors import ConfigError, DemoError
-from mllama_demo.interruption import terminated
+from mllama_demo.runtime.process import terminated
 
 USAGE_ERROR = 2
 

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import atexit, sys, threading, time
-from mllama_demo.interruption import MODEL_THREAD, leave
+from mllama_demo.runtime.process import MODEL_THREAD, leave
 atexit.register(print, "tidied")
 for name in sys.argv[1:]:
     threading.Thread(target=time.sleep, args=(600 if name == "model" else 0.5,), name=name, daemon=name == "model").start()
