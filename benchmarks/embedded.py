@@ -15,10 +15,10 @@ from pathlib import Path
 from benchmarks.first_light import show
 from mllama_demo.config import EMBEDDED_CHECKPOINT
 from mllama_demo.conversation import ImageRef, Message
-from mllama_demo.images import load_image
+from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.loading import load_image
 from mllama_demo.prompt import encode_chat
 from mllama_demo.tokenizer import Tokenizer
-from mllama_demo.ui.examples import EXAMPLES_FOLDER
 
 QUESTION = "What is in this image? Tell me a story"
 TOKENS = 64

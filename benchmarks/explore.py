@@ -29,8 +29,8 @@ from mllama_demo.explore.explorer import Explorer
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.results import Run
 from mllama_demo.factory import make_backend
-from mllama_demo.images import load_image
-from mllama_demo.ui.examples import EXAMPLES_FOLDER
+from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.loading import load_image
 
 
 @dataclass

@@ -173,10 +173,10 @@ def speeds(runs: int, threads: int) -> dict[str, list[float]]:
 def image_request(tokenizer: Any, seed: int) -> Any:
     from mllama_demo.backend.base import GenerationRequest
     from mllama_demo.conversation import ImageRef, Message
-    from mllama_demo.images import load_image
+    from mllama_demo.images.examples import EXAMPLES_FOLDER
+    from mllama_demo.images.loading import load_image
     from mllama_demo.prompt import encode_chat
     from mllama_demo.sampling import SamplingParams
-    from mllama_demo.ui.examples import EXAMPLES_FOLDER
 
     image = load_image((EXAMPLES_FOLDER / "dog.png").read_bytes(), "dog.png")
     message = Message("user", QUESTION, ImageRef(image.digest, image.name, image.width, image.height))

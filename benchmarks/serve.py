@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.ui.examples import EXAMPLES_FOLDER
+from mllama_demo.images.examples import EXAMPLES_FOLDER
 
 QUESTION = "What is in this image? Tell me a story"
 

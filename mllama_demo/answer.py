@@ -27,7 +27,7 @@ from mllama_demo.backend.base import (
 )
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
-from mllama_demo.images import LoadedImage, load_image, tile_layout
+from mllama_demo.images.loading import LoadedImage, load_image, tile_layout
 from mllama_demo.prompt import Prompt, build_prompt
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.token_estimate import TokenEstimate

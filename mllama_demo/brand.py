@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mllama_demo.config import Settings
 from mllama_demo.errors import ConfigError, ImageError
-from mllama_demo.images import load_image, size_text
+from mllama_demo.images.loading import load_image, size_text
 
 DEFAULT_COLOR = "#c2410c"
 MAX_LOGO_BYTES = 256 * 2**10

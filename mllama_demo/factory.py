@@ -18,7 +18,7 @@ from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.config import Settings
 from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import CheckpointError, ConfigError
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.loading import LoadedImage
 from mllama_demo.prompt import encode_chat
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.token_estimate import TokenEstimate

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from mllama_demo.images import ImageLimits
+from mllama_demo.images.loading import ImageLimits
 from mllama_demo.neuron_settings import InstanceType, NeuronOptions, OnDeviceSampling, default_buckets
 from mllama_demo.passwords import USER, is_hash
 from mllama_demo.sampling import BOUNDS, SamplingParams

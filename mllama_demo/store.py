@@ -30,7 +30,7 @@ from mllama_demo.store_tables import prepare_schema
 from mllama_demo.tree import Node, Tree
 
 if TYPE_CHECKING:
-    from mllama_demo.images import LoadedImage
+    from mllama_demo.images.loading import LoadedImage
 
 MAX_TITLE_LENGTH = 120
 MAX_SEARCH_LENGTH = 200

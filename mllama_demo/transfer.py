@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import BadRequest
-from mllama_demo.images import DEFAULT_LIMITS, ImageLimits, LoadedImage, load_image
+from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, LoadedImage, load_image
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.tree import Node, Tree
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mllama_demo.errors import ConfigError
-from mllama_demo.images import size_text
+from mllama_demo.images.loading import size_text
 
 
 class UniqueKeyLoader(yaml.SafeLoader):

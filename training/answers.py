@@ -12,7 +12,7 @@ from PIL import Image
 from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.torch_runner import TorchRunner
 from mllama_demo.conversation import ImageRef, Message
-from mllama_demo.images import LoadedImage, load_image
+from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.prompt import encode_chat
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.tokenizer import Tokenizer

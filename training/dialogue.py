@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mllama_demo.images import tile_layout
+from mllama_demo.images.loading import tile_layout
 from mllama_demo.tokenizer import Tokenizer
 from training.batches import TINTED, Pictures, PictureStream
 from training.drawings import DrawingBank

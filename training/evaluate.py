@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from mllama_demo.images import load_image
+from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
 from training import packages
 from training.answers import MAX_TOKENS, Answerer, Prompt, png

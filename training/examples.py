@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from mllama_demo.ui.examples import EXAMPLES_FOLDER
+from mllama_demo.images.examples import EXAMPLES_FOLDER
 from training.drawings import load_bank
 from training.kinds import TEXT
 from training.render import render

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from mllama_demo.conversation import Message
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams, TokenTrace
 
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mllama_demo.backend.neuron_sdk import import_nxdi
-from mllama_demo.images import tile_layout
+from mllama_demo.images.loading import tile_layout
 
 
 @dataclass(frozen=True)

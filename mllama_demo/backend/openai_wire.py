@@ -15,7 +15,7 @@ from typing import Any
 from mllama_demo.backend.base import FinishReason, GenerationRequest, TokenLogprobs
 from mllama_demo.backend.remote_kinds import RemoteKind
 from mllama_demo.conversation import Message
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.loading import LoadedImage
 
 TOP_LOGPROBS = 20  # the most that vLLM and OpenAI give
 _LARGEST_PNG = 8 * 2**20  # bytes; beyond it a JPEG of nearly no loss is sent

@@ -21,7 +21,7 @@ from mllama_demo.backend.meta_mllama import restore_meta_computation
 from mllama_demo.backend.runner import Sampled, image_position
 from mllama_demo.backend.slot_cache import Row, SlotCache
 from mllama_demo.errors import ConfigError
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import TokenSampler
 
 # Keys are read up to a multiple of this, so that short answers do not pay for a long cache; see decode().

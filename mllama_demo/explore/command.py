@@ -25,7 +25,7 @@ from mllama_demo.server.serve import set_up_logging
 if TYPE_CHECKING:
     from mllama_demo.explore.explorer import Explorer, GridRun
     from mllama_demo.explore.results import Run
-    from mllama_demo.images import LoadedImage
+    from mllama_demo.images.loading import LoadedImage
 
 SOME_FAILED = 1
 INTERRUPTED = 130  # as shells say it of Ctrl-C

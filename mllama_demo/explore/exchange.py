@@ -11,7 +11,7 @@ from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.explore.grid import MAX_TOKENS, first_problem
 from mllama_demo.explore.measures import MEASURES
 from mllama_demo.explore.results import FORMAT, VERSION, Cell, Run
-from mllama_demo.images import DEFAULT_LIMITS, ImageLimits, size_text
+from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, size_text
 
 # JSON of one recorded token: 64 candidates with their logits, more than half of it digits that make a repetition exact.
 TOKEN_BYTES = 2048

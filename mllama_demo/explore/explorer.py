@@ -23,7 +23,7 @@ from mllama_demo.errors import BackendBusy, BadRequest, DemoError
 from mllama_demo.explore.grid import MAX_TOKENS, Estimate, Grid, Pace, estimate, measured_pace
 from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, blank
 from mllama_demo.explore.steps import with_choice
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import IncrementalText, Tokenizer

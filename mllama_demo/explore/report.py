@@ -11,7 +11,7 @@ from mllama_demo.explore.measures import MEASURES, groups, heat_map
 from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.explore.steps import steps_of
-from mllama_demo.images import DEFAULT_LIMITS, preview
+from mllama_demo.images.loading import DEFAULT_LIMITS, preview
 from mllama_demo.pages import render
 from mllama_demo.sampling import SamplingParams
 

@@ -27,7 +27,7 @@ from pydantic import (
 from mllama_demo.backend.base import FinishReason, Timings
 from mllama_demo.errors import NotFound
 from mllama_demo.explore.grid import MAX_TOKENS, Grid
-from mllama_demo.images import ImageLimits, LoadedImage, load_image
+from mllama_demo.images.loading import ImageLimits, LoadedImage, load_image
 from mllama_demo.sampling import RECORDED_CANDIDATES, SamplingParams, TokenTrace
 
 FORMAT = "mllama-demo exploration"

@@ -18,9 +18,9 @@ from mllama_demo.backend.base import FinishEvent, GenerationRequest, StartedBack
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
-from mllama_demo.images import tile_layout
+from mllama_demo.images.loading import tile_layout
+from mllama_demo.images.sources import open_picture
 from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question
-from mllama_demo.offline.pictures import open_picture
 from mllama_demo.offline.results import Record
 from mllama_demo.prompt import render_chat
 from mllama_demo.token_estimate import TokenEstimate

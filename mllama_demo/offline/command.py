@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from mllama_demo.backend.ready import until_ready
 from mllama_demo.config import load_settings
 from mllama_demo.errors import BackendUnavailable
+from mllama_demo.images.sources import digest_of
 from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_batch
-from mllama_demo.offline.pictures import digest_of
 from mllama_demo.offline.results import Key, Printer, Record, check_kept, failed, open_results
 from mllama_demo.runtime.command_line import settings_parser
 from mllama_demo.runtime.process import terminated

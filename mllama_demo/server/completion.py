@@ -19,8 +19,8 @@ from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequ
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest, DemoError, PromptTooLong
-from mllama_demo.fetch import fetch_image
-from mllama_demo.images import LoadedImage, tile_layout
+from mllama_demo.images.fetch import fetch_image
+from mllama_demo.images.loading import LoadedImage, tile_layout
 from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.server.api_errors import ApiError, of_demo_error
 from mllama_demo.server.logprobs import LogprobStream

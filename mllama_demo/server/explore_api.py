@@ -18,8 +18,8 @@ from mllama_demo.explore.explorer import Explorer, GridRun
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Grid, make_grid
 from mllama_demo.explore.lines import WENT_WRONG, first_line, lines_of
 from mllama_demo.explore.results import Run
-from mllama_demo.fetch import fetch_image
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.fetch import fetch_image
+from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.server.api_errors import ApiError, ErrorResponse, of_demo_error
 from mllama_demo.server.security import CALLER

@@ -18,12 +18,12 @@ from mllama_demo.explore.explorer import CellRuns, Explorer, GridRun
 from mllama_demo.explore.kept import KeptRuns
 from mllama_demo.explore.lines import WENT_WRONG, Line, first_line, lines_of
 from mllama_demo.explore.results import Run
-from mllama_demo.images import LoadedImage, from_data_url, load_image
+from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
 from mllama_demo.store import Store
 from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.ui import explore_views as views
-from mllama_demo.ui.examples import EXAMPLES_FOLDER
 from mllama_demo.ui.explore_words import EARLIER_STAYS, NOTHING_OF_ITS_OWN
 
 log = logging.getLogger(__name__)

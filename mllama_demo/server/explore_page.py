@@ -24,7 +24,8 @@ from mllama_demo.explore.lines import first_line
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.snippets import image_file, snippets
-from mllama_demo.images import size_text
+from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.loading import size_text
 from mllama_demo.pages import render
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.server.api_errors import ApiError
@@ -37,7 +38,6 @@ from mllama_demo.store import Store
 from mllama_demo.token_estimate import TokenEstimate
 from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.ui import explore_views as views
-from mllama_demo.ui.examples import EXAMPLES_FOLDER
 from mllama_demo.ui.explore_words import TOUR, why_no_tokens
 from mllama_demo.visitors import owner_of_user, visitor_of
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mllama_demo.images import size_text
+from mllama_demo.images.loading import size_text
 from mllama_demo.server.api_errors import ApiError
 
 CALLER = "mllama_demo.caller"

@@ -13,7 +13,7 @@ from mllama_demo.brand import Brand
 from mllama_demo.config import Settings
 from mllama_demo.conversation import ImageRef
 from mllama_demo.errors import DemoError, NotFound
-from mllama_demo.images import LoadedImage, load_image
+from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.pages import render
 from mllama_demo.server.origin import page
 from mllama_demo.shares import Share, ShareGone, Shares

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from mllama_demo.brand import Brand
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest
-from mllama_demo.images import LoadedImage, preview
+from mllama_demo.images.loading import LoadedImage, preview
 from mllama_demo.pages import render
 from mllama_demo.transfer import to_json
 from mllama_demo.tree import Tree

@@ -17,6 +17,7 @@ from mllama_demo.answer import Answerer
 from mllama_demo.brand import Brand
 from mllama_demo.config import Settings
 from mllama_demo.feedback import Feedback
+from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.shares import Shares
@@ -25,7 +26,6 @@ from mllama_demo.transfer import MAX_FILE_BYTES
 from mllama_demo.ui.chat import ChatRoom, Sampling
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.event_scripts import ARRIVED, ATTACH, ATTACHED, BEAT, BEHIND, CLOSEUP, REMEMBER_IN_ADDRESS
-from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.kiosk import OWNER_PREFIX, Kiosk
 from mllama_demo.ui.knobs import Knobs, sampling_from

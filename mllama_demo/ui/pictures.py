@@ -17,10 +17,10 @@ from gradio.utils import get_upload_folder
 from mllama_demo.answer import Answerer
 from mllama_demo.conversation import ImageRef
 from mllama_demo.errors import BadRequest
-from mllama_demo.fetch import fetch_image
-from mllama_demo.images import LoadedImage, load_image, preview, side_by_side, size_text
+from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.fetch import fetch_image
+from mllama_demo.images.loading import LoadedImage, load_image, preview, side_by_side, size_text
 from mllama_demo.store import Store
-from mllama_demo.ui.examples import EXAMPLES_FOLDER
 from mllama_demo.ui.sight import NOTHING, Sights
 
 

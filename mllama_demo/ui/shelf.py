@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mllama_demo.brand import Brand
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.images import ImageLimits
+from mllama_demo.images.loading import ImageLimits
 from mllama_demo.store import Store
 from mllama_demo.transfer import MAX_FILE_BYTES, from_json
 from mllama_demo.tree import Tree

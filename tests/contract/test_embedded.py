@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mllama_demo.checkpoint.check import check_checkpoint
+from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.ui.examples import EXAMPLES, EXAMPLES_FOLDER
 from training.answers import Answerer, Prompt
 from training.kinds import OBJECTS
 

@@ -24,9 +24,9 @@ from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.steps import Candidate, Steps, steps_of
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.factory import make_backend
-from mllama_demo.images import LoadedImage, load_image
+from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.ui.examples import EXAMPLES_FOLDER
 from mllama_demo.ui.explore_words import TOUR
 
 pytestmark = pytest.mark.timeout(900)

@@ -16,7 +16,7 @@ from transformers.models.mllama.image_processing_pil_mllama import (
     get_optimal_tiled_canvas,
 )
 
-from mllama_demo.images import TileLayout, aspect_ratio_number, on_tiles, tile_layout
+from mllama_demo.images.loading import TileLayout, aspect_ratio_number, on_tiles, tile_layout
 
 
 def some_sizes(count: int, largest: int) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, MllamaForConditionalGeneration
 
 from mllama_demo.checkpoint.check import check_checkpoint
 from mllama_demo.conversation import ImageRef, Message
-from mllama_demo.images import tile_layout
+from mllama_demo.images.loading import tile_layout
 from mllama_demo.prompt import encode_chat
 from mllama_demo.tokenizer import Tokenizer
 from training.backdrops import backdrop

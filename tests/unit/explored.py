@@ -14,7 +14,7 @@ from mllama_demo.explore.changes import with_branch
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.results import Cell, Run, RunImage, Token, blank
 from mllama_demo.explore.steps import with_choice
-from mllama_demo.images import LoadedImage, load_image
+from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams, TokenSampler, TokenTrace
 
 WORDS = ("a", "dog", "cat", "on", "the", "mat", "sat", "red", "sun", "sky")

@@ -19,7 +19,7 @@ from mllama_demo.backend.base import GenerationRequest, PrefillEvent, QueueEvent
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, NotFound, PromptTooLong
-from mllama_demo.images import load_image
+from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.store import Store
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mllama_demo import __version__
 from mllama_demo.config import EMBEDDED_CHECKPOINT, SCENARIOS, Settings, allowed_values, load_settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.images import ImageLimits
+from mllama_demo.images.loading import ImageLimits
 from mllama_demo.neuron_settings import OnDeviceSampling
 from mllama_demo.sampling import BOUNDS, SamplingParams
 

@@ -25,7 +25,7 @@ from mllama_demo.explore.exchange import TOKEN_BYTES, from_json, max_import_byte
 from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.results import Run, Token
 from mllama_demo.explore.snippets import image_file, snippets
-from mllama_demo.images import ImageLimits
+from mllama_demo.images.loading import ImageLimits
 from mllama_demo.sampling import SamplingParams, TokenSampler
 
 # --- JSON ----------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest
-from mllama_demo.images import load_image
+from mllama_demo.images.loading import load_image
 from mllama_demo.tree import Tree
 from mllama_demo.ui.export import export, file_name, to_html, to_markdown
 

@@ -13,7 +13,7 @@ import pytest
 from image_files import BLACK, BLUE, GREEN, ORIENTATION, RED, WHITE, corners, encode
 from PIL import Image
 
-from mllama_demo.images import ImageLimits, clean_name, load_image, preview, size_text
+from mllama_demo.images.loading import ImageLimits, clean_name, load_image, preview, size_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore::UserWarning:PIL")
 

@@ -18,7 +18,7 @@ from image_files import ORIENTATION, corners, encode
 from PIL import Image
 
 from mllama_demo.errors import ImageError
-from mllama_demo.images import DEFAULT_LIMITS, ImageLimits, clean_name, from_data_url, load_image
+from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, clean_name, from_data_url, load_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore::UserWarning:PIL")
 
@@ -223,10 +223,10 @@ def test_a_data_url_too_large_is_refused_before_it_is_decoded(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("decoded all the same")
 
-    monkeypatch.setattr("mllama_demo.images.base64.b64decode", fail)
+    monkeypatch.setattr("mllama_demo.images.loading.base64.b64decode", fail)
     with pytest.raises(ImageError, match="too large"):
         from_data_url(data_url(data + bytes(10)), limits=limits)
-    monkeypatch.setattr("mllama_demo.images.unquote_to_bytes", fail)
+    monkeypatch.setattr("mllama_demo.images.loading.unquote_to_bytes", fail)
     with pytest.raises(ImageError, match="too large"):
         from_data_url("data:image/png," + "%00" * 4 * len(data) + "%00" * 1000, limits=limits)
 
@@ -238,5 +238,5 @@ def test_a_percent_encoded_data_url_obeys_the_byte_limit():
 
 
 def test_images_does_not_pull_in_torch_or_the_network():
-    code = "import sys, mllama_demo.images; print([m for m in ('torch', 'requests', 'gradio', 'urllib3') if m in sys.modules])"
+    code = "import sys, mllama_demo.images.loading; print([m for m in ('torch', 'requests', 'gradio', 'urllib3') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

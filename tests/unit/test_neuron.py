@@ -16,7 +16,7 @@ from mllama_demo.backend.neuron_images import on_full_canvas
 from mllama_demo.backend.neuron_runner import NeuronRunner, device_sampling
 from mllama_demo.backend.neuron_sdk import aspect_ratio_ids, import_nxdi
 from mllama_demo.errors import BadRequest, ConfigError, PromptTooLong
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
 
 RATIOS = [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1)]

@@ -23,7 +23,7 @@ from mllama_demo.config import Settings
 from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, ConfigError, PromptTooLong
 from mllama_demo.factory import make_backend
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.loading import LoadedImage
 from mllama_demo.prompt import encode_chat
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from remote import answer, events_of, request
 from mllama_demo.backend.base import PrefillEvent, TokenEvent
 from mllama_demo.backend.remote_kinds import NO_IGNORE_EOS, NO_SEED, NO_TOP_K, WRONG_LOGPROBS
 from mllama_demo.errors import PromptTooLong
-from mllama_demo.images import load_image
+from mllama_demo.images.loading import load_image
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -18,7 +18,7 @@ from mllama_demo.answer import Answerer
 from mllama_demo.config import Settings
 from mllama_demo.conversation import Conversation, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
-from mllama_demo.images import load_image
+from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.store import Store
 from mllama_demo.ui.chat import ChatRoom

@@ -11,7 +11,7 @@ from chat_house import PAGE, STRANGER, Seen, lines, opened, picture, picture_of,
 from hand_backend import READ, finished, run, until
 
 from mllama_demo.backend.base import QueueEvent
-from mllama_demo.images import load_image
+from mllama_demo.images.loading import load_image
 from mllama_demo.ui.questions import WORD_JOINER
 from mllama_demo.ui.views import NO_INPUT, View
 

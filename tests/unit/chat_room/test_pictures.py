@@ -11,7 +11,7 @@ from hand_backend import run
 from PIL import Image
 
 from mllama_demo.errors import BadRequest
-from mllama_demo.images import load_image
+from mllama_demo.images.loading import load_image
 from mllama_demo.ui import pictures
 from mllama_demo.ui.views import View
 

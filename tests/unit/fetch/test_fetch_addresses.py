@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from web_server import Server, fetch, png, refused
 
-from mllama_demo.fetch import fetch_image, is_public
+from mllama_demo.images.fetch import fetch_image, is_public
 
 PUBLIC = "93.184.216.34"
 
@@ -29,7 +29,7 @@ def dialled(monkeypatch: pytest.MonkeyPatch, server: Server) -> list[tuple[str, 
         calls.append(address)
         return connect(("127.0.0.1", server.port), *args, **kwargs)
 
-    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", create_connection)
+    monkeypatch.setattr("mllama_demo.images.fetch.socket.create_connection", create_connection)
     return calls
 
 
@@ -120,7 +120,7 @@ PRIVATE = [
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_no_name_leads_to_an_address_that_is_not_public(address, monkeypatch):
-    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", never)
+    monkeypatch.setattr("mllama_demo.images.fetch.socket.create_connection", never)
     assert not is_public(address)
     for answer in ([address], [PUBLIC, address], [address, PUBLIC]):
         message = refused("http://pictures.example/x.png", allowed_hosts=None, resolve=lambda *_, answer=answer: answer)
@@ -130,7 +130,7 @@ def test_no_name_leads_to_an_address_that_is_not_public(address, monkeypatch):
 
 @pytest.mark.parametrize("address", [a for a in PRIVATE if "%" not in a])
 def test_no_address_that_is_not_public_may_be_written_into_the_url(address, monkeypatch):
-    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", never)
+    monkeypatch.setattr("mllama_demo.images.fetch.socket.create_connection", never)
     host = f"[{address}]" if ":" in address else address
     assert "private or reserved network" in refused(f"http://{host}/x.png", allowed_hosts=None, resolve=never)
 
@@ -166,7 +166,7 @@ def test_nothing_that_python_knows_as_special_counts_as_public(ip):
     ],
 )
 def test_an_ip_address_in_decimal_octal_hex_or_short_form_is_refused(host, monkeypatch):
-    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", never)
+    monkeypatch.setattr("mllama_demo.images.fetch.socket.create_connection", never)
     message = refused(f"http://{host}/x.png", allowed_hosts=None, resolve=never)
     assert "unusual form" in message or "malformed" in message
 
@@ -175,7 +175,7 @@ def test_an_ip_address_in_decimal_octal_hex_or_short_form_is_refused(host, monke
     "host", ["127.0.0.1.", "１２７.０.０.１", "127。0。0。1", "①②⑦.0.0.1", "localhost", "LOCALHOST.", "[::1]"]
 )
 def test_other_spellings_of_loopback_are_refused(host, monkeypatch):
-    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", never)
+    monkeypatch.setattr("mllama_demo.images.fetch.socket.create_connection", never)
     refused(f"http://{host}/x.png", allowed_hosts=None)
 
 
@@ -204,7 +204,7 @@ def test_other_spellings_of_loopback_are_refused(host, monkeypatch):
     ],
 )
 def test_an_address_that_is_no_plain_web_address_is_refused(url, reason, monkeypatch):
-    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", never)
+    monkeypatch.setattr("mllama_demo.images.fetch.socket.create_connection", never)
     message = refused(url)
     assert reason in message
     assert "secret@" not in message
@@ -258,7 +258,7 @@ def test_a_host_listed_by_name_may_be_private_but_one_below_a_suffix_may_not(add
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "0.0.0.0"])
 def test_not_even_a_listed_host_leads_to_a_metadata_service(address, monkeypatch):
-    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", never)
+    monkeypatch.setattr("mllama_demo.images.fetch.socket.create_connection", never)
     message = refused("http://pictures.example/x", allowed_hosts=["pictures.example"], resolve=lambda *_: [address])
     assert "private or reserved" in message
 

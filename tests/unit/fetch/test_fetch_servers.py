@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from web_server import Server, fetch, png, refused
 
-from mllama_demo.fetch import fetch_image
-from mllama_demo.images import ImageLimits
+from mllama_demo.images.fetch import fetch_image
+from mllama_demo.images.loading import ImageLimits
 
 # --- servers that misbehave ----------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ def test_every_address_has_five_seconds_to_answer_and_all_together_what_is_left_
         waits.append(timeout)
         raise TimeoutError
 
-    monkeypatch.setattr("mllama_demo.fetch.socket.create_connection", create_connection)
+    monkeypatch.setattr("mllama_demo.images.fetch.socket.create_connection", create_connection)
     assert "did not answer in time" in refused(server.url("/x.png"), resolve=lambda *_: ["127.0.0.1", "127.0.0.2"])
     assert waits == [5.0, 5.0]
     refused(server.url("/x.png"), total_timeout_s=3)

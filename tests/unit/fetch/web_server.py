@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mllama_demo.errors import ImageError
-from mllama_demo.fetch import fetch_image
+from mllama_demo.images.fetch import fetch_image
 
 
 def png(size: tuple[int, int] = (8, 8)) -> bytes:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mllama_demo.conversation import Conversation, Message
-from mllama_demo.images import LoadedImage
+from mllama_demo.images.loading import LoadedImage
 
 
 def image(color: str, name: str = "a.png") -> LoadedImage:

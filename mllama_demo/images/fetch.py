@@ -22,7 +22,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from mllama_demo.errors import ImageError
-from mllama_demo.images import DEFAULT_LIMITS, ImageLimits, LoadedImage, clean_name, from_data_url, load_image, size_text
+from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, LoadedImage, clean_name, from_data_url, load_image, size_text
 
 MAX_REDIRECTS = 3
 _MAX_URL = 8000

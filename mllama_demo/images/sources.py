@@ -8,14 +8,14 @@ from pathlib import Path
 
 from mllama_demo.config import Settings
 from mllama_demo.errors import ImageError
-from mllama_demo.images import LoadedImage, load_image, size_text
+from mllama_demo.images.loading import LoadedImage, load_image, size_text
 
 
 def open_picture(source: str, folder: Path, settings: Settings) -> LoadedImage:
     """The image at a path below folder (or an absolute one), or behind an http, https or data: URL. Raises ImageError."""
     limits = settings.image_limits
     if is_address(source):
-        from mllama_demo.fetch import fetch_image
+        from mllama_demo.images.fetch import fetch_image
 
         return fetch_image(source, limits, allowed_hosts=settings.allowed_media_hosts)
     try:
