@@ -8,7 +8,7 @@ STARTED = time.perf_counter()
 
 from collections.abc import Sequence  # noqa: E402 (the clock starts before anything is imported)
 
-from mllama_demo.config import load_settings  # noqa: E402
+from mllama_demo.config.loader import load_settings  # noqa: E402
 from mllama_demo.errors import DemoError  # noqa: E402
 from mllama_demo.runtime.process import leave  # noqa: E402
 from mllama_demo.server.serve import fail, serve, set_up_logging  # noqa: E402

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.first_light import show
-from mllama_demo.config import EMBEDDED_CHECKPOINT
+from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
 from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import load_image

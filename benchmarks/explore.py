@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mllama_demo.backend.base import FinishEvent, GenerationRequest
-from mllama_demo.config import load_settings
+from mllama_demo.config.loader import load_settings
 from mllama_demo.explore.exchange import to_json
 from mllama_demo.explore.explorer import Explorer
 from mllama_demo.explore.grid import Grid, make_grid

@@ -38,7 +38,7 @@ VERBS = {
     "compile": Verb("Compile a model for a Neuron instance, or find it compiled.", "mllama_demo.checkpoint.compile:main"),
     "plan": Verb("Say whether a configuration fits the memory of a Neuron device.", "mllama_demo.checkpoint.plan:main"),
     "vllm-command": Verb("Print the command of vLLM's server for a Neuron configuration.", "mllama_demo.vllm_command:main"),
-    "hash-password": Verb("Make an entry for the option users.", "mllama_demo.passwords:main"),
+    "hash-password": Verb("Make an entry for the option users.", "mllama_demo.config.passwords:main"),
     "doctor": Verb("Say whether this machine is ready for a configuration.", "mllama_demo.checkpoint.doctor:main"),
 }
 

@@ -25,7 +25,7 @@ from mllama_demo.backend.base import (
     QueueEvent,
     TokenEvent,
 )
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.images.loading import LoadedImage, load_image, tile_layout
 from mllama_demo.prompt import Prompt, build_prompt

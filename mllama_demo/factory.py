@@ -15,7 +15,7 @@ from mllama_demo.backend.vllm_engine import check_vllm, installed_fork
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.machine import check_devices, check_instance, check_sdk
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.images.loading import LoadedImage

@@ -17,8 +17,8 @@ from datetime import datetime, timedelta, timezone
 
 import sqlalchemy as sql
 
+from mllama_demo.config.passwords import hash_password, verify
 from mllama_demo.errors import DemoError
-from mllama_demo.passwords import hash_password, verify
 from mllama_demo.store import Store
 
 LIFETIME = timedelta(days=14)

@@ -19,7 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 from program import APP, Program, running
 from screens import ADMIN_KEY, PASSWORD, ROOT, Shoot
 
-from mllama_demo.passwords import hash_password
+from mllama_demo.config.passwords import hash_password
 
 IMAGES = ROOT / "docs" / "images"
 SCREENS = {390: {"width": 390, "height": 844}, 1280: {"width": 1280, "height": 800}, 1920: {"width": 1920, "height": 1080}}

@@ -9,7 +9,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.neuron_settings import NeuronOptions
+from mllama_demo.config.neuron import NeuronOptions
 
 
 def neuron_values(options: NeuronOptions) -> dict[str, Any]:

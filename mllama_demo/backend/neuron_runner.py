@@ -18,8 +18,8 @@ from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.neuron_images import VisionInputs, vision_inputs
 from mllama_demo.backend.neuron_sdk import mllama_module
 from mllama_demo.backend.runner import Sampled, image_position
+from mllama_demo.config.neuron import SCRATCHPAD_PAGE_MIB
 from mllama_demo.errors import ConfigError, PromptTooLong
-from mllama_demo.neuron_settings import SCRATCHPAD_PAGE_MIB
 from mllama_demo.sampling import SamplingParams, TokenSampler
 
 # NxDI fills position ids up to the bucket with ones and takes the logits where they are largest: with two tokens the padding

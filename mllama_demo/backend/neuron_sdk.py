@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from mllama_demo.config.neuron import NO_SDK
 from mllama_demo.errors import ConfigError
-from mllama_demo.neuron_settings import NO_SDK
 
 _PACKAGE = "neuronx_distributed_inference"
 

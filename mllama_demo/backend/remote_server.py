@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from mllama_demo.backend.remote_errors import Silent, Unreachable, explained, server_message
 from mllama_demo.backend.remote_kinds import KINDS, NO_SEED, RemoteKind
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, ConfigError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")

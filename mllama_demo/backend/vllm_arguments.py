@@ -12,7 +12,7 @@ import json
 from typing import Any, Literal
 
 from mllama_demo.backend.neuron_config import neuron_values
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 
 Generation = Literal["legacy", "v1"]
 # AWS's tutorial names these; whatever else NxDI must know, vLLM derives from its own arguments.

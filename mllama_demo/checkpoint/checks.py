@@ -19,9 +19,9 @@ from mllama_demo.checkpoint.machine import existing, same_chips, version_key
 from mllama_demo.checkpoint.memory import GIB, core_memory
 from mllama_demo.checkpoint.neuron_sdks import NXDI, Sdk
 from mllama_demo.checkpoint.plan import verdict
-from mllama_demo.checkpoint.shape import PUBLISHED
+from mllama_demo.config.model_shape import PUBLISHED
+from mllama_demo.config.neuron import CORES, SCRATCHPAD_PAGE_MIB
 from mllama_demo.errors import ConfigError
-from mllama_demo.neuron_settings import CORES, SCRATCHPAD_PAGE_MIB
 
 GB = 10**9
 Judged = tuple[Status, str, str]  # the rest of a Finding

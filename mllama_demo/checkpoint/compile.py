@@ -25,10 +25,11 @@ from mllama_demo.checkpoint.machine import check_instance, check_sdk, free_bytes
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory
 from mllama_demo.checkpoint.neuron_log import CompileProgress
 from mllama_demo.checkpoint.plan import verdict
-from mllama_demo.checkpoint.shape import read_shape
-from mllama_demo.config import Settings, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.model_shape import read_shape
+from mllama_demo.config.neuron import CORES, GIB_PER_CORE, NeuronOptions
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.neuron_settings import CORES, GIB_PER_CORE, NeuronOptions
 from mllama_demo.runtime.command_line import settings_parser
 from mllama_demo.runtime.process import terminated
 

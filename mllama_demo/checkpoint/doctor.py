@@ -16,7 +16,8 @@ from mllama_demo.checkpoint.checks import CHECKS
 from mllama_demo.checkpoint.findings import Finding, Sight
 from mllama_demo.checkpoint.machine import Machine, this_machine
 from mllama_demo.checkpoint.neuron_sdks import PACKAGES
-from mllama_demo.config import Settings, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.runtime.command_line import settings_parser
 
 NOT_READY = 2

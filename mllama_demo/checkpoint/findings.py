@@ -11,10 +11,10 @@ from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.compile import Compilation, compilation
 from mllama_demo.checkpoint.machine import Machine
 from mllama_demo.checkpoint.neuron_sdks import Sdk
-from mllama_demo.checkpoint.shape import ModelShape, read_shape
-from mllama_demo.config import Settings
+from mllama_demo.config.model_shape import ModelShape, read_shape
+from mllama_demo.config.neuron import CORES
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import CheckpointError
-from mllama_demo.neuron_settings import CORES
 
 Status = Literal["ok", "warn", "fail"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mllama_demo.checkpoint.check import CheckpointInfo
-from mllama_demo.neuron_settings import InstanceType
+from mllama_demo.config.neuron import InstanceType
 
 # Of what the demo itself changes in NxDI's model before it is compiled (backend/neuron_sdk.py). Raise it when that changes.
 CORRECTIONS = 1

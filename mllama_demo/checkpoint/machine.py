@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllama_demo.config.neuron import CORES, NO_SDK, InstanceType
 from mllama_demo.errors import ConfigError
-from mllama_demo.neuron_settings import CORES, NO_SDK, InstanceType
 
 ROOT = Path("/")
 

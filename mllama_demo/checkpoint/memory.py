@@ -24,8 +24,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mllama_demo.checkpoint.shape import LEARNABLE_TOKENS, ModelShape
-from mllama_demo.neuron_settings import GIB_PER_CORE, NeuronOptions
+from mllama_demo.config.model_shape import LEARNABLE_TOKENS, ModelShape
+from mllama_demo.config.neuron import GIB_PER_CORE, NeuronOptions
 
 GIB = 2**30
 _GRAPH_BYTES = 0.1 * GIB

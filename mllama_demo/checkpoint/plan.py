@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory, core_parameters
-from mllama_demo.checkpoint.shape import PUBLISHED, ModelShape, read_shape
-from mllama_demo.config import Settings, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.model_shape import PUBLISHED, ModelShape, read_shape
+from mllama_demo.config.neuron import CORES, GIB_PER_CORE, MAX_BATCH, NeuronOptions, default_buckets, first_problem
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.neuron_settings import CORES, GIB_PER_CORE, MAX_BATCH, NeuronOptions, default_buckets, first_problem
 from mllama_demo.runtime.command_line import settings_parser
 
 DOES_NOT_FIT = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from mllama_demo.brand import Brand
+from mllama_demo.config.branding import Brand
 from mllama_demo.explore.grid import AXES
 from mllama_demo.explore.measures import MEASURES, groups, heat_map
 from mllama_demo.explore.results import Cell, Run

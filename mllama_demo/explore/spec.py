@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
+from mllama_demo.config.yaml_file import parse_mapping, read_file
 from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.images.sources import open_picture
-from mllama_demo.yaml_file import parse_mapping, read_file
 
 MAX_SPEC_BYTES = 2**20
 

@@ -6,7 +6,7 @@ import hashlib
 import stat
 from pathlib import Path
 
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ImageError
 from mllama_demo.images.loading import LoadedImage, load_image, size_text
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import mllama_demo
 from mllama_demo.answer import prompt_for
 from mllama_demo.backend.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.images.loading import tile_layout

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from mllama_demo.config.yaml_file import UniqueKeyLoader
 from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.yaml_file import UniqueKeyLoader
 
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")
 KEYS = ("prompt", "image", *SAMPLING_KEYS)

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.brand import Brand
+from mllama_demo.config.branding import Brand
 
 FOLDER = Path(__file__).resolve().parent
 # For pages without a script; images are in the page itself.

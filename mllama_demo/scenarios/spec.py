@@ -16,13 +16,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
+from mllama_demo.config.yaml_file import parse_mapping, read_file
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest, ConfigError, ImageError, NotFound
 from mllama_demo.images.loading import ImageLimits, LoadedImage, load_image, size_text
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.scenarios.shape import Shape
-from mllama_demo.yaml_file import parse_mapping, read_file
 
 MAX_BYTES, MAX_STEPS = 2**18, 50
 TIME_LIMIT_S = 60.0

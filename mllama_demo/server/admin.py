@@ -11,8 +11,8 @@ from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from mllama_demo.brand import Brand
-from mllama_demo.config import Settings
+from mllama_demo.config.branding import Brand
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError
 from mllama_demo.feedback import Feedback, Opinion, to_csv
 from mllama_demo.pages import FOLDER, POLICY, render

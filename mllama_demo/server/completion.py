@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from mllama_demo.answer import prompt_for
 from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequest, QueueEvent, TokenEvent
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest, DemoError, PromptTooLong
 from mllama_demo.images.fetch import fetch_image

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, DemoError, ImageError
 from mllama_demo.explore.explorer import Explorer, GridRun
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Grid, make_grid

@@ -11,7 +11,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 from mllama_demo.backend.base import BackendInfo
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.explore.changes import with_branch, with_cell, worth_keeping
 from mllama_demo.explore.explorer import CellRuns, Explorer, GridRun

@@ -13,8 +13,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from mllama_demo.brand import Brand
-from mllama_demo.config import Settings
+from mllama_demo.config.branding import Brand
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.changes import without_branch
 from mllama_demo.explore.exchange import from_json, max_import_bytes, to_csv, to_json

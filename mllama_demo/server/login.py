@@ -12,11 +12,11 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mllama_demo.brand import Brand
-from mllama_demo.config import Settings
+from mllama_demo.config.branding import Brand
+from mllama_demo.config.passwords import USER
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, DemoError
 from mllama_demo.pages import render
-from mllama_demo.passwords import USER
 from mllama_demo.server.api_errors import ApiError
 from mllama_demo.server.origin import cookie_of, form_of, from_our_page, local_path, page
 from mllama_demo.server.security import is_api

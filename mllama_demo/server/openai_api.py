@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 import mllama_demo
 from mllama_demo.backend.base import Backend, QueueEvent
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.explore.explorer import Explorer
 from mllama_demo.server.api_errors import LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from mllama_demo.brand import Brand
-from mllama_demo.config import Settings
+from mllama_demo.config.branding import Brand
+from mllama_demo.config.settings import Settings
 from mllama_demo.server.admin import add_admin
 from mllama_demo.server.login import Desk, add_login, credentials
 from mllama_demo.server.metrics import MeasuredBackend

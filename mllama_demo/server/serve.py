@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllama_demo.config import Settings, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError, DemoError
 from mllama_demo.runtime.process import terminated
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mllama_demo.answer import Answerer
 from mllama_demo.backend.base import BackendInfo
-from mllama_demo.brand import Brand
+from mllama_demo.config.branding import Brand
 from mllama_demo.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.feedback import Feedback

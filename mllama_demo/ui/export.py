@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from functools import cache
 from typing import Any, Literal, get_args
 
-from mllama_demo.brand import Brand
+from mllama_demo.config.branding import Brand
 from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import LoadedImage, preview

@@ -16,7 +16,7 @@ from typing import Any
 
 import gradio as gr
 
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import LimitReached
 from mllama_demo.ui.views import Views, Visit, visit_of
 from mllama_demo.visitors import visitor_of

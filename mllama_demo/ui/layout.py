@@ -14,8 +14,8 @@ import gradio as gr
 from fastapi import Depends, FastAPI
 
 from mllama_demo.answer import Answerer
-from mllama_demo.brand import Brand
-from mllama_demo.config import Settings
+from mllama_demo.config.branding import Brand
+from mllama_demo.config.settings import Settings
 from mllama_demo.feedback import Feedback
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.server.login import user_of

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mllama_demo.brand import Brand
+from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.store import Store

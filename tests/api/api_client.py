@@ -20,7 +20,7 @@ OPTIONS = (
     *("--api-only", "--api-keys", f"another-key,{KEY}", "--served-model-name", f"{NAME},{MODEL_PATH}"),
     *("--max-request-bytes", str(MAX_REQUEST_BYTES), "--allowed-media-hosts", "127.0.0.1", "--max-waiting", "20"),
 )
-PICTURES = ROOT / "mllama_demo" / "ui" / "example_images"
+PICTURES = ROOT / "mllama_demo" / "images" / "example_images"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 

@@ -19,13 +19,13 @@ from raw_chat import RawChat
 import mllama_demo
 from mllama_demo.backend.base import FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.backend.openai_backend import OpenAIBackend
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.conversation import Message
 from mllama_demo.sampling import SamplingParams
 
 pytestmark = pytest.mark.timeout(900)
 START_S = 400  # two programs start at the same time
-APPLES = Path(mllama_demo.__file__).parent / "ui" / "example_images" / "apples.png"
+APPLES = Path(mllama_demo.__file__).parent / "images" / "example_images" / "apples.png"
 QUESTION = "What is in this image?"
 
 

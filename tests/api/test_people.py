@@ -10,11 +10,11 @@ import pytest
 import requests
 from program import Program, running
 
+from mllama_demo.config.passwords import hash_password
 from mllama_demo.conversation import Conversation, Message
 from mllama_demo.feedback import Feedback
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import load_image
-from mllama_demo.passwords import hash_password
 from mllama_demo.shares import Shares
 from mllama_demo.store import Store
 

@@ -17,7 +17,7 @@ from api_client import PICTURES, wait_idle
 from program import ROOT, Program, clean_environment, free_port, running, visitor, wait_until
 from test_people import sign_in
 
-from mllama_demo.passwords import hash_password
+from mllama_demo.config.passwords import hash_password
 
 pytestmark = pytest.mark.timeout(300)
 SLOW_DEMO = ROOT / "tests" / "browser" / "slow_demo.py"

@@ -36,7 +36,7 @@ def test_help_names_every_option_and_loads_nothing_heavy(tmp_path: Path):
     for option in ("--port", "--model-path", "--batch-size", "--max-waiting", "--config"):
         assert option in ended.stdout
     imported = {line.split("|")[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
-    assert "mllama_demo.config" in imported
+    assert "mllama_demo.config.loader" in imported
     assert imported.isdisjoint(HEAVY)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from playwright.sync_api import Error, Locator, Page, expect
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE_IMAGES = ROOT / "mllama_demo" / "ui" / "example_images"
+EXAMPLE_IMAGES = ROOT / "mllama_demo" / "images" / "example_images"
 SCREENSHOTS = Path(__file__).resolve().parent / "screenshots"
 SLOW_DEMO = Path(__file__).resolve().parent / "slow_demo.py"
 PATIENCE_MS = 60_000

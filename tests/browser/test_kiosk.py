@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from program import Program, running, wait_until
 from test_accessibility import obstacles
 
-from mllama_demo.passwords import hash_password
+from mllama_demo.config.passwords import hash_password
 
 pytestmark = pytest.mark.timeout(300)
 IDLE_S = 16

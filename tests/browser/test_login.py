@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from program import Program, running
 from test_accessibility import obstacles
 
-from mllama_demo.passwords import hash_password
+from mllama_demo.config.passwords import hash_password
 
 pytestmark = pytest.mark.timeout(400)
 PASSWORD = "correct horse"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mllama_demo.backend.base import GenerationRequest, TokenEvent
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.explore.command import main
 from mllama_demo.explore.exchange import from_json
 from mllama_demo.explore.explorer import Explorer
@@ -30,7 +30,7 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.ui.explore_words import TOUR
 
 pytestmark = pytest.mark.timeout(900)
-DOG = Path(__file__).resolve().parents[2] / "mllama_demo" / "ui" / "example_images" / "dog.png"
+DOG = Path(__file__).resolve().parents[2] / "mllama_demo" / "images" / "example_images" / "dog.png"
 # Hot enough for answers to differ, so that sharing the wrong thing would show.
 GRID = make_grid({"prompt": "What do you see?", "temperature": [0.0, 1.6, 2.0], "top_p": 1.0, "seed": [1, 2], "max_tokens": 16})
 

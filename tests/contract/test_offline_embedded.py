@@ -13,7 +13,7 @@ from mllama_demo.__main__ import main
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = ROOT / "mllama_demo" / "ui" / "example_images"
+PICTURES = ROOT / "mllama_demo" / "images" / "example_images"
 
 
 def write(path: Path, *entries: Any) -> Path:

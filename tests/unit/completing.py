@@ -13,7 +13,7 @@ from hand_backend import READ, SPECIAL, CodePoints, HandBackend, finished, run
 from PIL import Image
 
 from mllama_demo.backend.base import FinishEvent, GenerationRequest
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.server.completion import Completer
 from mllama_demo.server.openai_schema import ChatChunk, ChatCompletion, ChatRequest
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mllama_demo.config import Settings, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllama_demo.brand import DARK_GROUND, LIGHT_GROUND, MAX_LOGO_BYTES, MIN_CONTRAST, Brand, contrast, load_brand, readable
-from mllama_demo.config import Settings, load_settings
+from mllama_demo.config.branding import (
+    DARK_GROUND,
+    LIGHT_GROUND,
+    MAX_LOGO_BYTES,
+    MIN_CONTRAST,
+    Brand,
+    contrast,
+    load_brand,
+    readable,
+)
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.pages import render
 

@@ -18,9 +18,9 @@ from mllama_demo.checkpoint.compile import compilation
 from mllama_demo.checkpoint.machine import check_instance
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
 from mllama_demo.checkpoint.neuron_log import CompileProgress
-from mllama_demo.config import Settings
+from mllama_demo.config.neuron import NO_SDK
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.neuron_settings import NO_SDK
 
 pytestmark = pytest.mark.timeout(120)
 CONFIG = """\

@@ -12,10 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from mllama_demo import __version__
-from mllama_demo.config import EMBEDDED_CHECKPOINT, SCENARIOS, Settings, allowed_values, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.neuron import OnDeviceSampling
+from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings, allowed_values
 from mllama_demo.errors import ConfigError
 from mllama_demo.images.loading import ImageLimits
-from mllama_demo.neuron_settings import OnDeviceSampling
 from mllama_demo.sampling import BOUNDS, SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -303,7 +304,7 @@ class TestErrors:
 
 
 class TestCommandLine:
-    LOAD = "from mllama_demo.config import load_settings; load_settings()"
+    LOAD = "from mllama_demo.config.loader import load_settings; load_settings()"
 
     def test_help_shows_every_option_with_its_meaning_default_and_variable(self):
         done = run(self.LOAD, "--help")
@@ -351,7 +352,7 @@ class TestCommandLine:
 
     def test_importing_the_options_loads_nothing_heavy(self):
         code = (
-            "import sys, mllama_demo.config, mllama_demo.checkpoint.check\n"
+            "import sys, mllama_demo.config.loader, mllama_demo.checkpoint.check\n"
             "print([m for m in ('torch', 'transformers', 'gradio', 'sqlalchemy', 'fastapi') if m in sys.modules])"
         )
         assert run(code).stdout == "[]\n"

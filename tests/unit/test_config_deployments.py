@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mllama_demo.config import EMBEDDED_CHECKPOINT, Settings, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

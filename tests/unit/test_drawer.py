@@ -15,8 +15,8 @@ from hand_backend import CodePoints, HandBackend, run, talk
 
 from mllama_demo import shares
 from mllama_demo.answer import Answerer
-from mllama_demo.brand import load_brand
-from mllama_demo.config import Settings
+from mllama_demo.config.branding import load_brand
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.store import Store
 from mllama_demo.ui import views as views_module

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from explored import branched, failed, run_of, saying
 
-from mllama_demo.brand import Brand
+from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.changes import with_cell, without_branch, worth_keeping
 from mllama_demo.explore.compare import compare

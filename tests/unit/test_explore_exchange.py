@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from explored import RUDE, failed, picture, rude_run, run_of
 
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.explore.command import main
 from mllama_demo.explore.exchange import TOKEN_BYTES, from_json, max_import_bytes, to_csv, to_json

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ConfigError, ImageError
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Pace, estimate, make_grid, measured_pace
 from mllama_demo.explore.spec import open_image, read_spec

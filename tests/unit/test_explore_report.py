@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from explored import RUDE, failed, rude_run, run_of, saying
 
-from mllama_demo.brand import Brand
+from mllama_demo.config.branding import Brand
 from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run

@@ -15,11 +15,11 @@ from mllama_demo.backend.neuron_runner import NeuronRunner
 from mllama_demo.backend.runner import Sampled
 from mllama_demo.checkpoint import compile as compile_module
 from mllama_demo.checkpoint import compile_job
-from mllama_demo.config import Settings
+from mllama_demo.config.neuron import OnDeviceSampling
+from mllama_demo.config.settings import Settings
 from mllama_demo.conversation import Conversation, Message
 from mllama_demo.errors import ConfigError, PromptTooLong
 from mllama_demo.factory import make_backend
-from mllama_demo.neuron_settings import OnDeviceSampling
 from mllama_demo.prompt import build_prompt
 from mllama_demo.token_estimate import TokenEstimate
 

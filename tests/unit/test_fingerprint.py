@@ -16,8 +16,8 @@ from mllama_demo.backend.neuron_config import neuron_values
 from mllama_demo.checkpoint import fingerprint as module
 from mllama_demo.checkpoint.check import check_checkpoint
 from mllama_demo.checkpoint.fingerprint import differences, fingerprint, ingredients
-from mllama_demo.config import Settings
-from mllama_demo.neuron_settings import NeuronOptions, OnDeviceSampling
+from mllama_demo.config.neuron import NeuronOptions, OnDeviceSampling
+from mllama_demo.config.settings import Settings
 
 
 @dataclass

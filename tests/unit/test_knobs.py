@@ -10,8 +10,8 @@ import pytest
 from hand_backend import CodePoints, HandBackend
 
 from mllama_demo.answer import Answerer
-from mllama_demo.brand import load_brand
-from mllama_demo.config import Settings
+from mllama_demo.config.branding import load_brand
+from mllama_demo.config.settings import Settings
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.store import Store
 from mllama_demo.ui.chat import ChatRoom

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from neuron_options import TUTORIAL, load, refusal
 
-from mllama_demo.checkpoint.shape import PUBLISHED, ModelShape, neuron_cross_layers, read_shape
-from mllama_demo.config import Settings
+from mllama_demo.config.model_shape import PUBLISHED, ModelShape, neuron_cross_layers, read_shape
+from mllama_demo.config.neuron import first_problem
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import CheckpointError
-from mllama_demo.neuron_settings import first_problem
 
 SMALL = ModelShape(192, 512, 6, (1, 4), 6, 2, 1281, 2048, tile_size=84)
 

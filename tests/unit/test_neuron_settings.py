@@ -12,10 +12,9 @@ from typing import Any, get_args
 import pytest
 from neuron_options import CONFIGS, ROOT, TUTORIAL, load, refusal, write
 
-from mllama_demo.checkpoint.shape import PUBLISHED
-from mllama_demo.config import Settings, load_settings
-from mllama_demo.errors import ConfigError
-from mllama_demo.neuron_settings import (
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.model_shape import PUBLISHED
+from mllama_demo.config.neuron import (
     CORES,
     REFUSED,
     InstanceType,
@@ -24,6 +23,8 @@ from mllama_demo.neuron_settings import (
     default_buckets,
     first_problem,
 )
+from mllama_demo.config.settings import Settings
+from mllama_demo.errors import ConfigError
 
 LONG: dict[str, Any] = {"seq_len": 16384, "context_encoding_buckets": [1024, 2048, 16384], "token_generation_buckets": [16384]}
 

@@ -16,9 +16,10 @@ from mllama_demo.checkpoint import memory as formula
 from mllama_demo.checkpoint.check import check_checkpoint
 from mllama_demo.checkpoint.memory import GIB, core_memory, core_parameters, scratch_bytes
 from mllama_demo.checkpoint.plan import choices, verdict
-from mllama_demo.checkpoint.shape import PUBLISHED, read_shape
-from mllama_demo.config import Settings, load_settings
-from mllama_demo.neuron_settings import NeuronOptions, default_buckets
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.model_shape import PUBLISHED, read_shape
+from mllama_demo.config.neuron import NeuronOptions, default_buckets
+from mllama_demo.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 B11, B90 = PUBLISHED["11B"], PUBLISHED["90B"]

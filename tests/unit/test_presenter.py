@@ -11,7 +11,7 @@ import pytest
 from hand_backend import READ, CodePoints, HandBackend, finished, run
 
 from mllama_demo.answer import Answer
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.scenarios import presenter
 from mllama_demo.scenarios import recording as recordings
 from mllama_demo.scenarios.presenter import Presenter, Rehearsal

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama_demo.config import SCENARIOS, Settings
+from mllama_demo.config.settings import SCENARIOS, Settings
 from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.scenarios import recording as recordings
 from mllama_demo.scenarios.command import main

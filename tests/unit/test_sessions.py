@@ -7,10 +7,11 @@ import io
 import pytest
 import sqlalchemy as sql
 
-from mllama_demo import passwords, sessions
-from mllama_demo.config import Settings, load_settings
+from mllama_demo import sessions
+from mllama_demo.config.loader import load_settings, passwords
+from mllama_demo.config.passwords import hash_password, is_hash, verify
+from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ConfigError
-from mllama_demo.passwords import hash_password, is_hash, verify
 from mllama_demo.sessions import ADMIN_KEY, Attempts, Sessions, TooManyAttempts
 
 PASSWORD = "correct horse"

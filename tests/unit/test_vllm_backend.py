@@ -19,7 +19,7 @@ from PIL import Image
 
 from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, StartedBackend, TokenEvent
 from mllama_demo.backend.vllm_engine import installed_fork, sampling_values
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, ConfigError, PromptTooLong
 from mllama_demo.factory import make_backend

@@ -10,7 +10,7 @@ from protocol_server import ProtocolServer
 from remote import until
 
 from mllama_demo.backend.openai_backend import OpenAIBackend
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 
 
 @pytest.fixture

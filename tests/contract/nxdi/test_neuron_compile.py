@@ -30,7 +30,8 @@ from mllama_demo.backend.neuron_sdk import import_nxdi, mllama_module
 from mllama_demo.backend.slot_backend import SlotBackend
 from mllama_demo.checkpoint import compile_job, machine, neuron_log
 from mllama_demo.checkpoint.compile_worker import compile_model
-from mllama_demo.config import Settings, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.settings import Settings
 from mllama_demo.factory import make_backend
 
 ROOT = Path(__file__).resolve().parents[3]

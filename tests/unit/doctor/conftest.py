@@ -10,8 +10,8 @@ from described import Described, by_name, write_checkpoint
 
 from mllama_demo.checkpoint.doctor import examine
 from mllama_demo.checkpoint.findings import Finding
-from mllama_demo.config import Settings
-from mllama_demo.neuron_settings import CORES
+from mllama_demo.config.neuron import CORES
+from mllama_demo.config.settings import Settings
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from mllama_demo.checkpoint.compile import compilation
 from mllama_demo.checkpoint.findings import Finding
 from mllama_demo.checkpoint.machine import Machine
 from mllama_demo.checkpoint.memory import core_parameters
-from mllama_demo.checkpoint.shape import PUBLISHED
-from mllama_demo.config import Settings
+from mllama_demo.config.model_shape import PUBLISHED
+from mllama_demo.config.settings import Settings
 
 GB = 10**9
 SDK_2_28 = {

@@ -16,8 +16,9 @@ from mllama_demo.checkpoint.doctor import examine, report
 from mllama_demo.checkpoint.findings import Finding
 from mllama_demo.checkpoint.machine import this_machine
 from mllama_demo.checkpoint.memory import GIB, core_memory
-from mllama_demo.checkpoint.shape import PUBLISHED
-from mllama_demo.config import Settings, load_settings
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.model_shape import PUBLISHED
+from mllama_demo.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 INF2 = Described(product="inf2.48xlarge", devices=12, memory_gb=380)

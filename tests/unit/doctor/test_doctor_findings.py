@@ -13,7 +13,7 @@ from described import GB, LAPTOP, SDK_2_28, TRN1, by_name, compile_as, write_che
 from mllama_demo.checkpoint import findings, neuron_sdks
 from mllama_demo.checkpoint.doctor import examine
 from mllama_demo.checkpoint.neuron_sdks import SDKS
-from mllama_demo.config import Settings
+from mllama_demo.config.settings import Settings
 
 # --- the machine ---------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mllama_demo.checkpoint.shape import ModelShape, neuron_cross_layers
+from mllama_demo.config.model_shape import ModelShape, neuron_cross_layers
 
 GIB_PER_CORE = 16  # an Inferentia2 or Trainium chip has 32 GiB of device memory and two NeuronCores-v2
 InstanceType = Literal[

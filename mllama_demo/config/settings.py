@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from mllama_demo.config.neuron import InstanceType, NeuronOptions, OnDeviceSampling, default_buckets
+from mllama_demo.config.passwords import USER, is_hash
 from mllama_demo.images.loading import ImageLimits
-from mllama_demo.neuron_settings import InstanceType, NeuronOptions, OnDeviceSampling, default_buckets
-from mllama_demo.passwords import USER, is_hash
 from mllama_demo.sampling import BOUNDS, SamplingParams
 
-SCENARIOS = Path(__file__).resolve().parents[1] / "configs" / "scenarios"
-EMBEDDED_CHECKPOINT = Path(__file__).resolve().parent / "embedded"
+SCENARIOS = Path(__file__).resolve().parents[2] / "configs" / "scenarios"
+EMBEDDED_CHECKPOINT = Path(__file__).resolve().parents[1] / "embedded"
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 _HOST = re.compile(r"[^\s/@,]+")
 _LENGTHS = "lengths in tokens, ascending (in YAML a list)"

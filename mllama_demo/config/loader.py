@@ -17,13 +17,11 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from mllama_demo import __version__
-from mllama_demo.checkpoint.shape import ModelShape, read_shape
+from mllama_demo.config.model_shape import ModelShape, read_shape
+from mllama_demo.config.neuron import REFUSED, OnDeviceSampling, first_problem
+from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings, allowed_values, expand_home, group
+from mllama_demo.config.yaml_file import parse_mapping, read_file
 from mllama_demo.errors import ConfigError
-from mllama_demo.neuron_settings import REFUSED, OnDeviceSampling, first_problem
-from mllama_demo.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings, allowed_values, expand_home, group
-from mllama_demo.yaml_file import parse_mapping, read_file
-
-__all__ = ["EMBEDDED_CHECKPOINT", "SCENARIOS", "Settings", "allowed_values", "load_settings"]
 
 ENV_PREFIX = "MLLAMA_DEMO_"
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
