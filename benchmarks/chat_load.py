@@ -204,11 +204,11 @@ def bring_in(page: Any, exported: Path, turns: int) -> Any:
 
 def conversation(turns: int) -> str:
     """An exported conversation: short questions and answers, every tenth question with a picture."""
-    from mllama_demo.conversation import ImageRef, Message
+    from mllama_demo.chat.conversation import ImageRef, Message
+    from mllama_demo.chat.export import to_json
+    from mllama_demo.chat.message_tree import Node, Tree
     from mllama_demo.images.examples import EXAMPLES_FOLDER
     from mllama_demo.images.loading import load_image
-    from mllama_demo.transfer import to_json
-    from mllama_demo.tree import Node, Tree
 
     loaded = [load_image((EXAMPLES_FOLDER / name).read_bytes(), name) for name in PICTURES]
     by_digest = {image.digest: image for image in loaded}

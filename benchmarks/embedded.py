@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 from benchmarks.first_light import show
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.prompt import encode_chat
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
-from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import load_image
-from mllama_demo.prompt import encode_chat
-from mllama_demo.tokenizer import Tokenizer
 
 QUESTION = "What is in this image? Tell me a story"
 TOKENS = 64

@@ -172,10 +172,10 @@ def speeds(runs: int, threads: int) -> dict[str, list[float]]:
 
 def image_request(tokenizer: Any, seed: int) -> Any:
     from mllama_demo.backend.base import GenerationRequest
-    from mllama_demo.conversation import ImageRef, Message
+    from mllama_demo.chat.conversation import ImageRef, Message
+    from mllama_demo.chat.prompt import encode_chat
     from mllama_demo.images.examples import EXAMPLES_FOLDER
     from mllama_demo.images.loading import load_image
-    from mllama_demo.prompt import encode_chat
     from mllama_demo.sampling import SamplingParams
 
     image = load_image((EXAMPLES_FOLDER / "dog.png").read_bytes(), "dog.png")
@@ -202,7 +202,7 @@ def overhead(runs: int, settings: Any, tokenizer: Any) -> dict[str, list[float]]
     """Milliseconds of a decode step with four answers under way, inside the model and outside it."""
     from mllama_demo.backend.scheduler import Scheduler
     from mllama_demo.backend.torch_runner import TorchRunner
-    from mllama_demo.tokenizer import IncrementalText
+    from mllama_demo.chat.tokenizer import IncrementalText
 
     result: dict[str, list[float]] = {}
     real = TorchRunner.load(settings.model_path, slots=settings.batch_size, max_seq_len=settings.seq_len)

@@ -25,13 +25,13 @@ from mllama_demo.backend.base import (
     QueueEvent,
     TokenEvent,
 )
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.prompt import Prompt, build_prompt
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.images.loading import LoadedImage, load_image, tile_layout
-from mllama_demo.prompt import Prompt, build_prompt
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 
 DECODED_IMAGES = 8
 Phase = Literal["waiting", "reading", "writing", "done"]

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 
 import sqlalchemy as sql
 
-from mllama_demo.conversation import Conversation, Message
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import NotFound
 from mllama_demo.store import Store
 

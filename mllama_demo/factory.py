@@ -12,17 +12,17 @@ from mllama_demo.backend.remote_kinds import NO_SEED
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.slot_backend import Progress, SlotBackend
 from mllama_demo.backend.vllm_engine import check_vllm, installed_fork
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.prompt import encode_chat
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.machine import check_devices, check_instance, check_sdk
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.images.loading import LoadedImage
-from mllama_demo.prompt import encode_chat
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 Load = Callable[[Settings, CheckpointInfo, Progress], ModelRunner]

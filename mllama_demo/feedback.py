@@ -16,9 +16,9 @@ from typing import Any
 
 import sqlalchemy as sql
 
+from mllama_demo.chat.message_tree import Tree
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.store import Store
-from mllama_demo.tree import Tree
 
 MAX_NOTE_LENGTH = 2000
 

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from mllama_demo.answer import Answer, Answerer
-from mllama_demo.conversation import Conversation
+from mllama_demo.chat.conversation import Conversation
 from mllama_demo.drafts import BEAT_S, Drafts
 from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.sampling import SamplingParams

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 
 import sqlalchemy as sql
 
-from mllama_demo.conversation import Conversation
+from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.store import Store
 

@@ -21,13 +21,13 @@ from sqlalchemy.engine import URL, Connection, Engine, RowMapping, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.message_tree import Node, Tree
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
 from mllama_demo.store_tables import conversations as _conversations
 from mllama_demo.store_tables import images as _images
 from mllama_demo.store_tables import messages as _messages
 from mllama_demo.store_tables import prepare_schema
-from mllama_demo.tree import Node, Tree
 
 if TYPE_CHECKING:
     from mllama_demo.images.loading import LoadedImage

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mllama_demo
-from mllama_demo.tokenizer import Tokenizer
+from mllama_demo.chat.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

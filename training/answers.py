@@ -11,11 +11,11 @@ from PIL import Image
 
 from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.torch_runner import TorchRunner
-from mllama_demo.conversation import ImageRef, Message
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.prompt import encode_chat
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.prompt import encode_chat
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.tokenizer import Tokenizer
 
 SLOTS, MAX_SEQ_LEN, MAX_TOKENS = 16, 512, 110
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.images.loading import tile_layout
-from mllama_demo.tokenizer import Tokenizer
 from training.batches import TINTED, Pictures, PictureStream
 from training.drawings import DrawingBank
 from training.kinds import CHARACTERS, COLOURS, KINDS, NUMBERS, REGIONS, SCENERY
@@ -77,7 +77,7 @@ class Row:
 
 
 class ChatFormat:
-    """Exchanges to ids, as mllama_demo/prompt.py writes them, faster for the many short texts that come again and again."""
+    """Exchanges to ids, as mllama_demo/chat/prompt.py writes them, faster for the many short texts that come again and again."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

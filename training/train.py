@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllama_demo.tokenizer import Tokenizer
+from mllama_demo.chat.tokenizer import Tokenizer
 from training.batches import PictureStream, stream
 from training.dialogue import TalkStream, content_weights
 from training.export import export, load

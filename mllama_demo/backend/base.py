@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from mllama_demo.conversation import Message
+from mllama_demo.chat.conversation import Message
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams, TokenTrace
 

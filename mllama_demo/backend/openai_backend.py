@@ -30,10 +30,10 @@ from mllama_demo.backend.remote_kinds import KINDS, WRONG_LOGPROBS
 from mllama_demo.backend.remote_queue import Job
 from mllama_demo.backend.remote_server import RemoteServer, look, new_client
 from mllama_demo.backend.request_loop import RequestLoop
+from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.images.loading import LoadedImage
-from mllama_demo.token_estimate import TokenEstimate
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from mllama_demo.backend.base import SHUTTING_DOWN, BackendInfo, BackendStatus, 
 from mllama_demo.backend.mailbox import Mailbox
 from mllama_demo.backend.runner import ModelRunner
 from mllama_demo.backend.scheduler import Scheduler
+from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.runtime.process import MODEL_THREAD
-from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from mllama_demo.backend.base import (
 from mllama_demo.backend.remote_queue import Job
 from mllama_demo.backend.request_loop import RequestLoop
 from mllama_demo.backend.vllm_engine import Fork, engine_prompt, new_engine, new_sampling_params, prepare_environment
+from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.runtime.process import MODEL_THREAD
-from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 log = logging.getLogger(__name__)
 _GRACE_S = 10.0

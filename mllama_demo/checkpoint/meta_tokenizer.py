@@ -12,9 +12,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from mllama_demo.chat.tokenizer import byte_of_character
 from mllama_demo.checkpoint.meta_configs import CONTEXT_LENGTH
 from mllama_demo.errors import CheckpointError
-from mllama_demo.tokenizer import byte_of_character
 
 # From Meta's tokenizer.py (models/llama3): how text is cut into words before byte pairs are merged.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

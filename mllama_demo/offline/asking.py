@@ -15,16 +15,16 @@ from pathlib import Path
 import mllama_demo
 from mllama_demo.answer import prompt_for
 from mllama_demo.backend.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.prompt import render_chat
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.images.loading import tile_layout
 from mllama_demo.images.sources import open_picture
 from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question
 from mllama_demo.offline.results import Record
-from mllama_demo.prompt import render_chat
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 
 BUSY_S = 1.0  # a full queue is asked again after this
 _NO_ANSWER = {

@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.config.yaml_file import parse_mapping, read_file
-from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest, ConfigError, ImageError, NotFound
 from mllama_demo.images.loading import ImageLimits, LoadedImage, load_image, size_text
 from mllama_demo.sampling import SamplingParams

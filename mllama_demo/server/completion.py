@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 
 from mllama_demo.answer import prompt_for
 from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequest, QueueEvent, TokenEvent
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest, DemoError, PromptTooLong
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, tile_layout
@@ -39,8 +41,6 @@ from mllama_demo.server.openai_schema import (
     TokenLogprob,
     Usage,
 )
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 
 IMAGE_THREADS = 8
 # No text of more characters than this for each token of the context is even tokenized; the longest tokens have 128.

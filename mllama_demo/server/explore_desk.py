@@ -11,6 +11,8 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 from mllama_demo.backend.base import BackendInfo
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.explore.changes import with_branch, with_cell, worth_keeping
@@ -21,8 +23,6 @@ from mllama_demo.explore.results import Run
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
 from mllama_demo.store import Store
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.ui import explore_views as views
 from mllama_demo.ui.explore_words import EARLIER_STAYS, NOTHING_OF_ITS_OWN
 

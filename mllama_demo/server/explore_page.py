@@ -13,6 +13,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, NotFound
@@ -35,8 +37,6 @@ from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.server.streaming import LineStream
 from mllama_demo.store import Store
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.ui import explore_views as views
 from mllama_demo.ui.explore_words import TOUR, why_no_tokens
 from mllama_demo.visitors import owner_of_user, visitor_of

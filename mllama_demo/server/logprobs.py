@@ -6,9 +6,9 @@ import codecs
 from collections import deque
 
 from mllama_demo.backend.base import FinishEvent, TokenEvent
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.sampling import TokenTrace
 from mllama_demo.server.openai_schema import TokenLogprob, TopLogprob
-from mllama_demo.tokenizer import Tokenizer
 
 
 class LogprobStream:

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 
 import mllama_demo
 from mllama_demo.backend.base import Backend, QueueEvent
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.explore.explorer import Explorer
@@ -35,8 +37,6 @@ from mllama_demo.server.openai_schema import (
 )
 from mllama_demo.server.security import CALLER, ApiGuard, Keys
 from mllama_demo.server.streaming import ClientGone, EventStream, while_connected
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,8 @@ from jinja2 import Environment, FileSystemLoader
 
 from mllama_demo.answer import Answer
 from mllama_demo.backend.base import Backend
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, DemoError, NotFound
@@ -29,8 +31,6 @@ from mllama_demo.server.api_errors import ApiError
 from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.server.streaming import LineStream
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 PAGES = Path(__file__).resolve().parents[1] / "scenarios" / "page"

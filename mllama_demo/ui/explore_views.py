@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.compare import Seen, compare
 from mllama_demo.explore.grid import AXES, Axis
@@ -15,8 +17,6 @@ from mllama_demo.explore.results import Branch, Cell, Run
 from mllama_demo.explore.steps import entropy, steps_of
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 from mllama_demo.ui.explore_words import PARTINGS
 
 View = dict[str, Any]

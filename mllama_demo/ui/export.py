@@ -9,13 +9,13 @@ from datetime import datetime, timezone
 from functools import cache
 from typing import Any, Literal, get_args
 
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.export import to_json
+from mllama_demo.chat.message_tree import Tree
 from mllama_demo.config.branding import Brand
-from mllama_demo.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import LoadedImage, preview
 from mllama_demo.pages import render
-from mllama_demo.transfer import to_json
-from mllama_demo.tree import Tree
 from mllama_demo.ui.words import figures, sampling_words, saw, set_aside, title_of
 
 Kind = Literal["html", "md", "json"]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
-from mllama_demo.conversation import Conversation
+from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.store import Store
 from mllama_demo.ui.pictures import Pictures

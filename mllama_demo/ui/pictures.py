@@ -15,7 +15,7 @@ from gradio.processing_utils import hash_file, save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from mllama_demo.answer import Answerer
-from mllama_demo.conversation import ImageRef
+from mllama_demo.chat.conversation import ImageRef
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.fetch import fetch_image

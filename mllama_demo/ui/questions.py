@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest
 from mllama_demo.ui.pictures import Pictures
 

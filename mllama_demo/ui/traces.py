@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllama_demo.conversation import ImageRef
+from mllama_demo.chat.conversation import ImageRef
 from mllama_demo.drafts import Drafts
 from mllama_demo.feedback import Feedback
 from mllama_demo.shares import Shares

@@ -8,8 +8,8 @@ from typing import Any
 
 from mllama_demo.answer import Answer
 from mllama_demo.backend.base import BackendInfo, BackendStatus
-from mllama_demo.conversation import Conversation, Message
-from mllama_demo.tree import Versions
+from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.chat.message_tree import Versions
 
 REASONS = {
     "end_of_turn": "finished",

@@ -19,8 +19,8 @@ from raw_chat import RawChat
 import mllama_demo
 from mllama_demo.backend.base import FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.backend.openai_backend import OpenAIBackend
+from mllama_demo.chat.conversation import Message
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import Message
 from mllama_demo.sampling import SamplingParams
 
 pytestmark = pytest.mark.timeout(900)

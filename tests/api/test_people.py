@@ -10,8 +10,8 @@ import pytest
 import requests
 from program import Program, running
 
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.passwords import hash_password
-from mllama_demo.conversation import Conversation, Message
 from mllama_demo.feedback import Feedback
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import load_image

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
 import mllama_demo
+from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.errors import CheckpointError
-from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 EMBEDDED = Path(mllama_demo.__file__).parent / "embedded"
 TOKENIZER = Tokenizer(EMBEDDED)

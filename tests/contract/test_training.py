@@ -15,11 +15,11 @@ import torch
 from meta_reference import MetaReference
 from transformers import AutoImageProcessor, MllamaForConditionalGeneration
 
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.prompt import encode_chat
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.checkpoint.check import check_checkpoint
-from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.images.loading import tile_layout
-from mllama_demo.prompt import encode_chat
-from mllama_demo.tokenizer import Tokenizer
 from training.backdrops import backdrop
 from training.batches import cut_tiles
 from training.dialogue import ChatFormat

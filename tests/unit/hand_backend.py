@@ -18,7 +18,7 @@ from mllama_demo.backend.base import (
     Timings,
     TokenEvent,
 )
-from mllama_demo.conversation import Conversation, Message
+from mllama_demo.chat.conversation import Conversation, Message
 
 PATIENCE_S = 20.0
 SPECIAL = 0xE000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllama_demo.conversation import Conversation, ImageRef, Message, fit
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message, fit
 from mllama_demo.errors import BadRequest
 
 PICTURE = ImageRef(digest="0" * 64, name="boat.png", width=640, height=480)

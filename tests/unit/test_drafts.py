@@ -10,8 +10,8 @@ from hand_backend import READ, CodePoints, HandBackend, finished, run, talk, unt
 
 from mllama_demo import drafts as drafts_room
 from mllama_demo.answer import Answerer
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import Conversation, Message
 from mllama_demo.drafts import LIFETIME, Drafts
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.live import LiveAnswers

@@ -13,15 +13,15 @@ from scripted_runner import ScriptedRunner
 from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.neuron_runner import NeuronRunner
 from mllama_demo.backend.runner import Sampled
+from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.chat.prompt import build_prompt
+from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.checkpoint import compile as compile_module
 from mllama_demo.checkpoint import compile_job
 from mllama_demo.config.neuron import OnDeviceSampling
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import Conversation, Message
 from mllama_demo.errors import ConfigError, PromptTooLong
 from mllama_demo.factory import make_backend
-from mllama_demo.prompt import build_prompt
-from mllama_demo.token_estimate import TokenEstimate
 
 pytestmark = pytest.mark.timeout(180)
 PATIENCE_S = 90

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from mllama_demo.conversation import Conversation, Message
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.feedback import COLUMNS, MAX_NOTE_LENGTH, Feedback, to_csv
 from mllama_demo.store import Store

@@ -20,7 +20,7 @@ WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
 # a room must not bring cannot be there already, unless a room above has failed.
 FORBIDDEN = {
     "mllama_demo.backend.scheduler": MODEL | WEB | {"sqlalchemy", "tokenizers"},
-    "mllama_demo.prompt": MODEL | WEB | {"sqlalchemy"},
+    "mllama_demo.chat.prompt": MODEL | WEB | {"sqlalchemy"},
     "app": MODEL | WEB | {"sqlalchemy"},
     "mllama_demo.server.door": MODEL | WEB | {"sqlalchemy"},
     "mllama_demo.answer": MODEL | WEB | {"sqlalchemy"},
@@ -70,4 +70,4 @@ def test_what_a_room_may_know_is_seen_to_come_with_it(brought: dict[str, set[str
     assert "gradio" in brought["mllama_demo.ui.layout"]
     assert "fastapi" in brought["mllama_demo.server.app"]
     assert "sqlalchemy" in brought["mllama_demo.live"]
-    assert "tokenizers" in brought["mllama_demo.prompt"]
+    assert "tokenizers" in brought["mllama_demo.chat.prompt"]

@@ -9,10 +9,10 @@ import pytest
 from hand_backend import finished
 
 from mllama_demo.backend.base import FinishEvent, TokenEvent
+from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.sampling import TokenTrace
 from mllama_demo.server.logprobs import LogprobStream
 from mllama_demo.server.openai_schema import TokenLogprob
-from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 
 def trace(token_id: int, others: tuple[int, ...] = ()) -> TokenTrace:

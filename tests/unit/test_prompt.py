@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import mllama_demo
-from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.prompt import MINIMUM_ANSWER_TOKENS, build_prompt, encode_chat, render_chat
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.errors import BadRequest, PromptTooLong
-from mllama_demo.prompt import MINIMUM_ANSWER_TOKENS, build_prompt, encode_chat, render_chat
-from mllama_demo.tokenizer import Tokenizer
 
 EMBEDDED = Path(mllama_demo.__file__).parent / "embedded"
 TOKENIZER = Tokenizer(EMBEDDED)

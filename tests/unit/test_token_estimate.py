@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.prompt import build_prompt, encode_chat
+from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.errors import PromptTooLong
-from mllama_demo.prompt import build_prompt, encode_chat
-from mllama_demo.token_estimate import TokenEstimate
 
 ENGLISH = "The quick brown fox jumps over the lazy dog, and nobody in the village has ever seen such a thing before. "
 CHINESE = "敏捷的棕色狐狸跳过了那只懒惰的狗，村子里的人从来没有见过这样的事情。"

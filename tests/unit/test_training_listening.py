@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from mllama_demo.tokenizer import Tokenizer
+from mllama_demo.chat.tokenizer import Tokenizer
 from training.dialogue import ChatFormat
 from training.kinds import COLOURS, KINDS, MAX_COUNT, REGIONS
 from training.labels import IGNORE

@@ -12,11 +12,11 @@ import pytest
 from hand_backend import talk
 from PIL import Image
 
-from mllama_demo.conversation import ImageRef, Message
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.export import ENDINGS, MAX_MESSAGES, MAX_TEXT, from_json, to_json
+from mllama_demo.chat.message_tree import Tree
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.transfer import ENDINGS, MAX_MESSAGES, MAX_TEXT, from_json, to_json
-from mllama_demo.tree import Tree
 from mllama_demo.ui.words import REASONS
 
 

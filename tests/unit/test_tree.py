@@ -7,9 +7,9 @@ from hand_backend import talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllama_demo.conversation import Conversation, Message
+from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.chat.message_tree import Tree, Versions
 from mllama_demo.errors import NotFound
-from mllama_demo.tree import Tree, Versions
 
 FIRST = talk("one", "two", "three", "four").messages
 EDITED = (*FIRST[:2], Message("user", "other"), Message("assistant", "answer"))

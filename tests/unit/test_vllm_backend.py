@@ -19,14 +19,14 @@ from PIL import Image
 
 from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, StartedBackend, TokenEvent
 from mllama_demo.backend.vllm_engine import installed_fork, sampling_values
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.prompt import encode_chat
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import ImageRef, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, ConfigError, PromptTooLong
 from mllama_demo.factory import make_backend
 from mllama_demo.images.loading import LoadedImage
-from mllama_demo.prompt import encode_chat
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.timeout(120)
 PATIENCE_S = 60.0

@@ -15,11 +15,11 @@ from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.neuron_images import on_full_canvas
 from mllama_demo.backend.neuron_runner import NeuronRunner
 from mllama_demo.backend.runner import Sampled
-from mllama_demo.conversation import ImageRef, Message
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.prompt import encode_chat
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.prompt import encode_chat
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from meta_reference import MetaReference

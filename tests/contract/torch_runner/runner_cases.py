@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.runner import Sampled
 from mllama_demo.backend.torch_runner import TorchRunner
-from mllama_demo.conversation import ImageRef, Message
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.prompt import encode_chat
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.prompt import encode_chat
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.tokenizer import Tokenizer
 
 TILE = 84
 # Of logits up to 52: transformers in float32 is itself up to 1.1e-4 from transformers in float64, by the CPU's order of sums.

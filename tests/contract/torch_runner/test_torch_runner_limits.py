@@ -13,9 +13,9 @@ from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, Toke
 from mllama_demo.backend.runner import Sampled
 from mllama_demo.backend.scheduler import Scheduler
 from mllama_demo.backend.torch_runner import TorchRunner
+from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.tokenizer import IncrementalText, Tokenizer
 
 # --- (e) the end of the context ------------------------------------------------------------------------------------------
 

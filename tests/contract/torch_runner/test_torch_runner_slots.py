@@ -18,8 +18,8 @@ from transformers.models.mllama.processing_mllama import (
 
 from mllama_demo.backend.base import GenerationRequest
 from mllama_demo.backend.torch_runner import TorchRunner
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.tokenizer import Tokenizer
 
 HOT = SamplingParams(temperature=0.9, top_p=0.95, top_k=50, seed=11)
 

@@ -15,8 +15,8 @@ from hand_backend import READ, CodePoints, HandBackend, finished, run, talk, unt
 from PIL import Image
 
 from mllama_demo.answer import Answerer
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.settings import Settings
-from mllama_demo.conversation import Conversation, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams

@@ -9,7 +9,7 @@ import pytest
 from chat_house import CHANGES, PAGE, TAB, House, Seen, lines, nothing_open, refused, value
 from hand_backend import READ, finished, run, until
 
-from mllama_demo.conversation import Conversation
+from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest
 from mllama_demo.store import Store
 from mllama_demo.ui.views import View

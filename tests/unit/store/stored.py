@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllama_demo.conversation import Conversation, Message
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.images.loading import LoadedImage
 
 

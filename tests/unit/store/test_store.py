@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stored import image, sqlite_url, talk, texts
 
 from mllama_demo import store as store_module
-from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
 from mllama_demo.store import MAX_TITLE_LENGTH, Store
 from mllama_demo.store_tables import SCHEMA_VERSION

@@ -7,10 +7,10 @@ from contextlib import closing
 import pytest
 from stored import image, talk
 
-from mllama_demo.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.message_tree import Tree
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.store import DELETED_LIFETIME, UNUSED_IMAGE_LIFETIME, Store
-from mllama_demo.tree import Tree
 
 # --- images and deletion -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from mllama_demo.conversation import Conversation, Message
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import NotFound
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from mllama_demo.conversation import Conversation, Fitted, ImageRef, Message, fit
+from mllama_demo.chat.conversation import Conversation, Fitted, ImageRef, Message, fit
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.errors import PromptTooLong
-from mllama_demo.token_estimate import TokenEstimate
-from mllama_demo.tokenizer import Tokenizer
 
 IMAGE_TOKEN = "<|image|>"
 # Room that a prompt must leave for its answer, when the answer may be longer than that.

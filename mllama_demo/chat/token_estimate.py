@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 
-from mllama_demo.conversation import Message
+from mllama_demo.chat.conversation import Message
 
 # Llama 3's vocabulary needs about 0.24 tokens for a byte of English, 0.3 for code, and up to 0.45 for other scripts.
 FIRST_GUESS = 0.33

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mllama_demo.conversation import ImageRef, Message
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.message_tree import Node, Tree
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, LoadedImage, load_image
 from mllama_demo.sampling import BOUNDS
-from mllama_demo.tree import Node, Tree
 
 FORMAT = "mllama-demo conversation"
 MAX_FILE_BYTES = 64 * 2**20
