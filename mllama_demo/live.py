@@ -17,10 +17,10 @@ from dataclasses import replace
 
 from mllama_demo.answer import Answer, Answerer
 from mllama_demo.chat.conversation import Conversation
-from mllama_demo.drafts import BEAT_S, Drafts
 from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.drafts import BEAT_S, Drafts
 
 log = logging.getLogger(__name__)
 

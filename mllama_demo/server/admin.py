@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError
-from mllama_demo.feedback import Feedback, Opinion, to_csv
 from mllama_demo.pages import FOLDER, POLICY, render
 from mllama_demo.server.login import ADMIN_COOKIE, USER_COOKIE, Desk, signed_in
 from mllama_demo.server.metrics import MeasuredBackend
 from mllama_demo.server.origin import cookie_of, form_of, from_our_page, page
-from mllama_demo.sessions import ADMIN_KEY, TooManyAttempts
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.feedback import Feedback, Opinion, to_csv
+from mllama_demo.storage.sessions import ADMIN_KEY, TooManyAttempts
 
 LATEST = 50
 # Beyond what this many characters show, the CSV file has the whole text.

@@ -20,7 +20,7 @@ from mllama_demo.explore.explorer import Explorer
 from mllama_demo.server.metrics import MeasuredBackend, Metrics
 from mllama_demo.server.openai_api import add_api
 from mllama_demo.server.people import add_people
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 from mllama_demo.visitors import VisitorMiddleware
 
 

@@ -36,7 +36,7 @@ from mllama_demo.server.explore_desk import EXAMPLE_PICTURES, Desk
 from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.server.streaming import LineStream
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 from mllama_demo.ui import explore_views as views
 from mllama_demo.ui.explore_words import TOUR, why_no_tokens
 from mllama_demo.visitors import owner_of_user, visitor_of

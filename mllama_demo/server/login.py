@@ -20,8 +20,8 @@ from mllama_demo.pages import render
 from mllama_demo.server.api_errors import ApiError
 from mllama_demo.server.origin import cookie_of, form_of, from_our_page, local_path, page
 from mllama_demo.server.security import is_api
-from mllama_demo.sessions import ADMIN_KEY, LIFETIME, Attempts, Sessions, TooManyAttempts
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Attempts, Sessions, TooManyAttempts
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from mllama_demo.server.admin import add_admin
 from mllama_demo.server.login import Desk, add_login, credentials
 from mllama_demo.server.metrics import MeasuredBackend
 from mllama_demo.server.share_page import add_share_page
-from mllama_demo.sessions import Sessions
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.sessions import Sessions
 
 
 def add_people(app: FastAPI, settings: Settings, store: Store | None, brand: Brand, backend: MeasuredBackend) -> None:

@@ -36,7 +36,7 @@ def serve(settings: Settings, started: float) -> int:
 
     from mllama_demo.factory import make_backend
     from mllama_demo.server.door import App, Door
-    from mllama_demo.store import Store
+    from mllama_demo.storage.conversations import Store
 
     address = f"http://{_printable(settings.host)}:{listener.getsockname()[1]}"
     failure: list[str] = []

@@ -16,8 +16,8 @@ from mllama_demo.errors import DemoError, NotFound
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.pages import render
 from mllama_demo.server.origin import page
-from mllama_demo.shares import Share, ShareGone, Shares
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.shares import Share, ShareGone, Shares
 from mllama_demo.ui.export import to_html
 
 KEPT_PAGES = 32

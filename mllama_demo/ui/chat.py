@@ -19,10 +19,10 @@ from mllama_demo.chat.conversation import Conversation
 from mllama_demo.chat.message_tree import Tree
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.feedback import Feedback
 from mllama_demo.live import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import DELETED_LIFETIME, Store
+from mllama_demo.storage.conversations import DELETED_LIFETIME, Store
+from mllama_demo.storage.feedback import Feedback
 from mllama_demo.ui.history import history
 from mllama_demo.ui.images import Images
 from mllama_demo.ui.open_pages import OpenPages

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from mllama_demo.store import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
+from mllama_demo.storage.conversations import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.sharing import SharePanel
 from mllama_demo.ui.views import View, Visit, classes, guarded

@@ -8,7 +8,7 @@ from typing import Any
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.questions import Choice, Which, choice_of, paths, seen_in
 from mllama_demo.ui.sight import not_seen

@@ -17,12 +17,12 @@ from mllama_demo.answer import Answerer
 from mllama_demo.chat.export import MAX_FILE_BYTES
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.feedback import Feedback
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites
-from mllama_demo.shares import Shares
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.feedback import Feedback
+from mllama_demo.storage.shares import Shares
 from mllama_demo.ui.chat import ChatRoom, Sampling
 from mllama_demo.ui.drawer import Drawer
 from mllama_demo.ui.event_scripts import ARRIVED, ATTACH, ATTACHED, BEAT, BEHIND, CLOSEUP, REMEMBER_IN_ADDRESS

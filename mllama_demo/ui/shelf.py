@@ -12,7 +12,7 @@ from mllama_demo.chat.message_tree import Tree
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images.loading import ImageLimits
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 from mllama_demo.ui.export import export
 from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.views import View, Visit

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllama_demo.chat.conversation import ImageRef
-from mllama_demo.drafts import Drafts
-from mllama_demo.feedback import Feedback
-from mllama_demo.shares import Shares
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.drafts import Drafts
+from mllama_demo.storage.feedback import Feedback
+from mllama_demo.storage.shares import Shares
 from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.views import Visit
 

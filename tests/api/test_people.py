@@ -12,11 +12,11 @@ from program import Program, running
 
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.passwords import hash_password
-from mllama_demo.feedback import Feedback
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import load_image
-from mllama_demo.shares import Shares
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.feedback import Feedback
+from mllama_demo.storage.shares import Shares
 
 pytestmark = pytest.mark.timeout(300)
 PASSWORD, KEY = "correct horse", "the-operators-key"

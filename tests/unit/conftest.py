@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 
 @pytest.fixture

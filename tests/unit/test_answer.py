@@ -21,7 +21,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, NotFound, PromptTooLong
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import BOUNDS, SamplingParams
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from hand_backend import READ, CodePoints, HandBackend, finished, run, talk, until
 
-from mllama_demo import drafts as drafts_room
 from mllama_demo.answer import Answerer
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.settings import Settings
-from mllama_demo.drafts import LIFETIME, Drafts
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.live import LiveAnswers
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import Store
+from mllama_demo.storage import drafts as drafts_room
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.drafts import LIFETIME, Drafts
 
 ME = "me"
 PART = Message("assistant", "Once the", facts={"sampling": {"temperature": 0.6}, "dropped": 0})

@@ -15,8 +15,8 @@ from explored import branched, rude_run, run_of, saying
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.changes import without_branch
 from mllama_demo.explore.exchange import to_json
-from mllama_demo.explore.kept import KeptRuns
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.explore_runs import KeptRuns
 
 
 @pytest.fixture

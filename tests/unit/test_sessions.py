@@ -7,12 +7,12 @@ import io
 import pytest
 import sqlalchemy as sql
 
-from mllama_demo import sessions
 from mllama_demo.config.loader import load_settings, passwords
 from mllama_demo.config.passwords import hash_password, is_hash, verify
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ConfigError
-from mllama_demo.sessions import ADMIN_KEY, Attempts, Sessions, TooManyAttempts
+from mllama_demo.storage import sessions
+from mllama_demo.storage.sessions import ADMIN_KEY, Attempts, Sessions, TooManyAttempts
 
 PASSWORD = "correct horse"
 HASH = hash_password(PASSWORD)

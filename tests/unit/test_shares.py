@@ -8,11 +8,11 @@ import pytest
 import sqlalchemy as sql
 from hand_backend import talk
 
-from mllama_demo import shares as shares_module
 from mllama_demo.chat.conversation import Message
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.shares import MAX_SHARES, ShareGone, Shares
-from mllama_demo.store import Store
+from mllama_demo.storage import shares as shares_module
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.shares import MAX_SHARES, ShareGone, Shares
 
 
 @pytest.fixture

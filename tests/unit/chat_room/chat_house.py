@@ -20,7 +20,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.views import NO_INPUT, View, Visit

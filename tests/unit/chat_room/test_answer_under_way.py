@@ -11,7 +11,7 @@ from hand_backend import READ, finished, run, until
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 from mllama_demo.ui.views import View
 
 pytestmark = pytest.mark.timeout(60)

@@ -10,8 +10,8 @@ import pytest
 from chat_house import ACTS, PAGE, STRANGER, TAB, Seen, bar, lines, nothing_open, opened, picture
 from hand_backend import finished, run, until
 
-from mllama_demo import store
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, NotFound
+from mllama_demo.storage import conversations as store
 from mllama_demo.ui import chat
 from mllama_demo.ui.views import View
 

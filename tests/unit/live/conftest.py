@@ -7,7 +7,7 @@ from hand_backend import HandBackend
 from live_answers import new_answers
 
 from mllama_demo.live import LiveAnswers
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from mllama_demo.chat.conversation import Conversation
 from mllama_demo.config.settings import Settings
 from mllama_demo.live import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 OFTEN = 1000.0  # looks a second: nearly every change is seen
 

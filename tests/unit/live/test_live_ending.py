@@ -14,7 +14,7 @@ from live_answers import EARLIER, HELLO, ME, begin, done, new_answers, texts, wa
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.live import LiveAnswer
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -14,7 +14,7 @@ from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.live import LiveAnswer
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from stored import sqlite_url
 
-from mllama_demo import store as store_module
-from mllama_demo.store import Store
+from mllama_demo.storage import conversations as store_module
+from mllama_demo.storage.conversations import Store
 
 
 @pytest.fixture

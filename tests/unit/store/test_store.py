@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stored import image, sqlite_url, talk, texts
 
-from mllama_demo import store as store_module
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
-from mllama_demo.store import MAX_TITLE_LENGTH, Store
-from mllama_demo.store_tables import SCHEMA_VERSION
+from mllama_demo.storage import conversations as store_module
+from mllama_demo.storage.conversations import MAX_TITLE_LENGTH, Store
+from mllama_demo.storage.schema import SCHEMA_VERSION
 
 # --- round trip ----------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from stored import image, talk
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.message_tree import Tree
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.store import DELETED_LIFETIME, UNUSED_IMAGE_LIFETIME, Store
+from mllama_demo.storage.conversations import DELETED_LIFETIME, UNUSED_IMAGE_LIFETIME, Store
 
 # --- images and deletion -------------------------------------------------------------------------------------------------
 

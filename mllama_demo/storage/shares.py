@@ -16,7 +16,7 @@ import sqlalchemy as sql
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 # How long a share may live, in words for a menu.
 LIFETIMES = {

@@ -13,7 +13,7 @@ import sqlalchemy as sql
 
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import NotFound
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 BEAT_S = 1.0
 LIFETIME = timedelta(seconds=4 * BEAT_S)

@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateColumn
 
 from mllama_demo.errors import NotFound
 from mllama_demo.explore.results import Run
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 _metadata = sql.MetaData()
 

@@ -24,10 +24,10 @@ from sqlalchemy.pool import StaticPool
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.message_tree import Node, Tree
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
-from mllama_demo.store_tables import conversations as _conversations
-from mllama_demo.store_tables import images as _images
-from mllama_demo.store_tables import messages as _messages
-from mllama_demo.store_tables import prepare_schema
+from mllama_demo.storage.schema import conversations as _conversations
+from mllama_demo.storage.schema import images as _images
+from mllama_demo.storage.schema import messages as _messages
+from mllama_demo.storage.schema import prepare_schema
 
 if TYPE_CHECKING:
     from mllama_demo.images.loading import LoadedImage

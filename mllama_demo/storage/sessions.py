@@ -19,7 +19,7 @@ import sqlalchemy as sql
 
 from mllama_demo.config.passwords import hash_password, verify
 from mllama_demo.errors import DemoError
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 LIFETIME = timedelta(days=14)
 # The subject of a session that was opened with admin_key; no user's name has a space.

@@ -18,7 +18,7 @@ import sqlalchemy as sql
 
 from mllama_demo.chat.message_tree import Tree
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.store import Store
+from mllama_demo.storage.conversations import Store
 
 MAX_NOTE_LENGTH = 2000
 
