@@ -34,7 +34,7 @@ def main() -> None:
     import torch
     from transformers import AutoImageProcessor, MllamaForConditionalGeneration
 
-    from mllama_demo.backend.meta_mllama import restore_meta_computation
+    from mllama_demo.engine.torch.meta_mllama import restore_meta_computation
 
     torch.set_num_threads(args.threads)
     began = time.perf_counter()

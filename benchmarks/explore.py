@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.backend.base import FinishEvent, GenerationRequest
 from mllama_demo.config.loader import load_settings
+from mllama_demo.engine.base import FinishEvent, GenerationRequest
 from mllama_demo.explore.exchange import to_json
 from mllama_demo.explore.explorer import Explorer
 from mllama_demo.explore.grid import Grid, make_grid

@@ -171,9 +171,9 @@ def speeds(runs: int, threads: int) -> dict[str, list[float]]:
 
 
 def image_request(tokenizer: Any, seed: int) -> Any:
-    from mllama_demo.backend.base import GenerationRequest
     from mllama_demo.chat.conversation import ImageRef, Message
     from mllama_demo.chat.prompt import encode_chat
+    from mllama_demo.engine.base import GenerationRequest
     from mllama_demo.images.examples import EXAMPLES_FOLDER
     from mllama_demo.images.loading import load_image
     from mllama_demo.sampling import SamplingParams
@@ -187,7 +187,7 @@ def image_request(tokenizer: Any, seed: int) -> Any:
 
 async def ask_at_once(backend: Any, tokenizer: Any, concurrent: int) -> list[Any]:
     """The FinishEvents of so many image questions asked at the same moment."""
-    from mllama_demo.backend.base import FinishEvent
+    from mllama_demo.engine.base import FinishEvent
 
     async def ask(seed: int) -> Any:
         async for event in backend.generate(image_request(tokenizer, seed)):
@@ -200,9 +200,9 @@ async def ask_at_once(backend: Any, tokenizer: Any, concurrent: int) -> list[Any
 
 def overhead(runs: int, settings: Any, tokenizer: Any) -> dict[str, list[float]]:
     """Milliseconds of a decode step with four answers under way, inside the model and outside it."""
-    from mllama_demo.backend.scheduler import Scheduler
-    from mllama_demo.backend.torch_runner import TorchRunner
     from mllama_demo.chat.tokenizer import IncrementalText
+    from mllama_demo.engine.scheduler import Scheduler
+    from mllama_demo.engine.torch.runner import TorchRunner
 
     result: dict[str, list[float]] = {}
     real = TorchRunner.load(settings.model_path, slots=settings.batch_size, max_seq_len=settings.seq_len)

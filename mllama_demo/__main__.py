@@ -37,7 +37,9 @@ VERBS = {
     "convert": Verb("Turn Meta's original checkpoint into the Hugging Face layout.", "mllama_demo.checkpoint.convert:main"),
     "compile": Verb("Compile a model for a Neuron instance, or find it compiled.", "mllama_demo.checkpoint.compile:main"),
     "plan": Verb("Say whether a configuration fits the memory of a Neuron device.", "mllama_demo.checkpoint.plan:main"),
-    "vllm-command": Verb("Print the command of vLLM's server for a Neuron configuration.", "mllama_demo.vllm_command:main"),
+    "vllm-command": Verb(
+        "Print the command of vLLM's server for a Neuron configuration.", "mllama_demo.engine.vllm.command:main"
+    ),
     "hash-password": Verb("Make an entry for the option users.", "mllama_demo.config.passwords:main"),
     "doctor": Verb("Say whether this machine is ready for a configuration.", "mllama_demo.checkpoint.doctor:main"),
 }

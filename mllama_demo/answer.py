@@ -15,7 +15,12 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
-from mllama_demo.backend.base import (
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.prompt import Prompt, build_prompt
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.chat.tokenizer import Tokenizer
+from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import (
     Backend,
     BackendInfo,
     Event,
@@ -25,11 +30,6 @@ from mllama_demo.backend.base import (
     QueueEvent,
     TokenEvent,
 )
-from mllama_demo.chat.conversation import Conversation, ImageRef, Message
-from mllama_demo.chat.prompt import Prompt, build_prompt
-from mllama_demo.chat.token_estimate import TokenEstimate
-from mllama_demo.chat.tokenizer import Tokenizer
-from mllama_demo.config.settings import Settings
 from mllama_demo.images.loading import LoadedImage, load_image, tile_layout
 from mllama_demo.sampling import SamplingParams
 

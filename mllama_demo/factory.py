@@ -7,19 +7,19 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo, GenerationRequest, StartedBackend
-from mllama_demo.backend.remote_kinds import NO_SEED
-from mllama_demo.backend.runner import ModelRunner
-from mllama_demo.backend.slot_backend import Progress, SlotBackend
-from mllama_demo.backend.vllm_engine import check_vllm, installed_fork
 from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.machine import check_devices, check_instance, check_sdk
-from mllama_demo.checkpoint.neuron_log import telling_of_loading
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import BackendInfo, GenerationRequest, StartedBackend
+from mllama_demo.engine.neuron.compiler_log import telling_of_loading
+from mllama_demo.engine.remote.providers import NO_SEED
+from mllama_demo.engine.runner import ModelRunner
+from mllama_demo.engine.slot_backend import Progress, SlotBackend
+from mllama_demo.engine.vllm.engine import check_vllm, installed_fork
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
@@ -95,7 +95,7 @@ def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, progress:
     progress("importing PyTorch and transformers")
     import torch
 
-    from mllama_demo.backend.torch_runner import TorchRunner, choose_device, choose_dtype
+    from mllama_demo.engine.torch.runner import TorchRunner, choose_device, choose_dtype
 
     device = choose_device(settings.device)
     if settings.threads:
@@ -143,7 +143,7 @@ def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, progress
     check(wanted)
     folder = compiled(wanted, lambda now, seconds: progress(f"compiling it first, {in_words(now, seconds)}"), say=log.info)
     progress("importing the Neuron SDK")
-    from mllama_demo.backend.neuron_runner import NeuronRunner
+    from mllama_demo.engine.neuron.runner import NeuronRunner
 
     progress("loading the compiled model")
     with telling_of_loading(progress):
@@ -161,7 +161,7 @@ def _vllm(
     on_down: Callable[[str], None],
 ) -> StartedBackend:
     """Its probabilities are wrong upstream, so that none are told."""
-    from mllama_demo.backend.vllm_backend import VLLMBackend
+    from mllama_demo.engine.vllm.backend import VLLMBackend
 
     options = settings.neuron
     info = _info(
@@ -190,7 +190,7 @@ def _remote(
     """The model and its tokenizer are the server's: model_path is of no concern."""
     if importlib.util.find_spec("openai") is None:
         raise ConfigError("Backend openai needs the package openai, which is not installed; pip install openai.")
-    from mllama_demo.backend.openai_backend import OpenAIBackend
+    from mllama_demo.engine.remote.backend import OpenAIBackend
 
     backend = OpenAIBackend(settings, on_ready=on_ready, on_down=on_down)
     return backend, backend.estimate

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.torch_runner import TorchRunner
 from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.tokenizer import Tokenizer
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.torch.runner import TorchRunner
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
 

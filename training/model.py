@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import MllamaConfig, MllamaForConditionalGeneration
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
-from mllama_demo.backend.meta_mllama import restore_meta_computation
+from mllama_demo.engine.torch.meta_mllama import restore_meta_computation
 from training.labels import HEADS, IGNORE
 from training.listening import LOOKUPS
 

@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.backend.neuron_config import neuron_values
 from mllama_demo.checkpoint import artifacts, compile_job
 from mllama_demo.checkpoint.artifacts import Place
 from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.fingerprint import ingredients
 from mllama_demo.checkpoint.machine import check_instance, check_sdk, free_bytes
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory
-from mllama_demo.checkpoint.neuron_log import CompileProgress
 from mllama_demo.checkpoint.plan import verdict
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.model_shape import read_shape
 from mllama_demo.config.neuron import CORES, GIB_PER_CORE, NeuronOptions
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.neuron.compiler_log import CompileProgress
+from mllama_demo.engine.neuron.config import neuron_values
 from mllama_demo.errors import ConfigError
 from mllama_demo.runtime.command_line import settings_parser
 from mllama_demo.runtime.process import terminated

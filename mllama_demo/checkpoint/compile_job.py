@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import mllama_demo
-from mllama_demo.checkpoint.neuron_log import CompileLog, CompileProgress
+from mllama_demo.engine.neuron.compiler_log import CompileLog, CompileProgress
 from mllama_demo.errors import ConfigError
 
 WORK_DIR_VARIABLE = "BASE_COMPILE_WORK_DIR"  # NxD empties the folder it names; the default is one for the whole machine

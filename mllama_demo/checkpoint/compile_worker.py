@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.backend.neuron_config import inference_config
+from mllama_demo.engine.neuron.config import inference_config
 from mllama_demo.errors import DemoError
 
 NO_ROOM = 2**26  # bytes; with less than this free, whatever failed did so for that
@@ -27,7 +27,7 @@ NO_ROOM = 2**26  # bytes; with less than this free, whatever failed did so for t
 
 def compile_model(model_path: Path, values: dict[str, Any], folder: Path) -> None:
     """NxDI's files of the checkpoint, compiled as `values` say, into the folder."""
-    from mllama_demo.backend.neuron_sdk import mllama_module
+    from mllama_demo.engine.neuron.sdk import mllama_module
 
     model = mllama_module().NeuronMllamaForCausalLM(str(model_path), inference_config(model_path, values))
     model.compile(str(folder))

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mllama_demo.backend.ready import until_ready
 from mllama_demo.config.branding import Brand, load_brand
 from mllama_demo.config.loader import load_settings
+from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.explore.grid import Estimate, Grid
 from mllama_demo.explore.spec import Spec, open_image, read_spec

@@ -16,11 +16,11 @@ from typing import Any, Literal, TypeVar
 
 import mllama_demo
 from mllama_demo.answer import prompt_for
-from mllama_demo.backend.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BadRequest, DemoError
 from mllama_demo.explore.grid import MAX_TOKENS, Estimate, Grid, Pace, estimate, measured_pace
 from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, blank

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from mllama_demo.backend.base import FinishReason, Timings
+from mllama_demo.engine.base import FinishReason, Timings
 from mllama_demo.errors import NotFound
 from mllama_demo.explore.grid import MAX_TOKENS, Grid
 from mllama_demo.images.loading import ImageLimits, LoadedImage, load_image

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import mllama_demo
 from mllama_demo.answer import prompt_for
-from mllama_demo.backend.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.prompt import render_chat
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.images.loading import tile_layout
 from mllama_demo.images.sources import open_picture

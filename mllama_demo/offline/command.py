@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllama_demo.backend.ready import until_ready
 from mllama_demo.config.loader import load_settings
+from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.images.sources import digest_of
 from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_batch

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from mllama_demo.backend.ready import until_ready
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.runtime.command_line import VerbParser
 from mllama_demo.runtime.process import terminated

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 
 import mllama_demo
 from mllama_demo.answer import Answerer
-from mllama_demo.backend.base import Backend
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import Backend
 from mllama_demo.explore.explorer import Explorer
 from mllama_demo.server.metrics import MeasuredBackend, Metrics
 from mllama_demo.server.openai_api import add_api

@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.explore.changes import with_branch, with_cell, worth_keeping
 from mllama_demo.explore.explorer import CellRuns, Explorer, GridRun

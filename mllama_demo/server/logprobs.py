@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 from collections import deque
 
-from mllama_demo.backend.base import FinishEvent, TokenEvent
 from mllama_demo.chat.tokenizer import Tokenizer
+from mllama_demo.engine.base import FinishEvent, TokenEvent
 from mllama_demo.sampling import TokenTrace
 from mllama_demo.server.openai_schema import TokenLogprob, TopLogprob
 

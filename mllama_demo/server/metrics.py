@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from mllama_demo.backend.base import Backend, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.engine.base import Backend, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable
 from mllama_demo.server.recent import Recent
 

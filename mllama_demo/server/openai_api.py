@@ -15,10 +15,10 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 import mllama_demo
-from mllama_demo.backend.base import Backend, QueueEvent
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import Backend, QueueEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.explore.explorer import Explorer
 from mllama_demo.server.api_errors import LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation

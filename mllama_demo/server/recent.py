@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mllama_demo.backend.base import Event, FinishEvent, PrefillEvent, QueueEvent, TokenEvent
+from mllama_demo.engine.base import Event, FinishEvent, PrefillEvent, QueueEvent, TokenEvent
 
 MINUTES = 60
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo
+from mllama_demo.engine.base import BackendInfo
 
 PARTINGS = {
     "by_hand": "In one of them this token was chosen by hand, so its branch goes another way from here.",

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from mllama_demo.backend.base import BackendInfo
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.ui.chat import ChatRoom

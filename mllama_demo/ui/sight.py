@@ -11,7 +11,7 @@ from html import escape
 
 from PIL import Image
 
-from mllama_demo.backend.base import BackendInfo
+from mllama_demo.engine.base import BackendInfo
 from mllama_demo.images.loading import LoadedImage, aspect_ratio_number, on_tiles, tile_layout
 
 KEPT = 16

@@ -17,10 +17,10 @@ from program import Program, free_port, running, visitor, wait_until
 from raw_chat import RawChat
 
 import mllama_demo
-from mllama_demo.backend.base import FinishEvent, GenerationRequest, TokenEvent
-from mllama_demo.backend.openai_backend import OpenAIBackend
 from mllama_demo.chat.conversation import Message
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.engine.remote.backend import OpenAIBackend
 from mllama_demo.sampling import SamplingParams
 
 pytestmark = pytest.mark.timeout(900)

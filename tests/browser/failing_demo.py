@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app
-from mllama_demo.backend.runner import RunnerDown, Sampled
-from mllama_demo.backend.torch_runner import TorchRunner
+from mllama_demo.engine.runner import RunnerDown, Sampled
+from mllama_demo.engine.torch.runner import TorchRunner
 
 GOOD_STEPS = 3
 decode = TorchRunner.decode

@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app
-from mllama_demo.backend.runner import Sampled
-from mllama_demo.backend.torch_runner import TorchRunner
+from mllama_demo.engine.runner import Sampled
+from mllama_demo.engine.torch.runner import TorchRunner
 
 SECONDS_PER_STEP = 0.1  # a full context lasts over three minutes
 TIME_LIMIT_S = 600

@@ -9,8 +9,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import app
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.torch_runner import TorchRunner
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.torch.runner import TorchRunner
 
 FAILING_SEED = 13
 BROKEN = Path("broken")

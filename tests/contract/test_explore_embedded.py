@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.backend.base import GenerationRequest, TokenEvent
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import GenerationRequest, TokenEvent
 from mllama_demo.explore.command import main
 from mllama_demo.explore.exchange import from_json
 from mllama_demo.explore.explorer import Explorer

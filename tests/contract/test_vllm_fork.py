@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.vllm_arguments import engine_arguments
-from mllama_demo.backend.vllm_engine import Fork, engine_prompt, sampling_values
 from mllama_demo.config.loader import load_settings
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.vllm.arguments import engine_arguments
+from mllama_demo.engine.vllm.engine import Fork, engine_prompt, sampling_values
 from mllama_demo.sampling import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]

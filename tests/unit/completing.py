@@ -12,8 +12,8 @@ import pytest
 from hand_backend import READ, SPECIAL, CodePoints, HandBackend, finished, run
 from PIL import Image
 
-from mllama_demo.backend.base import FinishEvent, GenerationRequest
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import FinishEvent, GenerationRequest
 from mllama_demo.server.completion import Completer
 from mllama_demo.server.openai_schema import ChatChunk, ChatCompletion, ChatRequest
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mllama_demo.backend.base import Timings
+from mllama_demo.engine.base import Timings
 from mllama_demo.explore.changes import with_branch
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.results import Cell, Run, RunImage, Token, blank

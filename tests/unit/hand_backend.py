@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
-from mllama_demo.backend.base import (
+from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.engine.base import (
     BackendInfo,
     BackendStatus,
     Event,
@@ -18,7 +19,6 @@ from mllama_demo.backend.base import (
     Timings,
     TokenEvent,
 )
-from mllama_demo.chat.conversation import Conversation, Message
 
 PATIENCE_S = 20.0
 SPECIAL = 0xE000

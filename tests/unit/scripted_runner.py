@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
-from mllama_demo.backend.runner import Sampled
+from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
+from mllama_demo.engine.runner import Sampled
 from mllama_demo.sampling import SamplingParams, TokenTrace
 
 LETTER = {QueueEvent: "Q", PrefillEvent: "P", TokenEvent: "T", FinishEvent: "F"}

@@ -17,9 +17,9 @@ from mllama_demo.checkpoint import compile as module
 from mllama_demo.checkpoint.compile import compilation
 from mllama_demo.checkpoint.machine import check_instance
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
-from mllama_demo.checkpoint.neuron_log import CompileProgress
 from mllama_demo.config.neuron import NO_SDK
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.neuron.compiler_log import CompileProgress
 from mllama_demo.errors import ConfigError
 
 pytestmark = pytest.mark.timeout(120)

@@ -12,7 +12,7 @@ import pytest
 from completing import begin, body, part, picture, said, spelled, taken
 from hand_backend import READ, HandBackend, finished, run
 
-from mllama_demo.backend.base import FinishEvent, QueueEvent, TokenEvent
+from mllama_demo.engine.base import FinishEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, DemoError
 from mllama_demo.server.api_errors import ApiError
 from mllama_demo.server.completion import Completion

@@ -13,9 +13,9 @@ from hand_backend import CodePoints as Prompts
 from hand_backend import HandBackend, run, until
 from scripted_runner import END, END_IDS, ScriptedRunner
 
-from mllama_demo.backend.base import BackendInfo, FinishEvent, GenerationRequest, PrefillEvent
-from mllama_demo.backend.slot_backend import SlotBackend
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import BackendInfo, FinishEvent, GenerationRequest, PrefillEvent
+from mllama_demo.engine.slot_backend import SlotBackend
 from mllama_demo.errors import BackendBusy, BadRequest, PromptTooLong
 from mllama_demo.explore.explorer import AHEAD, CellRuns, Explorer, LiveCell
 from mllama_demo.explore.grid import Grid, make_grid

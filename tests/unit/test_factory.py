@@ -10,9 +10,6 @@ import pytest
 from neuron_fakes import be_an_instance, have_a_device, install_sdk
 from scripted_runner import ScriptedRunner
 
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.neuron_runner import NeuronRunner
-from mllama_demo.backend.runner import Sampled
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.prompt import build_prompt
 from mllama_demo.chat.token_estimate import TokenEstimate
@@ -20,6 +17,9 @@ from mllama_demo.checkpoint import compile as compile_module
 from mllama_demo.checkpoint import compile_job
 from mllama_demo.config.neuron import OnDeviceSampling
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.neuron.runner import NeuronRunner
+from mllama_demo.engine.runner import Sampled
 from mllama_demo.errors import ConfigError, PromptTooLong
 from mllama_demo.factory import make_backend
 

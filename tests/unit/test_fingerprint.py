@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.backend.neuron_config import neuron_values
 from mllama_demo.checkpoint import fingerprint as module
 from mllama_demo.checkpoint.check import check_checkpoint
 from mllama_demo.checkpoint.fingerprint import differences, fingerprint, ingredients
 from mllama_demo.config.neuron import NeuronOptions, OnDeviceSampling
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.neuron.config import neuron_values
 
 
 @dataclass

@@ -19,7 +19,7 @@ WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
 # In the order of import. Each room may know at least what those above it may, so that one interpreter shows them all: what
 # a room must not bring cannot be there already, unless a room above has failed.
 FORBIDDEN = {
-    "mllama_demo.backend.scheduler": MODEL | WEB | {"sqlalchemy", "tokenizers"},
+    "mllama_demo.engine.scheduler": MODEL | WEB | {"sqlalchemy", "tokenizers"},
     "mllama_demo.chat.prompt": MODEL | WEB | {"sqlalchemy"},
     "app": MODEL | WEB | {"sqlalchemy"},
     "mllama_demo.server.door": MODEL | WEB | {"sqlalchemy"},

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from hand_backend import finished
 
-from mllama_demo.backend.base import FinishEvent, TokenEvent
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
+from mllama_demo.engine.base import FinishEvent, TokenEvent
 from mllama_demo.sampling import TokenTrace
 from mllama_demo.server.logprobs import LogprobStream
 from mllama_demo.server.openai_schema import TokenLogprob

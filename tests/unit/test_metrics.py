@@ -10,7 +10,7 @@ import pytest
 from hand_backend import READ, HandBackend, finished, run
 from prometheus_client.parser import text_string_to_metric_families
 
-from mllama_demo.backend.base import GenerationRequest
+from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.errors import BackendBusy, BackendUnavailable
 from mllama_demo.server.metrics import MeasuredBackend, Metrics
 

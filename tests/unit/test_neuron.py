@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mllama_demo.backend import neuron_images, neuron_sdk
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.neuron_images import on_full_canvas
-from mllama_demo.backend.neuron_runner import NeuronRunner, device_sampling
-from mllama_demo.backend.neuron_sdk import aspect_ratio_ids, import_nxdi
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.neuron import images as neuron_images
+from mllama_demo.engine.neuron import sdk as neuron_sdk
+from mllama_demo.engine.neuron.images import on_full_canvas
+from mllama_demo.engine.neuron.runner import NeuronRunner, device_sampling
+from mllama_demo.engine.neuron.sdk import aspect_ratio_ids, import_nxdi
 from mllama_demo.errors import BadRequest, ConfigError, PromptTooLong
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams

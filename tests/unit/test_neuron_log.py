@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from mllama_demo.checkpoint.neuron_log import CompileLog, CompileProgress, loading_stage, telling_of_loading
+from mllama_demo.engine.neuron.compiler_log import CompileLog, CompileProgress, loading_stage, telling_of_loading
 
 # As NxD 0.18 and NxDI 0.9 write them for four graphs on 32 cores; the figures are made up.
 RECORDED = """\

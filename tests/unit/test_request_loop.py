@@ -8,9 +8,9 @@ import threading
 import pytest
 from hand_backend import PATIENCE_S, run
 
-from mllama_demo.backend.base import FinishEvent, GenerationRequest
-from mllama_demo.backend.remote_queue import Job
-from mllama_demo.backend.request_loop import RequestLoop
+from mllama_demo.engine.base import FinishEvent, GenerationRequest
+from mllama_demo.engine.queued_backend import RequestLoop
+from mllama_demo.engine.request_queue import Job
 from mllama_demo.errors import BackendUnavailable
 
 pytestmark = pytest.mark.timeout(60)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from mllama_demo.backend.base import BackendInfo
+from mllama_demo.engine.base import BackendInfo
 from mllama_demo.images.loading import LoadedImage, side_by_side
 from mllama_demo.ui.sight import KEPT, Sights, sight
 

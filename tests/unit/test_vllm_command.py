@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from mllama_demo.__main__ import main
-from mllama_demo.backend.vllm_arguments import engine_arguments, engine_environment, neuron_overrides
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
-from mllama_demo.vllm_command import command
+from mllama_demo.engine.vllm.arguments import engine_arguments, engine_environment, neuron_overrides
+from mllama_demo.engine.vllm.command import command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TUTORIAL = {

@@ -6,8 +6,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-from mllama_demo.backend.base import BackendInfo, BackendStatus
 from mllama_demo.chat.conversation import Message
+from mllama_demo.engine.base import BackendInfo, BackendStatus
 from mllama_demo.ui.words import (
     facts_line,
     status_line,

@@ -9,8 +9,8 @@ import pytest
 from protocol_server import ProtocolServer
 from remote import until
 
-from mllama_demo.backend.openai_backend import OpenAIBackend
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.remote.backend import OpenAIBackend
 
 
 @pytest.fixture

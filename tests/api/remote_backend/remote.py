@@ -10,9 +10,9 @@ from typing import Any
 
 from protocol_server import PATIENCE_S
 
-from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, TokenEvent
-from mllama_demo.backend.openai_backend import OpenAIBackend
 from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.engine.remote.backend import OpenAIBackend
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
 

@@ -14,8 +14,8 @@ from PIL import Image
 from protocol_server import PATIENCE_S, Exchange
 from remote import answer, events_of, request
 
-from mllama_demo.backend.base import PrefillEvent, TokenEvent
-from mllama_demo.backend.remote_kinds import NO_IGNORE_EOS, NO_SEED, NO_TOP_K, WRONG_LOGPROBS
+from mllama_demo.engine.base import PrefillEvent, TokenEvent
+from mllama_demo.engine.remote.providers import NO_IGNORE_EOS, NO_SEED, NO_TOP_K, WRONG_LOGPROBS
 from mllama_demo.errors import PromptTooLong
 from mllama_demo.images.loading import load_image
 

@@ -11,7 +11,7 @@ import pytest
 from protocol_server import PATIENCE_S, Exchange, ProtocolServer
 from remote import answer, events_of, request, until
 
-from mllama_demo.backend.base import Event, FinishEvent, QueueEvent, TokenEvent
+from mllama_demo.engine.base import Event, FinishEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest
 
 pytestmark = pytest.mark.timeout(120)

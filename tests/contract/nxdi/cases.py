@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image, ImageDraw
 
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.neuron_images import on_full_canvas
-from mllama_demo.backend.neuron_runner import NeuronRunner
-from mllama_demo.backend.runner import Sampled
 from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.tokenizer import Tokenizer
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.neuron.images import on_full_canvas
+from mllama_demo.engine.neuron.runner import NeuronRunner
+from mllama_demo.engine.runner import Sampled
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
 

@@ -11,7 +11,7 @@ import cpu_device
 import pytest
 import torch
 
-from mllama_demo.backend.neuron_runner import NeuronRunner
+from mllama_demo.engine.neuron.runner import NeuronRunner
 
 if TYPE_CHECKING:
     from meta_reference import MetaReference

@@ -16,7 +16,7 @@ import neuron_stubs
 import torch
 from torch.overrides import TorchFunctionMode
 
-from mllama_demo.backend.neuron_sdk import import_nxdi, mllama_module
+from mllama_demo.engine.neuron.sdk import import_nxdi, mllama_module
 
 
 def set_up(sources: list[str]) -> None:

@@ -24,14 +24,15 @@ import pytest
 import torch
 from cases import as_seen, ask, picture
 
-from mllama_demo.backend.base import FinishEvent, GenerationRequest, TokenEvent
-from mllama_demo.backend.neuron_config import inference_config, neuron_values
-from mllama_demo.backend.neuron_sdk import import_nxdi, mllama_module
-from mllama_demo.backend.slot_backend import SlotBackend
-from mllama_demo.checkpoint import compile_job, machine, neuron_log
+from mllama_demo.checkpoint import compile_job, machine
 from mllama_demo.checkpoint.compile_worker import compile_model
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.engine.neuron import compiler_log as neuron_log
+from mllama_demo.engine.neuron.config import inference_config, neuron_values
+from mllama_demo.engine.neuron.sdk import import_nxdi, mllama_module
+from mllama_demo.engine.slot_backend import SlotBackend
 from mllama_demo.factory import make_backend
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,9 +7,9 @@ import torch
 from cases import TOLERANCE, Case, ask, assert_as_meta, differences, finish, picture, start
 from cpu_device import XlaIsHere
 
-from mllama_demo.backend import neuron_images
-from mllama_demo.backend.neuron_images import vision_inputs
-from mllama_demo.backend.neuron_sdk import aspect_ratio_ids, import_nxdi
+from mllama_demo.engine.neuron import images as neuron_images
+from mllama_demo.engine.neuron.images import vision_inputs
+from mllama_demo.engine.neuron.sdk import aspect_ratio_ids, import_nxdi
 
 RATIOS = [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1)]
 

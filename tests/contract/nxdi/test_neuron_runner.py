@@ -11,9 +11,9 @@ import pytest
 import torch
 from cases import GREEDY, Case, ask, assert_as_meta, finish, noise, picture, start, step
 
-from mllama_demo.backend.base import FinishEvent, GenerationRequest, TokenEvent
-from mllama_demo.backend.runner import Sampled
-from mllama_demo.backend.scheduler import Scheduler
+from mllama_demo.engine.base import FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.engine.runner import Sampled
+from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.errors import BadRequest, PromptTooLong
 from mllama_demo.sampling import SamplingParams
 

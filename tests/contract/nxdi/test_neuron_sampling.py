@@ -12,8 +12,8 @@ import pytest
 import torch
 from cases import GREEDY, Case, as_seen, ask, finish, noise, picture, start
 
-from mllama_demo.backend.neuron_runner import NeuronRunner, device_sampling
-from mllama_demo.backend.neuron_sdk import import_nxdi
+from mllama_demo.engine.neuron.runner import NeuronRunner, device_sampling
+from mllama_demo.engine.neuron.sdk import import_nxdi
 from mllama_demo.errors import ConfigError
 from mllama_demo.sampling import SamplingParams
 

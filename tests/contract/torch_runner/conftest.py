@@ -9,7 +9,7 @@ import pytest
 import torch
 from meta_reference import MetaReference
 
-from mllama_demo.backend.torch_runner import TorchRunner
+from mllama_demo.engine.torch.runner import TorchRunner
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from runner_cases import GREEDY, Case, answer_in, ask, assert_as_meta, decode, picture, raw_text
 
-from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, TokenEvent
-from mllama_demo.backend.runner import Sampled
-from mllama_demo.backend.scheduler import Scheduler
-from mllama_demo.backend.torch_runner import TorchRunner
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
+from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.engine.runner import Sampled
+from mllama_demo.engine.scheduler import Scheduler
+from mllama_demo.engine.torch.runner import TorchRunner
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import SamplingParams
 

@@ -16,9 +16,9 @@ from transformers.models.mllama.processing_mllama import (
     get_cross_attention_token_mask,
 )
 
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.torch_runner import TorchRunner
 from mllama_demo.chat.tokenizer import Tokenizer
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.torch.runner import TorchRunner
 from mllama_demo.sampling import SamplingParams
 
 HOT = SamplingParams(temperature=0.9, top_p=0.95, top_k=50, seed=11)

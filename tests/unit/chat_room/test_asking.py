@@ -10,7 +10,7 @@ import pytest
 from chat_house import PAGE, STRANGER, Seen, lines, opened, picture, picture_of, preview_of, sampling
 from hand_backend import READ, finished, run, until
 
-from mllama_demo.backend.base import QueueEvent
+from mllama_demo.engine.base import QueueEvent
 from mllama_demo.images.loading import load_image
 from mllama_demo.ui.questions import WORD_JOINER
 from mllama_demo.ui.views import NO_INPUT, View

@@ -9,8 +9,8 @@ import pytest
 from hand_backend import READ, HandBackend, finished, run, talk, until
 from live_answers import EARLIER, HELLO, ME, OFTEN, begin, done, new_answers, shown, texts, watch
 
-from mllama_demo.backend.base import QueueEvent, TokenEvent
 from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.engine.base import QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.live import LiveAnswer
 from mllama_demo.sampling import SamplingParams

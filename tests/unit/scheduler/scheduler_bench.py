@@ -7,8 +7,8 @@ import re
 import pytest
 from scripted_runner import END_IDS, LETTER, Clock, ScriptedRunner, SpelledStream, check_legal
 
-from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
-from mllama_demo.backend.scheduler import Scheduler
+from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
+from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.sampling import SamplingParams
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted_runner import END, LETTER
 
-from mllama_demo.backend.base import QueueEvent
+from mllama_demo.engine.base import QueueEvent
 from mllama_demo.errors import BackendBusy, BadRequest, PromptTooLong
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock fails instead of hanging

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from scripted_runner import END, trace_of
 
-from mllama_demo.backend.base import GenerationRequest, TokenEvent
+from mllama_demo.engine.base import GenerationRequest, TokenEvent
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock fails instead of hanging
 

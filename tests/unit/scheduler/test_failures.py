@@ -9,7 +9,7 @@ import pytest
 from scheduler_bench import Bench
 from scripted_runner import END
 
-from mllama_demo.backend.runner import RunnerDown
+from mllama_demo.engine.runner import RunnerDown
 from mllama_demo.errors import BackendUnavailable, BadRequest
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock fails instead of hanging

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_runner import END, END_IDS, Call, Clock, ScriptedRunner, SpelledStream, check_legal
 
-from mllama_demo.backend.base import Event, FinishEvent, GenerationRequest, PrefillEvent, TokenEvent
-from mllama_demo.backend.runner import RunnerDown
-from mllama_demo.backend.scheduler import Scheduler
+from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, PrefillEvent, TokenEvent
+from mllama_demo.engine.runner import RunnerDown
+from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.errors import BackendBusy, BadRequest
 from mllama_demo.sampling import SamplingParams
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from scripted_runner import END_IDS, ScriptedRunner
 
-from mllama_demo.backend.base import BackendInfo, Event, FinishEvent, GenerationRequest, TokenEvent
-from mllama_demo.backend.runner import ModelRunner
-from mllama_demo.backend.slot_backend import Progress, SlotBackend
+from mllama_demo.engine.base import BackendInfo, Event, FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.engine.runner import ModelRunner
+from mllama_demo.engine.slot_backend import Progress, SlotBackend
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.sampling import SamplingParams
 

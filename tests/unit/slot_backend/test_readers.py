@@ -10,9 +10,9 @@ import pytest
 from scripted_runner import END, LETTER, ScriptedRunner, check_legal
 from slot_backends import MOST_TOKENS, PATIENCE_S, Pace, end, idle, read, request, run, text, until
 
-from mllama_demo.backend.base import Event, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
+from mllama_demo.engine.base import Event, PrefillEvent, QueueEvent, TokenEvent
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -21,8 +21,8 @@ from slot_backends import (
     until,
 )
 
-from mllama_demo.backend.runner import ModelRunner, RunnerDown
-from mllama_demo.backend.slot_backend import Progress
+from mllama_demo.engine.runner import ModelRunner, RunnerDown
+from mllama_demo.engine.slot_backend import Progress
 from mllama_demo.errors import BackendUnavailable, CheckpointError
 
 pytestmark = pytest.mark.timeout(60)

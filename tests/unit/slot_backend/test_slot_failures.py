@@ -24,9 +24,9 @@ from slot_backends import (
     until,
 )
 
-from mllama_demo.backend.base import Event
-from mllama_demo.backend.runner import ModelRunner, RunnerDown
-from mllama_demo.backend.slot_backend import Progress
+from mllama_demo.engine.base import Event
+from mllama_demo.engine.runner import ModelRunner, RunnerDown
+from mllama_demo.engine.slot_backend import Progress
 from mllama_demo.errors import BackendBusy, BadRequest, CheckpointError, PromptTooLong
 
 pytestmark = pytest.mark.timeout(60)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.vllm_arguments import engine_arguments, engine_environment
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.vllm.arguments import engine_arguments, engine_environment
 from mllama_demo.errors import ConfigError
 from mllama_demo.sampling import SamplingParams
 

@@ -44,7 +44,7 @@ def neuron_values(options: NeuronOptions) -> dict[str, Any]:
 
 def inference_config(model_path: Path, values: dict[str, Any]) -> Any:
     """NxDI's MllamaInferenceConfig for the checkpoint. Raises ConfigError where there is no Neuron SDK."""
-    from mllama_demo.backend.neuron_sdk import import_nxdi, mllama_module
+    from mllama_demo.engine.neuron.sdk import import_nxdi, mllama_module
 
     mllama, config = mllama_module(), import_nxdi("models.config")
     values = copy.deepcopy(values)  # NxDI sorts the buckets in place

@@ -14,11 +14,11 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
-from mllama_demo.backend.base import SHUTTING_DOWN, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
-from mllama_demo.backend.mailbox import Mailbox
-from mllama_demo.backend.runner import ModelRunner
-from mllama_demo.backend.scheduler import Scheduler
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
+from mllama_demo.engine.base import SHUTTING_DOWN, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.engine.event_queue import Mailbox
+from mllama_demo.engine.runner import ModelRunner
+from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.runtime.process import MODEL_THREAD
 

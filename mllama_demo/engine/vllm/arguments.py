@@ -11,8 +11,8 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from mllama_demo.backend.neuron_config import neuron_values
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.neuron.config import neuron_values
 
 Generation = Literal["legacy", "v1"]
 # AWS's tutorial names these; whatever else NxDI must know, vLLM derives from its own arguments.

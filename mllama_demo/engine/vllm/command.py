@@ -10,9 +10,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from mllama_demo.backend.vllm_arguments import Generation, server_environment, server_flags
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.vllm.arguments import Generation, server_environment, server_flags
 from mllama_demo.errors import ConfigError
 from mllama_demo.runtime.command_line import settings_parser
 

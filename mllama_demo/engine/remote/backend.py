@@ -12,8 +12,9 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
-from mllama_demo.backend import openai_wire as wire
-from mllama_demo.backend.base import (
+from mllama_demo.chat.token_estimate import TokenEstimate
+from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import (
     SHUTTING_DOWN,
     BackendInfo,
     BackendStatus,
@@ -25,13 +26,12 @@ from mllama_demo.backend.base import (
     State,
     TokenEvent,
 )
-from mllama_demo.backend.remote_errors import Silent, Unreachable, explained, too_long
-from mllama_demo.backend.remote_kinds import KINDS, WRONG_LOGPROBS
-from mllama_demo.backend.remote_queue import Job
-from mllama_demo.backend.remote_server import RemoteServer, look, new_client
-from mllama_demo.backend.request_loop import RequestLoop
-from mllama_demo.chat.token_estimate import TokenEstimate
-from mllama_demo.config.settings import Settings
+from mllama_demo.engine.queued_backend import RequestLoop
+from mllama_demo.engine.remote import protocol as wire
+from mllama_demo.engine.remote.errors import Silent, Unreachable, explained, too_long
+from mllama_demo.engine.remote.probe import RemoteServer, look, new_client
+from mllama_demo.engine.remote.providers import KINDS, WRONG_LOGPROBS
+from mllama_demo.engine.request_queue import Job
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.images.loading import LoadedImage
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mllama_demo.errors import BackendUnavailable
 
 if TYPE_CHECKING:
-    from mllama_demo.backend.base import Backend
+    from mllama_demo.engine.base import Backend
 
 _TICK_S = 0.1
 

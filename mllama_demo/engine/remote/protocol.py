@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mllama_demo.backend.base import FinishReason, GenerationRequest, TokenLogprobs
-from mllama_demo.backend.remote_kinds import RemoteKind
 from mllama_demo.chat.conversation import Message
+from mllama_demo.engine.base import FinishReason, GenerationRequest, TokenLogprobs
+from mllama_demo.engine.remote.providers import RemoteKind
 from mllama_demo.images.loading import LoadedImage
 
 TOP_LOGPROBS = 20  # the most that vLLM and OpenAI give

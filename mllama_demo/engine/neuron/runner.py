@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.neuron_images import VisionInputs, vision_inputs
-from mllama_demo.backend.neuron_sdk import mllama_module
-from mllama_demo.backend.runner import Sampled, image_position
 from mllama_demo.config.neuron import SCRATCHPAD_PAGE_MIB
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.neuron.images import VisionInputs, vision_inputs
+from mllama_demo.engine.neuron.sdk import mllama_module
+from mllama_demo.engine.runner import Sampled, image_position
 from mllama_demo.errors import ConfigError, PromptTooLong
 from mllama_demo.sampling import SamplingParams, TokenSampler
 

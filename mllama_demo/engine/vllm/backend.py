@@ -12,7 +12,9 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
-from mllama_demo.backend.base import (
+from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
+from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import (
     SHUTTING_DOWN,
     BackendInfo,
     BackendStatus,
@@ -24,12 +26,10 @@ from mllama_demo.backend.base import (
     State,
     TokenEvent,
 )
-from mllama_demo.backend.remote_queue import Job
-from mllama_demo.backend.request_loop import RequestLoop
-from mllama_demo.backend.vllm_engine import Fork, engine_prompt, new_engine, new_sampling_params, prepare_environment
-from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
-from mllama_demo.checkpoint.neuron_log import telling_of_loading
-from mllama_demo.config.settings import Settings
+from mllama_demo.engine.neuron.compiler_log import telling_of_loading
+from mllama_demo.engine.queued_backend import RequestLoop
+from mllama_demo.engine.request_queue import Job
+from mllama_demo.engine.vllm.engine import Fork, engine_prompt, new_engine, new_sampling_params, prepare_environment
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.runtime.process import MODEL_THREAD
 
@@ -223,7 +223,7 @@ class VLLMBackend:
     def _prompt_now(self, request: GenerationRequest) -> dict[str, Any]:
         image = None
         if request.image is not None:
-            from mllama_demo.backend.neuron_images import on_full_canvas
+            from mllama_demo.engine.neuron.images import on_full_canvas
 
             image = on_full_canvas(request.image.pixels, self._info.tile_size, self._info.max_tiles)
         return engine_prompt(request, self._fork, image)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mllama_demo.backend.neuron_sdk import import_nxdi
+from mllama_demo.engine.neuron.sdk import import_nxdi
 from mllama_demo.images.loading import tile_layout
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mllama_demo.backend.base import (
+from mllama_demo.engine.base import (
     Event,
     FinishEvent,
     FinishReason,
@@ -24,7 +24,7 @@ from mllama_demo.backend.base import (
     Timings,
     TokenEvent,
 )
-from mllama_demo.backend.runner import ModelRunner, RunnerDown, Sampled
+from mllama_demo.engine.runner import ModelRunner, RunnerDown, Sampled
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, PromptTooLong
 from mllama_demo.sampling import SamplingParams
 

@@ -9,9 +9,9 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from mllama_demo.backend.base import SHUTTING_DOWN, BackendStatus, Event, FinishEvent, GenerationRequest, State
-from mllama_demo.backend.mailbox import Mailbox
-from mllama_demo.backend.remote_queue import Job, SlotQueue
+from mllama_demo.engine.base import SHUTTING_DOWN, BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.engine.event_queue import Mailbox
+from mllama_demo.engine.request_queue import Job, SlotQueue
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError
 
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mllama_demo.backend.base import Event, FinishEvent, FinishReason, GenerationRequest, QueueEvent, Timings
-from mllama_demo.backend.mailbox import Mailbox
+from mllama_demo.engine.base import Event, FinishEvent, FinishReason, GenerationRequest, QueueEvent, Timings
+from mllama_demo.engine.event_queue import Mailbox
 from mllama_demo.errors import DemoError
 
 # Weight of the newest request in the running mean of how long a request takes.

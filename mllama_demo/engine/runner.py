@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mllama_demo.backend.base import GenerationRequest
+from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import TokenTrace
 

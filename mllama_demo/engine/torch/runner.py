@@ -16,10 +16,10 @@ import torch
 from transformers import AutoImageProcessor, MllamaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from mllama_demo.backend.base import GenerationRequest
-from mllama_demo.backend.meta_mllama import restore_meta_computation
-from mllama_demo.backend.runner import Sampled, image_position
-from mllama_demo.backend.slot_cache import Row, SlotCache
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.runner import Sampled, image_position
+from mllama_demo.engine.torch.kv_cache import Row, SlotCache
+from mllama_demo.engine.torch.meta_mllama import restore_meta_computation
 from mllama_demo.errors import ConfigError
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import TokenSampler

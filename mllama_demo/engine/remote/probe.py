@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from mllama_demo.backend.remote_errors import Silent, Unreachable, explained, server_message
-from mllama_demo.backend.remote_kinds import KINDS, NO_SEED, RemoteKind
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.remote.errors import Silent, Unreachable, explained, server_message
+from mllama_demo.engine.remote.providers import KINDS, NO_SEED, RemoteKind
 from mllama_demo.errors import BackendUnavailable, ConfigError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
