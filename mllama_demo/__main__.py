@@ -34,8 +34,10 @@ VERBS = {
     "offline": Verb("Answer a batch of prompts from a file, without a browser.", "mllama_demo.offline.command:main"),
     "explore": Verb("Run one image and prompt under many sampling values.", "mllama_demo.explore.command:main"),
     "rehearse": Verb("Check a scripted demo and record its answers.", "mllama_demo.scenarios.command:main"),
-    "convert": Verb("Turn Meta's original checkpoint into the Hugging Face layout.", "mllama_demo.checkpoint.convert:main"),
-    "compile": Verb("Compile a model for a Neuron instance, or find it compiled.", "mllama_demo.checkpoint.compile:main"),
+    "convert": Verb("Turn Meta's original checkpoint into the Hugging Face layout.", "mllama_demo.checkpoint.meta.convert:main"),
+    "compile": Verb(
+        "Compile a model for a Neuron instance, or find it compiled.", "mllama_demo.checkpoint.compilation.compile:main"
+    ),
     "plan": Verb("Say whether a configuration fits the memory of a Neuron device.", "mllama_demo.checkpoint.plan:main"),
     "vllm-command": Verb(
         "Print the command of vLLM's server for a Neuron configuration.", "mllama_demo.engine.vllm.command:main"

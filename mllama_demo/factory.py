@@ -11,8 +11,8 @@ from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
-from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
 from mllama_demo.checkpoint.machine import check_devices, check_instance, check_sdk
+from mllama_demo.checkpoint.validate import CheckpointInfo, check_checkpoint
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo, GenerationRequest, StartedBackend
 from mllama_demo.engine.neuron.compiler_log import telling_of_loading
@@ -136,7 +136,7 @@ def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo
 
 def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, progress: Progress) -> ModelRunner:
     """Compiles first if it must."""
-    from mllama_demo.checkpoint.compile import check, compilation, compiled, in_words
+    from mllama_demo.checkpoint.compilation.compile import check, compilation, compiled, in_words
 
     progress("looking for the compiled model")
     wanted = compilation(settings)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mllama_demo.checkpoint.checks import CHECKS
+from mllama_demo.checkpoint.doctor_checks import CHECKS
 from mllama_demo.checkpoint.findings import Finding, Sight
 from mllama_demo.checkpoint.machine import Machine, this_machine
 from mllama_demo.checkpoint.neuron_sdks import PACKAGES

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Literal
 
 from mllama_demo.checkpoint import neuron_sdks
-from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
-from mllama_demo.checkpoint.compile import Compilation, compilation
+from mllama_demo.checkpoint.compilation.compile import Compilation, compilation
 from mllama_demo.checkpoint.machine import Machine
 from mllama_demo.checkpoint.neuron_sdks import Sdk
+from mllama_demo.checkpoint.validate import CheckpointInfo, check_checkpoint
 from mllama_demo.config.model_shape import ModelShape, read_shape
 from mllama_demo.config.neuron import CORES
 from mllama_demo.config.settings import Settings

@@ -21,10 +21,10 @@ from transformers.models.mllama.processing_mllama import (
     get_cross_attention_token_mask,
 )
 
-from mllama_demo.checkpoint.check import check_checkpoint
-from mllama_demo.checkpoint.convert import convert
-from mllama_demo.checkpoint.meta_configs import config as published_config
-from mllama_demo.checkpoint.meta_layout import VisionConstants, assemble, check_tensors, meta_model, outputs
+from mllama_demo.checkpoint.meta.configs import config as published_config
+from mllama_demo.checkpoint.meta.convert import convert
+from mllama_demo.checkpoint.meta.layout import VisionConstants, assemble, check_tensors, meta_model, outputs
+from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.engine.torch.meta_mllama import restore_meta_computation
 
 SMALL = Sizes()

@@ -19,10 +19,10 @@ import torch
 from meta_checkpoint import Sizes, random_weights, save
 
 from mllama_demo.__main__ import main
-from mllama_demo.checkpoint import convert as converter
-from mllama_demo.checkpoint.check import check_checkpoint
-from mllama_demo.checkpoint.convert import convert
-from mllama_demo.checkpoint.meta_layout import VisionConstants
+from mllama_demo.checkpoint.meta import convert as converter
+from mllama_demo.checkpoint.meta.convert import convert
+from mllama_demo.checkpoint.meta.layout import VisionConstants
+from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.errors import DemoError
 
 SMALL = Sizes(intermediate=(0, 1, 2, 0, 1))  # as many as the published models have, so that the verb itself can convert it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama_demo.checkpoint.check import check_checkpoint
+from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.sampling import SamplingParams
 from training.answers import Answerer, Prompt

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.checkpoint.check import INDEX, check_checkpoint
+from mllama_demo.checkpoint.validate import INDEX, check_checkpoint
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
 from mllama_demo.errors import CheckpointError
 

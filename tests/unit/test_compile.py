@@ -12,9 +12,11 @@ import pytest
 from neuron_fakes import be_an_instance, install_sdk
 
 from mllama_demo.__main__ import main
-from mllama_demo.checkpoint import artifacts, compile_job, compile_worker
-from mllama_demo.checkpoint import compile as module
-from mllama_demo.checkpoint.compile import compilation
+from mllama_demo.checkpoint.compilation import artifacts
+from mllama_demo.checkpoint.compilation import compile as module
+from mllama_demo.checkpoint.compilation import job as compile_job
+from mllama_demo.checkpoint.compilation import worker as compile_worker
+from mllama_demo.checkpoint.compilation.compile import compilation
 from mllama_demo.checkpoint.machine import check_instance
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
 from mllama_demo.config.neuron import NO_SDK

@@ -352,7 +352,7 @@ class TestCommandLine:
 
     def test_importing_the_options_loads_nothing_heavy(self):
         code = (
-            "import sys, mllama_demo.config.loader, mllama_demo.checkpoint.check\n"
+            "import sys, mllama_demo.config.loader, mllama_demo.checkpoint.validate\n"
             "print([m for m in ('torch', 'transformers', 'gradio', 'sqlalchemy', 'fastapi') if m in sys.modules])"
         )
         assert run(code).stdout == "[]\n"

@@ -13,8 +13,8 @@ from scripted_runner import ScriptedRunner
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.prompt import build_prompt
 from mllama_demo.chat.token_estimate import TokenEstimate
-from mllama_demo.checkpoint import compile as compile_module
-from mllama_demo.checkpoint import compile_job
+from mllama_demo.checkpoint.compilation import compile as compile_module
+from mllama_demo.checkpoint.compilation import job as compile_job
 from mllama_demo.config.neuron import OnDeviceSampling
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest

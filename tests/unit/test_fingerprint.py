@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.checkpoint import fingerprint as module
-from mllama_demo.checkpoint.check import check_checkpoint
-from mllama_demo.checkpoint.fingerprint import differences, fingerprint, ingredients
+from mllama_demo.checkpoint.compilation import fingerprint as module
+from mllama_demo.checkpoint.compilation.fingerprint import differences, fingerprint, ingredients
+from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.config.neuron import NeuronOptions, OnDeviceSampling
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.neuron.config import neuron_values

@@ -13,9 +13,9 @@ import pytest
 
 from mllama_demo.__main__ import main
 from mllama_demo.checkpoint import memory as formula
-from mllama_demo.checkpoint.check import check_checkpoint
 from mllama_demo.checkpoint.memory import GIB, core_memory, core_parameters, scratch_bytes
 from mllama_demo.checkpoint.plan import choices, verdict
+from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.model_shape import PUBLISHED, read_shape
 from mllama_demo.config.neuron import NeuronOptions, default_buckets

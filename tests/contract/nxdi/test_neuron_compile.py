@@ -24,8 +24,9 @@ import pytest
 import torch
 from cases import as_seen, ask, picture
 
-from mllama_demo.checkpoint import compile_job, machine
-from mllama_demo.checkpoint.compile_worker import compile_model
+from mllama_demo.checkpoint import machine
+from mllama_demo.checkpoint.compilation import job as compile_job
+from mllama_demo.checkpoint.compilation.worker import compile_model
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest, TokenEvent

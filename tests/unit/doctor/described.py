@@ -7,11 +7,12 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mllama_demo.checkpoint import artifacts, weights_file
-from mllama_demo.checkpoint.compile import compilation
+from mllama_demo.checkpoint.compilation import artifacts
+from mllama_demo.checkpoint.compilation.compile import compilation
 from mllama_demo.checkpoint.findings import Finding
 from mllama_demo.checkpoint.machine import Machine
 from mllama_demo.checkpoint.memory import core_parameters
+from mllama_demo.checkpoint.meta import weights_file
 from mllama_demo.config.model_shape import PUBLISHED
 from mllama_demo.config.settings import Settings
 

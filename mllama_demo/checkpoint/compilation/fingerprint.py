@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.checkpoint.check import CheckpointInfo
+from mllama_demo.checkpoint.validate import CheckpointInfo
 from mllama_demo.config.neuron import InstanceType
 
 # Of what the demo itself changes in NxDI's model before it is compiled (backend/neuron_sdk.py). Raise it when that changes.

@@ -36,7 +36,7 @@ def run(job: dict[str, Any], graphs: int, work: Path, log: Path, tell: Callable[
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mllama_demo.checkpoint.compile_worker"],
+            [sys.executable, "-m", "mllama_demo.checkpoint.compilation.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,

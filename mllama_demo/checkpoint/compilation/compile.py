@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.checkpoint import artifacts, compile_job
-from mllama_demo.checkpoint.artifacts import Place
-from mllama_demo.checkpoint.check import CheckpointInfo, check_checkpoint
-from mllama_demo.checkpoint.fingerprint import ingredients
+from mllama_demo.checkpoint.compilation import artifacts
+from mllama_demo.checkpoint.compilation import job as compile_job
+from mllama_demo.checkpoint.compilation.artifacts import Place
+from mllama_demo.checkpoint.compilation.fingerprint import ingredients
 from mllama_demo.checkpoint.machine import check_instance, check_sdk, free_bytes
 from mllama_demo.checkpoint.memory import GIB, CoreMemory, core_memory
 from mllama_demo.checkpoint.plan import verdict
+from mllama_demo.checkpoint.validate import CheckpointInfo, check_checkpoint
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.model_shape import read_shape
 from mllama_demo.config.neuron import CORES, GIB_PER_CORE, NeuronOptions

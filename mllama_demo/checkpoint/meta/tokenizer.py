@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from mllama_demo.chat.tokenizer import byte_of_character
-from mllama_demo.checkpoint.meta_configs import CONTEXT_LENGTH
+from mllama_demo.checkpoint.meta.configs import CONTEXT_LENGTH
 from mllama_demo.errors import CheckpointError
 
 # From Meta's tokenizer.py (models/llama3): how text is cut into words before byte pairs are merged.

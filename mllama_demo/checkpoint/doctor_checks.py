@@ -10,15 +10,15 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mllama_demo.checkpoint import artifacts as compiled_artifacts
 from mllama_demo.checkpoint import neuron_sdks
-from mllama_demo.checkpoint.check import CheckpointInfo
-from mllama_demo.checkpoint.compile import Compilation
+from mllama_demo.checkpoint.compilation import artifacts as compiled_artifacts
+from mllama_demo.checkpoint.compilation.compile import Compilation
 from mllama_demo.checkpoint.findings import Finding, Sight, Status
 from mllama_demo.checkpoint.machine import existing, same_chips, version_key
 from mllama_demo.checkpoint.memory import GIB, core_memory
 from mllama_demo.checkpoint.neuron_sdks import NXDI, Sdk
 from mllama_demo.checkpoint.plan import verdict
+from mllama_demo.checkpoint.validate import CheckpointInfo
 from mllama_demo.config.model_shape import PUBLISHED
 from mllama_demo.config.neuron import CORES, SCRATCHPAD_PAGE_MIB
 from mllama_demo.errors import ConfigError

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.checkpoint.fingerprint import differences, fingerprint
+from mllama_demo.checkpoint.compilation.fingerprint import differences, fingerprint
 from mllama_demo.errors import ConfigError
 from mllama_demo.runtime.process import only_one, remove_if_abandoned
 

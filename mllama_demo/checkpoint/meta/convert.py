@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.checkpoint import meta_configs, meta_files, weights_file
-from mllama_demo.checkpoint.meta_files import MetaFiles
-from mllama_demo.checkpoint.meta_layout import MetaModel, Output, VisionConstants, assemble, check_tensors, meta_model, outputs
-from mllama_demo.checkpoint.weights_file import Entry
+from mllama_demo.checkpoint.meta import configs as meta_configs
+from mllama_demo.checkpoint.meta import files as meta_files
+from mllama_demo.checkpoint.meta import weights_file
+from mllama_demo.checkpoint.meta.files import MetaFiles
+from mllama_demo.checkpoint.meta.layout import MetaModel, Output, VisionConstants, assemble, check_tensors, meta_model, outputs
+from mllama_demo.checkpoint.meta.weights_file import Entry
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.runtime.command_line import VerbParser
 from mllama_demo.runtime.process import only_one, terminated
@@ -73,7 +75,7 @@ def convert(
     found = meta_files.find(input_dir, num_shards)
     work = _work_folder(output_dir)
     say(f"Looking at {len(found.shards)} {'shard' if len(found.shards) == 1 else 'shards'} in {input_dir} …")
-    from mllama_demo.checkpoint import meta_tokenizer
+    from mllama_demo.checkpoint.meta import tokenizer as meta_tokenizer
 
     tokens = meta_tokenizer.read_ranks(found.tokenizer)
     shards = meta_files.open_shards(found.shards)
@@ -167,7 +169,7 @@ def _note_differing(plan: _Plan, shards: Sequence[Mapping[str, Any]], say: Calla
 
 
 def _json_files(plan: _Plan, instruct: bool) -> dict[str, Any]:
-    from mllama_demo.checkpoint import meta_tokenizer
+    from mllama_demo.checkpoint.meta import tokenizer as meta_tokenizer
 
     files = {
         "generation_config.json": meta_configs.generation_config(plan.model, instruct),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mllama_demo.checkpoint.meta_layout import MetaModel
+from mllama_demo.checkpoint.meta.layout import MetaModel
 
 CONTEXT_LENGTH = 131072
 # The pixel statistics of CLIP, which the vision encoder was trained with (MllamaImageProcessor of the published checkpoints).
