@@ -144,8 +144,8 @@ class TimedRunner:
 
 def speeds(runs: int, threads: int) -> dict[str, list[float]]:
     """Time to first token and tokens per second with 1, 2 and 4 questions at a time; scheduler time per decode step."""
+    from mllama_demo.backends import make_backend
     from mllama_demo.config.loader import load_settings
-    from mllama_demo.factory import make_backend
 
     settings = load_settings(["--threads", str(threads)], environ={})
     ready = threading.Event()

@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
     settings = load_settings(rest, program="python -m mllama_demo explore")
     spec, brand = read_spec(own.spec, settings), load_brand(settings)
     image = open_image(spec, settings)
+    from mllama_demo.backends import make_backend
     from mllama_demo.explore.explorer import Explorer
-    from mllama_demo.factory import make_backend
 
     backend, tokenizer = make_backend(settings)
     explorer = Explorer(backend, tokenizer, settings)

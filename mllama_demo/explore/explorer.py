@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import mllama_demo
-from mllama_demo.answer import prompt_for
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
@@ -25,6 +24,7 @@ from mllama_demo.errors import BackendBusy, BadRequest, DemoError
 from mllama_demo.explore.grid import MAX_TOKENS, Estimate, Grid, Pace, estimate, measured_pace
 from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, blank
 from mllama_demo.explore.steps import with_choice
+from mllama_demo.generation.service import prompt_for
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
 

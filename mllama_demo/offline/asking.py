@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mllama_demo
-from mllama_demo.answer import prompt_for
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.prompt import render_chat
 from mllama_demo.chat.token_estimate import TokenEstimate
@@ -21,6 +20,7 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
+from mllama_demo.generation.service import prompt_for
 from mllama_demo.images.loading import tile_layout
 from mllama_demo.images.sources import open_picture
 from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question

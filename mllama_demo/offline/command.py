@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     settings = load_settings(rest, program="python -m mllama_demo offline")
     batch = read_batch(own.file, settings.sampling)
     at_once = check_at_once(_numbers(own.at_once), "--at-once") if own.at_once else batch.at_once
-    from mllama_demo.factory import make_backend
+    from mllama_demo.backends import make_backend
     from mllama_demo.offline.asking import Asker
 
     backend, tokenizer = make_backend(settings)

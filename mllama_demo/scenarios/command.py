@@ -45,8 +45,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(settings: Settings, scenario: Scenario) -> Recording:
-    from mllama_demo.answer import Answerer
-    from mllama_demo.factory import make_backend
+    from mllama_demo.backends import make_backend
+    from mllama_demo.generation.service import Answerer
     from mllama_demo.scenarios.rehearse import rehearse
 
     backend, tokenizer = make_backend(settings)

@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from mllama_demo.answer import Answer, Answerer
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BadRequest, ConfigError, Conflict, NotFound
+from mllama_demo.generation.service import Answer, Answerer
 from mllama_demo.scenarios.recording import BROKEN_OFF, NOT_KEPT, Recording, keep, place_of, recording_of
 from mllama_demo.scenarios.rehearse import ask_step, rehearse
 from mllama_demo.scenarios.spec import NAME, Scenario, names, read_scenario

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from mllama_demo.answer import Answer, Answerer
 from mllama_demo.errors import DemoError
+from mllama_demo.generation.service import Answer, Answerer
 from mllama_demo.scenarios.recording import RecordedStep, Recording, now
 from mllama_demo.scenarios.spec import Scenario
 

@@ -10,13 +10,13 @@ import tempfile
 from fastapi import FastAPI
 
 import mllama_demo
-from mllama_demo.answer import Answerer
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.explore.explorer import Explorer
+from mllama_demo.generation.service import Answerer
 from mllama_demo.server.metrics import MeasuredBackend, Metrics
 from mllama_demo.server.openai_api import add_api
 from mllama_demo.server.people import add_people

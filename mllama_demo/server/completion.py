@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from mllama_demo.answer import prompt_for
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationRequest, QueueEvent, TokenEvent
 from mllama_demo.errors import BadRequest, DemoError, PromptTooLong
+from mllama_demo.generation.service import prompt_for
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, tile_layout
 from mllama_demo.sampling import BOUNDS, SamplingParams

@@ -17,13 +17,13 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from jinja2 import Environment, FileSystemLoader
 
-from mllama_demo.answer import Answer
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BackendUnavailable, DemoError, NotFound
+from mllama_demo.generation.service import Answer
 from mllama_demo.scenarios.presenter import Presenter, Rehearsal
 from mllama_demo.scenarios.recording import BROKEN_OFF, Recording
 from mllama_demo.scenarios.spec import Scenario, names

@@ -34,7 +34,7 @@ def serve(settings: Settings, started: float) -> int:
     # From here on, in the order of what a visitor waits for: the port, the page, the model.
     import uvicorn
 
-    from mllama_demo.factory import make_backend
+    from mllama_demo.backends import make_backend
     from mllama_demo.server.door import App, Door
     from mllama_demo.storage.conversations import Store
 

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.answer import Answerer
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.chat.message_tree import Tree
 from mllama_demo.config.branding import Brand
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.live import LiveAnswer, LiveAnswers
+from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.tasks import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import DELETED_LIFETIME, Store
 from mllama_demo.storage.feedback import Feedback

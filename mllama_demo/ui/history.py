@@ -9,9 +9,9 @@ from urllib.parse import quote
 import gradio as gr
 from gradio.components.chatbot import ComponentMessage
 
-from mllama_demo.answer import Answer
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import Tree, Versions
+from mllama_demo.generation.service import Answer
 from mllama_demo.ui.pictures import Pictures
 from mllama_demo.ui.questions import as_typed
 from mllama_demo.ui.words import facts_line, live_line, progress, versions_bar

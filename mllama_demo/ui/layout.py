@@ -13,10 +13,10 @@ from typing import Any
 import gradio as gr
 from fastapi import Depends, FastAPI
 
-from mllama_demo.answer import Answerer
 from mllama_demo.chat.export import MAX_FILE_BYTES
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
+from mllama_demo.generation.service import Answerer
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.server.login import user_of
 from mllama_demo.server.origin import refuse_other_sites

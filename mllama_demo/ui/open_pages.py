@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from mllama_demo.live import LiveAnswer
+from mllama_demo.generation.tasks import LiveAnswer
 from mllama_demo.ui.history import under_way
 from mllama_demo.ui.pace import Pace
 from mllama_demo.ui.views import View, Views, Visit

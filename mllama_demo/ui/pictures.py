@@ -14,9 +14,9 @@ from pathlib import Path
 from gradio.processing_utils import hash_file, save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from mllama_demo.answer import Answerer
 from mllama_demo.chat.conversation import ImageRef
 from mllama_demo.errors import BadRequest
+from mllama_demo.generation.service import Answerer
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, load_image, preview, side_by_side, size_text

@@ -6,10 +6,10 @@ import time
 from html import escape
 from typing import Any
 
-from mllama_demo.answer import Answer
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import Versions
 from mllama_demo.engine.base import BackendInfo, BackendStatus
+from mllama_demo.generation.service import Answer
 
 REASONS = {
     "end_of_turn": "finished",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mllama_demo.backends import make_backend
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest, TokenEvent
 from mllama_demo.explore.command import main
@@ -23,7 +24,6 @@ from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.steps import Candidate, Steps, steps_of
 from mllama_demo.explore.whatif import what_if
-from mllama_demo.factory import make_backend
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams

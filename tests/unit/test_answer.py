@@ -14,11 +14,11 @@ import pytest
 from hand_backend import READ, SPECIAL, CodePoints, HandBackend, finished, run, talk
 from PIL import Image
 
-from mllama_demo.answer import DECODED_IMAGES, Answer, Answerer
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, NotFound, PromptTooLong
+from mllama_demo.generation.service import DECODED_IMAGES, Answer, Answerer
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.storage.conversations import Store

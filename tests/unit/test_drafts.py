@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hand_backend import READ, CodePoints, HandBackend, finished, run, talk, until
 
-from mllama_demo.answer import Answerer
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.live import LiveAnswers
+from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.tasks import LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage import drafts as drafts_room
 from mllama_demo.storage.conversations import Store
@@ -109,7 +109,7 @@ async def begun(backend: HandBackend) -> None:
 def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
     backend = HandBackend()
     answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)
-    monkeypatch.setattr("mllama_demo.live.BEAT_S", 0.01)
+    monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
 
     async def story() -> Any:
         conversation = talk("Tell me a story")
@@ -136,7 +136,7 @@ def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_
     backend, store = HandBackend(), FailsAsAnswersEnd("sqlite://")
     drafts = Drafts(store)
     answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store, unwatched_seconds=2.0)
-    monkeypatch.setattr("mllama_demo.live.BEAT_S", 0.01)
+    monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
 
     async def story() -> Any:
         conversation = talk("Tell me a story")

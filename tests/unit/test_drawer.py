@@ -13,10 +13,10 @@ from gradio.processing_utils import move_files_to_cache
 from gradio.route_utils import delete_files_created_by_app
 from hand_backend import CodePoints, HandBackend, run, talk
 
-from mllama_demo.answer import Answerer
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
+from mllama_demo.generation.service import Answerer
 from mllama_demo.storage import shares
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui import views as views_module

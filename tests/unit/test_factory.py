@@ -10,6 +10,7 @@ import pytest
 from neuron_fakes import be_an_instance, have_a_device, install_sdk
 from scripted_runner import ScriptedRunner
 
+from mllama_demo.backends import make_backend
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.prompt import build_prompt
 from mllama_demo.chat.token_estimate import TokenEstimate
@@ -21,7 +22,6 @@ from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.neuron.runner import NeuronRunner
 from mllama_demo.engine.runner import Sampled
 from mllama_demo.errors import ConfigError, PromptTooLong
-from mllama_demo.factory import make_backend
 
 pytestmark = pytest.mark.timeout(180)
 PATIENCE_S = 90

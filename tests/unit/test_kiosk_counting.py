@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hand_backend import READ, CodePoints, HandBackend, finished, run, until
 
-from mllama_demo.answer import Answerer
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
+from mllama_demo.generation.service import Answerer
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui import views as views_module
 from mllama_demo.ui.chat import ChatRoom

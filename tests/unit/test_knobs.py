@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hand_backend import CodePoints, HandBackend
 
-from mllama_demo.answer import Answerer
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
+from mllama_demo.generation.service import Answerer
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui.chat import ChatRoom

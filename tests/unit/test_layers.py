@@ -23,9 +23,9 @@ FORBIDDEN = {
     "mllama_demo.chat.prompt": MODEL | WEB | {"sqlalchemy"},
     "app": MODEL | WEB | {"sqlalchemy"},
     "mllama_demo.server.door": MODEL | WEB | {"sqlalchemy"},
-    "mllama_demo.answer": MODEL | WEB | {"sqlalchemy"},
-    "mllama_demo.live": MODEL | WEB,
-    "mllama_demo.factory": MODEL | WEB,
+    "mllama_demo.generation.service": MODEL | WEB | {"sqlalchemy"},
+    "mllama_demo.generation.tasks": MODEL | WEB,
+    "mllama_demo.backends": MODEL | WEB,
     "mllama_demo.scenarios.presenter": MODEL | WEB,
     "mllama_demo.ui.words": MODEL | WEB,
     "mllama_demo.server.app": MODEL | {"gradio"},
@@ -69,5 +69,5 @@ def test_what_a_room_may_know_is_seen_to_come_with_it(brought: dict[str, set[str
     """The measure works: the page brings Gradio, and the store its database."""
     assert "gradio" in brought["mllama_demo.ui.layout"]
     assert "fastapi" in brought["mllama_demo.server.app"]
-    assert "sqlalchemy" in brought["mllama_demo.live"]
+    assert "sqlalchemy" in brought["mllama_demo.generation.tasks"]
     assert "tokenizers" in brought["mllama_demo.chat.prompt"]

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from hand_backend import CodePoints, HandBackend, talk
 
-from mllama_demo.answer import Answerer
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
+from mllama_demo.generation.service import Answerer
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui.chat import ChatRoom
 from mllama_demo.ui.layout import ChatPage

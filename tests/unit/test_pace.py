@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from hand_backend import run, talk
 
-from mllama_demo.live import LiveAnswer
+from mllama_demo.generation.tasks import LiveAnswer
 from mllama_demo.ui.pace import FASTER, LATE_MS, PUNCTUAL_MS, SLOWER, SLOWEST, Pace
 
 

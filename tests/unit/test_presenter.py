@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hand_backend import READ, CodePoints, HandBackend, finished, run
 
-from mllama_demo.answer import Answer
 from mllama_demo.config.settings import Settings
+from mllama_demo.generation.service import Answer
 from mllama_demo.scenarios import presenter
 from mllama_demo.scenarios import recording as recordings
 from mllama_demo.scenarios.presenter import Presenter, Rehearsal

@@ -17,6 +17,7 @@ from hand_backend import until
 from neuron_fakes import be_an_instance, have_a_device, install_sdk
 from PIL import Image
 
+from mllama_demo.backends import make_backend
 from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.tokenizer import Tokenizer
@@ -24,7 +25,6 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, StartedBackend, TokenEvent
 from mllama_demo.engine.vllm.engine import installed_fork, sampling_values
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, ConfigError, PromptTooLong
-from mllama_demo.factory import make_backend
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
 

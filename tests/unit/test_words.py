@@ -9,10 +9,10 @@ from typing import Any, get_args
 import pytest
 from worded import BOAT, FACTS, INFO, READY, Page, facts, status
 
-from mllama_demo.answer import Answer
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.message_tree import Versions
 from mllama_demo.engine.base import FinishReason
+from mllama_demo.generation.service import Answer
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.ui.words import (
     REASONS,

@@ -24,6 +24,7 @@ import pytest
 import torch
 from cases import as_seen, ask, picture
 
+from mllama_demo.backends import make_backend
 from mllama_demo.checkpoint import machine
 from mllama_demo.checkpoint.compilation import job as compile_job
 from mllama_demo.checkpoint.compilation.worker import compile_model
@@ -34,7 +35,6 @@ from mllama_demo.engine.neuron import compiler_log as neuron_log
 from mllama_demo.engine.neuron.config import inference_config, neuron_values
 from mllama_demo.engine.neuron.sdk import import_nxdi, mllama_module
 from mllama_demo.engine.slot_backend import SlotBackend
-from mllama_demo.factory import make_backend
 
 ROOT = Path(__file__).resolve().parents[3]
 FAKE = ROOT / "tests" / "fake_sdk" / "neuronx_distributed_inference"

@@ -14,10 +14,10 @@ from gradio.components.chatbot import ComponentMessage
 from hand_backend import READ, CodePoints, HandBackend, finished, run, talk, until
 from PIL import Image
 
-from mllama_demo.answer import Answerer
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
+from mllama_demo.generation.service import Answerer
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store

@@ -6,7 +6,7 @@ import pytest
 from hand_backend import HandBackend
 from live_answers import new_answers
 
-from mllama_demo.live import LiveAnswers
+from mllama_demo.generation.tasks import LiveAnswers
 from mllama_demo.storage.conversations import Store
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from hand_backend import READ, CodePoints, HandBackend, talk, until
 
-from mllama_demo.answer import Answerer
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.config.settings import Settings
-from mllama_demo.live import LiveAnswer, LiveAnswers
+from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.tasks import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
 

@@ -12,7 +12,7 @@ from hand_backend import PATIENCE_S, READ, finished, run, talk, until
 from live_answers import EARLIER, HELLO, ME, begin, done, new_answers, texts, watch
 
 from mllama_demo.chat.conversation import Conversation, Message
-from mllama_demo.live import LiveAnswer
+from mllama_demo.generation.tasks import LiveAnswer
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
 

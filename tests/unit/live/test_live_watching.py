@@ -12,7 +12,7 @@ from live_answers import EARLIER, HELLO, ME, OFTEN, begin, done, new_answers, sh
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.engine.base import QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
-from mllama_demo.live import LiveAnswer
+from mllama_demo.generation.tasks import LiveAnswer
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
 

@@ -15,9 +15,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
-from mllama_demo.answer import Answer, Answerer
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError
+from mllama_demo.generation.service import Answer, Answerer
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.drafts import BEAT_S, Drafts
