@@ -30,7 +30,7 @@ class Verb:
 
 
 VERBS = {
-    "serve": Verb("Run the demo in the browser, as app.py does.", "mllama_demo.server.serve:main"),
+    "serve": Verb("Run the demo in the browser, as app.py does.", "mllama_demo.web.serve:main"),
     "offline": Verb("Answer a batch of prompts from a file, without a browser.", "mllama_demo.offline.command:main"),
     "explore": Verb("Run one image and prompt under many sampling values.", "mllama_demo.explore.command:main"),
     "rehearse": Verb("Check a scripted demo and record its answers.", "mllama_demo.scenarios.command:main"),

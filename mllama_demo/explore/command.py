@@ -20,7 +20,7 @@ from mllama_demo.explore.grid import Estimate, Grid
 from mllama_demo.explore.spec import Spec, open_image, read_spec
 from mllama_demo.runtime.command_line import VerbParser
 from mllama_demo.runtime.process import terminated
-from mllama_demo.server.serve import set_up_logging
+from mllama_demo.web.serve import set_up_logging
 
 if TYPE_CHECKING:
     from mllama_demo.explore.explorer import Explorer, GridRun

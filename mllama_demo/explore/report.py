@@ -12,8 +12,8 @@ from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.explore.steps import steps_of
 from mllama_demo.images.loading import DEFAULT_LIMITS, preview
-from mllama_demo.pages import render
 from mllama_demo.sampling import SamplingParams
+from mllama_demo.web.templating import render
 
 OUTCOMES = {
     None: "not run",

@@ -22,7 +22,7 @@ from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_bat
 from mllama_demo.offline.results import Key, Printer, Record, check_kept, failed, open_results
 from mllama_demo.runtime.command_line import settings_parser
 from mllama_demo.runtime.process import terminated
-from mllama_demo.server.serve import set_up_logging
+from mllama_demo.web.serve import set_up_logging
 
 if TYPE_CHECKING:
     from mllama_demo.offline.asking import Asker

@@ -19,7 +19,7 @@ from mllama_demo.runtime.command_line import VerbParser
 from mllama_demo.runtime.process import terminated
 from mllama_demo.scenarios.recording import NOT_KEPT, RecordedStep, Recording, keep, place_of
 from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
-from mllama_demo.server.serve import set_up_logging
+from mllama_demo.web.serve import set_up_logging
 
 NOT_AS_EXPECTED = 1
 

@@ -24,7 +24,6 @@ from mllama_demo.generation.service import prompt_for
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, tile_layout
 from mllama_demo.sampling import BOUNDS, SamplingParams
-from mllama_demo.server.api_errors import ApiError, of_demo_error
 from mllama_demo.server.logprobs import LogprobStream
 from mllama_demo.server.openai_schema import (
     AnswerMessage,
@@ -41,6 +40,7 @@ from mllama_demo.server.openai_schema import (
     TokenLogprob,
     Usage,
 )
+from mllama_demo.web.errors import ApiError, of_demo_error
 
 IMAGE_THREADS = 8
 # No text of more characters than this for each token of the context is even tokenized; the longest tokens have 128.

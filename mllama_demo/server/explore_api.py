@@ -21,9 +21,9 @@ from mllama_demo.explore.results import Run
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import BOUNDS
-from mllama_demo.server.api_errors import ApiError, ErrorResponse, of_demo_error
-from mllama_demo.server.security import CALLER
-from mllama_demo.server.streaming import ClientGone, LineStream, while_connected
+from mllama_demo.web.errors import ApiError, ErrorResponse, of_demo_error
+from mllama_demo.web.middleware import CALLER
+from mllama_demo.web.streaming import ClientGone, LineStream, while_connected
 
 log = logging.getLogger(__name__)
 

@@ -28,18 +28,18 @@ from mllama_demo.explore.results import Run
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import size_text
-from mllama_demo.pages import render
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
-from mllama_demo.server.api_errors import ApiError
 from mllama_demo.server.explore_api import CLIENT_CLOSED_REQUEST, read_grid, read_object
 from mllama_demo.server.explore_desk import EXAMPLE_PICTURES, Desk
-from mllama_demo.server.login import user_of
-from mllama_demo.server.origin import refuse_other_sites
-from mllama_demo.server.streaming import LineStream
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui import explore_views as views
 from mllama_demo.ui.explore_words import TOUR, why_no_tokens
-from mllama_demo.visitors import owner_of_user, visitor_of
+from mllama_demo.web.auth.identity import owner_of_user, visitor_of
+from mllama_demo.web.auth.login import user_of
+from mllama_demo.web.errors import ApiError
+from mllama_demo.web.requests import refuse_other_sites
+from mllama_demo.web.streaming import LineStream
+from mllama_demo.web.templating import render
 
 FILES = Path(__file__).resolve().parents[1] / "ui" / "explore"
 TYPES = {".js": "text/javascript", ".css": "text/css"}

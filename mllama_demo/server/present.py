@@ -27,10 +27,10 @@ from mllama_demo.generation.service import Answer
 from mllama_demo.scenarios.presenter import Presenter, Rehearsal
 from mllama_demo.scenarios.recording import BROKEN_OFF, Recording
 from mllama_demo.scenarios.spec import Scenario, names
-from mllama_demo.server.api_errors import ApiError
-from mllama_demo.server.login import user_of
-from mllama_demo.server.origin import refuse_other_sites
-from mllama_demo.server.streaming import LineStream
+from mllama_demo.web.auth.login import user_of
+from mllama_demo.web.errors import ApiError
+from mllama_demo.web.requests import refuse_other_sites
+from mllama_demo.web.streaming import LineStream
 
 log = logging.getLogger(__name__)
 PAGES = Path(__file__).resolve().parents[1] / "scenarios" / "page"

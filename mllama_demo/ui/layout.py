@@ -18,8 +18,6 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import Answerer
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
-from mllama_demo.server.login import user_of
-from mllama_demo.server.origin import refuse_other_sites
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
@@ -34,6 +32,8 @@ from mllama_demo.ui.sight import NOTHING
 from mllama_demo.ui.theme import CSS, HEAD, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
 from mllama_demo.ui.thumbs import Thumbs
 from mllama_demo.ui.views import View, Views, classes, guarded, guarded_stream
+from mllama_demo.web.auth.login import user_of
+from mllama_demo.web.requests import refuse_other_sites
 
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]

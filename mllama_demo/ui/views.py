@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from mllama_demo.errors import DemoError
-from mllama_demo.visitors import owner_of_user, visitor_of
+from mllama_demo.web.auth.identity import owner_of_user, visitor_of
 
 log = logging.getLogger(__name__)
 

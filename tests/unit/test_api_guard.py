@@ -11,9 +11,9 @@ import pytest
 from hand_backend import run, until
 from starlette.exceptions import HTTPException
 
-from mllama_demo.server.api_errors import ApiError
-from mllama_demo.server.security import CALLER, ApiGuard, Keys
-from mllama_demo.server.streaming import ClientGone, EventStream, while_connected
+from mllama_demo.web.errors import ApiError
+from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
+from mllama_demo.web.streaming import ClientGone, EventStream, while_connected
 
 KEYS = Keys(["first-key-123", "second-key-45"])
 

@@ -22,7 +22,7 @@ from mllama_demo.config.branding import (
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.pages import render
+from mllama_demo.web.templating import render
 
 
 def test_contrast_is_wcags():

@@ -10,7 +10,7 @@ from completing import body, part, picture, refused, said, taken
 from hand_backend import HandBackend
 
 from mllama_demo.errors import PromptTooLong
-from mllama_demo.server.api_errors import ApiError
+from mllama_demo.web.errors import ApiError
 
 pytestmark = pytest.mark.timeout(60)
 

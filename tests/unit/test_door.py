@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from mllama_demo.server.door import App, Door
+from mllama_demo.web.loading_app import App, Door
 
 pytestmark = pytest.mark.timeout(60)
 PATIENCE_S = 20.0

@@ -14,7 +14,7 @@ from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.message_tree import Tree
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import load_image
-from mllama_demo.ui.export import export, file_name, to_html, to_markdown
+from mllama_demo.web.share.export import export, file_name, to_html, to_markdown
 
 PLACE = "59.9139 N, 10.7522 E"
 SCRIPT = "<script>alert(1)</script>"

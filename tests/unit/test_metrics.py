@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.errors import BackendBusy, BackendUnavailable
-from mllama_demo.server.metrics import MeasuredBackend, Metrics
+from mllama_demo.web.metrics import MeasuredBackend, Metrics
 
 
 class Watched:

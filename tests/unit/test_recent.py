@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mllama_demo.engine.base import FinishEvent, PrefillEvent, QueueEvent, Timings, TokenEvent
-from mllama_demo.server.recent import MINUTES, Recent
+from mllama_demo.web.activity import MINUTES, Recent
 
 NOON = 1_800_000_000 // 60 * 60
 

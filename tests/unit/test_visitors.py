@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllama_demo.visitors import CONTENT_SECURITY_POLICY, COOKIE, COOKIE_DAYS, VisitorMiddleware, visitor_of
+from mllama_demo.web.auth.identity import CONTENT_SECURITY_POLICY, COOKIE, COOKIE_DAYS, VisitorMiddleware, visitor_of
 
 TOKEN = "abcDEF0123456789_-abcDEF01234567"
 OURS = f"{COOKIE}={TOKEN}"

@@ -17,11 +17,11 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.explore.explorer import Explorer
 from mllama_demo.generation.service import Answerer
-from mllama_demo.server.metrics import MeasuredBackend, Metrics
 from mllama_demo.server.openai_api import add_api
-from mllama_demo.server.people import add_people
 from mllama_demo.storage.conversations import Store
-from mllama_demo.visitors import VisitorMiddleware
+from mllama_demo.web.accounts import add_people
+from mllama_demo.web.auth.identity import VisitorMiddleware
+from mllama_demo.web.metrics import MeasuredBackend, Metrics
 
 
 def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: Store | None) -> FastAPI:

@@ -7,8 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from mllama_demo.pages import POLICY
-from mllama_demo.server.api_errors import ApiError
+from mllama_demo.web.errors import ApiError
+from mllama_demo.web.templating import POLICY
 
 MAX_FORM_BYTES = 16 * 2**10
 

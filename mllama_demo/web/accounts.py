@@ -6,12 +6,12 @@ from fastapi import FastAPI
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.server.admin import add_admin
-from mllama_demo.server.login import Desk, add_login, credentials
-from mllama_demo.server.metrics import MeasuredBackend
-from mllama_demo.server.share_page import add_share_page
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.sessions import Sessions
+from mllama_demo.web.admin.routes import add_admin
+from mllama_demo.web.auth.login import Desk, add_login, credentials
+from mllama_demo.web.metrics import MeasuredBackend
+from mllama_demo.web.share.routes import add_share_page
 
 
 def add_people(app: FastAPI, settings: Settings, store: Store | None, brand: Brand, backend: MeasuredBackend) -> None:

@@ -16,12 +16,12 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.passwords import USER
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, DemoError
-from mllama_demo.pages import render
-from mllama_demo.server.api_errors import ApiError
-from mllama_demo.server.origin import cookie_of, form_of, from_our_page, local_path, page
-from mllama_demo.server.security import is_api
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Attempts, Sessions, TooManyAttempts
+from mllama_demo.web.errors import ApiError
+from mllama_demo.web.middleware import is_api
+from mllama_demo.web.requests import cookie_of, form_of, from_our_page, local_path, page
+from mllama_demo.web.templating import render
 
 log = logging.getLogger(__name__)
 

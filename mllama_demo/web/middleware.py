@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mllama_demo.images.loading import size_text
-from mllama_demo.server.api_errors import ApiError
+from mllama_demo.web.errors import ApiError
 
 CALLER = "mllama_demo.caller"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,13 +15,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError
-from mllama_demo.pages import FOLDER, POLICY, render
-from mllama_demo.server.login import ADMIN_COOKIE, USER_COOKIE, Desk, signed_in
-from mllama_demo.server.metrics import MeasuredBackend
-from mllama_demo.server.origin import cookie_of, form_of, from_our_page, page
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.feedback import Feedback, Opinion, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY, TooManyAttempts
+from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, Desk, signed_in
+from mllama_demo.web.metrics import MeasuredBackend
+from mllama_demo.web.requests import cookie_of, form_of, from_our_page, page
+from mllama_demo.web.templating import POLICY, render
 
 LATEST = 50
 # Beyond what this many characters show, the CSV file has the whole text.
@@ -104,7 +105,7 @@ def add_admin(app: FastAPI, settings: Settings, store: Store, brand: Brand, back
         return StreamingResponse(to_csv(feedback.latest()), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-SCRIPT = (FOLDER / "admin.js").read_text(encoding="utf-8")
+SCRIPT = (Path(__file__).resolve().parent / "static" / "admin.js").read_text(encoding="utf-8")
 
 
 def _now(backend: MeasuredBackend) -> dict[str, Any]:

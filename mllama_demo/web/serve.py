@@ -35,8 +35,8 @@ def serve(settings: Settings, started: float) -> int:
     import uvicorn
 
     from mllama_demo.backends import make_backend
-    from mllama_demo.server.door import App, Door
     from mllama_demo.storage.conversations import Store
+    from mllama_demo.web.loading_app import App, Door
 
     address = f"http://{_printable(settings.host)}:{listener.getsockname()[1]}"
     failure: list[str] = []
@@ -57,7 +57,7 @@ def serve(settings: Settings, started: float) -> int:
     store = None if settings.api_only else Store(settings.store_url)
 
     def build() -> App:
-        from mllama_demo.server.app import create_app
+        from mllama_demo.assembly import create_app
 
         app = create_app(settings, backend, tokenizer, store)
         what = "API" if settings.api_only else "Page"

@@ -14,11 +14,11 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError, NotFound
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.pages import render
-from mllama_demo.server.origin import page
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.shares import Share, ShareGone, Shares
-from mllama_demo.ui.export import to_html
+from mllama_demo.web.requests import page
+from mllama_demo.web.share.export import to_html
+from mllama_demo.web.templating import render
 
 KEPT_PAGES = 32
 
