@@ -17,7 +17,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.explore.explorer import Explorer
 from mllama_demo.generation.service import Answerer
-from mllama_demo.server.openai_api import add_api
+from mllama_demo.openai_api.routes import add_api
 from mllama_demo.storage.conversations import Store
 from mllama_demo.web.accounts import add_people
 from mllama_demo.web.auth.identity import VisitorMiddleware

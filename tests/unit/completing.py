@@ -14,8 +14,8 @@ from PIL import Image
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest
-from mllama_demo.server.completion import Completer
-from mllama_demo.server.openai_schema import ChatChunk, ChatCompletion, ChatRequest
+from mllama_demo.openai_api.completion import Completer
+from mllama_demo.openai_api.schema import ChatChunk, ChatCompletion, ChatRequest
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -14,8 +14,8 @@ from hand_backend import READ, HandBackend, finished, run
 
 from mllama_demo.engine.base import FinishEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, DemoError
-from mllama_demo.server.completion import Completion
-from mllama_demo.server.openai_schema import ChatChunk
+from mllama_demo.openai_api.completion import Completion
+from mllama_demo.openai_api.schema import ChatChunk
 from mllama_demo.web.errors import ApiError
 
 pytestmark = pytest.mark.timeout(60)

@@ -10,9 +10,9 @@ from hand_backend import finished
 
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.engine.base import FinishEvent, TokenEvent
+from mllama_demo.openai_api.logprobs import LogprobStream
+from mllama_demo.openai_api.schema import TokenLogprob
 from mllama_demo.sampling import TokenTrace
-from mllama_demo.server.logprobs import LogprobStream
-from mllama_demo.server.openai_schema import TokenLogprob
 
 
 def trace(token_id: int, others: tuple[int, ...] = ()) -> TokenTrace:

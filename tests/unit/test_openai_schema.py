@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mllama_demo.server.openai_schema import MAX_CHOICES, MAX_MESSAGES, MAX_TOP_LOGPROBS, NEUTRAL, ChatRequest
+from mllama_demo.openai_api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_TOP_LOGPROBS, NEUTRAL, ChatRequest
 from mllama_demo.web.errors import ApiError, of_validation
 
 HELLO = {"role": "user", "content": "Hello?"}

@@ -23,9 +23,8 @@ from mllama_demo.errors import BadRequest, DemoError, PromptTooLong
 from mllama_demo.generation.service import prompt_for
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, tile_layout
-from mllama_demo.sampling import BOUNDS, SamplingParams
-from mllama_demo.server.logprobs import LogprobStream
-from mllama_demo.server.openai_schema import (
+from mllama_demo.openai_api.logprobs import LogprobStream
+from mllama_demo.openai_api.schema import (
     AnswerMessage,
     ChatChunk,
     ChatCompletion,
@@ -40,6 +39,7 @@ from mllama_demo.server.openai_schema import (
     TokenLogprob,
     Usage,
 )
+from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.web.errors import ApiError, of_demo_error
 
 IMAGE_THREADS = 8

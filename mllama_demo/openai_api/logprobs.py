@@ -7,8 +7,8 @@ from collections import deque
 
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.engine.base import FinishEvent, TokenEvent
+from mllama_demo.openai_api.schema import TokenLogprob, TopLogprob
 from mllama_demo.sampling import TokenTrace
-from mllama_demo.server.openai_schema import TokenLogprob, TopLogprob
 
 
 class LogprobStream:

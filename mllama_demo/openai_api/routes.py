@@ -21,9 +21,8 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, QueueEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.explore.explorer import Explorer
-from mllama_demo.server.completion import Completer, Completion
-from mllama_demo.server.explore_api import explore_routes
-from mllama_demo.server.openai_schema import (
+from mllama_demo.openai_api.completion import Completer, Completion
+from mllama_demo.openai_api.schema import (
     Capabilities,
     ChatChunk,
     ChatCompletion,
@@ -33,6 +32,7 @@ from mllama_demo.server.openai_schema import (
     Models,
     Version,
 )
+from mllama_demo.server.explore_api import explore_routes
 from mllama_demo.web.errors import LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
 from mllama_demo.web.metrics import Metrics
 from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
