@@ -47,7 +47,7 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
         from mllama_demo.server.explore_page import explore_page
         from mllama_demo.server.present import add_present
-        from mllama_demo.ui.layout import mount_ui
+        from mllama_demo.ui.chat_page import mount_ui
 
         app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store, brand))
         add_present(app, settings, measured, tokenizer, brand)

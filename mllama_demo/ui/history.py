@@ -12,9 +12,9 @@ from gradio.components.chatbot import ComponentMessage
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import Tree, Versions
 from mllama_demo.generation.service import Answer
-from mllama_demo.ui.pictures import Pictures
-from mllama_demo.ui.questions import as_typed
-from mllama_demo.ui.words import facts_line, live_line, progress, versions_bar
+from mllama_demo.ui.formatting import facts_line, live_line, progress, versions_bar
+from mllama_demo.ui.image_files import Pictures
+from mllama_demo.ui.user_message import as_typed
 
 # Made here, for while an event is handled Gradio takes components for updates.
 _PICTURE = gr.Image(render=False, show_label=False, format="webp").get_config()

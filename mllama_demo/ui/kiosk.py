@@ -18,7 +18,7 @@ import gradio as gr
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import LimitReached
-from mllama_demo.ui.views import Views, Visit, visit_of
+from mllama_demo.ui.page_update import Views, Visit, visit_of
 from mllama_demo.web.auth.identity import visitor_of
 
 HOUR_S = 3600.0

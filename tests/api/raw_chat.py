@@ -10,7 +10,7 @@ from typing import Any
 import requests
 from program import Program, visitor, wait_until
 
-from mllama_demo.ui.views import AWAY
+from mllama_demo.ui.page_update import AWAY
 
 
 class RawChat:

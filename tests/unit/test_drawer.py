@@ -19,9 +19,9 @@ from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import Answerer
 from mllama_demo.storage import shares
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui import views as views_module
-from mllama_demo.ui.chat import ChatRoom
-from mllama_demo.ui.layout import ChatPage
+from mllama_demo.ui import page_update as views_module
+from mllama_demo.ui.chat_page import ChatPage
+from mllama_demo.ui.chat_service import ChatRoom
 
 pytestmark = pytest.mark.timeout(180)
 

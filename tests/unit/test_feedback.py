@@ -11,7 +11,7 @@ from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.feedback import COLUMNS, MAX_NOTE_LENGTH, Feedback, to_csv
-from mllama_demo.ui.thumbs import thumbs
+from mllama_demo.ui.feedback_controls import thumbs
 
 SAMPLING = {"temperature": 0.2, "top_p": 0.9}
 

@@ -15,10 +15,10 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import Answerer
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui import views as views_module
-from mllama_demo.ui.chat import ChatRoom
-from mllama_demo.ui.layout import ChatPage
-from mllama_demo.ui.views import NO_INPUT
+from mllama_demo.ui import page_update as views_module
+from mllama_demo.ui.chat_page import ChatPage
+from mllama_demo.ui.chat_service import ChatRoom
+from mllama_demo.ui.page_update import NO_INPUT
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -14,8 +14,8 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import Answerer
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.chat import ChatRoom
-from mllama_demo.ui.layout import ChatPage
+from mllama_demo.ui.chat_page import ChatPage
+from mllama_demo.ui.chat_service import ChatRoom
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -27,9 +27,9 @@ FORBIDDEN = {
     "mllama_demo.generation.tasks": MODEL | WEB,
     "mllama_demo.backends": MODEL | WEB,
     "mllama_demo.scenarios.presenter": MODEL | WEB,
-    "mllama_demo.ui.words": MODEL | WEB,
+    "mllama_demo.ui.formatting": MODEL | WEB,
     "mllama_demo.assembly": MODEL | {"gradio"},
-    "mllama_demo.ui.layout": MODEL,
+    "mllama_demo.ui.chat_page": MODEL,
 }
 CODE = """
 import importlib, json, sys
@@ -67,7 +67,7 @@ def test_importing_a_room_does_not_bring_what_it_must_not_know(module: str, brou
 
 def test_what_a_room_may_know_is_seen_to_come_with_it(brought: dict[str, set[str]]) -> None:
     """The measure works: the page brings Gradio, and the store its database."""
-    assert "gradio" in brought["mllama_demo.ui.layout"]
+    assert "gradio" in brought["mllama_demo.ui.chat_page"]
     assert "fastapi" in brought["mllama_demo.assembly"]
     assert "sqlalchemy" in brought["mllama_demo.generation.tasks"]
     assert "tokenizers" in brought["mllama_demo.chat.prompt"]

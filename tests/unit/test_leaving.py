@@ -14,9 +14,9 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import Answerer
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.chat import ChatRoom
-from mllama_demo.ui.layout import ChatPage
-from mllama_demo.ui.views import Visit
+from mllama_demo.ui.chat_page import ChatPage
+from mllama_demo.ui.chat_service import ChatRoom
+from mllama_demo.ui.page_update import Visit
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from hand_backend import run, talk
 
 from mllama_demo.generation.tasks import LiveAnswer
-from mllama_demo.ui.pace import FASTER, LATE_MS, PUNCTUAL_MS, SLOWER, SLOWEST, Pace
+from mllama_demo.ui.update_rate import FASTER, LATE_MS, PUNCTUAL_MS, SLOWER, SLOWEST, Pace
 
 
 def test_a_late_page_is_sent_less_but_never_nothing() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.images.loading import LoadedImage, side_by_side
-from mllama_demo.ui.sight import KEPT, Sights, sight
+from mllama_demo.ui.tile_view import KEPT, Sights, sight
 
 INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=32, max_tiles=4)
 

@@ -17,7 +17,7 @@ from mllama_demo.chat.export import ENDINGS, MAX_MESSAGES, MAX_TEXT, from_json, 
 from mllama_demo.chat.message_tree import Tree
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.ui.words import REASONS
+from mllama_demo.ui.formatting import REASONS
 
 
 def png(color: str) -> bytes:

@@ -14,7 +14,7 @@ from mllama_demo.chat.message_tree import Versions
 from mllama_demo.engine.base import FinishReason
 from mllama_demo.generation.service import Answer
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.ui.words import (
+from mllama_demo.ui.formatting import (
     REASONS,
     context,
     facts_line,

@@ -8,7 +8,7 @@ from typing import Any
 
 from mllama_demo.chat.conversation import Message
 from mllama_demo.engine.base import BackendInfo, BackendStatus
-from mllama_demo.ui.words import (
+from mllama_demo.ui.formatting import (
     facts_line,
     status_line,
 )

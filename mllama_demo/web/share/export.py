@@ -15,7 +15,7 @@ from mllama_demo.chat.message_tree import Tree
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import LoadedImage, preview
-from mllama_demo.ui.words import figures, sampling_words, saw, set_aside, title_of
+from mllama_demo.ui.formatting import figures, sampling_words, saw, set_aside, title_of
 from mllama_demo.web.templating import render
 
 Kind = Literal["html", "md", "json"]

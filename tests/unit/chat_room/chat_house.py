@@ -21,9 +21,9 @@ from mllama_demo.generation.service import Answerer
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.chat import ChatRoom
-from mllama_demo.ui.sight import NOTHING
-from mllama_demo.ui.views import NO_INPUT, View, Visit
+from mllama_demo.ui.chat_service import ChatRoom
+from mllama_demo.ui.page_update import NO_INPUT, View, Visit
+from mllama_demo.ui.tile_view import NOTHING
 
 PAGE, TAB = Visit("me", "page"), Visit("me", "another tab")
 STRANGER = Visit("a stranger", "their page")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from chat_house import House
 
-from mllama_demo.ui import open_pages, views
+from mllama_demo.ui import page_sessions as open_pages
+from mllama_demo.ui import page_update as views
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from hand_backend import READ, finished, run, until
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.views import View
+from mllama_demo.ui.page_update import View
 
 pytestmark = pytest.mark.timeout(60)
 

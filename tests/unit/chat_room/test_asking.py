@@ -12,8 +12,8 @@ from hand_backend import READ, finished, run, until
 
 from mllama_demo.engine.base import QueueEvent
 from mllama_demo.images.loading import load_image
-from mllama_demo.ui.questions import WORD_JOINER
-from mllama_demo.ui.views import NO_INPUT, View
+from mllama_demo.ui.page_update import NO_INPUT, View
+from mllama_demo.ui.user_message import WORD_JOINER
 
 pytestmark = pytest.mark.timeout(60)
 

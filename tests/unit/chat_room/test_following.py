@@ -7,7 +7,7 @@ import asyncio
 from chat_house import PAGE, TAB, House, Seen, lines, sampling, value
 from hand_backend import READ, finished, run, until
 
-from mllama_demo.ui.views import View, guarded_stream
+from mllama_demo.ui.page_update import View, guarded_stream
 
 
 def test_an_answer_goes_on_when_its_first_event_ends_and_is_followed_to_its_end(house: House) -> None:

@@ -12,8 +12,8 @@ from hand_backend import finished, run, until
 
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, NotFound
 from mllama_demo.storage import conversations as store
-from mllama_demo.ui import chat
-from mllama_demo.ui.views import View
+from mllama_demo.ui import chat_service as chat
+from mllama_demo.ui.page_update import View
 
 pytestmark = pytest.mark.timeout(60)
 

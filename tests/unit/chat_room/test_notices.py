@@ -11,7 +11,7 @@ from chat_house import REFUSALS, Seen
 from hand_backend import run
 
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.ui.views import View, Visit, guarded, guarded_stream, visit_of
+from mllama_demo.ui.page_update import View, Visit, guarded, guarded_stream, visit_of
 
 pytestmark = pytest.mark.timeout(60)
 

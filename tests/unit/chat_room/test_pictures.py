@@ -12,8 +12,8 @@ from PIL import Image
 
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import load_image
-from mllama_demo.ui import pictures
-from mllama_demo.ui.views import View
+from mllama_demo.ui import image_files as pictures
+from mllama_demo.ui.page_update import View
 
 pytestmark = pytest.mark.timeout(60)
 

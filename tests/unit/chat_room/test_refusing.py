@@ -26,8 +26,8 @@ from hand_backend import finished, run
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
 from mllama_demo.errors import BadRequest, DemoError, ImageError, NotFound
-from mllama_demo.ui.questions import MAX_QUESTION_CHARACTERS
-from mllama_demo.ui.views import NO_INPUT, View
+from mllama_demo.ui.page_update import NO_INPUT, View
+from mllama_demo.ui.user_message import MAX_QUESTION_CHARACTERS
 
 pytestmark = pytest.mark.timeout(60)
 

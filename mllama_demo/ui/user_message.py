@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest
-from mllama_demo.ui.pictures import Pictures
+from mllama_demo.ui.image_files import Pictures
 
 MAX_QUESTION_CHARACTERS = 20_000
 MAX_FILES = 4

@@ -12,7 +12,7 @@ from mllama_demo.chat.message_tree import Tree
 from mllama_demo.errors import BadRequest
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.feedback import MAX_NOTE_LENGTH, Feedback
-from mllama_demo.ui.views import Visit, classes, guarded
+from mllama_demo.ui.page_update import Visit, classes, guarded
 
 UP, DOWN = "Like", "Dislike"  # Gradio draws thumbs for exactly these words
 NOBODY = -1

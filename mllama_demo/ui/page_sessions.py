@@ -8,8 +8,8 @@ from typing import Any
 
 from mllama_demo.generation.tasks import LiveAnswer
 from mllama_demo.ui.history import under_way
-from mllama_demo.ui.pace import Pace
-from mllama_demo.ui.views import View, Views, Visit
+from mllama_demo.ui.page_update import View, Views, Visit
+from mllama_demo.ui.update_rate import Pace
 
 UPDATES_PER_SECOND = 12
 # How often the page hears that an answer still waits or is still being read.

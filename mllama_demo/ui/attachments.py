@@ -9,11 +9,11 @@ from typing import Any
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.pictures import Pictures
-from mllama_demo.ui.questions import Choice, Which, choice_of, paths, seen_in
-from mllama_demo.ui.sight import not_seen
-from mllama_demo.ui.traces import Traces
-from mllama_demo.ui.views import Visit
+from mllama_demo.ui.image_files import Pictures
+from mllama_demo.ui.page_update import Visit
+from mllama_demo.ui.session_cleanup import Traces
+from mllama_demo.ui.tile_view import not_seen
+from mllama_demo.ui.user_message import Choice, Which, choice_of, paths, seen_in
 
 
 class Images:

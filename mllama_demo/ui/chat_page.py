@@ -21,17 +21,17 @@ from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
-from mllama_demo.ui.chat import ChatRoom, Sampling
-from mllama_demo.ui.drawer import Drawer
+from mllama_demo.ui.chat_service import ChatRoom, Sampling
 from mllama_demo.ui.event_scripts import ARRIVED, ATTACH, ATTACHED, BEAT, BEHIND, CLOSEUP, REMEMBER_IN_ADDRESS
+from mllama_demo.ui.feedback_controls import Thumbs
 from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.kiosk import OWNER_PREFIX, Kiosk
-from mllama_demo.ui.knobs import Knobs, sampling_from
-from mllama_demo.ui.sharing import SharePanel
-from mllama_demo.ui.sight import NOTHING
+from mllama_demo.ui.page_update import View, Views, classes, guarded, guarded_stream
+from mllama_demo.ui.sampling_controls import Knobs, sampling_from
+from mllama_demo.ui.share_controls import SharePanel
+from mllama_demo.ui.sidebar import Drawer
 from mllama_demo.ui.theme import CSS, HEAD, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
-from mllama_demo.ui.thumbs import Thumbs
-from mllama_demo.ui.views import View, Views, classes, guarded, guarded_stream
+from mllama_demo.ui.tile_view import NOTHING
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.requests import refuse_other_sites
 

@@ -10,7 +10,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
-from mllama_demo.ui.chat import ChatRoom
+from mllama_demo.ui.chat_service import ChatRoom
 
 IGNORE_EOS_HINT = "go on past the model's own end, to max tokens"
 

@@ -21,7 +21,7 @@ from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, load_image, preview, side_by_side, size_text
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.sight import NOTHING, Sights
+from mllama_demo.ui.tile_view import NOTHING, Sights
 
 
 class Pictures:

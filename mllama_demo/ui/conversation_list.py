@@ -13,8 +13,8 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.pictures import Pictures
-from mllama_demo.ui.views import View, Visit
+from mllama_demo.ui.image_files import Pictures
+from mllama_demo.ui.page_update import View, Visit
 from mllama_demo.web.share.export import export
 
 

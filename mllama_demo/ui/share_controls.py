@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from mllama_demo.storage.shares import DEFAULT_LIFETIME, LIFETIMES, Shares
-from mllama_demo.ui.views import Visit, classes, guarded
+from mllama_demo.ui.page_update import Visit, classes, guarded
 
 # The server does not know under which address a browser reaches it.
 WHOLE_ADDRESS = """(path) => path && new URL(path, new URL(".", window.location.href)).href"""

@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from mllama_demo.storage.conversations import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
-from mllama_demo.ui.chat import ChatRoom
-from mllama_demo.ui.sharing import SharePanel
-from mllama_demo.ui.views import View, Visit, classes, guarded
+from mllama_demo.ui.chat_service import ChatRoom
+from mllama_demo.ui.page_update import View, Visit, classes, guarded
+from mllama_demo.ui.share_controls import SharePanel
 
 DOWNLOAD = """(file) => {
   if (!file) return;

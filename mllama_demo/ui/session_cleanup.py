@@ -14,8 +14,8 @@ from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.drafts import Drafts
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
-from mllama_demo.ui.pictures import Pictures
-from mllama_demo.ui.views import Visit
+from mllama_demo.ui.image_files import Pictures
+from mllama_demo.ui.page_update import Visit
 
 
 class Traces:

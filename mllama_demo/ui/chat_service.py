@@ -23,17 +23,17 @@ from mllama_demo.generation.tasks import LiveAnswer, LiveAnswers
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import DELETED_LIFETIME, Store
 from mllama_demo.storage.feedback import Feedback
+from mllama_demo.ui.attachments import Images
+from mllama_demo.ui.conversation_list import Shelf
+from mllama_demo.ui.feedback_controls import thumbs
+from mllama_demo.ui.formatting import status_line, title_of
 from mllama_demo.ui.history import history
-from mllama_demo.ui.images import Images
-from mllama_demo.ui.open_pages import OpenPages
-from mllama_demo.ui.pictures import Pictures
-from mllama_demo.ui.questions import Which, from_page, paths, question_from, reworded, seen_in
-from mllama_demo.ui.shelf import Shelf
-from mllama_demo.ui.sight import NOTHING
-from mllama_demo.ui.thumbs import thumbs
-from mllama_demo.ui.traces import Traces
-from mllama_demo.ui.views import NO_INPUT, View, Views, Visit, notify
-from mllama_demo.ui.words import status_line, title_of
+from mllama_demo.ui.image_files import Pictures
+from mllama_demo.ui.page_sessions import OpenPages
+from mllama_demo.ui.page_update import NO_INPUT, View, Views, Visit, notify
+from mllama_demo.ui.session_cleanup import Traces
+from mllama_demo.ui.tile_view import NOTHING
+from mllama_demo.ui.user_message import Which, from_page, paths, question_from, reworded, seen_in
 
 # The parameters for an answer; they may be refused as well, with what was typed still there.
 Sampling = Callable[[], SamplingParams]
