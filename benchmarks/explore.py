@@ -25,10 +25,10 @@ from typing import Any
 from mllama_demo.backends import make_backend
 from mllama_demo.config.loader import load_settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest
-from mllama_demo.explore.exchange import to_json
-from mllama_demo.explore.explorer import Explorer
 from mllama_demo.explore.grid import Grid, make_grid
+from mllama_demo.explore.import_export import to_json
 from mllama_demo.explore.results import Run
+from mllama_demo.explore.runner import Explorer
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import load_image
 

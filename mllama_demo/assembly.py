@@ -15,7 +15,7 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
-from mllama_demo.explore.explorer import Explorer
+from mllama_demo.explore.runner import Explorer
 from mllama_demo.generation.service import Answerer
 from mllama_demo.openai_api.routes import add_api
 from mllama_demo.storage.conversations import Store
@@ -45,7 +45,7 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
             # example pictures of the others along.
             os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="mllama-demo-gradio-")
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        from mllama_demo.server.explore_page import explore_page
+        from mllama_demo.explore.web.routes import explore_page
         from mllama_demo.server.present import add_present
         from mllama_demo.ui.chat_page import mount_ui
 

@@ -23,8 +23,8 @@ from mllama_demo.runtime.process import terminated
 from mllama_demo.web.serve import set_up_logging
 
 if TYPE_CHECKING:
-    from mllama_demo.explore.explorer import Explorer, GridRun
     from mllama_demo.explore.results import Run
+    from mllama_demo.explore.runner import Explorer, GridRun
     from mllama_demo.images.loading import LoadedImage
 
 SOME_FAILED = 1
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     spec, brand = read_spec(own.spec, settings), load_brand(settings)
     image = open_image(spec, settings)
     from mllama_demo.backends import make_backend
-    from mllama_demo.explore.explorer import Explorer
+    from mllama_demo.explore.runner import Explorer
 
     backend, tokenizer = make_backend(settings)
     explorer = Explorer(backend, tokenizer, settings)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _from_file(own: argparse.Namespace, rest: Sequence[str]) -> int:
     """Prints a run that was written before, and makes its files."""
-    from mllama_demo.explore.exchange import from_json
+    from mllama_demo.explore.import_export import from_json
 
     if rest:
         raise ConfigError(f"With --run nothing is generated, so {rest[0]} has no meaning.")
@@ -194,7 +194,7 @@ def _check_outputs(own: argparse.Namespace) -> None:
 
 
 def _write(own: argparse.Namespace, run: Run, brand: Brand) -> None:
-    from mllama_demo.explore.exchange import to_csv, to_json
+    from mllama_demo.explore.import_export import to_csv, to_json
     from mllama_demo.explore.report import html_report
     from mllama_demo.explore.snippets import DEFAULT_URL
 

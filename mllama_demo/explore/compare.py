@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
+from mllama_demo.explore.filter_steps import Steps, steps_of
 from mllama_demo.explore.results import Cell
-from mllama_demo.explore.steps import Steps, steps_of
 from mllama_demo.sampling import SamplingParams
 
 

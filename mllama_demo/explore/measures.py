@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from mllama_demo.errors import BadRequest
+from mllama_demo.explore.filter_steps import entropy
 from mllama_demo.explore.grid import AXES, Axis
 from mllama_demo.explore.results import Cell, Run
-from mllama_demo.explore.steps import entropy
 
 _CHRF_ORDER = 6
 _CHRF_BETA = 2

@@ -6,11 +6,11 @@ import base64
 from dataclasses import dataclass
 
 from mllama_demo.config.branding import Brand
+from mllama_demo.explore.filter_steps import steps_of
 from mllama_demo.explore.grid import AXES
 from mllama_demo.explore.measures import MEASURES, groups, heat_map
 from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.snippets import image_file, snippets
-from mllama_demo.explore.steps import steps_of
 from mllama_demo.images.loading import DEFAULT_LIMITS, preview
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.web.templating import render

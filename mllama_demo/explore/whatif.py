@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mllama_demo.explore.steps import chosen_by_hand
+from mllama_demo.explore.filter_steps import chosen_by_hand
 from mllama_demo.sampling import SamplingParams, TokenTrace, pick
 
 Bounds = tuple[float, float]

@@ -20,7 +20,8 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, QueueEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
-from mllama_demo.explore.explorer import Explorer
+from mllama_demo.explore.runner import Explorer
+from mllama_demo.explore.web.api import explore_routes
 from mllama_demo.openai_api.completion import Completer, Completion
 from mllama_demo.openai_api.schema import (
     Capabilities,
@@ -32,7 +33,6 @@ from mllama_demo.openai_api.schema import (
     Models,
     Version,
 )
-from mllama_demo.server.explore_api import explore_routes
 from mllama_demo.web.errors import LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
 from mllama_demo.web.metrics import Metrics
 from mllama_demo.web.middleware import CALLER, ApiGuard, Keys

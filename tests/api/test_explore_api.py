@@ -10,7 +10,7 @@ import requests
 from api_client import AUTHORIZED, NAME, PICTURES, data_url, post, user, wait_idle
 from program import Program, visitor, wait_until
 
-from mllama_demo.explore.exchange import from_json
+from mllama_demo.explore.import_export import from_json
 
 pytestmark = pytest.mark.timeout(600)
 GRID = {"prompt": "What is this?", "temperature": [0.5, 1.5], "top_p": 1.0, "seed": [1, 2], "max_tokens": 8}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from program import PATIENCE_S, start_verb
 
-from mllama_demo.explore.exchange import from_json
+from mllama_demo.explore.import_export import from_json
 
 pytestmark = pytest.mark.timeout(400)
 CELLS = 14

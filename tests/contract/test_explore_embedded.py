@@ -18,16 +18,16 @@ from mllama_demo.backends import make_backend
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest, TokenEvent
 from mllama_demo.explore.command import main
-from mllama_demo.explore.exchange import from_json
-from mllama_demo.explore.explorer import Explorer
+from mllama_demo.explore.filter_steps import Candidate, Steps, steps_of
 from mllama_demo.explore.grid import make_grid
+from mllama_demo.explore.import_export import from_json
 from mllama_demo.explore.results import Cell, Run
-from mllama_demo.explore.steps import Candidate, Steps, steps_of
+from mllama_demo.explore.runner import Explorer
+from mllama_demo.explore.web.tour import TOUR
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.ui.explore_words import TOUR
 
 pytestmark = pytest.mark.timeout(900)
 DOG = Path(__file__).resolve().parents[2] / "mllama_demo" / "images" / "example_images" / "dog.png"

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from mllama_demo.engine.base import Timings
-from mllama_demo.explore.changes import with_branch
+from mllama_demo.explore.edits import with_branch
+from mllama_demo.explore.filter_steps import with_choice
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.results import Cell, Run, RunImage, Token, blank
-from mllama_demo.explore.steps import with_choice
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams, TokenSampler, TokenTrace
 

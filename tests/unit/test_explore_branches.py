@@ -13,13 +13,13 @@ from explored import branched, failed, run_of, saying
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.explore.changes import with_cell, without_branch, worth_keeping
 from mllama_demo.explore.compare import compare
-from mllama_demo.explore.exchange import from_json, to_csv, to_json
+from mllama_demo.explore.edits import with_cell, without_branch, worth_keeping
+from mllama_demo.explore.filter_steps import steps_of
 from mllama_demo.explore.grid import make_grid
+from mllama_demo.explore.import_export import from_json, to_csv, to_json
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
-from mllama_demo.explore.steps import steps_of
 from mllama_demo.explore.whatif import what_if
 
 

@@ -21,8 +21,8 @@ from explored import RUDE, failed, picture, rude_run, run_of
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.explore.command import main
-from mllama_demo.explore.exchange import TOKEN_BYTES, from_json, max_import_bytes, to_csv, to_json
 from mllama_demo.explore.grid import make_grid
+from mllama_demo.explore.import_export import TOKEN_BYTES, from_json, max_import_bytes, to_csv, to_json
 from mllama_demo.explore.results import Run, Token
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.images.loading import ImageLimits

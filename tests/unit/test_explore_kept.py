@@ -13,8 +13,8 @@ import pytest
 from explored import branched, rude_run, run_of, saying
 
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.explore.changes import without_branch
-from mllama_demo.explore.exchange import to_json
+from mllama_demo.explore.edits import without_branch
+from mllama_demo.explore.import_export import to_json
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.explore_runs import KeptRuns
 

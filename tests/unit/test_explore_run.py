@@ -17,9 +17,9 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo, FinishEvent, GenerationRequest, PrefillEvent
 from mllama_demo.engine.slot_backend import SlotBackend
 from mllama_demo.errors import BackendBusy, BadRequest, PromptTooLong
-from mllama_demo.explore.explorer import AHEAD, CellRuns, Explorer, LiveCell
+from mllama_demo.explore.filter_steps import with_choice
 from mllama_demo.explore.grid import Grid, make_grid
-from mllama_demo.explore.steps import with_choice
+from mllama_demo.explore.runner import AHEAD, CellRuns, Explorer, LiveCell
 from mllama_demo.sampling import SamplingParams
 
 pytestmark = pytest.mark.timeout(120)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from mllama_demo.explore.steps import entropy, steps_of
+from mllama_demo.explore.filter_steps import entropy, steps_of
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.sampling import RECORDED_CANDIDATES, SamplingParams, TokenSampler, TokenTrace, filter_logits
 

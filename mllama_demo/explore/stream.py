@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mllama_demo.explore.explorer import CellRuns, LiveCell
 from mllama_demo.explore.grid import Estimate, Grid
+from mllama_demo.explore.runner import CellRuns, LiveCell
 
 Line = dict[str, Any]
 WENT_WRONG = "Something went wrong in the server; its log has the cause."

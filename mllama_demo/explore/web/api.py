@@ -14,10 +14,10 @@ from fastapi.responses import Response
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, DemoError, ImageError
-from mllama_demo.explore.explorer import Explorer, GridRun
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Grid, make_grid
-from mllama_demo.explore.lines import WENT_WRONG, first_line, lines_of
 from mllama_demo.explore.results import Run
+from mllama_demo.explore.runner import Explorer, GridRun
+from mllama_demo.explore.stream import WENT_WRONG, first_line, lines_of
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import BOUNDS

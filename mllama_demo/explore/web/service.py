@@ -15,16 +15,16 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.explore.changes import with_branch, with_cell, worth_keeping
-from mllama_demo.explore.explorer import CellRuns, Explorer, GridRun
-from mllama_demo.explore.lines import WENT_WRONG, Line, first_line, lines_of
+from mllama_demo.explore.edits import with_branch, with_cell, worth_keeping
 from mllama_demo.explore.results import Run
+from mllama_demo.explore.runner import CellRuns, Explorer, GridRun
+from mllama_demo.explore.stream import WENT_WRONG, Line, first_line, lines_of
+from mllama_demo.explore.web import views
+from mllama_demo.explore.web.tour import EARLIER_STAYS, NOTHING_OF_ITS_OWN
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.explore_runs import KeptRuns
-from mllama_demo.ui import explore_views as views
-from mllama_demo.ui.explore_words import EARLIER_STAYS, NOTHING_OF_ITS_OWN
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BadRequest, DemoError
+from mllama_demo.explore.filter_steps import with_choice
 from mllama_demo.explore.grid import MAX_TOKENS, Estimate, Grid, Pace, estimate, measured_pace
 from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, blank
-from mllama_demo.explore.steps import with_choice
 from mllama_demo.generation.service import prompt_for
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams

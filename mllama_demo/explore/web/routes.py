@@ -18,22 +18,22 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.explore.changes import without_branch
-from mllama_demo.explore.exchange import from_json, max_import_bytes, to_csv, to_json
-from mllama_demo.explore.explorer import Explorer
+from mllama_demo.explore.edits import without_branch
 from mllama_demo.explore.grid import Axis
-from mllama_demo.explore.lines import first_line
+from mllama_demo.explore.import_export import from_json, max_import_bytes, to_csv, to_json
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
+from mllama_demo.explore.runner import Explorer
 from mllama_demo.explore.snippets import image_file, snippets
+from mllama_demo.explore.stream import first_line
+from mllama_demo.explore.web import views
+from mllama_demo.explore.web.api import CLIENT_CLOSED_REQUEST, read_grid, read_object
+from mllama_demo.explore.web.service import EXAMPLE_PICTURES, Desk
+from mllama_demo.explore.web.tour import TOUR, why_no_tokens
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import size_text
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
-from mllama_demo.server.explore_api import CLIENT_CLOSED_REQUEST, read_grid, read_object
-from mllama_demo.server.explore_desk import EXAMPLE_PICTURES, Desk
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui import explore_views as views
-from mllama_demo.ui.explore_words import TOUR, why_no_tokens
 from mllama_demo.web.auth.identity import owner_of_user, visitor_of
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError

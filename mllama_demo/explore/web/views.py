@@ -10,14 +10,14 @@ from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.compare import Seen, compare
+from mllama_demo.explore.filter_steps import entropy, steps_of
 from mllama_demo.explore.grid import AXES, Axis
 from mllama_demo.explore.measures import MEASURES, groups, heat_map, mean_entropy
 from mllama_demo.explore.report import OUTCOMES
 from mllama_demo.explore.results import Branch, Cell, Run
-from mllama_demo.explore.steps import entropy, steps_of
+from mllama_demo.explore.web.tour import PARTINGS
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.ui.explore_words import PARTINGS
 
 View = dict[str, Any]
 Names = Tokenizer | TokenEstimate
