@@ -33,7 +33,7 @@ VERBS = {
     "serve": Verb("Run the demo in the browser, as app.py does.", "mllama_demo.web.serve:main"),
     "offline": Verb("Answer a batch of prompts from a file, without a browser.", "mllama_demo.offline.command:main"),
     "explore": Verb("Run one image and prompt under many sampling values.", "mllama_demo.explore.command:main"),
-    "rehearse": Verb("Check a scripted demo and record its answers.", "mllama_demo.scenarios.command:main"),
+    "rehearse": Verb("Check a scripted demo and record its answers.", "mllama_demo.present.command:main"),
     "convert": Verb("Turn Meta's original checkpoint into the Hugging Face layout.", "mllama_demo.checkpoint.meta.convert:main"),
     "compile": Verb(
         "Compile a model for a Neuron instance, or find it compiled.", "mllama_demo.checkpoint.compilation.compile:main"

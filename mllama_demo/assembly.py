@@ -46,7 +46,7 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
             os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="mllama-demo-gradio-")
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
         from mllama_demo.explore.web.routes import explore_page
-        from mllama_demo.server.present import add_present
+        from mllama_demo.present.web.routes import add_present
         from mllama_demo.ui.chat_page import mount_ui
 
         app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store, brand))

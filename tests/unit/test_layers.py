@@ -26,7 +26,7 @@ FORBIDDEN = {
     "mllama_demo.generation.service": MODEL | WEB | {"sqlalchemy"},
     "mllama_demo.generation.tasks": MODEL | WEB,
     "mllama_demo.backends": MODEL | WEB,
-    "mllama_demo.scenarios.presenter": MODEL | WEB,
+    "mllama_demo.present.presenter": MODEL | WEB,
     "mllama_demo.ui.formatting": MODEL | WEB,
     "mllama_demo.assembly": MODEL | {"gradio"},
     "mllama_demo.ui.chat_page": MODEL,

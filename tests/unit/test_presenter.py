@@ -12,11 +12,11 @@ from hand_backend import READ, CodePoints, HandBackend, finished, run
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import Answer
-from mllama_demo.scenarios import presenter
-from mllama_demo.scenarios import recording as recordings
-from mllama_demo.scenarios.presenter import Presenter, Rehearsal
-from mllama_demo.scenarios.recording import Recording
-from mllama_demo.scenarios.spec import Scenario, read_scenario
+from mllama_demo.present import presenter
+from mllama_demo.present import recording as recordings
+from mllama_demo.present.presenter import Presenter, Rehearsal
+from mllama_demo.present.recording import Recording
+from mllama_demo.present.spec import Scenario, read_scenario
 
 RUN = "r" * 32
 DEMO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n  - prompt: And 1 + 1?\n    continues: true\n"

@@ -8,11 +8,11 @@ import pytest
 
 from mllama_demo.config.settings import SCENARIOS, Settings
 from mllama_demo.errors import BadRequest, ConfigError
-from mllama_demo.scenarios import recording as recordings
-from mllama_demo.scenarios.command import main
-from mllama_demo.scenarios.recording import RecordedStep, Recording
-from mllama_demo.scenarios.shape import Shape
-from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
+from mllama_demo.present import recording as recordings
+from mllama_demo.present.command import main
+from mllama_demo.present.expectation import Shape
+from mllama_demo.present.recording import RecordedStep, Recording
+from mllama_demo.present.spec import Scenario, find, names, read_scenario
 
 TWO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n    parameters: {temperature: 0}\n"
 TWO += "  - prompt: And 1 + 1?\n    continues: true\n"

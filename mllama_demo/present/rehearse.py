@@ -10,8 +10,8 @@ from typing import Any
 
 from mllama_demo.errors import DemoError
 from mllama_demo.generation.service import Answer, Answerer
-from mllama_demo.scenarios.recording import RecordedStep, Recording, now
-from mllama_demo.scenarios.spec import Scenario
+from mllama_demo.present.recording import RecordedStep, Recording, now
+from mllama_demo.present.spec import Scenario
 
 
 async def ask_step(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> AsyncGenerator[Answer, None]:

@@ -15,10 +15,10 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
+from mllama_demo.present.recording import NOT_KEPT, RecordedStep, Recording, keep, place_of
+from mllama_demo.present.spec import Scenario, find, names, read_scenario
 from mllama_demo.runtime.command_line import VerbParser
 from mllama_demo.runtime.process import terminated
-from mllama_demo.scenarios.recording import NOT_KEPT, RecordedStep, Recording, keep, place_of
-from mllama_demo.scenarios.spec import Scenario, find, names, read_scenario
 from mllama_demo.web.serve import set_up_logging
 
 NOT_AS_EXPECTED = 1
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(settings: Settings, scenario: Scenario) -> Recording:
     from mllama_demo.backends import make_backend
     from mllama_demo.generation.service import Answerer
-    from mllama_demo.scenarios.rehearse import rehearse
+    from mllama_demo.present.rehearse import rehearse
 
     backend, tokenizer = make_backend(settings)
 

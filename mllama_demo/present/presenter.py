@@ -19,9 +19,9 @@ from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BadRequest, ConfigError, Conflict, NotFound
 from mllama_demo.generation.service import Answer, Answerer
-from mllama_demo.scenarios.recording import BROKEN_OFF, NOT_KEPT, Recording, keep, place_of, recording_of
-from mllama_demo.scenarios.rehearse import ask_step, rehearse
-from mllama_demo.scenarios.spec import NAME, Scenario, names, read_scenario
+from mllama_demo.present.recording import BROKEN_OFF, NOT_KEPT, Recording, keep, place_of, recording_of
+from mllama_demo.present.rehearse import ask_step, rehearse
+from mllama_demo.present.spec import NAME, Scenario, names, read_scenario
 
 log = logging.getLogger(__name__)
 MAX_RUNS = 200

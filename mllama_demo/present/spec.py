@@ -21,8 +21,8 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.config.yaml_file import parse_mapping, read_file
 from mllama_demo.errors import BadRequest, ConfigError, ImageError, NotFound
 from mllama_demo.images.loading import ImageLimits, LoadedImage, load_image, size_text
+from mllama_demo.present.expectation import Shape
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.scenarios.shape import Shape
 
 MAX_BYTES, MAX_STEPS = 2**18, 50
 TIME_LIMIT_S = 60.0

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import mllama_demo
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.scenarios.spec import Scenario
+from mllama_demo.present.spec import Scenario
 
 BROKEN_OFF = ("error", "cancelled", "time_limit")
 NOT_KEPT = "Not recorded: a step has no whole answer, so that the earlier recording stays."

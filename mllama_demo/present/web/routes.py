@@ -24,9 +24,9 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BackendUnavailable, DemoError, NotFound
 from mllama_demo.generation.service import Answer
-from mllama_demo.scenarios.presenter import Presenter, Rehearsal
-from mllama_demo.scenarios.recording import BROKEN_OFF, Recording
-from mllama_demo.scenarios.spec import Scenario, names
+from mllama_demo.present.presenter import Presenter, Rehearsal
+from mllama_demo.present.recording import BROKEN_OFF, Recording
+from mllama_demo.present.spec import Scenario, names
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.requests import refuse_other_sites
