@@ -127,7 +127,7 @@ class ChatPage:
             gr.HTML(links_html(), elem_id="links", padding=False)
         self.status = gr.HTML(self._room.status(), elem_id="status", padding=False)
         with gr.Column(elem_id="chat-history", scale=1):
-            # They take the height of what they show; the room around them scrolls (page.js).
+            # They take the height of what they show; the room around them scrolls (chat.js).
             size: dict[str, Any] = {"height": None, "min_height": 0, "autoscroll": False}
             looks: dict[str, Any] = {"show_label": False, "container": False, "layout": "bubble", "latex_delimiters": []}
             self.history = gr.Chatbot(

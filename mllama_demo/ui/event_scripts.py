@@ -21,6 +21,6 @@ ATTACH = """(file, value) => {
 }"""
 BEHIND = "() => window.mllamaBehind?.() ?? 0"  # milliseconds
 BEAT = "() => { window.mllamaBeat = Date.now(); }"
-# Session and, on a kiosk, its idle seconds: see page.js.
+# Session and, on a kiosk, its idle seconds: see chat.js.
 ARRIVED = "(told) => window.mllamaArrived(...told.split(' '))"
 CLOSEUP = "(html) => window.mllamaCloseup(html)"

@@ -29,7 +29,7 @@ NOT_IN_A_KIOSK = (
 
 
 def links_html() -> str:
-    """The buttons at the right end of the header. page.js and keys.js act on them."""
+    """The buttons at the right end of the header. chat.js and keys.js act on them."""
     return (
         f'<nav aria-label="Page">{EXPLORE}{PRESENT}'
         '<button type="button" class="round fresh" aria-label="New chat" title="New chat (Alt + N)"></button>'

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class View:
-    """What a handler changes on the page; None leaves a part as it is. layout.py turns it into component updates.
+    """What a handler changes on the page; None leaves a part as it is. chat_page.py turns it into component updates.
 
     history: what was said. live: the answer under way, the turn after it; a history without one ends what was there.
     conversations: pairs of title and id. found: what the search has come to, in words. sight: HTML, what the model sees.

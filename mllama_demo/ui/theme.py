@@ -10,11 +10,12 @@ from gradio.themes.utils.sizes import Size, radius_lg
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
-HERE = Path(__file__).resolve().parent
-CSS = (HERE / "page.css").read_text(encoding="utf-8")
-PAGE_SCRIPT = "".join((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "reading.js", "kiosk.js", "keys.js"))
-HEAD = f"<script>{(HERE / 'stream.js').read_text(encoding='utf-8')}</script>"
-# Gradio's own steps, in rem: page.css makes the root larger on large screens.
+STATIC = Path(__file__).resolve().parent / "static"
+GRADIO_PATCHES = Path(__file__).resolve().parent / "gradio_patches"
+CSS = (STATIC / "chat.css").read_text(encoding="utf-8")
+PAGE_SCRIPT = "".join((STATIC / name).read_text(encoding="utf-8") for name in ("chat.js", "autoscroll.js", "kiosk.js", "keys.js"))
+HEAD = f"<script>{(GRADIO_PATCHES / 'sse_stream.js').read_text(encoding='utf-8')}</script>"
+# Gradio's own steps, in rem: chat.css makes the root larger on large screens.
 TEXT = Size(name="text_rem", xxs=".7rem", xs=".75rem", sm=".85rem", md=".95rem", lg="1.0625rem", xl="1.375rem", xxl="1.625rem")
 
 

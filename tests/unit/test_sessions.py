@@ -7,7 +7,8 @@ import io
 import pytest
 import sqlalchemy as sql
 
-from mllama_demo.config.loader import load_settings, passwords
+from mllama_demo.config import passwords
+from mllama_demo.config.loader import load_settings
 from mllama_demo.config.passwords import hash_password, is_hash, verify
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ConfigError

@@ -41,7 +41,7 @@ from mllama_demo.web.requests import refuse_other_sites
 from mllama_demo.web.streaming import LineStream
 from mllama_demo.web.templating import render
 
-FILES = Path(__file__).resolve().parents[1] / "ui" / "explore"
+FILES = Path(__file__).resolve().parent / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css"}
 MEDIA = {path.name: TYPES[path.suffix] for path in FILES.iterdir() if path.suffix in TYPES}
 

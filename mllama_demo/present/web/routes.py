@@ -1,6 +1,6 @@
 """Present mode: light pages that play a scenario, with answers from the same backend and queue as the chat's.
 
-Routes and what is sent; what is behind them knows no web: scenarios/presenter.py. Knows no Gradio and no torch.
+Routes and what is sent; what is behind them knows no web: present/presenter.py. Knows no Gradio and no torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mllama_demo.web.requests import refuse_other_sites
 from mllama_demo.web.streaming import LineStream
 
 log = logging.getLogger(__name__)
-PAGES = Path(__file__).resolve().parents[1] / "scenarios" / "page"
+FOLDER = Path(__file__).resolve().parent
 ASSETS = {
     "present.js": "text/javascript",
     "rehearsal.js": "text/javascript",
@@ -46,7 +46,7 @@ _NO_STORE = {"Cache-Control": "no-store"}
 def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, brand: Brand) -> None:
     """The routes of present mode."""
     presenter = Presenter(settings, backend, tokenizer)
-    pages = Environment(loader=FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
 
     def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -74,7 +74,7 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
     def asset(name: str) -> Response:
         if name not in ASSETS:
             raise NotFound(f"There is no file {name[:80]!r} here.")
-        return Response((PAGES / name).read_bytes(), media_type=ASSETS[name], headers={"Cache-Control": "no-cache"})
+        return Response((FOLDER / "static" / name).read_bytes(), media_type=ASSETS[name], headers={"Cache-Control": "no-cache"})
 
     def of_scenario(template: str, name: str, root: str, **values: Any) -> HTMLResponse:
         """A page about one scenario, or about what is wrong with it. root: the way from there to /."""

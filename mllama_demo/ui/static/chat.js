@@ -1,4 +1,4 @@
-// The few things on the page that Gradio has no event for. Runs once, inside an invisible component, in one scope with reading.js,
+// The few things on the page that Gradio has no event for. Runs once, inside an invisible component, in one scope with autoscroll.js,
 // kiosk.js and keys.js: trigger(event, data) calls that component's handlers.
 const history = () => document.querySelector("#chat-history");
 const rows = () => [...history().querySelectorAll(".message-row")];

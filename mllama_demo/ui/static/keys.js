@@ -1,4 +1,4 @@
-// The keys that help.py lists, besides those that the question field has by itself. Runs after page.js, in the same scope.
+// The keys that help.py lists, besides those that the question field has by itself. Runs after chat.js, in the same scope.
 const field = () => document.querySelector("#chat-input textarea");
 const CHOOSING = "[type=radio], [type=checkbox], [type=range], [type=file], [type=button]";
 const typing = (element) =>
