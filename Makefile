@@ -21,7 +21,7 @@ test: $(VENV)/.test-ready ## Run every test: unit, contract, api and browser; AR
 
 test-neuron: $(NEURON_VENV)/.ready ## Test the Neuron engine on NxDI's code; NXD_SRC=… NXDI_SRC=… name the src folders of NxD 0.18 and NxDI 0.9
 	@test -d "$(NXD_SRC)" -a -d "$(NXDI_SRC)" || { echo "NXD_SRC and NXDI_SRC must name the src folders of NxD and NxDI" >&2; exit 2; }
-	NXD_SRC="$(NXD_SRC)" NXDI_SRC="$(NXDI_SRC)" $(NEURON_VENV)/bin/python -m pytest -W ignore::UserWarning tests/contract/nxdi $(ARGS)
+	NXD_SRC="$(NXD_SRC)" NXDI_SRC="$(NXDI_SRC)" $(NEURON_VENV)/bin/python -m pytest -W ignore::UserWarning tests/contract/engine/nxdi $(ARGS)
 
 check: $(VENV)/.test-ready ## Formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -58,7 +58,7 @@ $(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(VENV)/.python-rea
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	@touch $@ $(VENV)/.run-ready
 
-$(NEURON_VENV)/.ready: tests/contract/nxdi/requirements.txt
+$(NEURON_VENV)/.ready: tests/contract/engine/nxdi/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed; name one with PYTHON=python3.11 make test-neuron" >&2; exit 2; }
 	$(PYTHON) -m venv $(NEURON_VENV)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tests" / "api")]
+sys.path.insert(0, str(ROOT))
 
 from benchmarks.first_light import resident_megabytes, show  # noqa: E402
 
@@ -80,9 +80,10 @@ def serve(options: list[str]) -> int:
 
 
 def measure(scratch: Path, args: argparse.Namespace, figures: dict[str, list[float]]) -> None:
-    from browsers import Browsers
     from playwright.sync_api import sync_playwright
-    from program import Program, free_port, wait_until
+
+    from tests.support.browser.browsers import Browsers
+    from tests.support.program import Program, free_port, wait_until
 
     port = free_port()
     options = [
@@ -131,8 +132,9 @@ def opened(browsers: Any, times: int, figures: dict[str, list[float]]) -> None:
 
 def ready(page: Any, address: str = "/") -> Any:
     """Goes to the page and waits until a question can be asked."""
-    import pages
     from playwright.sync_api import expect
+
+    from tests.support.browser import chat_page as pages
 
     page.goto(address)
     expect(pages.textarea(page)).to_be_editable()
@@ -142,7 +144,7 @@ def ready(page: Any, address: str = "/") -> Any:
 
 def answered(browsers: Any, people: int, exported: Path, args: argparse.Namespace, figures: dict[str, list[float]]) -> None:
     """All ask at once, each in a browser of his own, in a conversation that is long already."""
-    import pages
+    from tests.support.browser import chat_page as pages
 
     all_pages = [bring_in(ready(browsers.open()), exported, args.turns) for _ in range(people)]
     for page in all_pages:
@@ -190,8 +192,9 @@ def kept_in_memory(browsers: Any, sessions: int, exported: Path, pid: int, figur
 
 def bring_in(page: Any, exported: Path, turns: int) -> Any:
     """Imports the conversation, as a visitor would."""
-    import pages
     from playwright.sync_api import expect
+
+    from tests.support.browser import chat_page as pages
 
     page.locator("#import input[type=file], input#import, #import").first.evaluate("element => element.scrollIntoView()")
     with page.expect_file_chooser() as chooser:

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import screens
-from browsers import Browsers
-from pages import SLOW_DEMO, STILL, WIDE
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
-from program import APP, Program, running
 from screens import ADMIN_KEY, PASSWORD, ROOT, Shoot
 
 from mllama_demo.config.passwords import hash_password
+from tests.support.browser.browsers import Browsers
+from tests.support.browser.chat_page import SLOW_DEMO, STILL, WIDE
+from tests.support.program import APP, Program, running
 
 IMAGES = ROOT / "docs" / "images"
 SCREENS = {390: {"width": 390, "height": 844}, 1280: {"width": 1280, "height": 800}, 1920: {"width": 1920, "height": 1080}}

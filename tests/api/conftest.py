@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from api_client import OPTIONS
-from program import Program, running
+
+from tests.support.openai_clients import OPTIONS
+from tests.support.program import Program, running
 
 
 @pytest.fixture(scope="session")

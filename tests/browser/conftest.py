@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Playwright, sync_playwright
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "api"))
-
-from browsers import Browsers
-from pages import SLOW_DEMO
-from program import Program, running
+from tests.support.browser.browsers import Browsers
+from tests.support.browser.chat_page import SLOW_DEMO
+from tests.support.program import Program, running
 
 
 # For one module only: while Playwright runs, this thread has a running event loop, and other tests start loops of their own.

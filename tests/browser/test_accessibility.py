@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pages
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsers import Browsers
-from pages import EXAMPLE_IMAGES
 from playwright.sync_api import Page, expect
+
+from tests.support.browser import chat_page as pages
+from tests.support.browser.browsers import Browsers
+from tests.support.browser.chat_page import EXAMPLE_IMAGES
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,7 +9,6 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from random_logits import random_logits, survivors, warp
 
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import (
@@ -25,6 +24,7 @@ from mllama_demo.sampling import (
     filter_logits,
     pick,
 )
+from tests.support.random_logits import random_logits, survivors, warp
 
 
 def traced(logits: np.ndarray, params: SamplingParams) -> TokenTrace:

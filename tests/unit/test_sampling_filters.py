@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from random_logits import random_logits, survivors, warp
 
 from mllama_demo.sampling import Filtered, SamplingParams, apply_temperature, filter_logits, keep_top_k, keep_top_p, pick
+from tests.support.random_logits import random_logits, survivors, warp
 
 
 def spread_out(filtered: Filtered) -> np.ndarray:

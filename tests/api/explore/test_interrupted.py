@@ -1,0 +1,96 @@
+"""The verb explore in a process of its own that is interrupted: what was answered until then is printed and written."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mllama_demo.explore.import_export import from_json
+from tests.support.program import PATIENCE_S, start_verb
+
+pytestmark = pytest.mark.timeout(400)
+CELLS = 14
+# Long answers, four at a time: they take some seconds.
+GRID = f"""
+prompt: "{"x " * 299}x"
+temperature: [0, 1]
+seed: [1, 2, 3, 4, 5, 6, 7]
+top_p: 1
+max_tokens: 250
+"""
+FILES = ("--output", "run.json", "--csv", "run.csv", "--html", "run.html")
+
+
+class Terminal:
+    """What a process says on its stderr, which it takes for a terminal."""
+
+    def __init__(self) -> None:
+        self._own, self.end = os.openpty()
+        self.text = ""
+
+    def read(self) -> bool:
+        """More of it; False at its end."""
+        try:
+            self.text += os.read(self._own, 65536).decode()
+        except OSError:  # nobody has the other end any more
+            return False
+        return True
+
+    def wait_for(self, pattern: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline, self.text
+            assert self.read(), f"it ended without saying {pattern!r}: {self.text}"
+
+    def close(self) -> None:
+        while self.read():
+            pass
+        os.close(self._own)
+
+
+def start(home: Path, terminal: Terminal) -> subprocess.Popen[str]:
+    (home / "grid.yaml").write_text(GRID)
+    verb = start_verb(home, "explore", "--spec", "grid.yaml", *FILES, "--device", "cpu", stderr=terminal.end)
+    os.close(terminal.end)
+    return verb
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+def test_what_was_answered_until_then_is_printed_and_written(how: signal.Signals, tmp_path: Path) -> None:
+    terminal = Terminal()
+    verb = start(tmp_path, terminal)
+    terminal.wait_for(rf"[1-9] of {CELLS} cells")
+    verb.send_signal(how)
+    shown, _ = verb.communicate(timeout=PATIENCE_S)
+    terminal.close()
+    assert verb.returncode == 130, terminal.text
+    assert "Traceback" not in terminal.text
+    run = from_json((tmp_path / "run.json").read_bytes())
+    outcomes = [cell.outcome for cell in run.cells]
+    complete = sum(cell.complete for cell in run.cells)
+    assert 1 <= complete < CELLS
+    assert complete + outcomes.count("cancelled") == CELLS
+    assert any(cell.tokens for cell in run.cells if not cell.complete), "those under way keep what they said"
+    assert f"Interrupted: {complete} of {CELLS} cells answered." in terminal.text
+    assert shown.count("cancelled") == CELLS - complete
+    assert [row["outcome"] for row in csv.DictReader((tmp_path / "run.csv").open())] == outcomes
+    assert "stopped" in (tmp_path / "run.html").read_text()
+
+
+def test_interrupted_before_anything_was_asked_it_writes_nothing(tmp_path: Path) -> None:
+    terminal = Terminal()
+    verb = start(tmp_path, terminal)
+    terminal.wait_for("loading|Loading")
+    verb.send_signal(signal.SIGTERM)
+    shown, _ = verb.communicate(timeout=PATIENCE_S)
+    terminal.close()
+    assert (verb.returncode, shown) == (130, "")
+    assert "Traceback" not in terminal.text
+    assert not (tmp_path / "run.json").exists()

@@ -1,0 +1,58 @@
+"""The verb offline in a process of its own that is interrupted, or killed, and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.program import PATIENCE_S, start_verb, wait_until
+
+pytestmark = pytest.mark.timeout(600)
+LINES = 40
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file that may still be written to."""
+    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def start(home: Path) -> subprocess.Popen[str]:
+    return start_verb(home, "offline", "batch.jsonl", "--output", "out.jsonl", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)],
+    ids=["ctrl-c", "term", "kill"],
+)
+def test_it_goes_on_where_it_was(how: signal.Signals, code: int, tmp_path: Path) -> None:
+    questions = [{"prompt": f"What is {n} + {n}?", "temperature": 1.0, "max_tokens": 16} for n in range(LINES)]
+    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    out = tmp_path / "out.jsonl"
+
+    first = start(tmp_path)
+    wait_until(lambda: len(records(out)) >= 3 or first.poll() is not None, "three answers")
+    first.send_signal(how)
+    _, err = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == code, err
+    kept = records(out)
+    assert 3 <= len(kept) < LINES
+    if how != signal.SIGKILL:
+        assert f"Interrupted: {len(kept)} of {LINES} answered" in err
+        assert [record["line"] for record in kept] == sorted(record["line"] for record in kept)
+
+    second = start(tmp_path)
+    stdout, err = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 0, err
+    assert stdout == ""
+    assert "\r" not in err, "no bar where there is no terminal"
+    assert f"{LINES - len(kept)} of {LINES - len(kept)} answered ({len(kept)} more were answered before)" in err
+    found = records(out)
+    assert [record["line"] for record in found] == list(range(1, LINES + 1))
+    assert all(record in found for record in kept), "finished lines stay as they were, to the last digit"

@@ -1,0 +1,60 @@
+"""Whatever is sent, the server answers as its own description says, and never with 500."""
+
+from __future__ import annotations
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.support.openai_clients import KEY
+from tests.support.program import Program
+
+pytestmark = pytest.mark.timeout(900)
+
+OPERATIONS = [
+    ("/v1/chat/completions", "POST", 80),
+    ("/v1/explore", "POST", 60),
+    ("/v1/models", "GET", 5),
+    ("/v1/models/{model}", "GET", 30),
+    ("/health", "GET", 5),
+    ("/version", "GET", 5),
+    ("/metrics", "GET", 5),
+]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.fixture(scope="module")
+def description(api: Program) -> schemathesis.BaseSchema:
+    answer = api.get("/openapi.json")
+    assert answer is not None
+    return schemathesis.openapi.from_dict(answer.json())
+
+
+def test_every_route_of_the_description_is_tried(description: schemathesis.BaseSchema) -> None:
+    described = {(operation.ok().path, operation.ok().method.upper()) for operation in description.get_all_operations()}
+    assert described == {(path, method) for path, method, _ in OPERATIONS}
+
+
+@pytest.mark.parametrize(("path", "method", "examples"), OPERATIONS)
+def test_the_description_holds(description, api: Program, path: str, method: str, examples: int) -> None:
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=description[path][method].as_strategy())
+    def holds(case: schemathesis.Case) -> None:
+        if isinstance(case.body, dict) and case.body.get("messages"):
+            case.body.setdefault("max_tokens", 2)  # the few that are answered need not be answered at length
+        case.call_and_validate(base_url=api.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=120, checks=CHECKS)
+
+    holds()

@@ -1,0 +1,204 @@
+"""Starting and ending the program: what it says, when it answers, and how it fails."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.program import PATIENCE_S, Program, free_port, run, running, visitor
+
+pytestmark = pytest.mark.timeout(300)
+
+HEAVY = ("torch", "transformers", "gradio", "sqlalchemy", "uvicorn", "fastapi")
+
+
+def assert_one_sentence(home: Path, *options: str) -> str:
+    """Runs the program, which must end with exit code 2 and one line on stderr; the line."""
+    ended = run(home, "--data-dir", str(home / "data"), *options)
+    lines = ended.stderr.splitlines()
+    assert ended.returncode == 2, ended.stderr
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("mllama-demo: ")
+    return lines[0]
+
+
+# --- before anything heavy is loaded ---------------------------------------------------------------------------------------
+
+
+def test_help_names_every_option_and_loads_nothing_heavy(tmp_path: Path):
+    ended = run(tmp_path, "--help", python=("-X", "importtime"))
+    assert ended.returncode == 0
+    for option in ("--port", "--model-path", "--batch-size", "--max-waiting", "--config"):
+        assert option in ended.stdout
+    imported = {line.split("|")[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
+    assert "mllama_demo.config.loader" in imported
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_a_taken_port_is_named(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = assert_one_sentence(tmp_path, "--port", str(port))
+    assert f"Port {port}" in line
+    assert "--port" in line
+
+
+def test_a_missing_model_is_named(tmp_path: Path):
+    missing = tmp_path / "no-such-model"
+    assert str(missing) in assert_one_sentence(tmp_path, "--port", str(free_port()), "--model-path", str(missing))
+
+
+def test_truncated_weights_are_named(tmp_path: Path, embedded: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(embedded, folder)
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size // 2)
+    line = assert_one_sentence(tmp_path, "--port", str(free_port()), "--model-path", str(folder))
+    assert "model.safetensors" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("batch_sise: 2\n", "batch_size"),
+        ("batch_size: many\n", "batch_size"),
+        ("batch_size: 0\n", "1 to 64"),
+        ("batch_size: [\n", "line 2"),
+        ("- 1\n", "mapping"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_says_why(tmp_path: Path, text: str, named: str):
+    file = tmp_path / "demo.yaml"
+    file.write_text(text, encoding="utf-8")
+    line = assert_one_sentence(tmp_path, "--config", str(file))
+    assert named in line
+    assert "demo.yaml" in line
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path):
+    missing = tmp_path / "missing.yaml"
+    assert str(missing) in assert_one_sentence(tmp_path, "--config", str(missing))
+
+
+def test_a_bad_value_on_the_command_line_is_named(tmp_path: Path):
+    assert "--temperature" in assert_one_sentence(tmp_path, "--temperature", "warm")
+    assert "--tempreature" in assert_one_sentence(tmp_path, "--tempreature", "1")
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert str(blocked) in assert_one_sentence(tmp_path, "--port", str(free_port()), "--data-dir", str(blocked))
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def started(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Program, list[tuple[requests.Response, requests.Response]]]]:
+    """A program watched from its first moment: each time the answers of /health and of / until it is ready."""
+    with running(tmp_path_factory.mktemp("watched")) as program:
+        seen: list[tuple[requests.Response, requests.Response]] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while not (seen and seen[-1][0].status_code == 200):
+            assert time.monotonic() < deadline, program.output()
+            health, page = program.get("/health"), program.get("/")
+            if health is not None and page is not None:
+                seen.append((health, page))
+            time.sleep(0.05)
+        yield program, seen
+
+
+def test_health_says_what_is_loading_until_it_is_ready(started):
+    _, seen = started
+    *loading, (ready, _) = seen
+    assert loading
+    for health, _ in loading:
+        assert health.status_code == 503
+        assert health.json()["status"] == "loading"
+        assert health.json()["reason"]
+        assert int(health.headers["Retry-After"]) > 0
+    assert ready.json() == {"status": "ready", "running": 0, "waiting": 0, "slots": 4}
+
+
+def test_a_browser_gets_a_page_from_the_first_moment(started):
+    _, seen = started
+    pages = [page for _, page in seen]
+    assert {page.status_code for page in pages} == {200}
+    assert all(page.headers["content-type"].startswith("text/html") for page in pages)
+    assert "Loading" in pages[0].text
+    assert "mllama_visitor" not in pages[0].cookies
+    assert "gradio" in pages[-1].text
+
+
+def test_the_page_is_up_before_the_model_is(started):
+    _, seen = started
+    assert any(health.status_code == 503 and "gradio" in page.text for health, page in seen)
+
+
+def test_the_console_says_where_to_look(started):
+    program, _ = started
+    lines = program.stdout().splitlines()
+    assert program.url in lines[0]
+    assert program.url in lines[-1]
+    assert lines[-1].startswith("Ready in ")
+    assert program.stderr() == ""
+
+
+def test_a_newcomer_gets_a_cookie_that_scripts_cannot_read_and_keeps_it(started):
+    program, _ = started
+    with visitor() as session:
+        first = session.get(program.url + "/", timeout=60)
+        cookie = first.headers["Set-Cookie"]
+        assert cookie.startswith("mllama_visitor=")
+        assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; "))
+        assert "Set-Cookie" not in session.get(program.url + "/", timeout=60).headers
+    with visitor() as session:
+        session.cookies.set("mllama_visitor", "chosen-by-somebody-else")
+        assert "mllama_visitor=" in session.get(program.url + "/", timeout=60).headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/config", "/no-such-page"])
+def test_every_answer_carries_the_security_headers(started, path: str):
+    program, _ = started
+    headers = program.get(path).headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'self'"
+    assert policy["connect-src"] == "'self'"
+    assert policy["img-src"] == "'self' data: blob:"
+    assert policy["object-src"] == "'none'"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+# --- ending ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_ends_a_ready_program(started):
+    program, _ = started
+    code = program.interrupt()
+    assert code in (0, 130), program.output()
+    assert "Traceback" not in program.output()
+    assert not list(program.home.glob("mllama-demo-*")), "the previews are left behind"
+
+
+def test_an_interrupt_while_loading_ends_the_program(tmp_path: Path):
+    with running(tmp_path) as program:
+        deadline = time.monotonic() + PATIENCE_S
+        while program.get("/health") is None:
+            assert time.monotonic() < deadline, program.output()
+            time.sleep(0.05)
+        code = program.interrupt()
+    assert code in (0, 130), program.output()
+    assert "Traceback" not in program.output()

@@ -1,0 +1,306 @@
+"""Single answers on the Explore page: stopped, failed, run again, branched; and runs taken out, brought back and asked again."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.browser.test_accessibility import obstacles
+from tests.support.browser import chat_page as pages
+from tests.support.browser.browsers import PHONE, Browsers
+from tests.support.browser.explore_page import (
+    UNLUCKY_DEMO,
+    branch,
+    cell,
+    exported,
+    fill,
+    open_explore,
+    open_tokens,
+    press,
+    run_and_wait,
+    run_endlessly,
+    token_ids,
+    wait_finished,
+    wait_token,
+)
+from tests.support.program import Program, running, wait_until
+
+pytestmark = pytest.mark.timeout(400)
+BLUE = "rgb(11, 95, 255)"
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Another deployment: with a brand of its own, and a model that fails on seed 13 while it is broken."""
+    home = tmp_path_factory.mktemp("house")
+    Image.new("RGBA", (120, 40), (11, 95, 255, 255)).save(home / "logo.png")
+    brand = ("--title", "Fish & Chips", "--brand-logo", str(home / "logo.png"), "--brand-color", "#0b5fff")
+    with running(home, *brand, "--brand-footer", "Made by us.", "--max-kept-runs", "2", script=UNLUCKY_DEMO) as program:
+        program.wait_ready()
+        yield program
+
+
+def idle(server: Program) -> bool:
+    health = server.health()
+    return (health["running"], health["waiting"]) == (0, 0)
+
+
+# --- stopped ---------------------------------------------------------------------------------------------------------------
+
+
+def test_one_cell_is_stopped_while_the_others_go_on(slow_page: Page, slow_server: Program):
+    page = open_explore(slow_page)
+    run_endlessly(page, seeds="1, 2, 3")
+    expect(cell(page, 1)).to_have_attribute("data-phase", "writing")
+    press(page, 0, "Stop")
+    expect(cell(page, 0)).to_have_attribute("data-phase", "done")
+    said = cell(page, 1).locator(".text").inner_text()
+    expect(cell(page, 1)).to_have_attribute("data-phase", "writing")
+    expect(cell(page, 1).locator(".text")).not_to_have_text(said)
+    expect(page.locator("#run-title")).to_have_text("1 of 3 answers")
+    page.locator("#stop-all").click()
+    wait_finished(page)
+    expect(page.locator(".cell .status")).to_contain_text(["stopped", "stopped", "stopped"])
+    wait_until(lambda: idle(slow_server), "all slots are free")
+
+
+def test_a_cell_anew_and_a_branch_are_stopped_by_their_buttons(slow_page: Page, slow_server: Program):
+    page = open_explore(slow_page)
+    run_endlessly(page)
+    expect(cell(page, 0).locator(".status")).to_contain_text("tokens")
+    press(page, 0, "Stop")
+    wait_finished(page)
+    press(page, 0, "Run again")
+    expect(cell(page, 0)).to_have_attribute("data-phase", "writing")
+    press(page, 0, "Stop")
+    expect(cell(page, 0).locator(".status")).to_contain_text("stopped")
+    open_tokens(page, 0)
+    branch(page)
+    expect(page.locator("#branch mark")).not_to_be_empty()
+    page.locator("#branch").get_by_role("button", name="Stop").click()
+    expect(page.locator("#branch .status")).to_contain_text("kept under the grid as B1")
+    expect(cell(page, 1).locator(".status")).to_contain_text("stopped")
+    wait_until(lambda: idle(slow_server), "all slots are free")
+
+
+@pytest.mark.parametrize("what", ["a run", "a cell anew", "a branch"])
+def test_closing_the_page_stops(browsers: Browsers, slow_server: Program, what: str):
+    page = open_explore(browsers.open(slow_server))
+    run_endlessly(page)
+    expect(cell(page, 0).locator(".status")).to_contain_text("tokens")
+    if what != "a run":
+        page.locator("#stop-all").click()
+        wait_finished(page)
+    if what == "a cell anew":
+        press(page, 0, "Run again")
+        expect(cell(page, 0)).to_have_attribute("data-phase", "writing")
+    if what == "a branch":
+        open_tokens(page, 0)
+        branch(page)
+        expect(page.locator("#branch mark")).not_to_be_empty()
+    assert not idle(slow_server)
+    page.context.new_page()
+    page.close()
+    wait_until(lambda: idle(slow_server), "all slots are free")
+
+
+# --- failed ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_cell_says_why_and_is_run_again_alone(browsers: Browsers, house: Program):
+    page = open_explore(browsers.open(house))
+    fill(page, temperature="1", top_p="1", seed="12, 13, 14", max_tokens="8")
+    broken = house.home / "broken"
+    broken.touch()
+    run_and_wait(page, 3)
+    failed = cell(page, 1)
+    expect(failed).to_have_attribute("data-outcome", "error")
+    expect(failed.locator(".status")).to_contain_text("no luck with 13")
+    expect(page.locator("#kept")).to_contain_text("3 cells, 1 failed")
+    others = [cell(page, index).locator(".text").inner_text() for index in (0, 2)]
+    press(page, 1, "Run again")
+    expect(failed).to_have_attribute("data-outcome", "error")
+    broken.unlink()
+    press(page, 1, "Run again")
+    expect(failed).to_have_attribute("data-outcome", "max_tokens")
+    expect(failed.locator(".text")).not_to_be_empty()
+    assert [cell(page, index).locator(".text").inner_text() for index in (0, 2)] == others
+    expect(page.locator("#measures-panel tbody tr").first).to_contain_text("3")
+    expect(page.locator("#kept")).not_to_contain_text("failed")
+    page.reload()
+    page.locator("#kept").get_by_role("button").first.click()
+    expect(cell(page, 1)).to_have_attribute("data-outcome", "max_tokens")
+    broken.touch()
+    press(page, 1, "Repeat")
+    expect(page.locator("#message")).to_contain_text("no luck with 13")
+    expect(page.locator("#message")).to_contain_text("The earlier answer stays.")
+    expect(cell(page, 1)).to_have_attribute("data-outcome", "max_tokens")
+    broken.unlink()
+
+
+# --- branched --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_branch_is_an_answer_with_tokens_what_if_and_comparison_until_it_is_deleted(page: Page):
+    open_explore(page)
+    fill(page, temperature="1, 2", top_p="1", seed="1", max_tokens="16")
+    run_and_wait(page, 2)
+    open_tokens(page, 1)
+    page.locator("#token-2").click()
+    wait_token(page, 3)
+    branch(page)
+    made = cell(page, 2)
+    expect(made).to_contain_text("from cell 2, with")
+    expect(made).to_contain_text("as token 3")
+    page.get_by_role("button", name="Tokens of B1").click()
+    wait_token(page, 3)
+    expect(page.locator("#token-panel h2")).to_have_text("Tokens of branch B1")
+    expect(page.locator(".waterfall .drawn")).to_contain_text("chosen by hand")
+    expect(page.locator("#waterfall")).to_contain_text("This token was chosen by hand.")
+    page.locator("#whatif-temperature").fill("1")
+    page.get_by_role("button", name="As it was").click()
+    expect(page.locator("#whatif-says")).to_contain_text("would choose this very answer")
+    for index in (1, 2):
+        cell(page, index).get_by_role("checkbox").check()
+    expect(page.locator("#parting")).to_contain_text("They part at token 3. In one of them this token was chosen by hand")
+    run = exported(page)
+    assert [(b["number"], b["parent"], b["position"]) for b in run["branches"]] == [(1, 1, 2)]
+    page.reload()
+    page.locator("#kept").get_by_role("button").first.click()
+    page.once("dialog", lambda dialog: dialog.accept())
+    press(page, 2, "Delete branch B1")
+    expect(made).to_have_count(0)
+    expect(page.locator("#branches")).to_be_hidden()
+    assert exported(page) == {**run, "branches": []}
+
+
+# --- taken out, brought back, asked again ----------------------------------------------------------------------------------
+
+
+def test_a_run_is_taken_out_deleted_and_brought_back_as_it_was(page: Page, tmp_path: Path):
+    open_explore(page)
+    fill(page, temperature="1", top_p="1", seed="5, 6", max_tokens="8")
+    run_and_wait(page, 2)
+    open_tokens(page, 0)
+    branch(page)
+    expect(cell(page, 2)).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export JSON").click()
+    file = tmp_path / "run.json"
+    download.value.save_as(file)
+    shown = page.locator(".cell .text").all_inner_texts()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.locator("#kept").get_by_role("button", name="Delete").click()
+    expect(page.locator("#kept")).to_contain_text("None yet")
+    page.reload()
+    page.locator("#import").set_input_files(file)
+    expect(page.locator(".cell .text")).to_have_text(shown)
+    assert exported(page) == json.loads(file.read_text())
+    press(page, 0, "Repeat")
+    expect(cell(page, 0).locator(".status")).to_contain_text("max_tokens")
+    expect(page.locator(".cell .text")).to_have_text(shown)
+
+
+def test_a_file_that_is_no_run_is_refused_in_words(page: Page, browsers: Browsers):
+    browsers.expect_complaint("400")
+    open_explore(page)
+    page.locator("#import").set_input_files({"name": "a.json", "mimeType": "application/json", "buffer": b"[]"})
+    expect(page.locator("#message")).to_contain_text("The file is no run of this program")
+
+
+def test_run_all_again_gives_the_same_tokens_in_another_run(page: Page):
+    open_explore(page)
+    fill(page, temperature="1, 2", top_p="0.9", seed="3, 4", max_tokens="12")
+    run_and_wait(page, 4)
+    before = exported(page)
+    page.get_by_role("button", name="Run all again").click()
+    expect(page.locator("#kept li")).to_have_count(2)
+    wait_finished(page)
+    after = exported(page)
+    assert after["id"] != before["id"]
+    assert token_ids(after) == token_ids(before)
+
+
+def test_the_code_of_a_cell_gives_its_answer(page: Page, tmp_path: Path):
+    open_explore(page)
+    fill(page, temperature="0.5, 1.5", top_p="0.9", seed="7", max_tokens="12")
+    run_and_wait(page, 2)
+    press(page, 1, "Code")
+    dialog = page.locator("dialog")
+    with page.expect_download() as download:
+        dialog.get_by_role("link", name="dog.png").click()
+    download.value.save_as(tmp_path / "dog.png")
+    curl = dialog.get_by_label("curl code", exact=True).inner_text()
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_have_count(0)
+    done = subprocess.run(["bash", "-eu", "-c", curl], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    said = json.loads(done.stdout)["choices"][0]["message"]["content"]
+    first, second = (made["text"] for made in exported(page)["cells"])
+    assert said == second != first
+
+
+def test_a_cell_is_used_in_the_chat_with_its_values(page: Page):
+    open_explore(page)
+    fill(page, temperature="0.3, 1.4", top_p="0.75", top_k="20", seed="9", max_tokens="8")
+    run_and_wait(page, 2)
+    with pages.settled(page):
+        cell(page, 1).get_by_role("link", name="Use in chat").click()
+    expect(page.locator("#temperature input[type=number]")).to_have_value("1.4")
+    assert pages.slider_values(page) == {"temperature": 1.4, "top-p": 0.75, "top-k": 20}
+    expect(page.locator("#seed").locator("input, textarea")).to_have_value("9")
+
+
+# --- the deployment's own --------------------------------------------------------------------------------------------------
+
+
+def test_the_page_and_its_report_have_the_brand(browsers: Browsers, house: Program, tmp_path: Path):
+    page = open_explore(browsers.open(house))
+    expect(page).to_have_title("Explore sampling · Fish & Chips")
+    expect(page.locator("body > header")).to_contain_text("Fish & Chips")
+    expect(page.locator("body > footer")).to_have_text("Made by us.")
+    logo = page.locator("body > header img")
+    assert logo.evaluate("image => image.naturalWidth") == 120
+    expect(page.locator("#run")).to_have_css("background-color", BLUE)
+    fill(page, temperature="1, 2", top_p="0.5, 1", seed="1", max_tokens="8")
+    run_and_wait(page, 4)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export HTML").click()
+    report = tmp_path / "report.html"
+    download.value.save_as(report)
+    page = page.context.new_page()
+    page.set_content(report.read_text())
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert not obstacles(page)
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.emulate_media(media="print", color_scheme="light")
+    expect(page.locator("article").first).to_have_css("break-inside", "avoid")
+    expect(page.locator(".scroll").first).to_have_css("overflow-x", "visible")
+    expect(page.locator(".token").first).to_have_css("print-color-adjust", "exact")
+    page.emulate_media(media="screen")
+    expect(page.locator("body > header")).to_contain_text("Fish & Chips")
+    expect(page.locator("body > footer")).to_have_text("Made by us.")
+    expect(page.locator("blockquote")).to_have_css("border-left-color", BLUE)
+    source = page.locator("body > header img").get_attribute("src") or ""
+    assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (120, 40)
+
+
+def test_only_the_newest_runs_are_kept_and_the_page_says_so(browsers: Browsers, house: Program):
+    page = open_explore(browsers.open(house))
+    expect(page.locator("#kept-hint")).to_contain_text("The newest 2 runs are kept")
+    fill(page, temperature="1", top_p="1", max_tokens="4")
+    for prompt in ("First", "Second", "Third"):
+        fill(page, prompt=prompt)
+        run_and_wait(page, 1)
+        expect(page.locator("#kept li").first).to_contain_text(prompt)
+    expect(page.locator("#kept li")).to_have_count(2)
+    expect(page.locator("#kept li").last).to_contain_text("Second")

@@ -1,0 +1,168 @@
+"""The Explore page in a real browser: a grid with an image, its tokens, what if, and what differs between two answers."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, Request, expect
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.browser.test_accessibility import obstacles
+from tests.support.browser.browsers import PHONE, Browsers
+from tests.support.browser.chat_page import EXAMPLE_IMAGES
+from tests.support.browser.explore_page import (
+    branch,
+    cell,
+    exported,
+    fill,
+    open_explore,
+    open_tokens,
+    run_and_wait,
+    token_ids,
+    wait_token,
+)
+from tests.support.program import Program
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def requests_answered(server: Program) -> float:
+    """How many questions the backend has taken to their end."""
+    page = server.get("/metrics")
+    assert page is not None
+    families = text_string_to_metric_families(page.text)
+    return sum(s.value for f in families for s in f.samples if s.name == "vllm:request_success_total")
+
+
+def test_a_grid_with_an_image_runs_to_its_end_and_stands_as_a_grid(page: Page):
+    open_explore(page)
+    fill(page, temperature="0, 1, 2", top_p="0.5, 0.9, 1", seed="1, 2", max_tokens="12")
+    page.get_by_role("button", name="dog").click()
+    run_and_wait(page, 18)
+    expect(page.locator('.cell[data-phase="done"]')).to_have_count(18)
+    assert all(text.strip() for text in page.locator(".cell .text").all_inner_texts())
+    expect(page.locator("#grid > h3")).to_have_text(["Temperature 0", "Temperature 1", "Temperature 2"])
+    boxes = [cell(page, index).bounding_box() for index in (0, 1, 2, 4, 6)]
+    (first, seed_2, next_top_p, last_top_p, next_temperature) = [(box["x"], box["y"]) for box in boxes if box]
+    assert first[0] < next_top_p[0] < last_top_p[0], "top-p goes across"
+    assert first[1] == next_top_p[1] == last_top_p[1]
+    assert first[0] == seed_2[0] == next_temperature[0], "seeds go down, and so do temperatures"
+    assert first[1] < seed_2[1] < next_temperature[1]
+    expect(page.locator("#fixed")).to_have_text("The same for all: top-k 0.")
+    expect(page.locator("#heat td[style]").first).to_be_visible()
+    run = exported(page)
+    assert run["image"]["name"] == "dog.png"
+    assert all(token["trace"] for made in run["cells"] for token in made["tokens"])
+
+
+def test_an_image_of_ones_own_is_asked_about(page: Page):
+    open_explore(page)
+    fill(page, temperature="0", top_p="1", max_tokens="8")
+    page.locator("#file").set_input_files(EXAMPLE_IMAGES / "stop.png")
+    expect(page.locator("#thumbs .own")).to_have_attribute("aria-pressed", "true")
+    run_and_wait(page, 1)
+    assert exported(page)["image"]["width"] > 0
+    page.get_by_role("button", name="None").click()
+    run_and_wait(page, 1)
+    assert exported(page)["image"] is None
+
+
+def test_the_tokens_are_read_by_mouse_and_by_keyboard(page: Page):
+    open_explore(page)
+    fill(page, temperature="2", top_p="0.9", seed="2", max_tokens="12")
+    run_and_wait(page, 1)
+    open_tokens(page, 0)
+    page.locator("#token-3").click()
+    wait_token(page, 4)
+    tokens = page.locator("#tokens")
+    for key, number in (("ArrowRight", 5), ("ArrowLeft", 4), ("Home", 1), ("ArrowLeft", 1), ("End", 12), ("ArrowRight", 12)):
+        tokens.press(key)
+        wait_token(page, number)
+        expect(page.locator(f"#token-{number - 1}")).to_have_attribute("aria-selected", "true")
+        expect(page.locator('.token[aria-selected="true"]')).to_have_count(1)
+    expect(page.locator(".waterfall .drawn")).to_contain_text("drawn: 0.")
+    expect(page.locator(".waterfall .outside")).to_be_visible()
+    expect(page.locator(".waterfall thead")).to_contain_text("temperature 2top-k offtop-p 0.9")
+    trace = exported(page)["cells"][0]["tokens"][11]["trace"]
+    expect(page.locator("#waterfall")).to_contain_text(f"top-p 0.9 left {trace['after_top_p']:,} candidate")
+    expect(page.locator(".waterfall .drawn")).to_contain_text(f"{trace['draw']:.4f}")
+    page.get_by_label("Colour by").select_option("entropy")
+    expect(page.locator("#most")).to_have_text("undecided")
+
+
+def test_what_if_changes_the_marks_and_asks_the_model_nothing(page: Page, server: Program):
+    open_explore(page)
+    fill(page, temperature="2", top_p="1", top_k="0", seed="1", max_tokens="24")
+    run_and_wait(page, 1)
+    open_tokens(page, 0)
+    before = requests_answered(server)
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST":
+            asked.append(request.url.rpartition("/")[2])
+
+    page.on("request", note)
+    page.locator("#whatif-top_k").fill("1")
+    expect(page.locator("#whatif-says")).to_contain_text("could not have been drawn")
+    expect(page.locator(".token.impossible").first).to_be_visible()
+    expect(page.locator(".token.differs")).to_have_count(1)
+    page.get_by_role("button", name="As it was").click()
+    expect(page.locator("#whatif-says")).to_contain_text("would choose this very answer")
+    expect(page.locator(".token.impossible")).to_have_count(0)
+    page.locator("#whatif-temperature").fill("0.2")
+    expect(page.locator("#whatif-says")).to_contain_text("Chance of this whole answer: 1 in")
+    assert set(asked) == {"whatif"}
+    assert requests_answered(server) == before
+
+
+def test_two_answers_are_compared_at_the_first_token_that_differs(page: Page):
+    open_explore(page)
+    fill(page, temperature="2", top_p="1", seed="1, 2", max_tokens="24")
+    run_and_wait(page, 2)
+    for index in (0, 1):
+        cell(page, index).get_by_role("checkbox").check()
+    a, b = token_ids(exported(page))
+    parting = next(at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
+    expect(page.locator("#parting")).to_contain_text(f"They part at token {parting + 1}.")
+    expect(page.locator("#compare-panel mark").first).to_be_visible()
+    cell(page, 0).get_by_role("checkbox").uncheck()
+    expect(page.locator("#compare-panel")).to_be_hidden()
+
+
+def test_what_is_wrong_is_said_before_anything_runs(page: Page, browsers: Browsers):
+    browsers.expect_complaint("400")
+    open_explore(page)
+    fill(page, temperature="0.5, 9")
+    expect(page.locator("#estimate")).to_contain_text("temperature must be a number from 0 to 2")
+    expect(page.locator("#run")).to_be_disabled()
+    fill(page, temperature="0.5, warm")
+    expect(page.locator("#estimate")).to_contain_text("“warm” is no number")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [None, PHONE], ids=["desktop", "phone"])
+def test_everything_open_nothing_is_cut_off_and_no_serious_obstacle(
+    browsers: Browsers, scheme: str, viewport: dict[str, int] | None
+):
+    page = browsers.open(color_scheme=scheme, **({"viewport": viewport} if viewport else {}))
+    open_explore(page)
+    found = obstacles(page)
+    fill(page, temperature="1, 2", top_p="0.5, 1", seed="3", max_tokens="16")
+    run_and_wait(page, 4)
+    open_tokens(page, 3)
+    page.locator("#whatif-top_k").fill("1")
+    expect(page.locator("#whatif-says")).to_contain_text("could not")
+    branch(page)
+    expect(cell(page, 4)).to_be_visible()
+    for index in (0, 4):
+        cell(page, index).get_by_role("checkbox").check()
+    expect(page.locator("#parting")).to_be_visible()
+    expect(page.locator("#heat td[style]").first).to_be_visible()
+    page.get_by_text("What these measure").click()
+    found += obstacles(page)
+    width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert width[0] <= width[1], "the page itself is not to be scrolled sideways"
+    cell(page, 0).get_by_role("button", name="Code").click()
+    expect(page.locator("dialog pre").first).to_be_visible()
+    found += obstacles(page)
+    assert not found, "\n".join(found)

@@ -1,0 +1,256 @@
+"""On stage something fails: the recorded answer plays, never without its label, or a sentence says what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.support.browser.browsers import Browsers
+from tests.support.browser.chat_page import EXAMPLE_IMAGES
+from tests.support.program import Program, free_port, running, visitor, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+FAILING_DEMO = Path(__file__).resolve().parents[2] / "support" / "demos" / "failing_demo.py"
+LABEL = re.compile(r"^Recorded on \d{1,2} [A-Z][a-z]+ \d{4} · embedded$")
+STEP = """  - prompt: {}
+    image: {}
+    parameters: {{temperature: 0}}
+    time_limit_s: 4
+"""
+# Each with a picture of its own, so that the second is shown for the first time when something has failed already.
+RECORDED = (("Tell me a story about it", "dog.png"), ("Describe this image", "shapes.png"))
+SCENARIO = "title: On stage\nsteps:\n" + "".join(STEP.format(*step) for step in RECORDED)
+# Every moment at which words of an answer could be seen, with the label beside them.
+WATCH = """() => {
+  window.seen = [];
+  const look = () => {
+    const words = document.querySelector("#answer").textContent;
+    if (words) window.seen.push([words, document.querySelector("#recorded:not([hidden])")?.textContent ?? ""]);
+  };
+  new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
+}"""
+
+
+def with_scenario(home: Path) -> Path:
+    folder = home / "scenarios"
+    folder.mkdir(parents=True)
+    for _, picture in RECORDED:
+        shutil.copy(EXAMPLE_IMAGES / picture, folder)
+    (folder / "on-stage.yaml").write_text(SCENARIO)
+    return folder
+
+
+def rehearse(program: Program) -> None:
+    """Records two steps; then the scenario gets a third one, which has no recording."""
+    with visitor() as session:
+        told = session.post(f"{program.url}/present/on-stage/rehearsal", timeout=60).text
+    assert '"kept": true' in told, told
+    script = program.home / "scenarios" / "on-stage.yaml"
+    script.write_text(SCENARIO + STEP.format("What color is it?", "dog.png"))
+
+
+def start(home: Path) -> Iterator[Program]:
+    with running(home, "--scenarios-dir", str(with_scenario(home)), script=FAILING_DEMO, tracebacks=True) as program:
+        program.wait_ready()
+        rehearse(program)
+        yield program
+        for name in ("hang", "fail", "down"):
+            (home / name).unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Rehearsed, and fails as the test likes."""
+    yield from start(tmp_path_factory.mktemp("failing"))
+
+
+@pytest.fixture
+def doomed(tmp_path: Path) -> Iterator[Program]:
+    """The same, for a test that takes it down for good."""
+    yield from start(tmp_path)
+
+
+def open_stage(browsers: Browsers, program: Program) -> Page:
+    """The stage, once it has all that it needs."""
+    browsers.expect_complaint("net::ERR_|status of 50")
+    page = browsers.open(program)
+    page.goto("/present/on-stage")
+    expect(page.locator("body")).to_have_attribute("data-held", "all")  # a page that says "starting" makes place by itself
+    return page
+
+
+def recorded_of(page: Page, step: int) -> str:
+    return page.evaluate(
+        """async (step) => (await (await fetch("on-stage/scenario.json")).json()).steps[step].recorded.text""", step
+    )
+
+
+def expect_recorded(page: Page, text: str) -> None:
+    expect(page.locator("#recorded")).to_have_text(LABEL)
+    expect(page.locator("#answer")).to_have_text(text)
+    expect(page.locator("body")).to_have_attribute("data-phase", "done")
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+def expect_no_recording(page: Page, why: str) -> None:
+    expect(page.locator("#trouble")).to_contain_text(why)
+    expect(page.locator("#trouble")).to_contain_text(
+        "This step has no recorded answer. Press r to ask again or → to go on; a rehearsal records one."
+    )
+    expect(page.locator("#recorded")).to_be_hidden()
+
+
+@pytest.mark.parametrize("how", ["fail", "hang"])
+def test_an_answer_that_breaks_off_or_stands_still_gives_way_to_the_recorded_one(browsers: Browsers, failing: Program, how: str):
+    page = open_stage(browsers, failing)
+    story = recorded_of(page, 0)
+    page.evaluate(WATCH)
+    (failing.home / how).touch()
+    page.keyboard.press("PageDown")
+    expect_recorded(page, story)
+    live = [words for words, label in page.evaluate("window.seen") if not label]
+    assert live, "the answer had begun"
+    assert all(story.startswith(words.strip()) and len(words) < len(story) for words in live)
+    (failing.home / how).unlink()
+    page.keyboard.press("r")
+    expect(page.locator("#figures")).to_contain_text("tokens/s")
+    expect(page.locator("#answer")).to_have_text(story)
+    expect(page.locator("#recorded")).to_be_hidden()
+
+
+def test_a_scenario_that_is_changed_under_an_open_page_is_answered_under_no_other_question(browsers: Browsers, failing: Program):
+    browsers.expect_complaint("status of 409")
+    page = open_stage(browsers, failing)
+    file = failing.home / "scenarios" / "on-stage.yaml"
+    before = file.read_text()
+    first, _, rest = before.partition(STEP.format(*RECORDED[1]))
+    file.write_text(first + STEP.format("What color is it?", "dog.png") + STEP.format(*RECORDED[1]) + rest)
+    page.keyboard.press("PageDown")
+    expect(page.locator("#figures")).to_contain_text("tokens/s")
+    page.keyboard.press("PageDown")
+    page.keyboard.press("PageDown")
+    expect(page.locator("#trouble")).to_have_text("The scenario was changed; reload the page.")
+    expect(page.locator("#prompt")).to_have_text(RECORDED[1][0])
+    expect(page.locator("#answer")).to_be_empty()
+    expect(page.locator("#recorded")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#prompt")).to_have_text("What color is it?")
+    page.keyboard.press("PageDown")
+    expect(page.locator("#figures")).to_contain_text("tokens/s")
+    file.write_text(before)
+
+
+def test_a_scenario_that_is_changed_under_an_open_rehearsal_page_is_not_rehearsed(browsers: Browsers, failing: Program):
+    page = browsers.open(failing)
+    page.goto("/present/on-stage/rehearsal")
+    file = failing.home / "scenarios" / "on-stage.yaml"
+    before = file.read_text()
+    file.write_text(before.replace(RECORDED[1][0], "What color is it?"))
+    page.get_by_role("button", name="Rehearse").click()
+    expect(page.locator("#said")).to_contain_text("the scenario was changed meanwhile; reload this page.")
+    expect(page.locator("#steps .answer").first).to_be_empty()
+    file.write_text(before)
+    wait_until(lambda: failing.health()["running"] == 0, "nothing is asked any more")
+
+
+def test_an_answer_that_breaks_off_without_a_recording_says_so_and_keeps_its_beginning(browsers: Browsers, failing: Program):
+    page = open_stage(browsers, failing)
+    page.goto("/present/on-stage#3")
+    page.reload()
+    expect(page.locator("#place")).to_have_text("3 / 3")
+    (failing.home / "fail").touch()
+    page.keyboard.press("PageDown")
+    expect_no_recording(page, "The answer broke off: The model failed on this request: the device said no")
+    expect(page.locator("#answer")).not_to_be_empty()
+    (failing.home / "fail").unlink()
+    page.keyboard.press("r")
+    expect(page.locator("#figures")).to_contain_text("tokens")
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_a_long_answer_becomes_smaller_until_it_is_seen_whole(browsers: Browsers, failing: Program):
+    file = failing.home / "data" / "recordings" / "on-stage.json"
+    recording = json.loads(before := file.read_text())
+    long = recording["steps"]["0"]["answer"] = " ".join(f"Word number {number} of it." for number in range(45))
+    file.write_text(json.dumps(recording))
+    page = open_stage(browsers, failing)
+    file.write_text(before)
+    (failing.home / "fail").touch()
+    page.keyboard.press("PageDown")
+    expect_recorded(page, long)
+    assert page.evaluate("(box => box.scrollHeight <= box.clientHeight + 1)(document.querySelector('#answer'))")
+    (failing.home / "fail").unlink()
+    page.keyboard.press("r")
+    expect(page.locator("#figures")).to_contain_text("tokens/s")
+    assert float(page.evaluate("document.querySelector('#answer').style.getPropertyValue('--fit')")) == 1
+
+
+def test_a_model_that_goes_down_leaves_the_recorded_answers(browsers: Browsers, doomed: Program):
+    page = open_stage(browsers, doomed)
+    answers = [recorded_of(page, step) for step in (0, 1)]
+    (doomed.home / "down").touch()
+    page.keyboard.press("PageDown")
+    expect_recorded(page, answers[0])
+    expect(page.locator("#state")).to_contain_text("the device is gone; 2 of 3 answers are recorded")
+    page.keyboard.press("PageDown")
+    page.evaluate(WATCH)
+    page.keyboard.press("PageDown")
+    expect_recorded(page, answers[1])
+    assert all(LABEL.match(label) for _, label in page.evaluate("window.seen"))
+    page.keyboard.press("PageDown")
+    page.keyboard.press("PageDown")
+    expect_no_recording(page, "No live answer: The model is not ready: The model is down: the device is gone")
+
+
+def test_the_page_plays_to_the_end_when_the_server_is_gone(browsers: Browsers, doomed: Program):
+    page = open_stage(browsers, doomed)
+    answers = [recorded_of(page, step) for step in (0, 1)]
+    page.evaluate(WATCH)
+    doomed.kill()
+    page.keyboard.press("PageDown")
+    expect_recorded(page, answers[0])
+    page.keyboard.press("PageDown")
+    page.keyboard.press("PageDown")
+    expect_recorded(page, answers[1])
+    page.wait_for_function("document.querySelector('#picture').complete")
+    assert page.evaluate("document.querySelector('#picture').naturalWidth") > 0
+    assert {LABEL.match(label) is not None for _, label in page.evaluate("window.seen")} == {True}
+    page.keyboard.press("PageDown")
+    page.keyboard.press("PageDown")
+    expect_no_recording(page, "No live answer: the server cannot be reached.")
+    expect(page.locator("#state")).to_have_text("Not ready: the server cannot be reached; 2 of 3 answers are recorded")
+
+
+def test_a_network_that_drops_in_the_middle_of_an_answer_is_no_other(browsers: Browsers, failing: Program):
+    page = open_stage(browsers, failing)
+    story = recorded_of(page, 0)
+    (failing.home / "hang").touch()
+    page.keyboard.press("PageDown")
+    expect(page.locator("#answer")).not_to_be_empty()
+    page.context.set_offline(True)
+    expect_recorded(page, story)
+    (failing.home / "hang").unlink()
+
+
+def test_a_page_that_is_opened_while_the_model_is_away_has_the_recorded_answers(
+    browsers: Browsers, failing: Program, tmp_path: Path
+):
+    """A server of the OpenAI protocol that nobody has started yet: loading, for as long as it takes."""
+    shutil.copytree(failing.home / "data" / "recordings", tmp_path / "data" / "recordings")
+    remote = ("--backend", "openai", "--remote-url", f"http://127.0.0.1:{free_port()}/v1")
+    with running(tmp_path, "--scenarios-dir", str(failing.home / "scenarios"), *remote) as program:
+        wait_until(lambda: program.get("/version"), "somebody listens")
+        page = open_stage(browsers, program)
+        expect(page.locator("#state")).to_contain_text("2 of 3 answers are recorded")
+        expect(page.locator("#rehearsed")).to_contain_text("which model answers now is not known yet")
+        story = recorded_of(page, 0)
+        page.evaluate(WATCH)
+        page.keyboard.press("PageDown")
+        expect_recorded(page, story)
+        assert all(LABEL.match(label) for _, label in page.evaluate("window.seen"))

@@ -1,0 +1,173 @@
+"""Present mode in a real browser: steps by keys, notes in step, a rehearsal, and pages that everybody can use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.test_accessibility import obstacles
+from tests.support.browser.browsers import Browsers
+from tests.support.browser.chat_page import EXAMPLE_IMAGES
+from tests.support.program import Program, running, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def branded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    brand = ("--brand-logo", str(EXAMPLE_IMAGES / "stop.png"), "--brand-color", "#facc15", "--brand-footer", "Stand 7, hall 3")
+    with running(tmp_path_factory.mktemp("branded"), "--title", "Harbour Fair", *brand) as program:
+        program.wait_ready()
+        yield program
+
+
+def play(page: Page) -> Page:
+    page.goto("/present")
+    page.get_by_role("link", name="A first look", exact=True).click()
+    expect(page.locator("#place")).to_have_text("1 / 4")
+    return page
+
+
+def rehearse(page: Page, name: str = "first-look") -> Locator:
+    page.goto(f"/present/{name}/rehearsal")
+    page.get_by_role("button", name="Rehearse").click()
+    return page.locator("#said")
+
+
+def test_keys_ask_go_on_and_go_back(page: Page):
+    play(page)
+    page.keyboard.press("PageDown")
+    expect(page.locator("#answer")).to_contain_text("dog")
+    expect(page.locator("#figures")).to_contain_text("tokens")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#place")).to_have_text("2 / 4")
+    expect(page.locator("#answer")).to_be_empty()
+    page.keyboard.press("PageUp")
+    expect(page.locator("#answer")).to_contain_text("dog")
+    expect(page.locator("#recorded")).to_be_hidden()
+
+
+def test_the_notes_window_stays_in_step(page: Page):
+    play(page)
+    with page.expect_popup() as opened:
+        page.keyboard.press("n")
+    notes = opened.value
+    expect(notes.locator("#place")).to_have_text("1 / 4")
+    notes.get_by_role("button", name="Next").click()
+    expect(page.locator("#answer")).to_contain_text("dog")
+    notes.get_by_role("button", name="Next").click()
+    expect(page.locator("#place")).to_have_text("2 / 4")
+    expect(notes.locator("#prompt")).to_have_text(page.locator("#prompt").inner_text())
+
+
+def test_a_key_that_is_held_down_is_pressed_once(slow_page: Page):
+    play(slow_page)
+    for _ in range(3):
+        slow_page.keyboard.down("PageDown")
+    expect(slow_page.locator("body")).to_have_attribute("data-phase", "busy")
+    expect(slow_page.locator("#place")).to_have_text("1 / 4")
+    slow_page.keyboard.up("PageDown")
+    slow_page.locator("#next").focus()
+    for _ in range(3):
+        slow_page.keyboard.down("Enter")
+    expect(slow_page.locator("#place")).to_have_text("2 / 4")
+    expect(slow_page.locator("body")).to_have_attribute("data-phase", "new")
+
+
+def test_notes_belong_to_the_stage_that_opened_them(page: Page):
+    """Also after that was reloaded."""
+    play(page)
+    other = play(page.context.new_page())
+    other.keyboard.press("PageDown")
+    other.keyboard.press("PageDown")
+    with page.expect_popup() as opened:
+        page.keyboard.press("n")
+    notes = opened.value
+    page.reload()
+    expect(notes.locator("#place")).to_have_text("1 / 4")
+    other.keyboard.press("PageDown")
+    expect(other.locator("body")).to_have_attribute("data-phase", "done")
+    notes.get_by_role("button", name="Next").click()
+    expect(page.locator("#answer")).to_contain_text("dog")
+    expect(notes.locator("#place")).to_have_text("1 / 4")
+    notes.get_by_role("button", name="Next").click()
+    expect(page.locator("#place")).to_have_text("2 / 4")
+    expect(other.locator("#place")).to_have_text("2 / 4")
+    expect(other.locator("body")).to_have_attribute("data-phase", "done")
+    by_hand = page.context.new_page()
+    other.close()
+    by_hand.goto("/present/first-look/notes")
+    expect(by_hand.locator("#place")).to_have_text("2 / 4")
+    by_hand.get_by_role("button", name="Back").click()
+    expect(page.locator("#place")).to_have_text("1 / 4")
+
+
+def test_a_rehearsal_shows_every_result_and_is_kept(page: Page):
+    page.goto("/present")
+    page.get_by_role("link", name="Rehearse A first look").click()
+    page.get_by_role("button", name="Rehearse").click()
+    expect(page.locator("#said")).to_contain_text("The answers are recorded.")
+    expect(page.locator("#said")).to_contain_text("Rehearsed with this model on")
+    rows = page.locator("#steps > li")
+    expect(rows).to_have_count(4)
+    for index, word in enumerate(("dog", "four", "STOP", "dog")):
+        expect(rows.nth(index).locator(".verdict")).to_have_text("As expected")
+        expect(rows.nth(index).locator(".answer")).to_contain_text(word)
+        expect(rows.nth(index).locator(".figures")).to_contain_text("first token")
+    page.get_by_role("link", name="To the demo").click()
+    expect(page.locator("#rehearsed")).to_contain_text("Rehearsed with this model on")
+    page.keyboard.press("PageDown")
+    expect(page.locator("#rehearsed")).to_be_hidden()  # once it has begun, that is no matter of the audience
+
+
+def test_a_rehearsal_that_is_stopped_keeps_nothing(slow_page: Page, slow_server: Program):
+    said = rehearse(slow_page, "chance-and-limits")
+    expect(slow_page.locator("#steps > li").first).to_have_attribute("data-state", "busy")
+    expect(said).to_contain_text("Step 1 of 5")
+    slow_page.keyboard.press("Escape")
+    expect(said).to_have_text("Stopped. Nothing was recorded; an earlier recording stays.")
+    wait_until(lambda: slow_server.health()["running"] == 0, "the slot is free")
+    assert not (slow_server.home / "data" / "recordings" / "chance-and-limits.json").exists()
+    expect(slow_page.get_by_role("button", name="Rehearse")).to_be_focused()
+
+
+def test_a_scenario_for_a_larger_model_says_so(page: Page):
+    page.goto("/present")
+    card = page.locator(".card", has_text="Documents, charts, photos")
+    expect(card).to_contain_text("Made for a larger model")
+    expect(card).to_contain_text("for Llama 3.2 90B Vision")
+    expect(page.locator(".card", has_text="A first look")).not_to_contain_text("larger model")
+    card.get_by_role("link", name="Documents, charts, photos", exact=True).click()
+    expect(page.locator("#backstage")).to_contain_text("Made for a larger model")
+
+
+@pytest.mark.parametrize("viewport", [{"width": 390, "height": 844}, {"width": 1920, "height": 1080}], ids=["phone", "stage"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_obstacle(browsers: Browsers, branded: Program, scheme: str, viewport: dict[str, int]):
+    browsers.expect_complaint("net::ERR_FAILED|status of 404")
+    page = browsers.open(branded, viewport, color_scheme=scheme)
+    page.goto("/present")
+    found = obstacles(page)
+    play(page)
+    found += obstacles(page)
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#answer")).to_contain_text("dog")
+    found += obstacles(page)
+    expect(rehearse(page)).to_contain_text("recorded")
+    found += obstacles(page)
+    page.route("**/steps/**", lambda route: route.abort())
+    for name, words in (("first-look", "#recorded"), ("large-model", "#trouble")):
+        page.goto(f"/present/{name}")
+        expect(page.locator("body")).to_have_attribute("data-held", "all")
+        page.locator("#next").click()
+        expect(page.locator(words)).to_be_visible()
+        expect(page.locator("body")).to_have_attribute("data-phase", "done")
+        found += obstacles(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.goto("/present/first-look/notes")
+    found += obstacles(page)
+    page.goto("/present/nothing")
+    found += obstacles(page)
+    assert not found, "\n".join(found)

@@ -1,0 +1,41 @@
+"""A page that draws too slowly says so, and is sent less."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import Page, Request
+
+from tests.support.browser import chat_page as pages
+
+pytestmark = pytest.mark.timeout(300)
+LATE_MS = 5000
+STEP = 4  # tokens: more than the slow model writes between two updates at the best pace
+# Notes the number of tokens that each update of the answer says.
+WATCH = """() => {
+  window.counts = [];
+  const look = () => {
+    const count = Number(/writing: (\\d+) tokens/.exec(document.querySelector("#chat-history .live")?.innerText)?.[1]);
+    if (count && count !== window.counts.at(-1)) window.counts.push(count);
+  };
+  const history = document.querySelector("#chat-history");
+  new MutationObserver(look).observe(history, { subtree: true, childList: true, characterData: true });
+}"""
+
+
+def test_a_page_that_falls_behind_says_so_and_is_sent_less_often(slow_page: Page) -> None:
+    page = pages.open_chat(slow_page)
+    pages.ask_endlessly(page)
+    page.evaluate(WATCH)
+    page.wait_for_function("() => window.counts.length > 5")
+
+    def says_it_is_late(request: Request) -> bool:
+        data = json.loads(request.post_data or "{}").get("data") if "/run/predict" in request.url else None
+        return bool(data) and isinstance(data[0], (int, float)) and data[0] > LATE_MS / 2
+
+    with page.expect_request(says_it_is_late):
+        page.evaluate("late => { const now = Date.now; Date.now = () => now() + late; }", LATE_MS)
+    page.wait_for_function("step => window.counts.slice(-6).some((count, i, all) => i && count - all[i - 1] >= step)", arg=STEP)
+    pages.stop_button(page).click()
+    pages.wait_answered(page)

@@ -1,0 +1,83 @@
+"""The operator's page: the key opens it, and what happens in the demo shows on it without a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.test_accessibility import obstacles
+from tests.support.browser import chat_page as pages
+from tests.support.browser.browsers import PHONE, Browsers
+from tests.support.program import Program, running
+
+pytestmark = pytest.mark.timeout(400)
+KEY = "the-operators-key"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The demo with an admin key and two slots."""
+    with running(tmp_path_factory.mktemp("admin"), "--admin-key", KEY, "--batch-size", "2") as program:
+        program.wait_ready()
+        yield program
+
+
+def open_admin(browsers: Browsers) -> Page:
+    browsers.expect_complaint("status of 401")
+    page = browsers.open()
+    page.goto("/admin")
+    page.get_by_label("Key").fill(KEY)
+    page.get_by_role("button", name="Open").click()
+    expect(page.locator("#state")).to_contain_text("Ready")
+    return page
+
+
+def test_a_wrong_key_opens_nothing(browsers: Browsers):
+    browsers.expect_complaint("status of 401")
+    page = browsers.open()
+    page.goto("/admin")
+    page.get_by_label("Key").fill("not-the-key")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("This is not the key.")
+    assert not obstacles(page)
+
+
+def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(browsers: Browsers):
+    admin, chat = open_admin(browsers), browsers.open()
+    expect(admin.locator("#slots li")).to_have_count(2)
+    expect(admin.locator("#idle")).to_be_visible()
+    expect(admin.locator("#silence")).to_be_visible()
+
+    pages.open_chat(chat)
+    pages.ask_endlessly(chat)
+    expect(admin.locator("#slots li.busy")).to_have_count(1)
+    expect(admin.locator("#requests tbody tr")).to_contain_text("writing")
+    pages.shot(admin, "admin-busy")
+    pages.stop_button(chat).click()
+    pages.wait_answered(chat)
+    expect(admin.locator("#idle")).to_be_visible()
+    expect(admin.locator("#answers")).to_have_text("1 ")
+    assert admin.locator("#chart-tokens .bar").count() >= 1
+    assert admin.locator("#chart-ttft .point").count() == 1
+    assert "at most" in (admin.locator("#chart-tokens svg").get_attribute("aria-label") or "")
+
+    pages.message_button(chat, "Like").click()
+    chat.locator("#note textarea").fill("<img src=x onerror=alert(1)>")
+    chat.locator("#send-note").click()
+    expect(admin.locator("#feedback tbody tr")).to_contain_text("<img src=x onerror=alert(1)>")
+    expect(admin.locator("#thumbs")).to_have_text("1 good, 0 bad")
+    with admin.expect_download() as download:
+        admin.get_by_role("link", name="CSV").click()
+    text = download.value.path().read_text(encoding="utf-8-sig")
+    assert text.startswith("given,rating,note,model")
+    assert "<img src=x" in text
+
+    for scheme in ("light", "dark"):
+        admin.emulate_media(color_scheme=scheme)
+        assert not obstacles(admin)
+        pages.shot(admin, f"admin-{scheme}")
+    admin.set_viewport_size(PHONE)
+    assert admin.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll sideways"
+    pages.shot(admin, "admin-phone")

@@ -1,0 +1,86 @@
+"""Signing in: nothing before, one's own conversations after, on any device, and nothing after signing out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from mllama_demo.config.passwords import hash_password
+from tests.browser.test_accessibility import obstacles
+from tests.support.browser import chat_page as pages
+from tests.support.browser.browsers import PHONE, Browsers
+from tests.support.program import Program, running
+
+pytestmark = pytest.mark.timeout(400)
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The demo with two users and a brand."""
+    users = ",".join(f"{name}:{hash_password(PASSWORD)}" for name in ("anna", "ben"))
+    brand = ("--title", "Harbour Vision", "--brand-color", "#0b5fff", "--brand-footer", "For the harbour office only")
+    with running(tmp_path_factory.mktemp("login"), "--users", users, *brand) as program:
+        program.wait_ready()
+        yield program
+
+
+def sign_in(page: Page, name: str, address: str = "/") -> None:
+    page.goto(address)
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    with pages.settled(page):
+        page.get_by_role("button", name="Sign in").click()
+    expect(pages.textarea(page)).to_be_visible()
+
+
+def test_a_user_signs_in_and_finds_the_conversations_on_another_device_and_nobody_else_does(browsers: Browsers):
+    laptop = browsers.open()
+    laptop.goto("/")
+    expect(laptop.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(laptop.locator("header")).to_contain_text("Harbour Vision")
+    expect(laptop.locator("footer")).to_contain_text("For the harbour office only")
+    sign_in(laptop, "anna")
+    expect(laptop.locator("#brand-footer")).to_contain_text("For the harbour office only")
+    pages.ask_and_wait(laptop, "What is it?")
+    address = f"/?c={pages.conversation_id(laptop)}"
+
+    phone = browsers.open(viewport=PHONE)
+    sign_in(phone, "anna", address)
+    expect(pages.user_rows(phone)).to_have_count(1)
+
+    other = browsers.open()
+    sign_in(other, "ben", address)
+    expect(pages.user_rows(other)).to_have_count(0)
+    expect(pages.listed(other)).to_have_count(0)
+
+
+def test_a_wrong_password_says_so_and_keeps_the_name(browsers: Browsers):
+    browsers.expect_complaint("status of 401")
+    page = browsers.open()
+    page.goto("/")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert not obstacles(page)
+        pages.shot(page, f"login-{scheme}")
+    page.get_by_label("Name").fill("anna")
+    page.get_by_label("Password").fill("battery staple")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("That name and password do not belong together.")
+    expect(page.get_by_label("Name")).to_have_value("anna")
+    expect(page.get_by_label("Password")).to_have_value("")
+    assert not obstacles(page)
+
+
+def test_signing_out_takes_two_clicks_and_the_way_back_is_shut(browsers: Browsers):
+    browsers.expect_complaint("AbortError|Connection errored out")  # Gradio's, of the stream that ends as the page is left
+    page = browsers.open()
+    sign_in(page, "anna")
+    page.get_by_role("link", name="Sign out").click()
+    expect(page.locator("main")).to_contain_text("You are signed in as anna.")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    page.goto("/")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()

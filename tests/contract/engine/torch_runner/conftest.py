@@ -1,0 +1,38 @@
+"""Runners of the embedded checkpoint and the computation that they are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mllama_demo.engine.torch.runner import TorchRunner
+from tests.support.meta_reference import MetaReference
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def reference(embedded: Path) -> MetaReference:
+    return MetaReference(embedded)
+
+
+@pytest.fixture(scope="module")
+def shared_runner(embedded: Path) -> TorchRunner:
+    return TorchRunner.load(embedded, slots=4, max_seq_len=512)
+
+
+@pytest.fixture
+def runner(shared_runner: TorchRunner) -> Iterator[TorchRunner]:
+    """Four slots, all free, with whatever earlier tests left in their caches."""
+    yield shared_runner
+    for slot in range(shared_runner.slots):
+        shared_runner.release(slot)

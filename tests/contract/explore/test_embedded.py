@@ -1,0 +1,263 @@
+"""Exploring the embedded checkpoint: a shared prompt, a branch and a what-if are what separate requests make of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mllama_demo.backends import make_backend
+from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import GenerationRequest, TokenEvent
+from mllama_demo.explore.command import main
+from mllama_demo.explore.filter_steps import Candidate, Steps, steps_of
+from mllama_demo.explore.grid import make_grid
+from mllama_demo.explore.import_export import from_json
+from mllama_demo.explore.results import Cell, Run
+from mllama_demo.explore.runner import Explorer
+from mllama_demo.explore.web.tour import TOUR
+from mllama_demo.explore.whatif import what_if
+from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.loading import LoadedImage, load_image
+from mllama_demo.sampling import SamplingParams
+
+pytestmark = pytest.mark.timeout(900)
+DOG = Path(__file__).resolve().parents[3] / "mllama_demo" / "images" / "example_images" / "dog.png"
+# Hot enough for answers to differ, so that sharing the wrong thing would show.
+GRID = make_grid({"prompt": "What do you see?", "temperature": [0.0, 1.6, 2.0], "top_p": 1.0, "seed": [1, 2], "max_tokens": 16})
+
+
+class Scene:
+    """A loaded backend of three slots, so that six cells need their turns."""
+
+    def __init__(self) -> None:
+        settings, ready = Settings(device="cpu", batch_size=3, seq_len=256), threading.Event()
+        self.backend, self.tokenizer = make_backend(settings, on_ready=ready.set)
+        self.backend.start()
+        assert ready.wait(300), self.backend.status().detail
+        self.explorer = Explorer(self.backend, self.tokenizer, settings)
+        self.image: LoadedImage = load_image(DOG.read_bytes(), "dog.png")
+
+    def play(self, work: Any) -> Any:
+        return asyncio.run(work)
+
+    async def explore(self) -> tuple[Run, list[GenerationRequest]]:
+        async with await self.explorer.start(GRID, self.image) as cells:
+            await cells.wait()
+            return cells.run(), list(cells._requests)
+
+    async def tokens_of(self, request: GenerationRequest) -> list[int]:
+        async with aclosing(self.backend.generate(request)) as events:
+            return [event.token_id async for event in events if isinstance(event, TokenEvent)]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.backend.close()
+
+
+@pytest.fixture(scope="module")
+def explored(scene: Scene) -> tuple[Run, list[GenerationRequest]]:
+    return scene.play(scene.explore())
+
+
+def test_the_cells_say_what_separate_requests_with_their_seeds_say(scene: Scene, explored) -> None:
+    run, requests = explored
+    assert {cell.outcome for cell in run.cells} <= {"max_tokens", "end_of_turn"}
+    assert len({cell.text for cell in run.cells}) > 2
+
+    async def separately() -> list[list[int]]:
+        alone = [replace(request, shared_prompt=False, id=f"alone {i}") for i, request in enumerate(requests)]
+        return [await scene.tokens_of(request) for request in alone]
+
+    assert [[token.id for token in cell.tokens] for cell in run.cells] == scene.play(separately())
+
+
+def test_the_prompt_is_read_once(scene: Scene, explored) -> None:
+    runner: Any = scene.backend._scheduler._runner
+    reads: list[int] = []
+    read = runner._read_prompt
+    runner._read_prompt = lambda *arguments: reads.append(1) or read(*arguments)
+    other = make_grid({**GRID.model_dump(), "prompt": "What colour is it?"})
+
+    async def explore() -> None:
+        async with await scene.explorer.start(other, scene.image) as cells:
+            await cells.wait()
+
+    try:
+        scene.play(explore())
+    finally:
+        del runner._read_prompt
+    assert len(reads) == 1
+
+
+def test_two_shared_prompts_and_a_third_without_a_picture_do_not_mix(scene: Scene) -> None:
+    """More prompts than are kept, by turns: each answer is that of its own prompt."""
+    prompts = [make_grid({**GRID.model_dump(), "prompt": text, "temperature": 1.6}) for text in ("What is it?", "Who?", "Where?")]
+
+    async def all_at_once() -> tuple[list[Run], list[list[list[int]]]]:
+        runs = [await scene.explorer.start(grid, scene.image if i else None) for i, grid in enumerate(prompts)]
+        for cells in runs:
+            await cells.wait()
+        alone = [[replace(r, shared_prompt=False, id=f"{r.id} alone") for r in cells._requests] for cells in runs]
+        expected = [[await scene.tokens_of(request) for request in requests] for requests in alone]
+        return [cells.run() for cells in runs], expected
+
+    runs, expected = scene.play(all_at_once())
+    assert [[[token.id for token in cell.tokens] for cell in run.cells] for run in runs] == expected
+
+
+def test_a_branch_with_the_answers_own_token_is_the_answer_and_with_another_goes_its_own_way(scene: Scene, explored) -> None:
+    run, _ = explored
+    index = max(range(len(run.cells)), key=lambda i: len(run.cells[i].tokens))
+    cell, position = run.cells[index], 5
+
+    async def branch(token_id: int) -> Any:
+        async with await scene.explorer.branch(run, index, position, token_id, scene.image) as cells:
+            await cells.wait()
+            return cells.cells[0].result()
+
+    same = scene.play(branch(cell.tokens[position].id))
+    assert (same.text, same.outcome) == (cell.text, cell.outcome)
+    assert [token.id for token in same.tokens] == [token.id for token in cell.tokens]
+    trace = cell.tokens[position].trace
+    assert trace is not None
+    candidate = next(id for id in trace.token_ids if id != trace.chosen)
+    other = scene.play(branch(candidate))
+    assert [t.id for t in other.tokens[: position + 1]] == [*(t.id for t in cell.tokens[:position]), candidate]
+    assert len(other.tokens) > position + 1
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.0, "top_p": 0.9},
+        {"temperature": 1.6, "top_k": 20},
+        {"temperature": 2.0, "top_p": 0.5},
+        {"temperature": 2.0, "top_p": 1.0, "top_k": 2},
+    ],
+    ids=str,
+)
+def test_what_if_tells_where_a_real_rerun_with_the_same_seed_goes_another_way(scene: Scene, explored, after: dict) -> None:
+    run, requests = explored
+    checked = 0
+    for index, cell in enumerate(run.cells):
+        before = run.sampling(index)
+        assert cell.traces is not None
+        params = SamplingParams(**{"top_p": 1.0, "max_tokens": 16, "seed": before.seed, **after})
+        told = what_if(cell.traces, before, params)
+        if told.first_unknown is not None:
+            continue
+        again = scene.play(scene.tokens_of(replace(requests[index], sampling=params, id=f"again {index} {after}")))
+        ids = [token.id for token in cell.tokens]
+        differs = next((i for i, (a, b) in enumerate(zip(ids, again, strict=False)) if a != b), None)
+        assert differs == told.first_difference
+        checked += 1
+    assert checked >= 3
+
+
+def test_the_verb_runs_a_grid_and_writes_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "grid.yaml").write_text(
+        f"prompt: What do you see?\nimage: {json.dumps(str(DOG))}\ntemperature: [0, 1.8]\nseed: [1, 2]\nmax_tokens: 6\n",
+        encoding="utf-8",
+    )
+    out, page = tmp_path / "run.json", tmp_path / "report.html"
+    options = ["--output", str(out), "--html", str(page), "--seq-len", "256", "--device", "cpu", "--batch-size", "2"]
+    assert main(["--spec", str(tmp_path / "grid.yaml"), *options]) == 0
+    run = from_json(out.read_bytes())
+    assert (run.grid.temperature, len(run.cells), run.failed) == ((0.0, 1.8), 4, 0)
+    assert run.image is not None
+    assert run.image.data == DOG.read_bytes()
+    told = capsys.readouterr()
+    assert "the prompt is read once" in told.err
+    assert run.cells[0].text[:20] in told.out
+    assert "dog.png" in page.read_text(encoding="utf-8")
+
+
+# --- the guided tour -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A step of the tour as it was run: its cells, and the candidates of the token that is shown."""
+
+    run: Run
+    cell: Cell
+    steps: Steps
+    names: dict[str, Candidate]
+
+
+@pytest.fixture(scope="module")
+def tour(scene: Scene) -> dict[str, Stop]:
+    async def walk() -> dict[str, Stop]:
+        stops = {}
+        for step in TOUR:
+            image = None if step.image is None else load_image((EXAMPLES_FOLDER / step.image).read_bytes(), step.image)
+            async with await scene.explorer.start(make_grid(step.grid), image) as cells:
+                await cells.wait()
+            run = cells.run()
+            cell = run.cells[step.cell]
+            trace = cell.tokens[step.token].trace
+            assert trace is not None
+            steps = steps_of(trace, run.sampling(step.cell))
+            names = {
+                scene.tokenizer.token_bytes(c.token_id).decode(errors="replace").strip(): c for c in reversed(steps.candidates)
+            }
+            assert cell.tokens[step.token].text.strip() in re.findall("“(.+?)”", step.here)
+            stops[step.title] = Stop(run, cell, steps, names)
+        return stops
+
+    return scene.play(walk())
+
+
+def test_the_tour_says_of_greedy_and_of_seeds_what_is_there(tour: dict[str, Stop]) -> None:
+    greedy, seeds = tour["Greedy repeats itself"], tour["A seed is a fate"]
+    assert len({cell.text for cell in greedy.run.cells}) == 1
+    assert [f"{greedy.names[name].raw:.4f}" for name in ("Once", "One")] == ["0.3443", "0.3441"]
+    assert len({cell.text for cell in seeds.run.cells}) == 3
+    assert f"{seeds.names['The'].final:.3f}" == "0.299"
+    assert ["There once was a dog" in cell.text for cell in seeds.run.cells][1]
+    assert ["One morning a dog woke up" in cell.text for cell in seeds.run.cells] == [False, False, True]
+
+
+def test_the_tour_says_of_temperature_what_is_there(tour: dict[str, Stop]) -> None:
+    stop = tour["Temperature 2 wanders"]
+    assert (f"{stop.names['am'].raw:.4f}", f"{stop.names['am'].final:.2f}") == ("0.0002", "0.01")
+    assert ["dog" in cell.text for cell in stop.run.cells] == [True, True, False]
+
+
+def test_the_tour_says_of_the_filters_what_is_there(tour: dict[str, Stop]) -> None:
+    top_k, top_p = tour["top_k cuts the tail"], tour["top_p cuts what is improbable"]
+    assert [candidate.token_id for candidate in top_k.steps.candidates].index(top_k.names["found"].token_id) == 5
+    assert (f"{top_k.names['found'].after_temperature:.2f}", top_k.names["found"].cut_by) == ("0.08", "top_k")
+    assert (top_k.names["heard"].cut_by, top_k.steps.candidates[6].after_temperature < 0.01) == (None, True)
+    unfiltered = top_k.run.cells[0].tokens[21]
+    assert (unfiltered.text, unfiltered.trace and unfiltered.trace.draw) == (" could", top_k.steps.draw)
+    assert (top_p.steps.kept, top_p.names["a"].final, top_p.names["something"].cut_by) == (1, 1.0, "top_p")
+    assert 800 < 1 / top_p.names["something"].after_temperature < 850
+    assert [cell.text.count("something") for cell in top_p.run.cells] == [1, 0, 0]
+
+
+def test_the_tour_says_of_facts_and_what_if_what_is_there(tour: dict[str, Stop]) -> None:
+    fact, story = tour["A fact needs no dice"], tour["What if, without asking again"]
+    for index, cell in enumerate(fact.run.cells):
+        trace = next(token.trace for token in cell.tokens if token.text == "7")
+        assert trace is not None
+        assert steps_of(trace, fact.run.sampling(index)).candidates[0].after_temperature > 0.999
+    assert story.cell.traces is not None
+    recorded = story.run.sampling(0)
+    narrow = what_if(story.cell.traces, recorded, SamplingParams(temperature=1.0, top_p=0.5, top_k=0))
+    assert [story.cell.tokens[i].text for i in narrow.impossible] == [" can", " And"]
+    hot = what_if(story.cell.traces, recorded, SamplingParams(temperature=2.0, top_p=1.0, top_k=0))
+    assert (hot.impossible, hot.first_difference) == ((), 7)

@@ -1,0 +1,315 @@
+"""What a person does on the chat page, in their words. Waits for conditions, never for time."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Error, Locator, Page, expect
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE_IMAGES = ROOT / "mllama_demo" / "images" / "example_images"
+SCREENSHOTS = ROOT / "tests" / "browser" / "screenshots"
+SLOW_DEMO = ROOT / "tests" / "support" / "demos" / "slow_demo.py"
+PATIENCE_MS = 60_000
+# From this width on both drawers stand open.
+WIDE = 1100
+# True once what slides or fades in has arrived; what goes on for ever does not count.
+STILL = "() => document.getAnimations().every((a) => !(a.effect.getComputedTiming().endTime < 2000))"
+# Asked by ask_endlessly; any question would do.
+ENDLESS_QUESTION = "Tell me a story that never ends"
+
+expect.set_options(timeout=PATIENCE_MS)
+
+STATE = """() => {
+  const rows = [...document.querySelectorAll("#chat-history .message-row")];
+  const stop = document.querySelector("#stop");
+  const bot = rows.filter((row) => row.classList.contains("bot-row"));
+  return {
+    users: rows.filter((row) => row.classList.contains("user-row")).length,
+    bots: bot.length,
+    answered: rows.length > 0 && rows.at(-1) === bot.at(-1) && bot.at(-1).querySelector(".facts") !== null,
+    stop: stop !== null && stop.offsetParent !== null,
+  };
+}"""
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def settled(page: Page) -> Iterator[None]:
+    """Leaves once the server has answered, to the end, what is done inside and what the page asks on from there."""
+    since = page.evaluate("window.calls?.now()")
+    yield
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while not _is_settled(page, since):
+        assert time.monotonic() < deadline, page.evaluate("window.calls.inWords()")
+        page.wait_for_timeout(20)
+
+
+def _is_settled(page: Page, since: dict[str, Any] | None) -> bool:
+    try:
+        return page.evaluate("(since) => window.calls.settled(since)", since)
+    except Error as error:
+        if "Execution context was destroyed" in error.message:  # another page is being loaded
+            return False
+        raise
+
+
+def open_chat(page: Page, address: str = "/") -> Page:
+    """Goes to the page and waits until it has got its conversation."""
+    with settled(page):
+        page.goto(address)
+    expect(textarea(page)).to_be_visible()
+    return page
+
+
+def shot(page: Page, name: str) -> None:
+    """A picture for people to look at, once what slides or fades in has arrived."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.wait_for_function(STILL)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def conversation_id(page: Page) -> str:
+    """The id in the address bar, once it is there."""
+    page.wait_for_url("**/?*c=*")
+    return page.url.split("c=")[1].split("&")[0]
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------------
+
+
+def textarea(page: Page) -> Locator:
+    return page.locator("#chat-input textarea")
+
+
+def attached(page: Page) -> Locator:
+    """Thumbnails of the files attached to the question that is being written."""
+    return page.locator("#chat-input .thumbnails img")
+
+
+def attach(page: Page, path: Path) -> None:
+    """Chooses a file with the paper clip."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_test_id("upload-button").click()
+    with page.expect_response(lambda response: "/upload" in response.url and response.request.method == "POST"):
+        chooser.value.set_files(path)
+    expect(attached(page)).to_have_count(1)
+
+
+def take_photo(page: Page) -> None:
+    """Takes one with the browser's make-believe camera."""
+    open_panel(page, "Camera or web address")
+    page.locator("#camera").get_by_role("button", name="Click to Access Webcam").click()
+    page.wait_for_function("() => document.querySelector('#camera video')?.currentTime > 0")
+    page.locator("#camera").get_by_role("button", name="capture photo").click()
+
+
+def paste_image(page: Page, path: Path) -> None:
+    """Pastes a file as if it had been copied as an image."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    textarea(page).evaluate(
+        """(element, [data, name]) => {
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          const clipboard = new DataTransfer();
+          clipboard.items.add(new File([bytes], name, { type: "image/png" }));
+          element.dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
+        }""",
+        [data, path.name],
+    )
+    expect(attached(page)).to_have_count(1)
+
+
+def submit(page: Page) -> None:
+    page.get_by_test_id("submit-button").click()
+
+
+def ask(page: Page, text: str, image: Path | None = None) -> None:
+    """Sends a question; returns once it stands in the history."""
+    before = user_rows(page).count()
+    textarea(page).fill(text)
+    if image is not None:
+        attach(page, image)
+    submit(page)
+    expect(user_rows(page)).to_have_count(before + 1)
+
+
+def ask_and_wait(page: Page, text: str, image: Path | None = None) -> str:
+    """Sends a question; its whole answer."""
+    ask(page, text, image)
+    wait_answered(page)
+    return last_bot_text(page)
+
+
+def ask_endlessly(page: Page) -> None:
+    """Starts an answer that goes on, whatever the model, until the context is full; returns when some of it is there.
+
+    On the slow server that takes minutes. Drawn at random, since the likeliest token after the end may be another end. The next
+    question is greedy and ends.
+    """
+    set_greedy(page, False)
+    set_slider(page, "temperature", 1)
+    set_slider(page, "max-tokens", 2000)
+    set_ignore_eos(page, True)
+    ask(page, ENDLESS_QUESTION)
+    set_ignore_eos(page, False)
+    set_greedy(page, True)
+    wait_writing(page)
+
+
+def stop_button(page: Page) -> Locator:
+    return page.locator("#stop")
+
+
+def wait_writing(page: Page) -> None:
+    """Waits for the first words of the answer under way."""
+    expect(page.locator("#chat-history .bot-row").last).not_to_be_empty()
+    expect(page.locator("#chat-history .progress")).to_have_count(0)
+    expect(stop_button(page)).to_be_visible()
+
+
+def wait_answered(page: Page) -> None:
+    """Waits until the last question has its whole answer and the page knows it."""
+    page.wait_for_function(f"() => {{ const s = ({STATE})(); return s.answered && s.users === s.bots && !s.stop; }}")
+
+
+# --- the history -----------------------------------------------------------------------------------------------------------
+
+
+def user_rows(page: Page) -> Locator:
+    return page.locator("#chat-history .user-row")
+
+
+def bot_rows(page: Page) -> Locator:
+    return page.locator("#chat-history .bot-row")
+
+
+def last_bot_text(page: Page) -> str:
+    """The last answer without the figures and arrows under it."""
+    texts = bot_rows(page).last.get_by_test_id("bot")
+    return "\n".join(
+        texts.evaluate_all("all => all.filter((e) => !e.querySelector('.facts, .live, .versions')).map((e) => e.innerText)")
+    ).strip()
+
+
+def facts(page: Page) -> str:
+    """The line of figures under the last answer."""
+    return page.locator("#chat-history .facts").last.inner_text()
+
+
+def message_button(page: Page, name: str) -> Locator:
+    """The last of the small buttons under messages with this name: Retry, Undo, Edit."""
+    return page.locator("#chat-history").get_by_role("button", name=name, exact=True).last
+
+
+def retry(page: Page) -> str:
+    """Has the last question answered again; the new answer."""
+    with settled(page):
+        message_button(page, "Retry").click()
+    wait_answered(page)
+    return last_bot_text(page)
+
+
+def watch_growth(page: Page) -> None:
+    """Begins to record the lengths that the last answer takes on."""
+    page.evaluate(
+        """() => {
+          window.lengths = [];
+          const look = () => {
+            const text = [...document.querySelectorAll("#chat-history .bot-row")].at(-1)?.querySelector("[data-testid=bot]");
+            if (!text || text.querySelector(".progress, .facts")) return;
+            const length = text.innerText.trim().length;
+            if (length && length !== window.lengths.at(-1)) window.lengths.push(length);
+          };
+          const history = document.querySelector("#chat-history");
+          new MutationObserver(look).observe(history, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+
+
+def growth(page: Page) -> list[int]:
+    return page.evaluate("window.lengths")
+
+
+def wait_growth(page: Page, more: int) -> None:
+    """Waits until the answer under way was seen `more` times longer than now."""
+    page.wait_for_function("target => window.lengths.length >= target", arg=len(growth(page)) + more)
+
+
+def walk(page: Page, step: str, what: str) -> None:
+    """Presses an arrow under the last answer. step: Previous or Next. what: question or answer."""
+    with settled(page):
+        page.locator("#chat-history").get_by_role("button", name=f"{step} version of the {what}").last.click()
+
+
+def place(page: Page) -> str:
+    """Which version of how many is shown under the last answer that has several."""
+    return page.locator("#chat-history .place").last.inner_text()
+
+
+# --- the drawers -----------------------------------------------------------------------------------------------------------
+
+
+def set_slider(page: Page, name: str, value: float) -> None:
+    number = page.locator(f"#{name} input[type=number]")
+    number.fill(str(value))
+    number.press("Tab")
+    expect(page.locator(f"#{name} input[type=range]")).to_have_value(str(value))
+
+
+def slider_values(page: Page) -> dict[str, float]:
+    names = ("temperature", "top-p", "top-k")
+    return {name: float(page.locator(f"#{name} input[type=number]").input_value()) for name in names}
+
+
+def set_greedy(page: Page, on: bool) -> None:
+    page.locator("#greedy input").set_checked(on)
+    expect(page.locator("#temperature input[type=range]")).to_be_enabled(enabled=not on)
+
+
+def set_ignore_eos(page: Page, on: bool) -> None:
+    """Whether an answer goes on past the end that the model says."""
+    page.locator("#ignore-eos input").set_checked(on)
+
+
+def set_seed(page: Page, seed: str) -> None:
+    box = page.locator("#seed").locator("input, textarea")
+    box.fill(seed)
+    box.press("Tab")
+
+
+def choose_preset(page: Page, name: str) -> None:
+    page.locator("#preset input").click()
+    page.get_by_role("option", name=name).click()
+
+
+def open_panel(page: Page, title: str) -> None:
+    """Unfolds an accordion."""
+    page.get_by_role("button", name=title).click()
+
+
+def listed(page: Page) -> Locator:
+    """The conversations in the left drawer."""
+    return page.locator("#conversations label")
+
+
+def search(page: Page, words: str) -> None:
+    page.locator("#search").locator("input, textarea").fill(words)
+
+
+def notice(page: Page) -> Locator:
+    """The newest notice in the corner."""
+    return page.get_by_test_id("toast-body").last
+
+
+def dismiss_notices(page: Page) -> None:
+    notices = page.get_by_test_id("toast-body")
+    while left := notices.count():
+        page.get_by_test_id("toast-close").first.click()
+        expect(notices).not_to_have_count(left)

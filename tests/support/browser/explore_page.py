@@ -1,0 +1,100 @@
+"""What a person does on the Explore page, in their words. Waits for conditions, never for time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, Page, Response, expect
+
+from tests.support.browser import chat_page as pages
+
+UNLUCKY_DEMO = Path(__file__).resolve().parents[1] / "demos" / "failing_seed_demo.py"
+# Greedy, nothing ends an answer to it before max_tokens.
+ENDLESS_PROMPT = "x " * 299 + "x"
+
+
+def open_explore(page: Page) -> Page:
+    page.goto("/explore")
+    expect(page.locator("#estimate")).to_contain_text("cells")
+    return page
+
+
+def fill(page: Page, **values: str) -> None:
+    for name, value in values.items():
+        page.locator(f"#{name}").fill(value)
+
+
+def run(page: Page, cells: int) -> None:
+    expect(page.locator("#estimate")).to_contain_text(f"{cells} cell")
+    page.locator("#run").click()
+    expect(page.locator(".cell")).to_have_count(cells)
+
+
+def run_and_wait(page: Page, cells: int) -> None:
+    """Returns when the page has nothing more to ask: after a run it lists what is kept, then estimates the next run."""
+    answered: list[str] = []
+
+    def note(response: Response) -> None:
+        answered.append(response.url.rpartition("/")[2])
+
+    run(page, cells)
+    page.on("response", note)
+    wait_finished(page)
+    deadline = time.monotonic() + pages.PATIENCE_MS / 1000
+    while "runs" not in answered or "estimate" not in answered[answered.index("runs") :]:
+        assert time.monotonic() < deadline, f"answered: {answered}"
+        page.wait_for_timeout(20)
+    page.remove_listener("response", note)
+
+
+def run_endlessly(page: Page, seeds: str = "1", max_tokens: int = 1000) -> None:
+    """Starts as many answers as there are seeds; on the slow server they outlast any test. Returns when the first is writing."""
+    fill(page, prompt=ENDLESS_PROMPT, temperature="0", top_p="1", seed=seeds, max_tokens=str(max_tokens))
+    page.get_by_role("button", name="None").click()
+    run(page, len(seeds.split(",")))
+    expect(cell(page, 0)).to_have_attribute("data-phase", "writing")
+
+
+def wait_finished(page: Page) -> None:
+    """Waits for the end of a run, however it ended."""
+    expect(page.locator("#stop-all")).to_be_hidden()
+    expect(page.locator("#measures-panel")).to_be_visible()
+
+
+def cell(page: Page, index: int) -> Locator:
+    """One answer: a cell of the grid, or from their number on a branch."""
+    return page.locator(f'[data-cell="{index}"]')
+
+
+def press(page: Page, index: int, name: str) -> None:
+    """Presses a button of one answer."""
+    cell(page, index).get_by_role("button", name=name, exact=True).click()
+
+
+def open_tokens(page: Page, index: int) -> None:
+    press(page, index, "Tokens")
+    wait_token(page, 1)
+
+
+def wait_token(page: Page, number: int) -> None:
+    expect(page.locator("#waterfall h3")).to_contain_text(f"Token {number}:")
+
+
+def branch(page: Page) -> None:
+    """Goes on from the likeliest candidate that was not chosen for the token that is shown."""
+    page.locator("#waterfall").get_by_role("button", name="Continue from").first.click()
+
+
+def exported(page: Page) -> dict[str, Any]:
+    """The run that is shown, as JSON."""
+    address = page.get_by_role("link", name="Export JSON").get_attribute("href")
+    assert address is not None
+    answer = page.request.get(address)
+    assert answer.ok
+    return answer.json()
+
+
+def token_ids(run: dict[str, Any]) -> list[list[int]]:
+    return [[token["id"] for token in cell["tokens"]] for cell in run["cells"]]

@@ -1,0 +1,89 @@
+"""The chat without its page: Gradio's own protocol by plain HTTP, as somebody would who means to break the rules."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+
+from mllama_demo.ui.page_update import AWAY
+from tests.support.program import Program, visitor, wait_until
+
+
+class RawChat:
+    """One visitor with a cookie, who may call every event handler of the page with any values."""
+
+    def __init__(self, program: Program) -> None:
+        self._url = program.url
+        self.http = visitor()
+        self.http.get(self._url + "/", timeout=60)
+        self._config = self.http.get(self._url + "/config", timeout=60).json()
+        self._components = {component["id"]: component for component in self._config["components"]}
+        self.handlers = [handler for handler in self._config["dependencies"] if handler["backend_fn"]]
+        self.ask_handler = self.handler("chat-input", "submit")
+        self.conversation_field: int = self.ask_handler["inputs"][0]
+
+    def handler(self, elem_id: str, event: str) -> dict[str, Any]:
+        """The handler of one component's event."""
+        return next(
+            handler
+            for handler in self.handlers
+            for component, name in handler["targets"]
+            if name == event and self._components.get(component, {}).get("props", {}).get("elem_id") == elem_id
+        )
+
+    def field(self, elem_id: str) -> int:
+        return next(id for id, component in self._components.items() if component["props"].get("elem_id") == elem_id)
+
+    def begin(
+        self, handler: dict[str, Any], values: dict[int, Any], query: str = "", event_data: Any = None
+    ) -> requests.Response:
+        """Calls a handler, the inputs not in values as on a new page; the stream of what it answers."""
+        data = [values.get(id, self._components[id]["props"].get("value")) for id in handler["inputs"]]
+        session = uuid.uuid4().hex[:11]
+        body = {"data": data, "fn_index": handler["id"], "session_hash": session, "event_data": event_data, "trigger_id": None}
+        joined = self.http.post(f"{self._url}/gradio_api/queue/join?{query}", json=body, timeout=60)
+        if joined.status_code != 200:
+            return joined
+        return self.http.get(f"{self._url}/gradio_api/queue/data?session_hash={session}", stream=True, timeout=60)
+
+    def call(self, handler: dict[str, Any], values: dict[int, Any], query: str = "", event_data: Any = None) -> str:
+        """All that a handler answers, as text."""
+        with self.begin(handler, values, query, event_data) as answer:
+            return "\n".join(json.dumps(message, ensure_ascii=False) for message in messages(answer)) or answer.text
+
+    def ask(self, text: str, conversation: str = "", files: list[dict[str, Any]] | None = None) -> str:
+        """Asks, and waits until nothing is being answered any more; what the handler answered, an answer under way at most."""
+        question = {"text": text, "files": files or []}
+        answer = self.call(self.ask_handler, {self.conversation_field: conversation, self.field("chat-input"): question})
+        for id in self.conversations():
+            wait_until(lambda id=id: f'"elem_classes": {json.dumps(list(AWAY))}' in self.open(id), "Stop is away")
+        return answer
+
+    def open(self, conversation: str) -> str:
+        """What the page shows that is opened with the link of a conversation."""
+        opening = next(handler for handler in self.handlers if any(event == "load" for _, event in handler["targets"]))
+        return self.call(opening, {}, query=f"c={conversation}")
+
+    def conversations(self) -> list[str]:
+        """Ids of this visitor's conversations."""
+        listed = [
+            update["choices"]
+            for message in self.open("").splitlines()
+            for update in (json.loads(message).get("output") or {}).get("data", [])
+            if isinstance(update, dict) and "choices" in update
+        ]
+        return [id for _, id in listed[-1]]
+
+
+def messages(stream: requests.Response) -> Iterator[dict[str, Any]]:
+    """The events of a stream until its handler is done."""
+    for line in stream.iter_lines():
+        if line.startswith(b"data:"):
+            message = json.loads(line[5:])
+            yield message
+            if message["msg"] in ("process_completed", "close_stream", "unexpected_error"):
+                return

@@ -1,0 +1,208 @@
+"""The doctor looks at machines made of files and says what is ready, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mllama_demo.__main__ import VERBS, main
+from mllama_demo.checkpoint import doctor
+from mllama_demo.checkpoint.doctor import examine, report
+from mllama_demo.checkpoint.findings import Finding
+from mllama_demo.checkpoint.machine import this_machine
+from mllama_demo.checkpoint.memory import GIB, core_memory
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.model_shape import PUBLISHED
+from mllama_demo.config.settings import Settings
+from tests.support.described_machine import LAPTOP, TRN1, Described, by_name, compile_as
+
+ROOT = Path(__file__).resolve().parents[4]
+INF2 = Described(product="inf2.48xlarge", devices=12, memory_gb=380)
+
+
+def statuses(found: dict[str, Finding]) -> set[str]:
+    return {finding.status for finding in found.values()}
+
+
+# --- whole machines ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("described", [TRN1, INF2], ids=["trn1.32xlarge", "inf2.48xlarge"])
+def test_a_machine_as_aws_sells_it_with_everything_in_place_is_ready(look, checkpoint_90b, described):
+    cores = 32 if described is TRN1 else 16
+    neuron = {"instance_type": described.product, "tensor_parallel_size": cores}
+    compile_as(Settings(backend="neuron", model_path=checkpoint_90b, **neuron))
+    found = look(described)
+    assert statuses(found) == {"ok"}
+    assert found["instance"].text == f"{described.product}, as configured"
+    assert found["neuron sdk"].text == "2.28.1, a set that AWS released together"
+    assert report(list(found.values())).endswith("\n\nReady.")
+
+
+def test_the_devices_of_each_instance_have_the_cores_that_are_counted(look):
+    assert look(TRN1)["neuron devices"].text == "16; 32 of 32 NeuronCores are used"
+    assert look(INF2)["neuron devices"].text == "12; 16 of 24 NeuronCores are used"
+
+
+def test_a_laptop_says_that_neuron_is_absent_and_what_runs_instead(tmp_path):
+    found = by_name(examine(LAPTOP.build(tmp_path / "machine"), Settings()))
+    assert statuses(found) == {"ok"}
+    assert found["neuron devices"].text == "Neuron is absent here, and not needed: the model runs with PyTorch on the CPU"
+    assert found["instance"].text == "no EC2 instance (21AH00BMGE)"
+    assert not {"driver", "neuron sdk", "artifacts", "device memory"} & found.keys()
+
+
+@pytest.mark.parametrize(("device", "place"), [("auto", "a GPU"), ("cpu", "the CPU")])
+def test_with_a_gpu_the_model_runs_there_unless_the_cpu_is_asked_for(look, device, place):
+    found = look(replace(LAPTOP, gpu=True), backend="torch", device=device)
+    assert found["neuron devices"].text.endswith(f"with PyTorch on {place}")
+
+
+def test_a_laptop_with_a_configuration_for_neuron_is_not_ready(look):
+    found = look(LAPTOP)
+    assert found["neuron devices"].status == "fail"
+    assert "Neuron is absent here" in found["neuron devices"].text
+    assert "leave --config out" in found["neuron devices"].remedy
+    assert found["neuron sdk"].status == "fail"
+    assert "driver" not in found  # one sentence about Neuron is enough
+
+
+def test_a_neuron_machine_that_would_answer_from_its_cpu_is_a_warning(look, embedded):
+    found = look(TRN1, backend="torch", model_path=embedded)
+    assert found["neuron devices"].status == "warn"
+    assert "16, but not used by this configuration" in found["neuron devices"].text
+    assert "--config configs/trn1-90b.yaml" in found["neuron devices"].remedy
+
+
+def test_what_a_remedy_names_exists():
+    assert (ROOT / "configs/trn1-90b.yaml").is_file()
+    assert (ROOT / "docs/neuron.md").is_file()
+    assert (ROOT / "requirements-neuron.txt").is_file()
+
+
+def test_every_command_and_configuration_of_the_guide_exists():
+    guide = (ROOT / "docs/neuron.md").read_text()
+    verbs = {"convert", "plan", "doctor", "compile", "serve", "offline", "vllm-command"}
+    assert set(re.findall(r"python -m mllama_demo ([\w-]+)", guide)) == verbs <= set(VERBS)
+    named = set(re.findall(r"configs/[\w-]+\.yaml", guide))
+    assert named == {f"configs/{file.name}" for file in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_the_memory_in_the_guide_is_what_plan_computes():
+    guide = (ROOT / "docs/neuron.md").read_text()
+    for row in re.findall(r"^\| `(configs/(?:trn1|inf2)\S+)` \| .*\| ([\d.]+) \|$", guide, re.MULTILINE):
+        options = load_settings(["--config", str(ROOT / row[0])], {}).neuron
+        total = core_memory(PUBLISHED["11B" if "11b" in row[0] else "90B"], options).total
+        assert row[1] == f"{total / GIB:.1f}", row
+
+
+# --- environment variables -----------------------------------------------------------------------------------------------
+
+
+def test_no_variable_needs_to_be_set(look):
+    found = look(TRN1)
+    assert found["environment"].status == "ok"
+    assert look(replace(TRN1, environ={"NEURON_RT_NUM_CORES": ""}))["environment"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [
+        ("NEURON_RT_NUM_CORES", "32", "ok"),
+        ("NEURON_RT_NUM_CORES", "16", "fail"),
+        ("NEURON_RT_NUM_CORES", "all", "fail"),
+        ("NEURON_RT_VISIBLE_CORES", "0-31", "ok"),
+        ("NEURON_RT_VISIBLE_CORES", "0-15,16-30,31", "ok"),
+        ("NEURON_RT_VISIBLE_CORES", "0-30", "fail"),
+        ("NEURON_RT_VISIBLE_CORES", "0-31,x", "fail"),
+        ("NEURON_SCRATCHPAD_PAGE_SIZE", "1024", "ok"),
+        ("NEURON_SCRATCHPAD_PAGE_SIZE", "512", "fail"),
+        ("VLLM_RPC_TIMEOUT", "180000", "ok"),
+        ("VLLM_RPC_TIMEOUT", "10000", "warn"),
+        ("VLLM_RPC_TIMEOUT", "3 minutes", "warn"),
+        ("NEURON_CC_FLAGS", "--optlevel=1", "warn"),
+        ("BASE_COMPILE_WORK_DIR", "/scratch", "ok"),
+        ("NEURON_COMPILED_ARTIFACTS", "/artifacts", "ok"),
+    ],
+)
+def test_a_variable_that_is_set_is_judged(look, name, value, status):
+    found = look(replace(TRN1, environ={name: value}))
+    assert found[name].status == status
+    assert bool(found[name].remedy) == (status != "ok")
+    assert value in found[name].text
+    assert "environment" not in found
+
+
+def test_a_folder_named_by_the_variable_is_where_artifacts_are_looked_for(look, tmp_path):
+    named = Described(environ={"NEURON_COMPILED_ARTIFACTS": str(tmp_path / "named")})
+    assert str(tmp_path / "named") in look(named)["artifacts"].text
+    assert look(named, compiled_artifacts=tmp_path / "other")["NEURON_COMPILED_ARTIFACTS"].status == "warn"
+
+
+def test_on_a_laptop_variables_of_neuron_mean_nothing(look):
+    found = look(replace(LAPTOP, environ={"NEURON_RT_NUM_CORES": "1"}), backend="torch")
+    assert not {"environment", "NEURON_RT_NUM_CORES"} & found.keys()
+
+
+# --- the verb ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on(tmp_path, monkeypatch):
+    """on(machine): what the verb takes for the machine it runs on."""
+    return lambda described: monkeypatch.setattr(doctor, "this_machine", lambda packages: described.build(tmp_path / "machine"))
+
+
+def test_on_a_laptop_without_a_configuration_the_verb_ends_with_0(on, capsys):
+    on(LAPTOP)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "ok    neuron devices  Neuron is absent here, and not needed" in out
+    assert out.endswith("\n\nReady.\n")
+
+
+def test_a_failure_ends_with_2_and_says_how_many_there_are(on, capsys):
+    on(LAPTOP)
+    assert main(["doctor", "--config", str(ROOT / "configs/trn1-90b.yaml")]) == 2
+    printed = capsys.readouterr()
+    assert "\nNot ready: 3 things must be put right.\n" in printed.out
+    assert printed.err == ""
+    assert max(map(len, printed.out.splitlines())) <= 110
+
+
+def test_warnings_alone_end_with_0(on, capsys):
+    on(replace(TRN1, disk_gb=0.1))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("Ready, as far as can be seen; 2 warnings.\n")
+
+
+def test_programs_get_json(on, capsys):
+    on(LAPTOP)
+    assert main(["doctor", "--config", str(ROOT / "configs/inf2-90b.yaml"), "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ready"], told["backend"]) == (False, "neuron")
+    assert {"check": "neuron devices", "status": "fail"}.items() <= told["findings"][1].items()
+    assert all(set(finding) == {"check", "status", "text", "remedy"} for finding in told["findings"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [(["--config", "nowhere.yaml"], "cannot be read"), (["--bacth-size", "2"], "did you mean --batch-size?")],
+)
+def test_options_that_cannot_be_used_are_one_sentence(argv, words, capsys):
+    assert main(["doctor", *argv]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert words in printed.err
+
+
+def test_this_machine_is_seen_with_the_packages_that_are_installed():
+    machine = this_machine(("pytest", "no-such-package"))
+    assert set(machine.versions) == {"pytest"}
+    assert machine.memory is None or machine.memory > 0
+    assert machine.disk_free(ROOT) > 0

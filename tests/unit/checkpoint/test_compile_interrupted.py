@@ -1,0 +1,135 @@
+"""A compilation that is ended half-way, in whatever way, leaves no artifact and no compiler running."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.neuron_fakes import ROOT, worker_path
+
+pytestmark = pytest.mark.timeout(180)
+PATIENCE_S = 90
+
+
+class Compilation:
+    """The verb `compile` in a process of its own, with a compiler that runs until it is ended."""
+
+    def __init__(self, home: Path, model: Path, **environ: str) -> None:
+        self.root = home / "artifacts"
+        options = ["--model-path", str(model), "--compiled-artifacts", str(self.root), "--tensor-parallel-size", "1"]
+        path = os.pathsep.join((str(ROOT), worker_path(), *filter(None, [environ.get("PYTHONPATH")])))
+        # The real PyTorch is not imported by this process, and by the one that compiles the light one is.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mllama_demo", "compile", *options],
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": path, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell starts what runs in its background, and so perhaps these tests, deaf to Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def log(self) -> str:
+        return "".join(file.read_text() for file in self.root.glob("*.compiling/log"))
+
+    def compiler(self) -> int:
+        """The process that NxDI started, once it runs."""
+        return int(wait_for(lambda: re.search(r"compiler flags: (\d+)", self.log()), "a compiler that runs")[1])
+
+    def worker(self, compiler: int) -> int:
+        return int(Path(f"/proc/{compiler}/stat").read_text().rpartition(")")[2].split()[1])
+
+    def ended(self) -> tuple[int, str]:
+        _, err = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, err
+
+    def left(self) -> list[str]:
+        return sorted(file.name for file in self.root.iterdir()) if self.root.exists() else []
+
+
+def wait_for(condition: Callable, what: str):
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
+        time.sleep(0.05)
+    return found
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody has asked about since counts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.fixture
+def start(tmp_path: Path, embedded: Path) -> Iterator[Callable[..., Compilation]]:
+    running: list[Compilation] = []
+
+    def run(how: str = "stop") -> Compilation:
+        running.append(Compilation(tmp_path, embedded, FAKE_COMPILE=how))
+        return running[-1]
+
+    yield run
+    for one in running:
+        with contextlib.suppress(ProcessLookupError):
+            one.process.kill()
+        one.process.communicate()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interruption_leaves_nothing(start, name):
+    one = start()
+    compiler = one.compiler()
+    worker = one.worker(compiler)
+    one.process.send_signal(signal.Signals[name])
+    code, err = one.ended()
+    assert code == 2
+    assert err == "mllama-demo: The compilation was interrupted; nothing of it was kept.\n"
+    assert not one.root.exists()
+    wait_for(lambda: gone(compiler) and gone(worker), "the end of all that was started")
+
+
+def test_what_a_killed_one_left_is_removed_by_the_next(start):
+    one = start()
+    compiler = one.compiler()
+    worker = one.worker(compiler)
+    one.process.kill()
+    wait_for(lambda: gone(compiler) and gone(worker), "the end of all that was started")
+    (leftover,) = one.left()
+    assert leftover.endswith(".compiling")
+    (one.root / "another.compiling").mkdir()
+    code, err = start("").ended()
+    assert (code, err) == (0, "")
+    assert one.left() == [leftover.removesuffix(".compiling")]
+
+
+def test_two_do_not_compile_the_same_at_once(start):
+    first = start()
+    compiler = first.compiler()
+    code, err = start("").ended()
+    assert code == 2
+    assert "Another compilation is writing to" in err
+    assert not gone(compiler), "the first goes on"
+    assert first.left()[0].endswith(".compiling")
+
+
+def test_a_crash_of_the_worker_takes_its_compilers_along(start):
+    one = start()
+    compiler = one.compiler()
+    os.kill(one.worker(compiler), signal.SIGSEGV)
+    code, err = one.ended()
+    assert code == 2
+    assert "ended by SIGSEGV" in err
+    wait_for(lambda: gone(compiler), "the end of the compiler")
+    assert [Path(name).suffix for name in one.left()] == [".log"]

@@ -1,0 +1,66 @@
+"""The configurations that ship, and the one that stands before another server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
+from mllama_demo.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+LAPTOP = ROOT / "configs" / "laptop.yaml"
+
+
+class TestLaptopConfiguration:
+    def test_it_loads_and_its_commented_lines_are_the_defaults(self, yaml_file):
+        text = LAPTOP.read_text()
+        paths = ("model_path:", "scenarios_dir:")
+        shown = [line for line in re.findall(r"^# (\w+: .*)$", text, re.MULTILINE) if not line.startswith(paths)]
+        commented = load_settings(["--config", str(yaml_file("\n".join(shown)))], {})
+        assert commented == Settings()
+        named = re.findall(r"^(?:# )?(\w+):", text, re.MULTILINE)
+        elsewhere = ("Neuron", "Remote server")
+        others = {name for name, field in Settings.model_fields.items() if field.json_schema_extra["group"] in elsewhere}
+        assert sorted(named) == sorted(set(Settings.model_fields) - {"database_url", "backend"} - others)
+
+    def test_it_runs_the_embedded_checkpoint_on_the_cpu_for_this_machine_alone(self):
+        settings = load_settings(["--config", str(LAPTOP)], {})
+        assert (settings.device, settings.host, settings.allowed_media_hosts) == ("cpu", "127.0.0.1", [])
+        assert settings.model_path == EMBEDDED_CHECKPOINT
+
+
+class TestRemoteServer:
+    @pytest.mark.parametrize(
+        ("given", "used"),
+        [
+            ("http://10.0.0.7:8000", "http://10.0.0.7:8000/v1"),
+            ("http://10.0.0.7:8000/", "http://10.0.0.7:8000/v1"),
+            ("https://models.example/llama/v1/", "https://models.example/llama/v1"),
+        ],
+    )
+    def test_an_address_without_a_path_gets_the_protocols(self, given, used):
+        assert load_settings(["--remote-url", given], {}).remote_url == used
+
+    @pytest.mark.parametrize(
+        "url", ["10.0.0.7:8000", "ftp://host/v1", "http://me:secret@host/v1", "http://host/v1?a=b", "http://"]
+    )
+    def test_what_is_no_plain_address_is_refused(self, url):
+        with pytest.raises(ConfigError, match=r"remote_url must be an address such as http://127\.0\.0\.1:8000/v1"):
+            load_settings(["--remote-url", url], {})
+
+    def test_the_key_comes_from_the_environment_and_is_never_shown(self):
+        settings = load_settings([], {"MLLAMA_DEMO_REMOTE_API_KEY": "sk-very-secret"})
+        assert settings.remote_api_key == "sk-very-secret"
+        assert "sk-very-secret" not in repr(settings)
+        with pytest.raises(ConfigError) as caught:
+            load_settings([], {"MLLAMA_DEMO_REMOTE_API_KEY": "sk very secret"})
+        assert "MLLAMA_DEMO_REMOTE_API_KEY" in str(caught.value)
+        assert "very" not in str(caught.value)
+
+    def test_the_tutorials_server_is_known_for_what_it_is(self):
+        settings = load_settings(["--config", str(ROOT / "configs" / "vllm-server.yaml")], {})
+        assert (settings.backend, settings.remote_kind, settings.remote_concurrency) == ("openai", "vllm_neuron", 4)

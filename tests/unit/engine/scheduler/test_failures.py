@@ -1,0 +1,204 @@
+"""A runner that fails, a scheduler that shuts down, and calls from other threads: nothing is lost or leaked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from mllama_demo.engine.runner import RunnerDown
+from mllama_demo.errors import BackendUnavailable, BadRequest
+from tests.support.scheduler_bench import Bench
+from tests.support.scripted_runner import END
+
+pytestmark = pytest.mark.timeout(60)  # a deadlock fails instead of hanging
+
+
+def answers_while_busy(call: Callable[[], object]) -> bool:
+    """True when `call` returns in another thread although this thread is busy."""
+    done = threading.Event()
+    threading.Thread(target=lambda: (call(), done.set()), daemon=True).start()
+    return done.wait(timeout=10)
+
+
+# --- when the runner fails -----------------------------------------------------------------------------------------------
+
+
+def test_a_failing_prefill_ends_that_request_alone(bench) -> None:
+    b = bench(slots=2, a="abcd" + END, c="CD" + END)
+    b.submit("a", "b", "c")
+    b.step()
+    b.runner.fail_prefill["b"] = RuntimeError("out of device memory")
+    b.step()
+    assert b.reason("b") == "error"
+    assert "out of device memory" in (b.finish("b").error or "")
+    assert b.finish("b").completion_tokens == 0
+    assert b.runner.holders == {0: "a"} or b.runner.holders == {1: "a"}
+    b.drain()
+    assert (b.text("a"), b.text("c")) == ("abcd", "CD")
+    assert b.scheduler.status().down is None
+
+
+def test_a_failing_decode_ends_exactly_those_in_it(bench) -> None:
+    b = bench(slots=2, c="CD" + END, d="DE" + END)
+    b.submit("a", "b", "c", "d")
+    b.step()
+    b.runner.fail_decode = [RuntimeError("device timeout")]
+    b.step()
+    for name in "ab":
+        assert b.reason(name) == "error"
+        assert "device timeout" in (b.finish(name).error or "")
+    assert b.finish("a").completion_tokens == 2
+    assert b.finish("b").completion_tokens == 1
+    assert b.runner.holders == {}
+    b.drain()
+    assert (b.text("c"), b.text("d")) == ("CD", "DE")
+    assert b.scheduler.status().down is None
+
+
+def assert_down(b: Bench, cause: str) -> None:
+    assert cause in (b.scheduler.status().down or "")
+    assert not b.scheduler.has_work()
+    assert b.runner.holders == {}
+    assert b.step() == []
+    with pytest.raises(BackendUnavailable, match=cause):
+        b.submit("late")
+
+
+def test_three_failures_in_a_row_take_the_scheduler_down(bench) -> None:
+    b = bench(slots=1)
+    b.submit(*"abcde")
+    b.runner.fail_prefill = {name: RuntimeError(f"broken {name}") for name in "abc"}
+    b.step(times=2)
+    assert b.scheduler.status().down is None
+    assert b.waiting() == set("cde")
+    b.step()
+    for name in "abcde":
+        assert b.reason(name) == "error"
+    assert [f"broken {name}" in (b.finish(name).error or "") for name in "abc"] == [True] * 3
+    assert b.runner.prefilled() == list("abc")
+    assert_down(b, "broken c")
+
+
+def test_prefills_that_work_do_not_excuse_decodes_that_never_do(bench) -> None:
+    b = bench(slots=1)
+    b.submit(*"abcd")
+    b.runner.fail_decode = [RuntimeError(f"broken decode {n}") for n in (1, 2, 3)]
+    b.step(times=3)
+    assert [b.reason(name) for name in "abcd"] == ["error"] * 4
+    assert_down(b, "broken decode 3")
+
+
+def test_a_success_in_between_starts_the_count_again(bench) -> None:
+    b = bench(slots=1, c="C" + END, f="F" + END)
+    b.submit(*"abcdef")
+    b.runner.fail_prefill = {name: RuntimeError("broken") for name in "abde"}
+    b.drain()
+    assert [b.reason(name) for name in "abcdef"] == ["error", "error", "end_of_turn", "error", "error", "end_of_turn"]
+    assert b.scheduler.status().down is None
+
+
+def test_a_decode_of_others_counts_as_a_success_between_failing_prefills(bench) -> None:
+    b = bench(slots=2, a="abcdefgh" + END)
+    b.submit(*"abcde")
+    b.runner.fail_prefill = {name: RuntimeError("broken") for name in "bcde"}
+    b.drain()
+    assert [b.reason(name) for name in "abcde"] == ["end_of_turn", "error", "error", "error", "error"]
+    assert b.scheduler.status().down is None
+
+
+@pytest.mark.parametrize("verb", ["prefill", "decode"])
+def test_a_runner_that_says_it_is_down_takes_the_scheduler_down_at_once(bench, verb: str) -> None:
+    b = bench(slots=2)
+    b.submit("a", "b", "c", "d")
+    b.step()
+    if verb == "prefill":
+        b.runner.fail_prefill["b"] = RunnerDown("the device is gone")
+    else:
+        b.runner.fail_decode = [RunnerDown("the device is gone")]
+    b.step()
+    for name in "abcd":
+        assert b.reason(name) == "error"
+        assert "the device is gone" in (b.finish(name).error or "")
+    assert_down(b, "the device is gone")
+
+
+def test_a_bad_request_found_in_prefill_ends_that_request_alone_and_is_no_failure_of_the_runner(bench) -> None:
+    b = bench(slots=1, f="F" + END)
+    b.submit(*"abcdef")
+    b.runner.fail_prefill = {name: BadRequest("The image has no pixels.") for name in "abcde"}
+    b.drain()
+    for name in "abcde":
+        assert b.reason(name) == "error"
+        assert "The image has no pixels." in (b.finish(name).error or "")
+    assert b.text("f") == "F"
+    assert b.scheduler.status().down is None
+
+
+# --- shutting down -------------------------------------------------------------------------------------------------------
+
+
+def test_shutting_down_ends_everything_with_the_reason(bench) -> None:
+    b = bench(slots=2)
+    b.submit("a", "b", "c", "d")
+    b.step(times=2)
+    b.scheduler.cancel("b")
+    events = b.shutdown("The server is stopping.")
+    assert sorted(name for name, _ in events) == list("abcd")
+    for name in "acd":
+        assert (b.reason(name), b.finish(name).error) == ("error", "The server is stopping.")
+    assert b.finish("b").reason in ("error", "cancelled")
+    assert_down(b, "The server is stopping")
+    assert b.shutdown("The server is stopping.") == []
+
+
+def test_shutting_down_an_idle_scheduler_ends_nothing(bench) -> None:
+    b = bench()
+    assert b.shutdown("The server is stopping.") == []
+    assert b.runner.calls == []
+    assert_down(b, "The server is stopping")
+
+
+# --- other threads -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["prefill", "decode", "release"])
+def test_nobody_waits_for_a_busy_runner(bench, verb: str) -> None:
+    """Submitting, cancelling and asking return while the runner is inside a call, and take effect in the next step."""
+    b = bench(slots=1, b="B" + END)
+    returned: dict[str, bool] = {}
+
+    def meanwhile(_: object) -> None:
+        b.runner.on_prefill = b.runner.on_decode = b.runner.on_release = lambda _: None
+        calls: dict[str, Callable[[], object]] = {
+            "submit": lambda: b.submit("b"),
+            "cancel": lambda: b.scheduler.cancel("a"),
+            "status": b.scheduler.status,
+            "has_work": b.scheduler.has_work,
+        }
+        for name, call in calls.items():
+            if all(returned.values()):
+                returned[name] = answers_while_busy(call)
+
+    setattr(b.runner, f"on_{verb}", meanwhile)
+    b.submit("a", max_tokens=2 if verb == "release" else 20)
+    b.step()
+    assert returned == {"submit": True, "cancel": True, "status": True, "has_work": True}
+    b.drain()
+    assert (b.reason("a"), b.text("b")) == ("max_tokens" if verb == "release" else "cancelled", "B")
+
+
+def test_requests_from_many_threads_all_finish(bench) -> None:
+    b = bench(slots=3, max_waiting=1_000)
+    threads = [
+        threading.Thread(target=b.submit, args=[f"{t}-{n}" for n in range(8)], kwargs={"conversation": str(t), "max_tokens": 3})
+        for t in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        b.step()
+    b.drain()
+    assert sorted(b.requests) == sorted(f"{t}-{n}" for t in range(5) for n in range(8))
+    assert {b.reason(name) for name in b.requests} == {"max_tokens"}

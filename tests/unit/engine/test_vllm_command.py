@@ -1,0 +1,181 @@
+"""The command of the tutorial's server, from the same configuration that the demo itself would compile."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mllama_demo.__main__ import main
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.settings import Settings
+from mllama_demo.engine.vllm.arguments import engine_arguments, engine_environment, neuron_overrides
+from mllama_demo.engine.vllm.command import command
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+TUTORIAL = {
+    "context_encoding_buckets": [1024, 2048],
+    "token_generation_buckets": [1024, 2048],
+    "sequence_parallel_enabled": False,
+    "is_continuous_batching": True,
+    "on_device_sampling_config": {"global_topk": 64, "dynamic": True, "deterministic": False},
+}
+MODEL = "/home/ubuntu/model_hf/Llama-3.2-90B-Vision-Instruct-hf"
+
+
+def settings(name: str = "trn1-90b", **options: Any) -> Settings:
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+    return load_settings(["--config", str(CONFIGS / f"{name}.yaml"), *flags], {})
+
+
+def split(line: str) -> list[str]:
+    """As a shell does, to which a backslash at the end of a line joins it with the next."""
+    return shlex.split(line.replace("\\\n", ""))
+
+
+def parts(line: str) -> tuple[dict[str, str], list[str], dict[str, str | None]]:
+    """A shell command's variables, program and flags; a flag without a value has None."""
+    words = split(line)
+    variables = dict(word.split("=", 1) for word in words[: words.index("python3")])
+    rest = words[words.index("python3") :]
+    start = next(index for index, word in enumerate(rest) if word.startswith("--"))
+    flags: dict[str, str | None] = {}
+    for index in range(start, len(rest)):
+        if rest[index].startswith("--"):
+            following = rest[index + 1] if index + 1 < len(rest) else "--"
+            flags[rest[index]] = None if following.startswith("--") else following
+    return variables, rest[:start], flags
+
+
+# --- the engine's arguments ----------------------------------------------------------------------------------------------
+
+
+def test_the_overrides_are_the_tutorials():
+    assert neuron_overrides(settings()) == TUTORIAL
+
+
+def test_the_arguments_of_the_legacy_engine_are_the_tutorials():
+    assert engine_arguments(settings(), "legacy") == {
+        "model": MODEL,
+        "max_num_seqs": 4,
+        "max_model_len": 2048,
+        "block_size": 2048,
+        "device": "neuron",
+        "tensor_parallel_size": 32,
+        "override_neuron_config": TUTORIAL,
+    }
+
+
+def test_the_plugin_takes_the_same_overrides_in_another_place():
+    arguments = engine_arguments(settings(), "v1")
+    assert arguments["additional_config"] == {"override_neuron_config": TUTORIAL}
+    assert not {"device", "override_neuron_config", "block_size"} & set(arguments)
+
+
+def test_prompts_shorter_than_the_context_are_said():
+    overrides = neuron_overrides(settings(context_encoding_buckets="512,1024"))
+    assert (overrides["context_encoding_buckets"], overrides["max_context_length"]) == ([512, 1024], 1024)
+
+
+def test_sampling_on_the_host_and_a_dtype_are_said():
+    chosen = settings("trn1-90b-exploration", dtype="float32", tensor_parallel_size=16)
+    assert neuron_overrides(chosen)["on_device_sampling_config"] is None
+    assert engine_arguments(chosen)["dtype"] == "float32"
+    assert "dtype" not in engine_arguments(settings())
+
+
+def test_each_configuration_has_a_folder_of_its_own_for_what_vllm_compiles(tmp_path):
+    """vLLM loads what lies in the folder without looking whether it was compiled for these values."""
+
+    def folder(**options: Any) -> str:
+        return engine_environment(settings(compiled_artifacts=tmp_path, **options))["NEURON_COMPILED_ARTIFACTS"]
+
+    assert folder() == folder()
+    assert len({folder(), folder(batch_size=2), folder(seq_len=4096, token_generation_buckets="4096")}) == 3
+    assert Path(folder()).parent == tmp_path
+    assert "NEURON_COMPILED_ARTIFACTS" not in engine_environment(settings()), "vLLM's own choice beside the model"
+
+
+# --- the command ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_is_the_tutorials():
+    variables, program, flags = parts(command(settings()))
+    assert program == ["python3", "-m", "vllm.entrypoints.openai.api_server"]
+    assert json.loads(flags.pop("--override-neuron-config") or "") == TUTORIAL
+    assert flags == {
+        "--model": MODEL,
+        "--tensor-parallel-size": "32",
+        "--max-model-len": "2048",
+        "--max-num-seqs": "4",
+        "--device": "neuron",
+        "--host": "127.0.0.1",
+        "--port": "8000",
+    }
+    assert variables == {
+        "VLLM_NEURON_FRAMEWORK": "neuronx-distributed-inference",
+        "NEURON_SCRATCHPAD_PAGE_SIZE": "1024",
+        "VLLM_RPC_TIMEOUT": "180000",
+    }
+
+
+def test_the_command_of_the_plugin_has_its_flags():
+    _, _, flags = parts(command(settings(), "v1"))
+    assert json.loads(flags["--additional-config"] or "") == {"override_neuron_config": TUTORIAL}
+    assert flags["--no-enable-prefix-caching"] is None
+    assert "--device" not in flags
+
+
+@pytest.mark.parametrize("generation", ["legacy", "v1"])
+@pytest.mark.parametrize("name", ["trn1-90b", "trn1-90b-16k", "trn1-11b", "inf2-90b", "trn1-90b-exploration"])
+def test_every_neuron_configuration_of_the_project_has_one(name, generation):
+    chosen = settings(name)
+    _, _, flags = parts(command(chosen, generation))
+    assert flags["--max-num-seqs"] == str(chosen.batch_size)
+    assert flags["--tensor-parallel-size"] == str(chosen.tensor_parallel_size)
+
+
+def test_a_shell_gives_the_server_exactly_these_words(tmp_path):
+    """Even with a model in a folder that no shell likes."""
+    folder = tmp_path / "a model's $HOME `x`"
+    line = command(settings(model_path=folder))
+    echo = f'python3() {{ printf "%s\\0" "$@"; }}\n{line}'
+    printed = subprocess.run(["sh", "-c", echo], capture_output=True, text=True, check=True, timeout=30).stdout
+    assert printed.split("\0")[:-1] == split(line)[split(line).index("python3") + 1 :]
+    assert str(folder) in printed.split("\0")
+
+
+# --- the verb ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_prints_a_command_and_puts_the_notes_aside(capsys):
+    assert main(["vllm-command", "--config", str(CONFIGS / "trn1-90b.yaml"), "--server-port", "9000"]) == 0
+    out, err = capsys.readouterr()
+    assert parts(out)[2]["--port"] == "9000"
+    assert err.startswith("# ")
+
+
+def test_it_says_that_the_plugin_does_not_serve_this_model(capsys):
+    assert main(["vllm-command", "--config", str(CONFIGS / "trn1-90b.yaml"), "--generation", "v1"]) == 0
+    assert "does NOT serve Llama 3.2 Vision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--generation", "v2"], "--generation"),
+        (["--server-port", "70000"], "1 to 65535"),
+        (["--batch-size", "5"], "batch_size"),
+        (["--tensor-parallel-size", "24"], "tensor_parallel_size"),
+        (["--gneration", "v1"], "--gneration"),
+    ],
+)
+def test_what_cannot_be_used_is_named(flags, named, capsys):
+    assert main(["vllm-command", "--config", str(CONFIGS / "trn1-90b.yaml"), *flags]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert named in err

@@ -1,0 +1,220 @@
+"""Measures against examples worked by hand, and two answers compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from mllama_demo.errors import BadRequest
+from mllama_demo.explore.compare import compare, word_differences
+from mllama_demo.explore.grid import make_grid
+from mllama_demo.explore.measures import (
+    MEASURES,
+    chrf,
+    distinct,
+    groups,
+    heat_map,
+    mean_entropy,
+    self_similarity,
+    unique_share,
+)
+from mllama_demo.sampling import SamplingParams, filter_logits
+from tests.support.explore_runs import answer, failed, logits_at, run_of, saying
+
+# --- texts ---------------------------------------------------------------------------------------------------------------
+
+
+def test_distinct_n_counts_different_ngrams_over_all() -> None:
+    """Five words of which four differ; pairs a-dog, dog-and, and-a, a-dog: three of four."""
+    assert distinct(["A dog and a dog"], 1) == pytest.approx(3 / 5)
+    assert distinct(["A dog and a dog"], 2) == pytest.approx(3 / 4)
+
+
+def test_ngrams_are_pooled_over_answers_and_do_not_cross_from_one_to_the_next() -> None:
+    assert distinct(["red sun", "red sky"], 1) == pytest.approx(3 / 4)
+    assert distinct(["red sun", "red sky"], 2) == 1.0
+    assert distinct(["red", "sun"], 2) is None
+
+
+def test_unique_answers_are_counted_once() -> None:
+    assert unique_share(["a", "b", "a", "a"]) == 0.5
+    assert unique_share([]) is None
+
+
+def test_chrf_of_a_word_worked_by_hand() -> None:
+    """abc against abd: 2 of 3 characters, 1 of 2 pairs, 0 of 1 triple; precision and recall are both their mean, 7/18."""
+    assert chrf("abc", "abd") == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
+
+
+def test_chrf_weighs_recall_twice_as_much_as_precision() -> None:
+    """ab against abab: precision 1 and 1, recall 2/4 and 1/3, so P = 1, R = 5/12 over the orders that both have."""
+    precision, recall = 1.0, (1 / 2 + 1 / 3) / 2
+    assert chrf("ab", "abab") == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
+    assert chrf("ab", "abab") < chrf("abab", "ab")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "score"), [("same", "same", 100), ("a b", "ab", 100), ("ab", "xy", 0), ("", "", 100), ("", "x", 0)]
+)
+def test_chrf_at_its_ends(a: str, b: str, score: float) -> None:
+    assert chrf(a, b) == score
+
+
+def test_chrf_is_that_of_sacrebleu() -> None:
+    import sacrebleu
+
+    reference = "Once upon a time there was a dog, and the dog was red."
+    for hypothesis in ("Once there was a dog.", "A red sun stood over the sea", reference, "dog"):
+        assert chrf(hypothesis, reference) == pytest.approx(sacrebleu.sentence_chrf(hypothesis, [reference]).score)
+
+
+def test_self_similarity_is_the_mean_over_all_pairs_both_ways() -> None:
+    pair = (chrf("abc", "abd") + chrf("abd", "abc")) / 2
+    assert self_similarity(["abc", "abc"]) == 100
+    assert self_similarity(["abc", "abc", "abd"]) == pytest.approx((100 + 2 * pair) / 3)
+    assert self_similarity(["abc"]) is None
+
+
+# --- cells and groups ----------------------------------------------------------------------------------------------------
+
+
+def test_the_entropy_is_that_of_the_model_before_any_filter() -> None:
+    """All 40 candidates of a small vocabulary are recorded, so nothing is left out."""
+    cell = answer(SamplingParams(temperature=0.2, top_k=5, seed=1, max_tokens=1), 1)
+    whole = filter_logits(logits_at(0), SamplingParams(temperature=1.0, top_p=1.0)).probabilities
+    expected = -sum(p * math.log2(p) for p in whole)
+    assert mean_entropy(cell) == pytest.approx(expected, rel=0.1)
+    assert mean_entropy(cell) <= expected + 1e-9
+
+
+def test_a_cell_without_a_record_has_no_entropy() -> None:
+    assert mean_entropy(saying(run_of(), "no record").cells[0]) is None
+
+
+def test_times_are_without_the_wait_for_a_slot() -> None:
+    cells = run_of().cells
+    assert MEASURES["ttft"].of(cells) == pytest.approx(0.25)
+    assert MEASURES["speed"].of(cells) == pytest.approx(5.0)
+    assert MEASURES["length"].of(cells) == 6
+
+
+def test_groups_share_values_and_leave_out_what_is_not_complete() -> None:
+    run = run_of()
+    cells = list(run.cells)
+    cells[0] = failed(cells[0])
+    found = groups(run.model_copy(update={"cells": tuple(cells)}), ["temperature"])
+    assert [(g.values, len(g.cells), g.missing) for g in found] == [({"temperature": 0.5}, 3, 1), ({"temperature": 1.5}, 4, 0)]
+    assert len(groups(run, [])[0].cells) == 8
+
+
+def test_a_heat_map_has_a_figure_for_each_pair_of_values() -> None:
+    run = saying(run_of(), "a", "a", "a", "b", "a", "b", "c", "d")
+    table = heat_map(run, "unique", "temperature", "top_p")
+    assert (table.row_values, table.column_values) == ((0.5, 1.5), (0.8, 1.0))
+    assert table.values == ((0.5, 1.0), (1.0, 1.0))
+    assert (table.shade(0.5), table.shade(1.0), table.shade(None)) == (0.0, 1.0, None)
+
+
+def test_a_pair_of_values_without_answers_has_no_figure() -> None:
+    run = run_of()
+    cells = [failed(c) if (c.temperature, c.top_p) == (0.5, 0.8) else c for c in run.cells]
+    assert heat_map(run.model_copy(update={"cells": tuple(cells)}), "unique").values[0][0] is None
+    assert MEASURES["unique"].text(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("beauty",), "there are distinct_1"),
+        (("unique", "size", "top_p"), "temperature, top_p, top_k, seed"),
+        (("unique", "top_p", "top_p"), "two different axes"),
+    ],
+)
+def test_an_unknown_measure_or_axis_is_refused_by_name(arguments: tuple[str, ...], named: str) -> None:
+    with pytest.raises(BadRequest, match=named):
+        heat_map(run_of(), *arguments)
+
+
+# --- comparing -----------------------------------------------------------------------------------------------------------
+
+
+def test_words_are_aligned_and_every_character_is_kept() -> None:
+    a, b = "The red  dog sat.\nIt slept.", "The dog sat down.\nIt slept."
+    parts = word_differences(a, b)
+    assert [(part.kind, part.a.strip(), part.b.strip()) for part in parts] == [
+        ("same", "The", "The"),
+        ("only_a", "red", ""),
+        ("same", "dog", "dog"),
+        ("changed", "sat.", "sat down."),
+        ("same", "It slept.", "It slept."),
+    ]
+    assert "".join(part.a for part in parts) == a
+    assert "".join(part.b for part in parts) == b
+
+
+def pair(first: dict, second: dict, tokens: int = 12):
+    values = [SamplingParams(**{"top_p": 1.0, "max_tokens": tokens, **given}) for given in (first, second)]
+    cells = [answer(value, tokens) for value in values]
+    return compare(*cells, *values), cells
+
+
+def test_equal_answers_do_not_part() -> None:
+    comparison, _ = pair({"temperature": 1.0, "seed": 1}, {"temperature": 1.0, "seed": 1})
+    assert comparison.same
+    assert comparison.parting is None
+
+
+def test_two_seeds_part_by_the_random_number_and_each_could_have_gone_the_others_way() -> None:
+    comparison, (a, b) = pair({"temperature": 1.0, "top_k": 60, "seed": 1}, {"temperature": 1.0, "top_k": 60, "seed": 2})
+    parting = comparison.parting
+    assert parting is not None
+    index = parting.index
+    assert [t.id for t in a.tokens[:index]] == [t.id for t in b.tokens[:index]]
+    assert (parting.a.token_id, parting.b.token_id) == (a.tokens[index].id, b.tokens[index].id)
+    assert parting.a.token_id != parting.b.token_id
+    assert parting.a.draw != parting.b.draw
+    assert parting.a.steps is not None
+    assert parting.b.steps is not None
+    assert [c.final for c in parting.a.steps.candidates] == [c.final for c in parting.b.steps.candidates]
+    assert (parting.cause, parting.a.other_possible, parting.b.other_possible) == ("random_number", True, True)
+
+
+def test_a_token_that_the_other_sampler_had_cut_is_the_work_of_the_filters() -> None:
+    causes = set()
+    for seed in range(10):
+        comparison, _ = pair({"temperature": 1.5, "seed": seed}, {"temperature": 1.5, "top_k": 2, "seed": seed})
+        assert comparison.parting is not None
+        seen = comparison.parting
+        assert seen.a.other_possible is True
+        assert (seen.cause == "filters") == (seen.b.other_possible is False)
+        causes.add(seen.cause)
+    assert "filters" in causes
+
+
+def test_greedy_is_named_as_the_cause() -> None:
+    comparison, _ = pair({"temperature": 0.0, "seed": 1}, {"temperature": 1.9, "seed": 1})
+    assert comparison.parting is not None
+    assert comparison.parting.cause == "greedy"
+
+
+def test_an_answer_that_ended_where_the_other_went_on_parts_there() -> None:
+    values = SamplingParams(temperature=0.0, seed=1)
+    comparison = compare(answer(values, 3), answer(values, 5), values, values)
+    assert comparison.parting is not None
+    assert (comparison.parting.index, comparison.parting.a.token_id, comparison.parting.cause) == (3, None, "unknown")
+
+
+def test_a_server_that_tells_text_alone_is_compared_by_words() -> None:
+    a, b = saying(run_of(), "a dog", "a cat").cells[:2]
+    texts = [cell.model_copy(update={"tokens": tuple(t.model_copy(update={"id": -1}) for t in cell.tokens)}) for cell in (a, b)]
+    values = SamplingParams(seed=1)
+    comparison = compare(*texts, values, replace(values, seed=2))
+    assert comparison.parting is None
+    assert not comparison.same
+
+
+def test_a_grid_of_one_cell_is_a_run_too() -> None:
+    run = run_of(make_grid({"prompt": "Hello", "max_tokens": 3}))
+    assert groups(run, [])[0].measure("self_similarity") is None

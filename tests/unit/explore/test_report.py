@@ -1,0 +1,83 @@
+"""A run as a page of its own: all of it there, nothing from elsewhere, nothing taken for markup."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+
+from mllama_demo.config.branding import Brand
+from mllama_demo.explore.grid import make_grid
+from mllama_demo.explore.report import html_report
+from mllama_demo.explore.results import Run
+from mllama_demo.explore.snippets import DEFAULT_URL
+from tests.support.explore_runs import RUDE, failed, rude_run, run_of, saying
+
+BRAND = Brand("The demo")
+
+
+def report(run: Run, brand: Brand = BRAND) -> str:
+    return html_report(run, DEFAULT_URL, brand)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] and self.tags[-1][0] != "style":
+            self.text += data
+
+
+@pytest.mark.parametrize("run", [run_of(), rude_run()], ids=["everyday", "rude"])
+def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(run: Run) -> None:
+    html = report(run)
+    page = Page(html)
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "iframe", "object", "b"}
+    links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href", "action")]
+    assert links
+    assert all(str(link).startswith(("data:image/webp;base64,", "data:,")) for link in links)
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "url(" not in html
+    assert "@import" not in html
+    assert any("default-src 'none'" in str(attributes.get("content")) for tag, attributes in page.tags if tag == "meta")
+
+
+def test_the_page_shows_what_was_asked_and_every_answer() -> None:
+    run = run_of()
+    page = Page(report(run))
+    for cell in run.cells:
+        assert cell.label() in page.text
+        assert cell.text in page.text
+    for part in ("What is it?", "a model", "Distinct-1", "Self-similarity", "numpy 2", "a picture.png, 40 × 30"):
+        assert part in page.text
+    assert "prefers-color-scheme: dark" in report(run)
+    assert "@media print" in report(run)
+
+
+def test_texts_are_shown_as_they_are_never_as_markup() -> None:
+    run = rude_run()
+    page = Page(report(run))
+    assert "<script>x</script>" in page.text
+    assert "<img src=x onerror=y>" in page.text
+    assert RUDE.splitlines()[0] in page.text
+
+
+def test_the_page_says_which_cell_failed_and_why() -> None:
+    run = run_of()
+    cells = (failed(run.cells[0], "The model broke."), *run.cells[1:])
+    assert "The model broke." in Page(report(run.model_copy(update={"cells": cells}))).text
+
+
+def test_a_run_of_one_cell_without_picture_or_record_has_a_page() -> None:
+    run = saying(run_of(make_grid({"prompt": "Hello", "max_tokens": 3})), "Hi.")
+    assert "Hi." in Page(report(run)).text

@@ -1,0 +1,288 @@
+"""From a chat-completions request to requests of the backend, and from its events to the answer or its chunks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mllama_demo.engine.base import FinishEvent, QueueEvent, TokenEvent
+from mllama_demo.errors import BackendBusy, DemoError
+from mllama_demo.openai_api.completion import Completion
+from mllama_demo.openai_api.schema import ChatChunk
+from mllama_demo.web.errors import ApiError
+from tests.support.completions import begin, body, part, picture, said, spelled, taken
+from tests.support.manual_backend import READ, HandBackend, finished, run
+
+pytestmark = pytest.mark.timeout(60)
+
+
+# --- what the backend is asked for -----------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is() -> None:
+    (request,) = taken(body(), HandBackend(context_length=2000), temperature=0.3, top_p=0.7, top_k=9, max_tokens=50)
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.stop) == (0.3, 0.7, 9, ())
+    assert sampling.max_tokens == 2000
+    assert sampling.seed is not None
+    assert not request.trace
+
+
+def test_what_is_given_is_taken() -> None:
+    fields = {
+        "temperature": 1,
+        "top_p": 0.5,
+        "top_k": 4,
+        "seed": 7,
+        "stop": "a",
+        "max_tokens": 3,
+        "logprobs": True,
+        "ignore_eos": True,
+    }
+    backend = HandBackend()
+    backend.info = replace(backend.info, capabilities=frozenset({"seed", "probabilities"}))
+    (request,) = taken(body(**fields), backend)
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (1.0, 0.5, 4, 7)
+    assert (sampling.stop, sampling.max_tokens, request.trace, sampling.ignore_eos) == (("a",), 3, True, True)
+
+
+def test_the_newer_name_of_max_tokens_wins() -> None:
+    (request,) = taken(body(max_tokens=5, max_completion_tokens=3))
+    assert request.sampling.max_tokens == 3
+
+
+def test_more_tokens_than_the_context_has_are_no_more_than_it_has() -> None:
+    (request,) = taken(body(max_tokens=10**9), HandBackend(context_length=2000))
+    assert request.sampling.max_tokens == 2000
+
+
+@pytest.mark.parametrize(("seed", "drawn"), [(0, 0), (-1, 2**32 - 1), (2**32 + 5, 5), (2**63 - 1, 2**32 - 1)])
+def test_every_64_bit_seed_is_one(seed: int, drawn: int) -> None:
+    (request,) = taken(body(seed=seed))
+    assert request.sampling.seed == drawn
+
+
+def test_top_k_of_minus_one_is_off() -> None:
+    (request,) = taken(body(top_k=-1), top_k=5)
+    assert request.sampling.top_k == 0
+
+
+def test_each_choice_draws_with_its_own_seed_and_all_share_a_turn_and_a_prompt() -> None:
+    requests = taken(body(n=3, seed=2**32 - 2))
+    assert [request.sampling.seed for request in requests] == [2**32 - 2, 2**32 - 1, 0]
+    assert {request.conversation_id for request in requests} == {"me"}
+    assert len({request.id for request in requests}) == 3
+    assert len({request.prompt_ids for request in requests}) == 1
+
+
+def test_roles_and_texts_come_into_the_prompt_in_order() -> None:
+    (request,) = taken(
+        body(
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "two"}]},
+            {"role": "assistant", "content": "Three."},
+            "Four?",
+        )
+    )
+    prompt = spelled(request)
+    places = [prompt.index(word) for word in ("system", "Be brief.", "One\ntwo", "Three.", "Four?")]
+    assert places == sorted(places)
+
+
+def test_the_operators_system_prompt_counts_unless_the_request_has_one() -> None:
+    assert "Be kind." in spelled(taken(body(), system_prompt="Be kind.")[0])
+    own = body({"role": "system", "content": "Be odd."}, "Hello?")
+    assert "Be kind." not in spelled(taken(own, system_prompt="Be kind.")[0])
+
+
+def test_system_text_with_an_image_goes_into_the_users_turn() -> None:
+    own = body({"role": "system", "content": "Be brief."}, {"role": "user", "content": [part(picture())]})
+    prompt = spelled(taken(own)[0])
+    assert "Be brief." in prompt
+    assert "system" not in prompt
+
+
+def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() -> None:
+    request = body(
+        {"role": "user", "content": [part("http://nowhere.invalid/a.png"), {"type": "text", "text": "And this?"}]},
+        {"role": "assistant", "content": "Nothing."},
+        {"role": "user", "content": [part(picture(70, 30)), {"type": "text", "text": "And this?"}]},
+        {"role": "assistant", "content": "A line."},
+        "Sure?",
+    )
+    (asked,) = taken(request)
+    assert asked.image is not None
+    assert (asked.image.width, asked.image.height) == (70, 30)
+    whole, chunks = said(request, "Yes.")
+    for seen in (whole.image, chunks[0].image):
+        assert seen is not None
+        assert (seen.message, seen.width, seen.height, seen.rows, seen.columns, seen.not_seen) == (2, 70, 30, 1, 3, 1)
+
+
+# --- the answer ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_chunks_together_are_the_answer() -> None:
+    whole, chunks = said(body(seed=5), "A", " boat", "", " sails")
+    (choice,) = whole.choices
+    assert (choice.message.content, choice.finish_reason, choice.stop_reason) == ("A boat sails", "stop", None)
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == "A boat sails"
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert whole.seed == chunks[0].seed == 5
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (5, 4, 9)
+
+
+def test_usage_comes_last_where_it_was_asked_for_and_is_null_before() -> None:
+    _, chunks = said(body(stream=True, stream_options={"include_usage": True}), "Hi")
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 6
+    assert all('"usage":null' in chunk.model_dump_json(exclude_unset=True) for chunk in chunks[:-1])
+    _, without = said(body(stream=True), "Hi")
+    assert all("usage" not in chunk.model_dump(exclude_unset=True) for chunk in without)
+
+
+@pytest.mark.parametrize(
+    ("end", "finish_reason", "stop_reason"),
+    [
+        (finished("end_of_turn"), "stop", None),
+        (replace(finished("stop_string"), stop_string="###"), "stop", "###"),
+        (finished("max_tokens"), "length", None),
+        (finished("context_full"), "length", "context_full"),
+        (finished("time_limit"), "length", "time_limit"),
+    ],
+)
+def test_why_an_answer_ended_is_told(end: FinishEvent, finish_reason: str, stop_reason: str | None) -> None:
+    whole, chunks = said(body(), "Hi", end=end)
+    for choice in (whole.choices[0], chunks[-1].choices[0]):
+        assert (choice.finish_reason, choice.stop_reason) == (finish_reason, stop_reason)
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "status"),
+    [
+        (finished("error", error="No power."), "ready", 500),
+        (finished("error", error="No power."), "down", 503),
+        (finished("cancelled"), "ready", 503),
+        (finished("time_limit", tokens=0), "ready", 503),
+    ],
+)
+def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEvent, state: str, status: int) -> None:
+    backend = HandBackend()
+    backend.state = state
+
+    async def drain(completion: Completion, streamed: bool) -> None:
+        if not streamed:
+            await completion.whole()
+        async for _ in completion.chunks():
+            pass
+
+    async def scene(streamed: bool) -> None:
+        reading = asyncio.create_task(drain(await begin(backend, body()), streamed))
+        await backend.taken()
+        backend.send(READ, end)
+        with pytest.raises(ApiError) as caught:
+            await reading
+        assert caught.value.status == status
+
+    run(scene(False))
+    run(scene(True))
+
+
+def test_choices_are_told_apart_though_their_tokens_come_mixed() -> None:
+    backend = HandBackend()
+
+    async def scene() -> list[ChatChunk | QueueEvent]:
+        chunks = (await begin(backend, body(n=2))).chunks()
+        reading = asyncio.create_task(_all(chunks))
+        first, second = await backend.taken(), await backend.taken()
+        for token in range(3):
+            for name, request in (("a", first), ("b", second)):
+                backend.send_to(request.id, TokenEvent(token, 7, f"{name}{token}"))
+        for request in (second, first):
+            backend.send_to(request.id, finished())
+        return await reading
+
+    texts = {0: "", 1: ""}
+    chunks = run(scene())
+    for chunk in chunks:
+        assert isinstance(chunk, ChatChunk)
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == {0: "a0a1a2", 1: "b0b1b2"}
+    assert len({chunk.id for chunk in chunks if isinstance(chunk, ChatChunk)}) == 1
+
+
+async def _all(chunks: AsyncGenerator[Any, None]) -> list[Any]:
+    return [chunk async for chunk in chunks]
+
+
+# --- queueing and leaving ------------------------------------------------------------------------------------------------
+
+
+def test_the_place_in_the_queue_is_told_before_the_first_chunk() -> None:
+    backend = HandBackend()
+
+    async def scene() -> None:
+        async with aclosing((await begin(backend, body())).chunks()) as chunks:
+            waiting = asyncio.ensure_future(anext(chunks))
+            await backend.taken()
+            backend.send(QueueEvent(2, 1.5))
+            assert await waiting == QueueEvent(2, 1.5)
+            backend.send(READ)
+            assert isinstance(await anext(chunks), ChatChunk)
+
+    run(scene())
+
+
+def test_a_full_queue_refuses_before_the_first_chunk() -> None:
+    backend = HandBackend()
+    backend.refusal = BackendBusy("Full.")
+
+    async def scene() -> None:
+        with pytest.raises(DemoError, match="Full"):
+            await anext((await begin(backend, body(n=2))).chunks())
+
+    run(scene())
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_leaving_frees_every_choice_at_once(streamed: bool) -> None:
+    backend = HandBackend()
+
+    async def scene() -> None:
+        completion = await begin(backend, body(n=2))
+        reading = asyncio.create_task(_all(completion.chunks()) if streamed else completion.whole())
+        for _ in range(2):
+            await backend.taken()
+        backend.send(READ)
+        backend.say("One")
+        await asyncio.sleep(0)
+        assert backend.closed == []
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert sorted(backend.closed) == sorted(request.id for request in backend.requests)
+
+    run(scene())
+
+
+def test_a_choice_that_fails_ends_the_others() -> None:
+    backend = HandBackend()
+
+    async def scene() -> None:
+        reading = asyncio.create_task((await begin(backend, body(n=2))).whole())
+        for _ in range(2):
+            await backend.taken()
+        backend.send(READ, finished("error", error="No power."))
+        with pytest.raises(ApiError, match="No power"):
+            await reading
+        assert len(backend.closed) == 2
+
+    run(scene())

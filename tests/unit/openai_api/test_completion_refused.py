@@ -1,0 +1,88 @@
+"""What the API does not answer, it refuses by name, before anything is begun."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mllama_demo.errors import PromptTooLong
+from mllama_demo.web.errors import ApiError
+from tests.support.completions import body, part, picture, refused, said, taken
+from tests.support.manual_backend import HandBackend
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"temperature": 2.5}, "temperature", "from 0 to 2, got 2.5"),
+        ({"temperature": float("nan")}, "temperature", "from 0 to 2"),
+        ({"top_p": 0}, "top_p", "from 0.01 to 1"),
+        ({"top_k": -2}, "top_k", "from 0 to 200"),
+        ({"max_tokens": 0}, "max_tokens", "from 1 to 4096, got 0"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "max_completion_tokens must be a whole number"),
+        ({"stop": [""]}, "stop", "1 to 64 characters"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "up to 4 strings"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], param: str, words: str) -> None:
+    error = refused(ApiError, body(**fields))
+    assert (error.status, error.param) == (400, param)
+    assert words in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logprobs": True}, "logprobs"),
+        ({"seed": 1}, "seed"),
+        ({"messages": "image"}, "messages"),
+        ({"ignore_eos": True}, "ignore_eos"),
+    ],
+)
+def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: dict[str, Any], param: str) -> None:
+    backend = HandBackend()
+    backend.info = replace(backend.info, capabilities=frozenset(), ignored={"ignore_eos": "It ends by itself."})
+    request = body({"role": "user", "content": [part(picture())]}) if "messages" in fields else body(**fields)
+    error = refused(ApiError, request, backend)
+    assert (error.status, error.param) == (400, param)
+
+
+def test_a_backend_without_seeds_answers_without_telling_one() -> None:
+    backend = HandBackend()
+    backend.info = replace(backend.info, capabilities=frozenset({"images"}))
+    whole, _ = said(body(), "Hi.", backend=backend)
+    assert whole.seed is None
+
+
+def test_more_choices_than_can_wait_are_refused() -> None:
+    error = refused(ApiError, body(n=16))  # 2 slots and 8 places in the queue
+    assert "n must be at most 10" in error.message
+
+
+def test_a_conversation_that_does_not_fit_is_refused_and_not_cut() -> None:
+    request = body("a" * 300, {"role": "assistant", "content": "b"}, "c")
+    assert "room for 150" in str(refused(PromptTooLong, request, HandBackend(context_length=200)))
+    assert len(taken(request, HandBackend(context_length=600))) == 1
+
+
+def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None:
+    error = refused(PromptTooLong, body("a" * 60_000), HandBackend(context_length=200))
+    assert "51,200" in str(error)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["data:image/png;base64,AAAA", "data:text/html,hello", "ftp://example.com/a.png", "file:///etc/passwd", "/etc/passwd", "x"],
+)
+def test_what_is_no_image_is_refused_with_the_message_it_came_with(url: str) -> None:
+    error = refused(ApiError, body("Hello", {"role": "user", "content": [part(url)]}))
+    assert (error.status, error.param, error.code) == (400, "messages[1].content", "invalid_image")
+
+
+def test_no_image_is_fetched_from_a_host_that_is_not_allowed() -> None:
+    error = refused(ApiError, body({"role": "user", "content": [part("http://example.com/a.png")]}), allowed_media_hosts=[])
+    assert "only hosts that its operator chose" in error.message

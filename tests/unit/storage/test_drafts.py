@@ -1,0 +1,158 @@
+"""What a killed program had written of an answer: kept once, for its owner, where it belongs, and never of a living one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.config.settings import Settings
+from mllama_demo.errors import BackendUnavailable
+from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.tasks import LiveAnswers
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.storage import drafts as drafts_room
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.drafts import LIFETIME, Drafts
+from tests.support.manual_backend import READ, CodePoints, HandBackend, finished, run, talk, until
+
+ME = "me"
+PART = Message("assistant", "Once the", facts={"sampling": {"temperature": 0.6}, "dropped": 0})
+
+
+@pytest.fixture
+def drafts(store: Store) -> Drafts:
+    return Drafts(store)
+
+
+def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
+    now = drafts_room._now() + by
+    monkeypatch.setattr(drafts_room, "_now", lambda: now)
+
+
+def asked(store: Store) -> Conversation:
+    return store.save(ME, talk("Tell me a story"))
+
+
+def said(store: Store, conversation: Conversation) -> list[str]:
+    return [message.text for message in store.load(ME, conversation.id).messages]
+
+
+def orphans(drafts: Drafts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would be adopted if the program ended now."""
+    with monkeypatch.context() as patch:
+        later(patch, LIFETIME * 1.1)
+        return [draft.text for _, _, draft in drafts._orphans(ME)]
+
+
+def test_a_draft_without_its_program_becomes_the_answer_cut_off(store, drafts, monkeypatch) -> None:
+    conversation = asked(store)
+    drafts.put(ME, conversation, Message("assistant", "Once", facts={}))
+    drafts.put(ME, conversation, PART)
+    later(monkeypatch, LIFETIME * 1.1)
+    drafts.adopt(ME)
+    kept = store.load(ME, conversation.id).messages[-1]
+    assert (kept.role, kept.text, kept.facts) == ("assistant", "Once the", {**PART.facts, "reason": "cut_off"})
+    drafts.adopt(ME)
+    assert said(store, conversation) == ["Tell me a story", "Once the"]
+
+
+def test_a_draft_of_a_living_program_is_left_alone(store, drafts, monkeypatch) -> None:
+    conversation = asked(store)
+    drafts.put(ME, conversation, PART)
+    drafts.adopt(ME)
+    later(monkeypatch, LIFETIME * 0.9)
+    drafts.adopt(ME)
+    assert said(store, conversation) == ["Tell me a story"]
+    later(monkeypatch, LIFETIME)
+    drafts.adopt(ME, alive={conversation.id})
+    drafts.adopt("somebody else")
+    assert said(store, conversation) == ["Tell me a story"]
+    drafts.adopt(ME)
+    assert said(store, conversation) == ["Tell me a story", "Once the"]
+
+
+def test_a_draft_of_what_has_changed_since_is_dropped(store, drafts, monkeypatch) -> None:
+    answered, deleted, dropped = asked(store), asked(store), asked(store)
+    for conversation in (answered, deleted, dropped):
+        drafts.put(ME, conversation, PART)
+    store.save(ME, answered.add(Message("assistant", "Once there was a dog.")))
+    store.delete(ME, deleted.id)
+    drafts.drop(dropped.id)
+    later(monkeypatch, LIFETIME * 1.1)
+    drafts.adopt(ME)
+    store.restore(ME, deleted.id)
+    drafts.adopt(ME)
+    assert said(store, answered) == ["Tell me a story", "Once there was a dog."]
+    assert said(store, deleted) == said(store, dropped) == ["Tell me a story"]
+
+
+def test_an_erased_owner_leaves_no_draft_and_others_keep_theirs(store, drafts, monkeypatch) -> None:
+    mine, theirs = asked(store), store.save("somebody else", talk("Tell me a story"))
+    drafts.put(ME, mine, PART)
+    drafts.put("somebody else", theirs, PART)
+    drafts.erase(ME)
+    later(monkeypatch, LIFETIME * 1.1)
+    assert list(drafts._orphans(ME)) == []
+    assert [id for id, _, _ in drafts._orphans("somebody else")] == [theirs.id]
+
+
+async def begun(backend: HandBackend) -> None:
+    """The first words of the answer to the question that it was asked."""
+    await backend.taken()
+    backend.send(READ)
+    backend.say("O", "n")
+
+
+def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
+    backend = HandBackend()
+    answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)
+    monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
+
+    async def story() -> Any:
+        conversation = talk("Tell me a story")
+        live = answers.start(ME, conversation, SamplingParams())
+        await begun(backend)
+        await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
+        backend.send(finished())
+        await until(lambda: live.done, "the answer is kept")
+        await until(lambda: not orphans(drafts, monkeypatch), "its draft is gone")
+        return said(store, conversation)
+
+    assert run(story()) == ["Tell me a story", "On"]
+
+
+@pytest.mark.parametrize("discarded", [False, True])
+def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_discarded(monkeypatch, discarded) -> None:
+    class FailsAsAnswersEnd(Store):
+        def save(self, owner: str, conversation: Conversation) -> Conversation:
+            if conversation.messages[-1].role == "assistant" and not mended:
+                raise BackendUnavailable("The database does not answer.")
+            return super().save(owner, conversation)
+
+    mended: list[bool] = []
+    backend, store = HandBackend(), FailsAsAnswersEnd("sqlite://")
+    drafts = Drafts(store)
+    answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store, unwatched_seconds=2.0)
+    monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
+
+    async def story() -> Any:
+        conversation = talk("Tell me a story")
+        live = answers.start(ME, conversation, SamplingParams())
+        await begun(backend)
+        await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
+        if discarded:
+            await answers.discard(live)
+        else:
+            backend.send(finished())
+        await until(lambda: live.done and not answers._tasks, "everything about the answer is over")
+        assert isinstance(live.error, BackendUnavailable) is not discarded
+        mended.append(True)
+        later(monkeypatch, LIFETIME * 1.1)
+        await answers.adopt(ME)
+        return said(store, conversation)
+
+    assert run(story()) == ["Tell me a story", *([] if discarded else ["On"])]
+    store.close()

@@ -1,0 +1,144 @@
+"""Links to a conversation: what they show and to whom, for how long, and who may end them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+import sqlalchemy as sql
+
+from mllama_demo.chat.conversation import Message
+from mllama_demo.errors import BadRequest, NotFound
+from mllama_demo.storage import shares as shares_module
+from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.shares import MAX_SHARES, ShareGone, Shares
+from tests.support.manual_backend import talk
+
+
+@pytest.fixture
+def shares(store: Store) -> Shares:
+    return Shares(store)
+
+
+@pytest.fixture
+def kept(store: Store):
+    """A stored conversation of "me"."""
+    return store.save("me", talk("What is it?", "A dog."))
+
+
+def texts(shares: Shares, token: str) -> list[str]:
+    return [message.text for message in shares.open(token).conversation.messages]
+
+
+def later(monkeypatch: pytest.MonkeyPatch, passed: timedelta) -> None:
+    now = datetime.now(timezone.utc).replace(tzinfo=None) + passed
+    monkeypatch.setattr(shares_module, "_now", lambda: now)
+
+
+def test_a_link_shows_what_the_conversation_showed_and_not_what_came_later(store, shares, kept):
+    token = shares.create("me", kept.id, "1 day")
+    store.rename("me", kept.id, "A private name")
+    store.save("me", kept.add(Message("user", "And a secret?")))
+    assert texts(shares, token) == ["What is it?", "A dog."]
+    assert shares.open(token).conversation.title == kept.title
+
+
+def test_another_version_chosen_later_does_not_change_what_was_shared(store, shares, kept):
+    token = shares.create("me", kept.id, "1 day")
+    store.save("me", kept.cut(1).add(Message("assistant", "A cat.")))
+    assert texts(shares, token) == ["What is it?", "A dog."]
+
+
+def test_the_secret_is_nowhere_in_the_database(store, shares, kept):
+    token = shares.create("me", kept.id, "1 day")
+    assert len(token) == 43
+    with store.transaction() as connection:
+        rows = connection.execute(sql.text("SELECT * FROM shares")).all()
+    assert len(rows) == 1
+    assert not any(token in str(value) for value in rows[0])
+
+
+def test_no_two_links_are_alike_and_the_name_of_a_share_opens_nothing(shares, kept):
+    tokens = {shares.create("me", kept.id, "1 day") for _ in range(10)}
+    assert len(tokens) == 10
+    digest = shares.open(tokens.pop()).digest
+    with pytest.raises(NotFound):
+        shares.open(digest)
+
+
+@pytest.mark.parametrize("token", ["", "x", "A" * 43, "é" * 43, "../" * 20, "A" * 42 + "\n", "%" * 43])
+def test_what_was_never_a_link_is_unknown(shares, kept, token):
+    shares.create("me", kept.id, "1 day")
+    with pytest.raises(NotFound, match="no shared conversation"):
+        shares.open(token)
+
+
+def test_a_link_ends_by_itself(shares, kept, monkeypatch):
+    token = shares.create("me", kept.id, "1 hour")
+    later(monkeypatch, timedelta(minutes=59))
+    assert texts(shares, token)
+    later(monkeypatch, timedelta(minutes=61))
+    with pytest.raises(ShareGone, match="expired"):
+        shares.open(token)
+    assert shares.active("me", kept.id) == []
+
+
+def test_its_owner_ends_all_links_to_a_conversation_at_once_and_nobody_else_any(store, shares, kept):
+    other = store.save("me", talk("Another?", "Yes."))
+    tokens = [shares.create("me", kept.id, "1 day") for _ in range(2)]
+    stays = shares.create("me", other.id, "1 day")
+    assert shares.revoke("a stranger", kept.id) == 0
+    assert texts(shares, tokens[0])
+    assert shares.revoke("me", kept.id) == 2
+    for token in tokens:
+        with pytest.raises(ShareGone, match="stopped sharing"):
+            shares.open(token)
+    assert texts(shares, stays) == ["Another?", "Yes."]
+    assert shares.revoke("me", kept.id) == 0
+
+
+def test_a_deleted_conversation_is_no_longer_shared_until_it_is_brought_back(store, shares, kept):
+    token = shares.create("me", kept.id, "1 day")
+    store.delete("me", kept.id)
+    with pytest.raises(ShareGone, match="deleted"):
+        shares.open(token)
+    store.restore("me", kept.id)
+    assert texts(shares, token)
+
+
+def test_only_ones_own_conversations_can_be_shared(shares, kept):
+    with pytest.raises(NotFound):
+        shares.create("a stranger", kept.id, "1 day")
+
+
+def test_what_cannot_be_asked_for_is_named(store, shares, kept, monkeypatch):
+    with pytest.raises(BadRequest, match=r"1 hour, 1 day, .*'for ever'"):
+        shares.create("me", kept.id, "for ever")
+    monkeypatch.setattr(shares_module, "MAX_SHARES", 2)
+    for _ in range(2):
+        shares.create("me", kept.id, "1 day")
+    with pytest.raises(BadRequest, match="stop sharing"):
+        shares.create("me", kept.id, "1 day")
+    assert MAX_SHARES > 2
+    emptied = store.save("me", kept.cut(0))
+    with pytest.raises(BadRequest, match="nothing to share yet"):
+        shares.create("me", emptied.id, "1 day")
+
+
+def test_active_links_are_told_with_their_end_the_last_first(shares, kept):
+    for lifetime in ("1 hour", "1 week", "1 day"):
+        shares.create("me", kept.id, lifetime)
+    ends = shares.active("me", kept.id)
+    assert ends == sorted(ends, reverse=True)
+    assert len(ends) == 3
+    assert shares.active("a stranger", kept.id) == []
+
+
+def test_an_erased_owner_leaves_no_link_and_others_keep_theirs(store, shares, kept):
+    token = shares.create("me", kept.id, "1 day")
+    theirs = store.save("her", talk("And that?", "A cat."))
+    other = shares.create("her", theirs.id, "1 day")
+    shares.erase("me")
+    with pytest.raises(NotFound):
+        shares.open(token)
+    assert texts(shares, other) == ["And that?", "A cat."]

@@ -1,0 +1,370 @@
+"""Every sentence of the page about waiting, speed and the backend, and that none of them lets HTML through."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.message_tree import Versions
+from mllama_demo.engine.base import FinishReason
+from mllama_demo.generation.service import Answer
+from mllama_demo.sampling import SamplingParams
+from mllama_demo.ui.formatting import (
+    REASONS,
+    context,
+    facts_line,
+    live_line,
+    progress,
+    sampling_words,
+    saw,
+    seconds,
+    status_line,
+    title_of,
+    versions_bar,
+    wait_in_words,
+)
+from tests.support.page_text import BOAT, FACTS, INFO, READY, Page, facts, status
+
+SCRIPT = '"><script>alert(1)</script>'
+# --- time ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "0 ms"),
+        (0.0004, "0 ms"),
+        (0.04, "40 ms"),
+        (0.099, "99 ms"),
+        (0.1, "0.1 s"),
+        (0.44, "0.4 s"),
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (12.4, "12 s"),
+        (119.4, "119 s"),
+        (120, "2 min"),
+        (200, "3 min"),
+        (3600, "60 min"),
+    ],
+)
+def test_seconds_are_short_and_honest(value: float, said: str) -> None:
+    assert seconds(value) == said
+
+
+@pytest.mark.parametrize(
+    ("position", "estimate", "said"),
+    [
+        (1, None, "Next in line"),
+        (1, 4.0, "Next in line, about 4.0 s to go"),
+        (1, 0.0, "Next in line, about 1.0 s to go"),
+        (2, None, "Number 2 in line"),
+        (17, 65.0, "Number 17 in line, about 65 s to go"),
+        (40, 600.0, "Number 40 in line, about 10 min to go"),
+    ],
+)
+def test_a_place_in_the_queue_is_said_with_what_is_known_of_the_wait(position: int, estimate: float | None, said: str) -> None:
+    assert wait_in_words(position, estimate) == said
+
+
+# --- the backend ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown", "said"),
+    [
+        (
+            {"state": "loading", "detail": "reading 3 of 5"},
+            "loading",
+            "Loading the model: reading 3 of 5 … · model a model on cpu",
+        ),
+        (
+            {"state": "down", "detail": "The model is down: no power"},
+            "down",
+            "The model is down: no power · model a model on cpu",
+        ),
+        ({}, "ready", "Ready · answers at once · 1 of 4 slots busy, 0 waiting · model a model on cpu"),
+        ({"running": 0}, "ready", "Ready · answers at once · 0 of 4 slots busy, 0 waiting · model a model on cpu"),
+        (
+            {"running": 4, "estimated_wait_s": None},
+            "busy",
+            "Busy · 4 of 4 slots busy, 0 waiting · model a model on cpu",
+        ),
+        (
+            {"running": 4, "waiting": 3, "estimated_wait_s": 12.3},
+            "busy",
+            "Busy · a question sent now starts in about 12 s · 4 of 4 slots busy, 3 waiting · model a model on cpu",
+        ),
+        (
+            {"running": 4, "waiting": 0, "estimated_wait_s": 0.01},
+            "busy",
+            "Busy · a question sent now starts in about 1.0 s · 4 of 4 slots busy, 0 waiting · model a model on cpu",
+        ),
+        (
+            {"running": 3, "waiting": 1, "estimated_wait_s": None},
+            "busy",
+            "Busy · 3 of 4 slots busy, 1 waiting · model a model on cpu",
+        ),
+    ],
+)
+def test_the_status_line_says_what_a_question_sent_now_would_meet(changes: dict[str, Any], shown: str, said: str) -> None:
+    page = status(**changes)
+    assert page.text == said
+    assert page.elements[0] == ("div", {"class": f"status {shown}", "role": "status", "title": said})
+
+
+@pytest.mark.parametrize("state", ["loading", "down"])
+def test_the_status_line_takes_no_detail_for_html(state: str) -> None:
+    page = status(state=state, detail=SCRIPT)
+    assert SCRIPT in page.text
+    assert [tag for tag, _ in page.elements] == ["div", "span"]
+
+
+def test_the_status_line_takes_no_name_of_a_model_for_html() -> None:
+    page = Page(status_line(READY, replace(INFO, model=SCRIPT)))
+    assert SCRIPT in page.text
+    assert [tag for tag, _ in page.elements] == ["div", "span"]
+
+
+# --- an answer under way -------------------------------------------------------------------------------------------------
+
+NEW = Answer("id", SamplingParams(), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "Sending …"),
+        (NEW, "Sending …"),
+        (replace(NEW, position=1), "Next in line …"),
+        (replace(NEW, position=3, estimated_wait_s=20.0, since=100.0), "Number 3 in line, about 20 s to go …"),
+        (replace(NEW, position=3, estimated_wait_s=20.0, since=95.0), "Number 3 in line, about 15 s to go …"),
+        (replace(NEW, position=1, estimated_wait_s=20.0, since=10.0), "Next in line, about 1.0 s to go …"),
+        (replace(NEW, phase="reading", since=99.9), "Reading …"),
+        (replace(NEW, phase="reading", since=99.9, prompt_tokens=812), "Reading 812 tokens …"),
+        (replace(NEW, phase="reading", since=97.0, prompt_tokens=812), "Reading 812 tokens … 3.0 s"),
+        (
+            replace(NEW, phase="reading", since=100.0, image=ImageRef("1" * 64, SCRIPT, 8, 6), prompt_tokens=812),
+            "Looking at the image and reading 812 tokens …",
+        ),
+    ],
+)
+def test_what_stands_where_the_answer_will_be(answer: Answer | None, said: str) -> None:
+    page = Page(progress(answer, now=100.0))
+    assert page.text == said
+    assert page.elements == [("span", {"class": "progress"})]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tokens": 1}, "read 812 tokens in 0.4 s · writing: 1 token context 813 of 2048 "),
+        (
+            {"tokens": 1, "estimated": True},
+            "read about 812 tokens in 0.4 s · writing: about 1 token context 813 of 2048 ",
+        ),
+        ({"tokens": 32, "wrote_s": 1.0}, "read 812 tokens in 0.4 s · writing: 32 tokens at 31 tokens/s context 844 of 2048 "),
+        ({"tokens": 3, "wrote_s": 4.0}, "read 812 tokens in 0.4 s · writing: 3 tokens at 0.5 tokens/s context 815 of 2048 "),
+    ],
+)
+def test_an_answer_being_written_says_what_was_read_and_how_fast_it_goes(changes: dict[str, Any], said: str) -> None:
+    page = Page(live_line(replace(NEW, phase="writing", prompt_tokens=812, read_s=0.4, **changes), 2048))
+    assert page.text == said
+
+
+@pytest.mark.parametrize(("used", "length", "width"), [(0, 2048, "0%"), (1024, 2048, "50%"), (3000, 2048, "100%")])
+def test_the_context_has_a_bar_that_ends_where_it_is_full(used: int, length: int, width: str) -> None:
+    assert ("span", {"style": f"width:{width}"}) in Page(context(used, length)).elements
+
+
+# --- versions ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_version_alone_has_no_arrows() -> None:
+    assert versions_bar(Versions((0,), 0), Versions((1,), 0)) == ""
+
+
+def test_arrows_lead_to_the_versions_beside_and_end_at_the_last() -> None:
+    page = Page(versions_bar(None, Versions((1, 4, 7), 2)))
+    assert "3 / 3" in page.text
+    assert "Previous version of the answer" in page.text
+    previous, following = (attributes for tag, attributes in page.elements if tag == "button")
+    assert "act-walk-4" in str(previous["class"])
+    assert "disabled" not in previous
+    assert "disabled" in following
+    assert "act-walk" not in str(following["class"])
+
+
+def test_while_an_answer_is_written_the_arrows_rest() -> None:
+    page = Page(versions_bar(Versions((0, 2), 0), None, later=(5,), locked=True))
+    assert "1 / 2" in page.text
+    assert all("disabled" in attributes for tag, attributes in page.elements if tag == "button")
+
+
+def test_what_came_later_can_be_brought_back() -> None:
+    page = Page(versions_bar(None, None, later=(2, 5)))
+    [(_, attributes)] = [element for element in page.elements if element[0] == "button"]
+    assert "act-walk-5" in str(attributes["class"])
+    assert page.text == "Bring back 2 later versions"
+
+
+# --- under an answer -----------------------------------------------------------------------------------------------------
+
+
+def test_the_facts_say_what_was_seen_how_fast_it_was_and_why_it_ended() -> None:
+    assert facts(image=BOAT).text == (
+        "saw boat.png, 640 × 480 px, 1 tile · first token after 0.4 s · 32 tokens/s · read 17, wrote 5 tokens · finished"
+    )
+    assert facts().text.startswith("no image · ")
+    assert facts(context_length=2048).text.endswith("finished context 22 of 2048 ")
+    assert "waited 3.0 s" in facts(waited_s=3.0).text
+
+
+def test_what_was_seen_can_be_looked_at_where_the_answer_has_its_number() -> None:
+    message = Message("assistant", "A boat.", facts={**FACTS, "image": BOAT})
+    [button] = [attributes for tag, attributes in Page(facts_line(message, 3)).elements if tag == "button"]
+    assert "act-look-3" in str(button["class"])
+    assert not [tag for tag, _ in Page(facts_line(message)).elements if tag == "button"]
+
+
+def test_an_image_that_was_set_aside_is_named_under_the_answer() -> None:
+    question = Message("user", "Which?", facts={"set_aside": ["boat.png", "car.png"]})
+    line = facts_line(Message("assistant", "A boat.", facts=FACTS), 3, question)
+    assert "set aside: boat.png, car.png" in Page(line).text
+
+
+def test_the_facts_have_the_sampling_values_as_their_tooltip() -> None:
+    [(tag, attributes)] = facts().elements
+    assert (tag, attributes["class"]) == ("div", "facts")
+    assert attributes["title"] == "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"
+
+
+@pytest.mark.parametrize(("key", "missing"), [("ttft_s", "first token"), ("tokens_per_second", "tokens/s")])
+def test_a_figure_that_is_not_known_is_not_shown(key: str, missing: str) -> None:
+    assert missing in facts().text
+    assert missing not in facts(**{key: None}).text
+
+
+def test_a_slow_model_is_not_said_to_stand_still() -> None:
+    said = re.search(r"([\d.]+) tokens/s", facts(tokens_per_second=0.4).text)
+    assert said is None or float(said[1]) > 0
+
+
+def test_an_answer_cut_short_by_the_end_of_the_program_has_a_line_too() -> None:
+    message = Message("assistant", "A bo", facts={"sampling": FACTS["sampling"], "dropped": 0})
+    assert Page(facts_line(message)).text == "no image"
+
+
+def test_a_message_without_figures_has_no_line() -> None:
+    assert facts_line(Message("user", "What is it?")) == ""
+
+
+@pytest.mark.parametrize("reason", [*get_args(FinishReason), "abandoned", "cut_off"])
+def test_every_way_to_end_has_its_words(reason: str) -> None:
+    assert facts(reason=reason).text.endswith(REASONS[reason])
+
+
+def test_how_an_answer_ended_is_true_for_whoever_reads_it_and_wherever_the_page_was() -> None:
+    """It stands on shared pages and in exports; and an answer is given up when one merely looks at another conversation."""
+    assert facts(reason="cancelled").text.endswith("stopped by hand")
+    assert facts(reason="abandoned").text.endswith("stopped: nobody was watching")
+
+
+def test_the_cause_of_a_failure_is_shown() -> None:
+    assert facts(reason="error", error="The model is down: no power").text.endswith("failed · The model is down: no power")
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"),
+    [(1, "the 1 oldest message did not fit and was left out"), (4, "the 4 oldest messages did not fit and were left out")],
+)
+def test_what_was_left_out_is_said(dropped: int, said: str) -> None:
+    assert said in facts(dropped=dropped).text
+    assert "left out" not in facts(dropped=0).text
+
+
+def test_a_limit_of_the_backend_is_said() -> None:
+    assert "top_k limited to 64" in facts(top_k_limit=64).text
+    assert "limited" not in facts().text
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [(1, 1, "1 tile"), (2, 2, "4 tiles, 2 × 2"), (1, 4, "4 tiles, 1 × 4"), (3, 1, "3 tiles, 3 × 1")],
+)
+def test_the_image_is_named_with_its_size_and_its_tiles(rows: int, columns: int, said: str) -> None:
+    assert saw({**BOAT, "rows": rows, "columns": columns}) == f"saw boat.png, 640 × 480 px, {said}"
+    assert saw(None) == "no image"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": {**BOAT, "name": f"boat{SCRIPT}.png"}},
+        {"error": SCRIPT, "reason": "error"},
+        {"sampling": {**FACTS["sampling"], "seed": SCRIPT}},
+    ],
+    ids=["image name", "error", "sampling"],
+)
+def test_nothing_in_the_facts_is_taken_for_html(changes: dict[str, Any]) -> None:
+    page = facts(**changes)
+    [(tag, attributes)] = page.elements
+    assert tag == "div"
+    assert set(attributes) == {"class", "title"}
+    assert SCRIPT in page.text + (attributes["title"] or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"),
+        ({"temperature": 1.25, "top_k": 40, "seed": 0}, "temperature 1.25, top_p 0.9, top_k 40, max_tokens 256, seed 0"),
+        ({"temperature": 0}, "greedy, max tokens 256"),
+        ({"temperature": 0.0, "max_tokens": 9}, "greedy, max tokens 9"),
+        ({"temperature": 0, "ignore_eos": True}, "greedy, max tokens 256, past the model's own end"),
+        (
+            {"seed": 0, "ignore_eos": True},
+            "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 0, past the model's own end",
+        ),
+    ],
+)
+def test_the_sampling_values_in_words(changes: dict[str, Any], said: str) -> None:
+    assert sampling_words({**FACTS["sampling"], **changes}) == said
+
+
+# --- titles --------------------------------------------------------------------------------------------------------------
+
+PICTURE = ImageRef("1" * 64, "boat.png", 640, 480)
+
+
+@pytest.mark.parametrize(
+    ("messages", "title", "said"),
+    [
+        ((), "", "New chat"),
+        ((), "Boats", "Boats"),
+        ((Message("user", "What is it?"),), "", "What is it?"),
+        ((Message("user", "What is it?"),), "Boats", "Boats"),
+        ((Message("user", "  What\n is\tit? "),), "", "What is it?"),
+        ((Message("system", "Be brief."), Message("user", "What is it?"), Message("user", "And this?")), "", "What is it?"),
+        ((Message("assistant", "Welcome."),), "", "New chat"),
+        ((Message("user", "", PICTURE),), "", "boat.png"),
+        ((Message("user", "What is it?", PICTURE),), "", "What is it?"),
+        ((Message("user", "x" * 48),), "", "x" * 48),
+        ((Message("user", "x" * 49),), "", "x" * 47 + "…"),
+        ((Message("user", "x" * 46 + " yz and so on"),), "", "x" * 46 + "…"),
+    ],
+)
+def test_a_conversation_is_named_by_its_title_or_by_how_it_began(messages: tuple[Message, ...], title: str, said: str) -> None:
+    assert title_of(Conversation(messages, title=title)) == said
+
+
+def test_what_a_server_does_not_tell_is_not_made_up():
+    image = {"name": "dog.png", "width": 640, "height": 480}
+    assert saw(image) == "saw dog.png, 640 × 480 px"
+    facts = {"prompt_tokens": 40, "completion_tokens": 7, "reason": "end_of_turn", "estimated": True}
+    assert "read about 40, wrote about 7 tokens" in facts_line(Message("assistant", "A dog.", facts=facts))
+    sampling = {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 8, "seed": None}
+    assert "seed" not in sampling_words(sampling)

@@ -1,0 +1,131 @@
+"""What a kiosk's visitor has asked: what was refused does not count, and a burst is not more than the limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mllama_demo.config.branding import load_brand
+from mllama_demo.config.settings import Settings
+from mllama_demo.errors import BackendUnavailable
+from mllama_demo.generation.service import Answerer
+from mllama_demo.storage.conversations import Store
+from mllama_demo.ui import page_update as views_module
+from mllama_demo.ui.chat_page import ChatPage
+from mllama_demo.ui.chat_service import ChatRoom
+from mllama_demo.ui.page_update import NO_INPUT
+from tests.support.manual_backend import READ, CodePoints, HandBackend, finished, run, until
+
+pytestmark = pytest.mark.timeout(180)
+
+REQUEST: Any = SimpleNamespace(session_hash="one", query_params={}, username=None, headers={})  # what of Gradio's request is read
+ENOUGH = "You have asked 2 questions"
+
+
+class Screen:
+    """A kiosk where a visitor may ask two questions, and the notices on it."""
+
+    def __init__(self, store: Store) -> None:
+        settings = Settings(kiosk=True, kiosk_messages_per_hour=2)
+        self.backend = HandBackend()
+        self.room = ChatRoom(Answerer(self.backend, CodePoints(), store, settings), store, [])
+        self.page = ChatPage(settings, self.room, store, load_brand(settings))
+        self.page.build()
+        self.notices: list[str] = []
+
+    async def ask(self, text: str, conversation_id: str = "") -> None:
+        """Sends what stands in the field; returns once it is refused or its answer has begun."""
+        await to_the_end(self.page._ask(REQUEST, conversation_id, {"text": text, "files": []}, "newest"))
+
+    async def answered(self, text: str) -> None:
+        asking = asyncio.create_task(self.ask(text))
+        await self.backend.taken()
+        self.backend.send(READ)
+        await asking
+        self.backend.send(finished(text="Yes."))
+        await until(lambda: not self.room._live._live, "the answer is over")
+
+    async def refused(self, text: str, why: str, conversation_id: str = "") -> None:
+        await self.ask(text, conversation_id)
+        assert why in self.notices.pop()
+
+
+async def to_the_end(updates: AsyncGenerator[Any, None]) -> None:
+    async for _ in updates:
+        pass
+
+
+@pytest.fixture
+def screen(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+    screen = Screen(store)
+    monkeypatch.setattr(views_module.gr, "Warning", lambda message, **_: screen.notices.append(message))
+    yield screen
+    screen.room.close()
+
+
+def test_what_was_refused_was_not_asked(screen: Screen) -> None:
+    async def scene() -> None:
+        await screen.refused("", "Type a question")
+        screen.backend.refusal = BackendUnavailable("The model is still loading.")
+        await screen.refused("What is it?", "still loading")
+        await to_the_end(screen.page._retry(REQUEST, "never stored"))
+        assert "no conversation" in screen.notices.pop()
+        edit: Any = SimpleNamespace(index=0, value="And this?")
+        await to_the_end(screen.page._edit(REQUEST, edit, "never stored", NO_INPUT))
+        assert "no conversation" in screen.notices.pop()
+        screen.backend.refusal = None
+        await screen.answered("What is it?")
+        await screen.answered("And now?")
+        await screen.refused("And then?", ENOUGH)
+        assert screen.notices == []
+
+    run(scene())
+
+
+def test_enter_while_an_answer_is_under_way_is_no_question(screen: Screen, store: Store) -> None:
+    async def scene() -> None:
+        asking = asyncio.create_task(screen.ask("What is it?"))
+        await screen.backend.taken()
+        screen.backend.send(READ)
+        await asking
+        [listed] = store.list(screen.page._kiosk.visit(REQUEST).owner)
+        for _ in range(3):
+            await screen.refused("And now?", "being answered already", listed.id)
+        screen.backend.send(finished(text="A dog."))
+        await until(lambda: not screen.room._live._live, "the answer is over")
+        await screen.answered("And now?")
+        await screen.refused("And then?", ENOUGH)
+
+    run(scene())
+
+
+def test_of_a_burst_no_more_are_asked_than_one_may_ask(screen: Screen) -> None:
+    async def scene() -> None:
+        burst = [asyncio.create_task(screen.ask(f"What is {n}?")) for n in range(5)]
+        await until(lambda: len(screen.backend.requests) == 2 and len(screen.notices) == 3, "all have been heard")
+        assert all(ENOUGH in notice for notice in screen.notices)
+        for request in screen.backend.requests:
+            screen.backend.send_to(request.id, READ, finished(text="Yes."))
+        await asyncio.gather(*burst)
+        assert len(screen.backend.requests) == 2
+
+    run(scene())
+
+
+def test_a_question_that_is_refused_once_the_visitor_has_gone_takes_none_from_the_next(screen: Screen) -> None:
+    async def scene() -> None:
+        asking = asyncio.create_task(screen.ask("What is it?"))
+        await screen.backend.taken()
+        screen.page._kiosk.begin_anew(REQUEST)
+        screen.backend.send(BackendUnavailable("The model has stopped."))
+        await asking
+        assert "has stopped" in screen.notices.pop()
+        await screen.answered("What is it?")
+        await screen.answered("And now?")
+        await screen.refused("And then?", ENOUGH)
+
+    run(scene())

@@ -1,0 +1,62 @@
+"""The sliders follow what the backend understands at this moment, and say why one of them does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mllama_demo.config.branding import load_brand
+from mllama_demo.config.settings import Settings
+from mllama_demo.generation.service import Answerer
+from mllama_demo.sampling import BOUNDS
+from mllama_demo.storage.conversations import Store
+from mllama_demo.ui.chat_page import ChatPage
+from mllama_demo.ui.chat_service import ChatRoom
+from tests.support.manual_backend import CodePoints, HandBackend
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def backend() -> HandBackend:
+    return HandBackend()
+
+
+@pytest.fixture
+def page(backend) -> Iterator[ChatPage]:
+    store, settings = Store("sqlite://"), Settings()
+    answerer = Answerer(backend, CodePoints(), store, settings)
+    room = ChatRoom(answerer, store, [])
+    yield ChatPage(settings, room, store, load_brand(settings))
+    room.close()
+    store.close()
+
+
+def test_every_knob_works_where_nothing_is_ignored(page):
+    top_k, max_tokens, seed, ignore_eos = page.knobs.offer(256)
+    assert [knob["interactive"] for knob in (top_k, seed, ignore_eos)] == [True] * 3
+    assert (top_k["info"], seed["info"]) == (BOUNDS["top_k"].hint, BOUNDS["seed"].hint)
+    assert max_tokens["value"] == 256
+
+
+@pytest.mark.parametrize(("name", "place"), [("top_k", 0), ("seed", 2), ("ignore_eos", 3)])
+def test_a_knob_without_effect_is_grey_and_says_why(page, backend, name, place):
+    backend.info = replace(backend.info, ignored={name: "This server has none."})
+    knobs: list[Any] = page.knobs.offer(256)
+    assert (knobs[place]["interactive"], knobs[place]["info"]) == (False, "This server has none.")
+    assert [knobs[other]["interactive"] for other in {0, 2, 3} - {place}] == [True] * 2
+
+
+def test_leaving_greedy_does_not_wake_a_knob_without_effect(page, backend):
+    backend.info = replace(backend.info, ignored={"top_k": "This server has none."})
+    assert [knob["interactive"] for knob in page.knobs.grey_out(False)] == [True, True, False]
+    assert [knob["interactive"] for knob in page.knobs.grey_out(True)] == [False, False, False]
+
+
+def test_max_tokens_follows_a_server_with_a_shorter_context(page, backend):
+    backend.info = replace(backend.info, context_length=128)
+    _, max_tokens, *_ = page.knobs.offer(256)
+    assert (max_tokens["maximum"], max_tokens["value"]) == (128, 128)

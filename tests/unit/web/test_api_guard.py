@@ -1,0 +1,209 @@
+"""Keys and sizes are checked before the application hears of a request; a client that leaves ends its work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from mllama_demo.web.errors import ApiError
+from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
+from mllama_demo.web.streaming import ClientGone, EventStream, while_connected
+from tests.support.manual_backend import run, until
+
+KEYS = Keys(["first-key-123", "second-key-45"])
+
+
+class Inner:
+    """An application that reads its request's body and says how long it was."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        length, more = 0, True
+        while more:
+            message = await receive()
+            length, more = length + len(message["body"]), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(length).encode()})
+
+
+def ask(
+    guard: ApiGuard, path: str = "/v1/models", headers: dict[str, str] | None = None, body: Iterable[bytes] = ()
+) -> tuple[int, dict[str, str], bytes]:
+    pieces = list(body) or [b""]
+    inbox = [{"type": "http.request", "body": p, "more_body": i < len(pieces) - 1} for i, p in enumerate(pieces)]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return inbox.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    scope = {"type": "http", "path": path, "method": "POST", "headers": raw, "client": ("192.0.2.7", 5)}
+    run(guard(scope, receive, send))
+    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], found, sent[1]["body"]
+
+
+# --- keys ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["Bearer first-key-123", "bearer second-key-45", "BEARER  first-key-123 "])
+def test_every_key_opens_the_api(header: str) -> None:
+    inner = Inner()
+    assert ask(ApiGuard(inner, KEYS, 100), headers={"Authorization": header})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "first-key-123", "Basic first-key-123", "Bearer first-key-12é"]
+)
+def test_anything_else_is_refused_before_the_application(header: str | None) -> None:
+    inner = Inner()
+    headers = {} if header is None else {"Authorization": header}
+    status, found, body = ask(ApiGuard(inner, KEYS, 100), headers=headers)
+    error = json.loads(body)["error"]
+    assert (status, error["type"], error["code"]) == (401, "authentication_error", "invalid_api_key")
+    assert found["www-authenticate"] == "Bearer"
+    assert inner.scopes == []
+    assert "first-key" not in body.decode()
+
+
+def test_without_keys_everybody_may_come() -> None:
+    assert ask(ApiGuard(Inner(), Keys(), 100))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/", "/v10/models", "/metrics"])
+def test_only_the_api_asks_for_keys(path: str) -> None:
+    assert ask(ApiGuard(Inner(), KEYS, 100), path)[0] == 200
+
+
+def test_a_caller_is_told_apart_by_key_or_else_by_address() -> None:
+    inner = Inner()
+    for header in ("Bearer first-key-123", "Bearer second-key-45", "bearer first-key-123"):
+        ask(ApiGuard(inner, KEYS, 100), headers={"Authorization": header})
+    ask(ApiGuard(inner, Keys(), 100))
+    first, second, again, stranger = [scope[CALLER] for scope in inner.scopes]
+    assert first == again != second
+    assert stranger == "api:192.0.2.7"
+    assert "first-key" not in first
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_body_within_the_limit_passes() -> None:
+    assert ask(ApiGuard(Inner(), Keys(), 10), body=[b"12345", b"67890"])[2] == b"10"
+
+
+def test_a_body_that_says_it_is_larger_is_refused_unread() -> None:
+    inner = Inner()
+    status, _, body = ask(ApiGuard(inner, Keys(), 2048), headers={"Content-Length": "2049"})
+    assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")
+    assert "2 KiB" in json.loads(body)["error"]["message"]
+    assert inner.scopes == []
+
+
+def test_a_body_that_turns_out_larger_is_refused_where_it_does() -> None:
+    with pytest.raises(HTTPException) as caught:
+        ask(ApiGuard(Inner(), Keys(), 10), body=[b"12345", b"678901"])
+    assert caught.value.status_code == 413
+
+
+def test_a_key_is_asked_for_before_the_size_is_told() -> None:
+    assert ask(ApiGuard(Inner(), KEYS, 10), headers={"Content-Length": "2049"})[0] == 401
+
+
+# --- errors that tell when to come again -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (2.1, "3")])
+def test_a_time_to_come_again_is_in_whole_seconds_and_never_now(seconds: float, header: str) -> None:
+    assert ApiError(429, "Busy.", retry_after_s=seconds).response().headers["retry-after"] == header
+
+
+# --- clients that leave ----------------------------------------------------------------------------------------------------
+
+
+class Connection:
+    """The receiving end of one request, whose body has been read."""
+
+    def __init__(self) -> None:
+        self._gone = asyncio.Event()
+        self.closed = False
+
+    async def receive(self) -> Any:
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    def close(self) -> None:
+        self._gone.set()
+
+    async def forever(self) -> AsyncGenerator[str, None]:
+        try:
+            while True:
+                yield "data: again"
+                await asyncio.sleep(0.001)
+        finally:
+            self.closed = True
+
+
+def test_work_of_a_client_that_leaves_is_cancelled() -> None:
+    async def scene() -> None:
+        connection = Connection()
+        ended: list[str] = []
+
+        async def work() -> None:
+            try:
+                connection.close()
+                await asyncio.sleep(1000)
+            finally:
+                ended.append("cleaned up")
+
+        with pytest.raises(ClientGone):
+            await while_connected(connection.receive, work())
+        assert ended == ["cleaned up"]
+
+    run(scene())
+
+
+def test_work_of_a_client_that_stays_gives_its_result_or_its_error() -> None:
+    async def answer() -> int:
+        return 5
+
+    async def fail() -> int:
+        raise ValueError("wrong")
+
+    async def scene() -> None:
+        assert await while_connected(Connection().receive, answer()) == 5
+        with pytest.raises(ValueError, match="wrong"):
+            await while_connected(Connection().receive, fail())
+
+    run(scene())
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_stream_is_closed_when_its_client_or_its_server_leaves(cancelled: bool) -> None:
+    async def scene() -> None:
+        connection, sent = Connection(), []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        serving = asyncio.create_task(EventStream(connection.forever())({"type": "http"}, connection.receive, send))
+        await until(lambda: len(sent) >= 3, "two events")
+        assert not connection.closed
+        serving.cancel() if cancelled else connection.close()
+        await asyncio.wait([serving])
+        assert connection.closed
+        assert sent[1]["body"] == b"data: again\n\n"
+
+    run(scene())

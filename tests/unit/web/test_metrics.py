@@ -1,0 +1,107 @@
+"""What Prometheus is told about requests that come and go, read back with its own parser."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.errors import BackendBusy, BackendUnavailable
+from mllama_demo.web.metrics import MeasuredBackend, Metrics
+from tests.support.manual_backend import READ, HandBackend, finished, run
+
+
+class Watched:
+    def __init__(self) -> None:
+        self.by_hand = HandBackend()
+        self.metrics = Metrics(self.by_hand, "tiny")
+        self.backend = MeasuredBackend(self.by_hand, self.metrics)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        page, _ = self.metrics.render()
+        for family in text_string_to_metric_families(page.decode()):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == {"model_name": "tiny", **labels}:
+                    return sample.value
+        return None
+
+    async def ask(self, *texts: str, end: Any = None) -> None:
+        async def read() -> None:
+            async with aclosing(self.backend.generate(GenerationRequest((1, 2)))) as events:
+                async for _ in events:
+                    pass
+
+        reading = asyncio.create_task(read())
+        await self.by_hand.taken()
+        self.by_hand.send(READ)
+        self.by_hand.say(*texts)
+        self.by_hand.send(end or finished(tokens=len(texts)))
+        await reading
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+def test_an_answer_is_counted_and_timed(watched: Watched) -> None:
+    run(watched.ask("a", "b", "c"))
+    assert watched.value("vllm:prompt_tokens_total") == 5
+    assert watched.value("vllm:generation_tokens_total") == 3
+    assert watched.value("vllm:request_success_total", finished_reason="stop") == 1
+    assert watched.value("vllm:time_to_first_token_seconds_sum") == 1.5
+    assert watched.value("vllm:time_per_output_token_seconds_count") == 2
+    assert watched.value("vllm:e2e_request_latency_seconds_sum") == 3.5
+    assert watched.value("vllm:request_queue_time_seconds_sum") == 0.5
+    assert watched.value("vllm:request_generation_tokens_sum") == 3
+
+
+@pytest.mark.parametrize(
+    ("reason", "counted"),
+    [
+        ("end_of_turn", "stop"),
+        ("stop_string", "stop"),
+        ("max_tokens", "length"),
+        ("context_full", "length"),
+        ("time_limit", "length"),
+        ("cancelled", "abort"),
+        ("error", "error"),
+    ],
+)
+def test_requests_are_counted_by_how_they_end(watched: Watched, reason: Any, counted: str) -> None:
+    run(watched.ask("a", end=finished(reason)))
+    for name in ("stop", "length", "abort", "error"):
+        assert watched.value("vllm:request_success_total", finished_reason=name) == (name == counted)
+
+
+def test_a_reader_that_leaves_is_an_abort(watched: Watched) -> None:
+    async def scene() -> None:
+        async with aclosing(watched.backend.generate(GenerationRequest((1,)))) as events:
+            beginning = asyncio.ensure_future(anext(events))
+            await watched.by_hand.taken()
+            watched.by_hand.send(READ)
+            await beginning
+
+    run(scene())
+    assert watched.value("vllm:request_success_total", finished_reason="abort") == 1
+    assert watched.by_hand.closed
+
+
+@pytest.mark.parametrize(("error", "reason"), [(BackendBusy("Full."), "busy"), (BackendUnavailable("Down."), "unavailable")])
+def test_a_refusal_is_counted_and_passed_on(watched: Watched, error: Exception, reason: str) -> None:
+    watched.by_hand.refusal = error
+    with pytest.raises(type(error)):
+        run(anext(watched.backend.generate(GenerationRequest((1,)))))
+    assert watched.value("mllama_demo_requests_refused_total", reason=reason) == 1
+    assert watched.value("vllm:request_success_total", finished_reason="abort") == 0
+
+
+def test_the_queue_and_the_slots_are_those_of_the_moment(watched: Watched) -> None:
+    assert (watched.value("mllama_demo_slots"), watched.value("mllama_demo_queue_limit")) == (2, 8)
+    assert (watched.value("vllm:num_requests_running"), watched.value("mllama_demo_ready")) == (0, 1)
+    watched.by_hand.state = "down"
+    assert watched.value("mllama_demo_ready") == 0
