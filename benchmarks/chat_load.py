@@ -209,7 +209,7 @@ def conversation(turns: int) -> str:
     """An exported conversation: short questions and answers, every tenth question with a picture."""
     from mllama_demo.chat.conversation import ImageRef, Message
     from mllama_demo.chat.export import to_json
-    from mllama_demo.chat.message_tree import Node, Tree
+    from mllama_demo.chat.message_tree import MessageTree, Node
     from mllama_demo.images.examples import EXAMPLES_FOLDER
     from mllama_demo.images.loading import load_image
 
@@ -222,7 +222,7 @@ def conversation(turns: int) -> str:
         parent = 2 * index - 1 if index else None
         nodes.append(Node(2 * index, parent, Message("user", f"What is {index} + 4?", ref), True))
         nodes.append(Node(2 * index + 1, 2 * index, Message("assistant", f"{index} + 4 = **{index + 4}**."), True))
-    return to_json(Tree(tuple(nodes), title=f"{turns} turns"), lambda image: by_digest[image.digest])
+    return to_json(MessageTree(tuple(nodes), title=f"{turns} turns"), lambda image: by_digest[image.digest])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.explore.runner import Explorer
-from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.service import GenerationService
 from mllama_demo.openai_api.routes import add_api
 from mllama_demo.storage.conversations import Store
 from mllama_demo.web.accounts import add_people
@@ -51,5 +51,5 @@ def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | Toke
 
         app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store, brand))
         add_present(app, settings, measured, tokenizer, brand)
-        mount_ui(app, settings, Answerer(measured, tokenizer, store, settings), store, brand)
+        mount_ui(app, settings, GenerationService(measured, tokenizer, store, settings), store, brand)
     return app

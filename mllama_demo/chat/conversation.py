@@ -27,12 +27,12 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. image: only on user turns. facts: figures shown under an answer (timings, the image it saw, …)."""
+    """One turn. image: only on user turns. metadata: figures shown under an answer (timings, the image it saw, …)."""
 
     role: Role
     text: str
     image: ImageRef | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

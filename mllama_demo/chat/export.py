@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllama_demo.chat.conversation import ImageRef, Message
-from mllama_demo.chat.message_tree import Node, Tree
+from mllama_demo.chat.message_tree import MessageTree, Node
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, LoadedImage, load_image
 from mllama_demo.sampling import BOUNDS
@@ -113,12 +113,12 @@ class _Conversation(_Part):
 # --- out -----------------------------------------------------------------------------------------------------------------
 
 
-def to_json(tree: Tree, load: Callable[[ImageRef], LoadedImage]) -> str:
+def to_json(tree: MessageTree, load: Callable[[ImageRef], LoadedImage]) -> str:
     """The conversation with all its versions; images as they were sent, each once. load: an image by its reference."""
     messages, images = [], {}
     for node in tree.nodes:
         message = node.message
-        known = {name: message.facts[name] for name in _Facts.model_fields if message.facts.get(name) is not None}
+        known = {name: message.metadata[name] for name in _Facts.model_fields if message.metadata.get(name) is not None}
         entry = {"number": node.number, "parent": node.parent, "shown": node.chosen, "role": message.role, "text": message.text}
         if message.image is not None:
             ref = message.image
@@ -136,7 +136,7 @@ def to_json(tree: Tree, load: Callable[[ImageRef], LoadedImage]) -> str:
 # --- in ------------------------------------------------------------------------------------------------------------------
 
 
-def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: ImageLimits = DEFAULT_LIMITS) -> Tree:
+def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: ImageLimits = DEFAULT_LIMITS) -> MessageTree:
     """The conversation in a file, under a new id, its answers marked as imported. put: stores an image that passed the checks.
 
     Raises BadRequest naming the first thing that is wrong and where.
@@ -174,7 +174,7 @@ def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: Image
         if message.role == "assistant":
             facts["imported"] = True
         nodes.append(Node(message.number, message.parent, Message(message.role, message.text, image, facts), message.shown))
-    return Tree(tuple(nodes), title=" ".join(read.title.split()) or "Imported conversation")
+    return MessageTree(tuple(nodes), title=" ".join(read.title.split()) or "Imported conversation")
 
 
 def _check_order(messages: list[_Message]) -> None:

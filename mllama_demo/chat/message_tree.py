@@ -26,7 +26,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Versions:
+class Siblings:
     """A shown message among its siblings. numbers: of all of them, oldest first. index: which is shown, from 0."""
 
     numbers: tuple[int, ...]
@@ -38,7 +38,7 @@ class Versions:
 
 
 @dataclass(frozen=True)
-class Tree:
+class MessageTree:
     """Nodes in order of their numbers, so that a parent comes before its children. Siblings differ in their messages."""
 
     nodes: tuple[Node, ...] = ()
@@ -53,7 +53,7 @@ class Tree:
         """The conversation as it is at one node, with everything before it. Raises NotFound."""
         return Conversation(tuple(node.message for node in self._line(number)), self.id, self.title)
 
-    def showing(self, messages: Sequence[Message]) -> Tree:
+    def showing(self, messages: Sequence[Message]) -> MessageTree:
         """This tree, so that it shows exactly `messages`: those it has already are chosen, the others added."""
         path: list[int] = []
         nodes = list(self.nodes)
@@ -67,7 +67,7 @@ class Tree:
             path.append(known.number)
         return replace(self, nodes=_choose(nodes, path, end=True))
 
-    def choosing(self, number: int) -> Tree:
+    def choosing(self, number: int) -> MessageTree:
         """This tree, so that it shows the node, and below it what was shown there last or came last. Raises NotFound."""
         path = [node.number for node in self._line(number)]
         children = self._children()
@@ -75,15 +75,15 @@ class Tree:
             path.append(next((node for node in below if node.chosen), below[-1]).number)
         return replace(self, nodes=_choose(self.nodes, path))
 
-    def versions(self, messages: Iterable[Message]) -> list[Versions | None]:
+    def versions(self, messages: Iterable[Message]) -> list[Siblings | None]:
         """For each of the messages, from the first on, its place among its siblings; None for those not in the tree."""
-        found: list[Versions | None] = []
+        found: list[Siblings | None] = []
         children = self._children()
         parent: int | None = None
         for message in messages:
             siblings = children[parent] if not found or found[-1] else []
             index = next((index for index, node in enumerate(siblings) if node.message == message), None)
-            found.append(None if index is None else Versions(tuple(node.number for node in siblings), index))
+            found.append(None if index is None else Siblings(tuple(node.number for node in siblings), index))
             parent = None if index is None else siblings[index].number
         return found
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mllama_demo.checkpoint.doctor_checks import CHECKS
-from mllama_demo.checkpoint.findings import Finding, Sight
+from mllama_demo.checkpoint.findings import DoctorContext, Finding
 from mllama_demo.checkpoint.machine import Machine, this_machine
 from mllama_demo.checkpoint.neuron_sdks import PACKAGES
 from mllama_demo.config.loader import load_settings
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
 def examine(machine: Machine, settings: Settings) -> list[Finding]:
     """Everything that there is to say about running this configuration on this machine."""
-    sight = Sight(machine, settings)
+    sight = DoctorContext(machine, settings)
     found: list[Finding] = []
     for check in CHECKS:
         try:

@@ -1,4 +1,4 @@
-"""The doctor's checks of a machine: each is a function of a `Sight`, and what it yields is shown in this order.
+"""The doctor's checks of a machine: each is a function of a `DoctorContext`, and what it yields is shown in this order.
 
 They look and change nothing, load no PyTorch and ask no network.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from mllama_demo.checkpoint import neuron_sdks
 from mllama_demo.checkpoint.compilation import artifacts as compiled_artifacts
 from mllama_demo.checkpoint.compilation.compile import Compilation
-from mllama_demo.checkpoint.findings import Finding, Sight, Status
+from mllama_demo.checkpoint.findings import DoctorContext, Finding, Status
 from mllama_demo.checkpoint.machine import existing, same_chips, version_key
 from mllama_demo.checkpoint.memory import GIB, core_memory
 from mllama_demo.checkpoint.neuron_sdks import NXDI, Sdk
@@ -34,7 +34,7 @@ _LAPTOP_DISK = GB  # bytes for conversations and their images; a guess
 # --- the machine ---------------------------------------------------------------------------------------------------------
 
 
-def instance(s: Sight) -> Iterator[Finding]:
+def instance(s: DoctorContext) -> Iterator[Finding]:
     found, wanted = s.machine.instance_type, s.settings.instance_type
     if not s.neuron:
         yield Finding("instance", "ok", found or f"no EC2 instance ({s.machine.product or 'name unknown'})")
@@ -54,7 +54,7 @@ def instance(s: Sight) -> Iterator[Finding]:
         yield Finding("instance", "warn", text, f"its NeuronCores are enough; set instance_type to {found}")
 
 
-def devices(s: Sight) -> Iterator[Finding]:
+def devices(s: DoctorContext) -> Iterator[Finding]:
     count, cores = s.machine.neuron_devices, s.settings.tensor_parallel_size
     if not s.neuron:
         place = "a GPU" if s.machine.gpu and s.settings.device != "cpu" else "the CPU"
@@ -79,7 +79,7 @@ def devices(s: Sight) -> Iterator[Finding]:
         yield Finding("neuron devices", "ok", f"{count}; {cores} of {count * _CORES_PER_DEVICE} NeuronCores are used")
 
 
-def driver(s: Sight) -> Iterator[Finding]:
+def driver(s: DoctorContext) -> Iterator[Finding]:
     if not s.has_neuron:
         return
     version, on_disk, sdk = s.machine.driver, s.machine.driver_on_disk, s.sdk
@@ -104,7 +104,7 @@ def driver(s: Sight) -> Iterator[Finding]:
 # --- the software --------------------------------------------------------------------------------------------------------
 
 
-def packages(s: Sight) -> Iterator[Finding]:
+def packages(s: DoctorContext) -> Iterator[Finding]:
     versions = s.machine.versions
     if not s.neuron:
         missing = [name for name in ("torch", "transformers", "gradio") if name not in versions]
@@ -130,7 +130,7 @@ def packages(s: Sight) -> Iterator[Finding]:
     yield from found or [Finding("neuron sdk", "ok", f"{s.sdk.name}, a set that AWS released together")]
 
 
-def _sdk(s: Sight, sdk: Sdk) -> Iterator[Finding]:
+def _sdk(s: DoctorContext, sdk: Sdk) -> Iterator[Finding]:
     """What is wrong with a known release; nothing when all is well."""
     if differences := sdk.differences(s.machine.versions):
         text = f"like {sdk.name}, but {'; '.join(differences)}"
@@ -150,7 +150,7 @@ def _known() -> str:
 # --- the model -----------------------------------------------------------------------------------------------------------
 
 
-def checkpoint(s: Sight) -> Iterator[Finding]:
+def checkpoint(s: DoctorContext) -> Iterator[Finding]:
     found = s.checkpoint
     if isinstance(found, CheckpointInfo):
         files = "1 file" if len(found.weight_files) == 1 else f"{len(found.weight_files)} files"
@@ -162,7 +162,7 @@ def checkpoint(s: Sight) -> Iterator[Finding]:
     yield Finding("checkpoint", "fail", found, remedy)
 
 
-def device_memory(s: Sight) -> Iterator[Finding]:
+def device_memory(s: DoctorContext) -> Iterator[Finding]:
     if s.neuron and s.shape:
         memory = core_memory(s.shape, s.settings.neuron)
         status = "fail" if memory.free < 0 else "warn" if memory.free < GIB else "ok"
@@ -170,7 +170,7 @@ def device_memory(s: Sight) -> Iterator[Finding]:
         yield Finding("device memory", status, f"on each core {verdict(memory)}", remedy)
 
 
-def host_memory(s: Sight) -> Iterator[Finding]:
+def host_memory(s: DoctorContext) -> Iterator[Finding]:
     """On Neuron the weights pass through the host and are cut there, which can take them twice (an estimate)."""
     found, free = s.checkpoint, s.machine.memory
     if not isinstance(found, CheckpointInfo):
@@ -189,7 +189,7 @@ def host_memory(s: Sight) -> Iterator[Finding]:
         yield Finding("host memory", "ok", f"{_size(free)} free, for weights of {_size(needed)}")
 
 
-def _in_float32(s: Sight) -> bool:
+def _in_float32(s: DoctorContext) -> bool:
     """As torch_runner.choose_dtype decides."""
     on_cpu = not s.machine.gpu or s.settings.device == "cpu"
     return s.settings.dtype == "float32" or (s.settings.dtype == "auto" and on_cpu)
@@ -198,7 +198,7 @@ def _in_float32(s: Sight) -> bool:
 # --- what is compiled ----------------------------------------------------------------------------------------------------
 
 
-def disk(s: Sight) -> Iterator[Finding]:
+def disk(s: DoctorContext) -> Iterator[Finding]:
     if not s.neuron:
         yield from _room(s, "disk", s.settings.data_dir, _LAPTOP_DISK, "for conversations", scarce="warn")
         return
@@ -207,7 +207,7 @@ def disk(s: Sight) -> Iterator[Finding]:
         yield from _room(s, "disk", wanted.place.folder, wanted.bytes, "for what is compiled", scarce="fail")
 
 
-def _room(s: Sight, check: str, folder: Path, needed: int, purpose: str, *, scarce: Status) -> Iterator[Finding]:
+def _room(s: DoctorContext, check: str, folder: Path, needed: int, purpose: str, *, scarce: Status) -> Iterator[Finding]:
     there = existing(folder)
     free = s.machine.disk_free(there)
     if not os.access(there, os.W_OK):
@@ -219,7 +219,7 @@ def _room(s: Sight, check: str, folder: Path, needed: int, purpose: str, *, scar
         yield Finding(check, "ok", f"{_size(free)} free in {there}, {purpose}")
 
 
-def artifacts(s: Sight) -> Iterator[Finding]:
+def artifacts(s: DoctorContext) -> Iterator[Finding]:
     if s.neuron and s.compilation:
         yield Finding("artifacts", *artifacts_state(s.compilation))
 
@@ -242,7 +242,7 @@ def artifacts_state(wanted: Compilation) -> Judged:
 # --- environment variables -----------------------------------------------------------------------------------------------
 
 
-def environment(s: Sight) -> Iterator[Finding]:
+def environment(s: DoctorContext) -> Iterator[Finding]:
     """One finding for each variable that is set and matters; one for all when none is."""
     if not s.neuron:
         return
@@ -255,13 +255,13 @@ def environment(s: Sight) -> Iterator[Finding]:
     yield from found or [none]
 
 
-def _core_count(s: Sight, value: str) -> Judged:
+def _core_count(s: DoctorContext, value: str) -> Judged:
     if not value.isdigit():
         return "fail", f"{value!r} is no number of NeuronCores", "unset it"
     return _cores(s, value, int(value))
 
 
-def _core_range(s: Sight, value: str) -> Judged:
+def _core_range(s: DoctorContext, value: str) -> Judged:
     """As the Neuron runtime reads it: "0-15", "3" or "0,1,4-7"."""
     cores: set[int] = set()
     for part in value.split(","):
@@ -273,27 +273,27 @@ def _core_range(s: Sight, value: str) -> Judged:
     return _cores(s, value, len(cores))
 
 
-def _cores(s: Sight, value: str, count: int) -> Judged:
+def _cores(s: DoctorContext, value: str, count: int) -> Judged:
     wanted = s.settings.tensor_parallel_size
     if count < wanted:
         return "fail", f"{value} leaves {count} NeuronCores, but tensor_parallel_size is {wanted}", "unset it"
     return "ok", value, ""
 
 
-def _page_size(s: Sight, value: str) -> Judged:
+def _page_size(s: DoctorContext, value: str) -> Judged:
     if value != str(SCRATCHPAD_PAGE_MIB):
         text = f"{value}, but this model is compiled for pages of {SCRATCHPAD_PAGE_MIB} MiB"
         return "fail", text, "unset it, and the demo sets the one that fits"
     return "ok", value, ""
 
 
-def _artifacts_variable(s: Sight, value: str) -> Judged:
+def _artifacts_variable(s: DoctorContext, value: str) -> Judged:
     if s.settings.compiled_artifacts and s.settings.compiled_artifacts != Path(value):
         return "warn", f"{value} is used, and compiled_artifacts ({s.settings.compiled_artifacts}) is not", "unset one of them"
     return "ok", f"{value}; vLLM reads it as well", ""
 
 
-def _rpc_timeout(s: Sight, value: str) -> Judged:
+def _rpc_timeout(s: DoctorContext, value: str) -> Judged:
     """Milliseconds; AWS's tutorial says 180000 where the default of 10000 is not enough."""
     if not value.isdigit() or int(value) < 180_000:
         return (
@@ -304,16 +304,16 @@ def _rpc_timeout(s: Sight, value: str) -> Judged:
     return "ok", f"{value}; only vLLM's server reads it", ""
 
 
-def _work_dir(s: Sight, value: str) -> Judged:
+def _work_dir(s: DoctorContext, value: str) -> Judged:
     """NxDI empties it at each compilation."""
     return "ok", f"{value}; not used here, as `compile` works beside the artifact", ""
 
 
-def _compiler_flags(s: Sight, value: str) -> Judged:
+def _compiler_flags(s: DoctorContext, value: str) -> Judged:
     return "warn", f"{value!r} is given to the compiler besides what NxDI gives it", "unset it unless you know that it is needed"
 
 
-_VARIABLES: dict[str, Callable[[Sight, str], Judged]] = {
+_VARIABLES: dict[str, Callable[[DoctorContext, str], Judged]] = {
     "NEURON_RT_NUM_CORES": _core_count,
     "NEURON_RT_VISIBLE_CORES": _core_range,
     "NEURON_SCRATCHPAD_PAGE_SIZE": _page_size,
@@ -323,7 +323,7 @@ _VARIABLES: dict[str, Callable[[Sight, str], Judged]] = {
     "VLLM_RPC_TIMEOUT": _rpc_timeout,
 }
 
-CHECKS: tuple[Callable[[Sight], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[DoctorContext], Iterator[Finding]], ...] = (
     *(instance, devices, driver, packages, checkpoint, device_memory, host_memory, disk, artifacts, environment),
 )
 

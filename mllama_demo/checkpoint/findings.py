@@ -1,4 +1,4 @@
-"""What the doctor looks at and what it says: a `Sight` goes into every check, `Finding`s come out."""
+"""What the doctor looks at and what it says: a `DoctorContext` goes into every check, `Finding`s come out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Sight:
+class DoctorContext:
     """A machine and the configuration that it is to run."""
 
     machine: Machine

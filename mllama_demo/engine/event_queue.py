@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Mailbox(Generic[T]):
+class EventQueue(Generic[T]):
     """One reader's mail. Made, filled and read in the reader's event loop; others call loop.call_soon_threadsafe(put, item)."""
 
     def __init__(self) -> None:

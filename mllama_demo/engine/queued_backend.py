@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from mllama_demo.engine.base import SHUTTING_DOWN, BackendStatus, Event, FinishEvent, GenerationRequest, State
-from mllama_demo.engine.event_queue import Mailbox
+from mllama_demo.engine.event_queue import EventQueue
 from mllama_demo.engine.request_queue import Job, SlotQueue
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError
 
@@ -61,7 +61,7 @@ class RequestLoop:
             beyond_slots = len(self._jobs) - self._slots()
             if beyond_slots >= self._max_waiting:
                 raise BackendBusy.behind(beyond_slots)
-            job = self._jobs[request.id] = Job(request, Mailbox())
+            job = self._jobs[request.id] = Job(request, EventQueue())
         try:
             if not self.call(self._begin, job):
                 raise BackendUnavailable(SHUTTING_DOWN)

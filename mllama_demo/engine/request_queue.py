@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mllama_demo.engine.base import Event, FinishEvent, FinishReason, GenerationRequest, QueueEvent, Timings
-from mllama_demo.engine.event_queue import Mailbox
+from mllama_demo.engine.event_queue import EventQueue
 from mllama_demo.errors import DemoError
 
 # Weight of the newest request in the running mean of how long a request takes.
@@ -24,7 +24,7 @@ class Job:
     whether the reader got anything. ended: why it must end early, and the error to tell."""
 
     request: GenerationRequest
-    mail: Mailbox[Event | DemoError]
+    mail: EventQueue[Event | DemoError]
     submitted: float = field(default_factory=time.monotonic)
     admitted: float | None = None
     first_token: float | None = None

@@ -16,7 +16,7 @@ from typing import Any
 
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.engine.base import SHUTTING_DOWN, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
-from mllama_demo.engine.event_queue import Mailbox
+from mllama_demo.engine.event_queue import EventQueue
 from mllama_demo.engine.runner import ModelRunner
 from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str], None]
 
 
-def _hand_over(batch: list[tuple[Mailbox[Event], Event]]) -> None:
+def _hand_over(batch: list[tuple[EventQueue[Event], Event]]) -> None:
     for stream, event in batch:
         stream.put(event)
 
@@ -72,7 +72,7 @@ class SlotBackend:
         self._state: State = "loading"
         self._detail = "starting"
         self._scheduler: Scheduler | None = None
-        self._streams: dict[str, Mailbox[Event]] = {}
+        self._streams: dict[str, EventQueue[Event]] = {}
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=MODEL_THREAD, daemon=True)
@@ -118,7 +118,7 @@ class SlotBackend:
             raise BackendUnavailable(self._detail)
         if request.id in self._streams:
             raise BadRequest(f"A request with the id {request.id!r} is already under way.")
-        stream = self._streams[request.id] = Mailbox()
+        stream = self._streams[request.id] = EventQueue()
         try:
             scheduler.submit(request)
             self._wake.set()
@@ -192,7 +192,7 @@ class SlotBackend:
         self._on_down(reason)
 
     def _deliver(self, events: list[tuple[str, Event]]) -> None:
-        batches: dict[asyncio.AbstractEventLoop, list[tuple[Mailbox[Event], Event]]] = defaultdict(list)
+        batches: dict[asyncio.AbstractEventLoop, list[tuple[EventQueue[Event], Event]]] = defaultdict(list)
         for request_id, event in events:
             if isinstance(event, FinishEvent) and event.error:
                 log.error("request %s: %s", request_id, event.error)
@@ -206,7 +206,7 @@ class SlotBackend:
                 for stream, _ in batch:
                     self._abandon(stream)
 
-    def _abandon(self, stream: Mailbox[Event]) -> None:
+    def _abandon(self, stream: EventQueue[Event]) -> None:
         for request_id, other in list(self._streams.items()):
             if other is stream:
                 self._streams.pop(request_id, None)

@@ -37,7 +37,7 @@ DECODED_IMAGES = 8
 Phase = Literal["waiting", "reading", "writing", "done"]
 
 
-class ImageFiles(Protocol):
+class ImageSource(Protocol):
     """Where the files of images are: the store, or a scenario."""
 
     def image_bytes(self, digest: str) -> bytes: ...
@@ -109,10 +109,10 @@ async def prompt_for(
     )
 
 
-class Answerer:
+class GenerationService:
     """Builds prompts, loads the image a prompt needs and streams the backend's events as Answers."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: ImageFiles, settings: Settings) -> None:
+    def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: ImageSource, settings: Settings) -> None:
         self.backend = backend
         self._tokenizer = tokenizer
         self._store = store
@@ -191,4 +191,4 @@ class Answerer:
             }
             if finish.estimated:
                 facts["estimated"] = True
-        return Message("assistant", answer.text, facts=facts)
+        return Message("assistant", answer.text, metadata=facts)

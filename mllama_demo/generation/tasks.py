@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError
-from mllama_demo.generation.service import Answer, Answerer
+from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.drafts import BEAT_S, Drafts
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 UNWATCHED_SECONDS = 30.0
 
 
-class LiveAnswer:
+class AnswerTask:
     """One answer under way. conversation: as asked; once done without an error, with the answer."""
 
     def __init__(self, owner: str, conversation: Conversation) -> None:
@@ -73,21 +73,21 @@ class LiveAnswer:
             self.watchers -= 1
 
 
-class LiveAnswers:
+class AnswerTasks:
     """All answers under way in this process, at most one for a conversation. Used from one event loop."""
 
-    def __init__(self, answerer: Answerer, store: Store, unwatched_seconds: float = UNWATCHED_SECONDS) -> None:
+    def __init__(self, answerer: GenerationService, store: Store, unwatched_seconds: float = UNWATCHED_SECONDS) -> None:
         self._answerer = answerer
         self._store = store
         self._drafts = Drafts(store)
         self._unwatched_seconds = unwatched_seconds
-        self._live: dict[str, LiveAnswer] = {}
+        self._live: dict[str, AnswerTask] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def get(self, conversation_id: str) -> LiveAnswer | None:
+    def get(self, conversation_id: str) -> AnswerTask | None:
         return self._live.get(conversation_id)
 
-    def of(self, owner: str) -> list[LiveAnswer]:
+    def of(self, owner: str) -> list[AnswerTask]:
         """All of one owner's."""
         return [live for live in self._live.values() if live.owner == owner]
 
@@ -96,22 +96,22 @@ class LiveAnswers:
         if conversation_id in self._live:
             raise BadRequest("This conversation is being answered already; wait for it or press Stop.")
 
-    def start(self, owner: str, conversation: Conversation, sampling: SamplingParams) -> LiveAnswer:
+    def start(self, owner: str, conversation: Conversation, sampling: SamplingParams) -> AnswerTask:
         """Begins to answer the last turn. The conversation is stored once the backend took the request."""
         self.refuse_second(conversation.id)
-        live = self._live[conversation.id] = LiveAnswer(owner, conversation)
+        live = self._live[conversation.id] = AnswerTask(owner, conversation)
         for work in (self._run(live, sampling), self._end_when_unwatched(live), self._draft(live)):
             task = asyncio.create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return live
 
-    def stop(self, live: LiveAnswer) -> None:
+    def stop(self, live: AnswerTask) -> None:
         """Ends the answer; what was written is kept."""
         live.stopped = True
         self._answerer.backend.cancel(live.request_id)
 
-    async def discard(self, live: LiveAnswer) -> None:
+    async def discard(self, live: AnswerTask) -> None:
         """Ends the answer and keeps nothing of it; returns when nothing more will be stored."""
         live.discarded = True
         self.stop(live)
@@ -123,7 +123,7 @@ class LiveAnswers:
         """Keeps what a program that was killed, or could not store it, had written for this owner."""
         await asyncio.to_thread(self._drafts.adopt, owner, frozenset(self._live))
 
-    async def _run(self, live: LiveAnswer, sampling: SamplingParams) -> None:
+    async def _run(self, live: AnswerTask, sampling: SamplingParams) -> None:
         try:
             async with aclosing(self._answerer.answer(live.conversation, sampling, live.request_id)) as answers:
                 async for answer in answers:
@@ -149,7 +149,7 @@ class LiveAnswers:
             live.done = True
             live.change()
 
-    async def _draft(self, live: LiveAnswer) -> None:
+    async def _draft(self, live: AnswerTask) -> None:
         """Stores what there is of the answer, again and again, in case this program does not live to keep it."""
 
         def put() -> None:
@@ -168,17 +168,17 @@ class LiveAnswers:
                 with contextlib.suppress(DemoError):  # one that stays is not adopted: its conversation has gone on
                     await asyncio.to_thread(self._drafts.drop, live.id)
 
-    def _keep(self, live: LiveAnswer) -> None:
+    def _keep(self, live: AnswerTask) -> None:
         with live.keeping:
             if live.answer is None or live.discarded or live.kept:
                 return
             message = self._answerer.message(live.answer)
             if live.abandoned:
-                message = replace(message, facts={**message.facts, "reason": "abandoned"})
+                message = replace(message, metadata={**message.metadata, "reason": "abandoned"})
             live.conversation = self._store.save(live.owner, live.conversation.add(message))
             live.kept = True
 
-    async def _end_when_unwatched(self, live: LiveAnswer) -> None:
+    async def _end_when_unwatched(self, live: AnswerTask) -> None:
         unwatched = 0.0
         step = self._unwatched_seconds / 10
         while not live.done:

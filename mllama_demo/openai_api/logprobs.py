@@ -1,4 +1,4 @@
-"""The log probabilities of one answer's tokens, told with the text they belong to. Traces in, the API's entries out."""
+"""The log probabilities of one answer's tokens, told with the text they belong to. SessionCleanup in, the API's entries out."""
 
 from __future__ import annotations
 

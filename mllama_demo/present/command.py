@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(settings: Settings, scenario: Scenario) -> Recording:
     from mllama_demo.backends import make_backend
-    from mllama_demo.generation.service import Answerer
+    from mllama_demo.generation.service import GenerationService
     from mllama_demo.present.rehearse import rehearse
 
     backend, tokenizer = make_backend(settings)
@@ -56,7 +56,7 @@ def _run(settings: Settings, scenario: Scenario) -> Recording:
         await until_ready(backend)
         info = backend.info
         print(f"{scenario.script.title}: {len(scenario.steps)} steps with {info.model} on {info.device}", flush=True)
-        answerer = Answerer(backend, tokenizer, scenario, settings)
+        answerer = GenerationService(backend, tokenizer, scenario, settings)
         recording = None
         async with aclosing(rehearse(answerer, scenario)) as recordings:
             async for recording in recordings:

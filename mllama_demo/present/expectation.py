@@ -15,7 +15,7 @@ _NOT_KNOWN = re.compile(
 )
 
 
-class Shape(BaseModel):
+class Expectation(BaseModel):
     """The expectations of one step; all that are given must hold. Words count as whole words, whatever their case."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -29,7 +29,7 @@ class Shape(BaseModel):
     does_not_know: bool | None = Field(None, description="Whether it says that it does not know or cannot.")
 
     @model_validator(mode="after")
-    def _sensible(self) -> Shape:
+    def _sensible(self) -> Expectation:
         if self.min_words and self.max_words and self.min_words > self.max_words:
             raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words})")
         if any(not words.strip() for words in (*self.contains_any, *self.contains_all)):

@@ -18,7 +18,7 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BadRequest, ConfigError, Conflict, NotFound
-from mllama_demo.generation.service import Answer, Answerer
+from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.present.recording import BROKEN_OFF, NOT_KEPT, Recording, keep, place_of, recording_of
 from mllama_demo.present.rehearse import ask_step, rehearse
 from mllama_demo.present.spec import NAME, Scenario, names, read_scenario
@@ -159,5 +159,5 @@ class Presenter:
             return _NOT_A_KIOSK
         return _NOT_YOU if self._settings.users is not None and user not in (self._settings.admins or ()) else ""
 
-    def _answerer(self, scenario: Scenario) -> Answerer:
-        return Answerer(self._backend, self._tokenizer, scenario, self._settings)
+    def _answerer(self, scenario: Scenario) -> GenerationService:
+        return GenerationService(self._backend, self._tokenizer, scenario, self._settings)

@@ -9,12 +9,14 @@ from contextlib import aclosing
 from typing import Any
 
 from mllama_demo.errors import DemoError
-from mllama_demo.generation.service import Answer, Answerer
+from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.present.recording import RecordedStep, Recording, now
 from mllama_demo.present.spec import Scenario
 
 
-async def ask_step(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> AsyncGenerator[Answer, None]:
+async def ask_step(
+    answerer: GenerationService, scenario: Scenario, index: int, answers: dict[int, str]
+) -> AsyncGenerator[Answer, None]:
     """The answer to one step as it grows; answers: to those before it. Closing the stream cancels the request."""
     conversation, limit = scenario.conversation(index, answers), scenario.time_limit_s(index)
     async with aclosing(answerer.answer(conversation, scenario.samplings[index], uuid.uuid4().hex, limit)) as moments:
@@ -22,7 +24,7 @@ async def ask_step(answerer: Answerer, scenario: Scenario, index: int, answers: 
             yield answer
 
 
-async def rehearse(answerer: Answerer, scenario: Scenario) -> AsyncGenerator[Recording, None]:
+async def rehearse(answerer: GenerationService, scenario: Scenario) -> AsyncGenerator[Recording, None]:
     """Asks all steps in order, one at a time, as on stage; after each, the recording so far, which the step ends.
 
     A step that fails is recorded with its reason, and those that go on from it with it. Closing the stream cancels the request.
@@ -37,7 +39,7 @@ async def rehearse(answerer: Answerer, scenario: Scenario) -> AsyncGenerator[Rec
         yield Recording(**common, steps=dict(steps))
 
 
-async def _record(answerer: Answerer, scenario: Scenario, index: int, answers: dict[int, str]) -> RecordedStep:
+async def _record(answerer: GenerationService, scenario: Scenario, index: int, answers: dict[int, str]) -> RecordedStep:
     step, started = scenario.steps[index], time.perf_counter()
     common: dict[str, Any] = {"fingerprint": scenario.fingerprint(index), "prompt": step.prompt.strip()}
     answer: Answer | None = None

@@ -21,7 +21,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.config.yaml_file import parse_mapping, read_file
 from mllama_demo.errors import BadRequest, ConfigError, ImageError, NotFound
 from mllama_demo.images.loading import ImageLimits, LoadedImage, load_image, size_text
-from mllama_demo.present.expectation import Shape
+from mllama_demo.present.expectation import Expectation
 from mllama_demo.sampling import SamplingParams
 
 MAX_BYTES, MAX_STEPS = 2**18, 50
@@ -54,7 +54,7 @@ class Step(_Model):
     parameters: Parameters = Parameters()
     time_limit_s: float | None = Field(None, ge=1, le=3600, strict=False, description="Instead of the scenario's.")
     notes: str = Field("", max_length=4000)
-    expect: Shape | None = None
+    expect: Expectation | None = None
 
 
 class Script(_Model):
@@ -91,7 +91,7 @@ class Scenario:
         return self.script.time_limit_s if own is None else own
 
     def image_bytes(self, digest: str) -> bytes:
-        """The file of one of the pictures, as answer.Answerer asks for it. Raises NotFound."""
+        """The file of one of the pictures, as answer.GenerationService asks for it. Raises NotFound."""
         for image in self.images:
             if image is not None and image.digest == digest:
                 return image.data

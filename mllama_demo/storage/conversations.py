@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Operationa
 from sqlalchemy.pool import StaticPool
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
-from mllama_demo.chat.message_tree import Node, Tree
+from mllama_demo.chat.message_tree import MessageTree, Node
 from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
 from mllama_demo.storage.schema import conversations as _conversations
 from mllama_demo.storage.schema import images as _images
@@ -112,7 +112,7 @@ class Store:
                 connection.execute(sql.insert(_conversations).values(values))
             elif found["owner"] != owner or found["deleted"] is not None:
                 raise _not_found(conversation.id)
-            before = Tree(_nodes(connection, conversation.id), conversation.id)
+            before = MessageTree(_nodes(connection, conversation.id), conversation.id)
             changed = _write(connection, before, before.showing(messages))
             if found is not None and (changed or found["title"] != conversation.title):
                 values = {"title": conversation.title, "updated": now if changed else found["updated"]}
@@ -123,29 +123,29 @@ class Store:
         """The conversation as it was saved or chosen last. Raises NotFound for an unknown id and one of another owner alike."""
         return self.tree(owner, id).conversation()
 
-    def tree(self, owner: str, id: str) -> Tree:
+    def tree(self, owner: str, id: str) -> MessageTree:
         """The conversation in all its versions. Raises NotFound as load does."""
         with self.transaction() as connection:
             found = _owned(connection, owner, id, lock=False)
-            return Tree(_nodes(connection, id), id, found["title"])
+            return MessageTree(_nodes(connection, id), id, found["title"])
 
-    def choose(self, owner: str, id: str, number: int) -> Tree:
-        """Shows another version, see Tree.choosing; the conversation's place in the list stays. Raises NotFound."""
+    def choose(self, owner: str, id: str, number: int) -> MessageTree:
+        """Shows another version, see MessageTree.choosing; the conversation's place in the list stays. Raises NotFound."""
         with self.transaction(write=True) as connection:
             found = _owned(connection, owner, id)
-            before = Tree(_nodes(connection, id), id, found["title"])
+            before = MessageTree(_nodes(connection, id), id, found["title"])
             after = before.choosing(number)
             _write(connection, before, after)
         return after
 
-    def add_tree(self, owner: str, tree: Tree) -> None:
+    def add_tree(self, owner: str, tree: MessageTree) -> None:
         """Stores a conversation with all its versions under a new id. Raises NotFound for an image that was never put."""
         now = _now()
         with self.transaction(write=True) as connection:
             values = {"id": tree.id, "owner": owner, "title": tree.title, "created": now, "updated": now}
             connection.execute(sql.insert(_conversations).values(values))
             nodes = tuple(replace(node, message=_plain(node.message)) for node in tree.nodes)
-            _write(connection, Tree((), tree.id), replace(tree, nodes=nodes))
+            _write(connection, MessageTree((), tree.id), replace(tree, nodes=nodes))
 
     def list(self, owner: str, limit: int = 200, words: str = "") -> Summaries:
         """The owner's conversations, at most `limit`, the last changed first.
@@ -302,7 +302,7 @@ def _nodes(connection: Connection, id: str) -> tuple[Node, ...]:
     return tuple(Node(row["position"], row["parent"], _message(row), bool(row["chosen"])) for row in rows)
 
 
-def _write(connection: Connection, before: Tree, after: Tree) -> bool:
+def _write(connection: Connection, before: MessageTree, after: MessageTree) -> bool:
     """Stores what has changed; whether anything has."""
     old = len(before.nodes)
     rows = [_row(before.id, node) for node in after.nodes[old:]]
@@ -325,7 +325,7 @@ def _require_images(connection: Connection, rows: list[dict[str, Any]]) -> None:
 
 def _plain(message: Message) -> Message:
     """The message as it will come back, so that it can be compared."""
-    return replace(message, facts=json.loads(json.dumps(message.facts)))
+    return replace(message, metadata=json.loads(json.dumps(message.metadata)))
 
 
 def _row(id: str, node: Node) -> dict[str, Any]:
@@ -341,7 +341,7 @@ def _row(id: str, node: Node) -> dict[str, Any]:
         "image_name": image.name if image else None,
         "image_width": image.width if image else None,
         "image_height": image.height if image else None,
-        "facts": message.facts,
+        "facts": message.metadata,
     }
 
 

@@ -45,7 +45,7 @@ class Drafts:
             "owner": owner,
             "messages": len(conversation.messages),
             "text": message.text,
-            "facts": message.facts,
+            "facts": message.metadata,
             "beat": _now(),
         }
         this = _drafts.c.conversation_id == conversation.id
@@ -80,7 +80,7 @@ class Drafts:
         query = sql.select(_drafts).where(_drafts.c.owner == owner, _drafts.c.beat < _now() - LIFETIME)
         with self._store.transaction() as connection:
             for row in connection.execute(query).mappings():
-                draft = Message("assistant", row["text"], facts={**row["facts"], "reason": "cut_off"})
+                draft = Message("assistant", row["text"], metadata={**row["facts"], "reason": "cut_off"})
                 yield row["conversation_id"], row["messages"], draft
 
 

@@ -56,7 +56,7 @@ class RunSummary:
 Summaries = list[RunSummary]  # the class below has a method of the name `list`
 
 
-class KeptRuns:
+class ExploreRuns:
     """Runs in the database of a Store; a picture is there once, however many runs show it.
 
     limit: how many runs of one owner are kept; the one that came first makes way for another.

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from mllama_demo.chat.message_tree import Tree
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import Store
 
@@ -134,7 +134,7 @@ class Feedback:
         node = _node(self._store.tree(owner, conversation_id), message)
         if node is None or node.message.role != "assistant":
             raise BadRequest("Only an answer can be rated.")
-        return node.message.facts
+        return node.message.metadata
 
     def _texts(self, owner: str, conversation_id: str, message: int) -> tuple[str | None, str | None]:
         try:
@@ -167,7 +167,7 @@ def _harmless(cell: str) -> str:
     return "'" + cell if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def _node(tree: Tree, number: int | None) -> Any:
+def _node(tree: MessageTree, number: int | None) -> Any:
     return next((node for node in tree.nodes if node.number == number), None)
 
 

@@ -1,4 +1,4 @@
-"""Images on their way to the model: fetched, attached to a question that is being written, or seen for an answer."""
+"""Attachments on their way to the model: fetched, attached to a question that is being written, or seen for an answer."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.image_files import Pictures
-from mllama_demo.ui.page_update import Visit
-from mllama_demo.ui.session_cleanup import Traces
+from mllama_demo.ui.image_files import ImageFiles
+from mllama_demo.ui.page_update import PageSession
+from mllama_demo.ui.session_cleanup import SessionCleanup
 from mllama_demo.ui.tile_view import not_seen
-from mllama_demo.ui.user_message import Choice, Which, choice_of, paths, seen_in
+from mllama_demo.ui.user_message import ImageChoice, WhichImage, choice_of, paths, seen_in
 
 
-class Images:
+class Attachments:
     """What the page asks about them."""
 
-    def __init__(self, store: Store, pictures: Pictures, traces: Traces) -> None:
+    def __init__(self, store: Store, pictures: ImageFiles, traces: SessionCleanup) -> None:
         self._store, self._pictures, self._traces = store, pictures, traces
 
     async def fetch(self, url: str) -> str:
@@ -27,8 +27,8 @@ class Images:
         return await asyncio.to_thread(self._pictures.fetch, url)
 
     async def attached(
-        self, visit: Visit, conversation_id: str, value: dict[str, Any], which: Which
-    ) -> tuple[Choice | None, str]:
+        self, visit: PageSession, conversation_id: str, value: dict[str, Any], which: WhichImage
+    ) -> tuple[ImageChoice | None, str]:
         """What to choose before the question is sent, and what the model would see of it."""
         conversation = Conversation()
         with contextlib.suppress(NotFound):  # not stored before its first answer begins
@@ -46,7 +46,7 @@ class Images:
         except DemoError as error:  # said in the panel alone: sending it will say so in a notice
             return choice, not_seen(str(error))
 
-    async def look(self, visit: Visit, conversation_id: str, number: int) -> str:
+    async def look(self, visit: PageSession, conversation_id: str, number: int) -> str:
         """HTML: what the model saw for one answer."""
         tree = await asyncio.to_thread(self._store.tree, visit.owner, conversation_id)
         image = seen_in(tree.up_to(number))

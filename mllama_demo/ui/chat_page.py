@@ -16,20 +16,20 @@ from fastapi import Depends, FastAPI
 from mllama_demo.chat.export import MAX_FILE_BYTES
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
-from mllama_demo.ui.chat_service import ChatRoom, Sampling
+from mllama_demo.ui.chat_service import ChatService, Sampling
 from mllama_demo.ui.event_scripts import ARRIVED, ATTACH, ATTACHED, BEAT, BEHIND, CLOSEUP, REMEMBER_IN_ADDRESS
-from mllama_demo.ui.feedback_controls import Thumbs
+from mllama_demo.ui.feedback_controls import FeedbackControls
 from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.kiosk import OWNER_PREFIX, Kiosk
-from mllama_demo.ui.page_update import View, Views, classes, guarded, guarded_stream
-from mllama_demo.ui.sampling_controls import Knobs, sampling_from
-from mllama_demo.ui.share_controls import SharePanel
-from mllama_demo.ui.sidebar import Drawer
+from mllama_demo.ui.page_update import PageUpdate, PageUpdates, classes, guarded, guarded_stream
+from mllama_demo.ui.sampling_controls import SamplingControls, sampling_from
+from mllama_demo.ui.share_controls import ShareControls
+from mllama_demo.ui.sidebar import Sidebar
 from mllama_demo.ui.theme import CSS, HEAD, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
 from mllama_demo.ui.tile_view import NOTHING
 from mllama_demo.web.auth.login import user_of
@@ -41,9 +41,9 @@ STATUS_SECONDS = 2.0
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
 
 
-def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store, brand: Brand) -> None:
+def mount_ui(app: FastAPI, settings: Settings, answerer: GenerationService, store: Store, brand: Brand) -> None:
     """Builds the page and mounts it at the root of `app`."""
-    room = ChatRoom(answerer, store, settings.allowed_media_hosts, brand)
+    room = ChatService(answerer, store, settings.allowed_media_hosts, brand)
     atexit.register(room.close)
     room.traces.erase_all(OWNER_PREFIX)
     page = ChatPage(settings, room, store, brand)
@@ -76,15 +76,15 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: Answerer, store: Store,
 class ChatPage:
     """The chat's components and wiring. build() makes the Blocks once."""
 
-    def __init__(self, settings: Settings, room: ChatRoom, store: Store, brand: Brand) -> None:
+    def __init__(self, settings: Settings, room: ChatService, store: Store, brand: Brand) -> None:
         self._settings = settings
         self._room = room
         self._kiosk = Kiosk(settings)
         self._brand = brand
-        share = SharePanel(Shares(store), self._kiosk.visit)
-        self._drawer = Drawer(room, self._updates, share, self._kiosk.visit, people=settings.users is not None)
-        self.knobs = Knobs(settings, room)
-        self._thumbs = Thumbs(store, Feedback(store), lambda: room.info.model, self._kiosk.visit)
+        share = ShareControls(Shares(store), self._kiosk.visit)
+        self._drawer = Sidebar(room, self._updates, share, self._kiosk.visit, people=settings.users is not None)
+        self.knobs = SamplingControls(settings, room)
+        self._thumbs = FeedbackControls(store, Feedback(store), lambda: room.info.model, self._kiosk.visit)
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(
@@ -225,9 +225,9 @@ class ChatPage:
         for attached in taken:  # which is no change for the input
             attached.then(None, [self.input, self.conversation_id], self.attached, js=ATTACHED, api_visibility="private")
 
-    def _updates(self, view: View | None) -> dict[Any, Any]:
-        """The components that a View changes; the status line always."""
-        view = view or View()
+    def _updates(self, view: PageUpdate | None) -> dict[Any, Any]:
+        """The components that a PageUpdate changes; the status line always."""
+        view = view or PageUpdate()
         updates: dict[Any, Any] = {self.status: view.status or self._room.status()}
         if view.history is not None:
             known = view.thumbs is not None
@@ -244,7 +244,7 @@ class ChatPage:
             updates[self.sight] = view.sight
         return {**updates, **self._drawer.updates(view)}
 
-    async def _begin(self, views: Views) -> Updates:
+    async def _begin(self, views: PageUpdates) -> Updates:
         """The updates of a stream of views until its answer is under way; _follow and _settle go on from there.
 
         For Gradio makes every output of an event anew that an update leaves as it is, a dozen times a second: an answer is

@@ -1,4 +1,4 @@
-"""Thumbs under answers, and the note that may go with one."""
+"""FeedbackControls under answers, and the note that may go with one."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import gradio as gr
 
-from mllama_demo.chat.message_tree import Tree
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.feedback import MAX_NOTE_LENGTH, Feedback
-from mllama_demo.ui.page_update import Visit, classes, guarded
+from mllama_demo.ui.page_update import PageSession, classes, guarded
 
 UP, DOWN = "Like", "Dislike"  # Gradio draws thumbs for exactly these words
 NOBODY = -1
 
 
-def thumbs(tree: Tree, ratings: dict[int, bool]) -> list[str | None]:
+def thumbs(tree: MessageTree, ratings: dict[int, bool]) -> list[str | None]:
     """What each answer shown was given, in the chatbot's words."""
     messages = tree.conversation().messages
     shown = zip(messages, tree.versions(messages), strict=True)
@@ -26,11 +26,13 @@ def thumbs(tree: Tree, ratings: dict[int, bool]) -> list[str | None]:
     return [None if good is None else UP if good else DOWN for good in found]
 
 
-class Thumbs:
+class FeedbackControls:
     """The note's components, and the wiring of the chatbot's thumbs. model: the name of the one that answers. visit: who
     sends a request."""
 
-    def __init__(self, store: Store, feedback: Feedback, model: Callable[[], str], visit: Callable[[gr.Request], Visit]) -> None:
+    def __init__(
+        self, store: Store, feedback: Feedback, model: Callable[[], str], visit: Callable[[gr.Request], PageSession]
+    ) -> None:
         self._store, self._feedback, self._model, self._visit = store, feedback, model, visit
 
     def lay_out(self) -> None:

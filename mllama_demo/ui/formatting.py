@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from mllama_demo.chat.conversation import Conversation, Message
-from mllama_demo.chat.message_tree import Versions
+from mllama_demo.chat.message_tree import Siblings
 from mllama_demo.engine.base import BackendInfo, BackendStatus
 from mllama_demo.generation.service import Answer
 
@@ -103,7 +103,7 @@ def context(used: int, length: int) -> str:
 
 def figures(message: Message) -> list[str]:
     """How fast an answer was, why it ended, what else there is to say about it; each a few words, not HTML."""
-    facts = message.facts
+    facts = message.metadata
     parts = []
     if facts.get("imported"):
         parts.append("imported, as its file says")
@@ -133,7 +133,7 @@ def facts_line(message: Message, number: int | None = None, question: Message | 
 
     number: of the answer in its tree; what it saw can then be looked at. question: what was answered.
     """
-    facts = message.facts
+    facts = message.metadata
     if not facts:
         return ""
     seen = escape(saw(facts.get("image")))
@@ -155,11 +155,11 @@ def facts_line(message: Message, number: int | None = None, question: Message | 
 
 def set_aside(question: Message) -> str:
     """The images that came with a question and that the model did not get; empty when there are none."""
-    names = question.facts.get("set_aside")
+    names = question.metadata.get("set_aside")
     return f"set aside: {', '.join(names)}" if names else ""
 
 
-def versions_bar(question: Versions | None, answer: Versions | None, later: tuple[int, ...] = (), locked: bool = False) -> str:
+def versions_bar(question: Siblings | None, answer: Siblings | None, later: tuple[int, ...] = (), locked: bool = False) -> str:
     """HTML: arrows between the versions of a question and of its answer, where there are several.
 
     later: numbers of messages that once followed here and can be shown again. locked: nothing can be changed right now.
@@ -175,7 +175,7 @@ def versions_bar(question: Versions | None, answer: Versions | None, later: tupl
     return f'<div class="versions">{"".join(steppers)}</div>' if steppers else ""
 
 
-def _stepper(name: str, versions: Versions, locked: bool) -> str:
+def _stepper(name: str, versions: Siblings, locked: bool) -> str:
     def arrow(step: int, word: str) -> str:
         index = versions.index + step
         if locked or not 0 <= index < len(versions.numbers):
@@ -190,7 +190,7 @@ def _stepper(name: str, versions: Versions, locked: bool) -> str:
 
 
 def saw(image: dict[str, Any] | None) -> str:
-    """Which image an answer was made from."""
+    """WhichImage image an answer was made from."""
     if image is None:
         return "no image"
     seen = f"saw {image['name']}, {image['width']} × {image['height']} px"

@@ -10,22 +10,22 @@ import gradio as gr
 from gradio.components.chatbot import ComponentMessage
 
 from mllama_demo.chat.conversation import Conversation, Message
-from mllama_demo.chat.message_tree import Tree, Versions
+from mllama_demo.chat.message_tree import MessageTree, Siblings
 from mllama_demo.generation.service import Answer
 from mllama_demo.ui.formatting import facts_line, live_line, progress, versions_bar
-from mllama_demo.ui.image_files import Pictures
+from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.user_message import as_typed
 
 # Made here, for while an event is handled Gradio takes components for updates.
 _PICTURE = gr.Image(render=False, show_label=False, format="webp").get_config()
 
 
-def history(conversation: Conversation, tree: Tree, pictures: Pictures, locked: bool = False) -> list[dict[str, Any]]:
+def history(conversation: Conversation, tree: MessageTree, pictures: ImageFiles, locked: bool = False) -> list[dict[str, Any]]:
     """The chatbot's value. tree: with the versions of the messages. locked: an answer is under way, so nothing can be changed."""
     messages = conversation.messages
     versions = tree.versions(messages)
     turns: list[dict[str, Any]] = []
-    question: tuple[Message | None, Versions | None] = None, None
+    question: tuple[Message | None, Siblings | None] = None, None
     for index, (message, version) in enumerate(zip(messages, versions, strict=True)):
         last = index == len(messages) - 1
         later = tree.below(version.number) if last and version else ()
@@ -48,7 +48,7 @@ def under_way(answer: Answer | None, context_length: int) -> dict[str, Any]:
     return _bot(answer.text, live_line(answer, context_length))
 
 
-def _asked(message: Message, pictures: Pictures) -> dict[str, Any]:
+def _asked(message: Message, pictures: ImageFiles) -> dict[str, Any]:
     content: list[Any] = []
     if message.image is not None:
         alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"

@@ -18,7 +18,7 @@ import gradio as gr
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import LimitReached
-from mllama_demo.ui.page_update import Views, Visit, visit_of
+from mllama_demo.ui.page_update import PageSession, PageUpdates, page_session_of
 from mllama_demo.web.auth.identity import visitor_of
 
 HOUR_S = 3600.0
@@ -26,7 +26,7 @@ OWNER_PREFIX = "kiosk-"
 
 
 class Kiosk:
-    """Which pages are kiosks, and what their visitors have asked within the hour."""
+    """WhichImage pages are kiosks, and what their visitors have asked within the hour."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -40,16 +40,16 @@ class Kiosk:
             self._sessions.add(session)
         return session in self._sessions
 
-    def visit(self, request: gr.Request) -> Visit:
+    def visit(self, request: gr.Request) -> PageSession:
         """The visit, with an owner of its own on a kiosk."""
         self.is_one(request)
-        return self.page(str(request.session_hash)) or visit_of(request)
+        return self.page(str(request.session_hash)) or page_session_of(request)
 
     def idle_seconds(self, request: gr.Request) -> str:
         """For the page; empty where it is no kiosk."""
         return f"{self._settings.kiosk_idle_s:g}" if self.is_one(request) else ""
 
-    async def counted(self, request: gr.Request, ask: Callable[..., Views], *values: Any) -> Views:
+    async def counted(self, request: gr.Request, ask: Callable[..., PageUpdates], *values: Any) -> PageUpdates:
         """The views of ask(visit, *values), counted as a question unless it fails. Raises LimitReached for one too many.
 
         By browser: a reload changes nothing, and where people sign in, several kiosks may be one user's.
@@ -81,9 +81,9 @@ class Kiosk:
         asked.append(now)
         return now
 
-    def page(self, session: str) -> Visit | None:
+    def page(self, session: str) -> PageSession | None:
         """The visit of a page that is a kiosk."""
-        return Visit(f"{OWNER_PREFIX}{session}", session) if session in self._sessions else None
+        return PageSession(f"{OWNER_PREFIX}{session}", session) if session in self._sessions else None
 
     def begin_anew(self, request: gr.Request) -> None:
         """The visitor has gone; the next one may ask as much."""
@@ -95,4 +95,4 @@ class Kiosk:
 
 
 def _browser_of(request: gr.Request) -> str:
-    return visitor_of(request.headers.get("cookie")) or visit_of(request).owner
+    return visitor_of(request.headers.get("cookie")) or page_session_of(request).owner

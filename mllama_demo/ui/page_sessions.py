@@ -6,21 +6,21 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from mllama_demo.generation.tasks import LiveAnswer
+from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.ui.history import under_way
-from mllama_demo.ui.page_update import View, Views, Visit
-from mllama_demo.ui.update_rate import Pace
+from mllama_demo.ui.page_update import PageSession, PageUpdate, PageUpdates
+from mllama_demo.ui.update_rate import UpdateRate
 
 UPDATES_PER_SECOND = 12
 # How often the page hears that an answer still waits or is still being read.
 PULSE_SECONDS = 1.0
 
 
-class OpenPages:
+class PageSessions:
     """All pages of this process. An answer must not write itself over another conversation that was opened meanwhile."""
 
     def __init__(self) -> None:
-        self.pace = Pace()
+        self.pace = UpdateRate()
         self._showing: dict[str, str] = {}
         self._following: set[tuple[str, str]] = set()
 
@@ -39,7 +39,9 @@ class OpenPages:
         self.show(session, "")
         self.pace.leave(session)
 
-    async def turns(self, visit: Visit, live: LiveAnswer, context_length: int) -> AsyncGenerator[dict[str, Any] | None, None]:
+    async def turns(
+        self, visit: PageSession, live: AnswerTask, context_length: int
+    ) -> AsyncGenerator[dict[str, Any] | None, None]:
         """The turn of an answer under way, as often as the page keeps up with; None, and no more, when it shows something else.
 
         For Gradio repeats a generator's last view when it ends: that must be nothing of this conversation.
@@ -53,7 +55,7 @@ class OpenPages:
                 if not live.done:
                     yield under_way(live.answer, context_length)
 
-    async def follow(self, visit: Visit, live: LiveAnswer, context_length: int) -> Views:
+    async def follow(self, visit: PageSession, live: AnswerTask, context_length: int) -> PageUpdates:
         """Its views to the end, which raises what ended it. A page that follows the answer already is left alone."""
         page = visit.session, live.id
         if page in self._following:
@@ -62,7 +64,7 @@ class OpenPages:
         try:
             async with aclosing(self.turns(visit, live, context_length)) as turns:
                 async for turn in turns:
-                    yield View() if turn is None else View(live=[turn])
+                    yield PageUpdate() if turn is None else PageUpdate(live=[turn])
                     if turn is None:
                         return
         finally:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class View:
+class PageUpdate:
     """What a handler changes on the page; None leaves a part as it is. chat_page.py turns it into component updates.
 
     history: what was said. live: the answer under way, the turn after it; a history without one ends what was there.
@@ -59,23 +59,23 @@ def classes(shown: bool) -> list[str]:
     return [] if shown else list(AWAY)
 
 
-Views = AsyncGenerator[View, None]
+PageUpdates = AsyncGenerator[PageUpdate, None]
 
 
 @dataclass(frozen=True)
-class Visit:
+class PageSession:
     """One open page. owner: whose conversations it may see. session: the page itself."""
 
     owner: str
     session: str
 
 
-def visit_of(request: gr.Request) -> Visit:
+def page_session_of(request: gr.Request) -> PageSession:
     """A visitor is who signed in, else a cookie, or a single page where there are no cookies."""
     session = str(request.session_hash)
     if request.username:
-        return Visit(owner_of_user(request.username), session)
-    return Visit(visitor_of(request.headers.get("cookie")) or f"session-{session}", session)
+        return PageSession(owner_of_user(request.username), session)
+    return PageSession(visitor_of(request.headers.get("cookie")) or f"session-{session}", session)
 
 
 def notify(error: DemoError) -> None:
@@ -102,7 +102,7 @@ async def guarded(work: Awaitable[T]) -> T | None:
     return None
 
 
-async def guarded_stream(views: Views) -> Views:
+async def guarded_stream(views: PageUpdates) -> PageUpdates:
     """The same for a stream of views, which ends early.
 
     Always yields something: Gradio empties every output of a generator that did not.
@@ -114,10 +114,10 @@ async def guarded_stream(views: Views) -> Views:
                 nothing = False
                 yield view
         if nothing:
-            yield View()
+            yield PageUpdate()
     except DemoError as error:
         notify(error)
-        yield View()
+        yield PageUpdate()
     except Exception:
         _broken()
-        yield View()
+        yield PageUpdate()

@@ -10,7 +10,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
-from mllama_demo.ui.chat_service import ChatRoom
+from mllama_demo.ui.chat_service import ChatService
 
 IGNORE_EOS_HINT = "go on past the model's own end, to max tokens"
 
@@ -25,10 +25,10 @@ def slider(name: str, value: float, **kwargs: Any) -> gr.Slider:
     )  # fmt: skip
 
 
-class Knobs:
+class SamplingControls:
     """The components, made once by lay_out. values: the inputs of handlers that call sampling_from."""
 
-    def __init__(self, settings: Settings, room: ChatRoom) -> None:
+    def __init__(self, settings: Settings, room: ChatService) -> None:
         self._settings, self._room = settings, room
 
     def lay_out(self) -> None:

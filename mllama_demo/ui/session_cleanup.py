@@ -14,14 +14,14 @@ from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.drafts import Drafts
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
-from mllama_demo.ui.image_files import Pictures
-from mllama_demo.ui.page_update import Visit
+from mllama_demo.ui.image_files import ImageFiles
+from mllama_demo.ui.page_update import PageSession
 
 
-class Traces:
+class SessionCleanup:
     """Remembers for each open page the files that were uploaded to it, or exported from it. Safe to use from several threads."""
 
-    def __init__(self, store: Store, pictures: Pictures, feedback: Feedback) -> None:
+    def __init__(self, store: Store, pictures: ImageFiles, feedback: Feedback) -> None:
         self._store, self._pictures, self._feedback = store, pictures, feedback
         self._shares, self._drafts = Shares(store), Drafts(store)
         self._uploads: dict[str, set[Path]] = {}
@@ -39,7 +39,7 @@ class Traces:
         self._uploads.pop(session, None)
         self._asked.pop(session, None)
 
-    def erase(self, visit: Visit) -> None:
+    def erase(self, visit: PageSession) -> None:
         """Removes all of the visitor's at once and for good. An image that other visitors show too stays theirs."""
         uploads, asked = self._uploads.pop(visit.session, set()), self._asked.pop(visit.session, set())
         asked |= {hashlib.sha256(path.read_bytes()).hexdigest() for path in uploads if path.is_file()}

@@ -9,17 +9,17 @@ from typing import Any
 import gradio as gr
 
 from mllama_demo.storage.shares import DEFAULT_LIFETIME, LIFETIMES, Shares
-from mllama_demo.ui.page_update import Visit, classes, guarded
+from mllama_demo.ui.page_update import PageSession, classes, guarded
 
 # The server does not know under which address a browser reaches it.
 WHOLE_ADDRESS = """(path) => path && new URL(path, new URL(".", window.location.href)).href"""
 SELECT = """(path) => path && setTimeout(() => document.querySelector("#share-link :is(input, textarea)")?.select(), 100)"""
 
 
-class SharePanel:
+class ShareControls:
     """Its components and its wiring. visit: who sends a request."""
 
-    def __init__(self, shares: Shares, visit: Callable[[gr.Request], Visit]) -> None:
+    def __init__(self, shares: Shares, visit: Callable[[gr.Request], PageSession]) -> None:
         self._shares, self._visit = shares, visit
 
     def lay_out(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from mllama_demo.storage.conversations import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
-from mllama_demo.ui.chat_service import ChatRoom
-from mllama_demo.ui.page_update import View, Visit, classes, guarded
-from mllama_demo.ui.share_controls import SharePanel
+from mllama_demo.ui.chat_service import ChatService
+from mllama_demo.ui.page_update import PageSession, PageUpdate, classes, guarded
+from mllama_demo.ui.share_controls import ShareControls
 
 DOWNLOAD = """(file) => {
   if (!file) return;
@@ -22,18 +22,18 @@ DOWNLOAD = """(file) => {
 EXPORTS = (("HTML", "html"), ("Markdown", "md"), ("JSON", "json"))
 
 
-class Drawer:
-    """Its components and its wiring. updates: turns a View into updates of components. visit: who sends a request.
+class Sidebar:
+    """Its components and its wiring. updates: turns a PageUpdate into updates of components. visit: who sends a request.
 
     people: whether they sign in.
     """
 
     def __init__(
         self,
-        room: ChatRoom,
-        updates: Callable[[View | None], dict[Any, Any]],
-        share: SharePanel,
-        visit: Callable[[gr.Request], Visit],
+        room: ChatService,
+        updates: Callable[[PageUpdate | None], dict[Any, Any]],
+        share: ShareControls,
+        visit: Callable[[gr.Request], PageSession],
         people: bool = False,
     ) -> None:
         self._room, self._share, self._visit, self._people = room, share, visit, people
@@ -63,7 +63,7 @@ class Drawer:
                 ]
             self.exported = gr.File(visible=False)
             self._share.lay_out()
-        self.bring_in = gr.UploadButton(
+        self.import_conversation = gr.UploadButton(
             "Import a JSON export", file_types=[".json"], size="sm", elem_id="import", variant="secondary"
         )
         if self._people:
@@ -71,11 +71,11 @@ class Drawer:
 
     @property
     def outputs(self) -> list[Any]:
-        """What a View may change here."""
+        """What a PageUpdate may change here."""
         return [self.conversations, self.menu, self.title, self.found, self.deleted, self.deleted_title]
 
-    def updates(self, view: View) -> dict[Any, Any]:
-        """The components here that a View changes."""
+    def updates(self, view: PageUpdate) -> dict[Any, Any]:
+        """The components here that a PageUpdate changes."""
         updates: dict[Any, Any] = {}
         if view.conversations is not None:
             known = {id for _, id in view.conversations}
@@ -105,7 +105,7 @@ class Drawer:
         self.title.submit(self._rename, [conversation_id, self.title], **talk)
         self.delete.click(self._delete, conversation_id, **talk)
         go_on(self.bring_back.click(self._restore, None, **talk))
-        self.bring_in.upload(self._bring_in, self.bring_in, **talk)
+        self.import_conversation.upload(self._bring_in, self.import_conversation, **talk)
         self._share.wire(conversation_id, quiet)
         for button, kind in self.exports:
             made = button.click(self._exporter(kind), conversation_id, self.exported, **quiet)
@@ -130,7 +130,7 @@ class Drawer:
         return self._updates(await guarded(self._room.restore(self._visit(request))))
 
     async def _bring_in(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
-        return self._updates(await guarded(self._room.bring_in(self._visit(request), path)) if path else None)
+        return self._updates(await guarded(self._room.import_conversation(self._visit(request), path)) if path else None)
 
     def _exporter(self, kind: str) -> Callable[..., Any]:
         async def export(conversation_id: str, request: gr.Request) -> str | None:

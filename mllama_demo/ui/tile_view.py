@@ -25,7 +25,7 @@ def not_seen(sentence: str) -> str:
 NOTHING = not_seen("No picture yet. Add one, and see it here as the model gets it.")
 
 
-class Sights:
+class TileViews:
     """Makes the HTML for pictures; the last few are kept. Safe to use from several threads."""
 
     def __init__(self, info: Callable[[], BackendInfo]) -> None:

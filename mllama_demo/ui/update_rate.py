@@ -12,7 +12,7 @@ SLOWER, FASTER = 0.6, 1.25
 SLOWEST = 0.15
 
 
-class Pace:
+class UpdateRate:
     """The pace of every page that has been late, as a part of the best one."""
 
     def __init__(self) -> None:

@@ -10,23 +10,23 @@ from typing import Any, Literal
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest
-from mllama_demo.ui.image_files import Pictures
+from mllama_demo.ui.image_files import ImageFiles
 
 MAX_QUESTION_CHARACTERS = 20_000
 MAX_FILES = 4
 WORD_JOINER = "\u2060"
-Which = Literal["newest", "first", "together"]
+WhichImage = Literal["newest", "first", "together"]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What the page asks before two images meet. options: pairs of label and Which; sentence: why one must be chosen."""
+class ImageChoice:
+    """What the page asks before two images meet. options: pairs of label and WhichImage; sentence: why one must be chosen."""
 
     sentence: str
-    options: tuple[tuple[str, Which], ...]
+    options: tuple[tuple[str, WhichImage], ...]
 
 
-def question_from(value: dict[str, Any], conversation: Conversation, which: Which, pictures: Pictures) -> Message:
+def question_from(value: dict[str, Any], conversation: Conversation, which: WhichImage, pictures: ImageFiles) -> Message:
     """The question to add to the conversation. value: from the input box. Raises BadRequest and ImageError with a sentence."""
     text = checked(value.get("text") or "")
     files = paths(value)
@@ -50,7 +50,7 @@ def reworded(conversation: Conversation, index: int, text: str) -> Message:
 
 
 def _decide(
-    new: list[ImageRef], seen: ImageRef | None, which: Which, pictures: Pictures
+    new: list[ImageRef], seen: ImageRef | None, which: WhichImage, pictures: ImageFiles
 ) -> tuple[ImageRef | None, list[ImageRef]]:
     """The image of the question, None to go on with the one that is seen; and those of the new ones that are left out."""
     everything = [seen, *new] if seen else new
@@ -62,15 +62,15 @@ def _decide(
         return (None, new) if seen else (new[0], new[1:])
     if which == "newest":
         return new[-1], new[:-1]
-    raise BadRequest(f"Which image the model sees is newest, first or together, not {which!r}.")
+    raise BadRequest(f"WhichImage image the model sees is newest, first or together, not {which!r}.")
 
 
-def choice_of(names: Sequence[str], seen: ImageRef | None) -> Choice | None:
+def choice_of(names: Sequence[str], seen: ImageRef | None) -> ImageChoice | None:
     """What to ask about the images that are about to be sent; None when there is nothing to choose. names: of the new ones."""
     if not names or len(names) + (seen is not None) < 2:
         return None
     first = seen.name if seen else names[0]
-    return Choice(
+    return ImageChoice(
         "The model looks at one image at a time.",
         (
             (f"The {'new one' if len(names) == 1 else 'last one'}: {names[-1]}", "newest"),

@@ -9,7 +9,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.sessions import Sessions
 from mllama_demo.web.admin.routes import add_admin
-from mllama_demo.web.auth.login import Desk, add_login, credentials
+from mllama_demo.web.auth.login import LoginService, add_login, credentials
 from mllama_demo.web.metrics import MeasuredBackend
 from mllama_demo.web.share.routes import add_share_page
 
@@ -17,7 +17,7 @@ from mllama_demo.web.share.routes import add_share_page
 def add_people(app: FastAPI, settings: Settings, store: Store | None, brand: Brand, backend: MeasuredBackend) -> None:
     """Adds the routes that the configuration asks for. Without a store (the API alone) there is no page to add."""
     known = credentials(settings)
-    desk = Desk(Sessions(store, known)) if store is not None and known else None
+    desk = LoginService(Sessions(store, known)) if store is not None and known else None
     add_login(app, settings, store, brand, desk)
     if store is None:
         return

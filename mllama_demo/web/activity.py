@@ -39,7 +39,7 @@ class Request:
     tokens: int = 0
 
 
-class Recent:
+class Activity:
     """Told of every request by MeasuredBackend. Safe to use from several threads. now: seconds since the epoch."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:

@@ -80,7 +80,7 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
     return await done
 
 
-class Door:
+class LoadingApp:
     """An ASGI application that becomes another one. build: makes the real application; runs once, in a thread."""
 
     def __init__(self, title: str, build: Callable[[], App], on_failure: Callable[[BaseException], None]) -> None:

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from mllama_demo.engine.base import Backend, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable
-from mllama_demo.web.activity import Recent
+from mllama_demo.web.activity import Activity
 
 # Seconds, and tokens. The edges are vLLM's where a dashboard compares, with finer ones below for small models.
 _TTFT_EDGES = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0)
@@ -105,7 +105,7 @@ class MeasuredBackend:
     def __init__(self, backend: Backend, metrics: Metrics) -> None:
         self._backend = backend
         self._metrics = metrics
-        self.recent = Recent()
+        self.recent = Activity()
 
     @property
     def info(self) -> BackendInfo:

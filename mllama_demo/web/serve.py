@@ -36,7 +36,7 @@ def serve(settings: Settings, started: float) -> int:
 
     from mllama_demo.backends import make_backend
     from mllama_demo.storage.conversations import Store
-    from mllama_demo.web.loading_app import App, Door
+    from mllama_demo.web.loading_app import App, LoadingApp
 
     address = f"http://{_printable(settings.host)}:{listener.getsockname()[1]}"
     failure: list[str] = []
@@ -65,7 +65,7 @@ def serve(settings: Settings, started: float) -> int:
         backend.start()
         return app
 
-    door = Door(settings.title, build, lambda error: stop_with(f"The page could not be built: {error}"))
+    door = LoadingApp(settings.title, build, lambda error: stop_with(f"The page could not be built: {error}"))
     server = uvicorn.Server(uvicorn.Config(door, log_level="warning", timeout_graceful_shutdown=3))
     say(f"{settings.title}: starting on {address}")
     try:

@@ -7,17 +7,17 @@ from typing import Any
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.config.settings import Settings
-from mllama_demo.generation.service import Answerer
-from mllama_demo.generation.tasks import LiveAnswer, LiveAnswers
+from mllama_demo.generation.service import GenerationService
+from mllama_demo.generation.tasks import AnswerTask, AnswerTasks
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
-from tests.support.manual_backend import READ, CodePoints, HandBackend, talk, until
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, talk, until
 
 OFTEN = 1000.0  # looks a second: nearly every change is seen
 
 
-def new_answers(store: Store, backend: HandBackend, **options: Any) -> LiveAnswers:
-    return LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store, **options)
+def new_answers(store: Store, backend: ManualBackend, **options: Any) -> AnswerTasks:
+    return AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, **options)
 
 
 ME = "me"
@@ -30,11 +30,11 @@ def texts(store: Store, conversation: Conversation) -> list[str]:
     return [message.text for message in store.load(ME, conversation.id).messages]
 
 
-def shown(live: LiveAnswer) -> str:
+def shown(live: AnswerTask) -> str:
     return live.answer.text if live.answer else ""
 
 
-async def watch(live: LiveAnswer, until_shown: str | None = None) -> str:
+async def watch(live: AnswerTask, until_shown: str | None = None) -> str:
     """Watches until that text is there, or to the end; what was seen last."""
     async with aclosing(live.watch(OFTEN)) as moments:
         async for _ in moments:
@@ -43,7 +43,7 @@ async def watch(live: LiveAnswer, until_shown: str | None = None) -> str:
     return shown(live)
 
 
-async def begin(answers: LiveAnswers, backend: HandBackend, conversation: Conversation, *said: str) -> LiveAnswer:
+async def begin(answers: AnswerTasks, backend: ManualBackend, conversation: Conversation, *said: str) -> AnswerTask:
     """An answer under way that has said something already."""
     live = answers.start(ME, conversation, SamplingParams())
     await backend.taken()
@@ -53,6 +53,6 @@ async def begin(answers: LiveAnswers, backend: HandBackend, conversation: Conver
     return live
 
 
-async def done(live: LiveAnswer) -> LiveAnswer:
+async def done(live: AnswerTask) -> AnswerTask:
     await until(lambda: live.done, "the answer is done")
     return live

@@ -16,17 +16,17 @@ from PIL import Image
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
-from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.chat_service import ChatRoom
-from mllama_demo.ui.page_update import NO_INPUT, View, Visit
+from mllama_demo.ui.chat_service import ChatService
+from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
 from mllama_demo.ui.tile_view import NOTHING
-from tests.support.manual_backend import READ, CodePoints, HandBackend, finished, run, talk, until
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run, talk, until
 
-PAGE, TAB = Visit("me", "page"), Visit("me", "another tab")
-STRANGER = Visit("a stranger", "their page")
+PAGE, TAB = PageSession("me", "page"), PageSession("me", "another tab")
+STRANGER = PageSession("a stranger", "their page")
 SAMPLING = SamplingParams(seed=1)
 
 
@@ -37,26 +37,26 @@ def sampling() -> SamplingParams:
 PLACE = "59.9139 N, 10.7522 E"
 
 
-def nothing_open(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INPUT, **changes: Any) -> View:
+def nothing_open(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INPUT, **changes: Any) -> PageUpdate:
     """An empty chat beside the list of the others."""
-    view = View([], None, "", input, False, list(listed), "", found="", sight=NOTHING)
+    view = PageUpdate([], None, "", input, False, list(listed), "", found="", sight=NOTHING)
     return replace(view, **changes)
 
 
-class House:
+class ChatSetup:
     """A chat room with all that is behind it."""
 
     def __init__(self, store: Store | None = None, tokenizer: Any = None, **settings: Any) -> None:
         self.store = store or Store("sqlite://")
-        self.backend = HandBackend()
-        self.answerer = Answerer(self.backend, tokenizer or CodePoints(), self.store, Settings(**settings))
-        self.room = ChatRoom(self.answerer, self.store, [])
+        self.backend = ManualBackend()
+        self.answerer = GenerationService(self.backend, tokenizer or CodePoints(), self.store, Settings(**settings))
+        self.room = ChatService(self.answerer, self.store, [])
 
     def close(self) -> None:
         self.room.close()
         self.store.close()
 
-    def keep(self, *texts: str, visit: Visit = PAGE) -> str:
+    def keep(self, *texts: str, visit: PageSession = PAGE) -> str:
         """Stores a conversation; its id."""
         conversation = talk(*texts)
         self.store.save(visit.owner, conversation)
@@ -72,18 +72,20 @@ class House:
     def kept(self, conversation_id: str) -> list[str]:
         return [message.text for message in self.store.load(PAGE.owner, conversation_id).messages]
 
-    def ask(self, text: str = "", *files: Path, conversation_id: str = "", visit: Visit = PAGE) -> AsyncGenerator[View, None]:
+    def ask(
+        self, text: str = "", *files: Path, conversation_id: str = "", visit: PageSession = PAGE
+    ) -> AsyncGenerator[PageUpdate, None]:
         return self.page(self.room.ask(visit, conversation_id, value(text, *files), sampling), visit)
 
-    def retry(self, conversation_id: str, visit: Visit = PAGE) -> AsyncGenerator[View, None]:
+    def retry(self, conversation_id: str, visit: PageSession = PAGE) -> AsyncGenerator[PageUpdate, None]:
         return self.page(self.room.retry(visit, conversation_id, sampling), visit)
 
-    def edit(self, conversation_id: str, index: int, text: str, visit: Visit = PAGE) -> AsyncGenerator[View, None]:
+    def edit(self, conversation_id: str, index: int, text: str, visit: PageSession = PAGE) -> AsyncGenerator[PageUpdate, None]:
         return self.page(self.room.edit(visit, conversation_id, index, text, sampling), visit)
 
-    async def page(self, views: AsyncGenerator[View, None], visit: Visit = PAGE) -> AsyncGenerator[View, None]:
+    async def page(self, views: AsyncGenerator[PageUpdate, None], visit: PageSession = PAGE) -> AsyncGenerator[PageUpdate, None]:
         """What a page shows after an event that may begin an answer: it follows the answer, and settles."""
-        view = View()
+        view = PageUpdate()
         async with aclosing(views) as stream:
             async for view in stream:
                 yield view
@@ -91,7 +93,7 @@ class House:
             async for later in self.followed(visit, view.conversation_id or ""):
                 yield later
 
-    async def open(self, visit: Visit, conversation_id: str) -> AsyncGenerator[View, None]:
+    async def open(self, visit: PageSession, conversation_id: str) -> AsyncGenerator[PageUpdate, None]:
         """The same for a conversation that is opened, with an answer under way or without."""
         view = await self.room.open(visit, conversation_id)
         yield view
@@ -99,10 +101,10 @@ class House:
             async for later in self.followed(visit, conversation_id):
                 yield later
 
-    async def restore(self, visit: Visit) -> AsyncGenerator[View, None]:
+    async def restore(self, visit: PageSession) -> AsyncGenerator[PageUpdate, None]:
         yield await self.room.restore(visit)
 
-    async def followed(self, visit: Visit, conversation_id: str) -> AsyncGenerator[View, None]:
+    async def followed(self, visit: PageSession, conversation_id: str) -> AsyncGenerator[PageUpdate, None]:
         failure = None
         try:
             async with aclosing(self.room.follow(visit, conversation_id)) as stream:
@@ -114,7 +116,7 @@ class House:
         if failure is not None:
             raise failure
 
-    async def answered(self, views: AsyncGenerator[View, None], *said: str) -> list[View]:
+    async def answered(self, views: AsyncGenerator[PageUpdate, None], *said: str) -> list[PageUpdate]:
         """All views of a handler whose question is answered with that."""
         seen = Seen(views)
         await self.backend.taken()
@@ -124,7 +126,7 @@ class House:
         self.backend.send(finished())
         return await seen.to_the_end()
 
-    async def begun(self, views: AsyncGenerator[View, None], *said: str) -> Seen:
+    async def begun(self, views: AsyncGenerator[PageUpdate, None], *said: str) -> Seen:
         """The views of a handler whose answer has begun with that and is on the page."""
         seen = Seen(views)
         await self.backend.taken()
@@ -137,11 +139,11 @@ class House:
 class Seen:
     """The views of a handler, as they come. An answer under way stands below the history that the page has already."""
 
-    def __init__(self, views: AsyncGenerator[View, None]) -> None:
-        self.views: list[View] = []
+    def __init__(self, views: AsyncGenerator[PageUpdate, None]) -> None:
+        self.views: list[PageUpdate] = []
         self.task = asyncio.create_task(self._collect(views))
 
-    async def _collect(self, views: AsyncGenerator[View, None]) -> None:
+    async def _collect(self, views: AsyncGenerator[PageUpdate, None]) -> None:
         history = None
         async with aclosing(views) as stream:
             async for view in stream:
@@ -153,7 +155,7 @@ class Seen:
         """Of the conversation that the page shows."""
         return next(view.conversation_id for view in reversed(self.views) if view.conversation_id is not None)
 
-    async def to_the_end(self) -> list[View]:
+    async def to_the_end(self) -> list[PageUpdate]:
         await self.task
         return self.views
 
@@ -163,7 +165,7 @@ def value(text: str = "", *files: Path) -> dict[str, Any]:
     return {"text": text, "files": [str(file) for file in files]}
 
 
-def lines(view: View) -> list[str]:
+def lines(view: PageUpdate) -> list[str]:
     """The text of each turn on the page."""
     assert view.history is not None or view.live is not None
     turns = [*(view.history or []), *(view.live or [])]
@@ -182,7 +184,7 @@ def picture(folder: Path, name: str = "square.png", size: tuple[int, int] = (40,
     return path
 
 
-def picture_of(view: View) -> ComponentMessage:
+def picture_of(view: PageUpdate) -> ComponentMessage:
     """The picture that the page shows in the first turn."""
     assert view.history is not None
     shown = view.history[0]["content"][0]
@@ -191,12 +193,12 @@ def picture_of(view: View) -> ComponentMessage:
     return shown
 
 
-def preview_of(view: View) -> Path:
+def preview_of(view: PageUpdate) -> Path:
     """The room's file behind that picture."""
     return Path(picture_of(view).value["path"])
 
 
-async def refused(views: AsyncGenerator[View, None], error: type[DemoError]) -> tuple[list[View], str]:
+async def refused(views: AsyncGenerator[PageUpdate, None], error: type[DemoError]) -> tuple[list[PageUpdate], str]:
     """What was shown before the failure, and its sentence."""
     seen = Seen(views)
     with pytest.raises(error) as caught:
@@ -204,20 +206,20 @@ async def refused(views: AsyncGenerator[View, None], error: type[DemoError]) -> 
     return seen.views, str(caught.value)
 
 
-def opened(house: House, visit: Visit, conversation_id: str) -> list[View]:
-    async def scene() -> list[View]:
+def opened(house: ChatSetup, visit: PageSession, conversation_id: str) -> list[PageUpdate]:
+    async def scene() -> list[PageUpdate]:
         return await Seen(house.open(visit, conversation_id)).to_the_end()
 
     return run(scene())
 
 
-def bar(view: View, turn: int = -1) -> str:
+def bar(view: PageUpdate, turn: int = -1) -> str:
     """What stands under an answer."""
     assert view.history is not None
     return view.history[turn]["content"][-1]["text"]
 
 
-Act = Callable[[House, str, Visit], Awaitable[Any]]
+Act = Callable[[ChatSetup, str, PageSession], Awaitable[Any]]
 CHANGES: dict[str, Act] = {
     "ask": lambda house, id, visit: Seen(house.ask("And now?", conversation_id=id, visit=visit)).to_the_end(),
     "retry": lambda house, id, visit: Seen(house.retry(id, visit)).to_the_end(),

@@ -15,7 +15,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest
 from mllama_demo.openai_api.completion import Completer
 from mllama_demo.openai_api.schema import ChatChunk, ChatCompletion, ChatRequest
-from tests.support.manual_backend import READ, SPECIAL, CodePoints, HandBackend, finished, run
+from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished, run
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -36,13 +36,13 @@ def body(*messages: Any, **fields: Any) -> ChatRequest:
     return ChatRequest.model_validate({"messages": turns, **fields})
 
 
-def begin(backend: HandBackend, request: ChatRequest, caller: str = "me", **settings: Any) -> Any:
+def begin(backend: ManualBackend, request: ChatRequest, caller: str = "me", **settings: Any) -> Any:
     return Completer(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)
 
 
-def taken(request: ChatRequest, backend: HandBackend | None = None, **settings: Any) -> list[GenerationRequest]:
+def taken(request: ChatRequest, backend: ManualBackend | None = None, **settings: Any) -> list[GenerationRequest]:
     """What the backend is asked for."""
-    backend = backend or HandBackend()
+    backend = backend or ManualBackend()
 
     async def scene() -> list[GenerationRequest]:
         completion = await begin(backend, request, **settings)
@@ -58,10 +58,10 @@ def taken(request: ChatRequest, backend: HandBackend | None = None, **settings: 
 
 
 def said(
-    request: ChatRequest, *texts: str, end: FinishEvent | None = None, backend: HandBackend | None = None
+    request: ChatRequest, *texts: str, end: FinishEvent | None = None, backend: ManualBackend | None = None
 ) -> tuple[ChatCompletion, list[ChatChunk]]:
     """The answer made of these tokens, whole and in chunks."""
-    backend = backend or HandBackend()
+    backend = backend or ManualBackend()
 
     async def send() -> None:
         for _ in range(2):
@@ -85,9 +85,9 @@ def spelled(request: GenerationRequest) -> str:
     return "".join("|" if id >= SPECIAL else chr(id) for id in request.prompt_ids)
 
 
-def refused(error: type[Exception], request: ChatRequest, backend: HandBackend | None = None, **settings: Any) -> Any:
+def refused(error: type[Exception], request: ChatRequest, backend: ManualBackend | None = None, **settings: Any) -> Any:
     """The refusal, which must come before the backend hears of the request."""
-    backend = backend or HandBackend()
+    backend = backend or ManualBackend()
     with pytest.raises(error) as caught:
         run(begin(backend, request, **settings))
     assert backend.requests == []

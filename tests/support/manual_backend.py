@@ -39,7 +39,7 @@ class CodePoints:
         return SPECIAL + self._names.index(name)
 
 
-class HandBackend:
+class ManualBackend:
     """A Backend whose every event a test sends by hand.
 
     refusal: raised by generate instead of taking the request. As base.Backend promises, cancel ends a request that was taken

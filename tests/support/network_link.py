@@ -7,7 +7,7 @@ import socket
 import threading
 
 
-class Road:
+class NetworkLink:
     """Carries TCP connections to a port of this machine. url has no slash at its end."""
 
     def __init__(self, port: int) -> None:

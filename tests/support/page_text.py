@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 
 def facts(**changes: Any) -> Page:
-    return Page(facts_line(Message("assistant", "A boat.", facts={**FACTS, **changes})))
+    return Page(facts_line(Message("assistant", "A boat.", metadata={**FACTS, **changes})))
 
 
 def status(**changes: Any) -> Page:

@@ -28,9 +28,9 @@ from mllama_demo.engine.base import (
 )
 from mllama_demo.engine.queued_backend import RequestLoop
 from mllama_demo.engine.remote import protocol as wire
-from mllama_demo.engine.remote.errors import Silent, Unreachable, explained, too_long
+from mllama_demo.engine.remote.errors import RemoteTimeout, RemoteUnreachable, explained, too_long
 from mllama_demo.engine.remote.probe import RemoteServer, look, new_client
-from mllama_demo.engine.remote.providers import KINDS, WRONG_LOGPROBS
+from mllama_demo.engine.remote.providers import PROVIDERS, WRONG_LOGPROBS
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.images.loading import LoadedImage
@@ -66,7 +66,7 @@ class OpenAIBackend:
         self._detail = "starting"
         self._loaded = False
         self._wrong_logprobs = False
-        kind = KINDS["other" if settings.remote_kind == "auto" else settings.remote_kind]
+        kind = PROVIDERS["other" if settings.remote_kind == "auto" else settings.remote_kind]
         self._server = RemoteServer(kind, settings.remote_model or "remote", None, None)
         self._info = self._info_of(self._server)
         self._requests = RequestLoop(lambda: self._info.slots, settings.max_waiting, self._serve)
@@ -157,7 +157,7 @@ class OpenAIBackend:
         self._look_now.clear()
         try:
             self._come_up(await look(self._client, self._settings))
-        except Silent as error:
+        except RemoteTimeout as error:
             if not self._requests.queue.running:  # a server that is busy with our requests may be slow to answer anything else
                 self._go_down(str(error))
         except DemoError as error:
@@ -227,7 +227,7 @@ class OpenAIBackend:
     def _failure(self, job: Job, error: DemoError) -> FinishEvent | DemoError:
         """Before the first event the error is the outcome; later it is the reason why the answer ended."""
         log.warning("request %s: %s", job.request.id, error)
-        if isinstance(error, Unreachable):
+        if isinstance(error, RemoteUnreachable):
             self._go_down(str(error))
         self._look_now.set()
         return self._finish(job, "error", str(error)) if job.told else error

@@ -19,11 +19,11 @@ _LENGTH = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)")
 _PROMPT = re.compile(r"\((\d+) in the messages|(?:has|contains at least) (\d+) input tokens|\(length (\d+)\)")
 
 
-class Unreachable(BackendUnavailable):
+class RemoteUnreachable(BackendUnavailable):
     """Nobody listens at the address, or somebody who does not speak HTTP."""
 
 
-class Silent(BackendUnavailable):
+class RemoteTimeout(BackendUnavailable):
     """The server accepted the connection and then said nothing for too long. It may be busy."""
 
 
@@ -60,13 +60,13 @@ def _explained(error: Exception, url: str) -> DemoError:
         return _refused(error, status, server)
     names = {type(cause).__name__ for cause in _causes(error)}
     if "ConnectTimeout" in names:
-        return Unreachable(f"{server} cannot be reached: it did not accept the connection in time.")
+        return RemoteUnreachable(f"{server} cannot be reached: it did not accept the connection in time.")
     if any("Timeout" in name for name in names):
-        return Silent(f"{server} was silent for too long; it may be overloaded or stuck.")
+        return RemoteTimeout(f"{server} was silent for too long; it may be overloaded or stuck.")
     if "APIConnectionError" in names or any(isinstance(cause, OSError) for cause in _causes(error)):
-        return Unreachable(f"{server} cannot be reached: {_connection(error)}.")
+        return RemoteUnreachable(f"{server} cannot be reached: {_connection(error)}.")
     if "RemoteProtocolError" in names or "ReadError" in names:
-        return Unreachable(f"{server} broke off the connection.")
+        return RemoteUnreachable(f"{server} broke off the connection.")
     if "APIError" in names:
         return BackendUnavailable(f"{server} failed on this request: {_shortened(str(error))}")
     return BackendUnavailable(f"{server} answered what is no chat completion ({_shortened(str(error)) or type(error).__name__}).")

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mllama_demo.config.settings import Settings
-from mllama_demo.engine.remote.errors import Silent, Unreachable, explained, server_message
-from mllama_demo.engine.remote.providers import KINDS, NO_SEED, RemoteKind
+from mllama_demo.engine.remote.errors import RemoteTimeout, RemoteUnreachable, explained, server_message
+from mllama_demo.engine.remote.providers import NO_SEED, PROVIDERS, Provider
 from mllama_demo.errors import BackendUnavailable, ConfigError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -19,7 +19,7 @@ class RemoteServer:
     """What a server told of itself. context_length: in tokens, None where it did not. slots: of another copy of this demo,
     whose own abilities are in kind."""
 
-    kind: RemoteKind
+    kind: Provider
     model: str
     context_length: int | None
     slots: int | None
@@ -86,18 +86,18 @@ async def _health(client: Any, url: str, timeout_s: float) -> dict[str, Any]:
             said = server_message(error) or "it says that its engine is dead"
             raise BackendUnavailable(f"The server at {url} is not ready: {said}.") from error
         found = explained(error, url)
-        if isinstance(found, (Unreachable, Silent)):
+        if isinstance(found, (RemoteUnreachable, RemoteTimeout)):
             raise found from error
         return {}
     return told if isinstance(told, dict) else {}
 
 
-def _kind(named: str, health: dict[str, Any], model: Any) -> RemoteKind:
+def _kind(named: str, health: dict[str, Any], model: Any) -> Provider:
     """auto: another copy of this demo tells its slots, and vLLM owns its models. The copy also tells what its backend can."""
     if named == "auto":
         owner = getattr(model, "owned_by", None)
         named = "mllama_demo" if "slots" in health and "running" in health else "vllm" if owner == "vllm" else "other"
-    kind, told = KINDS[named], getattr(model, "capabilities", None)
+    kind, told = PROVIDERS[named], getattr(model, "capabilities", None)
     if named != "mllama_demo" or not isinstance(told, dict):
         return kind
     able = frozenset(name for name in kind.capabilities if told.get(name) is not False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from mllama_demo.chat.conversation import Message
 from mllama_demo.engine.base import FinishReason, GenerationRequest, TokenLogprobs
-from mllama_demo.engine.remote.providers import RemoteKind
+from mllama_demo.engine.remote.providers import Provider
 from mllama_demo.images.loading import LoadedImage
 
 TOP_LOGPROBS = 20  # the most that vLLM and OpenAI give
@@ -26,7 +26,7 @@ _WORD_JOINER = "\u2060"
 _LARGEST_LOGPROB = 1e-3
 
 
-def body(request: GenerationRequest, kind: RemoteKind, model: str, image_url: str | None, max_tokens: int) -> dict[str, Any]:
+def body(request: GenerationRequest, kind: Provider, model: str, image_url: str | None, max_tokens: int) -> dict[str, Any]:
     """The keyword arguments of client.chat.completions.create. image_url: of request.image."""
     sampling = request.sampling
     values: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}

@@ -15,7 +15,7 @@ WRONG_LOGPROBS = "This server sends token ids in the place of probabilities."
 
 
 @dataclass(frozen=True)
-class RemoteKind:
+class Provider:
     """capabilities, ignored, max_top_k, tile_size, max_tiles: as in base.BackendInfo. concurrency: requests at the same time
     where the server does not tell its slots. takes_top_k: the protocol has none. greedy_as_top_k: its temperature may not
     be 0. reads_markup: `<|eot_id|>` in what somebody typed would end the turn there."""
@@ -32,10 +32,10 @@ class RemoteKind:
     max_tiles: int = 0
 
 
-KINDS: dict[str, RemoteKind] = {
+PROVIDERS: dict[str, Provider] = {
     # Seed, penalties and min_p never reach the device, and its logprobs are token ids. It serves one family of models with
     # images, Llama 3.2 Vision, whose tiles are known. The tutorial's server has four slots.
-    "vllm_neuron": RemoteKind(
+    "vllm_neuron": Provider(
         "vLLM on Neuron",
         frozenset({"images"}),
         concurrency=4,
@@ -44,9 +44,9 @@ KINDS: dict[str, RemoteKind] = {
         tile_size=560,
         max_tiles=4,
     ),
-    "vllm": RemoteKind("vLLM", frozenset({"images", "seed", "logprobs"}), concurrency=16),
-    "mllama_demo": RemoteKind("mllama_demo", frozenset({"images", "seed", "logprobs"}), concurrency=4, reads_markup=False),
-    "other": RemoteKind(
+    "vllm": Provider("vLLM", frozenset({"images", "seed", "logprobs"}), concurrency=16),
+    "mllama_demo": Provider("mllama_demo", frozenset({"images", "seed", "logprobs"}), concurrency=4, reads_markup=False),
+    "other": Provider(
         "OpenAI protocol",
         frozenset({"images", "seed"}),
         concurrency=8,

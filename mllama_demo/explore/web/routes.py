@@ -28,7 +28,7 @@ from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.explore.stream import first_line
 from mllama_demo.explore.web import views
 from mllama_demo.explore.web.api import CLIENT_CLOSED_REQUEST, read_grid, read_object
-from mllama_demo.explore.web.service import EXAMPLE_PICTURES, Desk
+from mllama_demo.explore.web.service import EXAMPLE_PICTURES, ExploreService
 from mllama_demo.explore.web.tour import TOUR, why_no_tokens
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import size_text
@@ -51,7 +51,7 @@ def explore_page(
 ) -> APIRouter:
     """The page at /explore."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
-    desk = Desk(explorer, tokenizer, settings, store)
+    desk = ExploreService(explorer, tokenizer, settings, store)
     _add_files(router, desk, brand)
     _add_running(router, desk)
     _add_kept(router, desk, brand)
@@ -85,7 +85,7 @@ async def _body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def _values(request: Request, desk: Desk) -> dict[str, Any]:
+async def _values(request: Request, desk: ExploreService) -> dict[str, Any]:
     return read_object(await _body(request, desk.settings.max_request_bytes))
 
 
@@ -99,7 +99,7 @@ def _whole(values: dict[str, Any], name: str) -> int:
 # --- the page itself -----------------------------------------------------------------------------------------------------
 
 
-def _add_files(router: APIRouter, desk: Desk, brand: Brand) -> None:
+def _add_files(router: APIRouter, desk: ExploreService, brand: Brand) -> None:
     html = render("explore", brand)
 
     @router.get("/explore")
@@ -133,7 +133,7 @@ def _add_files(router: APIRouter, desk: Desk, brand: Brand) -> None:
 # --- what generates ------------------------------------------------------------------------------------------------------
 
 
-def _add_running(router: APIRouter, desk: Desk) -> None:
+def _add_running(router: APIRouter, desk: ExploreService) -> None:
     @router.post("/explore/estimate")
     async def estimate(request: Request) -> dict[str, Any]:
         grid, _, _ = read_grid(await _values(request, desk), desk.settings)
@@ -184,7 +184,7 @@ def _add_running(router: APIRouter, desk: Desk) -> None:
 # --- what is kept --------------------------------------------------------------------------------------------------------
 
 
-def _add_kept(router: APIRouter, desk: Desk, brand: Brand) -> None:
+def _add_kept(router: APIRouter, desk: ExploreService, brand: Brand) -> None:
     @router.get("/explore/runs")
     def runs(request: Request) -> list[dict[str, Any]]:
         return [{**vars(run), "created": run.created.isoformat()} for run in desk.kept.list(_owner(request))]
@@ -242,7 +242,7 @@ def _api_url(request: Request) -> str:
 # --- what is shown of it -------------------------------------------------------------------------------------------------
 
 
-def _add_views(router: APIRouter, desk: Desk) -> None:
+def _add_views(router: APIRouter, desk: ExploreService) -> None:
     def load(request: Request, id: str) -> Run:
         return desk.kept.load(_owner(request), id)
 

@@ -18,7 +18,7 @@ from mllama_demo.errors import DemoError
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.feedback import Feedback, Opinion, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY, TooManyAttempts
-from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, Desk, signed_in
+from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, signed_in
 from mllama_demo.web.metrics import MeasuredBackend
 from mllama_demo.web.requests import cookie_of, form_of, from_our_page, page
 from mllama_demo.web.templating import POLICY, render
@@ -30,7 +30,7 @@ _POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
 _PRIVATE = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
 
 
-def add_admin(app: FastAPI, settings: Settings, store: Store, brand: Brand, backend: MeasuredBackend, desk: Desk) -> None:
+def add_admin(app: FastAPI, settings: Settings, store: Store, brand: Brand, backend: MeasuredBackend, desk: LoginService) -> None:
     """GET /admin, its script, its figures as JSON, and the feedback as CSV; each for admins alone."""
     feedback = Feedback(store)
     admins = frozenset(settings.admins or ())

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 USER_COOKIE = "mllama_session"
 ADMIN_COOKIE = "mllama_admin"
-# Set by Gate: the name of who is signed in.
+# Set by AuthMiddleware: the name of who is signed in.
 SIGNED_IN = "mllama_demo.user"
 # Open to everybody: signing in itself, what was shared on purpose, the operator's page with its own lock, and what
 # load balancers and monitoring ask.
@@ -55,7 +55,7 @@ def user_of(request: Request) -> str | None:
     return request.scope.get(SIGNED_IN)
 
 
-class Gate:
+class AuthMiddleware:
     """Lets only those through who are signed in, and the API's clients where keys are asked for."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions | None, api_has_keys: bool) -> None:
@@ -102,7 +102,7 @@ class Gate:
         return JSONResponse({"detail": "Please sign in; the page to do so is /login."}, 401, {"Cache-Control": "no-store"})
 
 
-class Desk:
+class LoginService:
     """Takes a name and a password, or a key, and hands out sessions; slows down who guesses.
 
     An address gets few attempts. A name gets more, from all addresses together, so that nobody locks its owner out easily.
@@ -134,11 +134,11 @@ def signed_in(request: Request, address: str, cookie: str, token: str, path: str
     return response
 
 
-def add_login(app: FastAPI, settings: Settings, store: Store | None, brand: Brand, desk: Desk | None) -> None:
+def add_login(app: FastAPI, settings: Settings, store: Store | None, brand: Brand, desk: LoginService | None) -> None:
     """The routes /login and /logout, and the gate. Without a store there is no page: then the gate alone, for the API."""
     if settings.users is None:
         return
-    app.add_middleware(Gate, sessions=desk.sessions if desk else None, api_has_keys=bool(settings.api_keys))
+    app.add_middleware(AuthMiddleware, sessions=desk.sessions if desk else None, api_has_keys=bool(settings.api_keys))
     if desk is None:
         return
 

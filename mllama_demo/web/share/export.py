@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.export import to_json
-from mllama_demo.chat.message_tree import Tree
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import LoadedImage, preview
@@ -21,7 +21,7 @@ from mllama_demo.web.templating import render
 Kind = Literal["html", "md", "json"]
 
 
-def export(kind: str, tree: Tree, load: Callable[[ImageRef], LoadedImage], brand: Brand | None = None) -> tuple[str, str]:
+def export(kind: str, tree: MessageTree, load: Callable[[ImageRef], LoadedImage], brand: Brand | None = None) -> tuple[str, str]:
     """The name and the content of the file. JSON has every version, the others what is shown. Raises BadRequest."""
     conversation = tree.conversation()
     name = file_name(title_of(conversation), kind)
@@ -83,12 +83,12 @@ def _turns(conversation: Conversation) -> list[tuple[Message, str]]:
     question = None
     for message in conversation.messages:
         notes = []
-        if message.role == "assistant" and message.facts:
-            notes = [saw(message.facts.get("image")), *figures(message)]
+        if message.role == "assistant" and message.metadata:
+            notes = [saw(message.metadata.get("image")), *figures(message)]
             if question is not None and (aside := set_aside(question)):
                 notes.insert(1, aside)
-            if message.facts.get("sampling"):
-                notes.append(sampling_words(message.facts["sampling"]))
+            if message.metadata.get("sampling"):
+                notes.append(sampling_words(message.metadata["sampling"]))
         question = message if message.role == "user" else None
         turns.append((message, " · ".join(notes)))
     return turns

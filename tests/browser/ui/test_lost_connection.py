@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.support.browser import chat_page as pages
 from tests.support.browser.browsers import Browsers
 from tests.support.browser.chat_page import SLOW_DEMO
-from tests.support.network_link import Road
+from tests.support.network_link import NetworkLink
 from tests.support.program import Program, running
 
 pytestmark = pytest.mark.timeout(300)
@@ -20,13 +20,13 @@ DRAFT = "Where is the penguin?"
 
 
 @pytest.fixture
-def road(slow_server: Program) -> Iterator[Road]:
-    road = Road(slow_server.port)
+def road(slow_server: Program) -> Iterator[NetworkLink]:
+    road = NetworkLink(slow_server.port)
     yield road
     road.close()
 
 
-def writing_at_the_end_of(browsers: Browsers, road: Road, server: Program) -> Page:
+def writing_at_the_end_of(browsers: Browsers, road: NetworkLink, server: Program) -> Page:
     """A page that reads a long answer over the road, with a question typed and not sent."""
     for complaint in ("ERR_", "network error", "errored out", "503", "Failed to fetch", "Could not get API info"):
         browsers.expect_complaint(complaint)
@@ -38,7 +38,9 @@ def writing_at_the_end_of(browsers: Browsers, road: Road, server: Program) -> Pa
     return page
 
 
-def test_a_lost_connection_is_found_again_and_the_stream_goes_on(browsers: Browsers, slow_server: Program, road: Road) -> None:
+def test_a_lost_connection_is_found_again_and_the_stream_goes_on(
+    browsers: Browsers, slow_server: Program, road: NetworkLink
+) -> None:
     page = writing_at_the_end_of(browsers, road, slow_server)
     read = pages.last_bot_text(page)
     road.cut()
@@ -59,7 +61,7 @@ def test_what_a_killed_program_had_written_is_there_when_it_is_back(browsers: Br
     home = tmp_path / "demo"
     with running(home, script=SLOW_DEMO) as first:
         first.wait_ready()
-        road = Road(first.port)
+        road = NetworkLink(first.port)
         page = writing_at_the_end_of(browsers, road, first)
         early = pages.last_bot_text(page)
         pages.watch_growth(page)

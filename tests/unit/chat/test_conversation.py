@@ -28,7 +28,7 @@ def size(messages: tuple[Message, ...]) -> int:
 
 
 def numbers(messages: tuple[Message, ...]) -> list[int]:
-    return [m.facts["number"] for m in messages]
+    return [m.metadata["number"] for m in messages]
 
 
 # --- the image turn ------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_questions_and_answers_still_alternate_while_a_question_is_left_to_drop(
 ) -> None:
     kept = fit(messages, budget, size).messages
     smallest = protected_numbers(messages)
-    if any(m.role == "user" and m.facts["number"] not in smallest for m in kept):
+    if any(m.role == "user" and m.metadata["number"] not in smallest for m in kept):
         spoken = [m.role for m in kept if m.role != "system"]
         assert spoken == [("user", "assistant")[n % 2] for n in range(len(spoken))]
 
@@ -198,7 +198,7 @@ def test_an_answer_is_never_kept_without_its_question(messages: tuple[Message, .
 def test_the_model_sees_the_same_image_after_dropping(messages: tuple[Message, ...], budget: int) -> None:
     def seen(some: tuple[Message, ...]) -> int | None:
         index = Conversation(some).image_turn()
-        return None if index is None else some[index].facts["number"]
+        return None if index is None else some[index].metadata["number"]
 
     assert seen(fit(messages, budget, size).messages) == seen(messages)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.export import ENDINGS, MAX_MESSAGES, MAX_TEXT, from_json, to_json
-from mllama_demo.chat.message_tree import Tree
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.ui.formatting import REASONS
@@ -50,13 +50,13 @@ FACTS: dict[str, Any] = {
 }
 QUESTION = Message("user", "What is it?", REF, {"set_aside": ["blue.png"]})
 TREE = (
-    Tree(title="Red things")
-    .showing((QUESTION, Message("assistant", "A square.", facts=FACTS)))
-    .showing((QUESTION, Message("assistant", "Red – 红色.", facts={**FACTS, "imported": True}), Message("user", "And now?")))
+    MessageTree(title="Red things")
+    .showing((QUESTION, Message("assistant", "A square.", metadata=FACTS)))
+    .showing((QUESTION, Message("assistant", "Red – 红色.", metadata={**FACTS, "imported": True}), Message("user", "And now?")))
 )
 
 
-def read(data: Any) -> tuple[Tree, list[LoadedImage]]:
+def read(data: Any) -> tuple[MessageTree, list[LoadedImage]]:
     put: list[LoadedImage] = []
 
     def store(image: LoadedImage) -> ImageRef:
@@ -85,19 +85,21 @@ def test_what_is_exported_is_imported_with_all_versions_under_a_new_id(exported)
 
 def test_answers_that_came_from_a_file_are_marked(exported) -> None:
     tree, _ = read(exported)
-    assert tree.nodes[1].message.facts == {**FACTS, "imported": True}
+    assert tree.nodes[1].message.metadata == {**FACTS, "imported": True}
 
 
 def test_what_a_server_does_not_tell_is_not_missed() -> None:
     seen = {"digest": RED.digest, "name": "red.png", "width": 6, "height": 4}
     facts = {"sampling": {**FACTS["sampling"], "seed": None}, "image": seen, "estimated": True, "dropped": 0}
-    tree = Tree(title="x").showing((QUESTION, Message("assistant", "Ho", facts=facts)))
+    tree = MessageTree(title="x").showing((QUESTION, Message("assistant", "Ho", metadata=facts)))
     exported = json.loads(to_json(tree, lambda ref: RED))
-    assert read(exported)[0].nodes[1].message.facts == {**facts, "imported": True}
+    assert read(exported)[0].nodes[1].message.metadata == {**facts, "imported": True}
 
 
 def test_facts_that_the_format_has_no_name_for_are_not_written() -> None:
-    tree = Tree(title="x").showing((Message("user", "Hi"), Message("assistant", "Ho", facts={"secret": 1, "dropped": 0})))
+    tree = MessageTree(title="x").showing(
+        (Message("user", "Hi"), Message("assistant", "Ho", metadata={"secret": 1, "dropped": 0}))
+    )
     assert json.loads(to_json(tree, lambda ref: RED))["messages"][1]["facts"] == {"dropped": 0}
 
 
@@ -173,7 +175,7 @@ def test_the_size_of_a_picture_is_what_it_is_and_not_what_the_file_says(exported
 
 
 def test_a_conversation_is_not_endless() -> None:
-    tree = Tree(title="long").showing(talk(*(str(n) for n in range(MAX_MESSAGES))).messages)
+    tree = MessageTree(title="long").showing(talk(*(str(n) for n in range(MAX_MESSAGES))).messages)
     data = json.loads(to_json(tree, lambda ref: RED))
     assert len(read(data)[0].nodes) == MAX_MESSAGES
     data["messages"].append({**data["messages"][0], "number": MAX_MESSAGES, "parent": MAX_MESSAGES - 1})

@@ -1,4 +1,4 @@
-"""Versions of a conversation: what was said once is never lost, and walking comes back to where one was."""
+"""Siblings of a conversation: what was said once is never lost, and walking comes back to where one was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllama_demo.chat.conversation import Conversation, Message
-from mllama_demo.chat.message_tree import Tree, Versions
+from mllama_demo.chat.message_tree import MessageTree, Siblings
 from mllama_demo.errors import NotFound
 from tests.support.manual_backend import talk
 
@@ -16,12 +16,12 @@ EDITED = (*FIRST[:2], Message("user", "other"), Message("assistant", "answer"))
 RETRIED = (*FIRST[:3], Message("assistant", "again"))
 
 
-def said(tree: Tree) -> list[str]:
+def said(tree: MessageTree) -> list[str]:
     return [message.text for message in tree.conversation().messages]
 
 
 def test_a_tree_shows_what_it_was_last_told() -> None:
-    tree = Tree()
+    tree = MessageTree()
     assert said(tree) == []
     for messages in (FIRST, EDITED, RETRIED, FIRST[:1], ()):
         tree = tree.showing(messages)
@@ -30,47 +30,47 @@ def test_a_tree_shows_what_it_was_last_told() -> None:
 
 
 def test_the_same_again_adds_nothing() -> None:
-    tree = Tree().showing(FIRST)
+    tree = MessageTree().showing(FIRST)
     assert tree.showing(FIRST) == tree
     assert tree.showing(EDITED).showing(FIRST).nodes[:4] == tree.nodes
 
 
 def test_versions_are_counted_where_the_ways_part() -> None:
-    tree = Tree().showing(FIRST).showing(RETRIED).showing(EDITED)
+    tree = MessageTree().showing(FIRST).showing(RETRIED).showing(EDITED)
     assert tree.versions(EDITED) == [
-        Versions((0,), 0), Versions((1,), 0), Versions((2, 5), 1), Versions((6,), 0),
+        Siblings((0,), 0), Siblings((1,), 0), Siblings((2, 5), 1), Siblings((6,), 0),
     ]  # fmt: skip
-    assert tree.versions(RETRIED)[2:] == [Versions((2, 5), 0), Versions((3, 4), 1)]
+    assert tree.versions(RETRIED)[2:] == [Siblings((2, 5), 0), Siblings((3, 4), 1)]
 
 
 def test_messages_that_are_not_in_the_tree_have_no_version_nor_has_what_follows() -> None:
-    tree = Tree().showing(FIRST)
-    assert tree.versions((*FIRST[:1], Message("assistant", "new"), *FIRST[2:])) == [Versions((0,), 0), None, None, None]
+    tree = MessageTree().showing(FIRST)
+    assert tree.versions((*FIRST[:1], Message("assistant", "new"), *FIRST[2:])) == [Siblings((0,), 0), None, None, None]
 
 
 def test_walking_comes_back_to_where_one_was() -> None:
-    tree = Tree().showing(FIRST).showing(RETRIED).showing(FIRST).showing(EDITED)
+    tree = MessageTree().showing(FIRST).showing(RETRIED).showing(FIRST).showing(EDITED)
     back = tree.choosing(2)
     assert said(back) == ["one", "two", "three", "four"], "not the answer that came last, but the one that was shown"
     assert said(back.choosing(5)) == ["one", "two", "other", "answer"]
 
 
 def test_walking_to_where_nothing_was_shown_below_shows_what_came_last() -> None:
-    tree = Tree().showing(FIRST).showing(RETRIED).showing(FIRST[:3])
+    tree = MessageTree().showing(FIRST).showing(RETRIED).showing(FIRST[:3])
     assert tree.below(2) == (3, 4)
     assert said(tree.choosing(2)) == ["one", "two", "three", "again"]
 
 
 def test_a_hidden_message_is_shown_with_everything_before_it() -> None:
-    tree = Tree().showing(FIRST).showing((Message("user", "quite different"),))
+    tree = MessageTree().showing(FIRST).showing((Message("user", "quite different"),))
     assert said(tree.choosing(3)) == ["one", "two", "three", "four"]
     assert [message.text for message in tree.up_to(1).messages] == ["one", "two"]
 
 
-@pytest.mark.parametrize("act", [Tree.choosing, Tree.up_to])
+@pytest.mark.parametrize("act", [MessageTree.choosing, MessageTree.up_to])
 def test_a_number_that_there_is_not_is_named(act) -> None:
     with pytest.raises(NotFound, match="no version 9"):
-        act(Tree().showing(FIRST), 9)
+        act(MessageTree().showing(FIRST), 9)
 
 
 words = st.sampled_from(["a", "b"])
@@ -79,7 +79,7 @@ words = st.sampled_from(["a", "b"])
 @settings(deadline=None)
 @given(st.lists(st.lists(words, max_size=5), max_size=8), st.data())
 def test_nothing_is_ever_lost_and_one_way_leads_through(shown: list[list[str]], data: st.DataObject) -> None:
-    tree, ever = Tree(), set[tuple[str, ...]]()
+    tree, ever = MessageTree(), set[tuple[str, ...]]()
     for texts in shown:
         tree = tree.showing(talk(*texts).messages)
         ever |= {tuple(texts[: n + 1]) for n in range(len(texts))}
@@ -95,5 +95,5 @@ def test_nothing_is_ever_lost_and_one_way_leads_through(shown: list[list[str]], 
 
 
 def test_a_tree_keeps_id_and_title() -> None:
-    tree = Tree(id="x", title="Counting").showing(FIRST).choosing(0)
+    tree = MessageTree(id="x", title="Counting").showing(FIRST).choosing(0)
     assert tree.conversation() == Conversation(FIRST, "x", "Counting")

@@ -19,7 +19,7 @@ from mllama_demo.explore.runner import AHEAD, CellRuns, Explorer, LiveCell
 from mllama_demo.sampling import SamplingParams
 from tests.support.explore_runs import answer, picture, run_of
 from tests.support.manual_backend import CodePoints as Prompts
-from tests.support.manual_backend import HandBackend, run, until
+from tests.support.manual_backend import ManualBackend, run, until
 from tests.support.scripted_runner import END, END_IDS, ScriptedRunner
 
 pytestmark = pytest.mark.timeout(120)
@@ -299,7 +299,7 @@ def test_a_grid_leaves_room_in_the_queue_for_others(stage) -> None:
 
 
 def test_a_busy_backend_is_asked_again() -> None:
-    backend: Any = HandBackend()
+    backend: Any = ManualBackend()
 
     async def play() -> None:
         backend.refusal = BackendBusy("The demo is busy.")

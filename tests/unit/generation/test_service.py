@@ -17,11 +17,11 @@ from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, NotFound, PromptTooLong
-from mllama_demo.generation.service import DECODED_IMAGES, Answer, Answerer
+from mllama_demo.generation.service import DECODED_IMAGES, Answer, GenerationService
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.storage.conversations import Store
-from tests.support.manual_backend import READ, SPECIAL, CodePoints, HandBackend, finished, run, talk
+from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished, run, talk
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -51,21 +51,21 @@ def store() -> Iterator[CountingStore]:
 
 
 @pytest.fixture
-def backend() -> HandBackend:
-    return HandBackend()
+def backend() -> ManualBackend:
+    return ManualBackend()
 
 
 @pytest.fixture
-def answerer(backend, store) -> Answerer:
+def answerer(backend, store) -> GenerationService:
     return new_answerer(backend, store)
 
 
-def new_answerer(backend: HandBackend, store: Store, **settings: Any) -> Answerer:
-    return Answerer(backend, CodePoints(), store, Settings(**settings))
+def new_answerer(backend: ManualBackend, store: Store, **settings: Any) -> GenerationService:
+    return GenerationService(backend, CodePoints(), store, Settings(**settings))
 
 
 def answered(
-    answerer: Answerer,
+    answerer: GenerationService,
     conversation: Conversation,
     sampling: SamplingParams = SamplingParams(),
     *said: str,
@@ -92,7 +92,7 @@ def answered(
     return run(scene())
 
 
-def first(answerer: Answerer, conversation: Conversation) -> Answer:
+def first(answerer: GenerationService, conversation: Conversation) -> Answer:
     """The first state of an answer; raises what prevents it."""
 
     async def scene() -> Answer:
@@ -118,7 +118,7 @@ def test_a_missing_seed_is_drawn_sent_and_written_down(answerer) -> None:
         assert seed is not None
         assert BOUNDS["seed"].minimum <= seed <= BOUNDS["seed"].maximum
         assert {state.sampling.seed for state in states} == {seed}
-        assert answerer.message(states[-1]).facts["sampling"]["seed"] == seed
+        assert answerer.message(states[-1]).metadata["sampling"]["seed"] == seed
         seeds.add(seed)
     assert len(seeds) > 1, "the same seed is drawn again and again"
 
@@ -193,21 +193,21 @@ def test_the_image_used_longest_ago_makes_room_for_a_new_one(answerer, store) ->
 
 
 def test_what_did_not_fit_is_left_out_and_counted(store) -> None:
-    backend = HandBackend(context_length=200)
+    backend = ManualBackend(context_length=200)
     answerer = new_answerer(backend, store)
     request, states = answered(answerer, talk("a" * 60, "b" * 60, "c" * 30, "d" * 10, "And now?"))
     assert {state.dropped for state in states} == {2}
     assert "a" * 60 not in spelled(request)
     assert "b" * 60 not in spelled(request)
     assert "c" * 30 in spelled(request)
-    assert answerer.message(states[-1]).facts["dropped"] == 2
+    assert answerer.message(states[-1]).metadata["dropped"] == 2
 
 
 # --- failing -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_question_too_long_is_refused_before_the_backend_hears_of_it(store) -> None:
-    backend = HandBackend(context_length=100)
+    backend = ManualBackend(context_length=100)
     with pytest.raises(PromptTooLong):
         first(new_answerer(backend, store), talk("x" * 200))
     assert backend.requests == []
@@ -274,14 +274,14 @@ def test_an_answer_knows_how_long_it_was_read_and_written() -> None:
 def test_the_message_says_which_image_was_seen_and_in_how_many_tiles(answerer, size: tuple[int, int], rows, columns) -> None:
     image = ImageRef("1" * 64, "boat.png", *size)
     message = answerer.message(replace(NEW, image=image, text="A boat.", finish=finished()))
-    assert message.facts["image"] == {**asdict(image), "rows": rows, "columns": columns}
+    assert message.metadata["image"] == {**asdict(image), "rows": rows, "columns": columns}
     assert message.image is None, "the picture belongs to the question"
 
 
 def test_the_message_counts_the_tiles_of_a_backend_that_always_uses_all(answerer) -> None:
     answerer.backend.info = replace(answerer.backend.info, full_canvas=True)
     for size, shape in (((32, 32), (2, 2)), ((90, 32), (1, 4)), ((32, 90), (4, 1))):
-        facts = answerer.message(replace(NEW, image=ImageRef("1" * 64, "boat.png", *size))).facts
+        facts = answerer.message(replace(NEW, image=ImageRef("1" * 64, "boat.png", *size))).metadata
         assert (facts["image"]["rows"], facts["image"]["columns"]) == shape
 
 
@@ -289,14 +289,14 @@ def test_the_message_counts_the_tiles_of_a_backend_that_always_uses_all(answerer
 def test_the_message_says_when_the_backend_chose_among_fewer_than_was_asked_for(answerer, top_k, limit) -> None:
     answerer.backend.info = replace(answerer.backend.info, max_top_k=64)
     asked = replace(NEW, sampling=SamplingParams(top_k=top_k, seed=1))
-    assert answerer.message(asked).facts.get("top_k_limit") == limit
-    assert "top_k_limit" not in answerer.message(replace(asked, sampling=asked.sampling.as_greedy())).facts
+    assert answerer.message(asked).metadata.get("top_k_limit") == limit
+    assert "top_k_limit" not in answerer.message(replace(asked, sampling=asked.sampling.as_greedy())).metadata
 
 
 def test_the_message_holds_the_text_and_every_figure_of_the_finish(answerer) -> None:
     message = answerer.message(replace(NEW, text="One, two.", dropped=4, finish=finished("max_tokens", tokens=5)))
     assert (message.role, message.text) == ("assistant", "One, two.")
-    assert message.facts == {
+    assert message.metadata == {
         "sampling": asdict(NEW.sampling),
         "dropped": 4,
         "reason": "max_tokens",
@@ -311,18 +311,18 @@ def test_the_message_holds_the_text_and_every_figure_of_the_finish(answerer) -> 
 
 
 def test_an_answer_of_one_token_has_no_speed(answerer) -> None:
-    assert answerer.message(replace(NEW, finish=finished(tokens=1))).facts["tokens_per_second"] is None
+    assert answerer.message(replace(NEW, finish=finished(tokens=1))).metadata["tokens_per_second"] is None
 
 
 def test_the_message_of_a_failed_answer_holds_the_cause(answerer) -> None:
-    facts = answerer.message(replace(NEW, finish=finished("error", error="No power."))).facts
+    facts = answerer.message(replace(NEW, finish=finished("error", error="No power."))).metadata
     assert (facts["reason"], facts["error"]) == ("error", "No power.")
 
 
 def test_the_message_of_an_answer_that_never_finished_has_its_text_and_no_figures(answerer) -> None:
     message = answerer.message(replace(NEW, phase="writing", text="One"))
     assert message.text == "One"
-    assert set(message.facts) == {"sampling", "dropped"}
+    assert set(message.metadata) == {"sampling", "dropped"}
 
 
 def test_a_message_comes_back_from_the_store_as_it_was(answerer, store) -> None:
@@ -333,8 +333,8 @@ def test_a_message_comes_back_from_the_store_as_it_was(answerer, store) -> None:
     store.save("me", kept)
     loaded = store.load("me", conversation.id).messages[-1]
     assert loaded.text == "A boat"
-    assert loaded.facts["image"]["name"] == "boat.png"
-    assert loaded.facts["tokens_per_second"] == kept.messages[-1].facts["tokens_per_second"] == 0.5
+    assert loaded.metadata["image"]["name"] == "boat.png"
+    assert loaded.metadata["tokens_per_second"] == kept.messages[-1].metadata["tokens_per_second"] == 0.5
 
 
 # --- a backend that cannot do everything -----------------------------------------------------------------------------------
@@ -344,14 +344,14 @@ def test_where_a_seed_has_no_effect_none_is_drawn_or_written_down(answerer, back
     backend.info = replace(backend.info, capabilities=frozenset({"images"}))
     request, states = answered(answerer, talk("Hi"), SamplingParams(seed=7), "Hello")
     assert request.sampling.seed is None
-    assert answerer.message(states[-1]).facts["sampling"]["seed"] is None
+    assert answerer.message(states[-1]).metadata["sampling"]["seed"] is None
 
 
 def test_where_nobody_tells_the_tiles_none_are_written_down(answerer, backend, store):
     backend.info = replace(backend.info, tile_size=0, max_tiles=0)
     conversation = Conversation((Message("user", "What is it?", store.put_picture("boat.png")),))
     _, states = answered(answerer, conversation, SamplingParams(), "A boat")
-    assert "rows" not in answerer.message(states[-1]).facts["image"]
+    assert "rows" not in answerer.message(states[-1]).metadata["image"]
 
 
 def test_a_request_carries_its_turns_for_backends_that_send_text(answerer):
@@ -361,4 +361,4 @@ def test_a_request_carries_its_turns_for_backends_that_send_text(answerer):
 
 def test_estimated_figures_are_marked(answerer):
     answer = Answer("id", SamplingParams(seed=1), None, 0).after(replace(finished(), estimated=True))
-    assert answerer.message(answer).facts["estimated"] is True
+    assert answerer.message(answer).metadata["estimated"] is True

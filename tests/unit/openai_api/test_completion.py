@@ -16,7 +16,7 @@ from mllama_demo.openai_api.completion import Completion
 from mllama_demo.openai_api.schema import ChatChunk
 from mllama_demo.web.errors import ApiError
 from tests.support.completions import begin, body, part, picture, said, spelled, taken
-from tests.support.manual_backend import READ, HandBackend, finished, run
+from tests.support.manual_backend import READ, ManualBackend, finished, run
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is() -> None:
-    (request,) = taken(body(), HandBackend(context_length=2000), temperature=0.3, top_p=0.7, top_k=9, max_tokens=50)
+    (request,) = taken(body(), ManualBackend(context_length=2000), temperature=0.3, top_p=0.7, top_k=9, max_tokens=50)
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.stop) == (0.3, 0.7, 9, ())
     assert sampling.max_tokens == 2000
@@ -44,7 +44,7 @@ def test_what_is_given_is_taken() -> None:
         "logprobs": True,
         "ignore_eos": True,
     }
-    backend = HandBackend()
+    backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset({"seed", "probabilities"}))
     (request,) = taken(body(**fields), backend)
     sampling = request.sampling
@@ -58,7 +58,7 @@ def test_the_newer_name_of_max_tokens_wins() -> None:
 
 
 def test_more_tokens_than_the_context_has_are_no_more_than_it_has() -> None:
-    (request,) = taken(body(max_tokens=10**9), HandBackend(context_length=2000))
+    (request,) = taken(body(max_tokens=10**9), ManualBackend(context_length=2000))
     assert request.sampling.max_tokens == 2000
 
 
@@ -176,7 +176,7 @@ def test_why_an_answer_ended_is_told(end: FinishEvent, finish_reason: str, stop_
     ],
 )
 def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEvent, state: str, status: int) -> None:
-    backend = HandBackend()
+    backend = ManualBackend()
     backend.state = state
 
     async def drain(completion: Completion, streamed: bool) -> None:
@@ -198,7 +198,7 @@ def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEvent, s
 
 
 def test_choices_are_told_apart_though_their_tokens_come_mixed() -> None:
-    backend = HandBackend()
+    backend = ManualBackend()
 
     async def scene() -> list[ChatChunk | QueueEvent]:
         chunks = (await begin(backend, body(n=2))).chunks()
@@ -228,7 +228,7 @@ async def _all(chunks: AsyncGenerator[Any, None]) -> list[Any]:
 
 
 def test_the_place_in_the_queue_is_told_before_the_first_chunk() -> None:
-    backend = HandBackend()
+    backend = ManualBackend()
 
     async def scene() -> None:
         async with aclosing((await begin(backend, body())).chunks()) as chunks:
@@ -243,7 +243,7 @@ def test_the_place_in_the_queue_is_told_before_the_first_chunk() -> None:
 
 
 def test_a_full_queue_refuses_before_the_first_chunk() -> None:
-    backend = HandBackend()
+    backend = ManualBackend()
     backend.refusal = BackendBusy("Full.")
 
     async def scene() -> None:
@@ -255,7 +255,7 @@ def test_a_full_queue_refuses_before_the_first_chunk() -> None:
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_leaving_frees_every_choice_at_once(streamed: bool) -> None:
-    backend = HandBackend()
+    backend = ManualBackend()
 
     async def scene() -> None:
         completion = await begin(backend, body(n=2))
@@ -274,7 +274,7 @@ def test_leaving_frees_every_choice_at_once(streamed: bool) -> None:
 
 
 def test_a_choice_that_fails_ends_the_others() -> None:
-    backend = HandBackend()
+    backend = ManualBackend()
 
     async def scene() -> None:
         reading = asyncio.create_task((await begin(backend, body(n=2))).whole())

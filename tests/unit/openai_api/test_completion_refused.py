@@ -10,7 +10,7 @@ import pytest
 from mllama_demo.errors import PromptTooLong
 from mllama_demo.web.errors import ApiError
 from tests.support.completions import body, part, picture, refused, said, taken
-from tests.support.manual_backend import HandBackend
+from tests.support.manual_backend import ManualBackend
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -44,7 +44,7 @@ def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], 
     ],
 )
 def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: dict[str, Any], param: str) -> None:
-    backend = HandBackend()
+    backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset(), ignored={"ignore_eos": "It ends by itself."})
     request = body({"role": "user", "content": [part(picture())]}) if "messages" in fields else body(**fields)
     error = refused(ApiError, request, backend)
@@ -52,7 +52,7 @@ def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: d
 
 
 def test_a_backend_without_seeds_answers_without_telling_one() -> None:
-    backend = HandBackend()
+    backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset({"images"}))
     whole, _ = said(body(), "Hi.", backend=backend)
     assert whole.seed is None
@@ -65,12 +65,12 @@ def test_more_choices_than_can_wait_are_refused() -> None:
 
 def test_a_conversation_that_does_not_fit_is_refused_and_not_cut() -> None:
     request = body("a" * 300, {"role": "assistant", "content": "b"}, "c")
-    assert "room for 150" in str(refused(PromptTooLong, request, HandBackend(context_length=200)))
-    assert len(taken(request, HandBackend(context_length=600))) == 1
+    assert "room for 150" in str(refused(PromptTooLong, request, ManualBackend(context_length=200)))
+    assert len(taken(request, ManualBackend(context_length=600))) == 1
 
 
 def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None:
-    error = refused(PromptTooLong, body("a" * 60_000), HandBackend(context_length=200))
+    error = refused(PromptTooLong, body("a" * 60_000), ManualBackend(context_length=200))
     assert "51,200" in str(error)
 
 

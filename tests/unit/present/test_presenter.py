@@ -16,7 +16,7 @@ from mllama_demo.present import recording as recordings
 from mllama_demo.present.presenter import Presenter, Rehearsal
 from mllama_demo.present.recording import Recording
 from mllama_demo.present.spec import Scenario, read_scenario
-from tests.support.manual_backend import READ, CodePoints, HandBackend, finished, run
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run
 
 RUN = "r" * 32
 DEMO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n  - prompt: And 1 + 1?\n    continues: true\n"
@@ -28,7 +28,7 @@ class Stage:
     def __init__(self, folder: Path, script: str = DEMO) -> None:
         self.folder = folder
         self.settings = Settings(data_dir=folder / "data", scenarios_dir=folder)
-        self.backend = HandBackend()
+        self.backend = ManualBackend()
         self.presenter = Presenter(self.settings, self.backend, CodePoints())  # pyright: ignore[reportArgumentType]
         self.write(script)
 

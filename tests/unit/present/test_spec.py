@@ -10,7 +10,7 @@ from mllama_demo.config.settings import SCENARIOS, Settings
 from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.present import recording as recordings
 from mllama_demo.present.command import main
-from mllama_demo.present.expectation import Shape
+from mllama_demo.present.expectation import Expectation
 from mllama_demo.present.recording import RecordedStep, Recording
 from mllama_demo.present.spec import Scenario, find, names, read_scenario
 
@@ -61,16 +61,16 @@ def test_an_unknown_scenario_is_answered_with_a_close_one():
 @pytest.mark.parametrize(
     ("shape", "good", "bad"),
     [
-        (Shape(contains_any=("dog", "puppy")), "A Dog.", "A dogma."),
-        (Shape(contains_all=("red", "blue")), "red and blue", "red"),
-        (Shape(number=3), "There are three.", "There are 30."),
-        (Shape(number=510), "510.00 EUR", "51"),
-        (Shape(yes_no=False), "No, there is none.", "Nothing."),
-        (Shape(min_words=2, max_words=3), "one two", "one two three four"),
-        (Shape(does_not_know=True), "I don’t know that.", "It is Rome."),
+        (Expectation(contains_any=("dog", "puppy")), "A Dog.", "A dogma."),
+        (Expectation(contains_all=("red", "blue")), "red and blue", "red"),
+        (Expectation(number=3), "There are three.", "There are 30."),
+        (Expectation(number=510), "510.00 EUR", "51"),
+        (Expectation(yes_no=False), "No, there is none.", "Nothing."),
+        (Expectation(min_words=2, max_words=3), "one two", "one two three four"),
+        (Expectation(does_not_know=True), "I don’t know that.", "It is Rome."),
     ],
 )
-def test_an_answer_is_measured_by_its_shape(shape: Shape, good: str, bad: str):
+def test_an_answer_is_measured_by_its_shape(shape: Expectation, good: str, bad: str):
     assert not shape.problems(good)
     assert shape.problems(bad)
 

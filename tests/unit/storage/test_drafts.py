@@ -10,16 +10,16 @@ import pytest
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.generation.service import Answerer
-from mllama_demo.generation.tasks import LiveAnswers
+from mllama_demo.generation.service import GenerationService
+from mllama_demo.generation.tasks import AnswerTasks
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage import drafts as drafts_room
 from mllama_demo.storage.conversations import Store
 from mllama_demo.storage.drafts import LIFETIME, Drafts
-from tests.support.manual_backend import READ, CodePoints, HandBackend, finished, run, talk, until
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run, talk, until
 
 ME = "me"
-PART = Message("assistant", "Once the", facts={"sampling": {"temperature": 0.6}, "dropped": 0})
+PART = Message("assistant", "Once the", metadata={"sampling": {"temperature": 0.6}, "dropped": 0})
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def orphans(drafts: Drafts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_draft_without_its_program_becomes_the_answer_cut_off(store, drafts, monkeypatch) -> None:
     conversation = asked(store)
-    drafts.put(ME, conversation, Message("assistant", "Once", facts={}))
+    drafts.put(ME, conversation, Message("assistant", "Once", metadata={}))
     drafts.put(ME, conversation, PART)
     later(monkeypatch, LIFETIME * 1.1)
     drafts.adopt(ME)
     kept = store.load(ME, conversation.id).messages[-1]
-    assert (kept.role, kept.text, kept.facts) == ("assistant", "Once the", {**PART.facts, "reason": "cut_off"})
+    assert (kept.role, kept.text, kept.metadata) == ("assistant", "Once the", {**PART.metadata, "reason": "cut_off"})
     drafts.adopt(ME)
     assert said(store, conversation) == ["Tell me a story", "Once the"]
 
@@ -99,7 +99,7 @@ def test_an_erased_owner_leaves_no_draft_and_others_keep_theirs(store, drafts, m
     assert [id for id, _, _ in drafts._orphans("somebody else")] == [theirs.id]
 
 
-async def begun(backend: HandBackend) -> None:
+async def begun(backend: ManualBackend) -> None:
     """The first words of the answer to the question that it was asked."""
     await backend.taken()
     backend.send(READ)
@@ -107,8 +107,8 @@ async def begun(backend: HandBackend) -> None:
 
 
 def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
-    backend = HandBackend()
-    answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store)
+    backend = ManualBackend()
+    answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store)
     monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
 
     async def story() -> Any:
@@ -133,9 +133,9 @@ def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_
             return super().save(owner, conversation)
 
     mended: list[bool] = []
-    backend, store = HandBackend(), FailsAsAnswersEnd("sqlite://")
+    backend, store = ManualBackend(), FailsAsAnswersEnd("sqlite://")
     drafts = Drafts(store)
-    answers = LiveAnswers(Answerer(backend, CodePoints(), store, Settings()), store, unwatched_seconds=2.0)
+    answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, unwatched_seconds=2.0)
     monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
 
     async def story() -> Any:

@@ -15,16 +15,16 @@ from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.edits import without_branch
 from mllama_demo.explore.import_export import to_json
 from mllama_demo.storage.conversations import Store
-from mllama_demo.storage.explore_runs import KeptRuns
+from mllama_demo.storage.explore_runs import ExploreRuns
 from tests.support.explore_runs import branched, rude_run, run_of, saying
 
 
 @pytest.fixture
-def kept(store: Store) -> KeptRuns:
-    return KeptRuns(store, 200)
+def kept(store: Store) -> ExploreRuns:
+    return ExploreRuns(store, 200)
 
 
-def test_a_kept_run_is_listed_opened_and_deleted_by_its_owner(kept: KeptRuns) -> None:
+def test_a_kept_run_is_listed_opened_and_deleted_by_its_owner(kept: ExploreRuns) -> None:
     first, second = run_of(), rude_run()
     kept.save("ann", first)
     kept.save("ann", second)
@@ -38,7 +38,7 @@ def test_a_kept_run_is_listed_opened_and_deleted_by_its_owner(kept: KeptRuns) ->
     assert [line.id for line in kept.list("ann")] == [second.id]
 
 
-def test_nobody_sees_or_changes_the_runs_of_others(kept: KeptRuns) -> None:
+def test_nobody_sees_or_changes_the_runs_of_others(kept: ExploreRuns) -> None:
     run = run_of()
     kept.save("ann", run)
     assert kept.list("bob") == []
@@ -48,7 +48,7 @@ def test_nobody_sees_or_changes_the_runs_of_others(kept: KeptRuns) -> None:
     assert kept.load("ann", run.id) == run
 
 
-def test_saving_again_replaces_and_a_picture_stays_as_long_as_a_run_shows_it(kept: KeptRuns) -> None:
+def test_saving_again_replaces_and_a_picture_stays_as_long_as_a_run_shows_it(kept: ExploreRuns) -> None:
     first, second = run_of(), run_of()
     kept.save("ann", first)
     kept.save("ann", second)
@@ -62,7 +62,7 @@ def test_saving_again_replaces_and_a_picture_stays_as_long_as_a_run_shows_it(kep
 
 
 def test_the_run_that_came_first_makes_way_also_for_an_older_one_that_is_imported(store: Store) -> None:
-    kept = KeptRuns(store, 2)
+    kept = ExploreRuns(store, 2)
     first, second, third = (run_of() for _ in range(3))
     old = run_of(created=datetime(2020, 1, 1, tzinfo=timezone.utc))
     of_bob = run_of()
@@ -82,7 +82,7 @@ def test_the_run_that_came_first_makes_way_also_for_an_older_one_that_is_importe
 
 def test_of_two_changes_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
     with closing(Store(f"sqlite:///{tmp_path / 'a.sqlite3'}")) as store:
-        kept, run = KeptRuns(store, 5), run_of()
+        kept, run = ExploreRuns(store, 5), run_of()
         kept.save("ann", run)
         threads = [
             threading.Thread(target=lambda: kept.change("ann", run.id, lambda now: branched(now, parent=0))) for _ in range(8)
@@ -95,7 +95,7 @@ def test_of_two_changes_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
         assert kept.load("ann", run.id).image == run.image
 
 
-def test_a_change_that_fails_leaves_the_run_as_it_was(kept: KeptRuns) -> None:
+def test_a_change_that_fails_leaves_the_run_as_it_was(kept: ExploreRuns) -> None:
     run = run_of()
     kept.save("ann", run)
     with pytest.raises(NotFound, match=run.id):
@@ -108,7 +108,7 @@ def test_a_change_that_fails_leaves_the_run_as_it_was(kept: KeptRuns) -> None:
 def test_runs_that_an_earlier_version_kept_are_there_in_the_order_of_their_making(store: Store) -> None:
     """Its table had no column kept, and its documents were of version 1."""
     earlier, later = (run_of(created=datetime(2026, 1, day, tzinfo=timezone.utc)) for day in (1, 2))
-    KeptRuns(store, 5)
+    ExploreRuns(store, 5)
     with store.transaction(write=True) as connection:
         connection.exec_driver_sql("ALTER TABLE explore_runs DROP COLUMN kept")
         for run in (later, earlier):
@@ -127,7 +127,7 @@ def test_runs_that_an_earlier_version_kept_are_there_in_the_order_of_their_makin
                     zlib.compress(json.dumps(document).encode()),
                 ),
             )
-    kept = KeptRuns(store, 5)
+    kept = ExploreRuns(store, 5)
     assert [line.id for line in kept.list("ann")] == [later.id, earlier.id]
     assert kept.load("ann", earlier.id) == earlier
     assert branched(kept.load("ann", later.id)).branches[0].number == 1

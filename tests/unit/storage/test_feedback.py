@@ -1,4 +1,4 @@
-"""Thumbs and notes: whose they are, what is kept of them, and a CSV file that no spreadsheet can be hurt with."""
+"""FeedbackControls and notes: whose they are, what is kept of them, and a CSV file that no spreadsheet can be hurt with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kept(store: Store) -> Conversation:
     for number in (1, 2):
         messages += [
             Message("user", f"Question {number}"),
-            Message("assistant", f"Answer {number}", facts={"sampling": SAMPLING}),
+            Message("assistant", f"Answer {number}", metadata={"sampling": SAMPLING}),
         ]
     return store.save("me", Conversation(tuple(messages), title="talk"))
 

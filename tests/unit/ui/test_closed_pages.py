@@ -11,12 +11,12 @@ import pytest
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.chat_service import ChatRoom
-from mllama_demo.ui.page_update import Visit
-from tests.support.manual_backend import CodePoints, HandBackend, talk
+from mllama_demo.ui.chat_service import ChatService
+from mllama_demo.ui.page_update import PageSession
+from tests.support.manual_backend import CodePoints, ManualBackend, talk
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture
 def page(store: Store) -> Iterator[ChatPage]:
     settings = Settings()
-    room = ChatRoom(Answerer(HandBackend(), CodePoints(), store, settings), store, [])  # by hand
+    room = ChatService(GenerationService(ManualBackend(), CodePoints(), store, settings), store, [])  # by hand
     yield ChatPage(settings, room, store, load_brand(settings))
     room.close()
 
@@ -59,7 +59,7 @@ def test_what_was_said_on_a_visitors_own_page_stays(page: ChatPage, store: Store
 def test_a_kiosks_page_is_forgotten_though_the_database_fails(page: ChatPage, store: Store, monkeypatch) -> None:
     owner = open_page(page, "one", kiosk=True)
     store.save(owner, talk("What is it?", "A dog."))
-    assert asyncio.run(page._room.search(Visit(owner, "one"), "dog")).found
+    assert asyncio.run(page._room.search(PageSession(owner, "one"), "dog")).found
 
     def fails(*_: object) -> None:
         raise BackendUnavailable("The database does not answer.")
@@ -68,7 +68,7 @@ def test_a_kiosks_page_is_forgotten_though_the_database_fails(page: ChatPage, st
     with pytest.raises(BackendUnavailable):
         asyncio.run(page.left("one"))
     assert page._kiosk.page("one") is None
-    assert page._room._shelf.listed(Visit(owner, "one")).found == "", "it searches for nothing any more"
+    assert page._room._shelf.listed(PageSession(owner, "one")).found == "", "it searches for nothing any more"
 
 
 def test_an_unknown_page_may_leave(page: ChatPage) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
-from mllama_demo.chat.message_tree import Versions
+from mllama_demo.chat.message_tree import Siblings
 from mllama_demo.engine.base import FinishReason
 from mllama_demo.generation.service import Answer
 from mllama_demo.sampling import SamplingParams
@@ -184,11 +184,11 @@ def test_the_context_has_a_bar_that_ends_where_it_is_full(used: int, length: int
 
 
 def test_one_version_alone_has_no_arrows() -> None:
-    assert versions_bar(Versions((0,), 0), Versions((1,), 0)) == ""
+    assert versions_bar(Siblings((0,), 0), Siblings((1,), 0)) == ""
 
 
 def test_arrows_lead_to_the_versions_beside_and_end_at_the_last() -> None:
-    page = Page(versions_bar(None, Versions((1, 4, 7), 2)))
+    page = Page(versions_bar(None, Siblings((1, 4, 7), 2)))
     assert "3 / 3" in page.text
     assert "Previous version of the answer" in page.text
     previous, following = (attributes for tag, attributes in page.elements if tag == "button")
@@ -199,7 +199,7 @@ def test_arrows_lead_to_the_versions_beside_and_end_at_the_last() -> None:
 
 
 def test_while_an_answer_is_written_the_arrows_rest() -> None:
-    page = Page(versions_bar(Versions((0, 2), 0), None, later=(5,), locked=True))
+    page = Page(versions_bar(Siblings((0, 2), 0), None, later=(5,), locked=True))
     assert "1 / 2" in page.text
     assert all("disabled" in attributes for tag, attributes in page.elements if tag == "button")
 
@@ -224,15 +224,15 @@ def test_the_facts_say_what_was_seen_how_fast_it_was_and_why_it_ended() -> None:
 
 
 def test_what_was_seen_can_be_looked_at_where_the_answer_has_its_number() -> None:
-    message = Message("assistant", "A boat.", facts={**FACTS, "image": BOAT})
+    message = Message("assistant", "A boat.", metadata={**FACTS, "image": BOAT})
     [button] = [attributes for tag, attributes in Page(facts_line(message, 3)).elements if tag == "button"]
     assert "act-look-3" in str(button["class"])
     assert not [tag for tag, _ in Page(facts_line(message)).elements if tag == "button"]
 
 
 def test_an_image_that_was_set_aside_is_named_under_the_answer() -> None:
-    question = Message("user", "Which?", facts={"set_aside": ["boat.png", "car.png"]})
-    line = facts_line(Message("assistant", "A boat.", facts=FACTS), 3, question)
+    question = Message("user", "WhichImage?", metadata={"set_aside": ["boat.png", "car.png"]})
+    line = facts_line(Message("assistant", "A boat.", metadata=FACTS), 3, question)
     assert "set aside: boat.png, car.png" in Page(line).text
 
 
@@ -254,7 +254,7 @@ def test_a_slow_model_is_not_said_to_stand_still() -> None:
 
 
 def test_an_answer_cut_short_by_the_end_of_the_program_has_a_line_too() -> None:
-    message = Message("assistant", "A bo", facts={"sampling": FACTS["sampling"], "dropped": 0})
+    message = Message("assistant", "A bo", metadata={"sampling": FACTS["sampling"], "dropped": 0})
     assert Page(facts_line(message)).text == "no image"
 
 
@@ -365,6 +365,6 @@ def test_what_a_server_does_not_tell_is_not_made_up():
     image = {"name": "dog.png", "width": 640, "height": 480}
     assert saw(image) == "saw dog.png, 640 × 480 px"
     facts = {"prompt_tokens": 40, "completion_tokens": 7, "reason": "end_of_turn", "estimated": True}
-    assert "read about 40, wrote about 7 tokens" in facts_line(Message("assistant", "A dog.", facts=facts))
+    assert "read about 40, wrote about 7 tokens" in facts_line(Message("assistant", "A dog.", metadata=facts))
     sampling = {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 8, "seed": None}
     assert "seed" not in sampling_words(sampling)

@@ -12,13 +12,13 @@ import pytest
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.chat_service import ChatRoom
+from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT
-from tests.support.manual_backend import READ, CodePoints, HandBackend, finished, run, until
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run, until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -31,8 +31,8 @@ class Screen:
 
     def __init__(self, store: Store) -> None:
         settings = Settings(kiosk=True, kiosk_messages_per_hour=2)
-        self.backend = HandBackend()
-        self.room = ChatRoom(Answerer(self.backend, CodePoints(), store, settings), store, [])
+        self.backend = ManualBackend()
+        self.room = ChatService(GenerationService(self.backend, CodePoints(), store, settings), store, [])
         self.page = ChatPage(settings, self.room, store, load_brand(settings))
         self.page.build()
         self.notices: list[str] = []

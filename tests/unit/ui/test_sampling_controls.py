@@ -10,26 +10,26 @@ import pytest
 
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.service import GenerationService
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.chat_service import ChatRoom
-from tests.support.manual_backend import CodePoints, HandBackend
+from mllama_demo.ui.chat_service import ChatService
+from tests.support.manual_backend import CodePoints, ManualBackend
 
 pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def backend() -> HandBackend:
-    return HandBackend()
+def backend() -> ManualBackend:
+    return ManualBackend()
 
 
 @pytest.fixture
 def page(backend) -> Iterator[ChatPage]:
     store, settings = Store("sqlite://"), Settings()
-    answerer = Answerer(backend, CodePoints(), store, settings)
-    room = ChatRoom(answerer, store, [])
+    answerer = GenerationService(backend, CodePoints(), store, settings)
+    room = ChatService(answerer, store, [])
     yield ChatPage(settings, room, store, load_brand(settings))
     room.close()
     store.close()

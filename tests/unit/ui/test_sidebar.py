@@ -15,13 +15,13 @@ from gradio.route_utils import delete_files_created_by_app
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.generation.service import Answerer
+from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage import shares
 from mllama_demo.storage.conversations import Store
 from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.chat_service import ChatRoom
-from tests.support.manual_backend import CodePoints, HandBackend, run, talk
+from mllama_demo.ui.chat_service import ChatService
+from tests.support.manual_backend import CodePoints, ManualBackend, run, talk
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -39,7 +39,7 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def page(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatPage]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     settings = Settings()
-    room = ChatRoom(Answerer(HandBackend(), CodePoints(), store, settings), store, [])
+    room = ChatService(GenerationService(ManualBackend(), CodePoints(), store, settings), store, [])
     yield ChatPage(settings, room, store, load_brand(settings))
     room.close()
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.images.loading import LoadedImage, side_by_side
-from mllama_demo.ui.tile_view import KEPT, Sights, sight
+from mllama_demo.ui.tile_view import KEPT, TileViews, sight
 
 INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=32, max_tiles=4)
 
@@ -63,7 +63,7 @@ def test_a_name_is_not_taken_for_html() -> None:
 
 def test_a_sight_is_made_once_and_the_last_few_are_kept() -> None:
     made: list[int] = []
-    sights = Sights(lambda: INFO)
+    sights = TileViews(lambda: INFO)
 
     def show(width: int) -> str:
         image = picture(width, 8)
@@ -80,7 +80,7 @@ def test_a_sight_is_made_once_and_the_last_few_are_kept() -> None:
 
 
 def test_where_nobody_can_tell_the_tiles_that_is_said() -> None:
-    sights = Sights(lambda: replace(INFO, name="far away", tile_size=0, max_tiles=0))
+    sights = TileViews(lambda: replace(INFO, name="far away", tile_size=0, max_tiles=0))
     assert "the server far away does not tell" in sights.html("x", "a.png", lambda: picture(8, 8))
 
 

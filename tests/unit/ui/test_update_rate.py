@@ -6,13 +6,13 @@ import asyncio
 import time
 from contextlib import aclosing
 
-from mllama_demo.generation.tasks import LiveAnswer
-from mllama_demo.ui.update_rate import FASTER, LATE_MS, PUNCTUAL_MS, SLOWER, SLOWEST, Pace
+from mllama_demo.generation.tasks import AnswerTask
+from mllama_demo.ui.update_rate import FASTER, LATE_MS, PUNCTUAL_MS, SLOWER, SLOWEST, UpdateRate
 from tests.support.manual_backend import run, talk
 
 
 def test_a_late_page_is_sent_less_but_never_nothing() -> None:
-    pace = Pace()
+    pace = UpdateRate()
     pace.heard("old phone", LATE_MS + 1)
     assert (pace.of("old phone"), pace.of("laptop")) == (SLOWER, 1.0)
     for _ in range(20):
@@ -21,7 +21,7 @@ def test_a_late_page_is_sent_less_but_never_nothing() -> None:
 
 
 def test_a_page_that_has_caught_up_is_sent_more_again_up_to_the_best() -> None:
-    pace = Pace()
+    pace = UpdateRate()
     pace.heard("page", LATE_MS + 1)
     pace.heard("page", (LATE_MS + PUNCTUAL_MS) / 2)
     assert pace.of("page") == SLOWER, "neither late nor punctual"
@@ -33,7 +33,7 @@ def test_a_page_that_has_caught_up_is_sent_more_again_up_to_the_best() -> None:
 
 
 def test_a_page_that_is_left_is_forgotten() -> None:
-    pace = Pace()
+    pace = UpdateRate()
     pace.heard("page", LATE_MS + 1)
     pace.leave("page")
     pace.leave("never seen")
@@ -42,7 +42,7 @@ def test_a_page_that_is_left_is_forgotten() -> None:
 
 def test_what_is_watched_is_seen_at_the_pace_of_the_moment() -> None:
     async def scene() -> list[float]:
-        live, pace, seen = LiveAnswer("me", talk("Hello?")), 1000.0, []
+        live, pace, seen = AnswerTask("me", talk("Hello?")), 1000.0, []
         async with aclosing(live.watch(lambda: pace, 0.001)) as moments:
             async for _ in moments:
                 seen.append(time.monotonic())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mllama_demo.engine.base import FinishEvent, PrefillEvent, QueueEvent, Timings, TokenEvent
-from mllama_demo.web.activity import MINUTES, Recent
+from mllama_demo.web.activity import MINUTES, Activity
 
 NOON = 1_800_000_000 // 60 * 60
 
@@ -24,15 +24,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def recent(clock: Clock) -> Recent:
-    return Recent(clock)
+def recent(clock: Clock) -> Activity:
+    return Activity(clock)
 
 
 def finish(reason: str = "end_of_turn", ttft_s: float | None = 0.5) -> FinishEvent:
     return FinishEvent(reason, "", 10, 2, Timings(0.0, ttft_s, 1.0, 1.5))
 
 
-def answer(recent: Recent, id: str, tokens: int, end: FinishEvent) -> None:
+def answer(recent: Activity, id: str, tokens: int, end: FinishEvent) -> None:
     recent.asked(id, image=False)
     for index in range(tokens):
         recent.happened(id, TokenEvent(index, 7, "x"))
@@ -40,14 +40,14 @@ def answer(recent: Recent, id: str, tokens: int, end: FinishEvent) -> None:
     recent.left(id)
 
 
-def test_an_hour_has_sixty_minutes_the_one_under_way_last(recent: Recent, clock: Clock):
+def test_an_hour_has_sixty_minutes_the_one_under_way_last(recent: Activity, clock: Clock):
     clock.now += 59
     minutes = recent.minutes()
     assert [minute.start for minute in minutes] == [NOON - 60 * ago for ago in range(MINUTES - 1, -1, -1)]
     assert all(minute.tokens == minute.requests == 0 for minute in minutes)
 
 
-def test_what_happens_is_summed_in_the_minute_in_which_it_happens(recent: Recent, clock: Clock):
+def test_what_happens_is_summed_in_the_minute_in_which_it_happens(recent: Activity, clock: Clock):
     answer(recent, "a", 3, finish(ttft_s=0.4))
     clock.now += 60
     answer(recent, "b", 2, finish(ttft_s=0.2))
@@ -59,7 +59,7 @@ def test_what_happens_is_summed_in_the_minute_in_which_it_happens(recent: Recent
     assert (now.ttft_s, now.answered) == (0.2, 1), "a mean is over those that had a first token"
 
 
-def test_what_is_older_than_an_hour_is_forgotten(recent: Recent, clock: Clock):
+def test_what_is_older_than_an_hour_is_forgotten(recent: Activity, clock: Clock):
     answer(recent, "a", 3, finish())
     clock.now += 59 * 60
     assert recent.minutes()[0].tokens == 3
@@ -69,7 +69,7 @@ def test_what_is_older_than_an_hour_is_forgotten(recent: Recent, clock: Clock):
     assert len(recent._ring) == 1
 
 
-def test_a_request_is_followed_from_the_queue_to_its_end(recent: Recent):
+def test_a_request_is_followed_from_the_queue_to_its_end(recent: Activity):
     recent.asked("a", image=True)
     recent.happened("a", QueueEvent(2, 3.0))
     (request,) = recent.requests()
@@ -82,7 +82,7 @@ def test_a_request_is_followed_from_the_queue_to_its_end(recent: Recent):
     assert recent.requests() == []
 
 
-def test_who_runs_comes_before_who_waits_and_those_in_their_order(recent: Recent):
+def test_who_runs_comes_before_who_waits_and_those_in_their_order(recent: Activity):
     for id in ("third", "running", "second"):
         recent.asked(id, image=False)
     recent.happened("third", QueueEvent(2, None))

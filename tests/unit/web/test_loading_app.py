@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from mllama_demo.web.loading_app import App, Door
+from mllama_demo.web.loading_app import App, LoadingApp
 
 pytestmark = pytest.mark.timeout(60)
 PATIENCE_S = 20.0
@@ -63,7 +63,7 @@ class Server:
     def __init__(self, build: Callable[[], App], title: str = "A demo") -> None:
         self.failures: list[BaseException] = []
         self.failed = asyncio.Event()
-        self.door = Door(title, build, self._note)
+        self.door = LoadingApp(title, build, self._note)
         self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._from_app: asyncio.Queue[Any] = asyncio.Queue()
         self._life: asyncio.Task[None] | None = None

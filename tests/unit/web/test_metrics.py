@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.errors import BackendBusy, BackendUnavailable
 from mllama_demo.web.metrics import MeasuredBackend, Metrics
-from tests.support.manual_backend import READ, HandBackend, finished, run
+from tests.support.manual_backend import READ, ManualBackend, finished, run
 
 
 class Watched:
     def __init__(self) -> None:
-        self.by_hand = HandBackend()
+        self.by_hand = ManualBackend()
         self.metrics = Metrics(self.by_hand, "tiny")
         self.backend = MeasuredBackend(self.by_hand, self.metrics)
 

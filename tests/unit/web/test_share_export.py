@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
-from mllama_demo.chat.message_tree import Tree
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import load_image
 from mllama_demo.web.share.export import export, file_name, to_html, to_markdown
@@ -37,7 +37,7 @@ FACTS = {
 TALK = Conversation(
     (
         Message("user", f"What is *this*?\n{SCRIPT}", ImageRef(RED.digest, 'red".jpg', 60, 40)),
-        Message("assistant", f"A **red** thing. {SCRIPT} ![x](https://example.com/spy.png)", facts=FACTS),
+        Message("assistant", f"A **red** thing. {SCRIPT} ![x](https://example.com/spy.png)", metadata=FACTS),
     ),
     title=f"Red & {SCRIPT}",
 )
@@ -88,7 +88,7 @@ def test_markdown_has_questions_answers_images_and_figures() -> None:
 
 @pytest.mark.parametrize("kind", ["html", "md", "json"])
 def test_each_kind_is_named_after_the_title(kind: str) -> None:
-    tree = Tree(title="What's up, Zoë?").showing(TALK.messages)
+    tree = MessageTree(title="What's up, Zoë?").showing(TALK.messages)
     name, content = export(kind, tree, lambda ref: RED)
     assert name == f"What-s-up-Zoë.{kind}"
     assert "red" in content
@@ -98,7 +98,7 @@ def test_each_kind_is_named_after_the_title(kind: str) -> None:
 
 def test_another_kind_is_refused() -> None:
     with pytest.raises(BadRequest, match="html, md, json, not as 'exe'"):
-        export("exe", Tree(), lambda ref: RED)
+        export("exe", MessageTree(), lambda ref: RED)
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from mllama_demo.generation.tasks import LiveAnswers
+from mllama_demo.generation.tasks import AnswerTasks
 from mllama_demo.storage.conversations import Store
 from tests.support.answer_tasks import new_answers
-from tests.support.manual_backend import HandBackend
+from tests.support.manual_backend import ManualBackend
 
 
 @pytest.fixture
-def backend() -> HandBackend:
-    return HandBackend()
+def backend() -> ManualBackend:
+    return ManualBackend()
 
 
 @pytest.fixture
-def answers(store: Store, backend: HandBackend) -> LiveAnswers:
+def answers(store: Store, backend: ManualBackend) -> AnswerTasks:
     return new_answers(store, backend)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
-from mllama_demo.generation.tasks import LiveAnswer
+from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
 from tests.support.answer_tasks import EARLIER, HELLO, ME, begin, done, new_answers, texts, watch
@@ -30,7 +30,7 @@ def test_stop_keeps_what_was_written(answers, backend, store) -> None:
 
     run(scene())
     assert texts(store, EARLIER) == ["Hello?", "Hi.", "And now?", "Only this"]
-    assert store.load(ME, EARLIER.id).messages[-1].facts["reason"] == "cancelled"
+    assert store.load(ME, EARLIER.id).messages[-1].metadata["reason"] == "cancelled"
     assert backend.closed == [backend.requests[0].id]
     assert set(backend.cancelled) == {backend.requests[0].id}, "however often it was said"
 
@@ -68,7 +68,7 @@ def test_a_stop_before_the_request_has_reached_the_backend_is_not_lost(answers, 
 
 
 def test_a_discarded_answer_leaves_nothing(answers, backend, store) -> None:
-    async def scene() -> LiveAnswer:
+    async def scene() -> AnswerTask:
         live = await begin(answers, backend, EARLIER, "Only this")
         await answers.discard(live)
         assert live.done
@@ -159,7 +159,7 @@ def test_an_answer_that_nobody_watches_is_ended_and_kept_as_abandoned(backend, s
 
     run(scene())
     assert texts(store, HELLO) == ["Hello?", "To nobody"]
-    assert store.load(ME, HELLO.id).messages[-1].facts["reason"] == "abandoned"
+    assert store.load(ME, HELLO.id).messages[-1].metadata["reason"] == "abandoned"
     assert backend.closed == [backend.requests[0].id]
 
 
@@ -170,7 +170,7 @@ def test_an_answer_whose_watcher_has_left_is_ended(backend, store) -> None:
         await until(lambda: live.done, "the answer has ended", MOMENT_S)
 
     run(scene())
-    assert store.load(ME, HELLO.id).messages[-1].facts["reason"] == "abandoned"
+    assert store.load(ME, HELLO.id).messages[-1].metadata["reason"] == "abandoned"
 
 
 def test_an_answer_that_somebody_watches_is_not_ended(backend, store) -> None:

@@ -10,11 +10,11 @@ import pytest
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.engine.base import QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
-from mllama_demo.generation.tasks import LiveAnswer
+from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import Store
 from tests.support.answer_tasks import EARLIER, HELLO, ME, OFTEN, begin, done, new_answers, shown, texts, watch
-from tests.support.manual_backend import READ, HandBackend, finished, run, talk, until
+from tests.support.manual_backend import READ, ManualBackend, finished, run, talk, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def test_a_finished_answer_is_kept_with_its_figures(answers, backend, store) -> None:
-    async def scene() -> LiveAnswer:
+    async def scene() -> AnswerTask:
         live = await begin(answers, backend, HELLO, "Hi ", "there")
         backend.send(finished(text="!"))
         return await done(live)
@@ -33,7 +33,7 @@ def test_a_finished_answer_is_kept_with_its_figures(answers, backend, store) -> 
     assert [message.text for message in live.conversation.messages] == texts(store, HELLO)
     question, answer = live.conversation.messages
     assert (question, answer.role, answer.text) == (HELLO.messages[0], "assistant", "Hi there!")
-    assert (answer.facts["reason"], answer.facts["completion_tokens"], answer.facts["ttft_s"]) == ("end_of_turn", 3, 1.5)
+    assert (answer.metadata["reason"], answer.metadata["completion_tokens"], answer.metadata["ttft_s"]) == ("end_of_turn", 3, 1.5)
 
 
 def test_the_question_is_stored_as_soon_as_the_backend_took_the_request(answers, backend, store) -> None:
@@ -145,7 +145,7 @@ def test_a_refused_request_leaves_the_store_as_it_was(answers, backend, store, r
     store.save(ME, before)
     backend.refusal = refusal
 
-    async def scene() -> LiveAnswer:
+    async def scene() -> AnswerTask:
         live = answers.start(ME, EARLIER, SamplingParams())
         await watch(live)
         assert answers.get(live.id) is None
@@ -168,9 +168,9 @@ def test_a_refused_first_question_leaves_no_conversation(answers, backend, store
 
 
 def test_a_prompt_that_cannot_be_built_is_the_answers_error(store) -> None:
-    backend = HandBackend(context_length=100)
+    backend = ManualBackend(context_length=100)
 
-    async def scene() -> LiveAnswer:
+    async def scene() -> AnswerTask:
         live = new_answers(store, backend).start(ME, talk("x" * 200), SamplingParams())
         await watch(live)
         return live
@@ -183,7 +183,7 @@ def test_a_prompt_that_cannot_be_built_is_the_answers_error(store) -> None:
 
 @pytest.mark.parametrize("events", [[], [READ, TokenEvent(0, 7, "Begun")]], ids=["before the first event", "in the middle"])
 def test_an_unexpected_failure_becomes_a_sentence_without_internals(answers, backend, store, caplog, events) -> None:
-    async def scene() -> LiveAnswer:
+    async def scene() -> AnswerTask:
         live = answers.start(ME, HELLO, SamplingParams())
         await backend.taken()
         backend.send(*events, KeyError("secret_table_row"))
@@ -199,15 +199,15 @@ def test_an_unexpected_failure_becomes_a_sentence_without_internals(answers, bac
 
 
 def test_a_model_that_fails_in_the_middle_leaves_what_was_written_and_the_cause(answers, backend, store) -> None:
-    async def scene() -> LiveAnswer:
+    async def scene() -> AnswerTask:
         live = await begin(answers, backend, HELLO, "Half a")
         backend.send(finished("error", error="The model failed on this request: no power"))
         return await done(live)
 
     assert run(scene()).error is None
     answer = store.load(ME, HELLO.id).messages[-1]
-    assert (answer.text, answer.facts["reason"]) == ("Half a", "error")
-    assert "no power" in answer.facts["error"]
+    assert (answer.text, answer.metadata["reason"]) == ("Half a", "error")
+    assert "no power" in answer.metadata["error"]
 
 
 def test_an_answer_that_cannot_be_stored_fails_by_name_and_the_conversation_is_free_again(backend) -> None:

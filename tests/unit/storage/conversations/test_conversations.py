@@ -291,7 +291,7 @@ class TestOpening:
             with closing(Store(url)) as store:
                 conversation = store.load("ann", "a" * 32)
                 assert [m.text for m in conversation.messages] == ["What is it?", "A red square.", "And now?", "Still red."]
-                assert conversation.messages[1].facts["completion_tokens"] == 5
+                assert conversation.messages[1].metadata["completion_tokens"] == 5
                 assert hashlib.sha256(store.image_bytes(conversation.messages[0].image.digest)).hexdigest() == (
                     conversation.messages[0].image.digest
                 )

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
-from mllama_demo.chat.message_tree import Tree
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import DELETED_LIFETIME, UNUSED_IMAGE_LIFETIME, Store
 from tests.support.stored_conversations import image, talk
@@ -151,7 +151,7 @@ class TestVersions:
             store.choose("ann", conversation.id, 7)
 
     def test_a_tree_is_stored_with_all_its_versions(self, store):
-        tree = Tree(title="Both").showing(talk("one", "two").messages).showing(talk("one", "other").messages)
+        tree = MessageTree(title="Both").showing(talk("one", "two").messages).showing(talk("one", "other").messages)
         store.add_tree("ann", tree)
         assert store.tree("ann", tree.id) == tree
 

@@ -8,7 +8,7 @@ import pytest
 
 from mllama_demo.ui import page_sessions as open_pages
 from mllama_demo.ui import page_update as views
-from tests.support.chat_setup import House
+from tests.support.chat_setup import ChatSetup
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +24,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    house = House()
+def house() -> Iterator[ChatSetup]:
+    house = ChatSetup()
     yield house
     house.close()
 

@@ -10,15 +10,15 @@ import pytest
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest
 from mllama_demo.storage.conversations import Store
-from mllama_demo.ui.page_update import View
-from tests.support.chat_setup import CHANGES, PAGE, TAB, House, Seen, lines, nothing_open, refused, value
+from mllama_demo.ui.page_update import PageUpdate
+from tests.support.chat_setup import CHANGES, PAGE, TAB, ChatSetup, Seen, lines, nothing_open, refused, value
 from tests.support.manual_backend import READ, finished, run, until
 
 pytestmark = pytest.mark.timeout(60)
 
 
 def test_stop_ends_the_answer_and_keeps_what_was_written(house) -> None:
-    async def scene() -> list[View]:
+    async def scene() -> list[PageUpdate]:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
         await house.room.stop(PAGE, seen.id)
         return await seen.to_the_end()
@@ -32,7 +32,7 @@ def test_stop_ends_the_answer_and_keeps_what_was_written(house) -> None:
 def test_stop_works_before_the_model_has_said_anything(house) -> None:
     """The page shows the Stop button at once; the first event may take the time of somebody else's prefill."""
 
-    async def scene() -> list[View]:
+    async def scene() -> list[PageUpdate]:
         seen = Seen(house.ask("Hello?"))
         await house.backend.taken()
         await until(lambda: seen.views and seen.views[-1].answering, "the page shows Stop")
@@ -79,7 +79,7 @@ def test_a_page_that_was_closed_gets_no_more_views_and_the_answer_goes_on(house)
         house.room.leave(PAGE.session)
         house.backend.say("hello")
         await seen.to_the_end()
-        assert seen.views[before:] == [View(), View()], "nothing of the conversation comes last"
+        assert seen.views[before:] == [PageUpdate(), PageUpdate()], "nothing of the conversation comes last"
         reloaded = Seen(house.open(PAGE, id))
         await until(lambda: reloaded.views and lines(reloaded.views[-1])[-1] == "Well, hello", "the page is there again")
         house.backend.send(finished())
@@ -105,7 +105,7 @@ def test_a_page_that_moved_on_gets_no_more_views_of_the_answer(house, where: str
         house.backend.say("hello")
         house.backend.send(finished())
         await seen.to_the_end()
-        assert seen.views[before:] == [View(), View()], "nothing of the conversation comes last"
+        assert seen.views[before:] == [PageUpdate(), PageUpdate()], "nothing of the conversation comes last"
         await until(lambda: house.kept(id) == ["Hello?", "Well, hello"], "the answer is kept all the same")
 
     run(scene())
@@ -119,7 +119,7 @@ def test_a_question_does_not_take_over_a_page_that_moved_on_before_it_could_begi
             return super().load(owner, id)
 
     loading, go_on = threading.Event(), threading.Event()
-    house = House(SlowToLoad("sqlite://"))
+    house = ChatSetup(SlowToLoad("sqlite://"))
     id = house.keep("Hello?", "Hi.")
 
     async def scene() -> None:
@@ -135,7 +135,7 @@ def test_a_question_does_not_take_over_a_page_that_moved_on_before_it_could_begi
             go_on.set()
         await house.backend.taken()
         house.backend.send(READ, finished(text="Yes."))
-        assert await seen.to_the_end() == [View()]
+        assert await seen.to_the_end() == [PageUpdate()]
         await until(lambda: house.kept(id)[-1] == "Yes.", "the question is answered all the same")
 
     run(scene())
@@ -148,7 +148,7 @@ def test_an_answer_that_is_asked_for_again_is_shown_wherever_the_page_was(house,
     """The buttons stand beside the conversation, so the page shows it, whatever the server heard of it."""
     id, other = house.keep("Hello?", "Hi."), house.keep("Something else?", "Sure.")
 
-    async def scene() -> list[View]:
+    async def scene() -> list[PageUpdate]:
         await Seen(house.open(PAGE, other)).to_the_end()
         streams = {
             "retry": house.retry(id),
@@ -170,7 +170,7 @@ def test_a_failed_answer_does_not_trouble_a_page_that_moved_on(house) -> None:
         await Seen(house.open(PAGE, other)).to_the_end()
         house.backend.send(RuntimeError("broken"))
         await seen.to_the_end()
-        assert seen.views[before:] == [View(), View()], "nothing of the conversation comes last"
+        assert seen.views[before:] == [PageUpdate(), PageUpdate()], "nothing of the conversation comes last"
 
     run(scene())
 
@@ -228,7 +228,7 @@ def test_a_conversation_deleted_while_it_is_answered_is_gone_from_the_list(house
 
 
 def test_a_conversation_deleted_in_one_tab_leaves_the_tab_that_watches_its_answer(house) -> None:
-    async def scene() -> list[View]:
+    async def scene() -> list[PageUpdate]:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
         await house.room.delete(TAB, seen.id)
         return await seen.to_the_end()
@@ -244,7 +244,7 @@ def test_an_answer_that_ends_while_its_conversation_is_being_deleted_does_not_br
             assert go_on.wait(20)
 
     deleted, go_on = threading.Event(), threading.Event()
-    house = House(SlowToDelete("sqlite://"))
+    house = ChatSetup(SlowToDelete("sqlite://"))
 
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
@@ -272,7 +272,7 @@ def test_a_conversation_deleted_while_its_answer_is_being_stored_does_not_come_b
             return super().save(owner, conversation)
 
     saving, go_on = threading.Event(), threading.Event()
-    house = House(SlowToSave("sqlite://"))
+    house = ChatSetup(SlowToSave("sqlite://"))
 
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Well, ")

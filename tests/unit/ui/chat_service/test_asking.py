@@ -10,7 +10,7 @@ import pytest
 
 from mllama_demo.engine.base import QueueEvent
 from mllama_demo.images.loading import load_image
-from mllama_demo.ui.page_update import NO_INPUT, View
+from mllama_demo.ui.page_update import NO_INPUT, PageUpdate
 from mllama_demo.ui.user_message import WORD_JOINER
 from tests.support.chat_setup import PAGE, STRANGER, Seen, lines, opened, picture, picture_of, preview_of, sampling
 from tests.support.manual_backend import READ, finished, run, until
@@ -26,7 +26,7 @@ def digest_of(path: Path) -> str:
 
 
 def test_a_first_question_is_shown_at_once_answered_word_by_word_and_listed(house) -> None:
-    async def scene() -> list[View]:
+    async def scene() -> list[PageUpdate]:
         seen = Seen(house.ask("Hello?"))
         await house.backend.taken()
         await until(lambda: seen.views, "the page shows that it waits")
@@ -55,7 +55,7 @@ def test_a_first_question_is_shown_at_once_answered_word_by_word_and_listed(hous
     assert all(view.input is None for n, view in enumerate(views) if n != listing), "what is typed meanwhile stays"
     assert {view.answering for view in views[: listing + 1]} == {True}
     assert views[listing].begun
-    assert all(view == View(view.history, view.live) for view in views[listing + 1 : -1]), "then nothing but the answer"
+    assert all(view == PageUpdate(view.history, view.live) for view in views[listing + 1 : -1]), "then nothing but the answer"
     assert last.answering is False
     assert lines(last) == ["Hello?", "Hi there"]
     assert "finished" in last.history[1]["content"][1]["text"]

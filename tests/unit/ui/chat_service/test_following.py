@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from mllama_demo.ui.page_update import View, guarded_stream
-from tests.support.chat_setup import PAGE, TAB, House, Seen, lines, sampling, value
+from mllama_demo.ui.page_update import PageUpdate, guarded_stream
+from tests.support.chat_setup import PAGE, TAB, ChatSetup, Seen, lines, sampling, value
 from tests.support.manual_backend import READ, finished, run, until
 
 
-def test_an_answer_goes_on_when_its_first_event_ends_and_is_followed_to_its_end(house: House) -> None:
+def test_an_answer_goes_on_when_its_first_event_ends_and_is_followed_to_its_end(house: ChatSetup) -> None:
     async def scene() -> None:
         asked = Seen(house.room.ask(PAGE, "", value("Hello?"), sampling))
         await house.backend.taken()
@@ -22,7 +22,7 @@ def test_an_answer_goes_on_when_its_first_event_ends_and_is_followed_to_its_end(
         house.backend.say("there")
         house.backend.send(finished())
         views = await followed.to_the_end()
-        assert views == [View(live=view.live) for view in views], "nothing but the answer"
+        assert views == [PageUpdate(live=view.live) for view in views], "nothing but the answer"
         assert house.kept(asked.id) == ["Hello?", "Hi there"]
         settled = await house.room.settle(PAGE, asked.id)
         assert (lines(settled), settled.answering, settled.title) == (["Hello?", "Hi there"], False, None)
@@ -31,7 +31,7 @@ def test_an_answer_goes_on_when_its_first_event_ends_and_is_followed_to_its_end(
     run(scene())
 
 
-def test_each_page_follows_an_answer_once(house: House) -> None:
+def test_each_page_follows_an_answer_once(house: ChatSetup) -> None:
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Hi ")
         assert await Seen(house.room.follow(PAGE, seen.id)).to_the_end() == [], "it does already"
@@ -42,36 +42,36 @@ def test_each_page_follows_an_answer_once(house: House) -> None:
             assert lines((await followed.to_the_end())[-1]) == ["Hello?", "Hi "]
         assert await Seen(house.room.follow(PAGE, seen.id)).to_the_end() == [], "nothing is under way"
         nothing = guarded_stream(house.room.follow(PAGE, seen.id))
-        assert await Seen(nothing).to_the_end() == [View()], "which leaves the page as it is"
+        assert await Seen(nothing).to_the_end() == [PageUpdate()], "which leaves the page as it is"
 
     run(scene())
 
 
-def test_a_page_that_shows_something_else_by_now_is_left_alone(house: House) -> None:
+def test_a_page_that_shows_something_else_by_now_is_left_alone(house: ChatSetup) -> None:
     other = house.keep("Before?", "Before.")
 
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Hi ")
         id = seen.id
-        assert await house.room.settle(PAGE, id) == View(answering=True), "it is not done"
-        assert await house.room.settle(PAGE, "") == View()
+        assert await house.room.settle(PAGE, id) == PageUpdate(answering=True), "it is not done"
+        assert await house.room.settle(PAGE, "") == PageUpdate()
         await Seen(house.open(PAGE, other)).to_the_end()
         house.backend.send(finished())
         await seen.to_the_end()
-        assert await house.room.settle(PAGE, id) == View()
+        assert await house.room.settle(PAGE, id) == PageUpdate()
         assert lines(await house.room.settle(PAGE, other)) == ["Before?", "Before."]
         settling = asyncio.create_task(house.room.settle(PAGE, other))
         await asyncio.sleep(0)
         house.room.pages.show(PAGE.session, "")
-        assert await settling == View(), "it was left meanwhile"
+        assert await settling == PageUpdate(), "it was left meanwhile"
 
     run(scene())
 
 
-def test_a_conversation_deleted_in_another_tab_leaves_an_empty_chat_and_what_was_typed(house: House) -> None:
+def test_a_conversation_deleted_in_another_tab_leaves_an_empty_chat_and_what_was_typed(house: ChatSetup) -> None:
     id = house.keep("Before?", "Before.")
 
-    async def scene() -> View:
+    async def scene() -> PageUpdate:
         await Seen(house.open(PAGE, id)).to_the_end()
         await house.room.delete(TAB, id)
         return await house.room.settle(PAGE, id)

@@ -11,7 +11,7 @@ import pytest
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, NotFound
 from mllama_demo.storage import conversations as store
 from mllama_demo.ui import chat_service as chat
-from mllama_demo.ui.page_update import View
+from mllama_demo.ui.page_update import PageUpdate
 from tests.support.chat_setup import ACTS, PAGE, STRANGER, TAB, Seen, bar, lines, nothing_open, opened, picture
 from tests.support.manual_backend import finished, run, until
 
@@ -78,7 +78,7 @@ def test_a_chat_that_was_never_begun_is_not_renamed_or_deleted(house, act: str) 
 # --- versions ------------------------------------------------------------------------------------------------------------
 
 
-def numbers(view: View) -> list[int]:
+def numbers(view: PageUpdate) -> list[int]:
     """The versions that the arrows under the last turn lead to."""
     return [int(number) for number in re.findall(r"act-walk-(\d+)", bar(view))]
 
@@ -129,7 +129,7 @@ def test_what_undo_took_away_can_be_brought_back(house) -> None:
 def test_a_retry_that_fails_leaves_the_earlier_answer_within_reach(house) -> None:
     id = house.keep("Hello?", "Hi.")
 
-    async def scene() -> View:
+    async def scene() -> PageUpdate:
         seen = await house.begun(house.retry(id), "Well, ")
         house.backend.send(RuntimeError("broken"))
         with pytest.raises(DemoError):
@@ -166,9 +166,9 @@ def test_a_search_lists_what_has_the_words_until_it_is_emptied_again(house) -> N
 def test_a_deleted_conversation_is_brought_back_and_shown(house, notices) -> None:
     id = house.keep("Hello?", "Hi.")
 
-    async def scene() -> list[View]:
+    async def scene() -> list[PageUpdate]:
         assert (await house.room.delete(PAGE, id)).deleted == "a talk"
-        assert await Seen(house.restore(TAB)).to_the_end() == [View(deleted="")]
+        assert await Seen(house.restore(TAB)).to_the_end() == [PageUpdate(deleted="")]
         return await Seen(house.restore(PAGE)).to_the_end()
 
     [view] = run(scene())
@@ -183,7 +183,7 @@ def test_a_failure_of_the_database_does_not_spend_the_way_back(house, monkeypatc
     def fails(*_: object) -> None:
         raise BackendUnavailable("The database does not answer.")
 
-    async def scene() -> View:
+    async def scene() -> PageUpdate:
         await house.room.delete(PAGE, id)
         with monkeypatch.context() as patch:
             patch.setattr(house.store, "restore", fails)
@@ -196,14 +196,14 @@ def test_a_failure_of_the_database_does_not_spend_the_way_back(house, monkeypatc
 
 
 def test_what_is_gone_for_good_is_not_offered_again(house, monkeypatch, notices) -> None:
-    async def scene() -> list[View]:
+    async def scene() -> list[PageUpdate]:
         await house.room.delete(PAGE, house.keep("Hello?", "Hi."))
         with monkeypatch.context() as patch:
             patch.setattr(store, "DELETED_LIFETIME", timedelta(0))
             house.store.purge()
         return [await house.room.restore(PAGE) for _ in range(2)]
 
-    assert run(scene()) == [View(deleted="")] * 2
+    assert run(scene()) == [PageUpdate(deleted="")] * 2
     assert "gone for good" in notices[0]
     assert "Nothing was deleted" in notices[1]
 
@@ -226,7 +226,7 @@ def test_what_is_exported_as_json_is_imported_as_a_new_conversation(house, tmp_p
     run(house.answered(house.retry(id), "A green one."))
     file = run(house.room.export(PAGE, id, "json"))
     assert Path(file).name == "a-picture.json"
-    view = run(house.room.bring_in(STRANGER, file))
+    view = run(house.room.import_conversation(STRANGER, file))
     assert lines(view) == ["What is it?", "A green one."]
     assert "imported, as its file says" in bar(view)
     assert "2 / 2" in bar(view)
@@ -238,7 +238,7 @@ def test_what_is_exported_as_json_is_imported_as_a_new_conversation(house, tmp_p
 def test_a_file_that_is_no_conversation_is_refused(house, tmp_path) -> None:
     (tmp_path / "a.json").write_text('{"format": "something else"}')
     with pytest.raises(BadRequest, match="cannot be imported: format"):
-        run(house.room.bring_in(PAGE, str(tmp_path / "a.json")))
+        run(house.room.import_conversation(PAGE, str(tmp_path / "a.json")))
     with pytest.raises(BadRequest, match=r"gone\.json is no longer there"):
-        run(house.room.bring_in(PAGE, str(tmp_path / "gone.json")))
+        run(house.room.import_conversation(PAGE, str(tmp_path / "gone.json")))
     assert house.store.list(PAGE.owner) == []

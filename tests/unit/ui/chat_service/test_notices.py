@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.ui.page_update import View, Visit, guarded, guarded_stream, visit_of
+from mllama_demo.ui.page_update import PageSession, PageUpdate, guarded, guarded_stream, page_session_of
 from tests.support.chat_setup import REFUSALS, Seen
 from tests.support.manual_backend import run
 
@@ -35,17 +35,17 @@ def test_a_busy_backend_is_said_to_be_busy(notices) -> None:
 
 
 def test_a_stream_ends_at_an_expected_failure_and_leaves_what_was_shown_before(notices) -> None:
-    async def views() -> AsyncGenerator[View, None]:
-        yield View(title="shown")
+    async def views() -> AsyncGenerator[PageUpdate, None]:
+        yield PageUpdate(title="shown")
         raise NotFound("It is gone.")
 
-    async def cannot_begin() -> AsyncGenerator[View, None]:
+    async def cannot_begin() -> AsyncGenerator[PageUpdate, None]:
         raise BadRequest("top_p must be lower.")
-        yield View()
+        yield PageUpdate()
 
     async def scene() -> None:
-        assert await Seen(guarded_stream(views())).to_the_end() == [View(title="shown"), View()]
-        assert await Seen(guarded_stream(cannot_begin())).to_the_end() == [View()], "a view that changes nothing"
+        assert await Seen(guarded_stream(views())).to_the_end() == [PageUpdate(title="shown"), PageUpdate()]
+        assert await Seen(guarded_stream(cannot_begin())).to_the_end() == [PageUpdate()], "a view that changes nothing"
 
     run(scene())
     assert notices == ["It is gone.", "top_p must be lower."]
@@ -63,13 +63,13 @@ def test_an_unexpected_failure_is_logged_and_said_without_its_words(notices, cap
     async def fails() -> None:
         raise ZeroDivisionError("a secret")
 
-    async def views() -> AsyncGenerator[View, None]:
+    async def views() -> AsyncGenerator[PageUpdate, None]:
         await fails()
-        yield View()
+        yield PageUpdate()
 
     async def scene() -> None:
         assert await guarded(fails()) is None
-        assert await Seen(guarded_stream(views())).to_the_end() == [View()]
+        assert await Seen(guarded_stream(views())).to_the_end() == [PageUpdate()]
 
     run(scene())
     assert notices == ["Something went wrong in the demo; its log has the cause."] * 2
@@ -79,12 +79,14 @@ def test_an_unexpected_failure_is_logged_and_said_without_its_words(notices, cap
 def test_a_visitor_is_a_cookie_or_else_the_page_itself() -> None:
     token = "A" * 32
 
-    def visit(cookie: str | None, session: str, user: str | None = None) -> Visit:
+    def visit(cookie: str | None, session: str, user: str | None = None) -> PageSession:
         headers = {"cookie": cookie} if cookie else {}
-        return visit_of(SimpleNamespace(session_hash=session, headers=headers, username=user))
+        return page_session_of(SimpleNamespace(session_hash=session, headers=headers, username=user))
 
-    assert visit(f"mllama_visitor={token}", "one") == Visit(token, "one")
-    assert visit(f"mllama_visitor={token}", "one", "anna") == Visit("user:anna", "one"), "who signed in is more than a cookie"
+    assert visit(f"mllama_visitor={token}", "one") == PageSession(token, "one")
+    assert visit(f"mllama_visitor={token}", "one", "anna") == PageSession("user:anna", "one"), (
+        "who signed in is more than a cookie"
+    )
     assert visit(f"mllama_visitor={token}", "two").owner == visit(f"mllama_visitor={token}", "one").owner
     assert visit(None, "one").owner != visit(None, "two").owner
     assert visit("mllama_visitor=session-two", "one") == visit(None, "one"), "nobody becomes another page by a cookie"

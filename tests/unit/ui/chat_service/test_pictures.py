@@ -1,4 +1,4 @@
-"""Pictures in a chat without a browser: which one the model sees, and what the browser gets of each."""
+"""ImageFiles in a chat without a browser: which one the model sees, and what the browser gets of each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import load_image
 from mllama_demo.ui import image_files as pictures
-from mllama_demo.ui.page_update import View
-from tests.support.chat_setup import PAGE, PLACE, House, bar, opened, picture, preview_of, refused, sampling, value
+from mllama_demo.ui.page_update import PageUpdate
+from tests.support.chat_setup import PAGE, PLACE, ChatSetup, bar, opened, picture, preview_of, refused, sampling, value
 from tests.support.manual_backend import run
 
 pytestmark = pytest.mark.timeout(60)
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.timeout(60)
 # --- several images ------------------------------------------------------------------------------------------------------
 
 
-def asked_with(house: House, id: str, which: Any, *files: Path) -> View:
-    return run(house.answered(house.page(house.room.ask(PAGE, id, value("Which?", *files), sampling, which)), "This."))[-1]
+def asked_with(house: ChatSetup, id: str, which: Any, *files: Path) -> PageUpdate:
+    return run(house.answered(house.page(house.room.ask(PAGE, id, value("WhichImage?", *files), sampling, which)), "This."))[-1]
 
 
 def test_a_new_image_is_what_the_model_sees_unless_another_is_chosen(house, tmp_path) -> None:
@@ -59,7 +59,7 @@ def test_a_choice_that_there_is_not_is_refused(house, tmp_path) -> None:
     id = house.keep_picture(picture(tmp_path, "old.png"))
 
     async def scene() -> None:
-        sent = value("Which?", picture(tmp_path, "new.png"))
+        sent = value("WhichImage?", picture(tmp_path, "new.png"))
         _, sentence = await refused(house.room.ask(PAGE, id, sent, sampling, "best"), BadRequest)
         assert "newest, first or together, not 'best'" in sentence
 

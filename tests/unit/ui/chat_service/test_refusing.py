@@ -9,7 +9,7 @@ import pytest
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
 from mllama_demo.errors import BadRequest, DemoError, ImageError, NotFound
-from mllama_demo.ui.page_update import NO_INPUT, View
+from mllama_demo.ui.page_update import NO_INPUT, PageUpdate
 from mllama_demo.ui.user_message import MAX_QUESTION_CHARACTERS
 from tests.support.chat_setup import (
     ACTS,
@@ -17,7 +17,7 @@ from tests.support.chat_setup import (
     PAGE,
     REFUSALS,
     STRANGER,
-    House,
+    ChatSetup,
     Seen,
     lines,
     nothing_open,
@@ -117,7 +117,7 @@ def test_a_refused_first_question_goes_back_into_the_input(house, tmp_path, refu
     house.backend.refusal = refusal
     typed = value("What is it?", picture(tmp_path))
 
-    async def scene() -> tuple[list[View], str]:
+    async def scene() -> tuple[list[PageUpdate], str]:
         return await refused(house.room.ask(PAGE, "", typed, sampling), type(refusal))
 
     views, sentence = run(scene())
@@ -138,7 +138,7 @@ def test_a_refused_question_leaves_the_conversation_and_the_page_as_they_were(ho
         "edit": lambda: house.edit(id, 0, "Good evening?"),
     }
 
-    async def scene() -> tuple[list[View], str]:
+    async def scene() -> tuple[list[PageUpdate], str]:
         return await refused(streams[verb](), type(refusal))
 
     views, sentence = run(scene())
@@ -154,7 +154,7 @@ def test_a_refused_question_leaves_the_conversation_and_the_page_as_they_were(ho
 
 
 def test_an_answer_that_fails_in_the_middle_leaves_the_question_and_a_sentence(house) -> None:
-    async def scene() -> tuple[list[View], str]:
+    async def scene() -> tuple[list[PageUpdate], str]:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
         house.backend.send(RuntimeError("secret_internals"))
         with pytest.raises(DemoError) as caught:
@@ -203,10 +203,10 @@ def test_without_a_question_there_is_nothing_to_go_back_to(house, verb: str) -> 
     run(scene())
 
 
-def refusal_of(house: House, sent: dict[str, Any], error: type[DemoError] = BadRequest) -> str:
+def refusal_of(house: ChatSetup, sent: dict[str, Any], error: type[DemoError] = BadRequest) -> str:
     """The sentence for what the input box sent; nothing may be shown, stored or asked."""
 
-    async def scene() -> tuple[list[View], str]:
+    async def scene() -> tuple[list[PageUpdate], str]:
         return await refused(house.room.ask(PAGE, "", sent, sampling), error)
 
     views, sentence = run(scene())
@@ -222,7 +222,7 @@ def test_an_empty_question_is_refused(house, sent: dict[str, Any]) -> None:
 
 
 def test_more_images_than_can_be_shown_together_are_refused(house, tmp_path) -> None:
-    sent = value("Which?", *(picture(tmp_path, f"{n}.png") for n in range(5)))
+    sent = value("WhichImage?", *(picture(tmp_path, f"{n}.png") for n in range(5)))
     assert refusal_of(house, sent) == "A question takes at most 4 images, this one has 5."
 
 
@@ -250,7 +250,7 @@ def test_a_file_given_as_the_browser_describes_it_is_read_too(house, tmp_path) -
 
 @pytest.mark.parametrize(("limit", "said"), [(3 * 2**20, "3 M"), (1536, "1.5 K"), (1024, "1 K")])
 def test_a_file_too_large_is_refused_with_its_name_and_the_limit(tmp_path, limit: int, said: str) -> None:
-    house = House(max_image_bytes=limit)
+    house = ChatSetup(max_image_bytes=limit)
     path = tmp_path / "huge.png"
     with path.open("wb") as file:
         file.truncate(limit + 1)
@@ -291,7 +291,7 @@ def test_an_edit_too_long_is_refused_too(house) -> None:
 
 def test_half_a_character_is_refused_with_a_sentence() -> None:
     """A lone surrogate is what is left of an emoji cut in two; neither the tokenizer nor the database takes one."""
-    house = House(tokenizer=Tokenizer(EMBEDDED_CHECKPOINT))
+    house = ChatSetup(tokenizer=Tokenizer(EMBEDDED_CHECKPOINT))
 
     async def scene() -> None:
         await refused(house.ask("Look \ud83d"), BadRequest)
