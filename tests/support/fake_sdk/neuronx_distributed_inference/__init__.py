@@ -1,5 +1,5 @@
 """In the place of NxDI where it is not installed: the few names that compiling touches, with the signatures of the real ones.
 
-tests/contract/engine/nxdi/test_neuron_compile.py holds these to NxDI's source. What compiling does here is chosen by FAKE_COMPILE, see
+tests/contract/engine/nxdi/test_neuron_compile.py holds these to NxDI's source. FAKE_COMPILE chooses what compiling does here, see
 models/mllama/modeling_mllama.py.
 """
