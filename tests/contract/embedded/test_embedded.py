@@ -11,18 +11,18 @@ import pytest
 from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
 from mllama_demo.sampling import SamplingParams
-from training.answers import GenerationService, Prompt
+from training.answers import Answerer, Prompt
 from training.kinds import OBJECTS
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def answerer(embedded: Path) -> GenerationService:
-    return GenerationService(embedded)
+def answerer(embedded: Path) -> Answerer:
+    return Answerer(embedded)
 
 
-def ask(answerer: GenerationService, picture: str | None, *turns: str, seeds: int = 0) -> list[str]:
+def ask(answerer: Answerer, picture: str | None, *turns: str, seeds: int = 0) -> list[str]:
     """The greedy reply, or with seeds one reply for each at temperature 1."""
     file = (EXAMPLES_FOLDER / picture).read_bytes() if picture else None
     sampled = [Prompt(turns, file, SamplingParams(1.0, 1.0, 0, 110, seed=seed)) for seed in range(seeds)]
