@@ -36,7 +36,7 @@ from mllama_demo.openai_api.schema import (
 from mllama_demo.web.errors import LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
 from mllama_demo.web.metrics import Metrics
 from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
-from mllama_demo.web.streaming import ClientGone, EventStream, while_connected
+from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _v1_routes(backend: Backend, models: ServedModels, completer: Completer, met
                 first = await while_connected(request.receive, anext(chunks))
                 return EventStream(_events(first, chunks, completion))
             whole = await while_connected(request.receive, completion.whole())
-        except ClientGone:
+        except ClientDisconnected:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return Response(whole.model_dump_json(), media_type="application/json")
 

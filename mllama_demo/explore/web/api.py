@@ -17,13 +17,13 @@ from mllama_demo.errors import BadRequest, DemoError, ImageError
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Grid, make_grid
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.runner import Explorer, GridRun
-from mllama_demo.explore.stream import WENT_WRONG, first_line, lines_of
+from mllama_demo.explore.stream import WENT_WRONG, Line, first_line, lines_of
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.web.errors import ApiError, ErrorResponse, of_demo_error
 from mllama_demo.web.middleware import CALLER
-from mllama_demo.web.streaming import ClientGone, LineStream, while_connected
+from mllama_demo.web.streaming import ClientDisconnected, NdjsonStream, while_connected
 
 log = logging.getLogger(__name__)
 
@@ -51,26 +51,26 @@ def explore_routes(explorer: Explorer, settings: Settings, refuse_early: Callabl
         try:
             image = None if source is None else await while_connected(request.receive, fetched(source, settings))
             run = await explorer.start(grid, image, request.scope[CALLER])
-        except ClientGone:
+        except ClientDisconnected:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return LineStream(_lines(explorer, run, traces))
+        return NdjsonStream(_lines(explorer, run, traces))
 
     return router
 
 
-async def _lines(explorer: Explorer, run: GridRun, traces: bool) -> AsyncGenerator[str, None]:
+async def _lines(explorer: Explorer, run: GridRun, traces: bool) -> AsyncGenerator[Line, None]:
     async with run:
         kept = run.run()
-        yield json.dumps(first_line(run.grid, explorer.estimate(run.grid), kept.id))
+        yield first_line(run.grid, explorer.estimate(run.grid), kept.id)
         try:
             async with aclosing(lines_of(run)) as lines:
                 async for line in lines:
-                    yield json.dumps(line)
+                    yield line
             kept = run.run()
-            yield json.dumps({"event": "end", "run": (kept if traces else without_traces(kept)).model_dump(mode="json")})
+            yield {"event": "end", "run": (kept if traces else without_traces(kept)).model_dump(mode="json")}
         except Exception:
             log.exception("a grid could not be run")
-            yield json.dumps({"event": "error", "error": WENT_WRONG})
+            yield {"event": "error", "error": WENT_WRONG}
 
 
 def without_traces(run: Run) -> Run:

@@ -38,7 +38,7 @@ from mllama_demo.web.auth.identity import owner_of_user, visitor_of
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.requests import refuse_other_sites
-from mllama_demo.web.streaming import LineStream
+from mllama_demo.web.streaming import NdjsonStream
 from mllama_demo.web.templating import render
 
 FILES = Path(__file__).resolve().parent / "static"
@@ -147,14 +147,14 @@ def _add_running(router: APIRouter, desk: ExploreService) -> None:
             raise BadRequest("image must be a data URL or the name of an example.")
         grid, _, _ = read_grid(values, desk.settings)
         image = await run_in_threadpool(desk.picture, source)
-        return LineStream(desk.grid_lines(owner, await desk.explorer.start(grid, image, owner)))
+        return NdjsonStream(desk.grid_lines(owner, await desk.explorer.start(grid, image, owner)))
 
     @router.post("/explore/runs/{id}/again")
     async def again(request: Request, id: str) -> Response:
         owner = _owner(request)
         old = await run_in_threadpool(desk.kept.load, owner, id)
         started = await desk.explorer.start(old.grid, desk.picture_of(old), owner)
-        return LineStream(desk.grid_lines(owner, started))
+        return NdjsonStream(desk.grid_lines(owner, started))
 
     @router.post("/explore/live/{id}/stop")
     async def stop(request: Request, id: str) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _add_running(router: APIRouter, desk: ExploreService) -> None:
         if old.branch(index) is not None:
             raise BadRequest("A branch cannot be run again; go on from the same token once more instead.")
         cells = await desk.explorer.again(old, index, desk.picture_of(old), owner)
-        return LineStream(desk.cell_lines(owner, old, index, cells))
+        return NdjsonStream(desk.cell_lines(owner, old, index, cells))
 
     @router.post("/explore/runs/{id}/cells/{index}/branch")
     async def branch(request: Request, id: str, index: int) -> Response:
@@ -178,7 +178,7 @@ def _add_running(router: APIRouter, desk: ExploreService) -> None:
         old = await run_in_threadpool(desk.kept.load, owner, id)
         position, token_id = _whole(values, "position"), _whole(values, "token_id")
         cells = await desk.explorer.branch(old, index, position, token_id, desk.picture_of(old), owner)
-        return LineStream(desk.branch_lines(owner, old, index, position, cells))
+        return NdjsonStream(desk.branch_lines(owner, old, index, position, cells))
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -71,7 +70,7 @@ class ExploreService:
 
     # --- streams: what there is is kept at their end, also when the page is left -----------------------------------------
 
-    async def grid_lines(self, owner: str, run: GridRun) -> AsyncGenerator[str, None]:
+    async def grid_lines(self, owner: str, run: GridRun) -> AsyncGenerator[Line, None]:
         """A whole run."""
         first = run.run()
 
@@ -85,7 +84,7 @@ class ExploreService:
             async for line in lines:
                 yield line
 
-    async def cell_lines(self, owner: str, run: Run, index: int, cells: CellRuns) -> AsyncGenerator[str, None]:
+    async def cell_lines(self, owner: str, run: Run, index: int, cells: CellRuns) -> AsyncGenerator[Line, None]:
         """One cell anew, put in its place in the kept run."""
 
         def keep() -> Line:
@@ -99,7 +98,7 @@ class ExploreService:
             async for line in lines:
                 yield line
 
-    async def branch_lines(self, owner: str, run: Run, parent: int, position: int, cells: CellRuns) -> AsyncGenerator[str, None]:
+    async def branch_lines(self, owner: str, run: Run, parent: int, position: int, cells: CellRuns) -> AsyncGenerator[Line, None]:
         """A branch of one of the run's answers, kept with the run. shared: how many characters of it are its parent's."""
 
         def keep() -> Line:
@@ -121,17 +120,17 @@ class ExploreService:
 
     async def _lines(
         self, owner: str, id: str, cells: CellRuns, start: Line, numbers: list[int] | None, keep: Callable[[], Line]
-    ) -> AsyncGenerator[str, None]:
+    ) -> AsyncGenerator[Line, None]:
         """keep: keeps what came of it and gives what the last line tells; what it raises is told there instead."""
         with self._under_way(owner, id, cells):
             try:
                 async with cells, aclosing(lines_of(cells, numbers)) as lines:
-                    yield json.dumps(start)
+                    yield start
                     async for line in lines:
-                        yield json.dumps(line)
+                        yield line
             finally:
                 last = await asyncio.to_thread(_last, keep)
-        yield json.dumps(last)
+        yield last
 
     @contextmanager
     def _under_way(self, owner: str, id: str, cells: CellRuns) -> Iterator[None]:

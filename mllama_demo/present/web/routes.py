@@ -5,7 +5,6 @@ Routes and what is sent; what is behind them knows no web: present/presenter.py.
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import AsyncGenerator
@@ -30,7 +29,7 @@ from mllama_demo.present.spec import Scenario, names
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.requests import refuse_other_sites
-from mllama_demo.web.streaming import LineStream
+from mllama_demo.web.streaming import NdjsonStream
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent
@@ -132,19 +131,19 @@ async def _lines(events: AsyncGenerator[dict[str, Any], None]) -> Response:
     """Sends events as lines. What is raised before the first is raised here, so that it gets a status of its own."""
     first = await anext(events)
 
-    async def lines() -> AsyncGenerator[str, None]:
+    async def lines() -> AsyncGenerator[dict[str, Any], None]:
         async with aclosing(events):
             try:
-                yield json.dumps(first)
+                yield first
                 async for event in events:
-                    yield json.dumps(event)
+                    yield event
             except DemoError as error:
-                yield json.dumps({"error": str(error)})
+                yield {"error": str(error)}
             except Exception:
                 log.exception("a step of a presentation failed")
-                yield json.dumps({"error": "Something went wrong in the server; its log has the cause."})
+                yield {"error": "Something went wrong in the server; its log has the cause."}
 
-    return LineStream(lines())
+    return NdjsonStream(lines())
 
 
 _BROKEN_OFF_WORDS = {

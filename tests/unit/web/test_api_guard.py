@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
-from mllama_demo.web.streaming import ClientGone, EventStream, while_connected
+from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
 from tests.support.manual_backend import run, until
 
 KEYS = Keys(["first-key-123", "second-key-45"])
@@ -168,7 +168,7 @@ def test_work_of_a_client_that_leaves_is_cancelled() -> None:
             finally:
                 ended.append("cleaned up")
 
-        with pytest.raises(ClientGone):
+        with pytest.raises(ClientDisconnected):
             await while_connected(connection.receive, work())
         assert ended == ["cleaned up"]
 
