@@ -20,7 +20,7 @@ from tests.support.openai_clients import PICTURES, wait_idle
 from tests.support.program import ROOT, Program, clean_environment, free_port, running, visitor, wait_until
 
 pytestmark = pytest.mark.timeout(300)
-SLOW_DEMO = ROOT / "tests" / "browser" / "slow_demo.py"
+SLOW_DEMO = ROOT / "tests" / "support" / "demos" / "slow_demo.py"
 RUN, OTHER_RUN = "r" * 32, "s" * 32
 PASSWORD = "correct horse"
 TWO_STEPS = """title: Two steps
