@@ -201,6 +201,6 @@ def _warm_up_request(tokenizer: Tokenizer) -> GenerationRequest:
     from PIL import Image
 
     picture = LoadedImage(Image.new("RGB", (64, 64)), b"", "PNG", "warm-up", "warm-up")
-    question = Message("user", "Hello", ImageRef(picture.digest, picture.name, picture.width, picture.height))
+    question = Message("user", "Hello", ImageRef.of(picture))
     sampling = SamplingParams(max_tokens=2, ignore_eos=True)
     return GenerationRequest(tuple(encode_chat((question,), tokenizer)), sampling, image=picture)

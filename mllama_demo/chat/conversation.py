@@ -8,9 +8,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mllama_demo.errors import BadRequest
+
+if TYPE_CHECKING:
+    from mllama_demo.images.loading import LoadedImage
 
 Role = Literal["system", "user", "assistant"]
 
@@ -23,6 +26,10 @@ class ImageRef:
     name: str
     width: int
     height: int
+
+    @staticmethod
+    def of(image: LoadedImage) -> ImageRef:
+        return ImageRef(image.digest, image.name, image.width, image.height)
 
 
 @dataclass(frozen=True)

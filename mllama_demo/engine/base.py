@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from mllama_demo.chat.conversation import Message
-from mllama_demo.images.loading import LoadedImage
+from mllama_demo.images.loading import LoadedImage, TileLayout, tile_layout
 from mllama_demo.sampling import SamplingParams, TokenTrace
 
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
@@ -150,6 +150,12 @@ class BackendInfo:
     max_prompt: int | None = None
     full_canvas: bool = False
     ignored: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def tile_layout(self, width: int, height: int) -> TileLayout | None:
+        """How the model sees an image of width × height pixels; None where nobody can tell."""
+        if not self.tile_size:
+            return None
+        return tile_layout(width, height, self.tile_size, self.max_tiles, full_canvas=self.full_canvas)
 
 
 @dataclass(frozen=True)

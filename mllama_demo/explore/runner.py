@@ -20,11 +20,11 @@ from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
-from mllama_demo.errors import BackendBusy, BadRequest, DemoError
+from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.explore.filter_steps import with_choice
 from mllama_demo.explore.grid import MAX_TOKENS, Estimate, Grid, Pace, estimate, measured_pace
 from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, blank
-from mllama_demo.generation.service import prompt_for
+from mllama_demo.generation.request import RequestBuilder, generate_when_free, renewed
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
 
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 # Requests in the backend's queue beyond its slots: enough that none idles, few enough that others' questions are not refused.
 AHEAD = 2
-BUSY_S = 0.5  # a full queue is asked again after this
 Runs = TypeVar("Runs", bound="CellRuns")
 Phase = Literal["queued", "waiting", "reading", "writing", "done"]
 
@@ -139,7 +138,7 @@ class CellRuns:
             raise BadRequest(f"Cell {index + 1} is still under way; stop it first.")
         tokens, text = self._fresh[index]
         self.cells[index] = LiveCell(self.cells[index].sampling, tokens=list(tokens), text=text)
-        self._requests[index] = replace(self._requests[index], id=GenerationRequest(()).id)
+        self._requests[index] = renewed(self._requests[index])
         self._tasks[index] = asyncio.create_task(self._run(index))
         self._tell(index)
 
@@ -172,16 +171,13 @@ class CellRuns:
             self._tell(index, done=True)
 
     async def _generate(self, index: int, cell: LiveCell) -> None:
-        while True:
-            try:
-                async with aclosing(self._backend.generate(self._requests[index])) as events:
-                    async for event in events:
-                        cell.after(event)
-                        self._tell(index)
-                return
-            except BackendBusy:  # others use it too
-                cell.phase = "queued"
-                await asyncio.sleep(BUSY_S)
+        def back_to_queued() -> None:
+            cell.phase = "queued"
+
+        async with aclosing(generate_when_free(self._backend, self._requests[index], back_to_queued)) as events:
+            async for event in events:
+                cell.after(event)
+                self._tell(index)
 
     def _tell(self, index: int, *, done: bool = False) -> None:
         if done:
@@ -217,6 +213,7 @@ class Explorer:
         self.pace = pace
         self._tokenizer = tokenizer
         self._settings = settings
+        self._requests = RequestBuilder(backend, tokenizer, settings)
 
     def estimate(self, grid: Grid) -> Estimate:
         """What a grid would take if it were started now."""
@@ -291,24 +288,19 @@ class Explorer:
         info = self.backend.info
         if image is not None and not self._has("images"):
             raise BadRequest(f"The backend {info.name} takes no images; leave the image out.")
-        ref = None if image is None else ImageRef(image.digest, image.name, image.width, image.height)
-        conversation = Conversation((Message("user", grid.prompt, ref),))
-        sampling = SamplingParams(max_tokens=grid.max_tokens)
-        prompt = await prompt_for(conversation, sampling, info, self._tokenizer, self._settings)
-        return GenerationRequest(
-            prompt.token_ids,
-            messages=prompt.messages,
-            image=image,
-            conversation_id=conversation_id or conversation.id,
+        conversation = Conversation((Message("user", grid.prompt, None if image is None else ImageRef.of(image)),))
+        built = await self._requests.build(
+            conversation,
+            SamplingParams(max_tokens=grid.max_tokens),
+            lambda _: image,
+            conversation_id=conversation_id,
             shared_prompt=self._has("fork"),
-            time_limit_s=self._settings.request_time_limit_s,
             trace=self._has("probabilities"),
         )
+        return built.request
 
     def _with(self, base: GenerationRequest, values: SamplingParams) -> GenerationRequest:
-        if not self._has("seed"):
-            values = replace(values, seed=None)
-        return replace(base, sampling=values, id=GenerationRequest(()).id)
+        return renewed(base, sampling=self._requests.with_seed(values))
 
     def _has(self, capability: str) -> bool:
         return capability in self.backend.info.capabilities

@@ -5,9 +5,7 @@ The one way from a Conversation to an answer, for the browser and for the API. K
 
 from __future__ import annotations
 
-import asyncio
 import math
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
@@ -16,21 +14,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
-from mllama_demo.chat.prompt import Prompt, build_prompt
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import (
     Backend,
-    BackendInfo,
     Event,
     FinishEvent,
-    GenerationRequest,
     PrefillEvent,
     QueueEvent,
     TokenEvent,
 )
-from mllama_demo.images.loading import LoadedImage, load_image, tile_layout
+from mllama_demo.generation.request import RequestBuilder, top_k_limit
+from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
 
 DECODED_IMAGES = 8
@@ -87,36 +83,13 @@ class Answer:
         return replace(self, phase="done", text=self.text + event.text, finish=event)
 
 
-async def prompt_for(
-    conversation: Conversation,
-    sampling: SamplingParams,
-    info: BackendInfo,
-    tokenizer: Tokenizer | TokenEstimate,
-    settings: Settings,
-    *,
-    may_drop: bool = True,
-) -> Prompt:
-    """build_prompt with a deployment's values, in a thread: a long conversation takes a while."""
-    return await asyncio.to_thread(
-        build_prompt,
-        conversation,
-        tokenizer,
-        context_length=info.context_length,
-        max_tokens=sampling.max_tokens,
-        system_prompt=settings.system_prompt,
-        max_prompt=info.max_prompt,
-        may_drop=may_drop,
-    )
-
-
 class GenerationService:
     """Builds prompts, loads the image a prompt needs and streams the backend's events as Answers."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: ImageSource, settings: Settings) -> None:
         self.backend = backend
-        self._tokenizer = tokenizer
+        self._requests = RequestBuilder(backend, tokenizer, settings)
         self._store = store
-        self._settings = settings
         self.limits = settings.image_limits
         self._decoded: OrderedDict[str, LoadedImage] = OrderedDict()
 
@@ -130,22 +103,9 @@ class GenerationService:
         A missing seed is drawn here, so that every answer can be repeated; where a seed has no effect there is none. Raises
         what the prompt, the image and Backend.generate raise, before the first Answer.
         """
-        if "seed" not in self.backend.info.capabilities:
-            sampling = replace(sampling, seed=None)
-        elif sampling.seed is None:
-            sampling = replace(sampling, seed=secrets.randbelow(2**32))
-        prompt = await prompt_for(conversation, sampling, self.backend.info, self._tokenizer, self._settings)
-        request = GenerationRequest(
-            prompt.token_ids,
-            sampling,
-            image=None if prompt.image is None else await asyncio.to_thread(self.load, prompt.image),
-            conversation_id=conversation.id,
-            time_limit_s=min(time_limit_s, self._settings.request_time_limit_s),
-            messages=prompt.messages,
-            id=request_id,
-        )
-        answer = Answer(request_id, sampling, prompt.image, prompt.dropped)
-        async with aclosing(self.backend.generate(request)) as events:
+        built = await self._requests.build(conversation, sampling, self.load, time_limit_s=time_limit_s, id=request_id)
+        answer = Answer(request_id, built.request.sampling, built.prompt.image, built.prompt.dropped)
+        async with aclosing(self.backend.generate(built.request)) as events:
             async for event in events:
                 answer = answer.after(event)
                 yield answer
@@ -168,14 +128,11 @@ class GenerationService:
         """The assistant's turn to keep, with the figures that are shown under it."""
         facts: dict[str, Any] = {"sampling": asdict(answer.sampling), "dropped": answer.dropped}
         info = self.backend.info
-        top_k = answer.sampling.top_k_within(info.max_top_k)
-        if top_k != answer.sampling.top_k and not answer.sampling.greedy:
+        if (top_k := top_k_limit(answer.sampling, info)) is not None:
             facts["top_k_limit"] = top_k
         if answer.image is not None:
             facts["image"] = asdict(answer.image)
-            if info.tile_size:
-                width, height = answer.image.width, answer.image.height
-                tiles = tile_layout(width, height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
+            if tiles := info.tile_layout(answer.image.width, answer.image.height):
                 facts["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
         if answer.finish is not None:
             finish = answer.finish

@@ -6,10 +6,9 @@ A record holds all that is needed to ask again and get the same. Knows no files 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mllama_demo
@@ -19,14 +18,12 @@ from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
-from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
-from mllama_demo.generation.service import prompt_for
-from mllama_demo.images.loading import tile_layout
+from mllama_demo.errors import BackendUnavailable, DemoError
+from mllama_demo.generation.request import RequestBuilder, generate_when_free, top_k_limit
 from mllama_demo.images.sources import open_picture
 from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question
 from mllama_demo.offline.results import Record
 
-BUSY_S = 1.0  # a full queue is asked again after this
 _NO_ANSWER = {
     "time_limit": "The answer took longer than request_time_limit_s allows.",
     "cancelled": "The answer was cancelled.",
@@ -105,28 +102,22 @@ class Asker:
         }
 
     async def _answer(self, question: Question, record: Record) -> None:
-        info, sampling = self.backend.info, question.sampling
-        if "seed" not in info.capabilities:
-            sampling = replace(sampling, seed=None)
-        elif sampling.seed is None:
-            sampling = replace(sampling, seed=secrets.randbelow(2**32))
+        requests = RequestBuilder(self.backend, self.tokenizer, self.settings)
+        info, sampling = self.backend.info, requests.with_seed(question.sampling)
         record["parameters"]["seed"] = sampling.seed
         record |= {"model": info.model, "device": info.device, "ignored": dict(info.ignored)}  # a server tells once it is there
-        if not sampling.greedy and (top_k := sampling.top_k_within(info.max_top_k)) != sampling.top_k:
+        if (top_k := top_k_limit(sampling, info)) is not None:
             record["parameters"]["top_k_limit"] = top_k
         picture, reference = None, None
         if question.image is not None:
             picture = await asyncio.to_thread(open_picture, question.image, self.folder, self.settings)
-            reference = ImageRef(picture.digest, picture.name, picture.width, picture.height)
+            reference = ImageRef.of(picture)
             record["image"] |= asdict(reference)
-            if info.tile_size:
-                tiles = tile_layout(picture.width, picture.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
+            if tiles := info.tile_layout(picture.width, picture.height):
                 record["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
         conversation = Conversation((Message("user", question.prompt, reference),))
-        prompt = await prompt_for(conversation, sampling, info, self.tokenizer, self.settings)
-        record["prompt_text"] = render_chat(prompt.messages)
-        limit = self.settings.request_time_limit_s
-        request = GenerationRequest(prompt.token_ids, sampling, picture, conversation.id, limit, messages=prompt.messages)
+        request = (await requests.build(conversation, sampling, lambda _: picture)).request
+        record["prompt_text"] = render_chat(request.messages)
         text, finish = await self._generate(request)
         speed = finish.timings.tokens_per_second(finish.completion_tokens)
         record |= {
@@ -141,15 +132,11 @@ class Asker:
         }
 
     async def _generate(self, request: GenerationRequest) -> tuple[str, FinishEvent]:
-        while True:
-            text = ""
-            try:
-                async with aclosing(self.backend.generate(request)) as events:
-                    async for event in events:
-                        if isinstance(event, TokenEvent):
-                            text += event.text
-                        elif isinstance(event, FinishEvent):
-                            return text + event.text, event
-                raise RuntimeError("the backend's stream ended without a FinishEvent")
-            except BackendBusy:  # others use it too
-                await asyncio.sleep(BUSY_S)
+        text = ""
+        async with aclosing(generate_when_free(self.backend, request)) as events:
+            async for event in events:
+                if isinstance(event, TokenEvent):
+                    text += event.text
+                elif isinstance(event, FinishEvent):
+                    return text + event.text, event
+        raise RuntimeError("the backend's stream ended without a FinishEvent")

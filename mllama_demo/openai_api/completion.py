@@ -6,13 +6,12 @@ Knows the backend's nouns and the API's shapes; no routes, no HTTP.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
@@ -20,9 +19,9 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationRequest, QueueEvent, TokenEvent
 from mllama_demo.errors import BadRequest, DemoError, PromptTooLong
-from mllama_demo.generation.service import prompt_for
+from mllama_demo.generation.request import RequestBuilder, renewed
 from mllama_demo.images.fetch import fetch_image
-from mllama_demo.images.loading import LoadedImage, tile_layout
+from mllama_demo.images.loading import LoadedImage
 from mllama_demo.openai_api.logprobs import LogprobStream
 from mllama_demo.openai_api.schema import (
     AnswerMessage,
@@ -94,7 +93,7 @@ class Completion:
         self._requests = requests
         self._backend = backend
         self._image = image
-        self._seed = requests[0].sampling.seed if "seed" in backend.info.capabilities else None
+        self._seed = requests[0].sampling.seed
         self._usage_wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
         top = body.top_logprobs or 0
         # Without a tokenizer there are no traces to tell either, and a request for them was refused.
@@ -243,6 +242,7 @@ class Completer:
         self._settings = settings
         self._backend = backend
         self._tokenizer = tokenizer
+        self._requests = RequestBuilder(backend, tokenizer, settings)
         # Slow web servers must not keep the rest of the program from its own threads.
         self._image_threads = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="images")
 
@@ -254,19 +254,13 @@ class Completer:
         self._check_capabilities(body)
         sampling = self._sampling(body)
         conversation, image, seen = await self._conversation(body.messages)
-        prompt = await prompt_for(conversation, sampling[0], self._backend.info, self._tokenizer, self._settings, may_drop=False)
-        requests = [
-            GenerationRequest(
-                prompt.token_ids,
-                values,
-                messages=prompt.messages,
-                image=image,
-                conversation_id=caller,
-                time_limit_s=self._settings.request_time_limit_s,
-                trace=bool(body.logprobs),
-            )
-            for values in sampling
-        ]
+        built = await self._requests.build(
+            conversation, sampling, lambda _: image, conversation_id=caller, may_drop=False, trace=bool(body.logprobs)
+        )
+        first = built.request
+        # Choice i draws with seed + i, so that the first choice is what n = 1 gives.
+        seeds = [None if (seed := first.sampling.seed) is None else (seed + index) % 2**32 for index in range(body.n or 1)]
+        requests = [renewed(first, sampling=replace(first.sampling, seed=seed)) for seed in seeds]
         return Completion(model, requests, self._backend, self._tokenizer, seen, body)
 
     def _check_capabilities(self, body: ChatRequest) -> None:
@@ -284,24 +278,20 @@ class Completer:
         if (body.n or 1) > most:
             raise ApiError(400, f"n must be at most {most} here, as many as can run and wait, got {body.n}.", "n")
 
-    def _sampling(self, body: ChatRequest) -> list[SamplingParams]:
-        """For each choice its values. Choice i draws with seed + i, so that the first is what n = 1 gives."""
+    def _sampling(self, body: ChatRequest) -> SamplingParams:
+        """The values of the body, and the deployment's where the body has none."""
         settings, longest = self._settings, self._backend.info.context_length
         limit = min(longest, int(BOUNDS["max_tokens"].maximum)) if body.longest is None else min(body.longest, longest)
-        seed = secrets.randbelow(2**32) if body.seed is None else body.seed
         try:
-            return [
-                SamplingParams(
-                    temperature=settings.temperature if body.temperature is None else body.temperature,
-                    top_p=settings.top_p if body.top_p is None else body.top_p,
-                    top_k=settings.top_k if body.top_k is None else 0 if body.top_k == -1 else body.top_k,
-                    max_tokens=limit,
-                    seed=(seed + index) % 2**32,
-                    stop=body.stop_strings,
-                    ignore_eos=bool(body.ignore_eos),
-                )
-                for index in range(body.n or 1)
-            ]
+            return SamplingParams(
+                temperature=settings.temperature if body.temperature is None else body.temperature,
+                top_p=settings.top_p if body.top_p is None else body.top_p,
+                top_k=settings.top_k if body.top_k is None else 0 if body.top_k == -1 else body.top_k,
+                max_tokens=limit,
+                seed=None if body.seed is None else body.seed % 2**32,
+                stop=body.stop_strings,
+                ignore_eos=bool(body.ignore_eos),
+            )
         except BadRequest as error:
             param = str(error).partition(" ")[0]
             if param == "max_tokens" and body.max_completion_tokens is not None:
@@ -318,7 +308,7 @@ class Completer:
         image = ref = seen = None
         if with_image:
             image = await self._load(messages[with_image[-1]].images[0], with_image[-1])
-            ref = ImageRef(image.digest, image.name, image.width, image.height)
+            ref = ImageRef.of(image)
             seen = self._seen(image, with_image)
         turns = tuple(
             Message(
@@ -344,8 +334,7 @@ class Completer:
     def _seen(self, image: LoadedImage, with_image: Sequence[int]) -> SeenImage:
         info = self._backend.info
         seen = SeenImage(message=with_image[-1], width=image.width, height=image.height, not_seen=len(with_image) - 1)
-        if info.tile_size:
-            tiles = tile_layout(image.width, image.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
+        if tiles := info.tile_layout(image.width, image.height):
             seen.rows, seen.columns = tiles.rows, tiles.columns
         return seen
 

@@ -109,7 +109,7 @@ class Scenario:
         conversation = Conversation(title=self.script.title)
         for number in range(first, index + 1):
             image = self.images[number] if number == first or self.steps[number].image else None
-            ref = None if image is None else ImageRef(image.digest, image.name, image.width, image.height)
+            ref = None if image is None else ImageRef.of(image)
             conversation = conversation.add(Message("user", self.steps[number].prompt.strip(), ref))
             if number < index:
                 if number not in answers:
