@@ -18,13 +18,15 @@ from mllama_demo.engine.base import Backend
 from mllama_demo.explore.runner import Explorer
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.openai_api.routes import add_api
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.web.accounts import add_people
 from mllama_demo.web.auth.identity import VisitorMiddleware
 from mllama_demo.web.metrics import MeasuredBackend, Metrics
 
 
-def create_app(settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: Store | None) -> FastAPI:
+def create_app(
+    settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: ConversationStore | None
+) -> FastAPI:
     """FastAPI with the API and, unless there is no store to keep conversations in, the UI mounted at /.
 
     The backend may still be loading.

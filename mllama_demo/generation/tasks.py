@@ -19,7 +19,7 @@ from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.drafts import BEAT_S, Drafts
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ class AnswerTask:
 class AnswerTasks:
     """All answers under way in this process, at most one for a conversation. Used from one event loop."""
 
-    def __init__(self, answerer: GenerationService, store: Store, unwatched_seconds: float = UNWATCHED_SECONDS) -> None:
+    def __init__(
+        self, answerer: GenerationService, store: ConversationStore, unwatched_seconds: float = UNWATCHED_SECONDS
+    ) -> None:
         self._answerer = answerer
         self._store = store
         self._drafts = Drafts(store)

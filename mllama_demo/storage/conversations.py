@@ -1,33 +1,27 @@
-"""Conversations in SQL: the truth about what was said, in all its versions, for each owner alone.
+"""Conversations and their images in SQL, with all versions of every message; each owner sees only their own.
 
-An owner is an opaque string; no method shows or changes a conversation that belongs to another. Every method is one short
-transaction and may be called from any thread. Knows nothing of models, HTTP or Gradio.
+An owner is an opaque string. No method shows or changes a conversation of another owner. Every method is one short transaction
+and may be called from any thread. Knows nothing of models, HTTP or Gradio.
 """
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
-from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine, RowMapping, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.engine import Connection, RowMapping
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.message_tree import MessageTree, Node
-from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
+from mllama_demo.errors import BadRequest, NotFound
+from mllama_demo.storage.database import Database
 from mllama_demo.storage.schema import conversations as _conversations
 from mllama_demo.storage.schema import images as _images
 from mllama_demo.storage.schema import messages as _messages
-from mllama_demo.storage.schema import prepare_schema
 
 if TYPE_CHECKING:
     from mllama_demo.images.loading import LoadedImage
@@ -35,9 +29,9 @@ if TYPE_CHECKING:
 MAX_TITLE_LENGTH = 120
 MAX_SEARCH_LENGTH = 200
 UNUSED_IMAGE_LIFETIME = timedelta(hours=1)
-# How long a deleted conversation can be brought back.
-DELETED_LIFETIME = timedelta(minutes=10)
-_BUSY_TIMEOUT_S = 10
+DELETED_LIFETIME = timedelta(minutes=10)  # how long a deleted conversation can be restored
+
+_unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)  # the images that no message shows
 
 
 @dataclass(frozen=True)
@@ -52,48 +46,12 @@ class ConversationSummary:
 Summaries = list[ConversationSummary]  # the class below has a method of the name `list`
 
 
-class Store:
-    """Conversations and their images in one database.
+class ConversationStore:
+    """The conversations of all owners, and the images of their messages."""
 
-    url: any SQLAlchemy URL; the file of an SQLite one is made where it is missing, with its folder. Raises ConfigError when
-    the database cannot be used or is not this program's. Methods raise BackendUnavailable when it stops answering.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._lock: AbstractContextManager[Any] = nullcontext()
-        try:
-            parsed = make_url(url)
-            name = parsed.render_as_string(hide_password=True)
-        except ArgumentError:
-            raise ConfigError("database_url is not a database URL such as sqlite:///data/conversations.sqlite3.") from None
-        try:
-            self._engine = self._connect(parsed)
-            self._writer = self._engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
-            with self._writer.begin() as connection:
-                prepare_schema(connection, name)
-            self.purge()
-        except (SQLAlchemyError, ImportError, OSError) as error:
-            reason = error.orig if isinstance(error, DBAPIError) else getattr(error, "strerror", None) or error
-            raise ConfigError(f"The database {name} cannot be used: {' '.join(str(reason).split())}.") from error
-
-    def _connect(self, url: URL) -> Engine:
-        if url.get_backend_name() != "sqlite":
-            return sql.create_engine(url, pool_pre_ping=True)
-        options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}}
-        if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
-            # It lives as long as its one connection, which the threads therefore take in turns.
-            options = {"connect_args": {"check_same_thread": False}, "poolclass": StaticPool}
-            self._lock = threading.Lock()
-        elif not url.query.get("uri"):
-            Path(str(url.database)).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        engine = sql.create_engine(url, **options)
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-
-    def close(self) -> None:
-        """Closes the connections. Safe to call twice."""
-        self._engine.dispose()
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.purge()
 
     # --- conversations ---------------------------------------------------------------------------------------------------
 
@@ -104,8 +62,8 @@ class Store:
         long that it was cleared away); BadRequest for text that is not Unicode.
         """
         messages = tuple(_plain(message) for message in conversation.messages)
-        now = _now()
-        with self.transaction(write=True) as connection:
+        now = self.database.now()
+        with self.database.transaction(write=True) as connection:
             found = _find(connection, conversation.id)
             if found is None:
                 values = {"id": conversation.id, "owner": owner, "title": conversation.title, "created": now, "updated": now}
@@ -125,13 +83,13 @@ class Store:
 
     def tree(self, owner: str, id: str) -> MessageTree:
         """The conversation in all its versions. Raises NotFound as load does."""
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             found = _owned(connection, owner, id, lock=False)
             return MessageTree(_nodes(connection, id), id, found["title"])
 
     def choose(self, owner: str, id: str, number: int) -> MessageTree:
         """Shows another version, see MessageTree.choosing; the conversation's place in the list stays. Raises NotFound."""
-        with self.transaction(write=True) as connection:
+        with self.database.transaction(write=True) as connection:
             found = _owned(connection, owner, id)
             before = MessageTree(_nodes(connection, id), id, found["title"])
             after = before.choosing(number)
@@ -140,8 +98,8 @@ class Store:
 
     def add_tree(self, owner: str, tree: MessageTree) -> None:
         """Stores a conversation with all its versions under a new id. Raises NotFound for an image that was never put."""
-        now = _now()
-        with self.transaction(write=True) as connection:
+        now = self.database.now()
+        with self.database.transaction(write=True) as connection:
             values = {"id": tree.id, "owner": owner, "title": tree.title, "created": now, "updated": now}
             connection.execute(sql.insert(_conversations).values(values))
             nodes = tuple(replace(node, message=_plain(node.message)) for node in tree.nodes)
@@ -160,7 +118,7 @@ class Store:
         for word in words.split():
             said = sql.exists().where(_messages.c.conversation_id == c.id, _messages.c.text.icontains(word, autoescape=True))
             query = query.where(c.title.icontains(word, autoescape=True) | said)
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             rows = connection.execute(query.order_by(c.updated.desc(), c.id).limit(limit)).all()
         return [ConversationSummary(id, title, updated.replace(tzinfo=timezone.utc)) for id, title, updated in rows]
 
@@ -169,19 +127,19 @@ class Store:
         title = title.strip()
         if not 1 <= len(title) <= MAX_TITLE_LENGTH:
             raise BadRequest(f"A title must have 1 to {MAX_TITLE_LENGTH} characters, this one has {len(title)}.")
-        with self.transaction(write=True) as connection:
+        with self.database.transaction(write=True) as connection:
             _owned(connection, owner, id)
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(title=title))
 
     def delete(self, owner: str, id: str) -> None:
         """Deletes the conversation: nothing finds it any more but restore, and that for ten minutes; see purge."""
-        with self.transaction(write=True) as connection:
+        with self.database.transaction(write=True) as connection:
             _owned(connection, owner, id)
-            connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(deleted=_now()))
+            connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(deleted=self.database.now()))
 
     def restore(self, owner: str, id: str) -> None:
         """Brings a deleted conversation back. Raises NotFound when it is gone for good."""
-        with self.transaction(write=True) as connection:
+        with self.database.transaction(write=True) as connection:
             found = _find(connection, id)
             if found is None or found["owner"] != owner:
                 raise NotFound("This conversation is gone for good; one that was deleted can be brought back for ten minutes.")
@@ -193,34 +151,33 @@ class Store:
         Clears away images of other conversations too, once an hour has passed since they were put and nothing shows them:
         those that were never sent.
         """
-        with self.transaction(write=True) as connection:
-            c = _conversations.c
-            gone = sql.select(c.id).where(c.deleted <= _now() - DELETED_LIFETIME)
-            of_gone = _messages.c.conversation_id.in_(gone)
-            shown = set(connection.execute(sql.select(_messages.c.image_digest).where(of_gone).distinct()).scalars()) - {None}
-            connection.execute(sql.delete(_messages).where(of_gone))
-            connection.execute(sql.delete(_conversations).where(c.deleted <= _now() - DELETED_LIFETIME))
-            unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)
-            due = _images.c.digest.in_(shown) | (_images.c.created < _now() - UNUSED_IMAGE_LIFETIME)
-            connection.execute(sql.delete(_images).where(due, unused))
+        c = _conversations.c
+        now = self.database.now()
+        due = c.deleted <= now - DELETED_LIFETIME
+        with self.database.transaction(write=True) as connection:
+            of_due = _messages.c.conversation_id.in_(sql.select(c.id).where(due))
+            shown = _image_digests(connection, of_due)
+            connection.execute(sql.delete(_messages).where(of_due))
+            connection.execute(sql.delete(_conversations).where(due))
+            old = _images.c.created < now - UNUSED_IMAGE_LIFETIME
+            connection.execute(sql.delete(_images).where(_images.c.digest.in_(shown) | old, _unused))
 
     def owners(self, prefix: str) -> set[str]:
         """The owners of conversations, deleted ones too, whose names begin so."""
         c = _conversations.c
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             return set(connection.execute(sql.select(c.owner).where(c.owner.startswith(prefix, autoescape=True))).scalars())
 
     def erase(self, owner: str, images: Collection[str] = ()) -> set[str]:
         """Removes all of the owner's conversations for good, with their images and the named ones, unless somebody else's
         message shows them; the digests of the images that are gone."""
         c = _conversations.c
-        with self.transaction(write=True) as connection:
+        with self.database.transaction(write=True) as connection:
             of_owner = _messages.c.conversation_id.in_(sql.select(c.id).where(c.owner == owner))
-            shown = set(connection.execute(sql.select(_messages.c.image_digest).where(of_owner).distinct()).scalars()) - {None}
+            shown = _image_digests(connection, of_owner)
             connection.execute(sql.delete(_messages).where(of_owner))
             connection.execute(sql.delete(_conversations).where(c.owner == owner))
-            unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)
-            these = sql.and_(_images.c.digest.in_(shown | set(images)), unused)
+            these = sql.and_(_images.c.digest.in_(shown | set(images)), _unused)
             gone = set(connection.execute(sql.select(_images.c.digest).where(these)).scalars())
             connection.execute(sql.delete(_images).where(these))
         return gone
@@ -229,8 +186,8 @@ class Store:
 
     def put_image(self, image: LoadedImage) -> ImageRef:
         """Stores the image's file once, however often it is put, and says how messages refer to it."""
-        now = _now()
-        with self.transaction(write=True) as connection:
+        now = self.database.now()
+        with self.database.transaction(write=True) as connection:
             renewed = connection.execute(sql.update(_images).where(_images.c.digest == image.digest).values(created=now))
             if renewed.rowcount == 0:
                 values = {"digest": image.digest, "format": image.format, "created": now, "data": image.data}
@@ -239,49 +196,21 @@ class Store:
 
     def image_bytes(self, digest: str) -> bytes:
         """The file as it was put. Whoever knows the digest may see it: nobody can guess one. Raises NotFound."""
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             data = connection.execute(sql.select(_images.c.data).where(_images.c.digest == digest)).scalar()
         if data is None:
             raise NotFound(f"There is no image with the digest {digest}.")
         return bytes(data)
 
-    # --- transactions ----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def transaction(self, write: bool = False) -> Iterator[Connection]:
-        """A connection for one short transaction, also for tables that another room keeps in this database."""
-        try:
-            with self._lock, (self._writer if write else self._engine).begin() as connection:
-                yield connection
-        except UnicodeEncodeError:
-            raise BadRequest("The text holds half a character (a lone surrogate), which cannot be stored.") from None
-        except IntegrityError as error:
-            raise BackendUnavailable("The conversation was changed from elsewhere at the same time; try again.") from error
-        except OperationalError as error:
-            raise BackendUnavailable(f"The database of conversations does not answer ({error.orig}); try again later.") from error
-
-
-def _set_up_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # the driver would begin late, as a reader that cannot always become a writer
-    for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = NORMAL"):
-        connection.execute(f"PRAGMA {pragma}").close()
-    # SQLite's own knows no letters beyond A to Z.
-    connection.create_function("lower", 1, lambda text: text if text is None else str(text).lower(), deterministic=True)
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
-
-
-# --- rows ----------------------------------------------------------------------------------------------------------------
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)  # not every database keeps a time zone: all times are UTC
-
 
 def _not_found(id: str) -> NotFound:
     return NotFound(f"There is no conversation {id}.")
+
+
+def _image_digests(connection: Connection, of_messages: sql.ColumnElement[bool]) -> set[str]:
+    """The images that these messages show."""
+    query = sql.select(_messages.c.image_digest).where(of_messages, _messages.c.image_digest.is_not(None))
+    return set(connection.execute(query.distinct()).scalars())
 
 
 def _find(connection: Connection, id: str, lock: bool = True) -> RowMapping | None:

@@ -1,4 +1,4 @@
-"""What answers under way have so far, in the database of a Store: a program that is killed takes no answer with it.
+"""What answers under way have so far, in the database of a ConversationStore: a program that is killed takes no answer with it.
 
 Each draft is written anew every moment while its program lives. One that no longer is belongs to nobody, and becomes the answer
 it was going to be, cut off. Knows no models, HTTP or Gradio.
@@ -7,37 +7,24 @@ it was going to be, cut off. Knows no models, HTTP or Gradio.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 import sqlalchemy as sql
 
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import NotFound
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.schema import drafts as _drafts
 
 BEAT_S = 1.0
 LIFETIME = timedelta(seconds=4 * BEAT_S)
-
-_metadata = sql.MetaData()
-_drafts = sql.Table(
-    "drafts",
-    _metadata,
-    sql.Column("conversation_id", sql.String(255), primary_key=True),
-    sql.Column("owner", sql.String(255), nullable=False, index=True),
-    sql.Column("messages", sql.Integer, nullable=False),  # how many the conversation showed when it was asked
-    sql.Column("text", sql.Text, nullable=False),
-    sql.Column("facts", sql.JSON, nullable=False),
-    sql.Column("beat", sql.DateTime, nullable=False),  # UTC
-)
 
 
 class Drafts:
     """The drafts of all visitors, at most one for a conversation. Every method may be called from any thread."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        with store.transaction(write=True) as connection:
-            _metadata.create_all(connection)
+    def __init__(self, store: ConversationStore) -> None:
+        self._store, self._database = store, store.database
 
     def put(self, owner: str, conversation: Conversation, message: Message) -> None:
         """The answer to a stored conversation's last question as it is now; to be said again within LIFETIME."""
@@ -46,21 +33,21 @@ class Drafts:
             "messages": len(conversation.messages),
             "text": message.text,
             "facts": message.metadata,
-            "beat": _now(),
+            "beat": self._database.now(),
         }
         this = _drafts.c.conversation_id == conversation.id
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             if not connection.execute(sql.update(_drafts).where(this).values(values)).rowcount:
                 connection.execute(sql.insert(_drafts).values(conversation_id=conversation.id, **values))
 
     def drop(self, conversation_id: str) -> None:
         """The answer is stored, or shall not be."""
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_drafts).where(_drafts.c.conversation_id == conversation_id))
 
     def erase(self, owner: str) -> None:
         """Removes all of the owner's."""
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_drafts).where(_drafts.c.owner == owner))
 
     def adopt(self, owner: str, alive: Collection[str] = ()) -> None:
@@ -77,12 +64,8 @@ class Drafts:
             self.drop(id)
 
     def _orphans(self, owner: str) -> Iterator[tuple[str, int, Message]]:
-        query = sql.select(_drafts).where(_drafts.c.owner == owner, _drafts.c.beat < _now() - LIFETIME)
-        with self._store.transaction() as connection:
+        query = sql.select(_drafts).where(_drafts.c.owner == owner, _drafts.c.beat < self._database.now() - LIFETIME)
+        with self._database.transaction() as connection:
             for row in connection.execute(query).mappings():
                 draft = Message("assistant", row["text"], metadata={**row["facts"], "reason": "cut_off"})
                 yield row["conversation_id"], row["messages"], draft
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -9,36 +9,12 @@ from datetime import datetime, timezone
 
 import sqlalchemy as sql
 from sqlalchemy.engine import Connection
-from sqlalchemy.schema import CreateColumn
 
 from mllama_demo.errors import NotFound
 from mllama_demo.explore.results import Run
-from mllama_demo.storage.conversations import Store
-
-_metadata = sql.MetaData()
-
-_pictures = sql.Table(
-    "explore_pictures",
-    _metadata,
-    sql.Column("digest", sql.String(64), primary_key=True),
-    sql.Column("data", sql.LargeBinary(2**31 - 1), nullable=False),
-)
-
-_runs = sql.Table(
-    "explore_runs",
-    _metadata,
-    sql.Column("id", sql.String(32), primary_key=True),
-    sql.Column("owner", sql.String(255), nullable=False),
-    sql.Column("title", sql.Text, nullable=False),
-    sql.Column("model", sql.Text, nullable=False),
-    sql.Column("created", sql.DateTime, nullable=False),
-    sql.Column("cells", sql.Integer, nullable=False),
-    sql.Column("failed", sql.Integer, nullable=False),
-    sql.Column("picture", sql.ForeignKey("explore_pictures.digest"), index=True),
-    sql.Column("kept", sql.DateTime),  # when it came, which for an imported run is not when it was made; later than the table
-    sql.Column("document", sql.LargeBinary(2**31 - 1), nullable=False),  # the run's JSON without its picture's bytes, zlib
-    sql.Index("explore_runs_by_owner", "owner", "created"),
-)
+from mllama_demo.storage.database import Database
+from mllama_demo.storage.schema import explore_images as _images
+from mllama_demo.storage.schema import explore_runs as _runs
 
 
 @dataclass(frozen=True)
@@ -57,31 +33,28 @@ Summaries = list[RunSummary]  # the class below has a method of the name `list`
 
 
 class ExploreRuns:
-    """Runs in the database of a Store; a picture is there once, however many runs show it.
+    """Runs in the database of a ConversationStore; a picture is there once, however many runs show it.
 
     limit: how many runs of one owner are kept; the one that came first makes way for another.
     """
 
-    def __init__(self, store: Store, limit: int) -> None:
-        self._store, self._limit = store, limit
-        with store.transaction(write=True) as connection:
-            _metadata.create_all(connection)
-            _add_kept(connection)
+    def __init__(self, database: Database, limit: int) -> None:
+        self._database, self._limit = database, limit
 
     def save(self, owner: str, run: Run) -> None:
         """Keeps the run as it now is, in place of what was kept under its id. Raises NotFound when that is somebody else's."""
         values = _columns(run)
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             found = connection.execute(sql.select(_runs.c.owner, _runs.c.picture).where(_runs.c.id == run.id)).one_or_none()
             if found is not None and found.owner != owner:
                 raise _not_found(run.id)
             if run.image is not None:
-                known = sql.select(_pictures.c.digest).where(_pictures.c.digest == run.image.digest)
+                known = sql.select(_images.c.digest).where(_images.c.digest == run.image.digest)
                 if connection.execute(known).scalar() is None:
-                    connection.execute(sql.insert(_pictures).values(digest=run.image.digest, data=run.image.data))
+                    connection.execute(sql.insert(_images).values(digest=run.image.digest, data=run.image.data))
             if found is None:
-                now = datetime.now(timezone.utc).replace(tzinfo=None)
-                connection.execute(sql.insert(_runs).values(id=run.id, owner=owner, kept=now, **values))
+                values |= {"id": run.id, "owner": owner, "kept": self._database.now()}
+                connection.execute(sql.insert(_runs).values(values))
                 self._make_room(connection, owner, run.id)
             else:
                 connection.execute(sql.update(_runs).where(_runs.c.id == run.id).values(values))
@@ -92,27 +65,27 @@ class ExploreRuns:
 
         change: leaves id and picture as they are; what it raises leaves the run as it was. Raises NotFound.
         """
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             run = change(_read(connection, owner, id, lock=True))
             connection.execute(sql.update(_runs).where(_runs.c.id == id).values(_columns(run)))
         return run
 
     def load(self, owner: str, id: str) -> Run:
         """The run as it was saved. Raises NotFound for an unknown id and for one of another owner alike."""
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             return _read(connection, owner, id)
 
     def list(self, owner: str) -> Summaries:
         """The owner's runs, the one that came last first."""
         c = _runs.c
         query = sql.select(c.id, c.title, c.model, c.created, c.cells, c.failed).where(c.owner == owner)
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(c.kept.desc(), c.id).limit(self._limit)).all()
         return [RunSummary(row.id, row.title, row.model, row.created.replace(tzinfo=timezone.utc), *row[4:]) for row in rows]
 
     def delete(self, owner: str, id: str) -> None:
         """Deletes the run, and its picture when no other run shows it. Raises NotFound."""
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             mine = sql.and_(_runs.c.id == id, _runs.c.owner == owner)
             found = connection.execute(sql.select(_runs.c.picture).where(mine)).one_or_none()
             if found is None:
@@ -128,15 +101,6 @@ class ExploreRuns:
             _clear_pictures(connection, gone.picture)
 
 
-def _add_kept(connection: Connection) -> None:
-    """Brings a table of an earlier version up to date."""
-    if any(column["name"] == "kept" for column in sql.inspect(connection).get_columns(_runs.name)):
-        return
-    definition = CreateColumn(_runs.c.kept).compile(dialect=connection.dialect)
-    connection.execute(sql.text(f"ALTER TABLE {_runs.name} ADD COLUMN {definition}"))
-    connection.execute(sql.update(_runs).values(kept=_runs.c.created))
-
-
 def _columns(run: Run) -> dict[str, object]:
     return {
         "title": run.title,
@@ -150,7 +114,7 @@ def _columns(run: Run) -> dict[str, object]:
 
 
 def _read(connection: Connection, owner: str, id: str, lock: bool = False) -> Run:
-    query = sql.select(_runs.c.document, _pictures.c.data).outerjoin_from(_runs, _pictures)
+    query = sql.select(_runs.c.document, _images.c.data).outerjoin_from(_runs, _images)
     query = query.where(_runs.c.id == id, _runs.c.owner == owner)
     found = connection.execute(query.with_for_update(of=_runs) if lock else query).one_or_none()
     if found is None:
@@ -162,8 +126,8 @@ def _read(connection: Connection, owner: str, id: str, lock: bool = False) -> Ru
 
 
 def _clear_pictures(connection: Connection, digest: str | None) -> None:
-    unused = ~sql.exists().where(_runs.c.picture == _pictures.c.digest)
-    connection.execute(sql.delete(_pictures).where(_pictures.c.digest == digest, unused))
+    unused = ~sql.exists().where(_runs.c.picture == _images.c.digest)
+    connection.execute(sql.delete(_images).where(_images.c.digest == digest, unused))
 
 
 def _without_picture(run: Run) -> str:

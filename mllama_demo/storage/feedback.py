@@ -1,4 +1,4 @@
-"""What visitors think of answers: thumbs with an optional note, in the database of a Store, and as CSV for the operator.
+"""What visitors think of answers: thumbs with an optional note, stored in SQL, and as CSV for the operator.
 
 The texts stay in the conversation alone: once it is deleted, its feedback says what was thought and of which model, no more.
 Knows no models, HTTP or Gradio.
@@ -18,23 +18,10 @@ import sqlalchemy as sql
 
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.schema import feedback as _feedback
 
 MAX_NOTE_LENGTH = 2000
-
-_metadata = sql.MetaData()
-_feedback = sql.Table(
-    "feedback",
-    _metadata,
-    sql.Column("conversation_id", sql.String(255), primary_key=True),
-    sql.Column("message", sql.Integer, primary_key=True, autoincrement=False),  # tree.Node's number
-    sql.Column("owner", sql.String(255), nullable=False),
-    sql.Column("good", sql.Boolean, nullable=False),
-    sql.Column("note", sql.Text, nullable=False),
-    sql.Column("model", sql.Text, nullable=False),
-    sql.Column("sampling", sql.JSON, nullable=False),
-    sql.Column("given", sql.DateTime, nullable=False, index=True),
-)
 
 COLUMNS = ("given", "rating", "note", "model", "sampling", "question", "answer", "conversation", "message", "user")
 
@@ -59,10 +46,8 @@ class Opinion:
 class Feedback:
     """The feedback of all visitors; one opinion for each answer. Safe to use from several threads."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        with store.transaction(write=True) as connection:
-            _metadata.create_all(connection)
+    def __init__(self, store: ConversationStore) -> None:
+        self._store, self._database = store, store.database
 
     def rate(self, owner: str, conversation_id: str, message: int, good: bool | None, model: str) -> None:
         """Keeps a thumb for one answer in place of the one before, whose note stays; None takes it back.
@@ -70,12 +55,12 @@ class Feedback:
         Raises NotFound for another owner's conversation, BadRequest when the message is no answer.
         """
         sampling = self._answer(owner, conversation_id, message).get("sampling") or {}
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             here = _at(conversation_id, message)
             if good is None:
                 connection.execute(sql.delete(_feedback).where(here))
                 return
-            values = {"good": good, "model": model, "sampling": sampling, "given": _now()}
+            values = {"good": good, "model": model, "sampling": sampling, "given": self._database.now()}
             if connection.execute(sql.update(_feedback).where(here).values(values)).rowcount == 0:
                 key = {"conversation_id": conversation_id, "message": message, "owner": owner, "note": ""}
                 connection.execute(sql.insert(_feedback).values(key | values))
@@ -85,26 +70,26 @@ class Feedback:
         note = note.strip()
         if len(note) > MAX_NOTE_LENGTH:
             raise BadRequest(f"A note takes at most {MAX_NOTE_LENGTH} characters, this one has {len(note)}.")
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             mine = sql.and_(_at(conversation_id, message), _feedback.c.owner == owner)
-            if connection.execute(sql.update(_feedback).where(mine).values(note=note, given=_now())).rowcount == 0:
+            if connection.execute(sql.update(_feedback).where(mine).values(note=note, given=self._database.now())).rowcount == 0:
                 raise NotFound("There is no thumb that this note would belong to; choose one first.")
 
     def erase(self, owner: str) -> None:
         """Removes all of the owner's thumbs and notes."""
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_feedback).where(_feedback.c.owner == owner))
 
     def of(self, owner: str, conversation_id: str) -> dict[int, bool]:
         """The owner's thumbs in a conversation: for the numbers of answers, whether they were found good."""
         c = _feedback.c
         query = sql.select(c.message, c.good).where(c.owner == owner, c.conversation_id == conversation_id)
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             return {row.message: bool(row.good) for row in connection.execute(query)}
 
     def counts(self) -> tuple[int, int]:
         """How many thumbs are up and how many down."""
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute(sql.select(_feedback.c.good, sql.func.count()).group_by(_feedback.c.good)).all()
         found = {bool(good): count for good, count in rows}
         return found.get(True, 0), found.get(False, 0)
@@ -112,7 +97,7 @@ class Feedback:
     def latest(self, limit: int | None = None) -> Iterator[Opinion]:
         """Opinions of everybody, the newest first. limit: None for all."""
         query = sql.select(_feedback).order_by(_feedback.c.given.desc(), _feedback.c.conversation_id, _feedback.c.message)
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute(query if limit is None else query.limit(limit)).mappings().all()
         for row in rows:
             question, answer = self._texts(row["owner"], row["conversation_id"], row["message"])
@@ -173,7 +158,3 @@ def _node(tree: MessageTree, number: int | None) -> Any:
 
 def _at(conversation_id: str, message: int) -> Any:
     return sql.and_(_feedback.c.conversation_id == conversation_id, _feedback.c.message == message)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -1,79 +1,123 @@
-"""The tables of store.py, and how those of an earlier version become today's."""
+"""Every table of the database, as this version of the program reads and writes it.
+
+Knows nothing of earlier versions: `migrations` brings their tables up to date. All times are UTC, without a time zone.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sql
-from sqlalchemy.engine import Connection
-from sqlalchemy.schema import CreateColumn
 
-from mllama_demo.errors import ConfigError
+metadata = sql.MetaData()
 
-SCHEMA_VERSION = 2
+_BLOB = sql.LargeBinary(2**31 - 1)
+_ID = sql.String(255)
+_DIGEST = sql.String(64)  # sha-256, hex
 
-_metadata = sql.MetaData()
-
-versions = sql.Table("schema_version", _metadata, sql.Column("version", sql.Integer, primary_key=True, autoincrement=False))
+schema_version = sql.Table("schema_version", metadata, sql.Column("version", sql.Integer, primary_key=True, autoincrement=False))
 
 images = sql.Table(
     "images",
-    _metadata,
-    sql.Column("digest", sql.String(64), primary_key=True),
+    metadata,
+    sql.Column("digest", _DIGEST, primary_key=True),
     sql.Column("format", sql.String(16), nullable=False),
-    sql.Column("created", sql.DateTime, nullable=False),  # put_image renews it
-    sql.Column("data", sql.LargeBinary(2**31 - 1), nullable=False),  # last: SQLite reads through it to get at what follows
+    sql.Column("created", sql.DateTime, nullable=False),  # when the image was last put
+    sql.Column("data", _BLOB, nullable=False),  # the last column: SQLite reads through a BLOB to reach the columns after it
 )
 
 conversations = sql.Table(
     "conversations",
-    _metadata,
-    sql.Column("id", sql.String(255), primary_key=True),
-    sql.Column("owner", sql.String(255), nullable=False),
+    metadata,
+    sql.Column("id", _ID, primary_key=True),
+    sql.Column("owner", _ID, nullable=False),
     sql.Column("title", sql.Text, nullable=False),
     sql.Column("created", sql.DateTime, nullable=False),
     sql.Column("updated", sql.DateTime, nullable=False),
-    sql.Column("deleted", sql.DateTime),  # since version 2
+    sql.Column("deleted", sql.DateTime),  # when its owner deleted it; NULL otherwise
     sql.Index("conversations_by_owner", "owner", "updated"),
 )
 
 messages = sql.Table(
     "messages",
-    _metadata,
+    metadata,
     sql.Column("conversation_id", sql.ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
-    sql.Column("position", sql.Integer, primary_key=True, autoincrement=False),  # tree.Node's number
-    sql.Column("parent", sql.Integer),  # since version 2; before, it was the position before
-    sql.Column("chosen", sql.Boolean, nullable=False, server_default=sql.true()),  # since version 2; before, all were
+    sql.Column("position", sql.Integer, primary_key=True, autoincrement=False),  # Node.number
+    sql.Column("parent", sql.Integer),  # Node.parent
+    sql.Column("chosen", sql.Boolean, nullable=False, server_default=sql.true()),  # Node.chosen
     sql.Column("role", sql.String(16), nullable=False),
     sql.Column("text", sql.Text, nullable=False),
     sql.Column("image_digest", sql.ForeignKey("images.digest"), index=True),
     sql.Column("image_name", sql.Text),
     sql.Column("image_width", sql.Integer),
     sql.Column("image_height", sql.Integer),
-    sql.Column("facts", sql.JSON, nullable=False),
+    sql.Column("facts", sql.JSON, nullable=False),  # Message.metadata
 )
 
+drafts = sql.Table(
+    "drafts",
+    metadata,
+    sql.Column("conversation_id", _ID, primary_key=True),
+    sql.Column("owner", _ID, nullable=False, index=True),
+    sql.Column("messages", sql.Integer, nullable=False),  # how many messages the conversation showed when it was asked
+    sql.Column("text", sql.Text, nullable=False),
+    sql.Column("facts", sql.JSON, nullable=False),  # Message.metadata
+    sql.Column("beat", sql.DateTime, nullable=False),  # when the draft was last refreshed
+)
 
-def prepare_schema(connection: Connection, name: str) -> None:
-    """Makes the tables, or brings those of an earlier version up to date."""
-    existing = set(sql.inspect(connection).get_table_names())
-    if versions.name not in existing and existing & set(_metadata.tables):
-        raise ConfigError(f"The database {name} belongs to another program; set database_url or data_dir to another place.")
-    _metadata.create_all(connection)
-    version = connection.execute(sql.select(sql.func.max(versions.c.version))).scalar()
-    if version is not None and version > SCHEMA_VERSION:
-        raise ConfigError(
-            f"The database {name} was written by a newer version of this program (schema {version}, this one knows "
-            f"{SCHEMA_VERSION}); update the program, or set database_url or data_dir to another place."
-        )
-    if version == 1:
-        _let_messages_branch(connection)
-    connection.execute(sql.delete(versions))  # written anew at each start, so that a read-only database shows now
-    connection.execute(sql.insert(versions).values(version=SCHEMA_VERSION))
+shares = sql.Table(
+    "shares",
+    metadata,
+    sql.Column("digest", _DIGEST, primary_key=True),  # of the link's token
+    sql.Column("conversation_id", _ID, nullable=False),
+    sql.Column("owner", _ID, nullable=False),
+    sql.Column("title", sql.Text, nullable=False),
+    sql.Column("last", sql.Integer, nullable=False),  # Node.number of the last message shown
+    sql.Column("created", sql.DateTime, nullable=False),
+    sql.Column("expires", sql.DateTime, nullable=False),
+    sql.Column("revoked", sql.Boolean, nullable=False, server_default=sql.false()),
+    sql.Index("shares_by_conversation", "owner", "conversation_id"),
+)
 
+feedback = sql.Table(
+    "feedback",
+    metadata,
+    sql.Column("conversation_id", _ID, primary_key=True),
+    sql.Column("message", sql.Integer, primary_key=True, autoincrement=False),  # Node.number
+    sql.Column("owner", _ID, nullable=False),
+    sql.Column("good", sql.Boolean, nullable=False),
+    sql.Column("note", sql.Text, nullable=False),
+    sql.Column("model", sql.Text, nullable=False),
+    sql.Column("sampling", sql.JSON, nullable=False),
+    sql.Column("given", sql.DateTime, nullable=False, index=True),
+)
 
-def _let_messages_branch(connection: Connection) -> None:
-    """From version 1, where the messages of a conversation were one line, to version 2."""
-    for column in (messages.c.parent, messages.c.chosen, conversations.c.deleted):
-        definition = CreateColumn(column).compile(dialect=connection.dialect)
-        connection.execute(sql.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
-    position = messages.c.position
-    connection.execute(sql.update(messages).where(position > 0).values(parent=position - 1))
+sessions = sql.Table(
+    "sessions",
+    metadata,
+    sql.Column("digest", _DIGEST, primary_key=True),  # of the session's token
+    sql.Column("subject", sql.String(64), nullable=False),
+    sql.Column("credential", _DIGEST, nullable=False),  # of the password hash or the key that opened the session
+    sql.Column("expires", sql.DateTime, nullable=False),
+)
+
+explore_images = sql.Table(
+    "explore_pictures",
+    metadata,
+    sql.Column("digest", _DIGEST, primary_key=True),
+    sql.Column("data", _BLOB, nullable=False),
+)
+
+explore_runs = sql.Table(
+    "explore_runs",
+    metadata,
+    sql.Column("id", sql.String(32), primary_key=True),
+    sql.Column("owner", _ID, nullable=False),
+    sql.Column("title", sql.Text, nullable=False),
+    sql.Column("model", sql.Text, nullable=False),
+    sql.Column("created", sql.DateTime, nullable=False),
+    sql.Column("cells", sql.Integer, nullable=False),
+    sql.Column("failed", sql.Integer, nullable=False),
+    sql.Column("picture", sql.ForeignKey("explore_pictures.digest"), index=True),
+    sql.Column("kept", sql.DateTime),  # when the run was stored; an imported run was created earlier, elsewhere
+    sql.Column("document", _BLOB, nullable=False),  # the run as JSON without its image's bytes, compressed with zlib
+    sql.Index("explore_runs_by_owner", "owner", "created"),
+)

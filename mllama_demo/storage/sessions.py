@@ -1,4 +1,4 @@
-"""Who is signed in, in the database of a Store, so that a restart signs nobody out; and who has tried too often.
+"""Who is signed in, in the database of a ConversationStore, so that a restart signs nobody out; and who has tried too often.
 
 A session ends by itself, at sign-out, and when its user's password changes or the user leaves the configuration. Only a digest
 of its token is stored. Knows no HTTP.
@@ -13,28 +13,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 import sqlalchemy as sql
 
 from mllama_demo.config.passwords import hash_password, verify
 from mllama_demo.errors import DemoError
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.database import Database
+from mllama_demo.storage.schema import sessions as _sessions
 
 LIFETIME = timedelta(days=14)
 # The subject of a session that was opened with admin_key; no user's name has a space.
 ADMIN_KEY = "admin key"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
-
-_metadata = sql.MetaData()
-_sessions = sql.Table(
-    "sessions",
-    _metadata,
-    sql.Column("digest", sql.String(64), primary_key=True),
-    sql.Column("subject", sql.String(64), nullable=False),
-    sql.Column("credential", sql.String(64), nullable=False),  # of the hash or key that opened it
-    sql.Column("expires", sql.DateTime, nullable=False),
-)
 
 
 class TooManyAttempts(DemoError):
@@ -79,13 +70,11 @@ class Sessions:
     """credentials: for each subject (a user's name, or ADMIN_KEY) what its sessions depend on: the hash of the password, the
     key. Safe to use from several threads."""
 
-    def __init__(self, store: Store, credentials: Mapping[str, str]) -> None:
-        self._store = store
+    def __init__(self, database: Database, credentials: Mapping[str, str]) -> None:
+        self._database = database
         self._credentials = dict(credentials)
         self._nobody = hash_password(secrets.token_urlsafe(16))
         self._one_at_a_time = threading.Lock()
-        with store.transaction(write=True) as connection:
-            _metadata.create_all(connection)
 
     def knows(self, name: str, password: str) -> bool:
         """Whether the password is this user's; takes as long for a name that nobody has."""
@@ -96,14 +85,14 @@ class Sessions:
 
     def open(self, subject: str) -> str:
         """The token of a new session of one of the subjects."""
-        token, now = secrets.token_urlsafe(32), _now()
+        token, now = secrets.token_urlsafe(32), self._database.now()
         values = {
             "digest": _digest(token),
             "subject": subject,
             "credential": _digest(self._credentials[subject]),
             "expires": now + LIFETIME,
         }
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_sessions).where(_sessions.c.expires <= now))
             connection.execute(sql.insert(_sessions).values(values))
         return token
@@ -112,9 +101,9 @@ class Sessions:
         """Whose session it is; None for one that is unknown or over."""
         if token is None or not _TOKEN.match(token):
             return None
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             found = connection.execute(sql.select(_sessions).where(_sessions.c.digest == _digest(token))).mappings().one_or_none()
-        if found is None or found["expires"] <= _now():
+        if found is None or found["expires"] <= self._database.now():
             return None
         credential = self._credentials.get(found["subject"])
         if credential is None or _digest(credential) != found["credential"]:
@@ -124,13 +113,9 @@ class Sessions:
     def close(self, token: str | None) -> None:
         """Signs out."""
         if token is not None and _TOKEN.match(token):
-            with self._store.transaction(write=True) as connection:
+            with self._database.transaction(write=True) as connection:
                 connection.execute(sql.delete(_sessions).where(_sessions.c.digest == _digest(token)))
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)

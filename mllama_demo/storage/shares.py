@@ -1,4 +1,4 @@
-"""Links that show one conversation to whoever has them: unguessable, expiring, revocable. In the database of a Store.
+"""Links that show one conversation to whoever has them: unguessable, expiring, revocable. In the database of a ConversationStore.
 
 A share keeps what the conversation showed when it was made: later turns and other versions stay private. Only a digest of the
 link's secret is stored, so that nobody who reads the database can open one. Knows no models, HTTP or Gradio.
@@ -16,7 +16,8 @@ import sqlalchemy as sql
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.schema import shares as _shares
 
 # How long a share may live, in words for a menu.
 LIFETIMES = {
@@ -31,21 +32,6 @@ MAX_SHARES = 100  # of one conversation at a time
 # How long a link that is over still says so, instead of being unknown.
 _REMEMBERED = timedelta(days=90)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
-
-_metadata = sql.MetaData()
-_shares = sql.Table(
-    "shares",
-    _metadata,
-    sql.Column("digest", sql.String(64), primary_key=True),  # sha-256 of the token
-    sql.Column("conversation_id", sql.String(255), nullable=False),
-    sql.Column("owner", sql.String(255), nullable=False),
-    sql.Column("title", sql.Text, nullable=False),
-    sql.Column("last", sql.Integer, nullable=False),  # the number of the last message shown
-    sql.Column("created", sql.DateTime, nullable=False),
-    sql.Column("expires", sql.DateTime, nullable=False),
-    sql.Column("revoked", sql.Boolean, nullable=False, server_default=sql.false()),
-    sql.Index("shares_by_conversation", "owner", "conversation_id"),
-)
 
 
 class ShareGone(DemoError):
@@ -67,10 +53,8 @@ class Share:
 class Shares:
     """The shares of all visitors. Every method is one or two short transactions, from any thread."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        with store.transaction(write=True) as connection:
-            _metadata.create_all(connection)
+    def __init__(self, store: ConversationStore) -> None:
+        self._store, self._database = store, store.database
 
     def create(self, owner: str, conversation_id: str, lifetime: str) -> str:
         """The secret part of a new link to what the conversation shows now. lifetime: a key of LIFETIMES.
@@ -85,7 +69,7 @@ class Shares:
             raise BadRequest("This chat is empty; there is nothing to share yet.")
         if len(self.active(owner, conversation_id)) >= MAX_SHARES:
             raise BadRequest(f"This conversation has {MAX_SHARES} links already; stop sharing it first.")
-        token, now = secrets.token_urlsafe(32), _now()
+        token, now = secrets.token_urlsafe(32), self._database.now()
         values = {
             "digest": _digest(token),
             "conversation_id": conversation_id,
@@ -95,7 +79,7 @@ class Shares:
             "created": now,
             "expires": now + LIFETIMES[lifetime],
         }
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_shares).where(_shares.c.expires < now - _REMEMBERED))
             connection.execute(sql.insert(_shares).values(values))
         return token
@@ -104,20 +88,20 @@ class Shares:
         """When each of the conversation's links that work ends, the last one first; UTC."""
         c = _shares.c
         query = sql.select(c.expires).where(c.owner == owner, c.conversation_id == conversation_id)
-        query = query.where(~c.revoked, c.expires > _now()).order_by(c.expires.desc())
-        with self._store.transaction() as connection:
+        query = query.where(~c.revoked, c.expires > self._database.now()).order_by(c.expires.desc())
+        with self._database.transaction() as connection:
             return [expires.replace(tzinfo=timezone.utc) for expires in connection.execute(query).scalars()]
 
     def revoke(self, owner: str, conversation_id: str) -> int:
         """Ends all links to the conversation at once; how many that were."""
         c = _shares.c
-        mine = sql.and_(c.owner == owner, c.conversation_id == conversation_id, ~c.revoked, c.expires > _now())
-        with self._store.transaction(write=True) as connection:
+        mine = sql.and_(c.owner == owner, c.conversation_id == conversation_id, ~c.revoked, c.expires > self._database.now())
+        with self._database.transaction(write=True) as connection:
             return connection.execute(sql.update(_shares).where(mine).values(revoked=True)).rowcount
 
     def erase(self, owner: str) -> None:
         """Removes all of the owner's links; they are unknown from now on."""
-        with self._store.transaction(write=True) as connection:
+        with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_shares).where(_shares.c.owner == owner))
 
     def open(self, token: str) -> Share:
@@ -125,14 +109,14 @@ class Shares:
         found = None
         if _TOKEN.match(token):
             # Looked up by its digest: how long that takes says nothing about the token.
-            with self._store.transaction() as connection:
+            with self._database.transaction() as connection:
                 query = sql.select(_shares).where(_shares.c.digest == _digest(token))
                 found = connection.execute(query).mappings().one_or_none()
         if found is None:
             raise NotFound("There is no shared conversation at this address. Perhaps a part of the link is missing.")
         if found["revoked"]:
             raise ShareGone("Whoever shared this conversation has stopped sharing it.")
-        if found["expires"] <= _now():
+        if found["expires"] <= self._database.now():
             raise ShareGone("The link to this conversation has expired. Ask for a new one where you got it.")
         try:
             tree = self._store.tree(found["owner"], found["conversation_id"])
@@ -146,7 +130,3 @@ class Shares:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("ascii")).hexdigest()
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)

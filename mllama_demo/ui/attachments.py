@@ -8,7 +8,7 @@ from typing import Any
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.page_update import PageSession
 from mllama_demo.ui.session_cleanup import SessionCleanup
@@ -19,7 +19,7 @@ from mllama_demo.ui.user_message import ImageChoice, WhichImage, choice_of, path
 class Attachments:
     """What the page asks about them."""
 
-    def __init__(self, store: Store, pictures: ImageFiles, traces: SessionCleanup) -> None:
+    def __init__(self, store: ConversationStore, pictures: ImageFiles, traces: SessionCleanup) -> None:
         self._store, self._pictures, self._traces = store, pictures, traces
 
     async def fetch(self, url: str) -> str:

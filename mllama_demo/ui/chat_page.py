@@ -18,7 +18,7 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
 from mllama_demo.ui.chat_service import ChatService, Sampling
@@ -41,7 +41,7 @@ STATUS_SECONDS = 2.0
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
 
 
-def mount_ui(app: FastAPI, settings: Settings, answerer: GenerationService, store: Store, brand: Brand) -> None:
+def mount_ui(app: FastAPI, settings: Settings, answerer: GenerationService, store: ConversationStore, brand: Brand) -> None:
     """Builds the page and mounts it at the root of `app`."""
     room = ChatService(answerer, store, settings.allowed_media_hosts, brand)
     atexit.register(room.close)
@@ -76,7 +76,7 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: GenerationService, stor
 class ChatPage:
     """The chat's components and wiring. build() makes the Blocks once."""
 
-    def __init__(self, settings: Settings, room: ChatService, store: Store, brand: Brand) -> None:
+    def __init__(self, settings: Settings, room: ChatService, store: ConversationStore, brand: Brand) -> None:
         self._settings = settings
         self._room = room
         self._kiosk = Kiosk(settings)

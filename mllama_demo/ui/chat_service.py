@@ -21,7 +21,7 @@ from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.generation.tasks import AnswerTask, AnswerTasks
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.storage.conversations import DELETED_LIFETIME, Store
+from mllama_demo.storage.conversations import DELETED_LIFETIME, ConversationStore
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.ui.attachments import Attachments
 from mllama_demo.ui.conversation_list import ConversationList
@@ -43,7 +43,11 @@ class ChatService:
     """All chats of this process."""
 
     def __init__(
-        self, answerer: GenerationService, store: Store, allowed_media_hosts: list[str] | None, brand: Brand | None = None
+        self,
+        answerer: GenerationService,
+        store: ConversationStore,
+        allowed_media_hosts: list[str] | None,
+        brand: Brand | None = None,
     ) -> None:
         self._answerer = answerer
         self._store = store

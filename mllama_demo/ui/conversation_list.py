@@ -12,7 +12,7 @@ from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images.loading import ImageLimits
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.page_update import PageSession, PageUpdate
 from mllama_demo.web.share.export import export
@@ -21,7 +21,7 @@ from mllama_demo.web.share.export import export
 class ConversationList:
     """Remembers for each open page what it searches for and what it deleted last. Safe to use from several threads."""
 
-    def __init__(self, store: Store, pictures: ImageFiles, limits: ImageLimits, brand: Brand | None = None) -> None:
+    def __init__(self, store: ConversationStore, pictures: ImageFiles, limits: ImageLimits, brand: Brand | None = None) -> None:
         self._store, self._pictures, self._limits, self._brand = store, pictures, limits, brand
         self._words: dict[str, str] = {}
         self._deleted: dict[str, str] = {}

@@ -10,7 +10,7 @@ import gradio as gr
 
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.feedback import MAX_NOTE_LENGTH, Feedback
 from mllama_demo.ui.page_update import PageSession, classes, guarded
 
@@ -31,7 +31,7 @@ class FeedbackControls:
     sends a request."""
 
     def __init__(
-        self, store: Store, feedback: Feedback, model: Callable[[], str], visit: Callable[[gr.Request], PageSession]
+        self, store: ConversationStore, feedback: Feedback, model: Callable[[], str], visit: Callable[[gr.Request], PageSession]
     ) -> None:
         self._store, self._feedback, self._model, self._visit = store, feedback, model, visit
 

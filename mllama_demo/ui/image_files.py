@@ -20,14 +20,14 @@ from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, load_image, preview, side_by_side, size_text
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.tile_view import NOTHING, TileViews
 
 
 class ImageFiles:
     """Files below one temporary folder, named by the digest of their picture. Safe to use from several threads."""
 
-    def __init__(self, answerer: GenerationService, store: Store, allowed_media_hosts: list[str] | None) -> None:
+    def __init__(self, answerer: GenerationService, store: ConversationStore, allowed_media_hosts: list[str] | None) -> None:
         self._answerer = answerer
         self._store = store
         self._allowed_media_hosts = allowed_media_hosts

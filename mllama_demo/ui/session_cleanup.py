@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllama_demo.chat.conversation import ImageRef
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.drafts import Drafts
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
@@ -21,7 +21,7 @@ from mllama_demo.ui.page_update import PageSession
 class SessionCleanup:
     """Remembers for each open page the files that were uploaded to it, or exported from it. Safe to use from several threads."""
 
-    def __init__(self, store: Store, pictures: ImageFiles, feedback: Feedback) -> None:
+    def __init__(self, store: ConversationStore, pictures: ImageFiles, feedback: Feedback) -> None:
         self._store, self._pictures, self._feedback = store, pictures, feedback
         self._shares, self._drafts = Shares(store), Drafts(store)
         self._uploads: dict[str, set[Path]] = {}

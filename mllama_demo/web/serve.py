@@ -35,7 +35,8 @@ def serve(settings: Settings, started: float) -> int:
     import uvicorn
 
     from mllama_demo.backends import make_backend
-    from mllama_demo.storage.conversations import Store
+    from mllama_demo.storage.conversations import ConversationStore
+    from mllama_demo.storage.database import Database
     from mllama_demo.web.loading_app import App, LoadingApp
 
     address = f"http://{_printable(settings.host)}:{listener.getsockname()[1]}"
@@ -54,7 +55,7 @@ def serve(settings: Settings, started: float) -> int:
             stop_with(reason)
 
     backend, tokenizer = make_backend(settings, on_ready=on_ready, on_down=on_down)
-    store = None if settings.api_only else Store(settings.store_url)
+    store = None if settings.api_only else ConversationStore(Database(settings.store_url))
 
     def build() -> App:
         from mllama_demo.assembly import create_app
@@ -76,7 +77,7 @@ def serve(settings: Settings, started: float) -> int:
     finally:
         backend.close()
         if store is not None:
-            store.close()
+            store.database.close()
     if failure:
         raise DemoError(failure[0])
     return 0

@@ -10,13 +10,13 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.generation.tasks import AnswerTask, AnswerTasks
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from tests.support.manual_backend import READ, CodePoints, ManualBackend, talk, until
 
 OFTEN = 1000.0  # looks a second: nearly every change is seen
 
 
-def new_answers(store: Store, backend: ManualBackend, **options: Any) -> AnswerTasks:
+def new_answers(store: ConversationStore, backend: ManualBackend, **options: Any) -> AnswerTasks:
     return AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, **options)
 
 
@@ -25,7 +25,7 @@ HELLO = talk("Hello?")
 EARLIER = talk("Hello?", "Hi.", "And now?")
 
 
-def texts(store: Store, conversation: Conversation) -> list[str]:
+def texts(store: ConversationStore, conversation: Conversation) -> list[str]:
     """What the store holds of it."""
     return [message.text for message in store.load(ME, conversation.id).messages]
 

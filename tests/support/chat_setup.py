@@ -19,7 +19,8 @@ from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
 from mllama_demo.ui.tile_view import NOTHING
@@ -46,15 +47,15 @@ def nothing_open(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INP
 class ChatSetup:
     """A chat room with all that is behind it."""
 
-    def __init__(self, store: Store | None = None, tokenizer: Any = None, **settings: Any) -> None:
-        self.store = store or Store("sqlite://")
+    def __init__(self, store: ConversationStore | None = None, tokenizer: Any = None, **settings: Any) -> None:
+        self.store = store or ConversationStore(Database("sqlite://"))
         self.backend = ManualBackend()
         self.answerer = GenerationService(self.backend, tokenizer or CodePoints(), self.store, Settings(**settings))
         self.room = ChatService(self.answerer, self.store, [])
 
     def close(self) -> None:
         self.room.close()
-        self.store.close()
+        self.store.database.close()
 
     def keep(self, *texts: str, visit: PageSession = PAGE) -> str:
         """Stores a conversation; its id."""

@@ -1,4 +1,4 @@
-"""What several rooms' tests need."""
+"""Fixtures that several packages' tests share."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    """An empty store in memory."""
-    store = Store("sqlite://")
-    yield store
-    store.close()
+def database() -> Iterator[Database]:
+    """An empty database in memory."""
+    database = Database("sqlite://")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def store(database: Database) -> ConversationStore:
+    return ConversationStore(database)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from mllama_demo.explore.web.tour import TOUR, why_no_tokens
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import size_text
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.web.auth.identity import owner_of_user, visitor_of
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
@@ -47,7 +47,7 @@ MEDIA = {path.name: TYPES[path.suffix] for path in FILES.iterdir() if path.suffi
 
 
 def explore_page(
-    explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: Store, brand: Brand
+    explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: ConversationStore, brand: Brand
 ) -> APIRouter:
     """The page at /explore."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])

@@ -22,7 +22,7 @@ from mllama_demo.explore.web import views
 from mllama_demo.explore.web.tour import EARLIER_STAYS, NOTHING_OF_ITS_OWN
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.explore_runs import ExploreRuns
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,11 @@ EXAMPLE_PICTURES = tuple(sorted(path.name for path in EXAMPLES_FOLDER.glob("*.pn
 class ExploreService:
     """What the routes share. live: whatever generates at the moment, by its owner and id; a grid's is the id of its run."""
 
-    def __init__(self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: Store) -> None:
+    def __init__(
+        self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: ConversationStore
+    ) -> None:
         self.explorer, self.tokenizer, self.settings = explorer, tokenizer, settings
-        self.kept = ExploreRuns(store, settings.max_kept_runs)
+        self.kept = ExploreRuns(store.database, settings.max_kept_runs)
         self.live: dict[tuple[str, str], CellRuns] = {}
 
     @property

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.feedback import Feedback, Opinion, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY, TooManyAttempts
 from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, signed_in
@@ -30,7 +30,9 @@ _POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
 _PRIVATE = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
 
 
-def add_admin(app: FastAPI, settings: Settings, store: Store, brand: Brand, backend: MeasuredBackend, desk: LoginService) -> None:
+def add_admin(
+    app: FastAPI, settings: Settings, store: ConversationStore, brand: Brand, backend: MeasuredBackend, desk: LoginService
+) -> None:
     """GET /admin, its script, its figures as JSON, and the feedback as CSV; each for admins alone."""
     feedback = Feedback(store)
     admins = frozenset(settings.admins or ())

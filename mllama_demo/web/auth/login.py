@@ -16,7 +16,7 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.passwords import USER
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, DemoError
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Attempts, Sessions, TooManyAttempts
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import is_api
@@ -134,7 +134,7 @@ def signed_in(request: Request, address: str, cookie: str, token: str, path: str
     return response
 
 
-def add_login(app: FastAPI, settings: Settings, store: Store | None, brand: Brand, desk: LoginService | None) -> None:
+def add_login(app: FastAPI, settings: Settings, store: ConversationStore | None, brand: Brand, desk: LoginService | None) -> None:
     """The routes /login and /logout, and the gate. Without a store there is no page: then the gate alone, for the API."""
     if settings.users is None:
         return

@@ -14,7 +14,7 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError, NotFound
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.shares import Share, ShareGone, Shares
 from mllama_demo.web.requests import page
 from mllama_demo.web.share.export import to_html
@@ -26,7 +26,7 @@ KEPT_PAGES = 32
 class SharePages:
     """Makes the pages, and keeps the last few: decoding pictures is worth doing once, and what a share shows never changes."""
 
-    def __init__(self, store: Store, settings: Settings, brand: Brand) -> None:
+    def __init__(self, store: ConversationStore, settings: Settings, brand: Brand) -> None:
         self._shares = Shares(store)
         self._store, self._limits, self._brand = store, settings.image_limits, brand
         self._made: OrderedDict[str, str] = OrderedDict()
@@ -50,7 +50,7 @@ class SharePages:
         return load_image(self._store.image_bytes(image.digest), image.name, self._limits)
 
 
-def add_share_page(app: FastAPI, settings: Settings, store: Store, brand: Brand) -> None:
+def add_share_page(app: FastAPI, settings: Settings, store: ConversationStore, brand: Brand) -> None:
     """GET /share/<token>: 200 with the page, 410 when the link is over, 404 when there is none."""
     pages = SharePages(store, settings, brand)
 

@@ -13,7 +13,8 @@ from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.passwords import hash_password
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import load_image
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
 from tests.support.program import Program, running
@@ -35,15 +36,15 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 @pytest.fixture(scope="module")
-def store(house: Program) -> Iterator[Store]:
+def store(house: Program) -> Iterator[ConversationStore]:
     """The database of the program, from outside."""
-    store = Store(f"sqlite:///{house.home / 'data' / 'conversations.sqlite3'}")
+    store = ConversationStore(Database(f"sqlite:///{house.home / 'data' / 'conversations.sqlite3'}"))
     yield store
-    store.close()
+    store.database.close()
 
 
 @pytest.fixture
-def kept(store: Store) -> Conversation:
+def kept(store: ConversationStore) -> Conversation:
     """A conversation of anna's with a picture and something nasty."""
     dog = EXAMPLES_FOLDER / "dog.png"
     image = store.put_image(load_image(dog.read_bytes(), "dog.png"))
@@ -151,7 +152,9 @@ def test_signing_out_ends_the_session_and_not_only_the_cookie(house: Program):
 # --- share links -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_link_shows_the_conversation_to_a_stranger_without_anything_that_runs(house: Program, store: Store, kept: Conversation):
+def test_a_link_shows_the_conversation_to_a_stranger_without_anything_that_runs(
+    house: Program, store: ConversationStore, kept: Conversation
+):
     token = Shares(store).create("user:anna", kept.id, "1 day")
     answer = requests.get(f"{house.url}/share/{token}")
     assert answer.status_code == 200
@@ -168,7 +171,7 @@ def test_a_link_shows_the_conversation_to_a_stranger_without_anything_that_runs(
     assert requests.head(f"{house.url}/share/{token}").status_code == 200
 
 
-def test_a_link_that_is_over_says_so(house: Program, store: Store, kept: Conversation):
+def test_a_link_that_is_over_says_so(house: Program, store: ConversationStore, kept: Conversation):
     shares = Shares(store)
     token = shares.create("user:anna", kept.id, "1 day")
     address = f"{house.url}/share/{token}"
@@ -219,7 +222,7 @@ def test_the_key_opens_the_page_and_nothing_else(house: Program):
     assert session.get(f"{house.url}/config").status_code == 401
 
 
-def test_feedback_comes_as_a_file(house: Program, store: Store, kept: Conversation):
+def test_feedback_comes_as_a_file(house: Program, store: ConversationStore, kept: Conversation):
     Feedback(store).rate("user:anna", kept.id, 1, True, "embedded")
     Feedback(store).note("user:anna", kept.id, 1, "=1+1")
     anna = sign_in(house)

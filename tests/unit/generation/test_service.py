@@ -20,13 +20,14 @@ from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, NotFo
 from mllama_demo.generation.service import DECODED_IMAGES, Answer, GenerationService
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import BOUNDS, SamplingParams
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished, run, talk
 
 pytestmark = pytest.mark.timeout(60)
 
 
-class CountingStore(Store):
+class CountingStore(ConversationStore):
     """Counts how often each image is read."""
 
     def __init__(self, url: str) -> None:
@@ -45,9 +46,9 @@ class CountingStore(Store):
 
 @pytest.fixture
 def store() -> Iterator[CountingStore]:
-    store = CountingStore("sqlite://")
+    store = CountingStore(Database("sqlite://"))
     yield store
-    store.close()
+    store.database.close()
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def answerer(backend, store) -> GenerationService:
     return new_answerer(backend, store)
 
 
-def new_answerer(backend: ManualBackend, store: Store, **settings: Any) -> GenerationService:
+def new_answerer(backend: ManualBackend, store: ConversationStore, **settings: Any) -> GenerationService:
     return GenerationService(backend, CodePoints(), store, Settings(**settings))
 
 

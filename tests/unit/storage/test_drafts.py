@@ -13,8 +13,8 @@ from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.generation.tasks import AnswerTasks
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.storage import drafts as drafts_room
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 from mllama_demo.storage.drafts import LIFETIME, Drafts
 from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run, talk, until
 
@@ -23,20 +23,20 @@ PART = Message("assistant", "Once the", metadata={"sampling": {"temperature": 0.
 
 
 @pytest.fixture
-def drafts(store: Store) -> Drafts:
+def drafts(store: ConversationStore) -> Drafts:
     return Drafts(store)
 
 
 def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
-    now = drafts_room._now() + by
-    monkeypatch.setattr(drafts_room, "_now", lambda: now)
+    now = Database.now
+    monkeypatch.setattr(Database, "now", lambda self: now(self) + by)
 
 
-def asked(store: Store) -> Conversation:
+def asked(store: ConversationStore) -> Conversation:
     return store.save(ME, talk("Tell me a story"))
 
 
-def said(store: Store, conversation: Conversation) -> list[str]:
+def said(store: ConversationStore, conversation: Conversation) -> list[str]:
     return [message.text for message in store.load(ME, conversation.id).messages]
 
 
@@ -126,14 +126,14 @@ def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts
 
 @pytest.mark.parametrize("discarded", [False, True])
 def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_discarded(monkeypatch, discarded) -> None:
-    class FailsAsAnswersEnd(Store):
+    class FailsAsAnswersEnd(ConversationStore):
         def save(self, owner: str, conversation: Conversation) -> Conversation:
             if conversation.messages[-1].role == "assistant" and not mended:
                 raise BackendUnavailable("The database does not answer.")
             return super().save(owner, conversation)
 
     mended: list[bool] = []
-    backend, store = ManualBackend(), FailsAsAnswersEnd("sqlite://")
+    backend, store = ManualBackend(), FailsAsAnswersEnd(Database("sqlite://"))
     drafts = Drafts(store)
     answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, unwatched_seconds=2.0)
     monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
@@ -155,4 +155,4 @@ def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_
         return said(store, conversation)
 
     assert run(story()) == ["Tell me a story", *([] if discarded else ["On"])]
-    store.close()
+    store.database.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import zlib
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,15 +11,14 @@ import pytest
 
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.edits import without_branch
-from mllama_demo.explore.import_export import to_json
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.database import Database
 from mllama_demo.storage.explore_runs import ExploreRuns
 from tests.support.explore_runs import branched, rude_run, run_of, saying
 
 
 @pytest.fixture
-def kept(store: Store) -> ExploreRuns:
-    return ExploreRuns(store, 200)
+def kept(database: Database) -> ExploreRuns:
+    return ExploreRuns(database, 200)
 
 
 def test_a_kept_run_is_listed_opened_and_deleted_by_its_owner(kept: ExploreRuns) -> None:
@@ -57,12 +54,12 @@ def test_saving_again_replaces_and_a_picture_stays_as_long_as_a_run_shows_it(kep
     kept.delete("ann", first.id)
     assert kept.load("ann", second.id) == second
     kept.delete("ann", second.id)
-    with kept._store.transaction() as connection:
+    with kept._database.transaction() as connection:
         assert connection.exec_driver_sql("select count(*) from explore_pictures").scalar() == 0
 
 
-def test_the_run_that_came_first_makes_way_also_for_an_older_one_that_is_imported(store: Store) -> None:
-    kept = ExploreRuns(store, 2)
+def test_the_run_that_came_first_makes_way_also_for_an_older_one_that_is_imported(database: Database) -> None:
+    kept = ExploreRuns(database, 2)
     first, second, third = (run_of() for _ in range(3))
     old = run_of(created=datetime(2020, 1, 1, tzinfo=timezone.utc))
     of_bob = run_of()
@@ -76,13 +73,13 @@ def test_the_run_that_came_first_makes_way_also_for_an_older_one_that_is_importe
     kept.save("ann", saying(old, "Changed"))
     assert [line.id for line in kept.list("ann")] == [third.id, old.id]
     assert [line.id for line in kept.list("bob")] == [of_bob.id]
-    with store.transaction() as connection:
+    with database.transaction() as connection:
         assert connection.exec_driver_sql("select count(*) from explore_pictures").scalar() == 1
 
 
 def test_of_two_changes_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
-    with closing(Store(f"sqlite:///{tmp_path / 'a.sqlite3'}")) as store:
-        kept, run = ExploreRuns(store, 5), run_of()
+    with closing(Database(f"sqlite:///{tmp_path / 'a.sqlite3'}")) as database:
+        kept, run = ExploreRuns(database, 5), run_of()
         kept.save("ann", run)
         threads = [
             threading.Thread(target=lambda: kept.change("ann", run.id, lambda now: branched(now, parent=0))) for _ in range(8)
@@ -103,31 +100,3 @@ def test_a_change_that_fails_leaves_the_run_as_it_was(kept: ExploreRuns) -> None
     with pytest.raises(BadRequest):
         kept.change("ann", run.id, lambda now: without_branch(now, 0))
     assert kept.load("ann", run.id) == run
-
-
-def test_runs_that_an_earlier_version_kept_are_there_in_the_order_of_their_making(store: Store) -> None:
-    """Its table had no column kept, and its documents were of version 1."""
-    earlier, later = (run_of(created=datetime(2026, 1, day, tzinfo=timezone.utc)) for day in (1, 2))
-    ExploreRuns(store, 5)
-    with store.transaction(write=True) as connection:
-        connection.exec_driver_sql("ALTER TABLE explore_runs DROP COLUMN kept")
-        for run in (later, earlier):
-            document = json.loads(to_json(run))
-            document["version"], document["image"]["data"] = 1, ""
-            del document["branches"]
-            assert run.image is not None
-            connection.exec_driver_sql("INSERT OR IGNORE INTO explore_pictures VALUES (?, ?)", (run.image.digest, run.image.data))
-            connection.exec_driver_sql(
-                "INSERT INTO explore_runs (id, owner, title, model, created, cells, failed, picture, document) "
-                "VALUES (?, 'ann', 'A title', 'a model', ?, 8, 0, ?, ?)",
-                (
-                    run.id,
-                    f"{run.created:%Y-%m-%d} 00:00:00.000000",
-                    run.image.digest,
-                    zlib.compress(json.dumps(document).encode()),
-                ),
-            )
-    kept = ExploreRuns(store, 5)
-    assert [line.id for line in kept.list("ann")] == [later.id, earlier.id]
-    assert kept.load("ann", earlier.id) == earlier
-    assert branched(kept.load("ann", later.id)).branches[0].number == 1

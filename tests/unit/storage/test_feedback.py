@@ -9,7 +9,7 @@ import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.feedback import COLUMNS, MAX_NOTE_LENGTH, Feedback, to_csv
 from mllama_demo.ui.feedback_controls import thumbs
 
@@ -17,12 +17,12 @@ SAMPLING = {"temperature": 0.2, "top_p": 0.9}
 
 
 @pytest.fixture
-def feedback(store: Store) -> Feedback:
+def feedback(store: ConversationStore) -> Feedback:
     return Feedback(store)
 
 
 @pytest.fixture
-def kept(store: Store) -> Conversation:
+def kept(store: ConversationStore) -> Conversation:
     """Question 0, answer 1, question 2, answer 3."""
     messages = []
     for number in (1, 2):

@@ -88,50 +88,49 @@ def test_settings_do_not_print_what_is_secret():
 # --- sessions ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_session_is_whose_password_opened_it_and_outlives_a_restart(store):
-    token = Sessions(store, {"anna": HASH}).open("anna")
-    assert Sessions(store, {"anna": HASH}).subject(token) == "anna"
+def test_a_session_is_whose_password_opened_it_and_outlives_a_restart(database):
+    token = Sessions(database, {"anna": HASH}).open("anna")
+    assert Sessions(database, {"anna": HASH}).subject(token) == "anna"
 
 
-def test_a_session_ends_when_the_password_changes_or_the_user_goes(store):
-    token = Sessions(store, {"anna": HASH}).open("anna")
-    assert Sessions(store, {"anna": OTHER}).subject(token) is None
-    assert Sessions(store, {"ben": HASH}).subject(token) is None
+def test_a_session_ends_when_the_password_changes_or_the_user_goes(database):
+    token = Sessions(database, {"anna": HASH}).open("anna")
+    assert Sessions(database, {"anna": OTHER}).subject(token) is None
+    assert Sessions(database, {"ben": HASH}).subject(token) is None
 
 
-def test_signing_out_ends_that_session_alone(store):
-    known = Sessions(store, {"anna": HASH})
+def test_signing_out_ends_that_session_alone(database):
+    known = Sessions(database, {"anna": HASH})
     here, there = known.open("anna"), known.open("anna")
     known.close(here)
     assert known.subject(here) is None
     assert known.subject(there) == "anna"
 
 
-def test_a_session_ends_by_itself(store, monkeypatch):
-    known = Sessions(store, {"anna": HASH})
+def test_a_session_ends_by_itself(database, later):
+    known = Sessions(database, {"anna": HASH})
     token = known.open("anna")
-    after = sessions._now() + sessions.LIFETIME
-    monkeypatch.setattr(sessions, "_now", lambda: after)
+    later(sessions.LIFETIME)
     assert known.subject(token) is None
 
 
 @pytest.mark.parametrize("token", [None, "", "x", "A" * 43, "é" * 43, "A" * 44])
-def test_a_made_up_token_is_nobodys(store, token):
-    known = Sessions(store, {"anna": HASH})
+def test_a_made_up_token_is_nobodys(database, token):
+    known = Sessions(database, {"anna": HASH})
     known.open("anna")
     assert known.subject(token) is None
     known.close(token)
 
 
-def test_the_token_is_not_in_the_database(store):
-    token = Sessions(store, {"anna": HASH}).open("anna")
-    with store.transaction() as connection:
+def test_the_token_is_not_in_the_database(database):
+    token = Sessions(database, {"anna": HASH}).open("anna")
+    with database.transaction() as connection:
         (row,) = connection.execute(sql.text("SELECT * FROM sessions")).all()
     assert token not in map(str, row)
 
 
-def test_only_the_right_name_with_the_right_password_is_known(store):
-    known = Sessions(store, {"anna": HASH, ADMIN_KEY: "the key itself"})
+def test_only_the_right_name_with_the_right_password_is_known(database):
+    known = Sessions(database, {"anna": HASH, ADMIN_KEY: "the key itself"})
     assert known.knows("anna", PASSWORD)
     for name, password in (("anna", "battery staple"), ("ben", PASSWORD), ("", ""), (ADMIN_KEY, "the key itself")):
         assert not known.knows(name, password)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sql
@@ -10,29 +10,24 @@ import sqlalchemy as sql
 from mllama_demo.chat.conversation import Message
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage import shares as shares_module
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.shares import MAX_SHARES, ShareGone, Shares
 from tests.support.manual_backend import talk
 
 
 @pytest.fixture
-def shares(store: Store) -> Shares:
+def shares(store: ConversationStore) -> Shares:
     return Shares(store)
 
 
 @pytest.fixture
-def kept(store: Store):
+def kept(store: ConversationStore):
     """A stored conversation of "me"."""
     return store.save("me", talk("What is it?", "A dog."))
 
 
 def texts(shares: Shares, token: str) -> list[str]:
     return [message.text for message in shares.open(token).conversation.messages]
-
-
-def later(monkeypatch: pytest.MonkeyPatch, passed: timedelta) -> None:
-    now = datetime.now(timezone.utc).replace(tzinfo=None) + passed
-    monkeypatch.setattr(shares_module, "_now", lambda: now)
 
 
 def test_a_link_shows_what_the_conversation_showed_and_not_what_came_later(store, shares, kept):
@@ -52,7 +47,7 @@ def test_another_version_chosen_later_does_not_change_what_was_shared(store, sha
 def test_the_secret_is_nowhere_in_the_database(store, shares, kept):
     token = shares.create("me", kept.id, "1 day")
     assert len(token) == 43
-    with store.transaction() as connection:
+    with store.database.transaction() as connection:
         rows = connection.execute(sql.text("SELECT * FROM shares")).all()
     assert len(rows) == 1
     assert not any(token in str(value) for value in rows[0])
@@ -73,11 +68,11 @@ def test_what_was_never_a_link_is_unknown(shares, kept, token):
         shares.open(token)
 
 
-def test_a_link_ends_by_itself(shares, kept, monkeypatch):
+def test_a_link_ends_by_itself(shares, kept, later):
     token = shares.create("me", kept.id, "1 hour")
-    later(monkeypatch, timedelta(minutes=59))
+    later(timedelta(minutes=59))
     assert texts(shares, token)
-    later(monkeypatch, timedelta(minutes=61))
+    later(timedelta(minutes=2))
     with pytest.raises(ShareGone, match="expired"):
         shares.open(token)
     assert shares.active("me", kept.id) == []

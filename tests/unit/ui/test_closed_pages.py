@@ -12,7 +12,7 @@ from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import PageSession
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def page(store: Store) -> Iterator[ChatPage]:
+def page(store: ConversationStore) -> Iterator[ChatPage]:
     settings = Settings()
     room = ChatService(GenerationService(ManualBackend(), CodePoints(), store, settings), store, [])  # by hand
     yield ChatPage(settings, room, store, load_brand(settings))
@@ -41,7 +41,7 @@ def test_an_open_page_holds_no_connection(page: ChatPage) -> None:
     assert page.build().get_config_file()["connect_heartbeat"] is False
 
 
-def test_what_was_said_at_a_kiosk_goes_with_its_page(page: ChatPage, store: Store) -> None:
+def test_what_was_said_at_a_kiosk_goes_with_its_page(page: ChatPage, store: ConversationStore) -> None:
     owner, other = open_page(page, "one", kiosk=True), open_page(page, "two", kiosk=True)
     for name in (owner, other):
         store.save(name, talk("What is it?", "A dog."))
@@ -49,14 +49,14 @@ def test_what_was_said_at_a_kiosk_goes_with_its_page(page: ChatPage, store: Stor
     assert (len(store.list(owner)), len(store.list(other))) == (0, 1)
 
 
-def test_what_was_said_on_a_visitors_own_page_stays(page: ChatPage, store: Store) -> None:
+def test_what_was_said_on_a_visitors_own_page_stays(page: ChatPage, store: ConversationStore) -> None:
     owner = open_page(page, "one", kiosk=False)
     store.save(owner, talk("What is it?", "A dog."))
     asyncio.run(page.left("one"))
     assert len(store.list(owner)) == 1
 
 
-def test_a_kiosks_page_is_forgotten_though_the_database_fails(page: ChatPage, store: Store, monkeypatch) -> None:
+def test_a_kiosks_page_is_forgotten_though_the_database_fails(page: ChatPage, store: ConversationStore, monkeypatch) -> None:
     owner = open_page(page, "one", kiosk=True)
     store.save(owner, talk("What is it?", "A dog."))
     assert asyncio.run(page._room.search(PageSession(owner, "one"), "dog")).found

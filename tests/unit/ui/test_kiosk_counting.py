@@ -13,7 +13,7 @@ from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.chat_service import ChatService
@@ -29,7 +29,7 @@ ENOUGH = "You have asked 2 questions"
 class Screen:
     """A kiosk where a visitor may ask two questions, and the notices on it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ConversationStore) -> None:
         settings = Settings(kiosk=True, kiosk_messages_per_hour=2)
         self.backend = ManualBackend()
         self.room = ChatService(GenerationService(self.backend, CodePoints(), store, settings), store, [])
@@ -60,7 +60,7 @@ async def to_the_end(updates: AsyncGenerator[Any, None]) -> None:
 
 
 @pytest.fixture
-def screen(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+def screen(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     screen = Screen(store)
     monkeypatch.setattr(views_module.gr, "Warning", lambda message, **_: screen.notices.append(message))
     yield screen
@@ -86,7 +86,7 @@ def test_what_was_refused_was_not_asked(screen: Screen) -> None:
     run(scene())
 
 
-def test_enter_while_an_answer_is_under_way_is_no_question(screen: Screen, store: Store) -> None:
+def test_enter_while_an_answer_is_under_way_is_no_question(screen: Screen, store: ConversationStore) -> None:
     async def scene() -> None:
         asking = asyncio.create_task(screen.ask("What is it?"))
         await screen.backend.taken()

@@ -12,7 +12,8 @@ from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.sampling import BOUNDS
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.chat_service import ChatService
 from tests.support.manual_backend import CodePoints, ManualBackend
@@ -27,12 +28,12 @@ def backend() -> ManualBackend:
 
 @pytest.fixture
 def page(backend) -> Iterator[ChatPage]:
-    store, settings = Store("sqlite://"), Settings()
+    store, settings = ConversationStore(Database("sqlite://")), Settings()
     answerer = GenerationService(backend, CodePoints(), store, settings)
     room = ChatService(answerer, store, [])
     yield ChatPage(settings, room, store, load_brand(settings))
     room.close()
-    store.close()
+    store.database.close()
 
 
 def test_every_knob_works_where_nothing_is_ignored(page):

@@ -17,7 +17,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage import shares
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.chat_service import ChatService
@@ -36,7 +36,7 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def page(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatPage]:
+def page(store: ConversationStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatPage]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     settings = Settings()
     room = ChatService(GenerationService(ManualBackend(), CodePoints(), store, settings), store, [])
@@ -69,7 +69,7 @@ def test_a_second_link_that_cannot_be_made_leaves_the_first_where_it_is(page, st
     assert "has 1 links already" in notices[0]
 
 
-def export(page: ChatPage, store: Store, request: Any) -> list[Path]:
+def export(page: ChatPage, store: ConversationStore, request: Any) -> list[Path]:
     """Exports a conversation as the page does; the files that hold it."""
     conversation = store.save(page._kiosk.visit(request).owner, talk("What is it?", "A dog."))
     path = run(page._drawer._exporter("json")(conversation.id, request))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mllama_demo.generation.tasks import AnswerTasks
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
 from tests.support.answer_tasks import new_answers
 from tests.support.manual_backend import ManualBackend
 
@@ -16,5 +16,5 @@ def backend() -> ManualBackend:
 
 
 @pytest.fixture
-def answers(store: Store, backend: ManualBackend) -> AnswerTasks:
+def answers(store: ConversationStore, backend: ManualBackend) -> AnswerTasks:
     return new_answers(store, backend)

@@ -12,7 +12,8 @@ import pytest
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 from tests.support.answer_tasks import EARLIER, HELLO, ME, begin, done, new_answers, texts, watch
 from tests.support.manual_backend import PATIENCE_S, READ, finished, run, talk, until
 
@@ -111,7 +112,7 @@ def test_a_discard_before_the_request_has_reached_the_backend_is_not_lost(answer
 def test_discard_returns_once_nothing_more_will_be_stored(backend, role: str) -> None:
     """Whoever deletes the conversation then can be sure that it does not come back."""
 
-    class SlowToSave(Store):
+    class SlowToSave(ConversationStore):
         def save(self, owner: str, conversation: Conversation) -> Conversation:
             if conversation.messages[-1].role == role:
                 saving.set()
@@ -119,7 +120,7 @@ def test_discard_returns_once_nothing_more_will_be_stored(backend, role: str) ->
             return super().save(owner, conversation)
 
     saving, go_on = threading.Event(), threading.Event()
-    store = SlowToSave("sqlite://")
+    store = SlowToSave(Database("sqlite://"))
     answers = new_answers(store, backend)
 
     async def scene() -> None:
@@ -139,7 +140,7 @@ def test_discard_returns_once_nothing_more_will_be_stored(backend, role: str) ->
 
     run(scene())
     assert store.list(ME) == []
-    store.close()
+    store.database.close()
 
 
 def test_a_deleted_conversation_does_not_come_back_with_its_answer(answers, backend, store) -> None:
@@ -219,7 +220,7 @@ def test_a_program_that_ends_before_the_first_event_stores_nothing(answers, back
 def test_a_program_that_ends_while_the_answer_is_being_stored_keeps_it_once(backend) -> None:
     """The writing thread is done and the event loop has not heard of it yet: that is where the cancellation strikes."""
 
-    class CancelledOnSave(Store):
+    class CancelledOnSave(ConversationStore):
         def save(self, owner: str, conversation: Conversation) -> Conversation:
             if conversation.messages[-1].role == "assistant" and not cancelling:
                 cancelling.append(True)
@@ -227,7 +228,7 @@ def test_a_program_that_ends_while_the_answer_is_being_stored_keeps_it_once(back
             return super().save(owner, conversation)
 
     cancelling: list[bool] = []
-    store = CancelledOnSave("sqlite://")
+    store = CancelledOnSave(Database("sqlite://"))
     answers = new_answers(store, backend)
 
     def cancel_when_written() -> None:
@@ -249,4 +250,4 @@ def test_a_program_that_ends_while_the_answer_is_being_stored_keeps_it_once(back
     scene_task: Any = None
     asyncio.run(scene())
     assert texts(store, HELLO) == ["Hello?", "Once"]
-    store.close()
+    store.database.close()

@@ -12,7 +12,8 @@ from mllama_demo.engine.base import QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 from tests.support.answer_tasks import EARLIER, HELLO, ME, OFTEN, begin, done, new_answers, shown, texts, watch
 from tests.support.manual_backend import READ, ManualBackend, finished, run, talk, until
 
@@ -211,11 +212,11 @@ def test_a_model_that_fails_in_the_middle_leaves_what_was_written_and_the_cause(
 
 
 def test_an_answer_that_cannot_be_stored_fails_by_name_and_the_conversation_is_free_again(backend) -> None:
-    class FullDisk(Store):
+    class FullDisk(ConversationStore):
         def save(self, owner: str, conversation: Conversation) -> Conversation:
             raise BackendUnavailable("The disk is full.")
 
-    store = FullDisk("sqlite://")
+    store = FullDisk(Database("sqlite://"))
     answers = new_answers(store, backend)
 
     async def scene() -> None:
@@ -228,4 +229,4 @@ def test_an_answer_that_cannot_be_stored_fails_by_name_and_the_conversation_is_f
         await until(lambda: backend.closed, "the request was given up")
 
     run(scene())
-    store.close()
+    store.database.close()

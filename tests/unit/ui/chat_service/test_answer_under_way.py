@@ -9,7 +9,8 @@ import pytest
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest
-from mllama_demo.storage.conversations import Store
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.database import Database
 from mllama_demo.ui.page_update import PageUpdate
 from tests.support.chat_setup import CHANGES, PAGE, TAB, ChatSetup, Seen, lines, nothing_open, refused, value
 from tests.support.manual_backend import READ, finished, run, until
@@ -112,14 +113,14 @@ def test_a_page_that_moved_on_gets_no_more_views_of_the_answer(house, where: str
 
 
 def test_a_question_does_not_take_over_a_page_that_moved_on_before_it_could_begin() -> None:
-    class SlowToLoad(Store):
+    class SlowToLoad(ConversationStore):
         def load(self, owner: str, id: str) -> Conversation:
             loading.set()
             assert go_on.wait(20)
             return super().load(owner, id)
 
     loading, go_on = threading.Event(), threading.Event()
-    house = ChatSetup(SlowToLoad("sqlite://"))
+    house = ChatSetup(SlowToLoad(Database("sqlite://")))
     id = house.keep("Hello?", "Hi.")
 
     async def scene() -> None:
@@ -237,14 +238,14 @@ def test_a_conversation_deleted_in_one_tab_leaves_the_tab_that_watches_its_answe
 
 
 def test_an_answer_that_ends_while_its_conversation_is_being_deleted_does_not_bring_it_back() -> None:
-    class SlowToDelete(Store):
+    class SlowToDelete(ConversationStore):
         def delete(self, owner: str, id: str) -> None:
             super().delete(owner, id)
             deleted.set()
             assert go_on.wait(20)
 
     deleted, go_on = threading.Event(), threading.Event()
-    house = ChatSetup(SlowToDelete("sqlite://"))
+    house = ChatSetup(SlowToDelete(Database("sqlite://")))
 
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Well, ")
@@ -264,7 +265,7 @@ def test_an_answer_that_ends_while_its_conversation_is_being_deleted_does_not_br
 
 
 def test_a_conversation_deleted_while_its_answer_is_being_stored_does_not_come_back() -> None:
-    class SlowToSave(Store):
+    class SlowToSave(ConversationStore):
         def save(self, owner: str, conversation: Conversation) -> Conversation:
             if conversation.messages[-1].role == "assistant":
                 saving.set()
@@ -272,7 +273,7 @@ def test_a_conversation_deleted_while_its_answer_is_being_stored_does_not_come_b
             return super().save(owner, conversation)
 
     saving, go_on = threading.Event(), threading.Event()
-    house = ChatSetup(SlowToSave("sqlite://"))
+    house = ChatSetup(SlowToSave(Database("sqlite://")))
 
     async def scene() -> None:
         seen = await house.begun(house.ask("Hello?"), "Well, ")

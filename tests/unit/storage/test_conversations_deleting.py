@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.storage.conversations import DELETED_LIFETIME, UNUSED_IMAGE_LIFETIME, Store
+from mllama_demo.storage.conversations import DELETED_LIFETIME, UNUSED_IMAGE_LIFETIME, ConversationStore
+from mllama_demo.storage.database import Database
 from tests.support.stored_conversations import image, talk
 
 # --- images and deletion -------------------------------------------------------------------------------------------------
@@ -67,7 +69,7 @@ class TestImages:
 
     def test_an_image_that_was_never_sent_is_cleared_away_in_time(self, store, later):
         forgotten = store.put_image(image("blue"))
-        later(UNUSED_IMAGE_LIFETIME)
+        later(UNUSED_IMAGE_LIFETIME + timedelta(seconds=1))
         store.purge()
         with pytest.raises(NotFound):
             store.image_bytes(forgotten.digest)
@@ -114,12 +116,13 @@ class TestDeleting:
 
     def test_opening_the_store_purges_what_is_due(self, url, later):
         conversation = talk("a secret that was deleted")
-        with closing(Store(url)) as store:
+        with closing(Database(url)) as database:
+            store = ConversationStore(database)
             store.save("ann", conversation)
             store.delete("ann", conversation.id)
         later(DELETED_LIFETIME)
-        with closing(Store(url)) as store, pytest.raises(NotFound):
-            store.restore("ann", conversation.id)
+        with closing(Database(url)) as database, pytest.raises(NotFound):
+            ConversationStore(database).restore("ann", conversation.id)
 
 
 # --- versions ------------------------------------------------------------------------------------------------------------

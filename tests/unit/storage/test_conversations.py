@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
-from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, NotFound
-from mllama_demo.storage import conversations as store_module
-from mllama_demo.storage.conversations import MAX_TITLE_LENGTH, Store
-from mllama_demo.storage.schema import SCHEMA_VERSION
-from tests.support.stored_conversations import image, sqlite_url, talk, texts
+from mllama_demo.errors import BadRequest, NotFound
+from mllama_demo.storage.conversations import MAX_TITLE_LENGTH, ConversationStore
+from mllama_demo.storage.database import Database
+from tests.support.stored_conversations import image, talk, texts
 
 # --- round trip ----------------------------------------------------------------------------------------------------------
 
@@ -66,24 +62,28 @@ class TestRoundTrip:
 
     def test_a_conversation_survives_closing_and_opening_the_database(self, url):
         conversation = talk("Hello", "Hi", title="Greetings")
-        with closing(Store(url)) as store:
+        with closing(Database(url)) as database:
+            store = ConversationStore(database)
             ref = store.put_image(image("red"))
             conversation = conversation.add(Message("user", "And this?", ref, {"tiles": 4}))
             store.save("ann", conversation)
-        with closing(Store(url)) as store:
+        with closing(Database(url)) as database:
+            store = ConversationStore(database)
             assert store.load("ann", conversation.id) == conversation
             assert store.image_bytes(ref.digest) == image("red").data
 
-    def test_an_unchanged_beginning_is_not_written_again(self, url):
+    def test_an_unchanged_beginning_is_not_written_again(self, store):
         conversation = talk("one", "two", "three")
-        with closing(Store(url)) as store:
-            store.save("ann", conversation)
-            with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
-                before = other.execute("SELECT rowid, position FROM messages ORDER BY position").fetchall()
-                store.save("ann", conversation.cut(2).add(Message("user", "else")).add(Message("assistant", "four")))
-                after = other.execute("SELECT rowid, position FROM messages ORDER BY position").fetchall()
-        assert after[:3] == before, "nor is what was there before forgotten"
+        store.save("ann", conversation)
+        before = self.rows(store)
+        store.save("ann", conversation.cut(2).add(Message("user", "else")).add(Message("assistant", "four")))
+        after = self.rows(store)
+        assert after[:3] == before
         assert len(after) == 5
+
+    def rows(self, store):
+        with store.database.transaction() as connection:
+            return connection.exec_driver_sql("SELECT rowid, position FROM messages ORDER BY position").all()
 
     def test_a_save_that_fails_changes_nothing(self, store):
         conversation = talk("one", "two")
@@ -222,94 +222,6 @@ class TestThreads:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda version: store.save("ann", version), versions))
         assert store.load("ann", first.id) in versions
-
-    def test_a_writer_elsewhere_that_holds_the_database_too_long_is_named(self, url, monkeypatch):
-        monkeypatch.setattr(store_module, "_BUSY_TIMEOUT_S", 0.05)
-        with (
-            closing(Store(url)) as store,
-            closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other,
-        ):
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(BackendUnavailable, match="locked"):
-                store.save("ann", talk("hello"))
-            other.execute("ROLLBACK")
-            store.save("ann", talk("hello"))
-            assert len(store.list("ann")) == 1
-
-
-# --- opening -------------------------------------------------------------------------------------------------------------
-
-
-class TestOpening:
-    def test_missing_folders_are_made(self, tmp_path):
-        Store(sqlite_url(tmp_path / "a" / "b" / "c.sqlite3")).close()
-        assert (tmp_path / "a" / "b" / "c.sqlite3").is_file()
-
-    def test_a_store_may_be_closed_twice(self, url):
-        store = Store(url)
-        store.close()
-        store.close()
-
-    def test_sqlite_writes_ahead_and_checks_foreign_keys(self, url):
-        with closing(Store(url)) as store, store.transaction() as connection:
-            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-            assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-
-    def test_a_file_that_is_no_database_is_named(self, tmp_path):
-        (tmp_path / "notes.txt").write_text("These are notes, not a database.\n" * 100)
-        with pytest.raises(ConfigError, match=r"notes\.txt cannot be used: file is not a database"):
-            Store(sqlite_url(tmp_path / "notes.txt"))
-
-    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path):
-        (tmp_path / "file").write_text("in the way")
-        with pytest.raises(ConfigError, match=r"file/data/c\.sqlite3 cannot be used: Not a directory"):
-            Store(sqlite_url(tmp_path / "file" / "data" / "c.sqlite3"))
-
-    def test_a_database_that_cannot_be_written_is_refused_at_once(self, tmp_path):
-        Store(sqlite_url(tmp_path / "c.sqlite3")).close()
-        with pytest.raises(ConfigError, match="readonly database"):
-            Store(f"sqlite:///file:{(tmp_path / 'c.sqlite3').as_posix()}?mode=ro&uri=true")
-
-    @pytest.mark.parametrize("url", ["conversations.db", "nosuch://host/name", "postgresql+psycopg://a:secret@localhost/x"])
-    def test_a_url_that_cannot_be_used_is_refused_without_its_password(self, url):
-        with pytest.raises(ConfigError, match="database") as error:
-            Store(url)
-        assert "secret" not in str(error.value)
-
-    def test_a_database_of_a_newer_version_is_refused(self, url):
-        Store(url).close()
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other, other:
-            other.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION + 1,))
-        with pytest.raises(ConfigError, match=f"newer version.*schema {SCHEMA_VERSION + 1}, this one knows {SCHEMA_VERSION}"):
-            Store(url)
-
-    def test_a_database_of_version_1_is_brought_up_to_date_in_place(self, url):
-        """store_version_1.sql is what the program wrote before conversations had versions."""
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as old:
-            old.executescript(Path(__file__).with_name("store_version_1.sql").read_text(encoding="utf-8"))
-        for _ in range(2):
-            with closing(Store(url)) as store:
-                conversation = store.load("ann", "a" * 32)
-                assert [m.text for m in conversation.messages] == ["What is it?", "A red square.", "And now?", "Still red."]
-                assert conversation.messages[1].metadata["completion_tokens"] == 5
-                assert hashlib.sha256(store.image_bytes(conversation.messages[0].image.digest)).hexdigest() == (
-                    conversation.messages[0].image.digest
-                )
-                assert [node.parent for node in store.tree("ann", "a" * 32).nodes] == [None, 0, 1, 2]
-                assert [summary.title for summary in store.list("bob")] == ["Hello"]
-        with closing(Store(url)) as store:
-            store.save("ann", conversation.cut(3).add(Message("assistant", "Redder.")))
-            assert store.choose("ann", "a" * 32, 3).conversation() == conversation
-            store.delete("bob", "b" * 32)
-            store.restore("bob", "b" * 32)
-
-    def test_a_database_of_another_program_is_left_alone(self, url):
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other, other:
-            other.execute("CREATE TABLE images (id INTEGER PRIMARY KEY)")
-        with pytest.raises(ConfigError, match="another program"):
-            Store(url)
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
-            assert other.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("images",)]
 
 
 # --- erasing -------------------------------------------------------------------------------------------------------------
