@@ -1,4 +1,4 @@
-# Everyday verbs. `make run` and `make test` need Python 3.10+, make and a package index; they make their own environment.
+# Everyday commands. `make run` and `make test` need Python 3.10+, make and a package index; they make their own environment.
 
 PYTHON ?= python3
 VENV ?= .venv

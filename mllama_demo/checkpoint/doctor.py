@@ -1,11 +1,10 @@
-"""`python -m mllama_demo doctor --config …`: is this machine ready for that configuration? Every line says what to do about it.
+"""The command `doctor`: says whether this machine is ready for a configuration, and what to do when it is not.
 
-The checks are in checks.py; this is the verb and its two ways to tell.
+doctor_checks.py has the checks; this module runs them and prints their findings as text or as JSON.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import textwrap
 from collections.abc import Sequence
@@ -18,19 +17,16 @@ from mllama_demo.checkpoint.machine import Machine, this_machine
 from mllama_demo.checkpoint.neuron_sdks import PACKAGES
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
-from mllama_demo.runtime.command_line import settings_parser
 
 NOT_READY = 2
 _WIDTH = 110
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `doctor`. Exit code 0 when nothing fails, warnings or not; 2 when something does or the options are wrong."""
-    parser = _parser()
-    own, rest = parser.parse_known_args(argv)
-    settings = load_settings(rest, program=parser.prog)
+def main(options: Sequence[str], as_json: bool) -> int:
+    """The command `doctor`, with the options of `serve`. Exit code 2 when a check fails; a warning is no failure."""
+    settings = load_settings(options)
     found = examine(this_machine((*PACKAGES, "torch", "gradio")), settings)
-    print(json.dumps(_as_json(settings, found), indent=2) if own.json else report(found))
+    print(json.dumps(_as_json(settings, found), indent=2) if as_json else report(found))
     return NOT_READY if _failures(found) else 0
 
 
@@ -79,10 +75,3 @@ def _failures(found: Sequence[Finding]) -> int:
 
 def _as_json(settings: Settings, found: Sequence[Finding]) -> dict[str, Any]:
     return {"ready": not _failures(found), "backend": settings.backend, "findings": [asdict(finding) for finding in found]}
-
-
-def _parser() -> argparse.ArgumentParser:
-    about = "Says whether this machine is ready to run a configuration, and what to do if it is not. Changes nothing."
-    parser = settings_parser("doctor", "[--json]", about)
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON, for programs")
-    return parser

@@ -6,7 +6,6 @@ memory.py. Imports nothing heavy.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,6 @@ from mllama_demo.config.model_shape import PUBLISHED, ModelShape, read_shape
 from mllama_demo.config.neuron import CORES, GIB_PER_CORE, MAX_BATCH, NeuronOptions, default_buckets, first_problem
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
-from mllama_demo.runtime.command_line import settings_parser
 
 DOES_NOT_FIT = 1
 _TIGHT = GIB  # bytes; less than this is within the error of the estimates
@@ -38,19 +36,26 @@ class Choice:
     problem: str | None
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `plan`. Exit code 0 when the configuration fits, 1 when it does not, 2 when it cannot be read."""
-    parser = _parser()
-    own, rest = parser.parse_known_args(argv)
-    named = PUBLISHED[own.shape] if own.shape else None
-    settings = load_settings([*rest, "--backend", "neuron"], program=parser.prog, shape=named)
-    shape, origin = _shape(settings, own.shape)
-    options = settings.neuron
-    if problem := first_problem(options, shape):  # the rules of a model that is not there, but whose size is known
+def main(options: Sequence[str], published: str | None, as_json: bool) -> int:
+    """The command `plan`.
+
+    Args:
+        options: those of `serve`.
+        published: the size of a published model to plan for, "11B" or "90B"; None plans for the one in model_path.
+        as_json: print JSON instead of a table.
+
+    Returns:
+        The exit code: 0 when the configuration fits, 1 when it does not.
+    """
+    named = PUBLISHED[published] if published else None
+    settings = load_settings([*options, "--backend", "neuron"], shape=named)
+    shape, origin = _shape(settings, published)
+    neuron = settings.neuron
+    if problem := first_problem(neuron, shape):  # the rules of a model that is not there, but whose size is known
         raise ConfigError(f"{problem.key} cannot be used with {origin}: {problem.rule}; {problem.works} works.")
-    memory = core_memory(shape, options)
-    found = list(choices(shape, options))
-    print(json.dumps(_as_json(options, memory, found), indent=2) if own.json else report(shape, origin, options, memory, found))
+    memory = core_memory(shape, neuron)
+    found = list(choices(shape, neuron))
+    print(json.dumps(_as_json(neuron, memory, found), indent=2) if as_json else report(shape, origin, neuron, memory, found))
     return 0 if memory.free >= 0 else DOES_NOT_FIT
 
 
@@ -162,11 +167,3 @@ def _as_json(o: NeuronOptions, memory: CoreMemory, found: Sequence[Choice]) -> d
             for choice in found
         ],
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    about = "Says what a Neuron configuration takes of each core's memory, and which others would fit."
-    parser = settings_parser("plan", "[--shape 11B|90B] [--json]", about)
-    parser.add_argument("--shape", choices=list(PUBLISHED), type=str.upper, help="plan for a published model, without its files")
-    parser.add_argument("--json", action="store_true", help="print sizes in bytes, for programs")
-    return parser

@@ -1,6 +1,6 @@
-"""Passwords as they are kept: salted scrypt hashes, one a line of text; and the verb that makes one.
+"""Passwords as salted scrypt hashes, each one line of text, and the command `hash-password`.
 
-Knows nothing of users, sessions or the web.
+Knows nothing of sessions or the web.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import hmac
 import re
 import secrets
 import sys
-from collections.abc import Sequence
 
 from mllama_demo.errors import BadRequest, ConfigError
-from mllama_demo.runtime.command_line import VerbParser
 
 # RFC 7914's parameters, at what OWASP's cheat sheet names as the least with 16 MiB of memory: n=2^14, r=8, p=5.
 _LOG_N, _R, _P = 14, 8, 5
@@ -64,15 +62,11 @@ def _decode(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `hash-password`: prints an entry for the option `users`. Asks twice, or reads one line where nobody types."""
-    parser = VerbParser(
-        prog="python -m mllama_demo hash-password",
-        description="Print an entry for the option users: the name and a hash of the password, which is asked for.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("name", help="Letters, digits and . _ @ + - ; 64 characters at most.")
-    name = parser.parse_args(argv).name
+def main(name: str) -> int:
+    """The command `hash-password`: prints an entry for the option `users`.
+
+    Asks for the password twice in a terminal, and reads one line of a stdin that is none.
+    """
     if not re.fullmatch(USER_NAME, name):
         raise ConfigError(f"A user's name is of letters, digits and . _ @ + -, at most 64 of them; got {name[:80]!r}.")
     if sys.stdin.isatty():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,7 +18,6 @@ from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.explore.grid import Estimate, Grid
 from mllama_demo.explore.spec import Spec, open_image, read_spec
-from mllama_demo.runtime.command_line import VerbParser
 from mllama_demo.runtime.process import terminated
 from mllama_demo.web.serve import set_up_logging
 
@@ -32,15 +31,51 @@ INTERRUPTED = 130  # as shells say it of Ctrl-C
 _PROGRESS_S = 0.25
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `explore`. Exit code 0 when every cell has an answer, 1 when some failed, 130 when interrupted."""
-    own, rest = _parser().parse_known_args(argv)
-    _check_outputs(own)
-    if own.run is not None:
-        return _from_file(own, rest)
+@dataclass(frozen=True)
+class Outputs:
+    """The files to write a run to, each as the format of its name."""
+
+    json: Path | None
+    csv: Path | None
+    html: Path | None
+
+    def check(self) -> None:
+        """Raises ConfigError for a file that cannot be written because of its folder, before anything takes long."""
+        for path in (self.json, self.html, self.csv):
+            if path is not None and (path.is_dir() or not path.parent.is_dir()):
+                raise ConfigError(
+                    f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'there is no such folder'}."
+                )
+
+    def write(self, run: Run, brand: Brand) -> None:
+        """Raises ConfigError for a file that cannot be written."""
+        from mllama_demo.explore.import_export import to_csv, to_json
+        from mllama_demo.explore.report import html_report
+        from mllama_demo.explore.snippets import DEFAULT_URL
+
+        def to_html(run: Run) -> str:
+            return html_report(run, DEFAULT_URL, brand)
+
+        for path, make in ((self.json, to_json), (self.csv, to_csv), (self.html, to_html)):
+            if path is None:
+                continue
+            try:
+                path.write_text(make(run), encoding="utf-8", newline="")
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
+            print(f"Written: {path}", file=sys.stderr)
+
+
+def run_grid(options: Sequence[str], file: Path, outputs: Outputs) -> int:
+    """The command `explore --spec FILE`, with the options of `serve`.
+
+    Returns:
+        The exit code: 0 when every cell has an answer, 1 when some failed, 130 when interrupted.
+    """
+    outputs.check()
     set_up_logging()
-    settings = load_settings(rest, program="python -m mllama_demo explore")
-    spec, brand = read_spec(own.spec, settings), load_brand(settings)
+    settings = load_settings(options)
+    spec, brand = read_spec(file, settings), load_brand(settings)
     image = open_image(spec, settings)
     from mllama_demo.backends import make_backend
     from mllama_demo.explore.runner import Explorer
@@ -58,25 +93,26 @@ def main(argv: Sequence[str]) -> int:
     if run is None:
         return INTERRUPTED
     _show(run, sys.stdout)
-    _write(own, run, brand)
+    outputs.write(run, brand)
     if interrupted:
         print(f"Interrupted: {sum(cell.complete for cell in run.cells)} of {len(run.cells)} cells answered.", file=sys.stderr)
         return INTERRUPTED
     return SOME_FAILED if run.failed else 0
 
 
-def _from_file(own: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Prints a run that was written before, and makes its files."""
+def show_run(options: Sequence[str], file: Path, outputs: Outputs) -> int:
+    """The command `explore --run FILE`: prints a run that was written before, and writes its other formats."""
+    outputs.check()
     from mllama_demo.explore.import_export import from_json
 
-    if rest:
-        raise ConfigError(f"With --run nothing is generated, so {rest[0]} has no meaning.")
+    if options:
+        raise ConfigError(f"With --run nothing is generated, so {options[0]} has no meaning.")
     try:
-        run = from_json(own.run.read_bytes())
+        run = from_json(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"The run {own.run} cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"The run {file} cannot be read: {error.strerror}.") from None
     _show(run, sys.stdout)
-    _write(own, run, load_brand(load_settings([])))
+    outputs.write(run, load_brand(load_settings([])))
     return SOME_FAILED if run.failed else 0
 
 
@@ -184,50 +220,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
         print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip(), file=stream)
-
-
-def _check_outputs(own: argparse.Namespace) -> None:
-    """Raises ConfigError for a folder that is not there, before anything takes long."""
-    for path in (own.output, own.html, own.csv):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ConfigError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'there is no such folder'}.")
-
-
-def _write(own: argparse.Namespace, run: Run, brand: Brand) -> None:
-    from mllama_demo.explore.import_export import to_csv, to_json
-    from mllama_demo.explore.report import html_report
-    from mllama_demo.explore.snippets import DEFAULT_URL
-
-    def to_html(run: Run) -> str:
-        return html_report(run, DEFAULT_URL, brand)
-
-    for path, make in ((own.output, to_json), (own.csv, to_csv), (own.html, to_html)):
-        if path is None:
-            continue
-        try:
-            path.write_text(make(run), encoding="utf-8", newline="")
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
-        print(f"Written: {path}", file=sys.stderr)
-
-
-# --- the command line ----------------------------------------------------------------------------------------------------
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = VerbParser(
-        prog="python -m mllama_demo explore",
-        usage="%(prog)s (--spec GRID | --run FILE) [--output FILE] [--csv FILE] [--html FILE] [--OPTION VALUE ...]",
-        description="Runs one image and prompt under every combination of some temperatures, top_p, top_k and seeds, and prints "
-        "the answers and what they have in common; configs/explore/tutorial.yaml shows how.",
-        epilog="Every option of serve can be given too, such as --model-path; serve --help lists them. Exit code: 0 when every "
-        "cell has an answer, 1 when some failed, 2 when it cannot run, 130 when interrupted.",
-        allow_abbrev=False,
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--spec", metavar="GRID", type=Path, help="the grid to run: a YAML file")
-    what.add_argument("--run", metavar="FILE", type=Path, help="show a run that --output wrote, instead of running one")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write everything there, as JSON")
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the cells there, for a spreadsheet")
-    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page there, to read and to print")
-    return parser

@@ -1,4 +1,4 @@
-"""How to get a cell's answer again without this page: with curl, with the openai client, or with the offline verb."""
+"""How to get a cell's answer again without this page: with curl, with the openai client, or with the command offline."""
 
 from __future__ import annotations
 

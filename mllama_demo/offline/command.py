@@ -5,9 +5,7 @@ To the terminal in the format of AWS's tutorial, or with --output as JSON lines 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +18,6 @@ from mllama_demo.errors import BackendUnavailable
 from mllama_demo.images.sources import digest_of
 from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_batch
 from mllama_demo.offline.results import Key, Printer, Record, check_kept, failed, open_results
-from mllama_demo.runtime.command_line import settings_parser
 from mllama_demo.runtime.process import terminated
 from mllama_demo.web.serve import set_up_logging
 
@@ -29,34 +26,41 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 INTERRUPTED = 130  # as shells say it of Ctrl-C
-_OWN = ("--output", "--at-once", "--help")
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `offline`. Exit code 0 when all is answered, 1 when some lines failed, 130 when interrupted."""
-    words, rest = _divide(argv)
-    own = _parser().parse_args(words)
+def main(options: Sequence[str], file: Path, output: Path | None, concurrency: str | None) -> int:
+    """The command `offline`.
+
+    Args:
+        options: those of `serve`.
+        file: the batch.
+        output: the JSON lines to write or to continue; "-" prints them, None prints the answers as text.
+        concurrency: whole numbers with commas; None takes those of the batch.
+
+    Returns:
+        The exit code: 0 when all is answered, 1 when some lines failed, 130 when interrupted.
+    """
     set_up_logging()
-    settings = load_settings(rest, program="python -m mllama_demo offline")
-    batch = read_batch(own.file, settings.sampling)
-    at_once = check_at_once(_numbers(own.at_once), "--at-once") if own.at_once else batch.at_once
+    settings = load_settings(options)
+    batch = read_batch(file, settings.sampling)
+    at_once = check_at_once(_numbers(concurrency), "--concurrency") if concurrency else batch.at_once
     from mllama_demo.backends import make_backend
     from mllama_demo.offline.asking import Asker
 
     backend, tokenizer = make_backend(settings)
-    asker = Asker(backend, tokenizer, settings, own.file.parent)
+    asker = Asker(backend, tokenizer, settings, file.parent)
     rounds = list(enumerate(at_once or (None,), start=1))
     # A line that cannot be asked is told of once, every other one is asked in each round.
     lines = {(n, line.line): line for n, _ in rounds for line in batch.lines if n == 1 or isinstance(line, Question)}
     with terminated():
-        if own.output is None or str(own.output) == "-":
-            printer = Printer(sys.stdout, list(lines), as_json=own.output is not None)
+        if output is None or str(output) == "-":
+            printer = Printer(sys.stdout, list(lines), as_json=output is not None)
             try:
                 return _run(asker, lines, rounds, printer.add)
             finally:
                 printer.close()
-        with open_results(own.output) as results:
-            check_kept(own.output, results, {key: _as_it_is(asker, line, key[0]) for key, line in lines.items()})
+        with open_results(output) as results:
+            check_kept(output, results, {key: _as_it_is(asker, line, key[0]) for key, line in lines.items()})
             kept = [key for key, record in results.records.items() if not failed(record)]
             for key in kept:
                 del lines[key]
@@ -154,48 +158,5 @@ class _Terminal:
         print(f"{how}{self._answered} of {self._total} answered{before}{speed}.", file=sys.stderr, flush=True)
 
 
-# --- the command line ----------------------------------------------------------------------------------------------------
-
-
-def _divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of this verb, and those of the settings, of which every option takes a value."""
-    own, rest = [], []
-    words = iter(argv)
-    for word in words:
-        name, equals, _ = word.partition("=")
-        mine = not word.startswith("--") or name in _OWN
-        to = own if mine else rest
-        to.append(word)
-        if word.startswith("--") and not equals and name != "--help":
-            to.extend(itertools.islice(words, 1))
-    return own, rest
-
-
 def _numbers(text: str) -> list[Any]:
     return [int(part) if part.strip().isdecimal() else part for part in text.split(",")]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = settings_parser(
-        "offline",
-        "FILE [--output FILE] [--at-once N[,N ...]]",
-        "Answers a batch of prompts and prints what came of each, or writes it to a file with all that is needed to "
-        "ask again. Each prompt has its own image (a path relative to FILE, or a URL), temperature, top_p, top_k, max_tokens, "
-        "seed and stop strings; configs/offline/tutorial.yaml shows how.",
-        "Exit code: 0 when all is answered, 1 when some lines failed, 2 when it cannot run, 130 when interrupted.",
-    )
-    parser.add_argument("file", metavar="FILE", type=Path, help="the batch: .jsonl with one object a line, .yaml or .yml")
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        type=Path,
-        help="write JSON lines there instead; what it answers already is not asked again, so an interrupted batch goes on. "
-        "- prints them",
-    )
-    parser.add_argument(
-        "--at-once",
-        metavar="N[,N ...]",
-        help="how many are asked at the same time; of several numbers, each is a round through the whole batch. "
-        "Default: what FILE says, else one for each slot",
-    )
-    return parser

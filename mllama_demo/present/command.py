@@ -5,7 +5,6 @@ Asks every step with the deployment's own backend, says what is not as expected,
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -17,23 +16,30 @@ from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.present.recording import NOT_KEPT, RecordedStep, Recording, keep, place_of
 from mllama_demo.present.spec import Scenario, find, names, read_scenario
-from mllama_demo.runtime.command_line import VerbParser
 from mllama_demo.runtime.process import terminated
 from mllama_demo.web.serve import set_up_logging
 
 NOT_AS_EXPECTED = 1
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `rehearse`. Exit code 0 when every answer is as expected, 1 when some are not."""
-    own, rest = _parser().parse_known_args(argv)
+def main(options: Sequence[str], name: str | None, output: Path | None) -> int:
+    """The command `rehearse`.
+
+    Args:
+        options: those of `serve`.
+        name: a scenario of the option scenarios_dir, or a YAML file.
+        output: the recording to write; None writes it where present mode looks for it.
+
+    Returns:
+        The exit code: 0 when every answer is as expected, 1 when some are not.
+    """
     set_up_logging()
-    settings = load_settings(rest, program="python -m mllama_demo rehearse")
-    if own.scenario is None:
+    settings = load_settings(options)
+    if name is None:
         known = ", ".join(names(settings.scenarios_dir)) or "none"
         raise ConfigError(f"Name what to rehearse with --scenario; in {settings.scenarios_dir} there are: {known}.")
-    scenario = read_scenario(find(own.scenario, settings), settings)
-    output = own.output or place_of(scenario, settings)
+    scenario = read_scenario(find(name, settings), settings)
+    output = output or place_of(scenario, settings)
     with terminated():
         recording = _run(settings, scenario)
     kept = keep(output, recording, scenario, settings)
@@ -77,18 +83,3 @@ def _report(index: int, step: RecordedStep) -> str:
     lines = [f"{'FAILED' if step.problems else 'ok':>6}  {index + 1}. {step.prompt}", f"           {step.answer}"]
     lines += [f"           not as expected: {problem}" for problem in step.problems]
     return "\n".join([*lines, f"           {figures}"])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = VerbParser(
-        prog="python -m mllama_demo rehearse",
-        usage="%(prog)s --scenario NAME|FILE [--output FILE] [--config FILE] [--OPTION VALUE ...]",
-        description="Asks every step of a scenario, checks each answer against the shape that its step expects, and records "
-        "answers and timings. Present mode plays the recording, labelled as one, when the model fails on stage.",
-        epilog="Every option of serve can be given too; serve --help lists them. Exit code: 0 when every answer is as "
-        "expected, 1 when some are not, 2 when it cannot run.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--scenario", metavar="NAME|FILE", help="one in the folder of scenarios, or a YAML file")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="the recording; default: in recordings/ of the data folder")
-    return parser

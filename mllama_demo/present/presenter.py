@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 MAX_RUNS = 200
 _RUN = re.compile(r"[A-Za-z0-9_-]{32}\Z")
 _NOT_YOU = "Rehearsing takes the place of the recorded answers, so that only the users named in the option admins may do it here."
-_NOT_A_KIOSK = "This is a kiosk, where nobody rehearses; use the verb: python -m mllama_demo rehearse."
+_NOT_A_KIOSK = "This is a kiosk, where nobody rehearses; use the command: python -m mllama_demo rehearse."
 _TOO_SMALL = "Made for a larger model: the small one that answers here is lost with photographs, documents and charts."
 
 

@@ -18,11 +18,11 @@ from mllama_demo.runtime.process import terminated
 USAGE_ERROR = 2
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `serve`, with the options of app.py."""
+def main(argv: Sequence[str], program: str) -> int:
+    """The command `serve`, with the options of app.py. program: what --help calls it."""
     started = time.perf_counter()
     set_up_logging()
-    return serve(load_settings(argv, program="python -m mllama_demo serve"), started)
+    return serve(load_settings(argv, program=program), started)
 
 
 def serve(settings: Settings, started: float) -> int:

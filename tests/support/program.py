@@ -40,7 +40,7 @@ def run(home: Path, *options: str, python: tuple[str, ...] = ()) -> subprocess.C
     return subprocess.run(line, cwd=home, env=clean_environment(home), capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-def start_verb(home: Path, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+def start_command(home: Path, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """`python -m mllama_demo …` in the folder home, to be interrupted. stderr: the descriptor of a terminal, to see progress."""
     return subprocess.Popen(
         [sys.executable, "-m", "mllama_demo", *arguments],

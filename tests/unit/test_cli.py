@@ -1,76 +1,143 @@
-"""The verbs: found by name, loaded when used, and failing with one sentence."""
+"""The command line: commands found by name, loaded when called, and failing with one sentence."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import typer
 
-from mllama_demo import __main__ as program
-from mllama_demo import __version__
-from mllama_demo.__main__ import VERBS, Verb, main
+from mllama_demo import __version__, cli
+from mllama_demo.cli import main
 from mllama_demo.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "gradio", "fastapi", "pydantic", "yaml", "tokenizers", "numpy")
+COMMANDS = [command.name or "" for command in cli.app.registered_commands]
+HEAVY = (
+    "torch",
+    "transformers",
+    "gradio",
+    "sqlalchemy",
+    "fastapi",
+    "numpy",
+    "yaml",
+    "tokenizers",
+    "requests",
+    "tqdm",
+)
 
 
-def echo(argv: Sequence[str]) -> int:
-    print(*argv)
-    return 7
+@pytest.fixture
+def commands() -> Iterator[list[Any]]:
+    """Registers the commands of this module for one test; the list holds what `echo` was called with."""
+    calls: list[Any] = []
+    before = list(cli.app.registered_commands)
+
+    @cli.command("echo")
+    def echo(
+        context: typer.Context,
+        file: Annotated[Path | None, typer.Argument()] = None,
+        spec: Annotated[str, typer.Option()] = "",
+        as_json: Annotated[bool, typer.Option("--json")] = False,
+    ) -> int:
+        calls.append((str(file or ""), spec, as_json, context.args))
+        return 7
+
+    @cli.command("refuse")
+    def refuse() -> int:
+        raise ConfigError("It cannot be done.")
+
+    @cli.command("interrupt")
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    yield calls
+    cli.app.registered_commands[:] = before
 
 
-def refuse(argv: Sequence[str]) -> int:
-    raise ConfigError("It cannot be done.")
+@pytest.mark.parametrize(
+    ("words", "file", "spec", "as_json", "of_serve"),
+    [
+        ("", "", "", False, ""),
+        ("--json --port 1", "", "", True, "--port 1"),
+        ("--port 1 --json", "", "", True, "--port 1"),
+        ("--port=1 batch --spec=a", "batch", "a", False, "--port=1"),
+        ("--config demo.yaml batch --spec a", "batch", "a", False, "--config demo.yaml"),
+        ("batch --top-k -3", "batch", "", False, "--top-k -3"),
+        ("batch --spec -", "batch", "-", False, ""),
+        ("--api-only --json batch", "batch", "", True, "--api-only"),
+        ("--api-only=true --prot 1", "", "", False, "--api-only=true --prot 1"),
+    ],
+)
+def test_a_command_takes_its_own_options_and_leaves_those_of_serve(commands, words, file, spec, as_json, of_serve):
+    assert main(["echo", *words.split()]) == 7
+    assert commands == [(file, spec, as_json, of_serve.split())]
 
 
-def interrupt(argv: Sequence[str]) -> int:
-    raise KeyboardInterrupt
-
-
-@pytest.fixture(autouse=True)
-def verbs(monkeypatch):
-    for function in (echo, refuse, interrupt):
-        monkeypatch.setitem(VERBS, function.__name__, Verb("For a test.", f"{__name__}:{function.__name__}"))
-
-
-def test_a_verb_gets_the_arguments_after_it_and_gives_the_exit_code(capsys):
-    assert main(["echo", "--a", "b", "--help"]) == 7
-    assert capsys.readouterr().out == "--a b --help\n"
-
-
-def test_an_expected_failure_is_one_sentence_on_stderr_and_exit_code_2(capsys):
+def test_an_expected_failure_is_one_sentence_on_stderr_and_exit_code_2(commands, capsys):
     assert main(["refuse"]) == 2
     assert capsys.readouterr() == ("", "mllama-demo: It cannot be done.\n")
 
 
-def test_an_interruption_is_no_traceback(capsys):
+def test_an_interruption_is_no_traceback(commands, capsys):
     assert main(["interrupt"]) == 2
     assert capsys.readouterr().err == "mllama-demo: Interrupted.\n"
 
 
-@pytest.mark.parametrize(("word", "hint"), [("covnert", "did you mean convert?"), ("xyz", "there are serve, offline, explore")])
-def test_an_unknown_verb_suggests_the_closest(word, hint, capsys):
+def test_a_reader_that_closes_the_pipe_is_no_traceback():
+    line = f"{sys.executable} -m mllama_demo plan --shape 90B --batch-size 1 --seq-len 1024 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[1] in ("0", "1", "141")
+
+
+@pytest.mark.parametrize(("word", "hint"), [("covnert", "Did you mean 'convert'?"), ("xyz", "see --help")])
+def test_an_unknown_command_suggests_the_closest(word, hint, capsys):
     assert main([word]) == 2
-    assert f"{word!r} is nothing this program does: {hint}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"No such command {word!r}" in error
+    assert hint in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("plan --shape 7B", "'7B' is not one of '11b', '90b'; see plan --help."),
+        ("plan --shape", "Option '--shape' requires an argument; see plan --help."),
+        ("convert", "Missing option '--input-dir'; see convert --help."),
+        ("explore", "'--spec' / '--run': give one of them; see explore --help."),
+        ("offline a.yaml b.yaml", "unexpected extra argument(s) (b.yaml); see offline --help."),
+        ("--prot", "No such option: --prot; see --help."),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(words, expected, capsys):
+    assert main(words.split()) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("mllama-demo: The command line cannot be used: ")
+    assert error.endswith(expected + "\n")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["help"]])
-def test_help_lists_every_verb(argv, capsys):
+def test_help_lists_every_command_with_a_whole_sentence(argv, capsys):
     assert main(argv) == 0
-    out = capsys.readouterr().out
-    assert all(f"  {name} " in out and verb.help in out for name, verb in VERBS.items())
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert all(any(line.startswith(name + "  ") for line in lines) for name in COMMANDS)
+    assert not [line for line in lines if line.endswith("...")]
 
 
-def test_without_a_verb_the_help_goes_to_stderr(capsys):
+def test_without_a_command_the_help_goes_to_stderr(capsys):
     assert main([]) == 2
-    assert "usage: python -m mllama_demo" in capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "Usage: python -m mllama_demo" in error
 
 
 def test_the_version_is_the_packages(capsys):
@@ -78,37 +145,14 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"mllama_demo {__version__}\n"
 
 
-@pytest.mark.parametrize("name", list(VERBS))
-def test_every_verb_has_help_of_its_own(name, capsys):
-    module, _, function = VERBS[name].target.partition(":")
-    assert callable(getattr(importlib.import_module(module), function))
-    with contextlib.suppress(SystemExit):
-        assert main([name, "--help"]) == 0
-    assert f"usage: python -m mllama_demo {name}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("argv", "light"),
-    [
-        (["--help"], HEAVY),
-        (["explore", "--help"], ("torch", "transformers", "gradio", "sqlalchemy", "jinja2")),
-        (["convert", "--help"], ("torch", "transformers", "gradio")),
-        (["compile", "--help"], ("torch", "transformers", "gradio")),
-        (["offline", "--help"], ("torch", "transformers", "gradio", "openai", "requests", "tqdm")),
-    ],
-)
-def test_help_imports_nothing_heavy(argv, light):
-    code = f"""
-import json, sys
-from {program.__name__.removesuffix(".__main__")}.__main__ import main
-try:
-    main({argv!r})
-except SystemExit:
-    pass
-print("\\n" + json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
-"""
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_imports_nothing_heavy(words):
+    code = f"import json, sys\nfrom mllama_demo.cli import main\ntry:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+    code += "print('\\n' + json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert not {*light} & {*json.loads(done.stdout.splitlines()[-1])}
+    assert done.stdout.lower().startswith(f"usage: python -m mllama_demo {words[0] if words[1:] else '[options]'}")
+    heavy = {*HEAVY} - ({"yaml", "numpy"} if words[0] == "serve" else set())  # its options are fields of a model
+    assert not heavy & {*json.loads(done.stdout.splitlines()[-1])}
 
 
 def test_serve_takes_the_options_of_the_demo(capsys):

@@ -6,7 +6,6 @@ hour that it takes. Imports nothing heavy: the Neuron SDK is imported in a proce
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -31,7 +30,6 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.neuron.compiler_log import CompileProgress
 from mllama_demo.engine.neuron.config import neuron_values
 from mllama_demo.errors import ConfigError
-from mllama_demo.runtime.command_line import settings_parser
 from mllama_demo.runtime.process import terminated
 
 # Of disk, for each graph: as it was traced, as it was compiled, and again in model.pt. An estimate from above.
@@ -65,13 +63,11 @@ class Compilation:
         return artifacts.is_made_of(self.place, self.made_of)
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `compile`. Exit code 0 when the compiled model is there, or the dry run is told; 2 when it cannot be."""
-    parser = _parser()
-    own, rest = parser.parse_known_args(argv)
-    settings = load_settings([*rest, "--backend", "neuron"], program=parser.prog)
+def main(options: Sequence[str], dry_run: bool) -> int:
+    """The command `compile`, with the options of `serve`. dry_run: print what would be done, and do nothing."""
+    settings = load_settings([*options, "--backend", "neuron"])
     wanted = compilation(settings)
-    if own.dry_run:
+    if dry_run:
         print(plan(wanted))
         return 0
     check(wanted)
@@ -230,10 +226,3 @@ class _Terminal:
 
 def _say(line: str) -> None:
     print(("\r\x1b[K" if sys.stdout.isatty() else "") + line, flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    about = "Compiles a model for Neuron into a folder named by a fingerprint of all it is made of, or finds it there."
-    parser = settings_parser("compile", "[--dry-run]", about, f"{artifacts.VARIABLE} names the folder itself.")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    return parser

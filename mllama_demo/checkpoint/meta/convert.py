@@ -10,7 +10,6 @@ interrupted run goes on from the last whole file.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import json
@@ -28,7 +27,6 @@ from mllama_demo.checkpoint.meta.files import MetaFiles
 from mllama_demo.checkpoint.meta.layout import MetaModel, Output, VisionConstants, assemble, check_tensors, meta_model, outputs
 from mllama_demo.checkpoint.meta.weights_file import Entry
 from mllama_demo.errors import CheckpointError, ConfigError
-from mllama_demo.runtime.command_line import VerbParser
 from mllama_demo.runtime.process import only_one, terminated
 
 FILE_LIMIT = 5 * 10**9  # bytes; above it the weights are divided, as the published ones are
@@ -47,12 +45,11 @@ class _Plan:
     outputs: dict[str, Output]
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `convert`. Exit code 0 when the converted checkpoint is there."""
-    arguments = _parser().parse_args(argv)
+def main(input_dir: Path, output_dir: Path, instruct: bool, num_shards: int | None) -> int:
+    """The command `convert`; the arguments are those of `convert()`."""
     started = time.monotonic()
-    convert(arguments.input_dir, arguments.output_dir, instruct=arguments.instruct, num_shards=arguments.num_shards, say=_say)
-    _say(f"Done in {time.monotonic() - started:.0f} s: {arguments.output_dir} is ready to be used as model_path.")
+    convert(input_dir, output_dir, instruct=instruct, num_shards=num_shards, say=_say)
+    _say(f"Done in {time.monotonic() - started:.0f} s: {output_dir} is ready to be used as model_path.")
     return 0
 
 
@@ -214,44 +211,3 @@ def _one_sentence(work: Path, output: Path) -> Iterator[None]:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = VerbParser(
-        prog="python -m mllama_demo convert",
-        description="Converts Meta's original Llama 3.2 Vision checkpoint into the Hugging Face layout.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        "--input-dir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="Meta's folder: consolidated.*.pth, params.json, tokenizer.model",
-    )
-    add(
-        "--output-dir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="where the converted checkpoint will be; it must not exist yet",
-    )
-    add(
-        "--instruct",
-        action="store_true",
-        help="the model is an Instruct one: give it the chat template and the ends of its turns",
-    )
-    add(
-        "--num-shards",
-        type=_positive,
-        metavar="N",
-        help="how many consolidated.*.pth there must be (11B: 1, 90B: 8); default: all",
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)

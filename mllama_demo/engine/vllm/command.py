@@ -5,7 +5,6 @@ Prints and starts nothing. The demo is then a front end for it: see configs/vllm
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,8 +12,6 @@ from collections.abc import Sequence
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.vllm.arguments import Generation, server_environment, server_flags
-from mllama_demo.errors import ConfigError
-from mllama_demo.runtime.command_line import settings_parser
 
 NOTES: dict[Generation, tuple[str, ...]] = {
     "legacy": (
@@ -28,26 +25,13 @@ NOTES: dict[Generation, tuple[str, ...]] = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `vllm-command`. Exit code 0, or 2 when the configuration cannot be read."""
-    parser = _parser()
-    own, rest = parser.parse_known_args(argv)
-    if not 1 <= own.server_port <= 65535:
-        raise ConfigError(f"--server-port must be a whole number from 1 to 65535, got {own.server_port}.")
+def main(options: Sequence[str], generation: Generation, host: str, port: int) -> int:
+    """The command `vllm-command`, with the options of `serve`. host, port: where vLLM's server is to listen."""
     # Whatever the demo itself runs, the command is for a Neuron instance, and its values are checked for one.
-    settings = load_settings([*rest, "--backend", "neuron"], program=parser.prog)
-    print("\n".join(f"# {note}" for note in NOTES[own.generation]), file=sys.stderr)
-    print(command(settings, own.generation, own.server_host, own.server_port))
+    settings = load_settings([*options, "--backend", "neuron"])
+    print("\n".join(f"# {note}" for note in NOTES[generation]), file=sys.stderr)
+    print(command(settings, generation, host, port))
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    about = "Prints the shell command that serves a Neuron configuration with vLLM."
-    parser = settings_parser("vllm-command", "[--generation legacy|v1]", about)
-    parser.add_argument("--generation", default="legacy", choices=list(NOTES), help="of vLLM for Neuron; default: legacy")
-    parser.add_argument("--server-host", default="127.0.0.1", help="address for it to listen on; default: 127.0.0.1")
-    parser.add_argument("--server-port", default=8000, type=int, help="port for it to listen on; default: 8000")
-    return parser
 
 
 def command(settings: Settings, generation: Generation = "legacy", host: str = "127.0.0.1", port: int = 8000) -> str:

@@ -1,4 +1,4 @@
-"""The verb explore in a process of its own that is interrupted: what was answered until then is printed and written."""
+"""The command explore in a process of its own that is interrupted: what was answered until then is printed and written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mllama_demo.explore.import_export import from_json
-from tests.support.program import PATIENCE_S, start_verb
+from tests.support.program import PATIENCE_S, start_command
 
 pytestmark = pytest.mark.timeout(400)
 CELLS = 14
@@ -57,20 +57,20 @@ class Terminal:
 
 def start(home: Path, terminal: Terminal) -> subprocess.Popen[str]:
     (home / "grid.yaml").write_text(GRID)
-    verb = start_verb(home, "explore", "--spec", "grid.yaml", *FILES, "--device", "cpu", stderr=terminal.end)
+    process = start_command(home, "explore", "--spec", "grid.yaml", *FILES, "--device", "cpu", stderr=terminal.end)
     os.close(terminal.end)
-    return verb
+    return process
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
 def test_what_was_answered_until_then_is_printed_and_written(how: signal.Signals, tmp_path: Path) -> None:
     terminal = Terminal()
-    verb = start(tmp_path, terminal)
+    process = start(tmp_path, terminal)
     terminal.wait_for(rf"[1-9] of {CELLS} cells")
-    verb.send_signal(how)
-    shown, _ = verb.communicate(timeout=PATIENCE_S)
+    process.send_signal(how)
+    shown, _ = process.communicate(timeout=PATIENCE_S)
     terminal.close()
-    assert verb.returncode == 130, terminal.text
+    assert process.returncode == 130, terminal.text
     assert "Traceback" not in terminal.text
     run = from_json((tmp_path / "run.json").read_bytes())
     outcomes = [cell.outcome for cell in run.cells]
@@ -86,11 +86,11 @@ def test_what_was_answered_until_then_is_printed_and_written(how: signal.Signals
 
 def test_interrupted_before_anything_was_asked_it_writes_nothing(tmp_path: Path) -> None:
     terminal = Terminal()
-    verb = start(tmp_path, terminal)
+    process = start(tmp_path, terminal)
     terminal.wait_for("loading|Loading")
-    verb.send_signal(signal.SIGTERM)
-    shown, _ = verb.communicate(timeout=PATIENCE_S)
+    process.send_signal(signal.SIGTERM)
+    shown, _ = process.communicate(timeout=PATIENCE_S)
     terminal.close()
-    assert (verb.returncode, shown) == (130, "")
+    assert (process.returncode, shown) == (130, "")
     assert "Traceback" not in terminal.text
     assert not (tmp_path / "run.json").exists()

@@ -1,4 +1,4 @@
-"""The verb offline in a process of its own that is interrupted, or killed, and goes on where it was."""
+"""The command offline in a process of its own that is interrupted, or killed, and goes on where it was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.program import PATIENCE_S, start_verb, wait_until
+from tests.support.program import PATIENCE_S, start_command, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 LINES = 40
@@ -23,7 +23,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def start(home: Path) -> subprocess.Popen[str]:
-    return start_verb(home, "offline", "batch.jsonl", "--output", "out.jsonl", "--device", "cpu")
+    return start_command(home, "offline", "batch.jsonl", "--output", "out.jsonl", "--device", "cpu")
 
 
 @pytest.mark.parametrize(

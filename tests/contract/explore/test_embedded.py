@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from mllama_demo.backends import make_backend
+from mllama_demo.cli import main
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest, TokenEvent
-from mllama_demo.explore.command import main
 from mllama_demo.explore.filter_steps import Candidate, Steps, steps_of
 from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.import_export import from_json
@@ -167,14 +167,14 @@ def test_what_if_tells_where_a_real_rerun_with_the_same_seed_goes_another_way(sc
     assert checked >= 3
 
 
-def test_the_verb_runs_a_grid_and_writes_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explore_runs_a_grid_and_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "grid.yaml").write_text(
         f"prompt: What do you see?\nimage: {json.dumps(str(DOG))}\ntemperature: [0, 1.8]\nseed: [1, 2]\nmax_tokens: 6\n",
         encoding="utf-8",
     )
     out, page = tmp_path / "run.json", tmp_path / "report.html"
     options = ["--output", str(out), "--html", str(page), "--seq-len", "256", "--device", "cpu", "--batch-size", "2"]
-    assert main(["--spec", str(tmp_path / "grid.yaml"), *options]) == 0
+    assert main(["explore", "--spec", str(tmp_path / "grid.yaml"), *options]) == 0
     run = from_json(out.read_bytes())
     assert (run.grid.temperature, len(run.cells), run.failed) == ((0.0, 1.8), 4, 0)
     assert run.image is not None

@@ -1,4 +1,4 @@
-"""The verb offline on the embedded checkpoint, in this process: the tutorial, wrong lines, and that a record can be repeated."""
+"""The command offline on the embedded checkpoint: the tutorial, wrong lines, and that a record can be repeated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.__main__ import main
+from mllama_demo.cli import main
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[3]
@@ -125,7 +125,7 @@ def test_a_changed_question_does_not_take_the_old_answer(tmp_path, capsys) -> No
 
 
 def test_json_lines_can_be_printed(tmp_path, capsys) -> None:
-    assert run(write(tmp_path / "b.jsonl", {"prompt": "Hello?", "max_tokens": 3}), "--output", "-", "--at-once=1,2") == 0
+    assert run(write(tmp_path / "b.jsonl", {"prompt": "Hello?", "max_tokens": 3}), "--output", "-", "--concurrency=1,2") == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["round"] for record in found] == [1, 2]
     assert found[0]["finish_reason"] == "max_tokens"
@@ -134,9 +134,9 @@ def test_json_lines_can_be_printed(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "the following arguments are required: FILE; see offline --help"),
-        (("a.jsonl", "b.jsonl"), "unrecognized arguments: b.jsonl"),
-        (("a.jsonl", "--at-once", "0"), "at_once must be one or more whole numbers"),
+        ((), "Missing argument 'FILE'; see offline --help"),
+        (("a.jsonl", "b.jsonl"), "unexpected extra argument(s) (b.jsonl)"),
+        (("a.jsonl", "--concurrency", "0"), "must be one or more whole numbers from 1 to 1000, got [0] (--concurrency)"),
         (("a.jsonl", "--outptu", "x"), "unknown option '--outptu'"),
         (("a.jsonl", "--top-k", "-3"), "top_k must be a whole number from 0 to 200"),
         (("missing.jsonl",), "missing.jsonl cannot be read"),

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from mllama_demo.__main__ import main
 from mllama_demo.checkpoint.compilation import artifacts
 from mllama_demo.checkpoint.compilation import compile as module
 from mllama_demo.checkpoint.compilation import job as compile_job
@@ -18,6 +17,7 @@ from mllama_demo.checkpoint.compilation import worker as compile_worker
 from mllama_demo.checkpoint.compilation.compile import compilation
 from mllama_demo.checkpoint.machine import check_instance
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
+from mllama_demo.cli import main
 from mllama_demo.config.neuron import NO_SDK
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.neuron.compiler_log import CompileProgress

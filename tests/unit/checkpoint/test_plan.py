@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.__main__ import main
 from mllama_demo.checkpoint import memory as formula
 from mllama_demo.checkpoint.memory import GIB, core_memory, core_parameters, scratch_bytes
 from mllama_demo.checkpoint.plan import choices, verdict
 from mllama_demo.checkpoint.validate import check_checkpoint
+from mllama_demo.cli import main
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.model_shape import PUBLISHED, read_shape
 from mllama_demo.config.neuron import NeuronOptions, default_buckets
@@ -173,7 +173,7 @@ def test_the_verdict_says_how_sure_it_is(t, batch, seq_len, words):
     assert verdict(core_memory(B90, o)).startswith(words)
 
 
-# --- the verb ------------------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_configuration_that_fits_is_shown_with_its_parts_and_its_alternatives(capsys):
@@ -229,7 +229,7 @@ def test_without_files_the_folders_name_says_which_model_is_meant(tmp_path, name
     [
         (["--model-path", "/nowhere/model-211b"], "does not exist and its folder names no size; download the checkpoint or pass"),
         (["--config", "nowhere.yaml"], "The configuration file nowhere.yaml (named by --config) cannot be read"),
-        (["--shape", "7B"], "invalid choice"),
+        (["--shape", "7B"], "'7B' is not one of"),
         (["--shape", "90B", "--bacth-size", "2"], "did you mean --batch-size?"),
         (["--shape", "90B", "--batch-size", "5"], "NxDI supports at most 4 slots"),
         (["--shape", "90B", "--instance-type", "inf2.48xlarge"], "inf2.48xlarge has 24 NeuronCores; 16 works"),

@@ -239,7 +239,7 @@ def test_the_known_instances_are_those_that_can_be_named():
 def test_a_configuration_for_the_wrong_instance_ends_the_program_before_anything_heavy_is_imported(tmp_path):
     file = write(tmp_path, TUTORIAL | {"instance_type": "inf2.48xlarge"})
     code = (
-        "import sys\nfrom mllama_demo.__main__ import main\n"
+        "import sys\nfrom mllama_demo.cli import main\n"
         f"code = main(['serve', '--config', {str(file)!r}])\n"
         "print(code, [m for m in ('torch', 'transformers', 'gradio', 'tokenizers') if m in sys.modules])"
     )

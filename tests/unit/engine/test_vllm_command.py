@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.__main__ import main
+from mllama_demo.cli import main
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.vllm.arguments import engine_arguments, engine_environment, neuron_overrides
@@ -149,10 +149,10 @@ def test_a_shell_gives_the_server_exactly_these_words(tmp_path):
     assert str(folder) in printed.split("\0")
 
 
-# --- the verb ------------------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_verb_prints_a_command_and_puts_the_notes_aside(capsys):
+def test_the_command_goes_to_stdout_and_the_notes_to_stderr(capsys):
     assert main(["vllm-command", "--config", str(CONFIGS / "trn1-90b.yaml"), "--server-port", "9000"]) == 0
     out, err = capsys.readouterr()
     assert parts(out)[2]["--port"] == "9000"
@@ -168,7 +168,7 @@ def test_it_says_that_the_plugin_does_not_serve_this_model(capsys):
     ("flags", "named"),
     [
         (["--generation", "v2"], "--generation"),
-        (["--server-port", "70000"], "1 to 65535"),
+        (["--server-port", "70000"], "less than or equal to 65535"),
         (["--batch-size", "5"], "batch_size"),
         (["--tensor-parallel-size", "24"], "tensor_parallel_size"),
         (["--gneration", "v1"], "--gneration"),

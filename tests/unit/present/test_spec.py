@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mllama_demo.cli import main
 from mllama_demo.config.settings import SCENARIOS, Settings
 from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.present import recording as recordings
-from mllama_demo.present.command import main
 from mllama_demo.present.expectation import Expectation
 from mllama_demo.present.recording import RecordedStep, Recording
 from mllama_demo.present.spec import Scenario, find, names, read_scenario
@@ -85,7 +85,7 @@ def test_a_follow_up_needs_the_answer_before(tmp_path: Path):
 def test_a_rehearsal_records_what_the_model_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write(tmp_path, TWO.replace("    continues: true\n", "    expect: {number: 99}\n"))
     settings = Settings(data_dir=tmp_path)
-    assert main(["--scenario", str(path), "--data-dir", str(tmp_path), "--device", "cpu"]) == 1
+    assert main(["rehearse", "--scenario", str(path), "--data-dir", str(tmp_path), "--device", "cpu"]) == 1
     assert "the number 99 is not in it" in capsys.readouterr().out
     scenario = read_scenario(path, settings)
     found = recordings.recording_of(scenario, settings)
