@@ -57,6 +57,17 @@ class Conversation:
         """The first `length` messages."""
         return replace(self, messages=self.messages[:length])
 
+    @property
+    def display_title(self) -> str:
+        """The title, or how the conversation began when it has none."""
+        if self.title:
+            return self.title
+        first = next((m for m in self.messages if m.role == "user"), None)
+        if first is None:
+            return "New chat"
+        text = " ".join(first.text.split()) or (first.image.name if first.image else "Image")
+        return text if len(text) <= 48 else text[:47].rstrip() + "…"
+
     def image_turn(self) -> int | None:
         """Index of the message whose image the model sees: the newest, since the model takes one image a prompt."""
         for index in range(len(self.messages) - 1, -1, -1):

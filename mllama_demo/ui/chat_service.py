@@ -26,7 +26,7 @@ from mllama_demo.storage.feedback import Feedback
 from mllama_demo.ui.attachments import Attachments
 from mllama_demo.ui.conversation_list import ConversationList
 from mllama_demo.ui.feedback_controls import thumbs
-from mllama_demo.ui.formatting import status_line, title_of
+from mllama_demo.ui.formatting import status_line
 from mllama_demo.ui.history import history
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.page_sessions import PageSessions
@@ -312,7 +312,7 @@ class ChatService:
 
         before: what to show again when it cannot even begin. input: what stands in the input once it has begun.
         """
-        conversation = replace(conversation, title=title_of(conversation))
+        conversation = replace(conversation, title=conversation.display_title)
         if (other := self._live_of(visit, conversation.id)) is not None:  # begun from another tab
             shown = await self._history(visit, other.conversation, locked=True)
             yield replace(before, history=shown, answering=True)
@@ -357,7 +357,7 @@ class ChatService:
         shown = await self._history(visit, conversation, locked)
         listed = await asyncio.to_thread(self._shelf.listed, visit)
         sight = await asyncio.to_thread(self._pictures.sight, seen_in(conversation))
-        view = replace(listed, history=shown, conversation_id=conversation.id, title=title_of(conversation), sight=sight)
+        view = replace(listed, history=shown, conversation_id=conversation.id, title=conversation.display_title, sight=sight)
         return replace(view, thumbs=await asyncio.to_thread(self._thumbs, visit, conversation.id))
 
     def _thumbs(self, visit: PageSession, conversation_id: str) -> list[str | None]:

@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.export import to_json
+from mllama_demo.chat.message_summary import answer_figures, image_seen, images_set_aside, sampling_values
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import LoadedImage, preview
-from mllama_demo.ui.formatting import figures, sampling_words, saw, set_aside, title_of
 from mllama_demo.web.templating import render
 
 Kind = Literal["html", "md", "json"]
@@ -24,7 +24,7 @@ Kind = Literal["html", "md", "json"]
 def export(kind: str, tree: MessageTree, load: Callable[[ImageRef], LoadedImage], brand: Brand | None = None) -> tuple[str, str]:
     """The name and the content of the file. JSON has every version, the others what is shown. Raises BadRequest."""
     conversation = tree.conversation()
-    name = file_name(title_of(conversation), kind)
+    name = file_name(conversation.display_title, kind)
     if kind == "json":
         return name, to_json(tree, load)
     if kind == "md":
@@ -42,7 +42,7 @@ def file_name(title: str, kind: str) -> str:
 
 def to_markdown(conversation: Conversation) -> str:
     """Markdown; images by name and size, since a Markdown file cannot hold them."""
-    parts = [f"# {title_of(conversation)}", f"*Exported on {_today()}.*"]
+    parts = [f"# {conversation.display_title}", f"*Exported on {_today()}.*"]
     for message, notes in _turns(conversation):
         parts.append("## Question" if message.role == "user" else "## Answer")
         if message.image is not None:
@@ -74,7 +74,7 @@ def to_html(
         turns.append({"answer": answer, "picture": picture, "text": text, "notes": notes})
     dates = f"Exported on {_today()}" if dates is None else dates
     brand = brand or Brand("Llama 3.2 Vision")
-    return render("conversation", brand, title=title_of(conversation), dates=dates, turns=turns)
+    return render("conversation", brand, title=conversation.display_title, dates=dates, turns=turns)
 
 
 def _turns(conversation: Conversation) -> list[tuple[Message, str]]:
@@ -84,11 +84,11 @@ def _turns(conversation: Conversation) -> list[tuple[Message, str]]:
     for message in conversation.messages:
         notes = []
         if message.role == "assistant" and message.metadata:
-            notes = [saw(message.metadata.get("image")), *figures(message)]
-            if question is not None and (aside := set_aside(question)):
+            notes = [image_seen(message.metadata.get("image")), *answer_figures(message)]
+            if question is not None and (aside := images_set_aside(question)):
                 notes.insert(1, aside)
             if message.metadata.get("sampling"):
-                notes.append(sampling_words(message.metadata["sampling"]))
+                notes.append(sampling_values(message.metadata["sampling"]))
         question = message if message.role == "user" else None
         turns.append((message, " · ".join(notes)))
     return turns

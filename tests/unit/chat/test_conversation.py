@@ -31,6 +31,32 @@ def numbers(messages: tuple[Message, ...]) -> list[int]:
     return [m.metadata["number"] for m in messages]
 
 
+# --- the title ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("messages", "title", "expected"),
+    [
+        ((), "", "New chat"),
+        ((), "Boats", "Boats"),
+        ((Message("user", "What is it?"),), "", "What is it?"),
+        ((Message("user", "What is it?"),), "Boats", "Boats"),
+        ((Message("user", "  What\n is\tit? "),), "", "What is it?"),
+        ((Message("system", "Be brief."), Message("user", "What is it?"), Message("user", "And this?")), "", "What is it?"),
+        ((Message("assistant", "Welcome."),), "", "New chat"),
+        ((Message("user", "", PICTURE),), "", "boat.png"),
+        ((Message("user", "What is it?", PICTURE),), "", "What is it?"),
+        ((Message("user", "x" * 48),), "", "x" * 48),
+        ((Message("user", "x" * 49),), "", "x" * 47 + "…"),
+        ((Message("user", "x" * 46 + " yz and so on"),), "", "x" * 46 + "…"),
+    ],
+)
+def test_the_display_title_is_the_title_or_how_the_conversation_began(
+    messages: tuple[Message, ...], title: str, expected: str
+) -> None:
+    assert Conversation(messages, title=title).display_title == expected
+
+
 # --- the image turn ------------------------------------------------------------------------------------------------------
 
 

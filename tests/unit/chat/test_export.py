@@ -13,10 +13,10 @@ from PIL import Image
 
 from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.export import ENDINGS, MAX_MESSAGES, MAX_TEXT, from_json, to_json
+from mllama_demo.chat.message_summary import FINISH_REASONS
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.ui.formatting import REASONS
 from tests.support.manual_backend import talk
 
 
@@ -104,7 +104,7 @@ def test_facts_that_the_format_has_no_name_for_are_not_written() -> None:
 
 
 def test_every_ending_that_has_words_can_be_imported() -> None:
-    assert set(get_args(ENDINGS)) == set(REASONS)
+    assert set(get_args(ENDINGS)) == set(FINISH_REASONS)
 
 
 @pytest.mark.parametrize(

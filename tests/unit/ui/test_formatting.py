@@ -8,22 +8,18 @@ from typing import Any, get_args
 
 import pytest
 
-from mllama_demo.chat.conversation import Conversation, ImageRef, Message
+from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.message_summary import FINISH_REASONS
 from mllama_demo.chat.message_tree import Siblings
 from mllama_demo.engine.base import FinishReason
 from mllama_demo.generation.service import Answer
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.ui.formatting import (
-    REASONS,
     context,
     facts_line,
     live_line,
     progress,
-    sampling_words,
-    saw,
-    seconds,
     status_line,
-    title_of,
     versions_bar,
     wait_in_words,
 )
@@ -31,28 +27,6 @@ from tests.support.page_text import BOAT, FACTS, INFO, READY, Page, facts, statu
 
 SCRIPT = '"><script>alert(1)</script>'
 # --- time ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (0, "0 ms"),
-        (0.0004, "0 ms"),
-        (0.04, "40 ms"),
-        (0.099, "99 ms"),
-        (0.1, "0.1 s"),
-        (0.44, "0.4 s"),
-        (9.94, "9.9 s"),
-        (10, "10 s"),
-        (12.4, "12 s"),
-        (119.4, "119 s"),
-        (120, "2 min"),
-        (200, "3 min"),
-        (3600, "60 min"),
-    ],
-)
-def test_seconds_are_short_and_honest(value: float, said: str) -> None:
-    assert seconds(value) == said
 
 
 @pytest.mark.parametrize(
@@ -264,7 +238,7 @@ def test_a_message_without_figures_has_no_line() -> None:
 
 @pytest.mark.parametrize("reason", [*get_args(FinishReason), "abandoned", "cut_off"])
 def test_every_way_to_end_has_its_words(reason: str) -> None:
-    assert facts(reason=reason).text.endswith(REASONS[reason])
+    assert facts(reason=reason).text.endswith(FINISH_REASONS[reason])
 
 
 def test_how_an_answer_ended_is_true_for_whoever_reads_it_and_wherever_the_page_was() -> None:
@@ -292,15 +266,6 @@ def test_a_limit_of_the_backend_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "said"),
-    [(1, 1, "1 tile"), (2, 2, "4 tiles, 2 × 2"), (1, 4, "4 tiles, 1 × 4"), (3, 1, "3 tiles, 3 × 1")],
-)
-def test_the_image_is_named_with_its_size_and_its_tiles(rows: int, columns: int, said: str) -> None:
-    assert saw({**BOAT, "rows": rows, "columns": columns}) == f"saw boat.png, 640 × 480 px, {said}"
-    assert saw(None) == "no image"
-
-
-@pytest.mark.parametrize(
     "changes",
     [
         {"image": {**BOAT, "name": f"boat{SCRIPT}.png"}},
@@ -315,56 +280,3 @@ def test_nothing_in_the_facts_is_taken_for_html(changes: dict[str, Any]) -> None
     assert tag == "div"
     assert set(attributes) == {"class", "title"}
     assert SCRIPT in page.text + (attributes["title"] or "")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({}, "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"),
-        ({"temperature": 1.25, "top_k": 40, "seed": 0}, "temperature 1.25, top_p 0.9, top_k 40, max_tokens 256, seed 0"),
-        ({"temperature": 0}, "greedy, max tokens 256"),
-        ({"temperature": 0.0, "max_tokens": 9}, "greedy, max tokens 9"),
-        ({"temperature": 0, "ignore_eos": True}, "greedy, max tokens 256, past the model's own end"),
-        (
-            {"seed": 0, "ignore_eos": True},
-            "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 0, past the model's own end",
-        ),
-    ],
-)
-def test_the_sampling_values_in_words(changes: dict[str, Any], said: str) -> None:
-    assert sampling_words({**FACTS["sampling"], **changes}) == said
-
-
-# --- titles --------------------------------------------------------------------------------------------------------------
-
-PICTURE = ImageRef("1" * 64, "boat.png", 640, 480)
-
-
-@pytest.mark.parametrize(
-    ("messages", "title", "said"),
-    [
-        ((), "", "New chat"),
-        ((), "Boats", "Boats"),
-        ((Message("user", "What is it?"),), "", "What is it?"),
-        ((Message("user", "What is it?"),), "Boats", "Boats"),
-        ((Message("user", "  What\n is\tit? "),), "", "What is it?"),
-        ((Message("system", "Be brief."), Message("user", "What is it?"), Message("user", "And this?")), "", "What is it?"),
-        ((Message("assistant", "Welcome."),), "", "New chat"),
-        ((Message("user", "", PICTURE),), "", "boat.png"),
-        ((Message("user", "What is it?", PICTURE),), "", "What is it?"),
-        ((Message("user", "x" * 48),), "", "x" * 48),
-        ((Message("user", "x" * 49),), "", "x" * 47 + "…"),
-        ((Message("user", "x" * 46 + " yz and so on"),), "", "x" * 46 + "…"),
-    ],
-)
-def test_a_conversation_is_named_by_its_title_or_by_how_it_began(messages: tuple[Message, ...], title: str, said: str) -> None:
-    assert title_of(Conversation(messages, title=title)) == said
-
-
-def test_what_a_server_does_not_tell_is_not_made_up():
-    image = {"name": "dog.png", "width": 640, "height": 480}
-    assert saw(image) == "saw dog.png, 640 × 480 px"
-    facts = {"prompt_tokens": 40, "completion_tokens": 7, "reason": "end_of_turn", "estimated": True}
-    assert "read about 40, wrote about 7 tokens" in facts_line(Message("assistant", "A dog.", metadata=facts))
-    sampling = {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 8, "seed": None}
-    assert "seed" not in sampling_words(sampling)
