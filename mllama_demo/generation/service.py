@@ -1,6 +1,6 @@
-"""Asks the backend for the next turn of a conversation and tells how far it is.
+"""Answers a conversation: sends it to the backend and reports the progress of the answer. Used by the chat and by present mode.
 
-The one way from a Conversation to an answer, for the browser and for the API. Knows no Gradio, no HTTP and no torch.
+Knows no Gradio, no HTTP and no torch.
 """
 
 from __future__ import annotations
@@ -34,19 +34,28 @@ Phase = Literal["waiting", "reading", "writing", "done"]
 
 
 class ImageSource(Protocol):
-    """Where the files of images are: the store, or a scenario."""
+    """Holds the files of images, such as the store or a scenario."""
 
-    def image_bytes(self, digest: str) -> bytes: ...
+    def image_bytes(self, digest: str) -> bytes:
+        """The file with this sha-256 digest (hex). Raises NotFound."""
+        ...
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer under way. text grows; finish is set once, at the end.
+    """An answer at one moment of its generation.
 
-    position, estimated_wait_s: while waiting. image: what the model sees. dropped: oldest messages left out of the prompt.
-    prompt_tokens, read_s: known once the prompt is being read and has been read. tokens, wrote_s: so far, and the seconds from
-    the first to the last of them; estimated: where a server sends text alone. since: time.monotonic() when the queue last told
-    the position, reading began or the first token came.
+    Attributes:
+        image: the image that the model sees.
+        dropped: how many of the oldest messages do not fit the prompt.
+        text: the answer so far.
+        position, estimated_wait_s: the place in the queue, only in the phase "waiting".
+        finish: the backend's last event, only in the phase "done".
+        prompt_tokens: known from the phase "reading" on.
+        read_s: seconds from the start of prefill to the first token; known from the phase "writing" on.
+        tokens: number of tokens so far; estimated is True where a server sends only text.
+        wrote_s: seconds from the first token to the latest one.
+        since: time.monotonic() of the latest queue position, of the start of prefill, or of the first token.
     """
 
     request_id: str
@@ -66,13 +75,13 @@ class Answer:
     since: float = 0.0
 
     def after(self, event: Event, now: float | None = None) -> Answer:
-        """The answer once `event` happened; now: time.monotonic()."""
+        """The answer after `event`, which happens at `now` (time.monotonic())."""
         now = time.monotonic() if now is None else now
         if isinstance(event, QueueEvent):
             return replace(self, phase="waiting", position=event.position, estimated_wait_s=event.estimated_wait_s, since=now)
         if isinstance(event, PrefillEvent):
-            told = {"position": None, "estimated_wait_s": None, "prompt_tokens": event.prompt_tokens}
-            return replace(self, phase="reading", since=now, **told)
+            prompt_tokens = event.prompt_tokens
+            return replace(self, phase="reading", position=None, estimated_wait_s=None, prompt_tokens=prompt_tokens, since=now)
         if isinstance(event, TokenEvent):
             text, tokens = self.text + event.text, self.tokens + (len(event.logprobs) or 1)
             estimated = self.estimated or event.token_id < 0
@@ -84,7 +93,7 @@ class Answer:
 
 
 class GenerationService:
-    """Builds prompts, loads the image a prompt needs and streams the backend's events as Answers."""
+    """Answers conversations with one backend. The images of the conversations come from one store."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: ImageSource, settings: Settings) -> None:
         self.backend = backend
@@ -96,12 +105,13 @@ class GenerationService:
     async def answer(
         self, conversation: Conversation, sampling: SamplingParams, request_id: str, time_limit_s: float = math.inf
     ) -> AsyncGenerator[Answer, None]:
-        """Streams the next assistant turn; the last Answer has `finish`. Closing the stream cancels the request.
+        """Streams the states of the next assistant turn; the last one has `finish`. Closing the stream cancels the request.
 
-        time_limit_s: for this answer, where that is less than the deployment's.
+        Args:
+            time_limit_s: applies where it is less than the deployment's request_time_limit_s.
 
-        A missing seed is drawn here, so that every answer can be repeated; where a seed has no effect there is none. Raises
-        what the prompt, the image and Backend.generate raise, before the first Answer.
+        Raises:
+            DemoError: before the first Answer, see RequestBuilder.build and Backend.generate.
         """
         built = await self._requests.build(conversation, sampling, self.load, time_limit_s=time_limit_s, id=request_id)
         answer = Answer(request_id, built.request.sampling, built.prompt.image, built.prompt.dropped)
@@ -111,7 +121,7 @@ class GenerationService:
                 yield answer
 
     def load(self, image: ImageRef) -> LoadedImage:
-        """The stored image, decoded; the last few are kept."""
+        """The decoded image. The images used last stay in memory."""
         found = self._decoded.pop(image.digest, None)
         if found is None:
             found = load_image(self._store.image_bytes(image.digest), image.name, self.limits)
@@ -121,22 +131,22 @@ class GenerationService:
         return found
 
     def discard(self, digest: str) -> None:
-        """Forgets a decoded image, which was deleted."""
+        """Removes a deleted image from memory."""
         self._decoded.pop(digest, None)
 
     def message(self, answer: Answer) -> Message:
-        """The assistant's turn to keep, with the figures that are shown under it."""
-        facts: dict[str, Any] = {"sampling": asdict(answer.sampling), "dropped": answer.dropped}
+        """The assistant's turn as it is stored, with the figures that are shown under it as metadata."""
+        metadata: dict[str, Any] = {"sampling": asdict(answer.sampling), "dropped": answer.dropped}
         info = self.backend.info
         if (top_k := top_k_limit(answer.sampling, info)) is not None:
-            facts["top_k_limit"] = top_k
+            metadata["top_k_limit"] = top_k
         if answer.image is not None:
-            facts["image"] = asdict(answer.image)
+            metadata["image"] = asdict(answer.image)
             if tiles := info.tile_layout(answer.image.width, answer.image.height):
-                facts["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
+                metadata["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
         if answer.finish is not None:
             finish = answer.finish
-            facts |= {
+            metadata |= {
                 "reason": finish.reason,
                 "context_length": info.context_length,
                 "error": finish.error,
@@ -147,5 +157,5 @@ class GenerationService:
                 "tokens_per_second": finish.timings.tokens_per_second(finish.completion_tokens),
             }
             if finish.estimated:
-                facts["estimated"] = True
-        return Message("assistant", answer.text, metadata=facts)
+                metadata["estimated"] = True
+        return Message("assistant", answer.text, metadata=metadata)
