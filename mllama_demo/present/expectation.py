@@ -1,4 +1,7 @@
-"""What an answer is expected to look like, and whether one does. A small closed vocabulary: a demo is checked, not graded."""
+"""Checks an answer against the expectations of a scenario step, such as words that it must contain or its length.
+
+Knows no model and no scenario.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
-NUMBER_WORDS = {word: number for number, word in enumerate(_WORDS.split(" "))}
+_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBER_WORDS = {word: number for number, word in enumerate(_NUMBERS.split(" "))}
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _NOT_KNOWN = re.compile(
     r"\b(do not|don[’']t|cannot|can[’']t|could not|couldn[’']t|not able|unable|not sure|no idea|never learned|unknown)\b",
@@ -16,7 +19,7 @@ _NOT_KNOWN = re.compile(
 
 
 class Expectation(BaseModel):
-    """The expectations of one step; all that are given must hold. Words count as whole words, whatever their case."""
+    """The expectations of one step. All expectations that are given must hold. Whole words are compared, without their case."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -29,28 +32,28 @@ class Expectation(BaseModel):
     does_not_know: bool | None = Field(None, description="Whether it says that it does not know or cannot.")
 
     @model_validator(mode="after")
-    def _sensible(self) -> Expectation:
+    def _can_be_met(self) -> Expectation:
         if self.min_words and self.max_words and self.min_words > self.max_words:
             raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words})")
-        if any(not words.strip() for words in (*self.contains_any, *self.contains_all)):
+        if any(not phrase.strip() for phrase in (*self.contains_any, *self.contains_all)):
             raise ValueError("a word to look for is empty")
         return self
 
     def problems(self, answer: str) -> list[str]:
-        """What is not as expected, a sentence each; empty when all is."""
+        """A clause for each expectation that the answer does not meet."""
         found: list[str] = []
         count = len(answer.split())
         if not answer.strip():
             return ["the answer is empty"]
-        if self.contains_any and not any(_has(answer, words) for words in self.contains_any):
+        if self.contains_any and not any(_contains(answer, phrase) for phrase in self.contains_any):
             found.append(f"none of {', '.join(self.contains_any)} is in it")
-        found += [f"{words} is not in it" for words in self.contains_all if not _has(answer, words)]
+        found += [f"{phrase} is not in it" for phrase in self.contains_all if not _contains(answer, phrase)]
         if self.number is not None and self.number not in _numbers(answer):
             found.append(f"the number {self.number:g} is not in it")
         if self.yes_no is not None:
-            said = _YES_NO.match(answer)
+            first = _YES_NO.match(answer)
             wanted = "yes" if self.yes_no else "no"
-            if said is None or said[1].lower() != wanted:
+            if first is None or first[1].lower() != wanted:
                 found.append(f"it does not begin with {wanted}")
         if self.min_words is not None and count < self.min_words:
             found.append(f"it has {count} words, fewer than {self.min_words}")
@@ -61,11 +64,11 @@ class Expectation(BaseModel):
         return found
 
 
-def _has(answer: str, words: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(words.strip())}(?!\w)", answer, re.IGNORECASE) is not None
+def _contains(answer: str, phrase: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(phrase.strip())}(?!\w)", answer, re.IGNORECASE) is not None
 
 
 def _numbers(answer: str) -> set[float]:
     digits = re.findall(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", answer)
-    words = re.findall(r"[a-z]+", answer.lower())
-    return {float(text.replace(",", "")) for text in digits} | {float(NUMBER_WORDS[w]) for w in words if w in NUMBER_WORDS}
+    words = NUMBER_WORDS.keys() & set(re.findall(r"[a-z]+", answer.lower()))
+    return {float(text.replace(",", "")) for text in digits} | {float(NUMBER_WORDS[word]) for word in words}

@@ -1,6 +1,6 @@
-"""Present mode without its pages: which scenarios there are, what was rehearsed, and steps asked of the model.
+"""The logic behind the pages of present mode: lists scenarios, reports how they were rehearsed, and asks steps of the model.
 
-Knows no web, no Gradio and no torch. The answers so far of one run of a scenario are kept here, not in the browser.
+Holds the answers of each presentation under way. Knows no web, no Gradio and no torch.
 """
 
 from __future__ import annotations
@@ -26,19 +26,28 @@ from mllama_demo.present.spec import NAME, Scenario, names, read_scenario
 log = logging.getLogger(__name__)
 MAX_RUNS = 200
 _RUN = re.compile(r"[A-Za-z0-9_-]{32}\Z")
-_NOT_YOU = "Rehearsing takes the place of the recorded answers, so that only the users named in the option admins may do it here."
+_NOT_AN_ADMIN = (
+    "Rehearsing takes the place of the recorded answers, so that only the users named in the option admins may do it here."
+)
 _NOT_A_KIOSK = "This is a kiosk, where nobody rehearses; use the command: python -m mllama_demo rehearse."
 _TOO_SMALL = "Made for a larger model: the small one that answers here is lost with photographs, documents and charts."
 
 
 @dataclass
-class Runs:
-    """The answers of the presentations under way, the longest untouched forgotten first."""
+class PresentationAnswers:
+    """The answers of the presentations under way. The presentation used longest ago is forgotten first."""
 
     _answers: OrderedDict[str, dict[int, str]] = field(default_factory=OrderedDict)
 
-    def of(self, run: str, scenario: str) -> dict[int, str]:
-        """The answers so far, by step. Raises BadRequest for what no page of ours would send."""
+    def get(self, run: str, scenario: str) -> dict[int, str]:
+        """The answers so far, by index of the step.
+
+        Args:
+            run: the id that the page of the presentation was given.
+
+        Raises:
+            BadRequest: the run is no such id.
+        """
         if not _RUN.match(run):
             raise BadRequest("The run must be the one that the page was given; reload the page.")
         answers = self._answers.pop(f"{scenario}:{run}", {})
@@ -49,8 +58,14 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """What is recorded, and how far that may be relied upon: a word for programs and a sentence for people."""
+class RehearsalStatus:
+    """Whether the recording of a scenario can be relied upon.
+
+    Attributes:
+        state: "yes" when all is well, "no" without a recording, "other" for another model, "old" for a scenario that was
+            changed since, "failed" when an answer is missing or not as expected. Also a CSS class of the pages.
+        sentence: the same for people.
+    """
 
     recording: Recording | None
     state: str
@@ -58,18 +73,24 @@ class Rehearsal:
 
 
 class Presenter:
-    """Reads scenarios anew for each page, so that one may be written while the demo runs.
+    """Plays and rehearses the scenarios of a deployment.
 
-    Reading one decodes its pictures: in a thread, wherever streams are waiting.
+    Each method reads the scenario's file again, so that an author can change it while the demo runs. Reading decodes the images;
+    the streaming methods therefore read in a thread.
     """
 
     def __init__(self, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate) -> None:
         self._settings, self._backend, self._tokenizer = settings, backend, tokenizer
-        self._runs = Runs()
+        self._answers = PresentationAnswers()
         self._rehearsing: set[str] = set()
 
     def scenario(self, name: str) -> Scenario:
-        """Raises NotFound, and BadRequest for a file that is wrong: the operator's, not the server's mistake."""
+        """The scenario with this name.
+
+        Raises:
+            NotFound: there is no such scenario.
+            BadRequest: the file of the scenario has a mistake.
+        """
         if not NAME.match(name) or name not in names(self._settings.scenarios_dir):
             known = ", ".join(names(self._settings.scenarios_dir)) or "none"
             raise NotFound(f"There is no scenario {name[:80]!r} here; there are: {known}.")
@@ -78,86 +99,103 @@ class Presenter:
         except ConfigError as error:
             raise BadRequest(str(error)) from None
 
-    def rehearsal(self, scenario: Scenario) -> Rehearsal:
-        """Whether it was rehearsed as it is now with the model that answers now."""
+    def rehearsal_status(self, scenario: Scenario) -> RehearsalStatus:
+        """Whether the scenario as it is now was rehearsed with the model that answers now."""
         try:
             recording = recording_of(scenario, self._settings)
         except ConfigError as error:
             log.warning("%s", error)
-            return Rehearsal(None, "no", f"Not rehearsed: {error}")
+            return RehearsalStatus(None, "no", f"Not rehearsed: {error}")
         if recording is None:
-            return Rehearsal(None, "no", "Not rehearsed")
+            return RehearsalStatus(None, "no", "Not rehearsed")
         when = f"Rehearsed on {recording.date}"
         if recording.model != self._backend.info.model:
             if self._backend.status().state != "ready":  # a server tells its model once it answers
-                return Rehearsal(recording, "other", f"{when} with {recording.model}; which model answers now is not known yet")
-            return Rehearsal(recording, "other", f"{when} with another model ({recording.model})")
+                return RehearsalStatus(
+                    recording, "other", f"{when} with {recording.model}; which model answers now is not known yet"
+                )
+            return RehearsalStatus(recording, "other", f"{when} with another model ({recording.model})")
         steps = [recording.step(scenario, index) for index in range(len(scenario.steps))]
         broken = sum(recording.broke_off(scenario, index) for index in range(len(steps)))
         if steps.count(None) > broken:
-            return Rehearsal(recording, "old", f"{when}, but not all of its steps as they are now")
+            return RehearsalStatus(recording, "old", f"{when}, but not all of its steps as they are now")
         if broken:
-            return Rehearsal(recording, "failed", f"{when}, but {broken} of {len(steps)} steps got no whole answer")
+            return RehearsalStatus(recording, "failed", f"{when}, but {broken} of {len(steps)} steps got no whole answer")
         failed = sum(bool(step and step.problems) for step in steps)
         if failed:
-            return Rehearsal(recording, "failed", f"{when}: {failed} of {len(steps)} answers were not as expected")
-        return Rehearsal(recording, "yes", f"Rehearsed with this model on {recording.date}")
+            return RehearsalStatus(recording, "failed", f"{when}: {failed} of {len(steps)} answers were not as expected")
+        return RehearsalStatus(recording, "yes", f"Rehearsed with this model on {recording.date}")
 
-    def too_small(self, scenario: Scenario) -> str:
-        """A sentence where the scenario was made for a larger model than the one that answers; else empty."""
+    def model_warning(self, scenario: Scenario) -> str:
+        """A sentence when the embedded checkpoint answers a scenario that needs a larger model, else empty."""
         return _TOO_SMALL if scenario.script.needs_large_model and self._backend.info.model == EMBEDDED_CHECKPOINT.name else ""
 
     async def ask(self, name: str, index: int, run: str, fingerprint: str) -> AsyncGenerator[Answer, None]:
-        """One step's answer as it grows. Closing the stream cancels the request.
+        """Streams the states of the answer to one step. Closing the stream cancels the request.
 
-        fingerprint: of the step that the page shows, whose file may have been changed since.
+        Args:
+            name: of the scenario.
+            index: of the step.
+            run: the id of the presentation.
+            fingerprint: of the step that the page shows.
+
+        Raises:
+            NotFound: there is no such scenario or step.
+            Conflict: the step was changed after the page was opened.
         """
         scenario = await asyncio.to_thread(self.scenario, name)
-        there = 0 <= index < len(scenario.steps)
-        if not there and not fingerprint:
+        exists = 0 <= index < len(scenario.steps)
+        if not exists and not fingerprint:
             raise NotFound(f"The scenario {name} has steps 1 to {len(scenario.steps)}.")
-        answers = self._runs.of(run, name)
-        if not there or fingerprint != scenario.fingerprint(index):
+        answers = self._answers.get(run, name)
+        if not exists or fingerprint != scenario.fingerprint(index):
             raise Conflict("The scenario was changed; reload the page.")
         known = dict(answers)
-        recording = (await asyncio.to_thread(self.rehearsal, scenario)).recording
-        for number in range(scenario.first_of(index), index):  # what the audience was shown instead of a live answer
+        recording = (await asyncio.to_thread(self.rehearsal_status, scenario)).recording
+        for number in range(scenario.conversation_start(index), index):  # the page showed these in place of live answers
             found = recording.step(scenario, number) if recording else None
             if number not in known and found is not None:
                 known[number] = found.answer
-        async with aclosing(ask_step(self._answerer(scenario), scenario, index, known)) as moments:
-            async for answer in moments:
+        async with aclosing(ask_step(self._service(scenario), scenario, index, known)) as states:
+            async for answer in states:
                 if answer.finish is not None and answer.finish.reason not in BROKEN_OFF:
                     answers[index] = answer.text
                 yield answer
 
-    async def rehearse(self, name: str) -> AsyncGenerator[Scenario | Recording | Rehearsal, None]:
-        """The scenario, the recording so far after each of its steps, and what became of it, without a recording if it was not
-        kept. Raises Conflict while another rehearsal of the scenario is under way. Closing the stream keeps nothing."""
+    async def rehearse(self, name: str) -> AsyncGenerator[Scenario | Recording | RehearsalStatus, None]:
+        """Yields the scenario, the recording so far after each step, and at last the status, without a recording if the recording
+        was not saved. Closing the stream saves nothing.
+
+        Raises:
+            Conflict: another rehearsal of the scenario is under way.
+        """
         scenario, recording = await asyncio.to_thread(self.scenario, name), None
         if name in self._rehearsing:
             raise Conflict("This demo is being rehearsed already; wait until that is done, or stop it there.")
         self._rehearsing.add(name)
         try:
             yield scenario
-            async with aclosing(rehearse(self._answerer(scenario), scenario)) as recordings:
+            async with aclosing(rehearse(self._service(scenario), scenario)) as recordings:
                 async for recording in recordings:
                     yield recording
             assert recording is not None  # a scenario has a step
             place = place_of(scenario, self._settings)
             if await asyncio.to_thread(keep, place, recording, scenario, self._settings):
-                kept = await asyncio.to_thread(self.rehearsal, scenario)
-                yield replace(kept, sentence=f"{kept.sentence}. The answers are recorded.")
+                status = await asyncio.to_thread(self.rehearsal_status, scenario)
+                yield replace(status, sentence=f"{status.sentence}. The answers are recorded.")
             else:
-                yield Rehearsal(None, "failed", NOT_KEPT)
+                yield RehearsalStatus(None, "failed", NOT_KEPT)
         finally:
             self._rehearsing.discard(name)
 
-    def may_rehearse(self, user: str | None) -> str:
-        """Empty, or a sentence why the user (None: nobody signs in) may not."""
+    def may_rehearse(self, user: str | None) -> bool:
+        return not self.rehearsal_refusal(user)
+
+    def rehearsal_refusal(self, user: str | None) -> str:
+        """A sentence why the user may not rehearse, else empty. user is None where nobody signs in."""
         if self._settings.kiosk:
             return _NOT_A_KIOSK
-        return _NOT_YOU if self._settings.users is not None and user not in (self._settings.admins or ()) else ""
+        return _NOT_AN_ADMIN if self._settings.users is not None and user not in (self._settings.admins or ()) else ""
 
-    def _answerer(self, scenario: Scenario) -> GenerationService:
+    def _service(self, scenario: Scenario) -> GenerationService:
         return GenerationService(self._backend, self._tokenizer, scenario, self._settings)

@@ -1,4 +1,4 @@
-"""Plays a scenario before the audience comes: asks every step, checks its answer and records it."""
+"""Rehearses a scenario: asks every step, checks the answer against the expectations of the step, and records it."""
 
 from __future__ import annotations
 
@@ -15,38 +15,42 @@ from mllama_demo.present.spec import Scenario
 
 
 async def ask_step(
-    answerer: GenerationService, scenario: Scenario, index: int, answers: dict[int, str]
+    service: GenerationService, scenario: Scenario, index: int, answers: dict[int, str]
 ) -> AsyncGenerator[Answer, None]:
-    """The answer to one step as it grows; answers: to those before it. Closing the stream cancels the request."""
+    """Streams the states of the answer to one step. Closing the stream cancels the request.
+
+    Args:
+        answers: the answers to earlier steps, by index.
+    """
     conversation, limit = scenario.conversation(index, answers), scenario.time_limit_s(index)
-    async with aclosing(answerer.answer(conversation, scenario.samplings[index], uuid.uuid4().hex, limit)) as moments:
-        async for answer in moments:
+    async with aclosing(service.answer(conversation, scenario.samplings[index], uuid.uuid4().hex, limit)) as states:
+        async for answer in states:
             yield answer
 
 
-async def rehearse(answerer: GenerationService, scenario: Scenario) -> AsyncGenerator[Recording, None]:
-    """Asks all steps in order, one at a time, as on stage; after each, the recording so far, which the step ends.
+async def rehearse(service: GenerationService, scenario: Scenario) -> AsyncGenerator[Recording, None]:
+    """Asks all steps in order, one at a time, and yields the recording so far after each step.
 
-    A step that fails is recorded with its reason, and those that go on from it with it. Closing the stream cancels the request.
+    A step that fails is recorded with the reason, and so are the steps that continue it. Closing the stream cancels the request.
     """
     began, answers, steps = now(), {}, {}
     for index in range(len(scenario.steps)):
-        steps[index] = recorded = await _record(answerer, scenario, index, answers)
+        steps[index] = recorded = await _record(service, scenario, index, answers)
         if recorded.complete:
             answers[index] = recorded.answer
-        info = answerer.backend.info
+        info = service.backend.info
         common = {"scenario": scenario.name, "recorded": began, "model": info.model, "backend": info.name, "device": info.device}
         yield Recording(**common, steps=dict(steps))
 
 
-async def _record(answerer: GenerationService, scenario: Scenario, index: int, answers: dict[int, str]) -> RecordedStep:
+async def _record(service: GenerationService, scenario: Scenario, index: int, answers: dict[int, str]) -> RecordedStep:
     step, started = scenario.steps[index], time.perf_counter()
     common: dict[str, Any] = {"fingerprint": scenario.fingerprint(index), "prompt": step.prompt.strip()}
     answer: Answer | None = None
     try:
-        async with aclosing(ask_step(answerer, scenario, index, answers)) as moments:
-            async for moment in moments:
-                answer = moment
+        async with aclosing(ask_step(service, scenario, index, answers)) as states:
+            async for state in states:
+                answer = state
     except DemoError as error:
         return RecordedStep(
             **common, answer="", reason="error", prompt_tokens=0, completion_tokens=0, ttft_s=None,

@@ -1,4 +1,4 @@
-"""A scenario as a YAML file, with its pictures: read, checked, and the first thing that is wrong said by place and name.
+"""Reads a scenario and its images from a YAML file. An error message names the line or the step of the first mistake.
 
 Knows no model, no web and no recording.
 """
@@ -34,7 +34,7 @@ class _Model(BaseModel):
 
 
 class Parameters(_Model):
-    """Sampling values of one step; what is left out has the deployment's value. Their bounds are SamplingParams'."""
+    """Sampling values of one step. A missing value is the deployment's. SamplingParams checks the bounds."""
 
     temperature: float | None = Field(default=None, strict=False)
     top_p: float | None = Field(default=None, strict=False)
@@ -44,8 +44,13 @@ class Parameters(_Model):
 
 
 class Step(_Model):
-    """One question to the model. image: a path beside the file; a step with continues goes on from the one before and keeps
-    its picture, every other one begins a conversation of its own."""
+    """One question to the model.
+
+    Attributes:
+        image: a path relative to the scenario's file.
+        continues: whether the step continues the conversation of the step before and, without an image of its own, keeps the
+            image of that step. Every other step begins a new conversation.
+    """
 
     prompt: str = Field(min_length=1, max_length=4000)
     title: str = Field("", max_length=120)
@@ -58,9 +63,13 @@ class Step(_Model):
 
 
 class Script(_Model):
-    """The whole file. image: of every step that begins a conversation and says nothing of one; image: null is none.
-    time_limit_s: from asking a step to the end of its answer; then its recorded answer is shown. needs_large_model: whether
-    the embedded checkpoint is lost here."""
+    """The content of the file.
+
+    Attributes:
+        needs_large_model: whether the embedded checkpoint is too small for this scenario.
+        image: the image of each step that begins a conversation and has no key `image`. A step without image has `image: null`.
+        time_limit_s: from asking a step to the end of its answer. After this time the page shows the recorded answer.
+    """
 
     title: str = Field(min_length=1, max_length=120)
     description: str = Field("", max_length=1000)
@@ -73,7 +82,13 @@ class Script(_Model):
 
 @dataclass(frozen=True)
 class Scenario:
-    """A checked script with its pictures. name: of the file. images: for each step the one that the model sees, or None."""
+    """A checked script with its images.
+
+    Attributes:
+        name: the name of the file without suffix.
+        samplings: the sampling values of each step.
+        images: the image that the model sees at each step, or None.
+    """
 
     name: str
     path: Path
@@ -86,26 +101,33 @@ class Scenario:
         return self.script.steps
 
     def time_limit_s(self, index: int) -> float:
-        """Seconds that the whole answer to step `index` may take."""
+        """Seconds from asking step `index` to the end of its answer."""
         own = self.steps[index].time_limit_s
         return self.script.time_limit_s if own is None else own
 
     def image_bytes(self, digest: str) -> bytes:
-        """The file of one of the pictures, as answer.GenerationService asks for it. Raises NotFound."""
+        """The file of one of the images, for GenerationService. Raises NotFound."""
         for image in self.images:
             if image is not None and image.digest == digest:
                 return image.data
         raise NotFound("There is no such picture in this scenario.")
 
-    def first_of(self, index: int) -> int:
-        """The step at which the conversation of step `index` begins."""
+    def conversation_start(self, index: int) -> int:
+        """Index of the step that begins the conversation of step `index`."""
         while self.steps[index].continues:
             index -= 1
         return index
 
     def conversation(self, index: int, answers: dict[int, str]) -> Conversation:
-        """The conversation that ends with the question of step `index`. answers: to the steps before; BadRequest without."""
-        first = self.first_of(index)
+        """The conversation that ends with the question of step `index`.
+
+        Args:
+            answers: the answers to earlier steps, by index.
+
+        Raises:
+            BadRequest: an earlier step of the conversation has no answer.
+        """
+        first = self.conversation_start(index)
         conversation = Conversation(title=self.script.title)
         for number in range(first, index + 1):
             image = self.images[number] if number == first or self.steps[number].image else None
@@ -118,9 +140,9 @@ class Scenario:
         return conversation
 
     def fingerprint(self, index: int) -> str:
-        """Changes with all that an answer to step `index` depends on: the questions so far, their pictures and parameters."""
+        """Hash of everything that the answer to step `index` depends on: the questions so far, their images and parameters."""
         parts = []
-        for number in range(self.first_of(index), index + 1):
+        for number in range(self.conversation_start(index), index + 1):
             image = self.images[number]
             sampling = asdict(self.samplings[number])
             parts.append([self.steps[number].prompt.strip(), image.digest if image else None, sampling])
@@ -128,12 +150,12 @@ class Scenario:
 
 
 def names(folder: Path) -> list[str]:
-    """The scenarios in a folder, by name."""
+    """The sorted names of the scenarios in a folder."""
     return sorted(path.stem for path in folder.glob("*.yaml") if NAME.match(path.stem)) if folder.is_dir() else []
 
 
 def find(name: str, settings: Settings) -> Path:
-    """The file of `name`: a path, or one of the deployment's scenarios. Raises ConfigError with what there is."""
+    """The file of `name`, which is a path or the name of one of the deployment's scenarios. Raises ConfigError."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name).expanduser()
     known = names(settings.scenarios_dir)
@@ -145,14 +167,14 @@ def find(name: str, settings: Settings) -> Path:
 
 
 def read_scenario(path: Path, settings: Settings) -> Scenario:
-    """The scenario in a YAML file. Raises ConfigError naming the file, and the line or the step."""
+    """The scenario in a YAML file. Raises ConfigError with the file and the line or step of the first mistake."""
     where = f"The scenario {path}"
     content, lines = _read(path, where)
     try:
         script = Script.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{where}{_line(first['loc'], lines)}: {_place(first['loc'])}{_said(first)}.") from None
+        raise ConfigError(f"{where}{_line(first['loc'], lines)}: {_place(first['loc'])}{_problem(first)}.") from None
     samplings, images = [], []
     for index, step in enumerate(script.steps):
         place = f"{where}{_line(('steps', index), lines)}: step {index + 1}"
@@ -171,7 +193,7 @@ def read_scenario(path: Path, settings: Settings) -> Scenario:
 
 
 def _read(path: Path, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
-    """The content, and the line where each key and element of a list begins."""
+    """The content, and the line number of each key and list element by its location, such as ("steps", 0, "prompt")."""
     if not path.is_file():
         raise ConfigError(f"{where} is no file.")
     data = read_file(path, where, MAX_BYTES)
@@ -207,7 +229,7 @@ def _place(loc: tuple[Any, ...]) -> str:
     return "".join(f"{part} " for part in loc)
 
 
-def _said(error: Any) -> str:
+def _problem(error: Any) -> str:
     kind, context = error["type"], error.get("ctx") or {}
     if kind == "extra_forbidden":
         return "is no key of a scenario; see docs/presenting.md for those there are"

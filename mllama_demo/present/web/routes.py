@@ -23,7 +23,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BackendUnavailable, DemoError, NotFound
 from mllama_demo.generation.service import Answer
-from mllama_demo.present.presenter import Presenter, Rehearsal
+from mllama_demo.present.presenter import Presenter, RehearsalStatus
 from mllama_demo.present.recording import BROKEN_OFF, Recording
 from mllama_demo.present.spec import Scenario, names
 from mllama_demo.web.auth.login import user_of
@@ -63,11 +63,11 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
         for name in names(settings.scenarios_dir):
             try:
                 scenario = presenter.scenario(name)
-                told = {"rehearsal": presenter.rehearsal(scenario), "too_small": presenter.too_small(scenario)}
+                told = {"rehearsal": presenter.rehearsal_status(scenario), "too_small": presenter.model_warning(scenario)}
                 listed.append({"name": name, "script": scenario.script, **told})
             except DemoError as error:
                 listed.append({"name": name, "script": None, "error": str(error)})
-        return page("list.html.jinja", root=".", scenarios=listed, may_rehearse=not presenter.may_rehearse(user_of(request)))
+        return page("list.html.jinja", root=".", scenarios=listed, may_rehearse=presenter.may_rehearse(user_of(request)))
 
     @router.get("/present/assets/{name}")
     def asset(name: str) -> Response:
@@ -81,11 +81,11 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
             scenario = presenter.scenario(name)
         except DemoError as error:
             return page("wrong.html.jinja", error.status, root=root, heading="This demo cannot be played", error=str(error))
-        return page(template, root=root, name=name, scenario=scenario, too_small=presenter.too_small(scenario), **values)
+        return page(template, root=root, name=name, scenario=scenario, too_small=presenter.model_warning(scenario), **values)
 
     @router.get("/present/{name}")
     def play(name: str, request: Request) -> HTMLResponse:
-        may = not presenter.may_rehearse(user_of(request))
+        may = presenter.may_rehearse(user_of(request))
         return of_scenario("stage.html.jinja", name, "..", run=secrets.token_urlsafe(24), may_rehearse=may)
 
     @router.get("/present/{name}/notes")
@@ -94,14 +94,14 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
 
     @router.get("/present/{name}/rehearsal")
     def rehearsal(name: str, request: Request) -> HTMLResponse:
-        if refusal := presenter.may_rehearse(user_of(request)):
+        if refusal := presenter.rehearsal_refusal(user_of(request)):
             return page("wrong.html.jinja", 403, root="../..", heading="You cannot rehearse here", error=refusal)
         return of_scenario("rehearsal.html.jinja", name, "../..")
 
     @router.post("/present/{name}/rehearsal")
     async def rehearse_now(name: str, request: Request) -> Response:
         """NDJSON: the steps' fingerprints, a result of each, and what became of the recording. Ends with its connection."""
-        if refusal := presenter.may_rehearse(user_of(request)):
+        if refusal := presenter.rehearsal_refusal(user_of(request)):
             raise ApiError(403, refusal, code="not_allowed")
         refuse_unready()
         return await _lines(_results(presenter.rehearse(name)))
@@ -109,7 +109,7 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
     @router.get("/present/{name}/scenario.json")
     def scenario_json(name: str) -> JSONResponse:
         scenario = presenter.scenario(name)
-        return JSONResponse(_script(scenario, presenter.rehearsal(scenario), settings), headers=_NO_STORE)
+        return JSONResponse(_script(scenario, presenter.rehearsal_status(scenario), settings), headers=_NO_STORE)
 
     @router.get("/present/{name}/images/{digest}")
     def image(name: str, digest: str) -> Response:
@@ -152,7 +152,7 @@ _BROKEN_OFF_WORDS = {
 }
 
 
-def _script(scenario: Scenario, rehearsal: Rehearsal, settings: Settings) -> dict[str, Any]:
+def _script(scenario: Scenario, rehearsal: RehearsalStatus, settings: Settings) -> dict[str, Any]:
     """All that the page needs, so that it can go on when the server is gone."""
     recording, steps = rehearsal.recording, []
     for index, step in enumerate(scenario.steps):
@@ -177,7 +177,7 @@ def _script(scenario: Scenario, rehearsal: Rehearsal, settings: Settings) -> dic
     return {"title": scenario.script.title, "rehearsed": rehearsal.state, "sentence": rehearsal.sentence, "steps": steps}
 
 
-async def _results(events: AsyncGenerator[Scenario | Recording | Rehearsal, None]) -> AsyncGenerator[dict[str, Any], None]:
+async def _results(events: AsyncGenerator[Scenario | Recording | RehearsalStatus, None]) -> AsyncGenerator[dict[str, Any], None]:
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Scenario):

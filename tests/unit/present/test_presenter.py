@@ -13,7 +13,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import Answer
 from mllama_demo.present import presenter
 from mllama_demo.present import recording as recordings
-from mllama_demo.present.presenter import Presenter, Rehearsal
+from mllama_demo.present.presenter import Presenter, RehearsalStatus
 from mllama_demo.present.recording import Recording
 from mllama_demo.present.spec import Scenario, read_scenario
 from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run
@@ -35,7 +35,7 @@ class Stage:
     def write(self, script: str) -> None:
         (self.folder / "demo.yaml").write_text(script, encoding="utf-8")
 
-    async def rehearse(self, *answers: str | None) -> Rehearsal:
+    async def rehearse(self, *answers: str | None) -> RehearsalStatus:
         """What becomes of a rehearsal in which the model says this; None: it takes too long."""
 
         async def model() -> None:
@@ -46,7 +46,7 @@ class Stage:
         speaking = asyncio.ensure_future(model())
         events = [event async for event in self.presenter.rehearse("demo")]
         await speaking
-        assert isinstance(events[-1], Rehearsal)
+        assert isinstance(events[-1], RehearsalStatus)
         return events[-1]
 
     async def ask(self, index: int, answer: str) -> Answer:
@@ -62,8 +62,8 @@ class Stage:
         await speaking
         return answers[-1]
 
-    def rehearsal(self) -> Rehearsal:
-        return self.presenter.rehearsal(self.presenter.scenario("demo"))
+    def rehearsal(self) -> RehearsalStatus:
+        return self.presenter.rehearsal_status(self.presenter.scenario("demo"))
 
 
 def test_a_step_that_broke_off_is_told_from_one_that_was_changed(tmp_path: Path):
@@ -81,7 +81,7 @@ def test_a_rehearsal_that_broke_off_costs_the_stage_no_answer_that_came_with_the
     run(stage.rehearse("7", "2"))
     scenario = stage.presenter.scenario("demo")
     recordings.place_of(scenario, stage.settings).rename(tmp_path / "demo.recording.json")
-    assert run(stage.rehearse("7", None)) == Rehearsal(None, "failed", recordings.NOT_KEPT)
+    assert run(stage.rehearse("7", None)) == RehearsalStatus(None, "failed", recordings.NOT_KEPT)
     there = stage.rehearsal()
     assert there.state == "yes"
     assert there.recording is not None
