@@ -16,6 +16,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from mllama_demo.chat.conversation import Conversation
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.sampling import SamplingParams
@@ -30,10 +31,11 @@ UNWATCHED_SECONDS = 30.0
 class AnswerTask:
     """One answer under way. conversation: as asked; once done without an error, with the answer."""
 
-    def __init__(self, owner: str, conversation: Conversation) -> None:
+    def __init__(self, owner: str, conversation: Conversation, tree: MessageTree | None = None) -> None:
         self.id = conversation.id
         self.owner = owner
         self.conversation = conversation
+        self.tree = tree or MessageTree(id=conversation.id)
         self.request_id = uuid.uuid4().hex
         self.answer: Answer | None = None
         self.error: DemoError | None = None
@@ -98,10 +100,12 @@ class AnswerTasks:
         if conversation_id in self._live:
             raise BadRequest("This conversation is being answered already; wait for it or press Stop.")
 
-    def start(self, owner: str, conversation: Conversation, sampling: SamplingParams) -> AnswerTask:
+    def start(
+        self, owner: str, conversation: Conversation, sampling: SamplingParams, tree: MessageTree | None = None
+    ) -> AnswerTask:
         """Begins to answer the last turn. The conversation is stored once the backend took the request."""
         self.refuse_second(conversation.id)
-        live = self._live[conversation.id] = AnswerTask(owner, conversation)
+        live = self._live[conversation.id] = AnswerTask(owner, conversation, tree)
         for work in (self._run(live, sampling), self._end_when_unwatched(live), self._draft(live)):
             task = asyncio.create_task(work)
             self._tasks.add(task)
@@ -133,7 +137,8 @@ class AnswerTasks:
                         # Said again, since the backend ignores what it is told before it knows the request.
                         self._answerer.backend.cancel(live.request_id)
                     if live.answer is None and not live.discarded:
-                        live.conversation = await asyncio.to_thread(self._store.save, live.owner, live.conversation)
+                        live.tree = await asyncio.to_thread(self._store.save, live.owner, live.conversation)
+                        live.conversation = live.tree.conversation()
                     live.answer = answer
                     live.change()
             await asyncio.to_thread(self._keep, live)
@@ -177,7 +182,8 @@ class AnswerTasks:
             message = self._answerer.message(live.answer)
             if live.abandoned:
                 message = replace(message, metadata={**message.metadata, "reason": "abandoned"})
-            live.conversation = self._store.save(live.owner, live.conversation.add(message))
+            live.tree = self._store.save(live.owner, live.conversation.add(message))
+            live.conversation = live.tree.conversation()
             live.kept = True
 
     async def _end_when_unwatched(self, live: AnswerTask) -> None:

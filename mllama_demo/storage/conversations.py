@@ -55,8 +55,8 @@ class ConversationStore:
 
     # --- conversations ---------------------------------------------------------------------------------------------------
 
-    def save(self, owner: str, conversation: Conversation) -> Conversation:
-        """Stores the conversation as it now is, and returns what load will; what it was before stays as another version.
+    def save(self, owner: str, conversation: Conversation) -> MessageTree:
+        """Stores the conversation as it now is, and returns all its versions; what it was before stays as another version.
 
         Raises NotFound when its id belongs to another owner or was deleted, or an image it names was never put (or not for so
         long that it was cleared away); BadRequest for text that is not Unicode.
@@ -70,12 +70,13 @@ class ConversationStore:
                 connection.execute(sql.insert(_conversations).values(values))
             elif found["owner"] != owner or found["deleted"] is not None:
                 raise _not_found(conversation.id)
-            before = MessageTree(_nodes(connection, conversation.id), conversation.id)
-            changed = _write(connection, before, before.showing(messages))
+            before = MessageTree(_nodes(connection, conversation.id), conversation.id, conversation.title)
+            after = before.showing(messages)
+            changed = _write(connection, before, after)
             if found is not None and (changed or found["title"] != conversation.title):
                 values = {"title": conversation.title, "updated": now if changed else found["updated"]}
                 connection.execute(sql.update(_conversations).where(_conversations.c.id == conversation.id).values(values))
-        return replace(conversation, messages=messages)
+        return after
 
     def load(self, owner: str, id: str) -> Conversation:
         """The conversation as it was saved or chosen last. Raises NotFound for an unknown id and one of another owner alike."""

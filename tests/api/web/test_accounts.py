@@ -49,7 +49,7 @@ def kept(store: ConversationStore) -> Conversation:
     dog = EXAMPLES_FOLDER / "dog.png"
     image = store.put_image(load_image(dog.read_bytes(), "dog.png"))
     messages = (Message("user", f"What is it? {SCRIPT}", image), Message("assistant", f"A *dog*. {SCRIPT}"))
-    return store.save("user:anna", Conversation(messages, title=f"Dogs {SCRIPT}"))
+    return store.save("user:anna", Conversation(messages, title=f"Dogs {SCRIPT}")).conversation()
 
 
 def sign_in(house: Program, name: str = "anna", password: str = PASSWORD, **fields: str) -> requests.Session:

@@ -232,7 +232,7 @@ def test_an_owner_is_erased_at_once_with_images_that_nobody_else_shows(store):
     first = store.save("kiosk-1", Conversation((Message("user", "a", mine), Message("user", "b", shared))))
     store.save("kiosk-1", Conversation((Message("user", "c"),)))
     store.delete("kiosk-1", first.id)  # what could be brought back goes too
-    theirs = store.save("anna", Conversation((Message("user", "d", shared),)))
+    theirs = store.save("anna", Conversation((Message("user", "d", shared),))).conversation()
     assert store.owners("kiosk-") == {"kiosk-1"}
     assert store.erase("kiosk-1", {unsent.digest, shared.digest}) == {mine.digest, unsent.digest}
     assert store.owners("") == {"anna"}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
@@ -33,7 +34,7 @@ def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
 
 
 def asked(store: ConversationStore) -> Conversation:
-    return store.save(ME, talk("Tell me a story"))
+    return store.save(ME, talk("Tell me a story")).conversation()
 
 
 def said(store: ConversationStore, conversation: Conversation) -> list[str]:
@@ -90,7 +91,7 @@ def test_a_draft_of_what_has_changed_since_is_dropped(store, drafts, monkeypatch
 
 
 def test_an_erased_owner_leaves_no_draft_and_others_keep_theirs(store, drafts, monkeypatch) -> None:
-    mine, theirs = asked(store), store.save("somebody else", talk("Tell me a story"))
+    mine, theirs = asked(store), store.save("somebody else", talk("Tell me a story")).conversation()
     drafts.put(ME, mine, PART)
     drafts.put("somebody else", theirs, PART)
     drafts.erase(ME)
@@ -127,7 +128,7 @@ def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts
 @pytest.mark.parametrize("discarded", [False, True])
 def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_discarded(monkeypatch, discarded) -> None:
     class FailsAsAnswersEnd(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> Conversation:
+        def save(self, owner: str, conversation: Conversation) -> MessageTree:
             if conversation.messages[-1].role == "assistant" and not mended:
                 raise BackendUnavailable("The database does not answer.")
             return super().save(owner, conversation)

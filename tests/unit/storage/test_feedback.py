@@ -30,7 +30,7 @@ def kept(store: ConversationStore) -> Conversation:
             Message("user", f"Question {number}"),
             Message("assistant", f"Answer {number}", metadata={"sampling": SAMPLING}),
         ]
-    return store.save("me", Conversation(tuple(messages), title="talk"))
+    return store.save("me", Conversation(tuple(messages), title="talk")).conversation()
 
 
 def rows(feedback: Feedback) -> list[dict[str, str]]:

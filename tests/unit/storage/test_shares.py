@@ -23,7 +23,7 @@ def shares(store: ConversationStore) -> Shares:
 @pytest.fixture
 def kept(store: ConversationStore):
     """A stored conversation of "me"."""
-    return store.save("me", talk("What is it?", "A dog."))
+    return store.save("me", talk("What is it?", "A dog.")).conversation()
 
 
 def texts(shares: Shares, token: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
@@ -113,7 +114,7 @@ def test_discard_returns_once_nothing_more_will_be_stored(backend, role: str) ->
     """Whoever deletes the conversation then can be sure that it does not come back."""
 
     class SlowToSave(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> Conversation:
+        def save(self, owner: str, conversation: Conversation) -> MessageTree:
             if conversation.messages[-1].role == role:
                 saving.set()
                 assert go_on.wait(PATIENCE_S)
@@ -221,7 +222,7 @@ def test_a_program_that_ends_while_the_answer_is_being_stored_keeps_it_once(back
     """The writing thread is done and the event loop has not heard of it yet: that is where the cancellation strikes."""
 
     class CancelledOnSave(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> Conversation:
+        def save(self, owner: str, conversation: Conversation) -> MessageTree:
             if conversation.messages[-1].role == "assistant" and not cancelling:
                 cancelling.append(True)
                 loop.call_soon_threadsafe(cancel_when_written)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.engine.base import QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.generation.tasks import AnswerTask
@@ -213,7 +214,7 @@ def test_a_model_that_fails_in_the_middle_leaves_what_was_written_and_the_cause(
 
 def test_an_answer_that_cannot_be_stored_fails_by_name_and_the_conversation_is_free_again(backend) -> None:
     class FullDisk(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> Conversation:
+        def save(self, owner: str, conversation: Conversation) -> MessageTree:
             raise BackendUnavailable("The disk is full.")
 
     store = FullDisk(Database("sqlite://"))
