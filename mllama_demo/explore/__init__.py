@@ -1,1 +1,1 @@
-"""One image and prompt under many sampling values: what to run, what came of it, and what can be read off it."""
+"""Exploration: one prompt and one image, generated under every combination of some sampling values, then analysed."""

@@ -1,4 +1,4 @@
-"""`python -m mllama_demo explore --spec GRID`: runs a grid on any backend and prints what came of it; no browser, no server."""
+"""The command `explore`: runs the grid of a YAML file on any backend, prints the answers and writes files. Starts no server."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from mllama_demo.config.branding import Brand, load_brand
 from mllama_demo.config.loader import load_settings
 from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
-from mllama_demo.explore.grid import Estimate, Grid
-from mllama_demo.explore.spec import Spec, open_image, read_spec
+from mllama_demo.explore.spec import GridSpec, load_spec_image, read_spec
 from mllama_demo.runtime.process import terminated
 from mllama_demo.web.serve import set_up_logging
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from mllama_demo.explore.results import Run
-    from mllama_demo.explore.runner import Explorer, GridRun
+    from mllama_demo.explore.runner import Explorer, GridTasks
     from mllama_demo.images.loading import LoadedImage
 
 SOME_FAILED = 1
-INTERRUPTED = 130  # as shells say it of Ctrl-C
+INTERRUPTED = 130  # the exit code of shells for Ctrl-C
 _PROGRESS_S = 0.25
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files to write a run to, each as the format of its name."""
+    """The files to write a run to, one for each format. None: do not write it."""
 
     json: Path | None
     csv: Path | None
     html: Path | None
 
     def check(self) -> None:
-        """Raises ConfigError for a file that cannot be written because of its folder, before anything takes long."""
+        """Raises ConfigError for a file that cannot be written because of its folder. Call it before the model is loaded."""
         for path in (self.json, self.html, self.csv):
             if path is not None and (path.is_dir() or not path.parent.is_dir()):
                 raise ConfigError(
@@ -48,7 +49,7 @@ class Outputs:
                 )
 
     def write(self, run: Run, brand: Brand) -> None:
-        """Raises ConfigError for a file that cannot be written."""
+        """Writes the files. Raises ConfigError for a file that cannot be written."""
         from mllama_demo.explore.import_export import to_csv, to_json
         from mllama_demo.explore.report import html_report
         from mllama_demo.explore.snippets import DEFAULT_URL
@@ -76,7 +77,7 @@ def run_grid(options: Sequence[str], file: Path, outputs: Outputs) -> int:
     set_up_logging()
     settings = load_settings(options)
     spec, brand = read_spec(file, settings), load_brand(settings)
-    image = open_image(spec, settings)
+    image = load_spec_image(spec, settings)
     from mllama_demo.backends import make_backend
     from mllama_demo.explore.runner import Explorer
 
@@ -86,7 +87,7 @@ def run_grid(options: Sequence[str], file: Path, outputs: Outputs) -> int:
         try:
             backend.start()
             run, interrupted = asyncio.run(_explore(explorer, spec, image))
-        except (KeyboardInterrupt, asyncio.CancelledError):  # before there was anything to keep
+        except (KeyboardInterrupt, asyncio.CancelledError):  # before the first answer began
             run, interrupted = None, True
         finally:
             backend.close()
@@ -97,11 +98,11 @@ def run_grid(options: Sequence[str], file: Path, outputs: Outputs) -> int:
     if interrupted:
         print(f"Interrupted: {sum(cell.complete for cell in run.cells)} of {len(run.cells)} cells answered.", file=sys.stderr)
         return INTERRUPTED
-    return SOME_FAILED if run.failed else 0
+    return SOME_FAILED if run.failed_count else 0
 
 
 def show_run(options: Sequence[str], file: Path, outputs: Outputs) -> int:
-    """The command `explore --run FILE`: prints a run that was written before, and writes its other formats."""
+    """The command `explore --run FILE`: prints a run from a file that --output wrote, and writes other formats."""
     outputs.check()
     from mllama_demo.explore.import_export import from_json
 
@@ -113,91 +114,61 @@ def show_run(options: Sequence[str], file: Path, outputs: Outputs) -> int:
         raise ConfigError(f"The run {file} cannot be read: {error.strerror}.") from None
     _show(run, sys.stdout)
     outputs.write(run, load_brand(load_settings([])))
-    return SOME_FAILED if run.failed else 0
+    return SOME_FAILED if run.failed_count else 0
 
 
-async def _explore(explorer: Explorer, spec: Spec, image: LoadedImage | None) -> tuple[Run, bool]:
-    """The run, and whether it was interrupted; what was said until then is kept."""
-    line = _Progress(sys.stderr)
+async def _explore(explorer: Explorer, spec: GridSpec, image: LoadedImage | None) -> tuple[Run, bool]:
+    """Returns the run, and whether it was interrupted. An interrupted run contains the answers so far."""
+    from tqdm import tqdm
+
     if (task := asyncio.current_task()) is not None and threading.current_thread() is threading.main_thread():
-        # As asyncio itself does for Ctrl-C; an exception from a handler would end the loop with the run lost.
+        # asyncio cancels the task on Ctrl-C. An exception from a signal handler would end the event loop and lose the run.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        await until_ready(explorer.backend, lambda detail: line.show(f"{detail} …"))
-        line.say(_in_words(spec.grid, explorer.estimate(spec.grid)))
-        async with await explorer.start(spec.grid, image) as run:
+    # disable=None: shown only where stderr is a terminal.
+    with tqdm(bar_format="{desc}", file=sys.stderr, disable=None, leave=False) as status:
+        await until_ready(explorer.backend, lambda detail: status.set_description_str(f"{detail} …"))
+        tqdm.write("\n".join([explorer.estimate(spec.grid).text(), *spec.grid.notes()]), file=sys.stderr)
+        async with await explorer.start(spec.grid, image) as tasks:
             interrupted = False
             try:
-                await _watch(run, line)
-            except asyncio.CancelledError:  # Ctrl-C; what is kept of the cells is worth having
+                await _show_progress(tasks, status)
+            except asyncio.CancelledError:  # Ctrl-C
                 interrupted = True
-                run.stop()
-            return run.run(), interrupted
-    finally:
-        line.close()
+                tasks.stop()
+            return tasks.run(), interrupted
 
 
-async def _watch(run: GridRun, line: _Progress) -> None:
-    watching = asyncio.create_task(run.wait())
+async def _show_progress(tasks: GridTasks, status: tqdm) -> None:
     began = time.perf_counter()
-    try:
-        while not watching.done():
-            await asyncio.wait([watching], timeout=_PROGRESS_S)
-            done = sum(cell.phase == "done" for cell in run.cells)
-            tokens = sum(len(cell.tokens) for cell in run.cells)
-            speed = tokens / (time.perf_counter() - began)
-            line.show(f"{done} of {len(run.cells)} cells, {tokens} tokens, {speed:.0f} tokens/s")
-    finally:
-        watching.cancel()
+    while not tasks.finished:
+        await tasks.wait(timeout_s=_PROGRESS_S)
+        done = sum(cell.phase == "done" for cell in tasks.cells)
+        tokens = sum(len(cell.tokens) for cell in tasks.cells)
+        speed = tokens / (time.perf_counter() - began)
+        status.set_description_str(f"{done} of {len(tasks.cells)} cells, {tokens} tokens, {speed:.0f} tokens/s")
 
 
-# --- what people see -----------------------------------------------------------------------------------------------------
-
-
-class _Progress:
-    """One line that is written over, where stderr is a terminal; elsewhere only what is said once."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._on = stream, stream.isatty()
-
-    def show(self, text: str) -> None:
-        if self._on:
-            print(f"\r\033[K{text[:120]}", end="", file=self._stream, flush=True)
-
-    def say(self, text: str) -> None:
-        self.close()
-        print(text, file=self._stream, flush=True)
-
-    def close(self) -> None:
-        if self._on:
-            print("\r\033[K", end="", file=self._stream, flush=True)
-
-
-def _in_words(grid: Grid, estimate: Estimate) -> str:
-    seconds = "" if estimate.seconds is None else f", about {estimate.seconds:.0f} s"
-    reads = "once" if estimate.prefills == 1 else f"{estimate.prefills} times"
-    notes = "".join(f"\n{note}" for note in grid.notes())
-    return f"{estimate.cells} cells, {estimate.tokens:,} tokens at most{seconds}; the prompt is read {reads}.{notes}"
+# --- output --------------------------------------------------------------------------------------------------------------
 
 
 def _show(run: Run, stream: TextIO) -> None:
-    """The tables of cells and of measures."""
-    from mllama_demo.explore.measures import MEASURES, groups
+    """Prints a table of the cells and a table of the measures."""
+    from mllama_demo.explore.measures import MEASURES, group_cells
+    from mllama_demo.explore.results import shortened
 
-    one = [MEASURES[name] for name in ("entropy", "ttft", "speed")]
+    cell_measures = [MEASURES[name] for name in ("entropy", "ttft", "speed")]
     rows = [
         [
             *(f"{cell.temperature:g}", f"{cell.top_p:g}", str(cell.top_k), str(cell.seed), str(len(cell.tokens))),
-            *(measure.text(measure.of([cell])) for measure in one),
+            *(measure.text(measure.of([cell])) for measure in cell_measures),
             cell.outcome or "not run",
-            _start(cell.error or cell.text),
+            shortened(cell.error or cell.text),
         ]
         for cell in run.cells
     ]
-    head = ["temperature", "top_p", "top_k", "seed", "tokens", *(m.label.lower() for m in one), "outcome", "answer"]
+    head = ["temperature", "top_p", "top_k", "seed", "tokens", *(m.label.lower() for m in cell_measures), "outcome", "answer"]
     _table(head, rows, stream)
-    axes = run.grid.compared()
-    found = groups(run, axes)
+    axes = run.grid.grouping_axes()
     print(file=stream)
     head = [*axes, "answers", *(measure.label.lower() for measure in MEASURES.values())]
     rows = [
@@ -206,14 +177,9 @@ def _show(run: Run, stream: TextIO) -> None:
             str(len(group.cells)),
             *(measure.text(group.measure(name)) for name, measure in MEASURES.items()),
         ]
-        for group in found
+        for group in group_cells(run, axes)
     ]
     _table(head, rows, stream)
-
-
-def _start(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""What may become of a run after its end: a cell run again, a branch added, a branch deleted. Values in, values out."""
+"""Changes of a finished run: replace a cell, add a branch, delete a branch. Pure functions that return a new run."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ from mllama_demo.explore.results import Branch, Cell, Run
 
 
 def with_cell(run: Run, index: int, cell: Cell) -> Run:
-    """The run with another answer in the cell – or as it was, where a complete answer would make way for one that was stopped
-    or failed."""
+    """The run with another answer in the cell. A complete answer is not replaced by one that was stopped or failed."""
     if run.cells[index].complete and not cell.complete:
         return run
-    return _checked(run, cells=(*run.cells[:index], cell, *run.cells[index + 1 :]))
+    return _changed(run, cells=(*run.cells[:index], cell, *run.cells[index + 1 :]))
 
 
 def with_branch(run: Run, parent: int, position: int, cell: Cell) -> Run:
-    """The run with one more branch, the last. parent, position: see Branch. Raises NotFound where the parent is gone."""
+    """The run with one more branch at the end. parent, position: see Branch. Raises NotFound where the parent was deleted."""
     run.answer(parent)
     number = max((branch.number for branch in run.branches), default=0) + 1
     added = Branch(number=number, parent=parent, position=position, token_id=cell.tokens[position].id, cell=cell)
-    return _checked(run, branches=(*run.branches, added))
+    return _changed(run, branches=(*run.branches, added))
 
 
 def without_branch(run: Run, index: int) -> Run:
-    """Raises NotFound, and BadRequest for a cell of the grid and for a branch that another one leaves."""
-    gone = run.branch(index)
-    if gone is None:
+    """The run without a branch. Raises NotFound, and BadRequest for a cell of the grid and for the parent of another branch."""
+    deleted = run.branch_at(index)
+    if deleted is None:
         raise BadRequest(f"Answer {run.name(index)} is a cell of the grid; only branches can be deleted one by one.")
     for branch in run.branches:
         if branch.parent == index:
-            names = f"{run.name(run.index_of(branch))} leaves {run.name(index)}"
-            raise BadRequest(f"{names}; delete {run.name(run.index_of(branch))} first.")
-    return _checked(run, branches=tuple(branch for branch in run.branches if branch is not gone))
+            child = run.name(run.index_of(branch))
+            raise BadRequest(f"{child} leaves {run.name(index)}; delete {child} first.")
+    return _changed(run, branches=tuple(branch for branch in run.branches if branch is not deleted))
 
 
-def worth_keeping(cell: Cell, given: int) -> bool:
-    """Whether a branch has anything of its own. given: how many of its tokens were there from the beginning."""
-    return cell.complete or len(cell.tokens) > given
+def has_own_tokens(cell: Cell, shared: int) -> bool:
+    """Whether a branch is complete, or has more than the first `shared` tokens, which it was started with."""
+    return cell.complete or len(cell.tokens) > shared
 
 
-def _checked(run: Run, **changes: Any) -> Run:
+def _changed(run: Run, **changes: Any) -> Run:
     return Run.model_validate({**dict(run), **changes})

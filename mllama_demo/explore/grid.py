@@ -1,6 +1,6 @@
-"""What is explored: one prompt, and every combination of some temperatures, top_p, top_k and seeds.
+"""The grid: one prompt, and every combination of some temperatures, top_p, top_k and seeds. Also the estimate of its cost.
 
-Pure values with their bounds. Knows no backend, no files and no web.
+Immutable values that check their bounds. This module knows no backend, no files and no web.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from mllama_demo.sampling import BOUNDS, SamplingParams
 Axis = Literal["temperature", "top_p", "top_k", "seed"]
 AXES: tuple[Axis, ...] = ("temperature", "top_p", "top_k", "seed")
 MAX_CELLS = 144
-MAX_TOKENS = 36_864  # of all cells together; a recorded token takes about 2 KB in a kept run
+MAX_TOKENS = 36_864  # of all cells together; a recorded token takes about 2 KB in a saved run
 MAX_PROMPT_LENGTH = 20_000
 MAX_TITLE_LENGTH = 120
 
 
 class Grid(BaseModel):
-    """The cells are the product of the four lists, seeds varying fastest. Refuses with BadRequest, naming the value.
+    """A prompt and four lists of sampling values. The cells are the product of the lists; seeds vary fastest.
 
-    A single number stands for a list of one. Without seed each cell would have one of its own, so there is always one.
+    A single number stands for a list of one. There is always a seed, so that each cell can be repeated.
+    Raises BadRequest, which names the wrong value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,14 +45,14 @@ class Grid(BaseModel):
 
     @field_validator(*AXES, mode="before")
     @classmethod
-    def _within_bounds(cls, value: Any, info: Any) -> tuple[Any, ...]:
+    def _check_axis(cls, value: Any, info: Any) -> tuple[Any, ...]:
         name = info.field_name
         values = list(value) if isinstance(value, (list, tuple)) else [value]
         if not values:
             raise BadRequest(f"{name} is an empty list; give at least one value.")
         for one in values:
             BOUNDS[name].check(name, one)
-        if name != "temperature" and name != "top_p":
+        if name not in ("temperature", "top_p"):
             values = [int(one) for one in values]
         for one in values:
             if values.count(one) > 1:
@@ -60,33 +61,33 @@ class Grid(BaseModel):
 
     @field_validator("max_tokens", mode="before")
     @classmethod
-    def _whole(cls, value: Any) -> int:
+    def _check_max_tokens(cls, value: Any) -> int:
         BOUNDS["max_tokens"].check("max_tokens", value)
         return int(value)
 
     @field_validator("stop", mode="before")
     @classmethod
-    def _strings(cls, value: Any) -> tuple[str, ...]:
+    def _check_stop(cls, value: Any) -> tuple[str, ...]:
         stop = (value,) if isinstance(value, str) else value
         if not isinstance(stop, (list, tuple)):
             raise BadRequest(f"stop must be a list of strings, got {value!r:.80}.")
         return SamplingParams(stop=tuple(stop)).stop
 
     @model_validator(mode="after")
-    def _affordable(self) -> Grid:
-        if self.count > MAX_CELLS:
+    def _check_size(self) -> Grid:
+        count = self.cell_count
+        if count > MAX_CELLS:
             lists = " × ".join(f"{len(getattr(self, axis))} {axis}" for axis in AXES)
-            raise BadRequest(f"The grid has {self.count} cells ({lists}); at most {MAX_CELLS} are allowed.")
-        if self.count * self.max_tokens > MAX_TOKENS:
+            raise BadRequest(f"The grid has {count} cells ({lists}); at most {MAX_CELLS} are allowed.")
+        if count * self.max_tokens > MAX_TOKENS:
             raise BadRequest(
-                f"The grid may take {self.count} cells × {self.max_tokens} max_tokens = {self.count * self.max_tokens:,} tokens; "
-                f"at most {MAX_TOKENS:,} are allowed, so max_tokens {MAX_TOKENS // self.count} would do."
+                f"The grid may take {count} cells × {self.max_tokens} max_tokens = {count * self.max_tokens:,} tokens; "
+                f"at most {MAX_TOKENS:,} are allowed, so max_tokens {MAX_TOKENS // count} would do."
             )
         return self
 
     @property
-    def count(self) -> int:
-        """How many cells."""
+    def cell_count(self) -> int:
         return math.prod(len(getattr(self, axis)) for axis in AXES)
 
     def cells(self) -> tuple[SamplingParams, ...]:
@@ -94,17 +95,16 @@ class Grid(BaseModel):
         combinations = product(self.temperature, self.top_p, self.top_k, self.seed)
         return tuple(SamplingParams(t, p, k, self.max_tokens, seed, self.stop) for t, p, k, seed in combinations)
 
-    def varied(self) -> tuple[Axis, ...]:
+    def varied_axes(self) -> tuple[Axis, ...]:
         """The axes with more than one value."""
         return tuple(axis for axis in AXES if len(getattr(self, axis)) > 1)
 
-    def compared(self) -> tuple[Axis, ...]:
-        """The axes with more than one value, without the seed: what answers are grouped by."""
-        axes: tuple[Axis, ...] = ("temperature", "top_p", "top_k")
-        return tuple(axis for axis in axes if len(getattr(self, axis)) > 1)
+    def grouping_axes(self) -> tuple[Axis, ...]:
+        """The axes that answers are grouped by: those with more than one value, without the seed."""
+        return tuple(axis for axis in self.varied_axes() if axis != "seed")
 
     def notes(self) -> tuple[str, ...]:
-        """What a person may not expect of these values."""
+        """Sentences about consequences of these values that a user may not expect."""
         greedy = [cell for cell in self.cells() if cell.greedy]
         if len({(cell.temperature, cell.top_k) for cell in greedy}) == len(greedy):
             return ()
@@ -112,7 +112,7 @@ class Grid(BaseModel):
 
 
 def make_grid(values: dict[str, Any]) -> Grid:
-    """A Grid from untrusted keys and values. Raises BadRequest with a sentence on the first thing that is wrong."""
+    """Returns a Grid from untrusted keys and values. Raises BadRequest, which describes the first error."""
     allowed = list(Grid.model_fields)
     for key in values:
         if key not in allowed:
@@ -122,23 +122,28 @@ def make_grid(values: dict[str, Any]) -> Grid:
     try:
         return Grid.model_validate(values)
     except ValidationError as error:
-        raise BadRequest(first_problem(error)) from None
+        raise BadRequest(first_validation_message(error)) from None
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first of pydantic's findings as one sentence."""
+def first_validation_message(error: ValidationError) -> str:
+    """The first of pydantic's validation errors as one sentence."""
     found = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(map(str, found["loc"]))
+    location = ".".join(map(str, found["loc"]))
     shown = "" if found["type"] == "missing" else f" (got {found['input']!r:.80})"
-    return f"{place}: {found['msg']}{shown}." if place else f"{found['msg']}."
+    return f"{location}: {found['msg']}{shown}." if location else f"{found['msg']}."
 
 
-# --- before running ------------------------------------------------------------------------------------------------------
+# --- estimate ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How fast a backend has been, in seconds. prefill: to read the prompt. step: one decode step of all slots."""
+class BackendSpeed:
+    """Measured durations of a backend, in seconds.
+
+    Attributes:
+        prefill_s: one prefill of the prompt.
+        step_s: one decode step of all slots.
+    """
 
     prefill_s: float
     step_s: float
@@ -146,36 +151,56 @@ class Pace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a grid will take at most. tokens: if every answer is as long as it may be. prefills: how often the prompt is read.
-    seconds: None while the backend's pace is unknown."""
+    """An upper bound for the cost of a grid.
+
+    Attributes:
+        cells: number of cells.
+        tokens: number of tokens if every answer is as long as max_tokens.
+        prefills: how often the prompt is read.
+        seconds: duration; None while the speed of the backend is unknown.
+    """
 
     cells: int
     tokens: int
     prefills: int
     seconds: float | None
 
+    def text(self) -> str:
+        """One sentence for a user."""
+        seconds = "" if self.seconds is None else f", about {self.seconds:.0f} s"
+        reads = "once" if self.prefills == 1 else f"{self.prefills} times"
+        return f"{self.cells} cells, {self.tokens:,} tokens at most{seconds}; the prompt is read {reads}."
 
-def estimate(grid: Grid, slots: int, *, fork: bool, pace: Pace | None, wait_s: float | None = 0.0) -> Estimate:
-    """slots: of the backend. fork: whether it reads a shared prompt once. wait_s: until a first slot is free, None if unknown.
 
-    Slots decode together, so a wave of `slots` cells takes as long as its longest answer. A prefill holds up the others.
+def estimate(grid: Grid, slots: int, *, fork: bool, speed: BackendSpeed | None, wait_s: float | None = 0.0) -> Estimate:
+    """Estimates the cost of a grid.
+
+    Slots decode together, so a wave of `slots` cells takes as long as its longest answer. A prefill delays the other slots.
+
+    Args:
+        grid: what is to be generated.
+        slots: the number of slots of the backend.
+        fork: whether the backend reads a shared prompt only once.
+        speed: of the backend, None if unknown.
+        wait_s: until the first slot is free, None if unknown.
     """
-    waves = math.ceil(grid.count / slots)
-    prefills = 1 if fork else grid.count
-    seconds = (
-        None if pace is None or wait_s is None else wait_s + prefills * pace.prefill_s + waves * grid.max_tokens * pace.step_s
-    )
-    return Estimate(grid.count, grid.count * grid.max_tokens, prefills, seconds)
+    waves = math.ceil(grid.cell_count / slots)
+    prefills = 1 if fork else grid.cell_count
+    seconds = None
+    if speed is not None and wait_s is not None:
+        seconds = wait_s + prefills * speed.prefill_s + waves * grid.max_tokens * speed.step_s
+    return Estimate(grid.cell_count, grid.cell_count * grid.max_tokens, prefills, seconds)
 
 
-def measured_pace(timings: Sequence[tuple[float, float, float | None, int]]) -> Pace | None:
-    """The pace that finished cells show; None before any of them has two tokens.
+def measured_speed(timings: Sequence[tuple[float, float, float | None, int]]) -> BackendSpeed | None:
+    """Computes the speed of a backend from finished cells. Returns None when no cell has two tokens.
 
-    timings: of each cell waited_s, decode_s, ttft_s and completion tokens, see base.Timings. The prefill is the longest, since
-    those after the first may have been spared.
+    Args:
+        timings: for each cell waited_s, decode_s, ttft_s (see base.Timings) and the number of completion tokens. The longest
+            prefill counts, because later cells may have copied the prompt of the first.
     """
     steps = [decode / (tokens - 1) for _, decode, _, tokens in timings if tokens > 1]
     prefills = [ttft - waited for waited, _, ttft, _ in timings if ttft is not None]
     if not steps or not prefills:
         return None
-    return Pace(max(0.0, max(prefills)), sum(steps) / len(steps))
+    return BackendSpeed(max(0.0, max(prefills)), sum(steps) / len(steps))

@@ -1,4 +1,4 @@
-"""Figures over the answers of a run: how varied they are, how alike, how sure the model was, how fast. Values in, values out."""
+"""Metrics of the answers of a run: diversity, similarity, entropy, length and speed. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ _CHRF_ORDER = 6
 _CHRF_BETA = 2
 
 
-def words(text: str) -> list[str]:
-    """Runs of letters and digits, in lower case."""
+def split_words(text: str) -> list[str]:
+    """Sequences of letters and digits, in lower case."""
     return re.findall(r"\w+", text.lower())
 
 
 def distinct(texts: Sequence[str], n: int) -> float | None:
-    """Different n-grams of words over all n-grams, of all texts together: 1 when none comes twice; None without any.
+    """Number of different n-grams of words divided by the number of all n-grams, over all texts. None without any n-gram.
 
     distinct-1 and distinct-2 of Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models".
     """
-    grams = [tuple(w[i : i + n]) for w in map(words, texts) for i in range(len(w) - n + 1)]
+    grams = [tuple(words[i : i + n]) for words in map(split_words, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None
 
 
 def unique_share(texts: Sequence[str]) -> float | None:
-    """Different texts over all texts; None without any."""
+    """Number of different texts divided by the number of all texts. None without texts."""
     return len(set(texts)) / len(texts) if texts else None
 
 
 def chrf(hypothesis: str, reference: str) -> float:
-    """Character n-gram F-score from 0 to 100, with n up to 6 and recall weighing twice as much as precision.
+    """Character n-gram F-score from 0 to 100, with n up to 6 and β = 2. White space is ignored.
 
-    Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation", with white space left out.
+    Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation".
     """
     return _chrf(_grams(hypothesis), _grams(reference))
 
 
 def self_similarity(texts: Sequence[str]) -> float | None:
-    """How alike the texts are, from 0 to 100: the mean chrF of every text against every other; None with fewer than two.
+    """Similarity of the texts, from 0 to 100: the mean chrF of every text against every other. None with fewer than two texts.
 
-    What Zhu et al. 2018, "Texygen", do with BLEU; chrF also tells something of answers that are a few words long.
+    Zhu et al. 2018, "Texygen", do the same with BLEU. chrF also works for answers of a few words.
     """
     if len(texts) < 2:
         return None
@@ -78,13 +78,18 @@ def _chrf(hypothesis: list[Counter[str]], reference: list[Counter[str]]) -> floa
     return 100 * (1 + weight) * precision * recall / (weight * precision + recall)
 
 
-# --- of cells ------------------------------------------------------------------------------------------------------------
+# --- measures of cells ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of a group of cells. unit: after the number. digits: behind the point. of: None where there is nothing to
-    tell."""
+    """One number that describes a group of cells.
+
+    Attributes:
+        unit: text after the number.
+        digits: number of decimals.
+        of: computes the number; None where it is not defined.
+    """
 
     name: str
     label: str
@@ -94,7 +99,7 @@ class Measure:
     of: Callable[[Sequence[Cell]], float | None]
 
     def text(self, value: float | None) -> str:
-        """The figure for people."""
+        """The formatted number."""
         return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
 
 
@@ -108,14 +113,16 @@ def _texts(cells: Sequence[Cell]) -> list[str]:
 
 
 def mean_entropy(cell: Cell) -> float | None:
-    """Bits, the mean over the answer's tokens of the entropy of the model's own distribution, before any filter; of the
-    candidates outside the record as if they were one, so a little less than it is. None without a record."""
+    """Mean entropy of the answer's tokens in bits, before any filter. None without a record.
+
+    The unrecorded candidates count as one outcome, so the result is a lower bound.
+    """
     if cell.traces is None:
         return None
     return fmean(entropy(trace.raw_probabilities(), trace.unrecorded_mass()) for trace in cell.traces)
 
 
-def _first_token(cell: Cell) -> float | None:
+def _prefill_time(cell: Cell) -> float | None:
     if cell.timings is None or cell.timings.ttft_s is None:
         return None
     return cell.timings.ttft_s - cell.timings.waited_s
@@ -150,7 +157,7 @@ MEASURES: dict[str, Measure] = {
             " s",
             3,
             "mean, without waiting for a slot",
-            lambda cells: _mean([_first_token(cell) for cell in cells]),
+            lambda cells: _mean([_prefill_time(cell) for cell in cells]),
         ),
         Measure("speed", "Speed", " tokens/s", 1, "mean of a cell", lambda cells: _mean([c.tokens_per_second for c in cells])),
     )
@@ -159,7 +166,13 @@ MEASURES: dict[str, Measure] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that share the values of some axes. missing: how many of them have no complete answer and are not in cells."""
+    """Cells that have the same values on some axes.
+
+    Attributes:
+        values: the values on these axes.
+        cells: the cells with a complete answer.
+        missing: number of cells without a complete answer.
+    """
 
     values: dict[Axis, float]
     cells: tuple[Cell, ...]
@@ -169,8 +182,8 @@ class Group:
         return MEASURES[name].of(self.cells) if self.cells else None
 
 
-def groups(run: Run, axes: Sequence[Axis]) -> list[Group]:
-    """The run's cells by their values on the axes, in the order of the grid; without axes, all of them."""
+def group_cells(run: Run, axes: Sequence[Axis]) -> list[Group]:
+    """Groups the run's cells by their values on the axes, in the order of the grid. Without axes, all cells are one group."""
     found: dict[tuple[float, ...], list[Cell]] = {}
     for cell in run.cells:
         found.setdefault(tuple(getattr(cell, axis) for axis in axes), []).append(cell)
@@ -182,7 +195,7 @@ def groups(run: Run, axes: Sequence[Axis]) -> list[Group]:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A measure over two axes. values: [rows][columns], None where there is nothing to tell."""
+    """A measure over two axes. values: [rows][columns], None where the measure is not defined."""
 
     measure: Measure
     rows: Axis
@@ -192,7 +205,7 @@ class HeatMap:
     values: tuple[tuple[float | None, ...], ...]
 
     def shade(self, value: float | None) -> float | None:
-        """Where the value lies between the least and the largest, from 0 to 1; None for none."""
+        """The position of the value between the smallest and the largest, from 0 to 1. None for None."""
         known = [v for row in self.values for v in row if v is not None]
         if value is None:
             return None
@@ -201,18 +214,18 @@ class HeatMap:
 
 
 def heat_map(run: Run, measure: str, rows: Axis = "temperature", columns: Axis = "top_p") -> HeatMap:
-    """The measure for each pair of values, over all cells that have them. Raises BadRequest for an unknown name."""
-    _known(measure, MEASURES, "measure")
+    """Computes a measure for each pair of values, over all cells that have them. Raises BadRequest for an unknown name."""
+    _check_name(measure, MEASURES, "measure")
     for axis in (rows, columns):
-        _known(axis, AXES, "axis")
+        _check_name(axis, AXES, "axis")
     if rows == columns:
         raise BadRequest(f"A heat map needs two different axes, got {rows} twice.")
-    by_value = {(g.values[rows], g.values[columns]): g.measure(measure) for g in groups(run, (rows, columns))}
+    by_value = {(g.values[rows], g.values[columns]): g.measure(measure) for g in group_cells(run, (rows, columns))}
     row_values, column_values = getattr(run.grid, rows), getattr(run.grid, columns)
     values = tuple(tuple(by_value[row, column] for column in column_values) for row in row_values)
     return HeatMap(MEASURES[measure], rows, columns, row_values, column_values, values)
 
 
-def _known(name: Any, allowed: Any, what: str) -> None:
+def _check_name(name: Any, allowed: Any, what: str) -> None:
     if name not in allowed:
         raise BadRequest(f"There is no {what} {name!r:.80}; there are {', '.join(allowed)}.")

@@ -1,6 +1,6 @@
-"""What came of a grid: the answer of every cell, token by token, and all that is needed to ask again.
+"""The result of a grid: the answer of every cell, token by token, and everything that is needed to repeat it.
 
-A Run checks itself, since it may come from a file. Knows no backend, no files and no web.
+A Run validates itself, because it may come from a file. This module knows no backend, no files and no web.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import base64
 import binascii
 import math
 import uuid
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -33,12 +34,12 @@ from mllama_demo.sampling import RECORDED_CANDIDATES, SamplingParams, TokenTrace
 FORMAT = "mllama-demo exploration"
 VERSION = 2  # 1 had no branches
 MAX_BRANCHES = 64
-# Answers that ended by themselves, so that a repetition ends there too.
+# Answers that a repetition ends at the same token.
 COMPLETE: frozenset[str] = frozenset({"end_of_turn", "stop_string", "max_tokens", "context_full"})
 
 
 def _check_trace(trace: TokenTrace) -> TokenTrace:
-    """Raises ValueError where a record contradicts itself."""
+    """Raises ValueError for a record that contradicts itself."""
     count = len(trace.token_ids)
     if not 1 <= count <= RECORDED_CANDIDATES or len(trace.logits) != count or len(set(trace.token_ids)) != count:
         raise ValueError(f"a trace has 1 to {RECORDED_CANDIDATES} different token_ids and as many logits")
@@ -48,7 +49,7 @@ def _check_trace(trace: TokenTrace) -> TokenTrace:
         raise ValueError("draw is at least 0 and below 1")
     if not 1 <= trace.after_top_p <= trace.after_top_k or min(trace.token_ids) < 0 or trace.chosen < 0:
         raise ValueError("after_top_p is from 1 to after_top_k, and token ids are not negative")
-    # The sum over a vocabulary is no less than over a part of it; some slack for rounding.
+    # A sum over the whole vocabulary is not less than one over a part of it. 1e-6 allows for rounding.
     if trace.log_mass < trace.logits[0] - 1e-6:
         raise ValueError("log_mass is no less than the likeliest logit")
     whole = trace.whole
@@ -71,23 +72,33 @@ Base64 = Annotated[
 ]
 
 
-class _Record(BaseModel):
-    """Taken as it stands: "5" is no number, infinity none either, and nothing is there that nobody knows."""
+class _StrictModel(BaseModel):
+    """Converts no types ("5" is not a number), and refuses infinity and unknown fields."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
-class Token(_Record):
-    """One generated token. id: -1 where a server tells text alone. text: what became certain with it. trace: None where the
-    backend tells no probabilities."""
+class Token(_StrictModel):
+    """One generated token.
+
+    Attributes:
+        id: -1 where a server returns text without tokens.
+        text: the text that this token completed.
+        trace: None where the backend returns no probabilities.
+    """
 
     id: int = Field(ge=-1)
     text: str
     trace: Annotated[TokenTrace, AfterValidator(_check_trace)] | None = None
 
 
-class Cell(_Record):
-    """One answer of a grid. outcome: how it ended, None while it has not been run. error: why it has no proper answer."""
+class Cell(_StrictModel):
+    """One answer of a grid.
+
+    Attributes:
+        outcome: how the answer ended; None when it was not run.
+        error: why the answer failed.
+    """
 
     temperature: float
     top_p: float
@@ -101,19 +112,19 @@ class Cell(_Record):
     timings: Timings | None = None
 
     @model_validator(mode="after")
-    def _tokens_spell_the_text(self) -> Cell:
+    def _check_token_texts(self) -> Cell:
         if not self.text.startswith("".join(token.text for token in self.tokens)):
             raise ValueError("the texts of the tokens, one after another, must be the beginning of the text")
         return self
 
     @property
     def complete(self) -> bool:
-        """Whether there is an answer to measure: one that was neither stopped nor failed."""
+        """Whether the answer can be measured: it was neither stopped nor did it fail."""
         return self.outcome in COMPLETE
 
     @property
     def traces(self) -> tuple[TokenTrace, ...] | None:
-        """The record of every token; None when one is missing."""
+        """The record of every token; None when a record is missing."""
         found = tuple(token.trace for token in self.tokens if token.trace is not None)
         return found if found and len(found) == len(self.tokens) else None
 
@@ -121,21 +132,25 @@ class Cell(_Record):
     def tokens_per_second(self) -> float | None:
         return None if self.timings is None else self.timings.tokens_per_second(len(self.tokens))
 
-    def has(self, values: SamplingParams) -> bool:
-        """Whether these are its values."""
+    def matches(self, values: SamplingParams) -> bool:
+        """Whether the cell has these sampling values."""
         wanted = (values.temperature, values.top_p, values.top_k, values.seed)
         return (self.temperature, self.top_p, self.top_k, self.seed) == wanted
 
     def label(self) -> str:
-        """Its values in words."""
+        """The sampling values as text."""
         return f"temperature {self.temperature:g}, top_p {self.top_p:g}, top_k {self.top_k}, seed {self.seed}"
 
 
-class Branch(_Record):
-    """An answer that leaves another one at a token which somebody chose instead of the one drawn there.
+class Branch(_StrictModel):
+    """An answer that continues another answer from a forced token: a candidate that the user chose instead of the drawn one.
 
-    number: what it is called within its run, from 1. parent: the answer that it leaves, as an index for Run.answer. position: of
-    the chosen token, from 0. cell: the whole answer, with the beginning that it shares.
+    Attributes:
+        number: of the branch within its run, from 1.
+        parent: the other answer, as an index for Run.answer.
+        position: of the forced token, from 0.
+        token_id: of the forced token.
+        cell: the whole answer, with the shared beginning.
     """
 
     number: int = Field(ge=1, le=1_000_000)
@@ -145,19 +160,19 @@ class Branch(_Record):
     cell: Cell
 
     @model_validator(mode="after")
-    def _has_the_chosen_token(self) -> Branch:
+    def _check_forced_token(self) -> Branch:
         if self.position >= len(self.cell.tokens) or self.cell.tokens[self.position].id != self.token_id:
             raise ValueError("a branch has the token that was chosen for it in its place")
         return self
 
     @property
     def token(self) -> str:
-        """The chosen token's text, or its id where it has none of its own."""
+        """The forced token's text, or its id where the text is empty."""
         return self.cell.tokens[self.position].text or f"token {self.token_id}"
 
 
-class RunImage(_Record):
-    """The picture of a run, with its file as it came."""
+class RunImage(_StrictModel):
+    """The image of a run, with the unchanged bytes of its file."""
 
     name: str
     format: Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
@@ -167,7 +182,7 @@ class RunImage(_Record):
     data: Base64 = Field(repr=False)
 
     @classmethod
-    def of(cls, image: LoadedImage) -> RunImage:
+    def from_loaded(cls, image: LoadedImage) -> RunImage:
         size = {"width": image.width, "height": image.height}
         return cls.model_validate(
             {"name": image.name, "format": image.format, "digest": image.digest, **size, "data": image.data}, strict=True
@@ -178,16 +193,19 @@ class RunImage(_Record):
         return f"image/{self.format.lower()}"
 
     def load(self, limits: ImageLimits) -> LoadedImage:
-        """Through the one door for images. Raises ImageError."""
+        """Decodes and checks the image. Raises ImageError."""
         return load_image(self.data, self.name, limits)
 
 
-class Run(_Record):
-    """A grid and its answers, one cell for each of grid.cells(), in that order, and the branches that leave them.
+class Run(_StrictModel):
+    """A grid, its answers (one cell for each of grid.cells(), in that order) and their branches.
 
-    An answer's index counts the cells; a branch's goes on from there by its number, and stays when another branch is deleted.
-    max_top_k: what the backend chose among at most, see SamplingParams.top_k_within. repeatable: whether its seeds count.
-    versions: of the programs that took part.
+    Every answer has an index. The cells have 0, 1, …; branch n has len(cells) + n - 1, also after another branch was deleted.
+
+    Attributes:
+        max_top_k: the largest top_k of the backend, see SamplingParams.top_k_within.
+        repeatable: whether the backend used the seeds.
+        versions: of the packages that an answer depends on.
     """
 
     format: Literal["mllama-demo exploration"] = FORMAT
@@ -207,19 +225,19 @@ class Run(_Record):
     versions: dict[str, str] = Field(default_factory=dict, max_length=20)
 
     @model_validator(mode="after")
-    def _cells_are_those_of_the_grid(self) -> Run:
+    def _check_cells(self) -> Run:
         wanted = self.grid.cells()
         if len(self.cells) != len(wanted):
             raise ValueError(f"the grid has {len(wanted)} cells, and the run {len(self.cells)}")
         for index, (cell, values) in enumerate(zip(self.cells, wanted, strict=True)):
-            if not cell.has(values):
+            if not cell.matches(values):
                 raise ValueError(f"cell {index} has {cell.label()}, which is not what the grid has there")
             if len(cell.tokens) > values.max_tokens:
                 raise ValueError(f"cell {index} has more tokens than max_tokens")
         return self
 
     @model_validator(mode="after")
-    def _branches_leave_answers_that_are_there(self) -> Run:
+    def _check_branches(self) -> Run:
         numbers = [branch.number for branch in self.branches]
         if any(before >= after for before, after in pairwise(numbers)):
             raise ValueError("the numbers of the branches ascend")
@@ -227,26 +245,26 @@ class Run(_Record):
             index = self.index_of(branch)
             if branch.parent >= index or branch.parent not in self.indices:
                 raise ValueError(f"branch {branch.number} leaves an answer that is not there")
-            if not branch.cell.has(self.asked(index)):
+            if not branch.cell.matches(self.requested_sampling(index)):
                 raise ValueError(f"branch {branch.number} has {branch.cell.label()}, which the answer it leaves has not")
             if len(branch.cell.tokens) > self.grid.max_tokens:
                 raise ValueError(f"branch {branch.number} has more tokens than max_tokens")
-        if self.branches and self.tokens > MAX_TOKENS:
+        if self.branches and self.token_count > MAX_TOKENS:
             raise ValueError(f"a run has at most {MAX_TOKENS:,} tokens")
         return self
 
-    # --- answers by their index ------------------------------------------------------------------------------------------
+    # --- answers by index ------------------------------------------------------------------------------------------------
 
     @property
     def indices(self) -> frozenset[int]:
-        """Of every answer that there is."""
+        """The indices of all answers."""
         return frozenset([*range(len(self.cells)), *map(self.index_of, self.branches)])
 
     def index_of(self, branch: Branch) -> int:
         return len(self.cells) + branch.number - 1
 
-    def branch(self, index: int) -> Branch | None:
-        """None for a cell of the grid. Raises NotFound for what is neither."""
+    def branch_at(self, index: int) -> Branch | None:
+        """The branch with this index, None for a cell of the grid. Raises NotFound for an unknown index."""
         if 0 <= index < len(self.cells):
             return None
         for branch in self.branches:
@@ -257,53 +275,55 @@ class Run(_Record):
         raise NotFound(f"The run has no branch {index - len(self.cells) + 1}.")
 
     def answer(self, index: int) -> Cell:
-        """Raises NotFound."""
-        branch = self.branch(index)
+        """The cell or the answer of a branch. Raises NotFound."""
+        branch = self.branch_at(index)
         return self.cells[index] if branch is None else branch.cell
 
     def name(self, index: int) -> str:
-        """What people call the answer: 3, or B1 for the first branch. Raises NotFound."""
-        branch = self.branch(index)
+        """The displayed name of an answer: 3, or B1 for the first branch. Raises NotFound."""
+        branch = self.branch_at(index)
         return str(index + 1) if branch is None else f"B{branch.number}"
 
     def origin(self, branch: Branch) -> str:
-        """Where it leaves, in words."""
+        """Text that tells where the branch leaves its parent."""
         what = "cell" if branch.parent < len(self.cells) else "branch"
         token = branch.token.strip() or branch.token
         return f"from {what} {self.name(branch.parent)}, with “{token}” as token {branch.position + 1}"
 
-    def asked(self, index: int) -> SamplingParams:
-        """The values of an answer as the grid has them; those of a branch are its parent's. Raises NotFound."""
-        while (branch := self.branch(index)) is not None:
+    def requested_sampling(self, index: int) -> SamplingParams:
+        """The values of an answer in the grid; a branch has those of its parent. Raises NotFound."""
+        while (branch := self.branch_at(index)) is not None:
             index = branch.parent
         return self.grid.cells()[index]
 
-    def sampling(self, index: int) -> SamplingParams:
-        """The values of an answer as its sampler had them: with top_k as the backend could follow it. Raises NotFound."""
-        asked = self.asked(index)
-        if asked.greedy or asked.top_k_within(self.max_top_k) == asked.top_k:
-            return asked
-        return SamplingParams(
-            asked.temperature, asked.top_p, asked.top_k_within(self.max_top_k), asked.max_tokens, asked.seed, asked.stop
-        )
+    def effective_sampling(self, index: int) -> SamplingParams:
+        """The values that the sampler used: top_k is limited to max_top_k of the backend. Raises NotFound."""
+        requested = self.requested_sampling(index)
+        return requested if requested.greedy else replace(requested, top_k=requested.top_k_within(self.max_top_k))
 
     @property
     def title(self) -> str:
-        """Of the grid, or else the beginning of its prompt."""
-        words = " ".join(self.grid.prompt.split())
-        return self.grid.title or (words if len(words) <= 60 else words[:59] + "…") or "A picture"
+        """The title of the grid, or the beginning of its prompt."""
+        return self.grid.title or shortened(self.grid.prompt) or "A picture"
 
     @property
-    def tokens(self) -> int:
-        """Of all answers together."""
+    def token_count(self) -> int:
+        """Number of tokens of all answers."""
         return sum(len(self.answer(index).tokens) for index in self.indices)
 
     @property
-    def failed(self) -> int:
+    def failed_count(self) -> int:
+        """Number of cells without an answer because of an error."""
         return sum(cell.outcome == "error" for cell in self.cells)
 
 
-def blank(values: SamplingParams) -> Cell:
-    """A cell that has not been run."""
+def empty_cell(values: SamplingParams) -> Cell:
+    """A cell that was not run."""
     assert values.seed is not None and math.isfinite(values.temperature)
     return Cell(temperature=values.temperature, top_p=values.top_p, top_k=values.top_k, seed=values.seed)
+
+
+def shortened(text: str) -> str:
+    """At most 60 characters of the text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:59]}…"

@@ -1,6 +1,6 @@
-"""Runs a grid on a backend: cells side by side as one stream of events, each to be stopped or run again by itself.
+"""Runs a grid on a backend: all cells concurrently, each can be stopped alone. Also repeats a cell and generates a branch.
 
-Knows the nouns of backend/base.py and prompts; no torch, no files and no web.
+This module knows the Backend protocol and prompts. It knows no torch, no files and no web.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import importlib.metadata
 import logging
 import platform
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -21,24 +21,31 @@ from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BadRequest, DemoError
-from mllama_demo.explore.filter_steps import with_choice
-from mllama_demo.explore.grid import MAX_TOKENS, Estimate, Grid, Pace, estimate, measured_pace
-from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, blank
+from mllama_demo.explore.filter_steps import forced_token
+from mllama_demo.explore.grid import MAX_TOKENS, BackendSpeed, Estimate, Grid, estimate, measured_speed
+from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, empty_cell
 from mllama_demo.generation.request import RequestBuilder, generate_when_free, renewed
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
 
 log = logging.getLogger(__name__)
 
-# Requests in the backend's queue beyond its slots: enough that none idles, few enough that others' questions are not refused.
-AHEAD = 2
-Runs = TypeVar("Runs", bound="CellRuns")
+# Requests in the backend's queue beyond its slots: enough to keep every slot busy, few enough to leave room for other users.
+QUEUE_AHEAD = 2
+Self = TypeVar("Self", bound="CellTasks")
 Phase = Literal["queued", "waiting", "reading", "writing", "done"]
 
 
 @dataclass(eq=False)
-class LiveCell:
-    """One cell at this moment. queued: not sent yet; waiting: in the backend's queue, at `position`. error: why it failed."""
+class CellProgress:
+    """The current state of one cell.
+
+    Attributes:
+        phase: queued: not sent to the backend yet; waiting: in the backend's queue; reading: in prefill; writing: in decode.
+        position: in the backend's queue.
+        error: why the cell failed.
+        stopped: whether somebody stopped the cell.
+    """
 
     sampling: SamplingParams
     phase: Phase = "queued"
@@ -49,8 +56,8 @@ class LiveCell:
     error: str | None = None
     stopped: bool = False
 
-    def after(self, event: Event) -> None:
-        """Takes in what happened."""
+    def apply(self, event: Event) -> None:
+        """Updates the state with an event of the backend."""
         if isinstance(event, QueueEvent):
             self.phase, self.position = "waiting", event.position
         elif isinstance(event, PrefillEvent):
@@ -64,8 +71,8 @@ class LiveCell:
             self.finish, self.error = event, event.error
             self.phase = "done"
 
-    def result(self) -> Cell:
-        """What is kept of it."""
+    def to_cell(self) -> Cell:
+        """The cell to save."""
         known: dict[str, Any] = {"text": self.text, "tokens": tuple(self.tokens), "error": self.error}
         if self.finish is not None:
             finish = self.finish
@@ -74,53 +81,30 @@ class LiveCell:
             known["outcome"] = "error"
         elif self.stopped:
             known["outcome"] = "cancelled"
-        return blank(self.sampling).model_copy(update=known)
+        return empty_cell(self.sampling).model_copy(update=known)
 
 
-@dataclass(frozen=True)
-class CellEvent:
-    """Something changed in a cell; cell is as it is now."""
+class CellTasks:
+    """Generates some answers concurrently, one asyncio task for each. `async with` stops the unfinished ones at its end."""
 
-    index: int
-    cell: LiveCell
-
-
-class CellRuns:
-    """Answers under way side by side. They go on whether or not anybody reads; `async with` ends what is left of them."""
-
-    def __init__(self, backend: Backend, requests: Sequence[GenerationRequest], cells: list[LiveCell]) -> None:
-        """requests, cells: one for each answer. Runs at once; needs a running event loop."""
+    def __init__(self, backend: Backend, requests: Sequence[GenerationRequest], cells: list[CellProgress]) -> None:
+        """Starts at once; needs a running event loop. requests, cells: one of each for every answer."""
         self.cells = cells
         self._backend = backend
-        self._requests = list(requests)
-        self._places = asyncio.Semaphore(backend.info.slots + AHEAD)
-        self._readers: set[asyncio.Queue[int]] = set()
-        self._fresh = [(list(cell.tokens), cell.text) for cell in cells]
-        self._tasks = {index: asyncio.create_task(self._run(index)) for index in range(len(cells))}
+        self._requests = requests
+        self._concurrency = asyncio.Semaphore(backend.info.slots + QUEUE_AHEAD)
+        self._tasks = [asyncio.create_task(self._run(index)) for index in range(len(cells))]
 
     @property
     def finished(self) -> bool:
         return all(cell.phase == "done" for cell in self.cells)
 
-    async def events(self) -> AsyncGenerator[CellEvent, None]:
-        """What changes from now on, until every cell is done. Several may read; closing it ends nothing but the reading."""
-        mailbox: asyncio.Queue[int] = asyncio.Queue()
-        self._readers.add(mailbox)
-        try:
-            while not (self.finished and mailbox.empty()):
-                index = await mailbox.get()
-                yield CellEvent(index, self.cells[index])
-        finally:
-            self._readers.discard(mailbox)
-
-    async def wait(self) -> None:
-        """Until every cell is done."""
-        async with aclosing(self.events()) as events:
-            async for _ in events:
-                pass
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Waits until every cell is done or the time is over. Neither the timeout nor cancelling the wait stops a cell."""
+        await asyncio.wait(self._tasks, timeout=timeout_s)
 
     def stop(self, index: int | None = None) -> None:
-        """Ends one cell or all; what they have said stays. Those that are done are left alone."""
+        """Stops one cell or all. The text so far stays; finished cells do not change."""
         for at in range(len(self.cells)) if index is None else [index]:
             cell = self.cells[at]
             if cell.phase == "done":
@@ -128,30 +112,19 @@ class CellRuns:
             cell.stopped = True
             if cell.phase == "queued":
                 self._tasks[at].cancel()
-                self._tell(at, done=True)
+                cell.phase = "done"
             else:
                 self._backend.cancel(self._requests[at].id)
 
-    def rerun(self, index: int) -> None:
-        """Runs one cell anew, with the same values and the same seed. Raises BadRequest while it is under way."""
-        if self.cells[index].phase != "done":
-            raise BadRequest(f"Cell {index + 1} is still under way; stop it first.")
-        tokens, text = self._fresh[index]
-        self.cells[index] = LiveCell(self.cells[index].sampling, tokens=list(tokens), text=text)
-        self._requests[index] = renewed(self._requests[index])
-        self._tasks[index] = asyncio.create_task(self._run(index))
-        self._tell(index)
-
     async def aclose(self) -> None:
-        """Ends whatever is under way. Safe to call twice."""
-        for index, task in self._tasks.items():
+        """Stops all unfinished cells. A second call does nothing."""
+        for cell, task in zip(self.cells, self._tasks, strict=True):
             task.cancel()
-            if self.cells[index].phase != "done":
-                self.cells[index].stopped = True
-                self._tell(index, done=True)
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            if cell.phase != "done":
+                cell.stopped, cell.phase = True, "done"
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def __aenter__(self: Runs) -> Runs:
+    async def __aenter__(self: Self) -> Self:
         return self
 
     async def __aexit__(self, *_: Any) -> None:
@@ -160,115 +133,123 @@ class CellRuns:
     async def _run(self, index: int) -> None:
         cell = self.cells[index]
         try:
-            async with self._places:
-                await self._generate(index, cell)
+            async with self._concurrency:
+                await self._generate(self._requests[index], cell)
         except DemoError as error:
             cell.error = str(error)
         except Exception as error:
             log.exception("a cell could not be run")
             cell.error = f"This cell could not be run: {str(error) or type(error).__name__}"
-        if cell.phase != "done":
-            self._tell(index, done=True)
+        cell.phase = "done"
 
-    async def _generate(self, index: int, cell: LiveCell) -> None:
+    async def _generate(self, request: GenerationRequest, cell: CellProgress) -> None:
         def back_to_queued() -> None:
             cell.phase = "queued"
 
-        async with aclosing(generate_when_free(self._backend, self._requests[index], back_to_queued)) as events:
+        async with aclosing(generate_when_free(self._backend, request, back_to_queued)) as events:
             async for event in events:
-                cell.after(event)
-                self._tell(index)
-
-    def _tell(self, index: int, *, done: bool = False) -> None:
-        if done:
-            self.cells[index].phase = "done"
-        for mailbox in self._readers:
-            mailbox.put_nowait(index)
+                cell.apply(event)
 
 
-class GridRun(CellRuns):
-    """A grid under way, see CellRuns."""
+class GridTasks(CellTasks):
+    """Generates all cells of a grid, see CellTasks."""
 
     def __init__(self, explorer: Explorer, grid: Grid, image: LoadedImage | None, requests: Sequence[GenerationRequest]) -> None:
-        super().__init__(explorer.backend, requests, [LiveCell(values) for values in grid.cells()])
+        super().__init__(explorer.backend, requests, [CellProgress(values) for values in grid.cells()])
         self.grid = grid
-        self._image = image
         self._explorer = explorer
-        self._blank = explorer.blank_run(grid, image)
+        self._empty_run = explorer.empty_run(grid, image)
 
     def run(self) -> Run:
-        """What there is so far, to keep."""
-        cells = tuple(cell.result() for cell in self.cells)
-        self._explorer.learn(cells)
-        return self._blank.model_copy(update={"cells": cells})
+        """The run with the answers so far."""
+        cells = tuple(cell.to_cell() for cell in self.cells)
+        self._explorer.update_speed(cells)
+        return self._empty_run.model_copy(update={"cells": cells})
 
 
 class Explorer:
-    """Starts grids on one backend, and learns its pace from them."""
+    """Starts grids, repeated cells and branches on one backend. Measures the speed of the backend for estimates."""
 
-    def __init__(
-        self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, settings: Settings, pace: Pace | None = None
-    ) -> None:
+    def __init__(self, backend: Backend, tokenizer: Tokenizer | TokenEstimate, settings: Settings) -> None:
         self.backend = backend
-        self.pace = pace
+        self._speed: BackendSpeed | None = None
         self._tokenizer = tokenizer
         self._settings = settings
         self._requests = RequestBuilder(backend, tokenizer, settings)
 
     def estimate(self, grid: Grid) -> Estimate:
-        """What a grid would take if it were started now."""
+        """The cost of a grid if it started now."""
         info, status = self.backend.info, self.backend.status()
-        return estimate(grid, info.slots, fork=self._has("fork"), pace=self.pace, wait_s=status.estimated_wait_s)
+        return estimate(grid, info.slots, fork=self._has("fork"), speed=self._speed, wait_s=status.estimated_wait_s)
 
-    async def start(self, grid: Grid, image: LoadedImage | None, conversation_id: str = "") -> GridRun:
-        """Sends all cells on their way. conversation_id: whose turn in the queue they share; empty is a turn of their own.
+    async def start(self, grid: Grid, image: LoadedImage | None, conversation_id: str = "") -> GridTasks:
+        """Starts all cells of a grid.
 
-        Raises PromptTooLong, and BadRequest for a picture where the backend takes none.
+        Args:
+            grid: what to generate.
+            image: for every cell.
+            conversation_id: requests of one conversation share one turn in the backend's fair queue. Empty: a new conversation.
+
+        Raises:
+            PromptTooLong: the prompt does not fit into the context.
+            BadRequest: the backend takes no images.
         """
         base = await self._request(grid, image, conversation_id)
-        return GridRun(self, grid, image, [self._with(base, values) for values in grid.cells()])
+        return GridTasks(self, grid, image, [self._with_sampling(base, values) for values in grid.cells()])
 
-    async def again(self, run: Run, index: int, image: LoadedImage | None, conversation_id: str = "") -> CellRuns:
-        """One cell of a run anew, with the same values and the same seed. image: of the run, loaded."""
+    async def rerun_cell(self, run: Run, index: int, image: LoadedImage | None, conversation_id: str = "") -> CellTasks:
+        """Generates one cell of a run again, with the same values and the same seed. image: the loaded image of the run."""
         base = await self._request(run.grid, image, conversation_id)
         values = run.grid.cells()[index]
-        return CellRuns(self.backend, [replace(self._with(base, values), shared_prompt=False)], [LiveCell(values)])
+        request = replace(self._with_sampling(base, values), shared_prompt=False)
+        return CellTasks(self.backend, [request], [CellProgress(values)])
 
     async def branch(
         self, run: Run, index: int, position: int, token_id: int, image: LoadedImage | None, conversation_id: str = ""
-    ) -> CellRuns:
-        """Goes on with an answer's first `position` tokens and then token_id instead of the one it chose: one new answer.
+    ) -> CellTasks:
+        """Generates one new answer: the first `position` tokens of an answer, then token_id, then newly sampled tokens.
 
-        The random numbers that come next are those that came next there. index: for Run.answer. image: of the run, loaded.
-        Raises NotFound for an answer that is not there, and BadRequest where nothing can follow or the run is full.
+        The sampled tokens use the random numbers that the original answer used at the same positions.
+
+        Args:
+            run: with the original answer.
+            index: of the original answer, see Run.answer.
+            position: of the forced token, from 0.
+            token_id: of the forced token, a recorded candidate of the position.
+            image: the loaded image of the run.
+            conversation_id: see start.
+
+        Raises:
+            NotFound: there is no such answer.
+            BadRequest: no token can follow, the run has too many branches or tokens, or the backend cannot continue an answer.
         """
-        cell, values = run.answer(index), run.sampling(index)
+        cell, values = run.answer(index), run.effective_sampling(index)
         if len(run.branches) >= MAX_BRANCHES:
             raise BadRequest(f"A run has at most {MAX_BRANCHES} branches, and this one has them all; delete one first.")
-        if run.tokens + values.max_tokens > MAX_TOKENS:
-            sizes = f"this one has {run.tokens:,}, and a branch may take {values.max_tokens:,}"
+        if run.token_count + values.max_tokens > MAX_TOKENS:
+            sizes = f"this one has {run.token_count:,}, and a branch may take {values.max_tokens:,}"
             raise BadRequest(f"A run has at most {MAX_TOKENS:,} tokens; {sizes}.")
         if isinstance(self._tokenizer, TokenEstimate) or not self._has("probabilities"):
             raise BadRequest(f"The backend {self.backend.info.name} cannot go on with an answer from its middle.")
-        tokens = (*cell.tokens[:position], with_choice(cell, position, token_id))
+        tokens = (*cell.tokens[:position], forced_token(cell, position, token_id))
         if len(tokens) >= values.max_tokens:
             raise BadRequest(f"No token can follow: the answer has {len(tokens)} with this one, and max_tokens is {len(tokens)}.")
         base = await self._request(run.grid, image, conversation_id)
         text = IncrementalText(self._tokenizer, values.stop)
-        primed = [token.model_copy(update={"text": text.push(token.id)}) for token in tokens]
+        shared = [token.model_copy(update={"text": text.push(token.id)}) for token in tokens]
         sampling = replace(values, max_tokens=values.max_tokens - len(tokens))
         ids = (*base.prompt_ids, *(token.id for token in tokens))
-        request = replace(self._with(base, sampling), prompt_ids=ids, answered=len(tokens), shared_prompt=False)
-        live = LiveCell(values, text="".join(token.text for token in primed), tokens=primed)
-        return CellRuns(self.backend, [request], [live])
+        request = replace(self._with_sampling(base, sampling), prompt_ids=ids, answered=len(tokens), shared_prompt=False)
+        progress = CellProgress(values, text="".join(token.text for token in shared), tokens=shared)
+        return CellTasks(self.backend, [request], [progress])
 
-    def blank_run(self, grid: Grid, image: LoadedImage | None) -> Run:
-        """A run of which no cell has been run."""
+    def empty_run(self, grid: Grid, image: LoadedImage | None) -> Run:
+        """A run without answers."""
         info = self.backend.info
         return Run(
             grid=grid,
-            image=None if image is None else RunImage.of(image),
-            cells=tuple(map(blank, grid.cells())),
+            image=None if image is None else RunImage.from_loaded(image),
+            cells=tuple(map(empty_cell, grid.cells())),
             model=info.model,
             backend=info.name,
             device=info.device,
@@ -278,13 +259,13 @@ class Explorer:
             versions=_versions(),
         )
 
-    def learn(self, cells: Sequence[Cell]) -> None:
-        """Takes the pace of finished cells for the next estimate."""
+    def update_speed(self, cells: Sequence[Cell]) -> None:
+        """Measures the speed of the backend from finished cells, for the next estimate."""
         timed = [(c.timings, len(c.tokens)) for c in cells if c.timings is not None]
-        self.pace = measured_pace([(t.waited_s, t.decode_s, t.ttft_s, n) for t, n in timed]) or self.pace
+        self._speed = measured_speed([(t.waited_s, t.decode_s, t.ttft_s, n) for t, n in timed]) or self._speed
 
     async def _request(self, grid: Grid, image: LoadedImage | None, conversation_id: str) -> GenerationRequest:
-        """What the requests of all cells have in common."""
+        """The request that all cells of a grid have in common."""
         info = self.backend.info
         if image is not None and not self._has("images"):
             raise BadRequest(f"The backend {info.name} takes no images; leave the image out.")
@@ -299,7 +280,7 @@ class Explorer:
         )
         return built.request
 
-    def _with(self, base: GenerationRequest, values: SamplingParams) -> GenerationRequest:
+    def _with_sampling(self, base: GenerationRequest, values: SamplingParams) -> GenerationRequest:
         return renewed(base, sampling=self._requests.with_seed(values))
 
     def _has(self, capability: str) -> bool:
@@ -307,7 +288,7 @@ class Explorer:
 
 
 def _versions() -> dict[str, str]:
-    """Of what an answer depends on; packages that are not there are left out."""
+    """Versions of the packages that an answer depends on. Packages that are not installed are omitted."""
     found = {"mllama_demo": mllama_demo.__version__, "python": platform.python_version()}
     for package in ("torch", "transformers", "numpy", "neuronx-distributed-inference"):
         try:

@@ -1,4 +1,4 @@
-"""How to get a cell's answer again without this page: with curl, with the openai client, or with the command offline."""
+"""Code that repeats a cell without the Explore page: for curl, for the openai client, and for the offline command."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from mllama_demo.explore.results import Run
 
 DEFAULT_URL = "http://127.0.0.1:7860/v1"
-_MARK = "@IMAGE@"
+_PLACEHOLDER = "@IMAGE@"
 _SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tiff"}
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """title: with what. code: to copy. language: of the code."""
+    """Code to copy. title: the tool that runs it. language: sh or python."""
 
     title: str
     code: str
@@ -25,7 +25,7 @@ class Snippet:
 
 
 def image_file(run: Run) -> str | None:
-    """What the snippets call the picture's file: its name made safe for any shell and file system."""
+    """The name of the image file in the snippets: the original name without characters that are special in a shell."""
     if run.image is None:
         return None
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", run.image.name).strip("._-") or "image"
@@ -35,7 +35,7 @@ def image_file(run: Run) -> str | None:
 
 
 def snippets(run: Run, index: int, url: str = DEFAULT_URL) -> tuple[Snippet, ...]:
-    """Of one cell. url: of the API, with its /v1. Each expects the picture in the working directory, see image_file."""
+    """The snippets of one cell. They expect the image in the working directory, see image_file. url: of the API, with /v1."""
     return (_curl(run, index, url), _openai(run, index, url), _offline(run, index))
 
 
@@ -56,22 +56,22 @@ def _messages(run: Run, image: str | None) -> list[dict[str, Any]]:
 
 def _curl(run: Run, index: int, url: str) -> Snippet:
     file = image_file(run)
-    image = None if file is None else _MARK
+    image = None if file is None else _PLACEHOLDER
     body = json.dumps({"model": run.model, **_values(run, index), "messages": _messages(run, image)}, indent=2)
-    # The shell reads a here-document: it must put the picture in and expand nothing else.
+    # The shell expands a here-document. Only $IMAGE may be expanded.
     body = re.sub(r"([\\$`])", r"\\\1", body)
     lines = []
     if file is not None and run.image is not None:
         lines.append(f"IMAGE=\"data:{run.image.media_type};base64,$(base64 < {shlex.quote(file)} | tr -d '\\n')\"")
-        body = "$IMAGE".join(_around_mark(body, _MARK))
+        body = "$IMAGE".join(_around_placeholder(body, _PLACEHOLDER))
     address = shlex.quote(f"{url}/chat/completions")
     lines += [f"curl -s {address} -H 'Content-Type: application/json' -d @- <<JSON", body, "JSON"]
     return Snippet("curl", "\n".join(lines) + "\n", "sh")
 
 
-def _around_mark(text: str, mark: str) -> tuple[str, str]:
-    """What is before and after the last mark: the prompt, which may hold one too, stands before it."""
-    before, _, after = text.rpartition(mark)
+def _around_placeholder(text: str, placeholder: str) -> tuple[str, str]:
+    """The text before and after the last placeholder. The prompt, which may contain the same text, stands before it."""
+    before, _, after = text.rpartition(placeholder)
     return before, after
 
 
@@ -85,7 +85,7 @@ def _openai(run: Run, index: int, url: str) -> Snippet:
         lines = ["import base64", "from pathlib import Path", "", *lines]
         lines.append(f"image = base64.b64encode(Path({file!r}).read_bytes()).decode()")
         url_code = f'f"data:{run.image.media_type};base64,{{image}}"'
-        messages = url_code.join(_around_mark(repr(_messages(run, _MARK)), repr(_MARK)))
+        messages = url_code.join(_around_placeholder(repr(_messages(run, _PLACEHOLDER)), repr(_PLACEHOLDER)))
     lines += [
         "completion = client.chat.completions.create(",
         f"    model={run.model!r},",

@@ -1,4 +1,4 @@
-"""A grid as a YAML file, with its picture: read, checked, and the first thing that is wrong said by name."""
+"""Reads a grid and its image from a YAML file. Error messages name the first wrong value."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ MAX_SPEC_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Spec:
-    """image: a path, or an http, https or data URL, as written; None for none. folder: where its path begins."""
+class GridSpec:
+    """A grid file.
+
+    Attributes:
+        image: a path, or an http, https or data URL; None without an image.
+        folder: a relative path of the image starts here.
+    """
 
     grid: Grid
     image: str | None
     folder: Path
 
 
-def read_spec(path: Path, settings: Settings) -> Spec:
-    """The grid in a YAML file; what it leaves out has the deployment's value. Raises ConfigError."""
+def read_spec(path: Path, settings: Settings) -> GridSpec:
+    """Reads a YAML file. Sampling values that it omits have the defaults of the settings. Raises ConfigError."""
     what = f"The grid {path}"
     content = parse_mapping(read_file(path, what, MAX_SPEC_BYTES), what, "with a prompt")
     values: dict[str, Any] = {str(key): value for key, value in content.items() if value is not None}
@@ -36,13 +41,13 @@ def read_spec(path: Path, settings: Settings) -> Spec:
     sampling = settings.sampling
     defaults = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
     try:
-        return Spec(make_grid({**defaults, **values}), image, path.parent)
+        return GridSpec(make_grid({**defaults, **values}), image, path.parent)
     except BadRequest as error:
         raise ConfigError(f"The grid {path}: {error}") from None
 
 
-def open_image(spec: Spec, settings: Settings) -> LoadedImage | None:
-    """The picture of a spec, the operator's own file or behind an address. Raises ImageError."""
+def load_spec_image(spec: GridSpec, settings: Settings) -> LoadedImage | None:
+    """Loads the image of a grid file from a file or an address. Raises ImageError."""
     if spec.image is None:
         return None
     return open_picture(spec.image, spec.folder, settings)

@@ -1,6 +1,6 @@
-"""A grid under way as a stream of plain objects, one for each change of a cell: what the API and the page both send.
+"""The progress of cells as JSON-compatible events, one for each change of a cell. The API and the Explore page send them.
 
-Knows CellRuns; nothing of HTTP.
+This module knows CellTasks and nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -10,45 +10,48 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mllama_demo.explore.grid import Estimate, Grid
-from mllama_demo.explore.runner import CellRuns, LiveCell
+from mllama_demo.explore.grid import AXES, Estimate, Grid
+from mllama_demo.explore.runner import CellProgress, CellTasks
 
-Line = dict[str, Any]
-WENT_WRONG = "Something went wrong in the server; its log has the cause."
-# Changes are gathered for this long: nine cells at a hundred tokens a second would be more than a page can draw.
-EVERY_S = 0.08
+JsonEvent = dict[str, Any]
+INTERNAL_ERROR = "Something went wrong in the server; its log has the cause."
+# Limits the number of events: a page cannot draw nine cells at 100 tokens a second one by one.
+INTERVAL_S = 0.08
 
 
-def first_line(grid: Grid, estimate: Estimate, run_id: str) -> Line:
-    """What will be run, before any of it is."""
-    names = ("temperature", "top_p", "top_k", "seed")
-    cells = [{name: getattr(values, name) for name in names} for values in grid.cells()]
+def start_event(grid: Grid, estimate: Estimate, run_id: str) -> JsonEvent:
+    """The first event: what will be run."""
+    cells = [{axis: getattr(values, axis) for axis in AXES} for values in grid.cells()]
     return {"event": "start", "run": run_id, "cells": cells, "estimate": asdict(estimate), "notes": list(grid.notes())}
 
 
-async def lines_of(run: CellRuns, numbers: Sequence[int] | None = None) -> AsyncGenerator[Line, None]:
-    """What changes in the cells until all are done. numbers: what the cells are called, their places when left out.
+async def cell_events(tasks: CellTasks, numbers: Sequence[int] | None = None) -> AsyncGenerator[JsonEvent, None]:
+    """Yields an event for each change of a cell, until all cells are done.
 
-    text is what came since the cell's last line; tokens is the count so far.
+    In an event, text is what was added since the last event of the cell, and tokens is the total number so far.
+
+    Args:
+        tasks: the running cells.
+        numbers: the number of each cell in the events; by default its index.
     """
-    names = range(len(run.cells)) if numbers is None else numbers
-    said: list[tuple[str, int | None, int, int]] = [("", None, 0, 0)] * len(run.cells)
+    names = range(len(tasks.cells)) if numbers is None else numbers
+    sent: list[tuple[str, int | None, int, int]] = [("", None, 0, 0)] * len(tasks.cells)
     while True:
-        finished = run.finished
-        for at, cell in enumerate(run.cells):
+        finished = tasks.finished
+        for index, cell in enumerate(tasks.cells):
             now = (cell.phase, cell.position, len(cell.text), len(cell.tokens))
-            if now != said[at]:
-                yield _line(names[at], cell, cell.text[said[at][2] :])
-                said[at] = now
+            if now != sent[index]:
+                yield _cell_event(names[index], cell, cell.text[sent[index][2] :])
+                sent[index] = now
         if finished:
             return
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(INTERVAL_S)
 
 
-def _line(number: int, cell: LiveCell, text: str) -> Line:
-    line: Line = {"event": "cell", "cell": number, "phase": cell.phase, "text": text, "tokens": len(cell.tokens)}
+def _cell_event(number: int, cell: CellProgress, text: str) -> JsonEvent:
+    event: JsonEvent = {"event": "cell", "cell": number, "phase": cell.phase, "text": text, "tokens": len(cell.tokens)}
     if cell.position is not None:
-        line["position"] = cell.position
+        event["position"] = cell.position
     if cell.phase == "done":
-        line |= {"outcome": cell.result().outcome, "error": cell.error}
-    return line
+        event |= {"outcome": cell.to_cell().outcome, "error": cell.error}
+    return event

@@ -1,8 +1,8 @@
-"""A finished answer under other sampling values, with nothing generated: what would still have been possible, and how likely.
+"""A finished answer under other sampling values: which tokens would still have been possible, and how likely.
 
-Exact wherever the recorded candidates decide. Where the tail outside of them matters, bounds are given that hold for any tail
-with the recorded mass, and nothing is claimed beyond them. Everything is told of the answer's own context: from the first token
-that would differ, the model would have gone another way.
+Nothing is generated. Results are exact where the recorded candidates decide. Where the tail (all candidates that are not
+recorded) matters, the results are bounds that hold for any tail with the recorded mass. All results are for the context of the
+recorded answer: after the first token that differs, the model would have continued in another way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mllama_demo.explore.filter_steps import chosen_by_hand
+from mllama_demo.explore.filter_steps import is_forced
 from mllama_demo.sampling import SamplingParams, TokenTrace, pick
 
 Bounds = tuple[float, float]
@@ -25,31 +25,36 @@ _ROUNDING = 1e-12
 class TokenWhatIf:
     """One token under other values.
 
-    possible: whether the answer's token is left by the filters; None where the tail decides. probability: its final
-    probability, at least and at most. choice: the token that the same random number picks (greedy: the likeliest); None where
-    the tail decides, or there is no random number. kept: how many recorded candidates are left, at least and at most.
+    Attributes:
+        possible: whether the filters leave the answer's token; None where the tail decides.
+        probability: bounds of its final probability.
+        choice: the token that the same random number picks (greedy: the likeliest); None where the tail decides, or where there
+            is no random number.
+        candidates_left: bounds of the number of recorded candidates after the filters.
     """
 
     possible: bool | None
     probability: Bounds
     choice: int | None
-    kept: tuple[int, int]
+    candidates_left: tuple[int, int]
 
     @property
     def exact(self) -> bool:
-        """Whether the record decides everything; bounds that differ by rounding alone count as equal."""
+        """Whether the record decides everything. Bounds that differ only by rounding count as equal."""
         low, high = self.probability
-        return self.possible is not None and high - low <= 1e-9 and self.kept[0] == self.kept[1]
+        return self.possible is not None and high - low <= 1e-9 and self.candidates_left[0] == self.candidates_left[1]
 
 
 @dataclass(frozen=True)
 class WhatIf:
     """An answer under other values.
 
-    first_difference: index of the first token that the same random numbers (or greedy) would choose differently, if no earlier
-    choice is unknown; a token that was chosen by hand is given, whatever they would choose. first_unknown: the first whose choice
-    the record does not decide. log_probability: natural logarithm of the probability of the whole answer, at least and at most;
-    -inf where it is impossible.
+    Attributes:
+        tokens: one for each token of the answer.
+        first_difference: index of the first token that the same random numbers (or greedy) would choose differently; None when
+            an earlier choice is unknown. Forced tokens are skipped.
+        first_unknown: index of the first token whose choice the record does not decide.
+        log_probability: bounds of the natural logarithm of the probability of the whole answer; -inf where it is impossible.
     """
 
     tokens: tuple[TokenWhatIf, ...]
@@ -64,17 +69,23 @@ class WhatIf:
 
     @property
     def tail_matters(self) -> tuple[int, ...]:
-        """Indices of the tokens of which the record does not tell everything."""
+        """Indices of the tokens that the record does not decide."""
         return tuple(i for i, token in enumerate(self.tokens) if not token.exact)
 
 
 def what_if(traces: Sequence[TokenTrace], recorded: SamplingParams, params: SamplingParams) -> WhatIf:
-    """recorded: what the answer was generated with; its seed gives the random numbers where a greedy answer drew none."""
+    """Evaluates an answer under other values.
+
+    Args:
+        traces: the record of every token.
+        recorded: what the answer was sampled with. For a greedy answer, which drew no random numbers, its seed provides them.
+        params: the other values.
+    """
     draws = _draws(traces, recorded)
     tokens = tuple(_token(trace, recorded, params, draw) for trace, draw in zip(traces, draws, strict=True))
     difference = unknown = None
     for index, (token, trace) in enumerate(zip(tokens, traces, strict=True)):
-        if chosen_by_hand(trace, recorded):
+        if is_forced(trace, recorded):
             continue
         if token.choice is None:
             unknown = index if unknown is None else unknown
@@ -88,7 +99,7 @@ def what_if(traces: Sequence[TokenTrace], recorded: SamplingParams, params: Samp
 
 
 def _draws(traces: Sequence[TokenTrace], recorded: SamplingParams) -> list[float | None]:
-    """The random number of each token; for a greedy answer those that its seed would have given."""
+    """The random number of each token; for a greedy answer those of its seed."""
     if not recorded.greedy or recorded.seed is None:
         return [trace.draw for trace in traces]
     return [float(number) for number in np.random.default_rng(recorded.seed).random(len(traces))]
@@ -103,23 +114,23 @@ def _token(trace: TokenTrace, recorded: SamplingParams, params: SamplingParams, 
         chosen = trace.token_ids[0] == trace.chosen
         return TokenWhatIf(chosen, (float(chosen), float(chosen)), trace.token_ids[0], (1, 1))
     weights = _weights(trace.logits, trace.logits[0], params.temperature)
-    cap = float(weights[-1])  # no candidate of the tail weighs more
+    cap = float(weights[-1])  # no candidate of the tail has a larger weight
     tail = _tail(trace, recorded, params)
-    alive, tail = _after_top_k(trace, params.top_k, tail, cap)
+    remaining, tail = _after_top_k(trace, params.top_k, tail, cap)
     if tail == (0.0, 0.0):
         return _decided(trace, params, draw)
-    weights = weights[:alive]
+    weights = weights[:remaining]
     total = float(weights.sum())
     totals = (total + tail[0], total + tail[1])
-    kept, mass = _after_top_p(weights, totals, params.top_p, cap)
-    possible, weight = _chosen(trace, params, weights, kept, totals, tail, cap)
+    nucleus, mass = _after_top_p(weights, totals, params.top_p, cap)
+    possible, weight = _chosen(trace, params, weights, nucleus, totals, tail, cap)
     low, high = (weight / mass[1] if mass[1] < math.inf else 0.0), min(1.0, weight / mass[0])
     probability = (0.0, 0.0) if possible is False else (0.0 if possible is None else low, high)
-    return TokenWhatIf(possible, probability, _choice(trace, weights, kept, mass, draw), kept)
+    return TokenWhatIf(possible, probability, _choice(trace, weights, nucleus, mass, draw), nucleus)
 
 
 def _decided(trace: TokenTrace, params: SamplingParams, draw: float | None) -> TokenWhatIf:
-    """Where nothing outside the record is left: the filters themselves, so that even their rounding is the same."""
+    """The result where the filters leave none of the tail. Runs the filters themselves, so that even the rounding is the same."""
     filtered = trace.refilter(params)
     left = filtered.order[: filtered.kept].tolist()
     probability = float(filtered.probabilities[left.index(trace.chosen)]) if trace.chosen in left else 0.0
@@ -135,18 +146,19 @@ def _weights(logits: Sequence[float], top: float, temperature: float) -> np.ndar
 
 
 def _tail_at_1(trace: TokenTrace) -> Bounds:
-    """Mass of the tail at temperature 1, in units of the likeliest candidate's; with room for rounding."""
+    """Bounds of the mass of the tail at temperature 1, in units of the likeliest candidate's weight; they allow for rounding."""
     total = math.exp(trace.log_mass - trace.logits[0])
     mass = total - float(_weights(trace.logits, trace.logits[0], 1.0).sum())
     return max(0.0, mass - _ROUNDING * total), max(0.0, mass + _ROUNDING * total)
 
 
 def _tail(trace: TokenTrace, recorded: SamplingParams, params: SamplingParams) -> Bounds:
-    """Mass of the tail at params' temperature, in units of the likeliest candidate's.
+    """Bounds of the mass of the tail at params' temperature, in units of the likeliest candidate's weight.
 
-    Known at temperature 1 and at the recorded one. Elsewhere from the tail's mass M at temperature 1 and from the cap c, the
-    least recorded weight: a sum of x**a over n values with the sum M and none above c is, for a < 1, largest when all are
-    equal and least when as many as can be are c; for a > 1 the other way round (Jensen's inequality).
+    The mass is known at temperature 1 and at the recorded temperature. For other temperatures, let M be the tail's mass at
+    temperature 1, and c (cap) the smallest recorded weight. Consider sums of x**a over n values that are at most c and have the
+    sum M. For a < 1 the sum is largest when all values are equal, and smallest when as many values as possible are c. For a > 1
+    it is the other way round (Jensen's inequality).
     """
     size = None if trace.whole is None else trace.whole.size
     count = math.inf if size is None else size - len(trace.logits)
@@ -177,68 +189,68 @@ def _tail(trace: TokenTrace, recorded: SamplingParams, params: SamplingParams) -
 
 
 def _after_top_k(trace: TokenTrace, top_k: int, tail: Bounds, cap: float) -> tuple[int, Bounds]:
-    """How many recorded candidates top_k leaves, and what of the tail."""
+    """How many recorded candidates top_k leaves, and bounds of the mass of the tail that it leaves."""
     count = len(trace.logits)
     size = math.inf if trace.whole is None else trace.whole.size
     if top_k == 0 or top_k >= size:
         return count, tail
     if top_k <= count:
-        alive = int(np.searchsorted(-np.asarray(trace.logits), -trace.logits[top_k - 1], side="right"))
-        if alive < count or size == count:
-            return alive, (0.0, 0.0)
-        # The last recorded candidate ties with the k-th or is it: others of its weight may follow in the tail.
+        remaining = int(np.searchsorted(-np.asarray(trace.logits), -trace.logits[top_k - 1], side="right"))
+        if remaining < count or size == count:
+            return remaining, (0.0, 0.0)
+        # The last recorded candidate has the weight of the k-th: candidates of the same weight may follow in the tail.
         least = math.exp(trace.logits[-1] - trace.logits[0])
         ties = math.floor(_tail_at_1(trace)[1] / least) if least > 0 else math.inf
-        return alive, (0.0, min(tail[1], ties * cap) if ties else 0.0)
-    # The likeliest j of n values have at least j / n of their sum.
+        return remaining, (0.0, min(tail[1], ties * cap) if ties else 0.0)
+    # The j largest of n values have at least j / n of their sum.
     return count, (tail[0] * (top_k - count) / (size - count) if size < math.inf else 0.0, tail[1])
 
 
 def _after_top_p(weights: np.ndarray, totals: Bounds, top_p: float, cap: float) -> tuple[tuple[int, int], Bounds]:
-    """How many recorded candidates are in the nucleus, and the mass of it, at least and at most."""
+    """Bounds of the number of recorded candidates in the nucleus, and of the mass of the nucleus."""
     count, total = len(weights), float(weights.sum())
     if top_p >= 1.0:
         return (count, count), totals
     reached = np.cumsum(weights)
     before = reached - weights
-    # On the edge itself rounding decides, and not the same way in a sum over the whole vocabulary.
+    # At the edge of the nucleus rounding decides, and a sum over the whole vocabulary rounds differently.
     low, high = (
         count if end == math.inf else max(1, int(np.searchsorted(before / end, top_p + slack, side="left")))
         for end, slack in zip(totals, (-_ROUNDING, _ROUNDING), strict=True)
     )
 
-    def into_the_tail(end: float) -> bool:
+    def reaches_tail(end: float) -> bool:
         return end > total and total < top_p * end
 
-    least = max(total, top_p * totals[0]) if into_the_tail(totals[0]) else float(reached[low - 1])
-    most = min(totals[1], top_p * totals[1] + cap) if into_the_tail(totals[1]) else float(reached[high - 1])
+    least = max(total, top_p * totals[0]) if reaches_tail(totals[0]) else float(reached[low - 1])
+    most = min(totals[1], top_p * totals[1] + cap) if reaches_tail(totals[1]) else float(reached[high - 1])
     return (low, high), (least, most)
 
 
-# --- the answer's own token, and the one that the same number picks ---------------------------------------------------------
+# --- the answer's token, and the token that the same random number picks ---------------------------------------------------
 
 
 def _chosen(
     trace: TokenTrace,
     params: SamplingParams,
     weights: np.ndarray,
-    kept: tuple[int, int],
+    nucleus: tuple[int, int],
     totals: Bounds,
     tail: Bounds,
     cap: float,
 ) -> tuple[bool | None, float]:
-    """Whether the answer's token is left, and its weight."""
+    """Whether the filters leave the answer's token (None where the tail decides), and its weight."""
     if trace.chosen in trace.token_ids:
         rank = trace.token_ids.index(trace.chosen)
-        if rank >= kept[1]:
+        if rank >= nucleus[1]:
             return False, 0.0
-        return (True if rank < kept[0] else None), float(weights[rank])
+        return (True if rank < nucleus[0] else None), float(weights[rank])
     weight = float(_weights([trace.chosen_logit], trace.logits[0], params.temperature)[0])
     count = len(trace.logits)
     rank = count if trace.whole is None else trace.whole.chosen_rank
     left: bool | None = True
     if 0 < params.top_k <= count:
-        left = trace.chosen_logit == trace.logits[params.top_k - 1]  # ties with the k-th are left
+        left = trace.chosen_logit == trace.logits[params.top_k - 1]  # candidates that tie with the k-th are left
     elif 0 < params.top_k <= rank:
         left = None
     if left is False or params.top_p >= 1.0 or trace.whole is None:
@@ -250,9 +262,9 @@ def _chosen(
     return (left if before[1] < params.top_p * totals[0] else None), weight
 
 
-def _choice(trace: TokenTrace, weights: np.ndarray, kept: tuple[int, int], mass: Bounds, draw: float | None) -> int | None:
+def _choice(trace: TokenTrace, weights: np.ndarray, nucleus: tuple[int, int], mass: Bounds, draw: float | None) -> int | None:
     if draw is None or mass[1] == math.inf:
         return None
     reached = np.cumsum(weights)
     first, last = (int(np.searchsorted(reached, draw * end, side="right")) for end in mass)
-    return trace.token_ids[first] if first == last < kept[0] else None
+    return trace.token_ids[first] if first == last < nucleus[0] else None

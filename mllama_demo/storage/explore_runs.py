@@ -107,7 +107,7 @@ def _columns(run: Run) -> dict[str, object]:
         "model": run.model,
         "created": run.created.astimezone(timezone.utc).replace(tzinfo=None),
         "cells": len(run.cells),
-        "failed": run.failed,
+        "failed": run.failed_count,
         "picture": None if run.image is None else run.image.digest,
         "document": zlib.compress(_without_picture(run).encode()),
     }

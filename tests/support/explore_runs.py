@@ -11,9 +11,9 @@ from PIL import Image
 
 from mllama_demo.engine.base import Timings
 from mllama_demo.explore.edits import with_branch
-from mllama_demo.explore.filter_steps import with_choice
+from mllama_demo.explore.filter_steps import forced_token
 from mllama_demo.explore.grid import Grid, make_grid
-from mllama_demo.explore.results import Cell, Run, RunImage, Token, blank
+from mllama_demo.explore.results import Cell, Run, RunImage, Token, empty_cell
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams, TokenSampler, TokenTrace
 
@@ -48,7 +48,7 @@ def answer(values: SamplingParams, tokens: int) -> Cell:
         "prompt_tokens": 7,
         "timings": Timings(0.25, 0.5, 1.0, 1.5),
     }
-    return blank(values).model_copy(update=known)
+    return empty_cell(values).model_copy(update=known)
 
 
 def run_of(grid: Grid | None = None, image: LoadedImage | None = None, **more: Any) -> Run:
@@ -59,15 +59,15 @@ def run_of(grid: Grid | None = None, image: LoadedImage | None = None, **more: A
     cells = tuple(answer(values, grid.max_tokens) for values in grid.cells())
     return Run(
         grid=grid,
-        image=None if image is None else RunImage.of(image),
+        image=None if image is None else RunImage.from_loaded(image),
         **{"cells": cells, "model": "a model", "backend": "by hand", "device": "cpu", "versions": {"numpy": "2"}, **more},
     )
 
 
 def branched(run: Run, parent: int = 0, position: int = 1, rank: int = 5) -> Run:
     """The run with one more branch: another candidate in the place of the parent's token, and tokens drawn after it."""
-    cell, values = run.answer(parent), run.sampling(parent)
-    chosen = with_choice(cell, position, _trace(cell, position).token_ids[rank])
+    cell, values = run.answer(parent), run.effective_sampling(parent)
+    chosen = forced_token(cell, position, _trace(cell, position).token_ids[rank])
     chosen = chosen.model_copy(update={"text": word(chosen.id)})
     sampler = TokenSampler(values, trace=True, skip=position + 1)
     drawn = [sampler.sample(logits_at(100 + step)) for step in range(position + 1, len(cell.tokens))]
@@ -93,16 +93,18 @@ def saying(run: Run, *texts: str) -> Run:
 
 def failed(cell: Cell, error: str = "It broke.") -> Cell:
     values = SamplingParams(cell.temperature, cell.top_p, cell.top_k, 1, cell.seed)
-    return blank(replace(values)).model_copy(update={"outcome": "error", "error": error})
+    return empty_cell(replace(values)).model_copy(update={"outcome": "error", "error": error})
 
 
-RUDE = """Say "it's" `whoami` $HOME ${IMAGE} \\n @IMAGE@ <b>&amp;</b>
+HOSTILE_TEXT = """Say "it's" `whoami` $HOME ${IMAGE} \\n @IMAGE@ <b>&amp;</b>
 JSON
 JSONL
 =1+1 äöü 犬"""
 
 
-def rude_run(**more: Any) -> Run:
+def hostile_run(**more: Any) -> Run:
     """A run whose every text tries to break out of something."""
-    grid = make_grid({"prompt": RUDE, "stop": ["@IMAGE@", "$x"], "seed": [5], "max_tokens": 4, "title": "<script>x</script>"})
+    grid = make_grid(
+        {"prompt": HOSTILE_TEXT, "stop": ["@IMAGE@", "$x"], "seed": [5], "max_tokens": 4, "title": "<script>x</script>"}
+    )
     return saying(run_of(grid, picture(name="a 'b' $c; d.png"), **more), "=cmd() <img src=x onerror=y>")

@@ -1,4 +1,4 @@
-"""/v1/explore: one image and prompt under every combination of some sampling values, as newline-delimited JSON."""
+"""/v1/explore: runs a grid and streams its progress as newline-delimited JSON."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fastapi.responses import Response
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, DemoError, ImageError
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Grid, make_grid
-from mllama_demo.explore.results import Run
-from mllama_demo.explore.runner import Explorer, GridRun
-from mllama_demo.explore.stream import WENT_WRONG, Line, first_line, lines_of
+from mllama_demo.explore.results import Cell, Run
+from mllama_demo.explore.runner import Explorer, GridTasks
+from mllama_demo.explore.stream import INTERNAL_ERROR, JsonEvent, cell_events, start_event
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import BOUNDS
@@ -27,7 +27,7 @@ from mllama_demo.web.streaming import ClientDisconnected, NdjsonStream, while_co
 
 log = logging.getLogger(__name__)
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody reads it
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; nobody receives it
 EXAMPLE = {
     "prompt": "What is the capital of Italy?",
     "temperature": [0.5, 1.5],
@@ -38,7 +38,7 @@ EXAMPLE = {
 
 
 def explore_routes(explorer: Explorer, settings: Settings, refuse_early: Callable[[], None]) -> APIRouter:
-    """refuse_early: raises when the backend would take no question now."""
+    """The route of the API. refuse_early: raises an error when the backend would refuse a request now."""
     router = APIRouter()
 
     @router.post("/v1/explore", response_class=Response, openapi_extra=_request_body(), responses=_responses())
@@ -49,43 +49,43 @@ def explore_routes(explorer: Explorer, settings: Settings, refuse_early: Callabl
         grid, source, traces = read_grid(values, settings)
         refuse_early()
         try:
-            image = None if source is None else await while_connected(request.receive, fetched(source, settings))
-            run = await explorer.start(grid, image, request.scope[CALLER])
+            image = None if source is None else await while_connected(request.receive, _fetch(source, settings))
+            tasks = await explorer.start(grid, image, request.scope[CALLER])
         except ClientDisconnected:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return NdjsonStream(_lines(explorer, run, traces))
+        return NdjsonStream(_events(explorer, tasks, traces))
 
     return router
 
 
-async def _lines(explorer: Explorer, run: GridRun, traces: bool) -> AsyncGenerator[Line, None]:
-    async with run:
-        kept = run.run()
-        yield first_line(run.grid, explorer.estimate(run.grid), kept.id)
+async def _events(explorer: Explorer, tasks: GridTasks, traces: bool) -> AsyncGenerator[JsonEvent, None]:
+    async with tasks:
+        yield start_event(tasks.grid, explorer.estimate(tasks.grid), tasks.run().id)
         try:
-            async with aclosing(lines_of(run)) as lines:
-                async for line in lines:
-                    yield line
-            kept = run.run()
-            yield {"event": "end", "run": (kept if traces else without_traces(kept)).model_dump(mode="json")}
+            async with aclosing(cell_events(tasks)) as events:
+                async for event in events:
+                    yield event
+            run = tasks.run() if traces else without_traces(tasks.run())
+            yield {"event": "end", "run": run.model_dump(mode="json")}
         except Exception:
             log.exception("a grid could not be run")
-            yield {"event": "error", "error": WENT_WRONG}
+            yield {"event": "error", "error": INTERNAL_ERROR}
 
 
 def without_traces(run: Run) -> Run:
-    """The run with its tokens, but nothing of what else each of them could have been."""
-    bare = lambda cell: cell.model_copy(  # noqa: E731
-        update={"tokens": tuple(token.model_copy(update={"trace": None}) for token in cell.tokens)}
-    )
+    """The run without the recorded candidates of its tokens."""
+
+    def bare(cell: Cell) -> Cell:
+        return cell.model_copy(update={"tokens": tuple(token.model_copy(update={"trace": None}) for token in cell.tokens)})
+
     return run.model_copy(update={"cells": tuple(map(bare, run.cells))})
 
 
-# --- what comes in -------------------------------------------------------------------------------------------------------
+# --- request body --------------------------------------------------------------------------------------------------------
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises ApiError 400."""
+    """Parses a JSON object. Raises ApiError 400."""
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -97,9 +97,9 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def read_grid(values: dict[str, Any], settings: Settings) -> tuple[Grid, str | None, bool]:
-    """The grid, the image's address, and whether the records of tokens are wanted. What is left out has the deployment's value.
+    """Returns the grid, the URL of the image, and whether the client wants the records of tokens.
 
-    Raises BadRequest naming what is wrong.
+    Sampling values that are missing have the defaults of the settings. Raises BadRequest, which names the wrong value.
     """
     values = {key: value for key, value in values.items() if value is not None}
     image, traces = values.pop("image", None), values.pop("traces", False)
@@ -112,8 +112,8 @@ def read_grid(values: dict[str, Any], settings: Settings) -> tuple[Grid, str | N
     return make_grid({**defaults, **values}), image, traces
 
 
-async def fetched(source: str, settings: Settings) -> LoadedImage:
-    """The image behind an address that a stranger wrote. Raises ApiError."""
+async def _fetch(source: str, settings: Settings) -> LoadedImage:
+    """Loads the image of an untrusted URL. Raises ApiError."""
     try:
         return await asyncio.to_thread(fetch_image, source, settings.image_limits, allowed_hosts=settings.allowed_media_hosts)
     except ImageError as error:
@@ -122,7 +122,7 @@ async def fetched(source: str, settings: Settings) -> LoadedImage:
         raise of_demo_error(error) from None
 
 
-# --- description ---------------------------------------------------------------------------------------------------------
+# --- OpenAPI description -------------------------------------------------------------------------------------------------
 
 
 def _request_body() -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The Explore page's routes: its files, its runs as streams of lines, and what it asks about runs that are kept.
+"""The routes of the Explore page: its files, generation as streams of events, saved runs and their analysis.
 
-Runs belong to the visitor's cookie, as conversations do. Nothing is generated but by run, rerun and branch.
+Runs belong to the visitor's cookie, like conversations. Only the routes run, again, rerun and branch generate tokens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.runner import Explorer
 from mllama_demo.explore.snippets import image_file, snippets
-from mllama_demo.explore.stream import first_line
+from mllama_demo.explore.stream import start_event
 from mllama_demo.explore.web import views
 from mllama_demo.explore.web.api import CLIENT_CLOSED_REQUEST, read_grid, read_object
-from mllama_demo.explore.web.service import EXAMPLE_PICTURES, ExploreService
-from mllama_demo.explore.web.tour import TOUR, why_no_tokens
+from mllama_demo.explore.web.service import EXAMPLE_IMAGES, ExploreService
+from mllama_demo.explore.web.tour import TOUR, why_no_token_view
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import size_text
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
@@ -49,13 +49,13 @@ MEDIA = {path.name: TYPES[path.suffix] for path in FILES.iterdir() if path.suffi
 def explore_page(
     explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: ConversationStore, brand: Brand
 ) -> APIRouter:
-    """The page at /explore."""
+    """The page at /explore and the routes that it calls."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
-    desk = ExploreService(explorer, tokenizer, settings, store)
-    _add_files(router, desk, brand)
-    _add_running(router, desk)
-    _add_kept(router, desk, brand)
-    _add_views(router, desk)
+    service = ExploreService(explorer, tokenizer, settings, store)
+    _add_files(router, service, brand)
+    _add_generation(router, service)
+    _add_runs(router, service, brand)
+    _add_analysis(router, service)
     return router
 
 
@@ -68,7 +68,7 @@ def _owner(request: Request) -> str:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """Raises ApiError 413 as soon as there is too much of it, or announced to be, and 499 when the page is left meanwhile."""
+    """Reads the body. Raises ApiError: 413 when it is or announces more than the limit, 499 when the client disconnects."""
     parts, size = [], 0
     announced = request.headers.get("content-length", "")
     too_large = ApiError(413, f"The request is too large; at most {size_text(limit)} are allowed.", code="too_large")
@@ -85,21 +85,21 @@ async def _body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def _values(request: Request, desk: ExploreService) -> dict[str, Any]:
-    return read_object(await _body(request, desk.settings.max_request_bytes))
+async def _values(request: Request, service: ExploreService) -> dict[str, Any]:
+    return read_object(await _body(request, service.settings.max_request_bytes))
 
 
-def _whole(values: dict[str, Any], name: str) -> int:
+def _natural_number(values: dict[str, Any], name: str) -> int:
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise BadRequest(f"{name} must be a whole number from 0, got {value!r:.80}.")
     return value
 
 
-# --- the page itself -----------------------------------------------------------------------------------------------------
+# --- page ----------------------------------------------------------------------------------------------------------------
 
 
-def _add_files(router: APIRouter, desk: ExploreService, brand: Brand) -> None:
+def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None:
     html = render("explore", brand)
 
     @router.get("/explore")
@@ -110,141 +110,141 @@ def _add_files(router: APIRouter, desk: ExploreService, brand: Brand) -> None:
     def file(name: str) -> FileResponse:
         if name in MEDIA:
             return FileResponse(FILES / name, media_type=MEDIA[name], headers={"Cache-Control": "no-cache"})
-        if name in EXAMPLE_PICTURES:
+        if name in EXAMPLE_IMAGES:
             return FileResponse(EXAMPLES_FOLDER / name, media_type="image/png")
         raise NotFound(f"There is no file {name:.80}.")
 
     @router.get("/explore/about")
     def about() -> dict[str, Any]:
-        sampling = desk.settings.sampling
+        sampling = service.settings.sampling
         return {
-            "model": desk.info.model,
-            "max_kept_runs": desk.settings.max_kept_runs,
+            "model": service.info.model,
+            "max_kept_runs": service.settings.max_kept_runs,
             "defaults": {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k},
             "bounds": {n: {"min": b.minimum, "max": b.maximum, "step": b.step, "hint": b.hint} for n, b in BOUNDS.items()},
             "presets": [vars(preset) for preset in PRESETS],
-            "pictures": list(EXAMPLE_PICTURES) if "images" in desk.info.capabilities else [],
-            "images": "images" in desk.info.capabilities,
-            "why_no_tokens": why_no_tokens(desk.info),
-            "tour": [vars(step) if desk.settings.embedded else {**vars(step), "here": ""} for step in TOUR],
+            "example_images": list(EXAMPLE_IMAGES) if "images" in service.info.capabilities else [],
+            "takes_images": "images" in service.info.capabilities,
+            "why_no_token_view": why_no_token_view(service.info),
+            "tour": [{**vars(step), **({} if service.settings.embedded else {"embedded_text": ""})} for step in TOUR],
         }
 
 
-# --- what generates ------------------------------------------------------------------------------------------------------
+# --- generation ----------------------------------------------------------------------------------------------------------
 
 
-def _add_running(router: APIRouter, desk: ExploreService) -> None:
+def _add_generation(router: APIRouter, service: ExploreService) -> None:
     @router.post("/explore/estimate")
     async def estimate(request: Request) -> dict[str, Any]:
-        grid, _, _ = read_grid(await _values(request, desk), desk.settings)
-        return first_line(grid, desk.explorer.estimate(grid), "")
+        grid, _, _ = read_grid(await _values(request, service), service.settings)
+        return start_event(grid, service.explorer.estimate(grid), "")
 
     @router.post("/explore/run")
     async def run(request: Request) -> Response:
-        owner, values = _owner(request), await _values(request, desk)
+        owner, values = _owner(request), await _values(request, service)
         source = values.pop("image", None)
         if source is not None and not isinstance(source, str):
             raise BadRequest("image must be a data URL or the name of an example.")
-        grid, _, _ = read_grid(values, desk.settings)
-        image = await run_in_threadpool(desk.picture, source)
-        return NdjsonStream(desk.grid_lines(owner, await desk.explorer.start(grid, image, owner)))
+        grid, _, _ = read_grid(values, service.settings)
+        image = await run_in_threadpool(service.load_image, source)
+        return NdjsonStream(service.grid_events(owner, await service.explorer.start(grid, image, owner)))
 
     @router.post("/explore/runs/{id}/again")
     async def again(request: Request, id: str) -> Response:
         owner = _owner(request)
-        old = await run_in_threadpool(desk.kept.load, owner, id)
-        started = await desk.explorer.start(old.grid, desk.picture_of(old), owner)
-        return NdjsonStream(desk.grid_lines(owner, started))
+        old = await run_in_threadpool(service.runs.load, owner, id)
+        started = await service.explorer.start(old.grid, service.image_of(old), owner)
+        return NdjsonStream(service.grid_events(owner, started))
 
     @router.post("/explore/live/{id}/stop")
     async def stop(request: Request, id: str) -> dict[str, Any]:
-        """id: the `run` of the first line of whatever is under way: a run, a cell anew, or a branch."""
-        values = await _values(request, desk)
-        desk.stop(_owner(request), id, None if values.get("cell") is None else _whole(values, "cell"))
+        """id: field `run` of the start event of a run, of a repeated cell, or of a branch."""
+        values = await _values(request, service)
+        service.stop(_owner(request), id, None if values.get("cell") is None else _natural_number(values, "cell"))
         return {"stopped": True}
 
     @router.post("/explore/runs/{id}/cells/{index}/rerun")
     async def rerun(request: Request, id: str, index: int) -> Response:
         owner = _owner(request)
-        old = await run_in_threadpool(desk.kept.load, owner, id)
-        if old.branch(index) is not None:
+        old = await run_in_threadpool(service.runs.load, owner, id)
+        if old.branch_at(index) is not None:
             raise BadRequest("A branch cannot be run again; go on from the same token once more instead.")
-        cells = await desk.explorer.again(old, index, desk.picture_of(old), owner)
-        return NdjsonStream(desk.cell_lines(owner, old, index, cells))
+        cells = await service.explorer.rerun_cell(old, index, service.image_of(old), owner)
+        return NdjsonStream(service.rerun_events(owner, old, index, cells))
 
     @router.post("/explore/runs/{id}/cells/{index}/branch")
     async def branch(request: Request, id: str, index: int) -> Response:
-        owner, values = _owner(request), await _values(request, desk)
-        old = await run_in_threadpool(desk.kept.load, owner, id)
-        position, token_id = _whole(values, "position"), _whole(values, "token_id")
-        cells = await desk.explorer.branch(old, index, position, token_id, desk.picture_of(old), owner)
-        return NdjsonStream(desk.branch_lines(owner, old, index, position, cells))
+        owner, values = _owner(request), await _values(request, service)
+        old = await run_in_threadpool(service.runs.load, owner, id)
+        position, token_id = _natural_number(values, "position"), _natural_number(values, "token_id")
+        cells = await service.explorer.branch(old, index, position, token_id, service.image_of(old), owner)
+        return NdjsonStream(service.branch_events(owner, old, index, position, cells))
 
 
-# --- what is kept --------------------------------------------------------------------------------------------------------
+# --- saved runs ----------------------------------------------------------------------------------------------------------
 
 
-def _add_kept(router: APIRouter, desk: ExploreService, brand: Brand) -> None:
+def _add_runs(router: APIRouter, service: ExploreService, brand: Brand) -> None:
     @router.get("/explore/runs")
     def runs(request: Request) -> list[dict[str, Any]]:
-        return [{**vars(run), "created": run.created.isoformat()} for run in desk.kept.list(_owner(request))]
+        return [{**vars(run), "created": run.created.isoformat()} for run in service.runs.list(_owner(request))]
 
     @router.get("/explore/runs/{id}")
     def one(request: Request, id: str) -> dict[str, Any]:
-        return desk.view(desk.kept.load(_owner(request), id))
+        return service.view(service.runs.load(_owner(request), id))
 
     @router.delete("/explore/runs/{id}")
     def delete(request: Request, id: str) -> dict[str, Any]:
-        desk.kept.delete(_owner(request), id)
+        service.runs.delete(_owner(request), id)
         return {"deleted": id}
 
     @router.delete("/explore/runs/{id}/cells/{index}")
     def delete_branch(request: Request, id: str, index: int) -> dict[str, Any]:
-        return desk.view(desk.kept.change(_owner(request), id, lambda run: without_branch(run, index)))
+        return service.view(service.runs.change(_owner(request), id, lambda run: without_branch(run, index)))
 
     @router.get("/explore/runs/{id}/image")
     def image(request: Request, id: str) -> Response:
-        found = desk.kept.load(_owner(request), id).image
+        found = service.runs.load(_owner(request), id).image
         if found is None:
             raise NotFound("This run has no picture.")
         return Response(found.data, media_type=found.media_type)
 
     @router.get("/explore/runs/{id}/export.{kind}")
     def export(request: Request, id: str, kind: Literal["json", "csv", "html"]) -> Response:
-        run = desk.kept.load(_owner(request), id)
+        run = service.runs.load(_owner(request), id)
         make = {"json": to_json, "csv": to_csv, "html": lambda run: html_report(run, _api_url(request), brand)}[kind]
         media = {"json": "application/json", "csv": "text/csv; charset=utf-8", "html": "text/html; charset=utf-8"}[kind]
         name = f"exploration-{run.created:%Y%m%d-%H%M}-{run.id[:6]}.{kind}"
         return Response(make(run), media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
     @router.post("/explore/import")
-    async def bring(request: Request) -> JSONResponse:
+    async def import_run(request: Request) -> JSONResponse:
         owner = _owner(request)
-        limits = desk.settings.image_limits
+        limits = service.settings.image_limits
         data = await _body(request, max_import_bytes(limits))
 
-        def take() -> views.View:
+        def save() -> views.View:
             run = from_json(data, limits)
             try:
-                desk.kept.save(owner, run)
-            except NotFound:  # somebody else has this very run
+                service.runs.save(owner, run)
+            except NotFound:  # another owner has saved this run
                 run = run.model_copy(update={"id": Run.model_fields["id"].get_default(call_default_factory=True)})
-                desk.kept.save(owner, run)
-            return desk.view(run)
+                service.runs.save(owner, run)
+            return service.view(run)
 
-        return JSONResponse(await run_in_threadpool(take))
+        return JSONResponse(await run_in_threadpool(save))
 
 
 def _api_url(request: Request) -> str:
     return f"{str(request.base_url).rstrip('/')}/v1"
 
 
-# --- what is shown of it -------------------------------------------------------------------------------------------------
+# --- analysis ------------------------------------------------------------------------------------------------------------
 
 
-def _add_views(router: APIRouter, desk: ExploreService) -> None:
+def _add_analysis(router: APIRouter, service: ExploreService) -> None:
     def load(request: Request, id: str) -> Run:
-        return desk.kept.load(_owner(request), id)
+        return service.runs.load(_owner(request), id)
 
     @router.get("/explore/runs/{id}/cells/{index}/tokens")
     def tokens(request: Request, id: str, index: int) -> list[dict[str, Any]]:
@@ -253,29 +253,29 @@ def _add_views(router: APIRouter, desk: ExploreService) -> None:
     @router.get("/explore/runs/{id}/cells/{index}/tokens/{position}")
     def steps(request: Request, id: str, index: int, position: int) -> dict[str, Any]:
         run = load(request, id)
-        return views.steps_view(run.answer(index), position, run.sampling(index), desk.tokenizer)
+        return views.steps_view(run.answer(index), position, run.effective_sampling(index), service.tokenizer)
 
     @router.post("/explore/runs/{id}/cells/{index}/whatif")
     async def whatif(request: Request, id: str, index: int) -> dict[str, Any]:
-        values = await _values(request, desk)
+        values = await _values(request, service)
         params = SamplingParams(**{name: values.get(name, BOUNDS[name].default) for name in ("temperature", "top_p", "top_k")})
 
         def find() -> dict[str, Any]:
             run = load(request, id)
-            return views.whatif_view(run.answer(index), run.sampling(index), params, desk.tokenizer)
+            return views.whatif_view(run.answer(index), run.effective_sampling(index), params, service.tokenizer)
 
         return await run_in_threadpool(find)
 
     @router.get("/explore/runs/{id}/cells/{index}/snippets")
     def code(request: Request, id: str, index: int) -> dict[str, Any]:
         run = load(request, id)
-        if run.branch(index) is not None:
+        if run.branch_at(index) is not None:
             raise BadRequest("A branch begins in the middle of an answer, as no request can; its cell has code.")
         return {"file": image_file(run), "snippets": [vars(one) for one in snippets(run, index, _api_url(request))]}
 
     @router.get("/explore/runs/{id}/compare")
     def compare(request: Request, id: str, a: int, b: int) -> dict[str, Any]:
-        return views.compare_view(load(request, id), a, b, desk.tokenizer)
+        return views.compare_view(load(request, id), a, b, service.tokenizer)
 
     @router.get("/explore/runs/{id}/heat")
     def heat(request: Request, id: str, measure: str, rows: Axis, columns: Axis) -> dict[str, Any]:

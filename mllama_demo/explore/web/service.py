@@ -1,12 +1,12 @@
-"""What the Explore page has under way and has kept: runs, single cells and branches as streams of lines. Knows no routes."""
+"""Generates grids, cells and branches for the Explore page as streams of events, and saves the results. Knows no routes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from mllama_demo.chat.token_estimate import TokenEstimate
@@ -14,12 +14,11 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.explore.edits import with_branch, with_cell, worth_keeping
+from mllama_demo.explore.edits import has_own_tokens, with_branch, with_cell
 from mllama_demo.explore.results import Run
-from mllama_demo.explore.runner import CellRuns, Explorer, GridRun
-from mllama_demo.explore.stream import WENT_WRONG, Line, first_line, lines_of
+from mllama_demo.explore.runner import CellTasks, Explorer, GridTasks
+from mllama_demo.explore.stream import INTERNAL_ERROR, JsonEvent, cell_events, start_event
 from mllama_demo.explore.web import views
-from mllama_demo.explore.web.tour import EARLIER_STAYS, NOTHING_OF_ITS_OWN
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
 from mllama_demo.storage.conversations import ConversationStore
@@ -27,127 +26,126 @@ from mllama_demo.storage.explore_runs import ExploreRuns
 
 log = logging.getLogger(__name__)
 
-EXAMPLE_PICTURES = tuple(sorted(path.name for path in EXAMPLES_FOLDER.glob("*.png")))
+EXAMPLE_IMAGES = tuple(sorted(path.name for path in EXAMPLES_FOLDER.glob("*.png")))
 
 
 class ExploreService:
-    """What the routes share. live: whatever generates at the moment, by its owner and id; a grid's is the id of its run."""
+    """The state that the routes share.
+
+    Attributes:
+        runs: the saved runs.
+        active: whatever is being generated, by owner and id. The id of a grid is that of its run.
+    """
 
     def __init__(
         self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: ConversationStore
     ) -> None:
         self.explorer, self.tokenizer, self.settings = explorer, tokenizer, settings
-        self.kept = ExploreRuns(store.database, settings.max_kept_runs)
-        self.live: dict[tuple[str, str], CellRuns] = {}
+        self.runs = ExploreRuns(store.database, settings.max_kept_runs)
+        self.active: dict[tuple[str, str], CellTasks] = {}
 
     @property
     def info(self) -> BackendInfo:
         return self.explorer.backend.info
 
-    def picture(self, source: str | None) -> LoadedImage | None:
-        """An example by its name, or a data: URL. Raises ImageError and BadRequest."""
+    def load_image(self, source: str | None) -> LoadedImage | None:
+        """Loads an example by its name, or a data URL. Raises ImageError and BadRequest."""
         if source is None:
             return None
         limits = self.settings.image_limits
-        if source in EXAMPLE_PICTURES:
+        if source in EXAMPLE_IMAGES:
             return load_image((EXAMPLES_FOLDER / source).read_bytes(), source, limits)
         if not source.lower().startswith("data:"):
-            raise BadRequest(f"image must be a data URL or one of {', '.join(EXAMPLE_PICTURES)}.")
+            raise BadRequest(f"image must be a data URL or one of {', '.join(EXAMPLE_IMAGES)}.")
         return from_data_url(source, limits=limits)
 
-    def picture_of(self, run: Run) -> LoadedImage | None:
+    def image_of(self, run: Run) -> LoadedImage | None:
         return None if run.image is None else run.image.load(self.settings.image_limits)
 
     def view(self, run: Run) -> views.View:
         return views.run_view(run, self.tokenizer)
 
     def stop(self, owner: str, id: str, index: int | None) -> None:
-        """Ends what is under way, or one cell of it. Raises NotFound."""
-        live = self.live.get((owner, id))
-        if live is None:
+        """Stops everything that is generated under the id, or one cell of it. Raises NotFound."""
+        tasks = self.active.get((owner, id))
+        if tasks is None:
             raise NotFound(f"Nothing is under way as {id:.40}; it may just have ended.")
-        if index is not None and index >= len(live.cells):
-            raise NotFound(f"The run has {len(live.cells)} cells, so there is no cell {index + 1}.")
-        live.stop(index)
+        if index is not None and index >= len(tasks.cells):
+            raise NotFound(f"The run has {len(tasks.cells)} cells, so there is no cell {index + 1}.")
+        tasks.stop(index)
 
-    # --- streams: what there is is kept at their end, also when the page is left -----------------------------------------
+    # --- streams: the answers so far are saved at the end of a stream, also when the client disconnects ------------------
 
-    async def grid_lines(self, owner: str, run: GridRun) -> AsyncGenerator[Line, None]:
-        """A whole run."""
-        first = run.run()
+    def grid_events(self, owner: str, tasks: GridTasks) -> AsyncGenerator[JsonEvent, None]:
+        """Streams a whole run and saves it."""
+        run_id = tasks.run().id
 
-        def keep() -> Line:
-            done = run.run()
-            self.kept.save(owner, done)
-            return {"view": self.view(done)}
+        def save() -> JsonEvent:
+            run = tasks.run()
+            self.runs.save(owner, run)
+            return {"view": self.view(run)}
 
-        start = first_line(run.grid, self.explorer.estimate(run.grid), first.id)
-        async with aclosing(self._lines(owner, first.id, run, start, None, keep)) as lines:
-            async for line in lines:
-                yield line
+        start = start_event(tasks.grid, self.explorer.estimate(tasks.grid), run_id)
+        return self._events(owner, run_id, tasks, start, None, save)
 
-    async def cell_lines(self, owner: str, run: Run, index: int, cells: CellRuns) -> AsyncGenerator[Line, None]:
-        """One cell anew, put in its place in the kept run."""
+    def rerun_events(self, owner: str, run: Run, index: int, tasks: CellTasks) -> AsyncGenerator[JsonEvent, None]:
+        """Streams one repeated cell and replaces it in the saved run."""
 
-        def keep() -> Line:
-            made = cells.cells[0].result()
-            kept = self.kept.change(owner, run.id, lambda now: with_cell(now, index, made))
-            note = None if kept.cells[index] is made else f"{made.error or 'Stopped.'} {EARLIER_STAYS}"
-            return {"view": self.view(kept), "note": note}
+        def save() -> JsonEvent:
+            cell = tasks.cells[0].to_cell()
+            saved = self.runs.change(owner, run.id, lambda current: with_cell(current, index, cell))
+            note = None if saved.cells[index] is cell else f"{cell.error or 'Stopped.'} The earlier answer stays."
+            return {"view": self.view(saved), "note": note}
 
         id = uuid.uuid4().hex
-        async with aclosing(self._lines(owner, id, cells, {"event": "start", "run": id}, [index], keep)) as lines:
-            async for line in lines:
-                yield line
+        return self._events(owner, id, tasks, {"event": "start", "run": id}, [index], save)
 
-    async def branch_lines(self, owner: str, run: Run, parent: int, position: int, cells: CellRuns) -> AsyncGenerator[Line, None]:
-        """A branch of one of the run's answers, kept with the run. shared: how many characters of it are its parent's."""
+    def branch_events(
+        self, owner: str, run: Run, parent: int, position: int, tasks: CellTasks
+    ) -> AsyncGenerator[JsonEvent, None]:
+        """Streams a branch and adds it to the saved run. `shared` is the length of the text of its parent in it."""
 
-        def keep() -> Line:
-            made = cells.cells[0].result()
-            if not worth_keeping(made, position + 1):
-                return {
-                    "view": self.view(self.kept.load(owner, run.id)),
-                    "note": f"{made.error or 'Stopped.'} {NOTHING_OF_ITS_OWN}",
-                }
-            kept = self.kept.change(owner, run.id, lambda now: with_branch(now, parent, position, made))
-            return {"view": self.view(kept), "branch": kept.index_of(kept.branches[-1])}
+        def save() -> JsonEvent:
+            cell = tasks.cells[0].to_cell()
+            if not has_own_tokens(cell, position + 1):
+                unchanged = self.view(self.runs.load(owner, run.id))
+                return {"view": unchanged, "note": f"{cell.error or 'Stopped.'} Nothing of it is kept."}
+            saved = self.runs.change(owner, run.id, lambda current: with_branch(current, parent, position, cell))
+            return {"view": self.view(saved), "branch": saved.index_of(saved.branches[-1])}
 
         id = uuid.uuid4().hex
-        shared = sum(len(token.text) for token in cells.cells[0].tokens[:position])
-        start: Line = {"event": "start", "run": id, "shared": shared}
-        async with aclosing(self._lines(owner, id, cells, start, None, keep)) as lines:
-            async for line in lines:
-                yield line
+        shared = sum(len(token.text) for token in tasks.cells[0].tokens[:position])
+        return self._events(owner, id, tasks, {"event": "start", "run": id, "shared": shared}, None, save)
 
-    async def _lines(
-        self, owner: str, id: str, cells: CellRuns, start: Line, numbers: list[int] | None, keep: Callable[[], Line]
-    ) -> AsyncGenerator[Line, None]:
-        """keep: keeps what came of it and gives what the last line tells; what it raises is told there instead."""
-        with self._under_way(owner, id, cells):
+    async def _events(
+        self,
+        owner: str,
+        id: str,
+        tasks: CellTasks,
+        start: JsonEvent,
+        numbers: list[int] | None,
+        save: Callable[[], JsonEvent],
+    ) -> AsyncGenerator[JsonEvent, None]:
+        """save: saves the answers and returns the fields of the end event. Its errors become an error event."""
+        self.active[owner, id] = tasks
+        try:
             try:
-                async with cells, aclosing(lines_of(cells, numbers)) as lines:
+                async with tasks, aclosing(cell_events(tasks, numbers)) as events:
                     yield start
-                    async for line in lines:
-                        yield line
+                    async for event in events:
+                        yield event
             finally:
-                last = await asyncio.to_thread(_last, keep)
+                last = await asyncio.to_thread(_last_event, save)
+        finally:
+            del self.active[owner, id]
         yield last
 
-    @contextmanager
-    def _under_way(self, owner: str, id: str, cells: CellRuns) -> Iterator[None]:
-        self.live[owner, id] = cells
-        try:
-            yield
-        finally:
-            del self.live[owner, id]
 
-
-def _last(keep: Callable[[], Line]) -> dict[str, Any]:
+def _last_event(save: Callable[[], JsonEvent]) -> dict[str, Any]:
     try:
-        return {"event": "end", **keep()}
+        return {"event": "end", **save()}
     except DemoError as error:
         return {"event": "error", "error": str(error)}
     except Exception:
-        log.exception("what was generated could not be kept")
-        return {"event": "error", "error": WENT_WRONG}
+        log.exception("the answers could not be saved")
+        return {"event": "error", "error": INTERNAL_ERROR}

@@ -1,4 +1,4 @@
-"""Runs as the Explore page draws them: plain objects for JSON. Knows no HTTP and starts nothing."""
+"""The JSON objects that the Explore page displays. This module knows no HTTP and generates nothing."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.explore.compare import Seen, compare
-from mllama_demo.explore.filter_steps import entropy, steps_of
+from mllama_demo.explore.compare import DivergentToken, compare
+from mllama_demo.explore.filter_steps import NO_TRACE, entropy, filter_steps
 from mllama_demo.explore.grid import AXES, Axis
-from mllama_demo.explore.measures import MEASURES, groups, heat_map, mean_entropy
+from mllama_demo.explore.measures import MEASURES, group_cells, heat_map, mean_entropy
 from mllama_demo.explore.report import OUTCOMES
 from mllama_demo.explore.results import Branch, Cell, Run
-from mllama_demo.explore.web.tour import PARTINGS
+from mllama_demo.explore.web.tour import DIVERGENCE_CAUSES
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.sampling import SamplingParams
 
 View = dict[str, Any]
-Names = Tokenizer | TokenEstimate
-SHOWN_CANDIDATES = 24
+TokenNames = Tokenizer | TokenEstimate
+MAX_CANDIDATES = 24
 
 
-def run_view(run: Run, names: Names) -> View:
-    """The whole grid, its branches, its measures, and nothing of single tokens."""
-    axes = run.grid.compared()
+def run_view(run: Run, names: TokenNames) -> View:
+    """The grid, its branches and its measures, without single tokens."""
+    axes = run.grid.grouping_axes()
     return {
         "id": run.id,
         "title": run.title,
@@ -38,7 +38,7 @@ def run_view(run: Run, names: Names) -> View:
         "image": run.image is not None,
         "max_tokens": run.grid.max_tokens,
         "values": {axis: list(getattr(run.grid, axis)) for axis in AXES},
-        "varied": list(run.grid.varied()),
+        "varied": list(run.grid.varied_axes()),
         "notes": list(run.grid.notes()),
         "cells": [cell_view(run, index) for index in range(len(run.cells))],
         "branches": [branch_view(run, branch, names) for branch in run.branches],
@@ -51,112 +51,111 @@ def run_view(run: Run, names: Names) -> View:
                 "missing": group.missing,
                 "texts": [measure.text(group.measure(name)) for name, measure in MEASURES.items()],
             }
-            for group in groups(run, axes)
+            for group in group_cells(run, axes)
         ],
     }
 
 
 def cell_view(run: Run, index: int) -> View:
-    """One answer, of a cell or of a branch. index: see Run.answer."""
+    """One answer of a cell or of a branch. index: see Run.answer."""
     cell = run.answer(index)
-    doubt = mean_entropy(cell)
-    facts = [f"{len(cell.tokens)} {'token' if len(cell.tokens) == 1 else 'tokens'}"]
-    facts += [] if doubt is None else [f"{doubt:.2f} bits"]
+    bits = mean_entropy(cell)
+    details = [f"{len(cell.tokens)} {'token' if len(cell.tokens) == 1 else 'tokens'}"]
+    details += [] if bits is None else [f"{bits:.2f} bits"]
     return {
         "index": index,
         "name": run.name(index),
         **{axis: getattr(cell, axis) for axis in AXES},
         "text": cell.text,
         "outcome": cell.outcome,
-        "ended": OUTCOMES[cell.outcome],
+        "outcome_text": OUTCOMES[cell.outcome],
         "error": cell.error,
-        "facts": " · ".join(facts),
-        "traced": cell.traces is not None,
+        "details": " · ".join(details),
+        "has_traces": cell.traces is not None,
     }
 
 
-def branch_view(run: Run, branch: Branch, names: Names) -> View:
-    """shared: how many characters of its text are its parent's."""
-    before = branch.cell.tokens[: branch.position]
+def branch_view(run: Run, branch: Branch, names: TokenNames) -> View:
+    """One branch. shared: the number of characters that its text shares with its parent."""
+    shared = branch.cell.tokens[: branch.position]
     return {
         **cell_view(run, run.index_of(branch)),
         "parent": branch.parent,
         "parent_name": run.name(branch.parent),
         "position": branch.position,
-        "token": name_of(names, branch.token_id),
-        "shared": sum(len(token.text) for token in before),
+        "token": token_text(names, branch.token_id),
+        "shared": sum(len(token.text) for token in shared),
     }
 
 
 def tokens_view(cell: Cell) -> list[View]:
-    """Each token with its raw probability and the entropy of the model's own distribution in bits; null without a record."""
-    found = []
-    for token in cell.tokens:
-        trace = token.trace
-        if trace is None:
-            found.append({"text": token.text, "raw": None, "entropy": None})
-            continue
-        raw = math.exp(trace.chosen_logit - trace.log_mass)
-        bits = entropy(trace.raw_probabilities(), trace.unrecorded_mass())
-        found.append({"text": token.text, "raw": min(1.0, raw), "entropy": bits})
-    return found
+    """Each token with its raw probability and the entropy of the model's distribution in bits; None without a record."""
+    return [
+        {
+            "text": token.text,
+            "raw": None if trace is None else min(1.0, math.exp(trace.chosen_logit - trace.log_mass)),
+            "entropy": None if trace is None else entropy(trace.raw_probabilities(), trace.unrecorded_mass()),
+        }
+        for token in cell.tokens
+        for trace in [token.trace]
+    ]
 
 
-def steps_view(cell: Cell, position: int, values: SamplingParams, names: Names) -> View:
-    """One token's way through temperature, top_k and top_p."""
+def steps_view(cell: Cell, position: int, values: SamplingParams, names: TokenNames) -> View:
+    """The candidates of one token after temperature, top_k and top_p."""
     if not 0 <= position < len(cell.tokens):
         raise NotFound(f"The answer has {len(cell.tokens)} tokens, so there is no token {position + 1}.")
     trace = cell.tokens[position].trace
     if trace is None:
-        raise BadRequest("This answer has no record of its candidates: the backend tells no probabilities.")
-    steps = steps_of(trace, values)
+        raise BadRequest(NO_TRACE)
+    steps = filter_steps(trace, values)
     shown = [
-        {**asdict(candidate), "text": name_of(names, candidate.token_id), "chosen": candidate.token_id == steps.chosen}
+        {**asdict(candidate), "text": token_text(names, candidate.token_id), "chosen": candidate.token_id == steps.chosen}
         for index, candidate in enumerate(steps.candidates)
-        if index < SHOWN_CANDIDATES or index == steps.chosen_index
+        if index < MAX_CANDIDATES or index == steps.chosen_index
     ]
     return {
         "position": position,
-        "text": name_of(names, steps.chosen),
+        "text": token_text(names, steps.chosen),
         "candidates": shown,
         "hidden": len(steps.candidates) - len(shown),
-        "outside": asdict(steps.outside),
+        "unrecorded": asdict(steps.unrecorded),
         "draw": steps.draw,
-        "by_hand": steps.by_hand,
-        "kept": steps.kept,
+        "forced": steps.forced,
+        "candidates_left": steps.candidates_left,
         "exact": steps.exact,
         "chosen_recorded": steps.chosen_index is not None,
     }
 
 
-def name_of(names: Names, token_id: int) -> str:
-    """A token for people to read; a special one by its name."""
+def token_text(names: TokenNames, token_id: int) -> str:
+    """The displayed text of a token; a special token has its name."""
     if isinstance(names, TokenEstimate):
         return f"token {token_id}"
     return names.decode([token_id]) or names.token_name(token_id) or f"token {token_id}"
 
 
-def whatif_view(cell: Cell, recorded: SamplingParams, params: SamplingParams, names: Names) -> View:
-    """What a finished answer would have been under other values, from its record alone."""
+def whatif_view(cell: Cell, recorded: SamplingParams, params: SamplingParams, names: TokenNames) -> View:
+    """A finished answer under other values, computed from its record."""
     traces = cell.traces
     if traces is None:
-        raise BadRequest("This answer has no record of its candidates: the backend tells no probabilities.")
+        raise BadRequest(NO_TRACE)
     found, before = what_if(traces, recorded, params), what_if(traces, recorded, recorded)
-    at = found.first_difference
+    difference = found.first_difference
     return {
         "tokens": [
             {
                 "possible": token.possible,
                 "low": token.probability[0],
                 "high": token.probability[1],
-                "kept": list(token.kept),
+                "candidates_left": list(token.candidates_left),
                 "exact": token.exact,
-                "choice": None if token.choice is None else name_of(names, token.choice),
+                "choice": None if token.choice is None else token_text(names, token.choice),
             }
             for token in found.tokens
         ],
-        "first_difference": at,
-        "instead": None if at is None or (c := found.tokens[at].choice) is None else name_of(names, c),
+        "first_difference": difference,
+        "instead": None if difference is None or (c := found.tokens[difference].choice) is None else token_text(names, c),
         "first_unknown": found.first_unknown,
         "impossible": len(found.impossible),
         "tail_matters": len(found.tail_matters),
@@ -167,36 +166,38 @@ def whatif_view(cell: Cell, recorded: SamplingParams, params: SamplingParams, na
 
 
 def _log10(value: float) -> float | None:
-    """None for the logarithm of 0, which JSON has no number for."""
+    """None for the logarithm of 0, because JSON has no infinity."""
     return value / math.log(10) if math.isfinite(value) else None
 
 
-def compare_view(run: Run, a: int, b: int, names: Names) -> View:
-    """Two cells: the words that differ, and where and why they parted."""
-    found = compare(run.answer(a), run.answer(b), run.sampling(a), run.sampling(b))
-    parting = found.parting
-    view: View = {"same": found.same, "parts": [asdict(part) for part in found.parts], "parting": None}
-    if parting is not None:
-        view["parting"] = {
-            "index": parting.index,
-            "cause": PARTINGS[parting.cause],
-            "a": _seen(parting.a, names),
-            "b": _seen(parting.b, names),
+def compare_view(run: Run, a: int, b: int, names: TokenNames) -> View:
+    """Two answers: the words that differ, and where and why the answers diverge."""
+    found = compare(run.answer(a), run.answer(b), run.effective_sampling(a), run.effective_sampling(b))
+    view: View = {"same": found.same, "segments": [asdict(segment) for segment in found.segments], "divergence": None}
+    divergence = found.divergence
+    if divergence is not None:
+        view["divergence"] = {
+            "index": divergence.index,
+            "cause": DIVERGENCE_CAUSES[divergence.cause],
+            "a": _divergent_token(divergence.a, names),
+            "b": _divergent_token(divergence.b, names),
         }
     return view
 
 
-def _seen(seen: Seen, names: Names) -> View:
-    top = [] if seen.steps is None else seen.steps.candidates[:6]
+def _divergent_token(token: DivergentToken, names: TokenNames) -> View:
+    top = [] if token.steps is None else token.steps.candidates[:6]
+    text = token.text if token.token_id is None or token.token_id < 0 else token_text(names, token.token_id)
     return {
-        "text": None if seen.token_id is None else (seen.text if seen.token_id < 0 else name_of(names, seen.token_id)),
-        "draw": seen.draw,
-        "other_possible": seen.other_possible,
-        "candidates": [{"text": name_of(names, c.token_id), "raw": c.raw, "final": c.final, "cut_by": c.cut_by} for c in top],
+        "text": None if token.token_id is None else text,
+        "draw": token.draw,
+        "other_possible": token.other_possible,
+        "candidates": [{"text": token_text(names, c.token_id), "raw": c.raw, "final": c.final, "cut_by": c.cut_by} for c in top],
     }
 
 
 def heat_view(run: Run, measure: str, rows: Axis, columns: Axis) -> View:
+    """A heat map; the columns and rows are formatted."""
     found = heat_map(run, measure, rows, columns)
     return {
         "rows": [f"{value:g}" for value in found.row_values],

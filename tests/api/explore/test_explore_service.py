@@ -154,10 +154,10 @@ def test_a_branch_is_an_answer_like_any_other_until_it_is_deleted(visit: Visit) 
     assert branch["text"][: branch["shared"]] == parent["text"][: branch["shared"]]
     assert (branch["name"], branch["parent_name"], branch["temperature"]) == ("B1", "2", 1.5)
     assert len(visit.get(f"runs/{run}/cells/{at}/tokens")) > 2
-    assert visit.get(f"runs/{run}/cells/{at}/tokens/2")["by_hand"]
+    assert visit.get(f"runs/{run}/cells/{at}/tokens/2")["forced"]
     values = {"temperature": 1.5, "top_p": 1, "top_k": 0}
     assert visit.post(f"runs/{run}/cells/{at}/whatif", values).json()["first_difference"] is None
-    parting = visit.get(f"runs/{run}/compare?a=1&b={at}")["parting"]
+    parting = visit.get(f"runs/{run}/compare?a=1&b={at}")["divergence"]
     assert (parting["index"], "by hand" in parting["cause"]) == (2, True)
     again = {"position": 4, "token_id": visit.candidate(run, at, 4)}
     with visit.stream(f"runs/{run}/cells/{at}/branch", again) as lines:

@@ -18,7 +18,7 @@ from mllama_demo.backends import make_backend
 from mllama_demo.cli import main
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest, TokenEvent
-from mllama_demo.explore.filter_steps import Candidate, Steps, steps_of
+from mllama_demo.explore.filter_steps import Candidate, FilterSteps, filter_steps
 from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.import_export import from_json
 from mllama_demo.explore.results import Cell, Run
@@ -125,7 +125,7 @@ def test_a_branch_with_the_answers_own_token_is_the_answer_and_with_another_goes
     async def branch(token_id: int) -> Any:
         async with await scene.explorer.branch(run, index, position, token_id, scene.image) as cells:
             await cells.wait()
-            return cells.cells[0].result()
+            return cells.cells[0].to_cell()
 
     same = scene.play(branch(cell.tokens[position].id))
     assert (same.text, same.outcome) == (cell.text, cell.outcome)
@@ -153,7 +153,7 @@ def test_what_if_tells_where_a_real_rerun_with_the_same_seed_goes_another_way(sc
     run, requests = explored
     checked = 0
     for index, cell in enumerate(run.cells):
-        before = run.sampling(index)
+        before = run.effective_sampling(index)
         assert cell.traces is not None
         params = SamplingParams(**{"top_p": 1.0, "max_tokens": 16, "seed": before.seed, **after})
         told = what_if(cell.traces, before, params)
@@ -176,7 +176,7 @@ def test_explore_runs_a_grid_and_writes_every_format(tmp_path: Path, capsys: pyt
     options = ["--output", str(out), "--html", str(page), "--seq-len", "256", "--device", "cpu", "--batch-size", "2"]
     assert main(["explore", "--spec", str(tmp_path / "grid.yaml"), *options]) == 0
     run = from_json(out.read_bytes())
-    assert (run.grid.temperature, len(run.cells), run.failed) == ((0.0, 1.8), 4, 0)
+    assert (run.grid.temperature, len(run.cells), run.failed_count) == ((0.0, 1.8), 4, 0)
     assert run.image is not None
     assert run.image.data == DOG.read_bytes()
     told = capsys.readouterr()
@@ -194,7 +194,7 @@ class Stop:
 
     run: Run
     cell: Cell
-    steps: Steps
+    steps: FilterSteps
     names: dict[str, Candidate]
 
 
@@ -210,11 +210,11 @@ def tour(scene: Scene) -> dict[str, Stop]:
             cell = run.cells[step.cell]
             trace = cell.tokens[step.token].trace
             assert trace is not None
-            steps = steps_of(trace, run.sampling(step.cell))
+            steps = filter_steps(trace, run.effective_sampling(step.cell))
             names = {
                 scene.tokenizer.token_bytes(c.token_id).decode(errors="replace").strip(): c for c in reversed(steps.candidates)
             }
-            assert cell.tokens[step.token].text.strip() in re.findall("“(.+?)”", step.here)
+            assert cell.tokens[step.token].text.strip() in re.findall("“(.+?)”", step.embedded_text)
             stops[step.title] = Stop(run, cell, steps, names)
         return stops
 
@@ -244,7 +244,7 @@ def test_the_tour_says_of_the_filters_what_is_there(tour: dict[str, Stop]) -> No
     assert (top_k.names["heard"].cut_by, top_k.steps.candidates[6].after_temperature < 0.01) == (None, True)
     unfiltered = top_k.run.cells[0].tokens[21]
     assert (unfiltered.text, unfiltered.trace and unfiltered.trace.draw) == (" could", top_k.steps.draw)
-    assert (top_p.steps.kept, top_p.names["a"].final, top_p.names["something"].cut_by) == (1, 1.0, "top_p")
+    assert (top_p.steps.candidates_left, top_p.names["a"].final, top_p.names["something"].cut_by) == (1, 1.0, "top_p")
     assert 800 < 1 / top_p.names["something"].after_temperature < 850
     assert [cell.text.count("something") for cell in top_p.run.cells] == [1, 0, 0]
 
@@ -254,9 +254,9 @@ def test_the_tour_says_of_facts_and_what_if_what_is_there(tour: dict[str, Stop])
     for index, cell in enumerate(fact.run.cells):
         trace = next(token.trace for token in cell.tokens if token.text == "7")
         assert trace is not None
-        assert steps_of(trace, fact.run.sampling(index)).candidates[0].after_temperature > 0.999
+        assert filter_steps(trace, fact.run.effective_sampling(index)).candidates[0].after_temperature > 0.999
     assert story.cell.traces is not None
-    recorded = story.run.sampling(0)
+    recorded = story.run.effective_sampling(0)
     narrow = what_if(story.cell.traces, recorded, SamplingParams(temperature=1.0, top_p=0.5, top_k=0))
     assert [story.cell.tokens[i].text for i in narrow.impossible] == [" can", " And"]
     hot = what_if(story.cell.traces, recorded, SamplingParams(temperature=2.0, top_p=1.0, top_k=0))

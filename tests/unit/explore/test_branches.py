@@ -13,8 +13,8 @@ import pytest
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.compare import compare
-from mllama_demo.explore.edits import with_cell, without_branch, worth_keeping
-from mllama_demo.explore.filter_steps import steps_of
+from mllama_demo.explore.edits import has_own_tokens, with_cell, without_branch
+from mllama_demo.explore.filter_steps import filter_steps
 from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.import_export import from_json, to_csv, to_json
 from mllama_demo.explore.report import html_report
@@ -38,7 +38,7 @@ def test_a_branch_has_an_index_a_name_an_origin_and_the_values_of_its_cell(famil
     assert [family.name(index) for index in (2, 8, 9)] == ["3", "B1", "B2"]
     assert family.origin(first) == f"from cell 3, with “{first.cell.tokens[1].text.strip()}” as token 2"
     assert family.origin(second).startswith("from branch B1, with")
-    assert family.sampling(9) == family.sampling(2)
+    assert family.effective_sampling(9) == family.effective_sampling(2)
     assert family.answer(8) is first.cell
     assert first.cell.tokens[0] == family.cells[2].tokens[0]
     assert second.cell.tokens[1].id == first.token_id
@@ -88,37 +88,44 @@ def test_a_cell_run_again_takes_its_place_unless_it_would_lose_a_complete_answer
 def test_a_branch_without_a_word_of_its_own_is_not_kept_unless_that_is_the_whole_answer() -> None:
     cell = run_of().cells[0]
     stopped = cell.model_copy(update={"outcome": "cancelled"})
-    assert worth_keeping(cell, 6)
-    assert not worth_keeping(stopped, 6)
-    assert worth_keeping(stopped, 5)
+    assert has_own_tokens(cell, 6)
+    assert not has_own_tokens(stopped, 6)
+    assert has_own_tokens(stopped, 5)
 
 
 # --- what is told of them ------------------------------------------------------------------------------------------------
 
 
 def test_the_token_chosen_by_hand_is_known_as_such(family: Run) -> None:
-    cell, values = family.answer(8), family.sampling(8)
+    cell, values = family.answer(8), family.effective_sampling(8)
     assert cell.traces is not None
-    assert [steps_of(trace, values).by_hand for trace in cell.traces] == [False, True, False, False, False, False]
+    assert [filter_steps(trace, values).forced for trace in cell.traces] == [False, True, False, False, False, False]
     greedy = run_of(make_grid({"prompt": "x", "temperature": 0, "max_tokens": 6}))
     traces = branched(greedy).answer(1).traces
     assert traces is not None
-    assert [steps_of(trace, greedy.sampling(0)).by_hand for trace in traces] == [False, True, False, False, False, False]
+    assert [filter_steps(trace, greedy.effective_sampling(0)).forced for trace in traces] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_the_same_values_would_choose_the_rest_of_a_branch_again(family: Run) -> None:
     """The token chosen by hand is given; neither it nor what the record does not tell of it comes first."""
     for index in (8, 9):
-        cell, values = family.answer(index), family.sampling(index)
+        cell, values = family.answer(index), family.effective_sampling(index)
         assert cell.traces is not None
         told = what_if(cell.traces, values, values)
         assert (told.first_difference, told.first_unknown) == (None, None)
 
 
 def test_a_branch_parts_from_its_cell_where_somebody_chose(family: Run) -> None:
-    found = compare(family.answer(2), family.answer(8), family.sampling(2), family.sampling(8)).parting
+    found = compare(family.answer(2), family.answer(8), family.effective_sampling(2), family.effective_sampling(8)).divergence
     assert found is not None
-    assert (found.index, found.cause) == (1, "by_hand")
+    assert (found.index, found.cause) == (1, "forced")
 
 
 # --- that they travel ----------------------------------------------------------------------------------------------------
@@ -191,7 +198,7 @@ def test_the_page_shows_each_branch_with_its_origin(family: Run) -> None:
         assert family.origin(branch) in html
     assert html.count("<article>") == 10
     assert html.count('class="token') > 0
-    assert html.count(' hand"') == 3  # B2 shows the one of B1 too
+    assert html.count(' forced"') == 3  # B2 shows the one of B1 too
     assert "Branches" not in html_report(run_of(), "http://x/v1", Brand("x"))
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ConfigError, ImageError
-from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Pace, estimate, make_grid, measured_pace
-from mllama_demo.explore.spec import open_image, read_spec
+from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, BackendSpeed, estimate, make_grid, measured_speed
+from mllama_demo.explore.spec import load_spec_image, read_spec
 from mllama_demo.sampling import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,8 +35,8 @@ def test_the_cells_are_every_combination_with_seeds_varying_fastest() -> None:
 def test_a_single_number_is_a_list_of_one_and_what_is_left_out_has_its_default() -> None:
     only = grid(temperature=1.2, seed=7)
     assert only.cells() == (SamplingParams(temperature=1.2, max_tokens=64, seed=7),)
-    assert only.varied() == ()
-    assert grid(top_p=[0.5, 0.9]).varied() == ("top_p",)
+    assert only.varied_axes() == ()
+    assert grid(top_p=[0.5, 0.9]).varied_axes() == ("top_p",)
 
 
 def test_equal_greedy_cells_are_pointed_out() -> None:
@@ -92,24 +92,24 @@ def test_a_grid_without_a_prompt_is_refused() -> None:
 
 
 def test_what_a_grid_takes_is_waves_of_slots_and_one_prefill_where_it_is_shared() -> None:
-    nine, pace = grid(temperature=[0.1, 0.5, 1.0], seed=[1, 2, 3], max_tokens=10), Pace(prefill_s=2.0, step_s=0.1)
-    shared, separate = (estimate(nine, 4, fork=fork, pace=pace, wait_s=1.0) for fork in (True, False))
+    nine, pace = grid(temperature=[0.1, 0.5, 1.0], seed=[1, 2, 3], max_tokens=10), BackendSpeed(prefill_s=2.0, step_s=0.1)
+    shared, separate = (estimate(nine, 4, fork=fork, speed=pace, wait_s=1.0) for fork in (True, False))
     assert (shared.cells, shared.tokens, shared.prefills) == (9, 90, 1)
     assert shared.seconds == pytest.approx(1.0 + 2.0 + 3 * 10 * 0.1)
     assert separate.prefills == 9
     assert separate.seconds == pytest.approx(1.0 + 9 * 2.0 + 3 * 10 * 0.1)
 
 
-@pytest.mark.parametrize(("pace", "wait"), [(None, 0.0), (Pace(1, 1), None)])
+@pytest.mark.parametrize(("pace", "wait"), [(None, 0.0), (BackendSpeed(1, 1), None)])
 def test_what_is_not_known_is_not_guessed(pace, wait) -> None:
-    assert estimate(grid(), 4, fork=True, pace=pace, wait_s=wait).seconds is None
+    assert estimate(grid(), 4, fork=True, speed=pace, wait_s=wait).seconds is None
 
 
 def test_the_pace_is_learned_from_cells_that_are_done() -> None:
-    pace = measured_pace([(1.0, 2.0, 1.5, 11), (4.0, 4.0, 4.01, 11), (0.0, 0.0, None, 0)])
+    pace = measured_speed([(1.0, 2.0, 1.5, 11), (4.0, 4.0, 4.01, 11), (0.0, 0.0, None, 0)])
     assert pace is not None
     assert (pace.prefill_s, pace.step_s) == (pytest.approx(0.5), pytest.approx(0.3))
-    assert measured_pace([(0.0, 0.0, 0.2, 1)]) is None
+    assert measured_speed([(0.0, 0.0, 0.2, 1)]) is None
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
@@ -117,8 +117,8 @@ def test_the_pace_is_learned_from_cells_that_are_done() -> None:
 
 def test_the_example_is_a_grid_with_a_picture() -> None:
     spec = read_spec(ROOT / "configs" / "explore" / "tutorial.yaml", SETTINGS)
-    image = open_image(spec, SETTINGS)
-    assert spec.grid.count == 27
+    image = load_spec_image(spec, SETTINGS)
+    assert spec.grid.cell_count == 27
     assert image is not None
     assert image.name == "dog.png"
 
@@ -128,7 +128,7 @@ def test_what_a_file_leaves_out_has_the_deployments_value(tmp_path: Path) -> Non
     file.write_text("prompt: Hello\nseed: [1, 2]\ntop_k:\n", encoding="utf-8")
     spec = read_spec(file, SETTINGS)
     assert (spec.grid.temperature, spec.grid.top_p, spec.grid.top_k, spec.grid.seed) == ((0.4,), (0.7,), (9,), (1, 2))
-    assert open_image(spec, SETTINGS) is None
+    assert load_spec_image(spec, SETTINGS) is None
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_picture_that_cannot_be_used_is_refused(tmp_path: Path, image: str) ->
     file = tmp_path / "grid.yaml"
     file.write_text(f"prompt: x\nimage: '{image}'\n", encoding="utf-8")
     with pytest.raises(ImageError):
-        open_image(read_spec(file, SETTINGS), SETTINGS)
+        load_spec_image(read_spec(file, SETTINGS), SETTINGS)
 
 
 def test_a_key_given_twice_is_refused_by_its_name(tmp_path: Path):

@@ -26,12 +26,12 @@ from mllama_demo.explore.results import Run, Token
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.sampling import SamplingParams, TokenSampler
-from tests.support.explore_runs import RUDE, failed, picture, rude_run, run_of
+from tests.support.explore_runs import HOSTILE_TEXT, failed, hostile_run, picture, run_of
 
 # --- JSON ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", [run_of(), rude_run(system_prompt="Be brief."), run_of(make_grid({"prompt": "No picture"}))])
+@pytest.mark.parametrize("run", [run_of(), hostile_run(system_prompt="Be brief."), run_of(make_grid({"prompt": "No picture"}))])
 def test_what_is_exported_is_imported_as_it_was(run: Run) -> None:
     assert from_json(to_json(run)) == run
     assert from_json(to_json(run).encode()) == run
@@ -41,7 +41,7 @@ def test_failed_and_missing_cells_are_kept_too() -> None:
     run = run_of()
     cells = (failed(run.cells[0]), *run.cells[1:])
     again = from_json(to_json(run.model_copy(update={"cells": cells})))
-    assert (again.cells[0].outcome, again.cells[0].error, again.failed) == ("error", "It broke.", 1)
+    assert (again.cells[0].outcome, again.cells[0].error, again.failed_count) == ("error", "It broke.", 1)
 
 
 def changed(change: Callable[[dict[str, Any]], Any]) -> str:
@@ -149,7 +149,7 @@ def test_the_table_has_a_line_for_each_cell_with_its_values_and_figures() -> Non
 
 
 def test_an_answer_that_looks_like_a_formula_is_text_to_a_spreadsheet() -> None:
-    (row,) = csv.DictReader(io.StringIO(to_csv(rude_run())))
+    (row,) = csv.DictReader(io.StringIO(to_csv(hostile_run())))
     assert row["text"] == "'=cmd() <img src=x onerror=y>"
 
 
@@ -182,7 +182,7 @@ def listener() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 @pytest.mark.parametrize(
-    "run", [rude_run(system_prompt="$(rm) 'x'"), run_of(make_grid({"prompt": RUDE}))], ids=["picture", "text"]
+    "run", [hostile_run(system_prompt="$(rm) 'x'"), run_of(make_grid({"prompt": HOSTILE_TEXT}))], ids=["picture", "text"]
 )
 @pytest.mark.parametrize("title", ["curl", "openai client"])
 def test_a_snippet_asks_for_exactly_that_cell(run: Run, title: str, listener, tmp_path: Path, monkeypatch) -> None:
@@ -203,22 +203,22 @@ def test_a_snippet_asks_for_exactly_that_cell(run: Run, title: str, listener, tm
     *system, user = body["messages"]
     assert [m["content"] for m in system] == ([run.system_prompt] if run.system_prompt else [])
     if run.image is None:
-        assert user["content"] == RUDE
+        assert user["content"] == HOSTILE_TEXT
     else:
         text, image = user["content"]
-        assert text["text"] == RUDE
+        assert text["text"] == HOSTILE_TEXT
         head, _, data = image["image_url"]["url"].partition(",")
         assert (head, base64.b64decode(data)) == ("data:image/png;base64", run.image.data)
 
 
 def test_the_offline_snippet_is_a_batch_of_one_question(tmp_path: Path) -> None:
     batch = pytest.importorskip("mllama_demo.offline.batch")
-    run = rude_run()
+    run = hostile_run()
     (snippet,) = [s for s in snippets(run, 0) if s.title == "offline"]
     code = re.sub(r"^python .*", "", snippet.code, flags=re.MULTILINE)
     subprocess.run(["bash", "-eu", "-c", code], cwd=tmp_path, check=True, timeout=60)
     (question,) = batch.read_batch(tmp_path / "cell.jsonl", Settings().sampling).lines
-    assert (question.prompt, question.image, question.sampling) == (RUDE, image_file(run), run.grid.cells()[0])
+    assert (question.prompt, question.image, question.sampling) == (HOSTILE_TEXT, image_file(run), run.grid.cells()[0])
 
 
 def test_a_backend_without_seeds_gets_none_in_its_snippets() -> None:

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from mllama_demo.errors import BadRequest
-from mllama_demo.explore.compare import compare, word_differences
+from mllama_demo.explore.compare import compare, word_diff
 from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.measures import (
     MEASURES,
     chrf,
     distinct,
-    groups,
+    group_cells,
     heat_map,
     mean_entropy,
     self_similarity,
@@ -104,9 +104,9 @@ def test_groups_share_values_and_leave_out_what_is_not_complete() -> None:
     run = run_of()
     cells = list(run.cells)
     cells[0] = failed(cells[0])
-    found = groups(run.model_copy(update={"cells": tuple(cells)}), ["temperature"])
+    found = group_cells(run.model_copy(update={"cells": tuple(cells)}), ["temperature"])
     assert [(g.values, len(g.cells), g.missing) for g in found] == [({"temperature": 0.5}, 3, 1), ({"temperature": 1.5}, 4, 0)]
-    assert len(groups(run, [])[0].cells) == 8
+    assert len(group_cells(run, [])[0].cells) == 8
 
 
 def test_a_heat_map_has_a_figure_for_each_pair_of_values() -> None:
@@ -142,7 +142,7 @@ def test_an_unknown_measure_or_axis_is_refused_by_name(arguments: tuple[str, ...
 
 def test_words_are_aligned_and_every_character_is_kept() -> None:
     a, b = "The red  dog sat.\nIt slept.", "The dog sat down.\nIt slept."
-    parts = word_differences(a, b)
+    parts = word_diff(a, b)
     assert [(part.kind, part.a.strip(), part.b.strip()) for part in parts] == [
         ("same", "The", "The"),
         ("only_a", "red", ""),
@@ -163,12 +163,12 @@ def pair(first: dict, second: dict, tokens: int = 12):
 def test_equal_answers_do_not_part() -> None:
     comparison, _ = pair({"temperature": 1.0, "seed": 1}, {"temperature": 1.0, "seed": 1})
     assert comparison.same
-    assert comparison.parting is None
+    assert comparison.divergence is None
 
 
 def test_two_seeds_part_by_the_random_number_and_each_could_have_gone_the_others_way() -> None:
     comparison, (a, b) = pair({"temperature": 1.0, "top_k": 60, "seed": 1}, {"temperature": 1.0, "top_k": 60, "seed": 2})
-    parting = comparison.parting
+    parting = comparison.divergence
     assert parting is not None
     index = parting.index
     assert [t.id for t in a.tokens[:index]] == [t.id for t in b.tokens[:index]]
@@ -185,8 +185,8 @@ def test_a_token_that_the_other_sampler_had_cut_is_the_work_of_the_filters() -> 
     causes = set()
     for seed in range(10):
         comparison, _ = pair({"temperature": 1.5, "seed": seed}, {"temperature": 1.5, "top_k": 2, "seed": seed})
-        assert comparison.parting is not None
-        seen = comparison.parting
+        assert comparison.divergence is not None
+        seen = comparison.divergence
         assert seen.a.other_possible is True
         assert (seen.cause == "filters") == (seen.b.other_possible is False)
         causes.add(seen.cause)
@@ -195,15 +195,15 @@ def test_a_token_that_the_other_sampler_had_cut_is_the_work_of_the_filters() -> 
 
 def test_greedy_is_named_as_the_cause() -> None:
     comparison, _ = pair({"temperature": 0.0, "seed": 1}, {"temperature": 1.9, "seed": 1})
-    assert comparison.parting is not None
-    assert comparison.parting.cause == "greedy"
+    assert comparison.divergence is not None
+    assert comparison.divergence.cause == "greedy"
 
 
 def test_an_answer_that_ended_where_the_other_went_on_parts_there() -> None:
     values = SamplingParams(temperature=0.0, seed=1)
     comparison = compare(answer(values, 3), answer(values, 5), values, values)
-    assert comparison.parting is not None
-    assert (comparison.parting.index, comparison.parting.a.token_id, comparison.parting.cause) == (3, None, "unknown")
+    assert comparison.divergence is not None
+    assert (comparison.divergence.index, comparison.divergence.a.token_id, comparison.divergence.cause) == (3, None, "unknown")
 
 
 def test_a_server_that_tells_text_alone_is_compared_by_words() -> None:
@@ -211,10 +211,10 @@ def test_a_server_that_tells_text_alone_is_compared_by_words() -> None:
     texts = [cell.model_copy(update={"tokens": tuple(t.model_copy(update={"id": -1}) for t in cell.tokens)}) for cell in (a, b)]
     values = SamplingParams(seed=1)
     comparison = compare(*texts, values, replace(values, seed=2))
-    assert comparison.parting is None
+    assert comparison.divergence is None
     assert not comparison.same
 
 
 def test_a_grid_of_one_cell_is_a_run_too() -> None:
     run = run_of(make_grid({"prompt": "Hello", "max_tokens": 3}))
-    assert groups(run, [])[0].measure("self_similarity") is None
+    assert group_cells(run, [])[0].measure("self_similarity") is None

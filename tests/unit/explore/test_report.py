@@ -11,7 +11,7 @@ from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.snippets import DEFAULT_URL
-from tests.support.explore_runs import RUDE, failed, rude_run, run_of, saying
+from tests.support.explore_runs import HOSTILE_TEXT, failed, hostile_run, run_of, saying
 
 BRAND = Brand("The demo")
 
@@ -37,7 +37,7 @@ class Page(HTMLParser):
             self.text += data
 
 
-@pytest.mark.parametrize("run", [run_of(), rude_run()], ids=["everyday", "rude"])
+@pytest.mark.parametrize("run", [run_of(), hostile_run()], ids=["everyday", "rude"])
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(run: Run) -> None:
     html = report(run)
     page = Page(html)
@@ -65,11 +65,11 @@ def test_the_page_shows_what_was_asked_and_every_answer() -> None:
 
 
 def test_texts_are_shown_as_they_are_never_as_markup() -> None:
-    run = rude_run()
+    run = hostile_run()
     page = Page(report(run))
     assert "<script>x</script>" in page.text
     assert "<img src=x onerror=y>" in page.text
-    assert RUDE.splitlines()[0] in page.text
+    assert HOSTILE_TEXT.splitlines()[0] in page.text
 
 
 def test_the_page_says_which_cell_failed_and_why() -> None:

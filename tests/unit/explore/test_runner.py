@@ -13,9 +13,10 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo, FinishEvent, GenerationRequest, PrefillEvent
 from mllama_demo.engine.slot_backend import SlotBackend
 from mllama_demo.errors import BackendBusy, BadRequest, PromptTooLong
-from mllama_demo.explore.filter_steps import with_choice
+from mllama_demo.explore.filter_steps import forced_token
 from mllama_demo.explore.grid import Grid, make_grid
-from mllama_demo.explore.runner import AHEAD, CellRuns, Explorer, LiveCell
+from mllama_demo.explore.runner import QUEUE_AHEAD, CellProgress, CellTasks, Explorer
+from mllama_demo.explore.stream import cell_events
 from mllama_demo.sampling import SamplingParams
 from tests.support.explore_runs import answer, picture, run_of
 from tests.support.manual_backend import CodePoints as Prompts
@@ -105,17 +106,15 @@ def test_every_cell_answers_and_the_stream_ends(stage) -> None:
     scene = stage()
 
     async def play() -> None:
-        seen: list[tuple[int, str]] = []
         async with await scene.explorer.start(grid(5), None) as cells:
-            async for event in cells.events():
-                seen.append((event.index, event.cell.phase))
+            seen = [event async for event in cell_events(cells)]
             kept = cells.run()
         assert [cell.text for cell in kept.cells] == ["bbbb", "cccc", "dddd", "eeee", "ffff"]
         assert {cell.outcome for cell in kept.cells} == {"max_tokens"}
         assert all(cell.timings is not None and len(cell.tokens) == 4 for cell in kept.cells)
         assert all(cell.traces is not None for cell in kept.cells)
-        assert {index for index, phase in seen if phase == "done"} == set(range(5))
-        assert [c async for c in cells.events()] == []
+        assert {event["cell"] for event in seen if event["phase"] == "done"} == set(range(5))
+        assert cells.finished
         assert type(kept).model_validate_json(kept.model_dump_json()) == kept
 
     run(play())
@@ -227,15 +226,12 @@ def test_a_failed_cell_says_why_and_runs_again_alone(stage) -> None:
             first = cells.run()
             assert [cell.outcome for cell in first.cells] == ["max_tokens", "error", "max_tokens"]
             assert "no luck" in (first.cells[1].error or "")
-            assert first.failed == 1
-            scene.runner.failing.clear()
-            cells.rerun(1)
-            with pytest.raises(BadRequest, match="Cell 2 is still under way"):
-                cells.rerun(1)
+            assert first.failed_count == 1
+        scene.runner.failing.clear()
+        async with await scene.explorer.rerun_cell(first, 1, None) as cells:
             await cells.wait()
-            again = cells.run()
-        assert (again.cells[1].outcome, again.cells[1].text, again.cells[1].error) == ("max_tokens", "cccc", None)
-        assert again.cells[0] == first.cells[0]
+            again = cells.cells[0].to_cell()
+        assert (again.outcome, again.text, again.error) == ("max_tokens", "cccc", None)
 
     run(play())
     assert len(scene.runner.seen) == 4
@@ -289,9 +285,9 @@ def test_a_grid_leaves_room_in_the_queue_for_others(stage) -> None:
     async def play() -> None:
         scene.hold(0)
         async with await scene.explorer.start(grid(40), None) as cells:
-            await until(lambda: scene.backend.status().waiting == AHEAD, "the cells that are sent ahead")
+            await until(lambda: scene.backend.status().waiting == QUEUE_AHEAD, "the cells that are sent ahead")
             await asyncio.sleep(0.05)
-            assert scene.backend.status().waiting == AHEAD
+            assert scene.backend.status().waiting == QUEUE_AHEAD
             cells.stop()
             scene.free()
 
@@ -303,15 +299,15 @@ def test_a_busy_backend_is_asked_again() -> None:
 
     async def play() -> None:
         backend.refusal = BackendBusy("The demo is busy.")
-        cell = LiveCell(SamplingParams(seed=1))
-        async with CellRuns(backend, [GenerationRequest((1,))], [cell]) as cells:
+        cell = CellProgress(SamplingParams(seed=1))
+        async with CellTasks(backend, [GenerationRequest((1,))], [cell]) as cells:
             await asyncio.sleep(0.05)
             assert (cell.phase, cell.error) == ("queued", None)
             backend.refusal = None
             await backend.taken()
             cells.stop()
             await cells.wait()
-            assert cell.result().outcome == "cancelled"
+            assert cell.to_cell().outcome == "cancelled"
 
     run(play())
 
@@ -328,7 +324,7 @@ def test_a_branch_keeps_the_beginning_and_goes_on_with_the_rest_of_the_tokens(st
             kept = cells.run()
         async with await scene.explorer.branch(kept, 1, 1, ord("c"), picture()) as branch:
             await branch.wait()
-            cell = branch.cells[0].result()
+            cell = branch.cells[0].to_cell()
         request = scene.runner.seen[-1]
         assert request.prompt_ids == (*scene.runner.seen[0].prompt_ids, ord("c"), ord("c"))
         assert (request.answered, request.sampling.max_tokens, request.sampling.seed) == (2, 2, 2)
@@ -389,7 +385,7 @@ def test_another_choice_keeps_the_record_and_says_it_was_not_drawn() -> None:
     cell = answer(SamplingParams(temperature=1.0, seed=3, max_tokens=4), 4)
     trace = cell.tokens[2].trace
     assert trace is not None
-    token = with_choice(cell, 2, trace.token_ids[5])
+    token = forced_token(cell, 2, trace.token_ids[5])
     assert token.trace is not None
     assert (token.id, token.trace.chosen, token.trace.chosen_logit) == (trace.token_ids[5], trace.token_ids[5], trace.logits[5])
     assert (token.trace.draw, token.trace.token_ids) == (None, trace.token_ids)

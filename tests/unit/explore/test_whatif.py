@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from mllama_demo.explore.filter_steps import entropy, steps_of
+from mllama_demo.explore.filter_steps import entropy, filter_steps
 from mllama_demo.explore.whatif import what_if
 from mllama_demo.sampling import RECORDED_CANDIDATES, SamplingParams, TokenSampler, TokenTrace, filter_logits
 
@@ -59,7 +59,7 @@ def test_every_stage_is_what_transformers_warpers_make_of_it(temperature: float,
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=1)
     for seed in range(4):
         logits = logits_of(seed)
-        steps = steps_of(generate([logits], params)[0], params)
+        steps = filter_steps(generate([logits], params)[0], params)
         warped = warp(logits, params)
         assert steps.exact
         assert len(steps.candidates) == RECORDED_CANDIDATES
@@ -71,19 +71,19 @@ def test_every_stage_is_what_transformers_warpers_make_of_it(temperature: float,
             assert candidate.cut_by == (cut if np.isneginf(warped[2][candidate.token_id]) else None)
         recorded = [candidate.token_id for candidate in steps.candidates]
         for mass, stage in zip(
-            (steps.outside.after_temperature, steps.outside.after_top_k, steps.outside.final), warped, strict=True
+            (steps.unrecorded.after_temperature, steps.unrecorded.after_top_k, steps.unrecorded.final), warped, strict=True
         ):
             inside = torch.from_numpy(stage).softmax(-1)[recorded].sum().item()
             assert mass == pytest.approx(1 - inside, abs=1e-6)
-        assert steps.kept == int(np.isfinite(warped[2]).sum())
+        assert steps.candidates_left == int(np.isfinite(warped[2]).sum())
 
 
 def test_the_random_number_lies_in_the_share_of_the_one_it_drew() -> None:
     params = SamplingParams(temperature=1.2, top_k=50, top_p=0.95, seed=4)
     for trace in generate([logits_of(seed) for seed in range(30)], params):
-        steps = steps_of(trace, params)
+        steps = filter_steps(trace, params)
         assert steps.chosen_index is not None
-        share = steps.candidates[steps.chosen_index].share
+        share = steps.candidates[steps.chosen_index].draw_interval
         assert share is not None
         assert share[0] <= trace.draw < share[1]
 
@@ -92,11 +92,11 @@ def test_the_random_number_lies_in_the_share_of_the_one_it_drew() -> None:
     ("params", "cut"), [(SamplingParams(temperature=0), "greedy"), (SamplingParams(temperature=1.5, top_k=1), "top_k")]
 )
 def test_greedy_cuts_all_but_the_likeliest_and_draws_nothing(params: SamplingParams, cut: str) -> None:
-    steps = steps_of(generate([logits_of(0)], params)[0], params)
+    steps = filter_steps(generate([logits_of(0)], params)[0], params)
     first, *others = steps.candidates
     assert (first.final, first.cut_by, steps.draw, steps.chosen) == (1.0, None, None, first.token_id)
     assert {candidate.cut_by for candidate in others} == {cut}
-    assert steps.outside.final == 0
+    assert steps.unrecorded.final == 0
 
 
 def test_a_record_without_the_rest_of_the_vocabulary_says_when_it_is_not_exact() -> None:
@@ -106,10 +106,10 @@ def test_a_record_without_the_rest_of_the_vocabulary_says_when_it_is_not_exact()
         (SamplingParams(temperature=2.0, top_p=1.0, seed=1), False),
     ):
         trace = generate([logits_of(0)], params)[0]
-        bare = steps_of(replace(trace, whole=None), params)
+        bare = filter_steps(replace(trace, whole=None), params)
         assert bare.exact is exact
         if exact:
-            full = steps_of(trace, params)
+            full = filter_steps(trace, params)
             assert [c.final for c in bare.candidates] == pytest.approx([c.final for c in full.candidates])
 
 
@@ -141,7 +141,7 @@ def test_what_if_is_what_the_sampler_does_when_it_is_run_again(case: int) -> Non
         if token.possible is not None:
             assert token.possible == (trace.chosen in left)
         assert token.probability[0] - 1e-9 <= final <= token.probability[1] + 1e-9
-        assert token.kept[0] <= min(filtered.kept, len(trace.token_ids)) <= token.kept[1]
+        assert token.candidates_left[0] <= min(filtered.kept, len(trace.token_ids)) <= token.candidates_left[1]
         if token.choice is not None:
             assert token.choice == rerun.chosen
         if filtered.kept <= filtered.after_top_k < RECORDED_CANDIDATES or size <= RECORDED_CANDIDATES:

@@ -13,7 +13,7 @@ from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.edits import without_branch
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.explore_runs import ExploreRuns
-from tests.support.explore_runs import branched, rude_run, run_of, saying
+from tests.support.explore_runs import branched, hostile_run, run_of, saying
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def kept(database: Database) -> ExploreRuns:
 
 
 def test_a_kept_run_is_listed_opened_and_deleted_by_its_owner(kept: ExploreRuns) -> None:
-    first, second = run_of(), rude_run()
+    first, second = run_of(), hostile_run()
     kept.save("ann", first)
     kept.save("ann", second)
     assert {(line.id, line.title, line.cells) for line in kept.list("ann")} == {

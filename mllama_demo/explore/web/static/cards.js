@@ -111,12 +111,12 @@ function rest(cell) {
   const { card, text, status, acts, box, choice } = state.cards.get(cell.index);
   const shared = cell.shared ?? 0;
   text.replaceChildren(shared ? el("span", { class: "shared" }, cell.text.slice(0, shared)) : "", cell.text.slice(shared));
-  status.textContent = cell.error ?? `${cell.ended} · ${cell.facts}`;
+  status.textContent = cell.error ?? `${cell.outcome_text} · ${cell.details}`;
   Object.assign(card.dataset, { phase: "done", outcome: cell.outcome ?? "none" });
   const link = { class: "link" };
   card.querySelector("header").append(choice);
   box.checked = state.picked.includes(cell.index);
-  const parts = [cell.traced ? button("Tokens", guarded(() => openTokens(state.view, cell.index)), { class: "small" }) : el("span", { class: "hint" }, why(cell))];
+  const parts = [cell.has_traces ? button("Tokens", guarded(() => openTokens(state.view, cell.index)), { class: "small" }) : el("span", { class: "hint" }, why(cell))];
   if (cell.parent == null) {
     const failed = ["error", "cancelled", null].includes(cell.outcome);
     const chat = `/?${new URLSearchParams(AXES.map((axis) => [axis, cell[axis]]))}`;
@@ -127,7 +127,7 @@ function rest(cell) {
 }
 
 function why(cell) {
-  return state.about.why_no_tokens ?? (cell.text ? "No record of tokens." : "");
+  return state.about.why_no_token_view ?? (cell.text ? "No record of tokens." : "");
 }
 
 async function remove(branch) {

@@ -59,10 +59,10 @@ const thumb = (name, label, address) =>
   el("button", { type: "button", "data-name": name, "aria-label": label, onclick: () => choosePicture(name) }, el("img", { src: address, alt: "" }));
 
 function layOutPictures() {
-  $("pictures").hidden = !state.about.images;
+  $("pictures").hidden = !state.about.takes_images;
   const none = button("None", () => choosePicture(null), { "data-name": "null" });
-  $("thumbs").replaceChildren(none, ...state.about.pictures.map((name) => thumb(name, name.replace(/\.\w+$/, ""), `/explore/files/${name}`)));
-  choosePicture(state.about.pictures.includes("dog.png") ? "dog.png" : null);
+  $("thumbs").replaceChildren(none, ...state.about.example_images.map((name) => thumb(name, name.replace(/\.\w+$/, ""), `/explore/files/${name}`)));
+  choosePicture(state.about.example_images.includes("dog.png") ? "dog.png" : null);
 }
 
 $("file").addEventListener("change", () => {
@@ -141,16 +141,16 @@ const tour = guarded(async (at) => {
   const panel = $("tour-panel");
   const go = (to, text) => (to < 0 || to >= steps.length ? null : button(text, () => tour(to), { class: text === "Next" ? "primary" : "" }));
   panel.replaceChildren(el("h2", {}, `${at + 1} of ${steps.length}: ${step.title}`), el("p", {}, step.text),
-    ...(step.here ? [el("p", { class: "here" }, step.here)] : []),
+    ...(step.embedded_text ? [el("p", { class: "here" }, step.embedded_text)] : []),
     el("div", { class: "actions" }, go(at - 1, "Back"), go(at + 1, "Next"), button("Close", () => (panel.hidden = true))));
   panel.hidden = false;
   for (const axis of AXES) $(axis).value = [step.grid[axis]].flat().join(", ");
   [$("prompt").value, $("max_tokens").value] = [step.grid.prompt, step.grid.max_tokens];
-  choosePicture(state.about.images ? step.image : null);
+  choosePicture(state.about.takes_images ? step.image : null);
   panel.scrollIntoView();
   await follow("run", { ...step.grid, image: picture });
   const cell = state.view.cells[step.cell];
-  if (cell.traced && !panel.hidden) await openTokens(state.view, step.cell, step.token);
+  if (cell.has_traces && !panel.hidden) await openTokens(state.view, step.cell, step.token);
   panel.scrollIntoView(); // the words, the answers below them, and then the tokens
 });
 

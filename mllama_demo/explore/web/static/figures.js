@@ -36,16 +36,16 @@ export async function compareThese(a, b) {
 async function compare(a, b) {
   const view = state.view;
   const found = await ask(`runs/${view.id}/compare?a=${a}&b=${b}`);
-  const side = (key) => el("p", { class: "text" }, ...found.parts.filter((part) => part[key]).map((part) => (part.kind === "same" ? part[key] : el("mark", {}, part[key]))));
+  const side = (key) => el("p", { class: "text" }, ...found.segments.filter((part) => part[key]).map((part) => (part.kind === "same" ? part[key] : el("mark", {}, part[key]))));
   const columns = [["a", a], ["b", b]].map(([key, index]) => {
     const cell = answer(view, index);
-    const seen = found.parting?.[key];
+    const seen = found.divergence?.[key];
     const rows = seen?.candidates.map((c) => el("tr", { class: c.cut_by ? "cut" : "" }, el("td", {}, c.text), el("td", {}, `${(100 * c.raw).toFixed(1)} %`), el("td", {}, c.cut_by ? `cut by ${NAMES[c.cut_by] ?? c.cut_by}` : `${(100 * c.final).toFixed(1)} %`)));
     return el("div", {}, el("h3", {}, `${called(cell)[0].toUpperCase()}${called(cell).slice(1)}`), el("p", { class: "hint" }, values(cell)), side(key),
       seen && el("p", {}, seen.text == null ? "It had ended here." : `It took “${seen.text}”${seen.draw == null ? "" : `, drawn with ${seen.draw.toFixed(4)}`}.`),
       rows?.length ? el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `What ${called(cell)} saw there` }, el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Saw"), el("th", {}, "model"), el("th", {}, "after the filters"))), el("tbody", {}, ...rows))) : null);
   });
-  const summary = found.same ? "Both answers are the same." : found.parting ? `They part at token ${found.parting.index + 1}. ${found.parting.cause}` : "They differ.";
+  const summary = found.same ? "Both answers are the same." : found.divergence ? `They part at token ${found.divergence.index + 1}. ${found.divergence.cause}` : "They differ.";
   $("compare-panel").replaceChildren(el("h2", {}, "Two answers"), el("p", { id: "parting" }, summary), el("div", { class: "two" }, ...columns));
   $("compare-panel").hidden = false;
 }

@@ -102,14 +102,14 @@ function heads(cell) {
 
 function whatHappened(steps, cell) {
   const say = [];
-  const left = `${steps.kept.toLocaleString("en")} ${steps.kept === 1 ? "candidate" : "candidates"}`;
+  const left = `${steps.candidates_left.toLocaleString("en")} ${steps.candidates_left === 1 ? "candidate" : "candidates"}`;
   if (cell.temperature === 0 || cell.top_k === 1) say.push("Greedy: the likeliest token, always.");
   else {
     const how = cell.temperature < 1 ? "made the likely likelier" : cell.temperature > 1 ? "gave the unlikely more of a chance" : "left the odds as they are";
     const cut = [cell.top_k ? `top-k ${cell.top_k}` : null, cell.top_p < 1 ? `top-p ${cell.top_p}` : null].filter(Boolean).join(" and ");
     say.push(`Temperature ${cell.temperature} ${how}; ${cut ? `${cut} left ${left}.` : `nothing was cut: ${left}.`}`);
   }
-  if (steps.by_hand) say.push("This token was chosen by hand.");
+  if (steps.forced) say.push("This token was chosen by hand.");
   if (!steps.exact) say.push("The record does not tell the mass outside of it after temperature, so it counts as nothing.");
   if (!steps.chosen_recorded) say.push(`“${steps.text}” was drawn from outside the record${steps.draw == null ? "" : ` with ${steps.draw.toFixed(4)}`}.`);
   return say.join(" ");
@@ -123,12 +123,12 @@ function waterfall(steps) {
     return name === "final" && c.cut_by !== "top_p" ? "cut" : c.cut_by === "greedy" ? "not the likeliest" : `cut by ${NAMES[c.cut_by]}`;
   };
   const row = (c, at) => {
-    const how = steps.by_hand ? "chosen by hand" : steps.draw == null ? "taken" : `drawn: ${steps.draw.toFixed(4)}${c.share ? ` lies in ${c.share[0].toFixed(3)}–${c.share[1].toFixed(3)}` : ""}`;
+    const how = steps.forced ? "chosen by hand" : steps.draw == null ? "taken" : `drawn: ${steps.draw.toFixed(4)}${c.draw_interval ? ` lies in ${c.draw_interval[0].toFixed(3)}–${c.draw_interval[1].toFixed(3)}` : ""}`;
     const go = c.chosen ? `← ${how}` : button("Continue from here", guarded(() => branch(c)), { class: "link", "aria-label": `Continue from ${c.text}` });
     return el("tr", { class: c.chosen ? "drawn" : c.cut_by ? "cut" : "", hidden: at >= SHOWN && !c.chosen }, el("th", { scope: "row" }, visible(c.text)), ...STAGES.map((name) => bar(c[name], cutAt(c, name))), el("td", { class: "go" }, go));
   };
   const rows = steps.candidates.map(row);
-  const outside = el("tr", { class: "outside" }, el("th", { scope: "row" }, "all others"), ...STAGES.map((name) => bar(steps.outside[name])), el("td", {}, "outside the recorded candidates"));
+  const outside = el("tr", { class: "outside" }, el("th", { scope: "row" }, "all others"), ...STAGES.map((name) => bar(steps.unrecorded[name])), el("td", {}, "outside the recorded candidates"));
   const more = rows.filter((one) => one.hidden);
   const showAll = button(`Show ${more.length} more candidates`, (event) => { for (const one of more) one.hidden = false; event.target.remove(); }, { class: "link" });
   $("waterfall").replaceChildren(el("h3", {}, `Token ${steps.position + 1}: “${visible(steps.text)}”`), el("p", {}, whatHappened(steps, cell)),
@@ -170,7 +170,7 @@ async function branch(candidate) {
     if (open?.view.id === view.id) open.view = line.view;
     showBranches(line.view);
     const made = line.branch == null ? null : answer(line.view, line.branch);
-    status.textContent = made ? `${made.error ?? `${made.ended} · ${made.facts}`} · kept under the grid as ${made.name}` : line.note;
+    status.textContent = made ? `${made.error ?? `${made.outcome_text} · ${made.details}`} · kept under the grid as ${made.name}` : line.note;
     if (!made) return;
     acts.append(button(`Tokens of ${made.name}`, guarded(() => openTokens(state.view, made.index, at)), { class: "small" }),
       button(`Compare ${made.name} with ${called(parent)}`, guarded(() => compareThese(index, made.index)), { class: "small" }));
