@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs" / "scenarios" / "images"
+FOLDER = Path(__file__).resolve().parents[1] / "mllama_demo" / "present" / "scenarios" / "images"
 INK, QUIET, LINE, ACCENT = "#1c1917", "#57534e", "#a8a29e", "#0f766e"
 
 

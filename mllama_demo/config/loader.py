@@ -156,7 +156,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
 def _default(name: str) -> str:
     """In words; a folder of the program without the path that it has on this machine."""
     default = Settings.model_fields[name].default
-    words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint", SCENARIOS: "configs/scenarios"}
+    words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint", SCENARIOS: "the shipped scenarios"}
     return _shown(default) if isinstance(default, OnDeviceSampling) else _shown(words.get(default, default))
 
 

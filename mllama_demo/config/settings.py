@@ -18,8 +18,9 @@ from mllama_demo.config.passwords import USER, is_hash
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.sampling import BOUNDS, SamplingParams
 
-SCENARIOS = Path(__file__).resolve().parents[2] / "configs" / "scenarios"
-EMBEDDED_CHECKPOINT = Path(__file__).resolve().parents[1] / "embedded"
+_PACKAGE = Path(__file__).resolve().parents[1]
+SCENARIOS = _PACKAGE / "present" / "scenarios"
+EMBEDDED_CHECKPOINT = _PACKAGE / "embedded"
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 _HOST = re.compile(r"[^\s/@,]+")
 _LENGTHS = "lengths in tokens, ascending (in YAML a list)"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,23 +138,27 @@ class Program:
 
 
 @contextmanager
-def running(home: Path, *options: str, tracebacks: bool = False, script: Path = APP) -> Iterator[Program]:
+def running(
+    home: Path, *options: str, tracebacks: bool = False, script: Path = APP, program: Sequence[str | Path] | None = None
+) -> Iterator[Program]:
     """The program on a free port, not necessarily ready. It must have ended cleanly, or is interrupted and must then.
 
-    tracebacks: whether it may log some, as Gradio does for requests that no page of it would send. script: what to run.
+    tracebacks: whether it may log some, as Gradio does for requests that no page of it would send. script: what to run. program:
+    the words that start another program with the same options.
     """
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    line = command("--port", str(port), "--data-dir", str(home / "data"), "--device", "cpu", *options, script=script)
+    options = ("--port", str(port), "--data-dir", str(home / "data"), "--device", "cpu", *options)
+    line = command(*options, script=script) if program is None else [*map(str, program), *options]
     with (home / "stdout.txt").open("wb") as out, (home / "stderr.txt").open("wb") as err:
         process = subprocess.Popen(line, cwd=home, env=clean_environment(home), stdout=out, stderr=err)
-    program = Program(process, f"http://127.0.0.1:{port}", home)
+    started = Program(process, f"http://127.0.0.1:{port}", home)
     try:
-        yield program
+        yield started
         if process.poll() is None:
-            program.interrupt()
-        assert program.killed or process.returncode in (0, 130), f"exit code {process.returncode}{program.output()}"
-        assert tracebacks or "Traceback" not in program.stderr(), program.output()
+            started.interrupt()
+        assert started.killed or process.returncode in (0, 130), f"exit code {process.returncode}{started.output()}"
+        assert tracebacks or "Traceback" not in started.stderr(), started.output()
     finally:
         if process.poll() is None:
             process.kill()

@@ -321,7 +321,7 @@ class TestCommandLine:
                 "None": "not set",
                 "": "empty",
                 str(EMBEDDED_CHECKPOINT): "the embedded checkpoint",
-                str(SCENARIOS): "configs/scenarios",
+                str(SCENARIOS): "the shipped scenarios",
                 "True": "true",
             }
             shown |= {"False": "false", str(OnDeviceSampling()): '{"global_topk": 64, "dynamic": true, "deterministic": false}'}
