@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from mllama_demo.images.loading import TileLayout, tile_layout
+from mllama_demo.images.tiles import TileLayout, tile_layout
 from training.drawings import load_bank
 from training.labels import patch_labels
 from training.model import ASPECT_RATIOS, MAX_TILES, PATCH, TILE

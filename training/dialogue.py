@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mllama_demo.chat.tokenizer import Tokenizer
-from mllama_demo.images.loading import tile_layout
+from mllama_demo.images.tiles import tile_layout
 from training.batches import TINTED, Pictures, PictureStream
 from training.drawings import DrawingBank
 from training.kinds import CHARACTERS, COLOURS, KINDS, NUMBERS, REGIONS, SCENERY

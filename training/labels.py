@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mllama_demo.images.loading import TileLayout
+from mllama_demo.images.tiles import TileLayout
 from training.drawings import DrawingBank
 from training.kinds import BACKGROUND, CHARACTERS, FOREIGN, MAX_COUNT, MAX_WORD, PATCH_KINDS, PATCH_SURFACES, REGIONS, TEXT
 from training.render import fit_text

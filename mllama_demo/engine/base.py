@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from mllama_demo.chat.conversation import Message
-from mllama_demo.images.loading import LoadedImage, TileLayout, tile_layout
+from mllama_demo.images.loading import LoadedImage
+from mllama_demo.images.tiles import TileLayout, tile_layout
 from mllama_demo.sampling import SamplingParams, TokenTrace
 
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
@@ -135,7 +136,7 @@ class BackendInfo:
     (see GenerationRequest.shared_prompt); the UI offers what is in it and greys out the rest. ignored: sampling values without
     effect, and for each a sentence why. max_top_k: the most candidates it can choose among, see SamplingParams.top_k_within.
     max_prompt: tokens, the longest prompt where that is less than the context. full_canvas: every image takes max_tiles tiles,
-    see images.tile_layout.
+    see images.tiles.tile_layout.
     """
 
     name: str

@@ -11,7 +11,8 @@ from mllama_demo.explore.grid import AXES
 from mllama_demo.explore.measures import MEASURES, group_cells, heat_map
 from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.snippets import image_file, snippets
-from mllama_demo.images.loading import DEFAULT_LIMITS, preview
+from mllama_demo.images.loading import DEFAULT_LIMITS
+from mllama_demo.images.transforms import preview
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.web.templating import render
 

@@ -11,7 +11,7 @@ from mllama_demo.config.yaml_file import parse_mapping, read_file
 from mllama_demo.errors import BadRequest, ConfigError
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.images.loading import LoadedImage
-from mllama_demo.images.sources import open_picture
+from mllama_demo.images.sources import read_image
 
 MAX_SPEC_BYTES = 2**20
 
@@ -50,4 +50,4 @@ def load_spec_image(spec: GridSpec, settings: Settings) -> LoadedImage | None:
     """Loads the image of a grid file from a file or an address. Raises ImageError."""
     if spec.image is None:
         return None
-    return open_picture(spec.image, spec.folder, settings)
+    return read_image(spec.image, spec.folder, settings.image_limits, settings.allowed_media_hosts)

@@ -1,11 +1,10 @@
-"""Brings an image from an address the user typed, and only from where the public may look: no private network, no metadata
-service, not for longer or more than allowed. What it brings goes through images.load_image. Blocks; call it in a thread.
+"""Fetches an image from a web address, with limits on time, size, redirects and hosts (see addresses.py).
+
+The bytes go through loading.load_image. fetch_image blocks; call it in a thread.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from mllama_demo.errors import ImageError
+from mllama_demo.images.addresses import host_refusal, is_ip_address, is_named, may_connect, resolve_host
 from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, LoadedImage, clean_name, from_data_url, load_image, size_text
 
 MAX_REDIRECTS = 3
@@ -30,78 +30,14 @@ _CHUNK = 64 * 2**10
 _HEADERS = {"User-Agent": "mllama-demo", "Accept": "image/*", "Accept-Encoding": "identity"}
 
 Resolve = Callable[[str, int], list[str]]
-_Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
-
-
-def resolve_host(host: str, port: int) -> list[str]:
-    """The IP addresses of a host name as the system knows them; raises OSError or UnicodeError when there are none."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-# --- which addresses -----------------------------------------------------------------------------------------------------
-
-
-def _networks(*blocks: str) -> _Networks:
-    return tuple(ipaddress.ip_network(block) for block in blocks)
-
-
-# IANA's special-purpose registries (RFC 6890). Written out, since what ipaddress calls global differs between Pythons.
-_NOT_PUBLIC = _networks(
-    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
-    *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
-    *("224.0.0.0/4", "240.0.0.0/4"),
-    "168.63.129.16/32",  # Azure's host services, public by its number only
-    *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),  # Teredo and others, documentation, 6to4
-)
-# Of IPv6 only this block is public; outside it lie loopback, unique local, link-local, multicast, IPv4-mapped and NAT64.
-_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
-# What an operator may open by naming the host. Never link-local: nobody serves images from a metadata service.
-_OPERATOR_MAY_OPEN = _networks(
-    *("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
-)
-_METADATA = _networks("100.100.100.200/32", "fd00:ec2::/32", "fd20:ce::254/128")  # Alibaba, AWS and Google; private, but not data
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address, in its usual notation, belongs to the public internet. Raises ValueError for anything else."""
-    ip = ipaddress.ip_address(address)
-    if ip.version == 6 and ip not in _GLOBAL_IPV6:
-        return False
-    return not any(ip in network for network in _NOT_PUBLIC)
-
-
-def _may_be_opened(address: str) -> bool:
-    ip = ipaddress.ip_address(address)
-    return any(ip in network for network in _OPERATOR_MAY_OPEN) and not any(ip in network for network in _METADATA)
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_disguised_ipv4(host: str) -> bool:
-    """127.1, 0177.0.0.1, 0x7f000001, 2130706433: what the C library takes for an IPv4 address though it is none in form."""
-    return re.fullmatch(r"\d+|0x[0-9a-f]*", host.rstrip(".").rpartition(".")[2]) is not None and not _is_ip(host)
-
-
-def _listed(host: str, allowed_hosts: Sequence[str]) -> tuple[bool, bool]:
-    """(allowed, named): whether the list has the host at all, and whether by its own name rather than by a .suffix."""
-    names = [name.lower().rstrip(".").strip("[]") for name in allowed_hosts]
-    named = host in names
-    return named or any(name.startswith(".") and host.endswith(name) for name in names), named
-
-
-# --- time and connections ------------------------------------------------------------------------------------------------
 
 
 class _Deadline:
-    """The moment when a fetch must be over. A socket it watches is cut off then, even in the middle of a TLS handshake or
-    of headers that come one byte a second, which time-outs of single reads would let live for days."""
+    """The time limit of one fetch.
+
+    A watched socket is shut down at the deadline, even during a TLS handshake. Time-outs of single reads are not enough: a
+    server that sends one byte a second would pass them for days.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
@@ -114,7 +50,7 @@ class _Deadline:
         return self._expired or time.monotonic() >= self._end
 
     def watch(self, connection: socket.socket) -> Callable[[], None]:
-        """Starts watching; the returned function ends it. Works on a duplicate, since TLS takes the original apart."""
+        """Starts watching; the returned function ends it. Watches a duplicate, because TLS detaches the original socket."""
         twin = connection.dup()
         timer = threading.Timer(self.remaining(), self._cut, [twin])
         timer.daemon = True
@@ -133,8 +69,10 @@ class _Deadline:
 
 
 class _PinnedAdapter(HTTPAdapter):
-    """Connects to the addresses that were checked and never asks the DNS again. The URL keeps its host name, and with it the
-    Host header, the name sent in TLS and the name the certificate must bear."""
+    """Connects to the IP addresses that were checked, without a second DNS look-up.
+
+    The URL keeps its host name, which the Host header, TLS's server name and the check of the certificate use.
+    """
 
     def __init__(self, addresses: list[str], connect_timeout_s: float, deadline: _Deadline) -> None:
         super().__init__()
@@ -145,7 +83,7 @@ class _PinnedAdapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        # _new_conn is where urllib3's own SOCKS support steps in too.
+        # urllib3 itself overrides _new_conn for SOCKS proxies.
         dial = self._dial
         pool.ConnectionCls = type("PinnedConnection", (pool.ConnectionCls,), {"_new_conn": lambda conn: dial(conn)})
         return pool
@@ -174,11 +112,8 @@ class _PinnedAdapter(HTTPAdapter):
         super().close()
 
 
-# --- fetching ------------------------------------------------------------------------------------------------------------
-
-
 class _Problem(Exception):
-    """Why a fetch failed, as the end of a sentence. Never contains an address or anything the server sent."""
+    """Why a fetch failed, as the end of a sentence. Contains no address and nothing that the server sent."""
 
 
 def fetch_image(
@@ -191,13 +126,18 @@ def fetch_image(
     ca_bundle: str | None = None,
     resolve: Resolve = resolve_host,
 ) -> LoadedImage:
-    """The image behind an http, https or data: URL. Raises ImageError and nothing else.
+    """The image behind an http, https or data: URL.
 
-    allowed_hosts: None for every public host, else these alone: a host name or IP address, or ".example.com" for all below
-    it. A host listed by its own name may also be private; a suffix opens nothing private, since whoever may add names below
-    it could point one anywhere. Each redirect, of at most MAX_REDIRECTS, is checked like the first address. Proxies, .netrc
-    and cookies play no part. ca_bundle: a PEM file of authorities to trust instead of certifi's. resolve: host and port to
-    IP addresses; asked once per host, and no other address is connected to.
+    Each redirect, of at most MAX_REDIRECTS, is checked like the first address. Proxies, .netrc and cookies are not used.
+
+    Args:
+        allowed_hosts: None for every public host. Otherwise only these: a host name, an IP address, or ".example.com" for all
+            hosts below it. A host listed by its own name may be in a private network. A suffix does not allow private
+            networks, because whoever may add names below it could point one anywhere.
+        ca_bundle: a PEM file of certificate authorities to trust instead of certifi's.
+        resolve: host and port to IP addresses. It is called once for each host; no other address is connected to.
+    Raises:
+        ImageError: for every failure.
     """
     url = url.strip()
     if url[:5].lower() == "data:":
@@ -220,7 +160,7 @@ def fetch_image(
         else:
             raise _Problem(f"it redirects more than {MAX_REDIRECTS} times")
         if deadline.passed():
-            raise TimeoutError  # a cut connection can pass for the end of a body of unknown length
+            raise TimeoutError  # a connection that was shut down looks like the end of a body of unknown length
     except Exception as error:
         problem = _describe(error, deadline, total_timeout_s)
         raise ImageError(f'The image at "{_label(url)}" cannot be fetched: {problem}.') from None
@@ -229,7 +169,7 @@ def fetch_image(
 
 
 def _prepare(url: str, subject: str) -> tuple[requests.PreparedRequest, SplitResult]:
-    """The request, and its URL as requests understands it, so that what is checked is what is sent."""
+    """The request, and its URL as `requests` parses it, so that the URL that is checked is the URL that is sent."""
     try:
         raw = urlsplit(url)
         if raw.scheme not in ("http", "https"):
@@ -250,22 +190,20 @@ def _prepare(url: str, subject: str) -> tuple[requests.PreparedRequest, SplitRes
 def _checked_addresses(
     parts: SplitResult, subject: str, allowed_hosts: Sequence[str] | None, resolve: Resolve, deadline: _Deadline
 ) -> list[str]:
-    """The IP addresses of the URL's host, if every one of them may be connected to."""
+    """The IP addresses of the URL's host. Raises _Problem unless all of them may be connected to."""
     host = (parts.hostname or "").rstrip(".")
-    if _is_disguised_ipv4(host):
-        raise _Problem(f"{subject} has an IP address in an unusual form; only host names and forms like 1.2.3.4 are allowed")
-    allowed, named = (True, False) if allowed_hosts is None else _listed(host, allowed_hosts)
-    if not allowed:
-        raise _Problem(f"{subject} has a host that is not on this demo's list; only hosts that its operator chose are allowed")
+    if refusal := host_refusal(host, allowed_hosts):
+        raise _Problem(f"{subject} {refusal}")
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    addresses = [host] if _is_ip(host) else _look_up(host, port, subject, resolve, deadline)
-    if not all(is_public(address) or (named and _may_be_opened(address)) for address in addresses):
+    addresses = [host] if is_ip_address(host) else _look_up(host, port, subject, resolve, deadline)
+    named = is_named(host, allowed_hosts)
+    if not all(may_connect(address, named) for address in addresses):
         raise _Problem(f"{subject} leads into a private or reserved network; only public hosts are allowed")
     return addresses
 
 
 def _look_up(host: str, port: int, subject: str, resolve: Resolve, deadline: _Deadline) -> list[str]:
-    """Asks in a thread of its own, since a look-up in the system's resolver cannot be given a time limit."""
+    """Resolves the host in a thread of its own, because the system's resolver takes no time limit."""
     answer: Future[list[str]] = Future()
 
     def ask() -> None:
@@ -283,7 +221,7 @@ def _look_up(host: str, port: int, subject: str, resolve: Resolve, deadline: _De
 
 
 def _body(response: requests.Response, limits: ImageLimits) -> bytes:
-    """The bytes of the answer, as they come over the wire: nothing is decompressed, so nothing can swell."""
+    """The body as it was sent. It is never decompressed, so that a small answer cannot become a large one."""
     if response.status_code != 200:
         raise _Problem(f"the server answered with HTTP status {response.status_code} instead of an image")
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
@@ -315,7 +253,7 @@ def _describe(error: Exception, deadline: _Deadline, total_timeout_s: float) -> 
 
 
 def _label(url: str) -> str:
-    """The address for an error message: without user name, password and query, which may be secrets."""
+    """The address for an error message, without user name, password and query, which may be secret."""
     try:
         parts = urlsplit(url)
     except ValueError:

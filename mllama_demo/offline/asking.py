@@ -20,7 +20,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
 from mllama_demo.errors import BackendUnavailable, DemoError
 from mllama_demo.generation.request import RequestBuilder, generate_when_free, top_k_limit
-from mllama_demo.images.sources import open_picture
+from mllama_demo.images.sources import read_image
 from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question
 from mllama_demo.offline.results import Record
 
@@ -110,7 +110,8 @@ class Asker:
             record["parameters"]["top_k_limit"] = top_k
         picture, reference = None, None
         if question.image is not None:
-            picture = await asyncio.to_thread(open_picture, question.image, self.folder, self.settings)
+            limits, hosts = self.settings.image_limits, self.settings.allowed_media_hosts
+            picture = await asyncio.to_thread(read_image, question.image, self.folder, limits, hosts)
             reference = ImageRef.of(picture)
             record["image"] |= asdict(reference)
             if tiles := info.tile_layout(picture.width, picture.height):

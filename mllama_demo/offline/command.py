@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mllama_demo.config.loader import load_settings
 from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.images.sources import digest_of
+from mllama_demo.images.sources import file_digest
 from mllama_demo.offline.batch import BadLine, Question, check_at_once, read_batch
 from mllama_demo.offline.results import Key, Printer, Record, check_kept, failed, open_results
 from mllama_demo.runtime.process import terminated
@@ -72,7 +72,7 @@ def _as_it_is(asker: Asker, line: Question | BadLine, round_: int) -> Record:
     if asker.settings.backend == "openai":  # a server that is not asked yet may have any name for its model
         blank["model"] = asker.settings.remote_model
     if blank["image"] is not None:
-        blank["image"]["digest"] = digest_of(blank["image"]["source"], asker.folder)
+        blank["image"]["digest"] = file_digest(blank["image"]["source"], asker.folder)
     return blank
 
 

@@ -19,7 +19,8 @@ from mllama_demo.errors import BadRequest
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.fetch import fetch_image
-from mllama_demo.images.loading import LoadedImage, load_image, preview, side_by_side, size_text
+from mllama_demo.images.loading import LoadedImage, load_image, size_text
+from mllama_demo.images.transforms import preview, side_by_side
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.tile_view import NOTHING, TileViews
 

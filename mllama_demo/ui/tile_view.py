@@ -12,7 +12,8 @@ from html import escape
 from PIL import Image
 
 from mllama_demo.engine.base import BackendInfo
-from mllama_demo.images.loading import LoadedImage, aspect_ratio_number, on_tiles, tile_layout
+from mllama_demo.images.loading import LoadedImage
+from mllama_demo.images.tiles import aspect_ratio_id, cut_into_tiles, tile_layout
 
 KEPT = 16
 
@@ -62,9 +63,9 @@ def sight(image: LoadedImage, info: BackendInfo) -> str:
     tiles = "".join(
         f'<img src="{_data_url(tile)}" alt="Tile {index + 1} of {layout.tiles}: row {index // layout.columns + 1}, '
         f'column {index % layout.columns + 1}">'
-        for index, tile in enumerate(on_tiles(image.pixels, layout, info.tile_size))
+        for index, tile in enumerate(cut_into_tiles(image.pixels, layout, info.tile_size))
     )
-    number, ratios = aspect_ratio_number(layout, info.max_tiles)
+    number, ratios = aspect_ratio_id(layout, info.max_tiles)
     scale = layout.width / image.width
     change = "its own size" if scale == 1 else f"{100 * scale:.0f} % of its size"
     padding = 100 * (1 - layout.width * layout.height / (layout.tiles * info.tile_size**2))

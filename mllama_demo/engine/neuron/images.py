@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mllama_demo.engine.neuron.sdk import import_nxdi
-from mllama_demo.images.loading import tile_layout
+from mllama_demo.images.tiles import tile_layout
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from mllama_demo.chat.message_summary import answer_figures, image_seen, images_
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest
-from mllama_demo.images.loading import LoadedImage, preview
+from mllama_demo.images.loading import LoadedImage
+from mllama_demo.images.transforms import preview
 from mllama_demo.web.templating import render
 
 Kind = Literal["html", "md", "json"]

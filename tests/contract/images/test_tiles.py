@@ -16,7 +16,7 @@ from transformers.models.mllama.image_processing_pil_mllama import (
     get_optimal_tiled_canvas,
 )
 
-from mllama_demo.images.loading import TileLayout, aspect_ratio_number, on_tiles, tile_layout
+from mllama_demo.images.tiles import TileLayout, aspect_ratio_id, cut_into_tiles, tile_layout
 
 
 def some_sizes(count: int, largest: int) -> list[tuple[int, int]]:
@@ -100,9 +100,9 @@ def test_the_tiles_that_are_shown_are_the_tiles_that_the_processor_makes(size):
     )
     made = processor(image, return_tensors="np")["pixel_values"][0, 0]
     layout = tile_layout(*size, tile, most)
-    shown = on_tiles(image, layout, tile)
+    shown = cut_into_tiles(image, layout, tile)
     assert len(shown) == layout.tiles
     for ours, theirs in zip(shown, made, strict=False):
         assert np.array_equal(np.asarray(ours), theirs.transpose(1, 2, 0))
     ids = get_all_supported_aspect_ratios(most)
-    assert aspect_ratio_number(layout, most) == (ids.index((layout.rows, layout.columns)) + 1, len(ids))
+    assert aspect_ratio_id(layout, most) == (ids.index((layout.rows, layout.columns)) + 1, len(ids))

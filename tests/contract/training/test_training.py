@@ -18,7 +18,7 @@ from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.checkpoint.validate import check_checkpoint
-from mllama_demo.images.loading import tile_layout
+from mllama_demo.images.tiles import tile_layout
 from tests.support.meta_reference import MetaReference
 from training.backdrops import backdrop
 from training.batches import cut_tiles

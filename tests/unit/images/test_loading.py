@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mllama_demo.images.loading import ImageLimits, clean_name, load_image, preview, size_text
+from mllama_demo.images.loading import ImageLimits, clean_name, load_image, size_text
+from mllama_demo.images.transforms import preview
 from tests.support.image_files import BLACK, BLUE, GREEN, ORIENTATION, RED, WHITE, corners, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore::UserWarning:PIL")

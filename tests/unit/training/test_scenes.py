@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from mllama_demo.images.loading import tile_layout
+from mllama_demo.images.tiles import tile_layout
 from training.backdrops import backdrop
 from training.kinds import BY_NAME, COLOURS, KINDS, OBJECTS, PATCH_KINDS, REGIONS, SCENERY, SHAPES, TEXT, UNKNOWN
 from training.labels import HEADS, IGNORE, patch_labels

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from mllama_demo.engine.base import BackendInfo
-from mllama_demo.images.loading import LoadedImage, side_by_side
+from mllama_demo.images.loading import LoadedImage
+from mllama_demo.images.transforms import side_by_side
 from mllama_demo.ui.tile_view import KEPT, TileViews, sight
 
 INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=32, max_tiles=4)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllama_demo.images.fetch import fetch_image, is_public
+from mllama_demo.images.addresses import is_public
+from mllama_demo.images.fetch import fetch_image
 from tests.support.web_server import Server, fetch, png, refused
 
 PUBLIC = "93.184.216.34"
