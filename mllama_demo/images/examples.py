@@ -1,31 +1,26 @@
-"""Questions to begin with, one click each. Their images ship with the program."""
+"""The questions that an empty chat offers, with their images, which are part of the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gradio.components.chatbot import ExampleMessage
+from typing import NamedTuple
 
 EXAMPLES_FOLDER = Path(__file__).resolve().parent / "example_images"
 
 
-def _example(text: str, image: str | None = None) -> ExampleMessage:
-    if image is None:
-        return {"text": text, "display_text": text}
-    path = str(EXAMPLES_FOLDER / image)
-    return {"text": text, "display_text": text, "files": [path], "icon": path}
+class ExampleQuestion(NamedTuple):
+    text: str
+    image: str | None = None  # a file name in EXAMPLES_FOLDER
 
 
-# The first four are the prompts of AWS's tutorial, two with an image and two without.
-EXAMPLES: list[ExampleMessage] = [
-    _example("What is in this image? Tell me a story", "dog.png"),
-    _example("What is the recipe of mayonnaise in two sentences?"),
-    _example("Describe this image", "shapes.png"),
-    _example("What is the capital of Italy famous for?"),
-    _example("How many apples are there?", "apples.png"),
-    _example("What does the text say?", "stop.png"),
-    _example("What is on the right?", "beach.png"),
-    _example("What is 3 + 4?"),
-]
+# The first four are the prompts of AWS's tutorial: two with an image and two without.
+EXAMPLES = (
+    ExampleQuestion("What is in this image? Tell me a story", "dog.png"),
+    ExampleQuestion("What is the recipe of mayonnaise in two sentences?"),
+    ExampleQuestion("Describe this image", "shapes.png"),
+    ExampleQuestion("What is the capital of Italy famous for?"),
+    ExampleQuestion("How many apples are there?", "apples.png"),
+    ExampleQuestion("What does the text say?", "stop.png"),
+    ExampleQuestion("What is on the right?", "beach.png"),
+    ExampleQuestion("What is 3 + 4?"),
+)

@@ -7,17 +7,17 @@ import inspect
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from copy import deepcopy
 from typing import Any
 
 import gradio as gr
 from fastapi import Depends, FastAPI
+from gradio.components.chatbot import ExampleMessage
 
 from mllama_demo.chat.export import MAX_FILE_BYTES
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import GenerationService
-from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER
+from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER, ExampleQuestion
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
@@ -135,7 +135,7 @@ class ChatPage:
                 label="Conversation",
                 editable="user",
                 buttons=["copy"],
-                examples=deepcopy(EXAMPLES),  # Gradio writes into them
+                examples=[_example(question) for question in EXAMPLES],
                 allow_tags=False,
                 placeholder=_welcome(settings),
                 **size,
@@ -332,7 +332,7 @@ class ChatPage:
 
     async def _ask_example(self, request: gr.Request, event: gr.SelectData, conversation_id: str, *knobs: Any) -> Updates:
         example = EXAMPLES[event.index]
-        value = {"text": example["text"], "files": list(example.get("files", []))}
+        value = {"text": example.text, "files": [str(EXAMPLES_FOLDER / example.image)] if example.image else []}
         async for updates in self._ask(request, conversation_id, value, "newest", *knobs, typed=False):
             yield updates
 
@@ -371,6 +371,13 @@ def number_in(event: gr.EventData) -> int:
     data = event._data
     number = data.get("number") if isinstance(data, dict) else None
     return number if isinstance(number, int) and 0 <= number < 2**31 else -1
+
+
+def _example(question: ExampleQuestion) -> ExampleMessage:
+    if question.image is None:
+        return {"text": question.text, "display_text": question.text}
+    path = str(EXAMPLES_FOLDER / question.image)
+    return {"text": question.text, "display_text": question.text, "files": [path], "icon": path}
 
 
 def _welcome(settings: Settings) -> str:

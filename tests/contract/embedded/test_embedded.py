@@ -58,8 +58,7 @@ def test_what_the_page_offers_is_answered_rightly(answerer, picture, question, e
 def test_every_example_of_the_page_has_its_picture_and_is_answered(answerer):
     assert len(EXAMPLES) >= 6
     for example in EXAMPLES:
-        picture = Path(example["files"][0]).name if "files" in example else None
-        assert len(ask(answerer, picture, example["text"])[0]) > 1
+        assert len(ask(answerer, example.image, example.text)[0]) > 1
 
 
 def test_it_understands_a_pronoun(answerer):
