@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -22,6 +23,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.web.accounts import add_people
 from mllama_demo.web.auth.identity import VisitorMiddleware
 from mllama_demo.web.metrics import MeasuredBackend, Metrics
+from mllama_demo.web.requests import StaticAssets
 
 
 def create_app(
@@ -51,6 +53,7 @@ def create_app(
         from mllama_demo.present.web.routes import add_present
         from mllama_demo.ui.chat_page import mount_ui
 
+        app.mount("/web/static", StaticAssets(directory=Path(__file__).parent / "web" / "static"))
         app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store, brand))
         add_present(app, settings, measured, tokenizer, brand)
         mount_ui(app, settings, GenerationService(measured, tokenizer, store, settings), store, brand)

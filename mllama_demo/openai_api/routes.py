@@ -33,7 +33,7 @@ from mllama_demo.openai_api.schema import (
     Models,
     Version,
 )
-from mllama_demo.web.errors import LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
+from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
 from mllama_demo.web.metrics import Metrics
 from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
 from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
@@ -41,8 +41,6 @@ from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_con
 log = logging.getLogger(__name__)
 
 DONE = "data: [DONE]"
-# nginx's status for a client that left; nobody reads it.
-CLIENT_CLOSED_REQUEST = 499
 _WHERE = {"/v1/chat/completions": "POST", "/v1/models": "GET", "/v1/explore": "POST"}
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 

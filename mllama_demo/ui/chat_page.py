@@ -33,7 +33,7 @@ from mllama_demo.ui.sidebar import Sidebar
 from mllama_demo.ui.theme import CSS, HEAD, OPEN_SIDEBARS_ON_WIDE_SCREENS, PAGE_SCRIPT, make_theme
 from mllama_demo.ui.tile_view import NOTHING
 from mllama_demo.web.auth.login import user_of
-from mllama_demo.web.requests import refuse_other_sites
+from mllama_demo.web.requests import require_same_origin
 
 # What a handler yields: components and their new values.
 Updates = AsyncGenerator[dict[Any, Any], None]
@@ -48,7 +48,7 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: GenerationService, stor
     room.traces.erase_all(OWNER_PREFIX)
     page = ChatPage(settings, room, store, brand)
 
-    @app.post("/left/{session}", status_code=204, include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
+    @app.post("/left/{session}", status_code=204, include_in_schema=False, dependencies=[Depends(require_same_origin)])
     async def left(session: str) -> None:
         await page.left(session)
 

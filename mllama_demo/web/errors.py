@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, ImageError, PromptTooLong
 
 LOADING_RETRY_S = 2
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; no client receives it
 _LONGEST_ECHO = 80
 # pydantic's error types in the words of JSON instead of Python.
 _WORDS = {

@@ -10,11 +10,10 @@ import hmac
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mllama_demo.images.loading import size_text
 from mllama_demo.web.errors import ApiError
+from mllama_demo.web.requests import BodyTooLarge, limit_body
 
 CALLER = "mllama_demo.caller"
 
@@ -54,42 +53,24 @@ class ApiGuard:
     def __init__(self, app: ASGIApp, keys: Keys, max_request_bytes: int) -> None:
         self._app = app
         self._keys = keys
-        self._limit = max_request_bytes
+        self._max_request_bytes = max_request_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not is_api(scope["path"]):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         try:
-            caller = self._keys.check(headers.get("authorization"))
-            declared = headers.get("content-length", "")
-            if declared.isdecimal() and int(declared) > self._limit:
-                raise self._too_large()
+            caller = self._keys.check(Headers(scope=scope).get("authorization"))
+            receive = limit_body(scope, receive, self._max_request_bytes)
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
+        except BodyTooLarge as error:
+            await ApiError(error.status_code, error.detail, code="too_large").response()(scope, receive, send)
+            return
         address = (scope.get("client") or ("unknown",))[0]
         scope[CALLER] = f"api:{caller or address}"
-        await self._app(scope, self._counted(receive), send)
-
-    def _counted(self, receive: Receive) -> Receive:
-        count = 0
-
-        async def counted() -> Message:
-            nonlocal count
-            message = await receive()
-            count += len(message.get("body", b""))
-            if count > self._limit:
-                error = self._too_large()
-                # An HTTPException, since FastAPI takes any other error while it reads a body for a malformed one.
-                raise HTTPException(error.status, error.message)
-            return message
-
-        return counted
-
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"The request is too large; at most {size_text(self._limit)} are allowed.", code="too_large")
+        await self._app(scope, receive, send)
 
 
 def is_api(path: str) -> bool:

@@ -21,13 +21,12 @@ from mllama_demo.explore.stream import INTERNAL_ERROR, JsonEvent, cell_events, s
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import BOUNDS
-from mllama_demo.web.errors import ApiError, ErrorResponse, of_demo_error
+from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, ApiError, ErrorResponse, of_demo_error
 from mllama_demo.web.middleware import CALLER
 from mllama_demo.web.streaming import ClientDisconnected, NdjsonStream, while_connected
 
 log = logging.getLogger(__name__)
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; nobody receives it
 EXAMPLE = {
     "prompt": "What is the capital of Italy?",
     "temperature": [0.5, 1.5],

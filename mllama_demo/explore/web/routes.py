@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
-from starlette.requests import ClientDisconnect
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
@@ -27,30 +26,27 @@ from mllama_demo.explore.runner import Explorer
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.explore.stream import start_event
 from mllama_demo.explore.web import views
-from mllama_demo.explore.web.api import CLIENT_CLOSED_REQUEST, read_grid, read_object
+from mllama_demo.explore.web.api import read_grid, read_object
 from mllama_demo.explore.web.service import EXAMPLE_IMAGES, ExploreService
 from mllama_demo.explore.web.tour import TOUR, why_no_token_view
 from mllama_demo.images.examples import EXAMPLES_FOLDER
-from mllama_demo.images.loading import size_text
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.web.auth.identity import owner_of_user, visitor_of
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
-from mllama_demo.web.requests import refuse_other_sites
+from mllama_demo.web.requests import StaticAssets, read_body, require_same_origin
 from mllama_demo.web.streaming import NdjsonStream
 from mllama_demo.web.templating import render
 
-FILES = Path(__file__).resolve().parent / "static"
-TYPES = {".js": "text/javascript", ".css": "text/css"}
-MEDIA = {path.name: TYPES[path.suffix] for path in FILES.iterdir() if path.suffix in TYPES}
+STATIC = Path(__file__).resolve().parent / "static"
 
 
 def explore_page(
     explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: ConversationStore, brand: Brand
 ) -> APIRouter:
     """The page at /explore and the routes that it calls."""
-    router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
     service = ExploreService(explorer, tokenizer, settings, store)
     _add_files(router, service, brand)
     _add_generation(router, service)
@@ -67,26 +63,8 @@ def _owner(request: Request) -> str:
     return owner
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """Reads the body. Raises ApiError: 413 when it is or announces more than the limit, 499 when the client disconnects."""
-    parts, size = [], 0
-    announced = request.headers.get("content-length", "")
-    too_large = ApiError(413, f"The request is too large; at most {size_text(limit)} are allowed.", code="too_large")
-    if announced.isdecimal() and int(announced) > limit:
-        raise too_large
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-    except ClientDisconnect:
-        raise ApiError(CLIENT_CLOSED_REQUEST, "The client is gone.", code="client_closed_request") from None
-    return b"".join(parts)
-
-
 async def _values(request: Request, service: ExploreService) -> dict[str, Any]:
-    return read_object(await _body(request, service.settings.max_request_bytes))
+    return read_object(await read_body(request, service.settings.max_request_bytes))
 
 
 def _natural_number(values: dict[str, Any], name: str) -> int:
@@ -106,13 +84,8 @@ def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None
     def page() -> HTMLResponse:
         return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
 
-    @router.get("/explore/files/{name}")
-    def file(name: str) -> FileResponse:
-        if name in MEDIA:
-            return FileResponse(FILES / name, media_type=MEDIA[name], headers={"Cache-Control": "no-cache"})
-        if name in EXAMPLE_IMAGES:
-            return FileResponse(EXAMPLES_FOLDER / name, media_type="image/png")
-        raise NotFound(f"There is no file {name:.80}.")
+    router.mount("/explore/static", StaticAssets(directory=STATIC))
+    router.mount("/explore/examples", StaticAssets(directory=EXAMPLES_FOLDER))
 
     @router.get("/explore/about")
     def about() -> dict[str, Any]:
@@ -221,7 +194,7 @@ def _add_runs(router: APIRouter, service: ExploreService, brand: Brand) -> None:
     async def import_run(request: Request) -> JSONResponse:
         owner = _owner(request)
         limits = service.settings.image_limits
-        data = await _body(request, max_import_bytes(limits))
+        data = await read_body(request, max_import_bytes(limits))
 
         def save() -> views.View:
             run = from_json(data, limits)

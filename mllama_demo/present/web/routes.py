@@ -21,24 +21,18 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
-from mllama_demo.errors import BackendUnavailable, DemoError, NotFound
+from mllama_demo.errors import BackendUnavailable, DemoError
 from mllama_demo.generation.service import Answer
 from mllama_demo.present.presenter import Presenter, RehearsalStatus
 from mllama_demo.present.recording import BROKEN_OFF, Recording
 from mllama_demo.present.spec import Scenario, names
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
-from mllama_demo.web.requests import refuse_other_sites
+from mllama_demo.web.requests import StaticAssets, require_same_origin
 from mllama_demo.web.streaming import NdjsonStream
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent
-ASSETS = {
-    "present.js": "text/javascript",
-    "rehearsal.js": "text/javascript",
-    "lines.js": "text/javascript",
-    "present.css": "text/css",
-}
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -46,7 +40,7 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
     """The routes of present mode."""
     presenter = Presenter(settings, backend, tokenizer)
     pages = Environment(loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_other_sites)])
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
 
     def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
         text = pages.get_template(template).render(brand=brand, **values)
@@ -69,11 +63,7 @@ def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: T
                 listed.append({"name": name, "script": None, "error": str(error)})
         return page("list.html.jinja", root=".", scenarios=listed, may_rehearse=presenter.may_rehearse(user_of(request)))
 
-    @router.get("/present/assets/{name}")
-    def asset(name: str) -> Response:
-        if name not in ASSETS:
-            raise NotFound(f"There is no file {name[:80]!r} here.")
-        return Response((FOLDER / "static" / name).read_bytes(), media_type=ASSETS[name], headers={"Cache-Control": "no-cache"})
+    router.mount("/present/static", StaticAssets(directory=FOLDER / "static"))
 
     def of_scenario(template: str, name: str, root: str, **values: Any) -> HTMLResponse:
         """A page about one scenario, or about what is wrong with it. root: the way from there to /."""

@@ -20,7 +20,7 @@ from mllama_demo.storage.feedback import Feedback, Opinion, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY, TooManyAttempts
 from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, signed_in
 from mllama_demo.web.metrics import MeasuredBackend
-from mllama_demo.web.requests import cookie_of, form_of, from_our_page, page
+from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, read_form
 from mllama_demo.web.templating import POLICY, render
 
 LATEST = 50
@@ -35,20 +35,20 @@ def add_admin(
 ) -> None:
     """GET /admin, its script, its figures as JSON, and the feedback as CSV; each for admins alone."""
     feedback = Feedback(store)
+    app.mount("/admin/static", StaticAssets(directory=Path(__file__).resolve().parent / "static"))
     admins = frozenset(settings.admins or ())
     key = settings.admin_key
     secret = (key or "").encode()
 
     async def is_admin(request: Request) -> bool:
-        cookies = request.headers.get("cookie")
-        user = await run_in_threadpool(desk.sessions.subject, cookie_of(cookies, USER_COOKIE))
+        user = await run_in_threadpool(desk.sessions.subject, request.cookies.get(USER_COOKIE))
         if user in admins:
             return True
-        return await run_in_threadpool(desk.sessions.subject, cookie_of(cookies, ADMIN_COOKIE)) == ADMIN_KEY
+        return await run_in_threadpool(desk.sessions.subject, request.cookies.get(ADMIN_COOKIE)) == ADMIN_KEY
 
     def ask_key(problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
         values = {"heading": "Open", "action": "/admin", "named": False, "name": "", "next": "/admin", "problem": problem}
-        return page(render("login", brand, **values), status, headers)
+        return html_page(render("login", brand, **values), status, headers)
 
     def refuse() -> Response:
         return JSONResponse({"detail": "This is for admins; open /admin to become one."}, 401, _PRIVATE)
@@ -57,18 +57,18 @@ def add_admin(
     async def admin(request: Request) -> Response:
         if await is_admin(request):
             html = render("admin", brand, users=settings.users is not None)
-            return page(html, headers={"Content-Security-Policy": _POLICY})
+            return html_page(html, headers={"Content-Security-Policy": _POLICY})
         if key is not None:
             return ask_key(status=401)
-        if await run_in_threadpool(desk.sessions.subject, cookie_of(request.headers.get("cookie"), USER_COOKIE)) is None:
+        if await run_in_threadpool(desk.sessions.subject, request.cookies.get(USER_COOKIE)) is None:
             return RedirectResponse("/login?next=/admin", 303, _PRIVATE)
         sentence = "Only the users named in the option admins see this page."
         link = {"address": "/", "words": "To the chat"}
-        return page(render("notice", brand, heading="Not for you", sentence=sentence, link=link), 403)
+        return html_page(render("notice", brand, heading="Not for you", sentence=sentence, link=link), 403)
 
     @app.post("/admin", include_in_schema=False)
     async def open_with_key(request: Request) -> Response:
-        form = await form_of(request) if from_our_page(request) else None
+        form = await read_form(request) if is_same_origin(request) else None
         if form is None or key is None:
             return ask_key("The form could not be read; please load the page anew and try again.", 400)
         given = form.get("password", "").encode()
@@ -81,10 +81,6 @@ def add_admin(
         if token is None:
             return ask_key("This is not the key.", 401)
         return signed_in(request, "/admin", ADMIN_COOKIE, token, path="/admin")
-
-    @app.get("/admin/admin.js", include_in_schema=False)
-    async def script() -> Response:
-        return Response(SCRIPT, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
     @app.get("/admin/figures", include_in_schema=False)
     async def figures(request: Request) -> Response:
@@ -105,9 +101,6 @@ def add_admin(
         name = f"feedback-{time.strftime('%Y-%m-%d', time.gmtime())}.csv"
         headers = {**_PRIVATE, "Content-Disposition": f'attachment; filename="{name}"'}
         return StreamingResponse(to_csv(feedback.latest()), media_type="text/csv; charset=utf-8", headers=headers)
-
-
-SCRIPT = (Path(__file__).resolve().parent / "static" / "admin.js").read_text(encoding="utf-8")
 
 
 def _now(backend: MeasuredBackend) -> dict[str, Any]:

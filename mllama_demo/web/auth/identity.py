@@ -9,6 +9,7 @@ import re
 import secrets
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "mllama_visitor"
@@ -37,13 +38,8 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 def visitor_of(cookie_header: str | None) -> str | None:
     """The visitor's token from a Cookie header, None when there is none or it is not one of ours."""
-    # Read by hand: the standard library's parser gives up at the first cookie it finds strange, and other programs on the
-    # same host share theirs with us.
-    for pair in (cookie_header or "").split(";"):
-        name, _, value = pair.strip().partition("=")
-        if name == COOKIE and _TOKEN.match(value):
-            return value
-    return None
+    token = cookie_parser(cookie_header or "").get(COOKIE, "")
+    return token if _TOKEN.match(token) else None
 
 
 def owner_of_user(name: str) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,7 +21,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Attempts, Sessions, TooManyAttempts
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import is_api
-from mllama_demo.web.requests import cookie_of, form_of, from_our_page, local_path, page
+from mllama_demo.web.requests import html_page, is_same_origin, local_path, read_form
 from mllama_demo.web.templating import render
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class AuthMiddleware:
         if path in _OPEN or path.startswith(_OPEN_BELOW) or (is_api(path) and self._api_has_keys):
             await self._app(scope, receive, send)
             return
-        token = cookie_of(Headers(scope=scope).get("cookie"), USER_COOKIE)
+        token = HTTPConnection(scope).cookies.get(USER_COOKIE)
         try:
             user = None
             if self._sessions is not None and not is_api(path):  # a browser's cookie is no key to the API
@@ -144,7 +145,7 @@ def add_login(app: FastAPI, settings: Settings, store: ConversationStore | None,
 
     def ask(next: str, name: str = "", problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
         values = {"heading": "Sign in", "action": "/login", "named": True, "name": name, "next": next, "problem": problem}
-        return page(render("login", brand, **values), status, headers)
+        return html_page(render("login", brand, **values), status, headers)
 
     @app.get("/login", include_in_schema=False)
     async def login_page(request: Request) -> Response:
@@ -152,9 +153,9 @@ def add_login(app: FastAPI, settings: Settings, store: ConversationStore | None,
 
     @app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
-        if not from_our_page(request):
+        if not is_same_origin(request):
             return ask("/", problem=_CROSS_SITE, status=403)
-        form = await form_of(request)
+        form = await read_form(request)
         if form is None:
             return ask("/", problem="The form could not be read; please try again.", status=400)
         next, name, password = local_path(form.get("next")), form.get("name", "").strip(), form.get("password", "")
@@ -170,17 +171,17 @@ def add_login(app: FastAPI, settings: Settings, store: ConversationStore | None,
 
     @app.get("/logout", include_in_schema=False)
     async def logout_page(request: Request) -> Response:
-        token = cookie_of(request.headers.get("cookie"), USER_COOKIE)
+        token = request.cookies.get(USER_COOKIE)
         user = await run_in_threadpool(desk.sessions.subject, token)
         if user is None:
             return RedirectResponse("/login", 303)
-        return page(render("logout", brand, heading="Sign out?", sentence=f"You are signed in as {user}.", link=None))
+        return html_page(render("logout", brand, heading="Sign out?", sentence=f"You are signed in as {user}.", link=None))
 
     @app.post("/logout", include_in_schema=False)
     async def logout(request: Request) -> Response:
-        if not from_our_page(request):
-            return page(render("notice", brand, heading="Not signed out", sentence=_CROSS_SITE, link=None), 403)
-        await run_in_threadpool(desk.sessions.close, cookie_of(request.headers.get("cookie"), USER_COOKIE))
+        if not is_same_origin(request):
+            return html_page(render("notice", brand, heading="Not signed out", sentence=_CROSS_SITE, link=None), 403)
+        await run_in_threadpool(desk.sessions.close, request.cookies.get(USER_COOKIE))
         response = RedirectResponse("/login", 303)
         response.delete_cookie(USER_COOKIE)
         return response

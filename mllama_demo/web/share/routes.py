@@ -16,7 +16,7 @@ from mllama_demo.errors import DemoError, NotFound
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.shares import Share, ShareGone, Shares
-from mllama_demo.web.requests import page
+from mllama_demo.web.requests import html_page
 from mllama_demo.web.share.export import to_html
 from mllama_demo.web.templating import render
 
@@ -59,10 +59,10 @@ def add_share_page(app: FastAPI, settings: Settings, store: ConversationStore, b
         # The address is the secret: a link followed from here must not carry it along.
         headers = {"Referrer-Policy": "no-referrer"}
         try:
-            return page(await run_in_threadpool(pages.html, token), headers=headers)
+            return html_page(await run_in_threadpool(pages.html, token), headers=headers)
         except DemoError as error:
             heading = "This link is over" if isinstance(error, ShareGone) else "Nothing is shared here"
             if not isinstance(error, (ShareGone, NotFound)):
                 heading = "Not now"
             html = render("notice", brand, heading=heading, sentence=str(error), link=None)
-            return page(html, error.status, headers)
+            return html_page(html, error.status, headers)

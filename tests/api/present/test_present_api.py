@@ -121,8 +121,8 @@ def test_the_stage_has_its_steps_its_pictures_and_a_run_of_its_own(slow: Program
     assert picture.content == (PICTURES / "dog.png").read_bytes()
     assert picture.headers["content-type"] == "image/png"
     assert get(slow, "/two-steps/notes").status_code == 200
-    for asset in ("present.js", "rehearsal.js", "lines.js", "present.css"):
-        assert get(slow, f"/assets/{asset}").status_code == 200
+    for asset in ("present.js", "rehearsal.js", "events.js", "present.css"):
+        assert get(slow, f"/static/{asset}").status_code == 200
 
 
 def test_a_broken_scenario_is_explained_wherever_it_is_asked_for(slow: Program):

@@ -236,7 +236,7 @@ def test_feedback_comes_as_a_file(house: Program, store: ConversationStore, kept
 
 
 def test_without_users_and_key_there_is_no_such_page(server: Program):
-    for path in ("/admin", "/admin/figures", "/admin/feedback.csv", "/admin/admin.js"):
+    for path in ("/admin", "/admin/figures", "/admin/feedback.csv", "/admin/static/admin.js"):
         assert requests.get(server.url + path).status_code == 404
     assert requests.get(f"{server.url}/config").status_code == 200
 

@@ -1,4 +1,6 @@
 // Small helpers of the Explore page: elements, requests, lines of a stream. Text goes in as text, never as HTML.
+import { errorMessage, readNdjson } from "../../web/static/ndjson.js";
+
 export const $ = (id) => document.getElementById(id);
 
 export function el(tag, attributes = {}, ...children) {
@@ -26,14 +28,9 @@ export function say(text) {
   $("message").hidden = !text;
 }
 
-async function failure(response) {
-  const body = await response.json().catch(() => null);
-  return new Error(body?.error?.message ?? `The server answered ${response.status}.`);
-}
-
 export async function ask(path, options = {}) {
   const response = await fetch(`/explore/${path}`, options);
-  if (!response.ok) throw await failure(response);
+  if (!response.ok) throw new Error(await errorMessage(response));
   return response.json();
 }
 
@@ -43,21 +40,11 @@ export const post = (path, body) => ask(path, JSON_POST(body));
 // Calls take(object) for every line; ends when the stream does. What the server says of a failure is thrown.
 export async function stream(path, body, take) {
   const response = await fetch(`/explore/${path}`, JSON_POST(body));
-  if (!response.ok) throw await failure(response);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  if (!response.ok) throw new Error(await errorMessage(response));
   let last = null;
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) break;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const text of lines) {
-      if (!text) continue;
-      last = JSON.parse(text);
-      if (last.event === "error") throw new Error(last.error);
-      take(last);
-    }
+  for await (last of readNdjson(response)) {
+    if (last.event === "error") throw new Error(last.error);
+    take(last);
   }
   if (last?.event !== "end") throw new Error("The connection ended before the answer did. What was there by then is kept; reload the page to see it.");
 }

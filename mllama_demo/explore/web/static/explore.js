@@ -61,7 +61,7 @@ const thumb = (name, label, address) =>
 function layOutPictures() {
   $("pictures").hidden = !state.about.takes_images;
   const none = button("None", () => choosePicture(null), { "data-name": "null" });
-  $("thumbs").replaceChildren(none, ...state.about.example_images.map((name) => thumb(name, name.replace(/\.\w+$/, ""), `/explore/files/${name}`)));
+  $("thumbs").replaceChildren(none, ...state.about.example_images.map((name) => thumb(name, name.replace(/\.\w+$/, ""), `/explore/examples/${name}`)));
   choosePicture(state.about.example_images.includes("dog.png") ? "dog.png" : null);
 }
 

@@ -1,5 +1,5 @@
 // Plays a scenario: one step at a time, asked live, and from its recording, labelled as such, when the model fails.
-import { events } from "./lines.js";
+import { events } from "./events.js";
 
 const page = document.body.dataset;
 const at = (id) => document.getElementById(id);

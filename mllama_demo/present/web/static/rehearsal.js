@@ -1,5 +1,5 @@
 // The rehearsal page: plays the whole scenario once on the server and shows what came of each step.
-import { events } from "./lines.js";
+import { events } from "./events.js";
 
 const at = (id) => document.getElementById(id);
 const rows = [...document.querySelectorAll("#steps > li")];
