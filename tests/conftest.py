@@ -19,3 +19,9 @@ def embedded() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(embedded: Path) -> Tokenizer:
     return Tokenizer(embedded)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of async tests."""
+    return "asyncio"

@@ -24,7 +24,7 @@ from mllama_demo.storage.database import Database
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
 from mllama_demo.ui.tile_view import NOTHING
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run, talk, until
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, talk, until
 
 PAGE, TAB = PageSession("me", "page"), PageSession("me", "another tab")
 STRANGER = PageSession("a stranger", "their page")
@@ -207,11 +207,8 @@ async def refused(views: AsyncGenerator[PageUpdate, None], error: type[DemoError
     return seen.views, str(caught.value)
 
 
-def opened(house: ChatSetup, visit: PageSession, conversation_id: str) -> list[PageUpdate]:
-    async def scene() -> list[PageUpdate]:
-        return await Seen(house.open(visit, conversation_id)).to_the_end()
-
-    return run(scene())
+async def opened(house: ChatSetup, visit: PageSession, conversation_id: str) -> list[PageUpdate]:
+    return await Seen(house.open(visit, conversation_id)).to_the_end()
 
 
 def bar(view: PageUpdate, turn: int = -1) -> str:

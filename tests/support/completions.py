@@ -15,7 +15,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest
 from mllama_demo.openai_api.completion import Completer
 from mllama_demo.openai_api.schema import ChatChunk, ChatCompletion, ChatRequest
-from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished, run
+from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -40,24 +40,20 @@ def begin(backend: ManualBackend, request: ChatRequest, caller: str = "me", **se
     return Completer(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)
 
 
-def taken(request: ChatRequest, backend: ManualBackend | None = None, **settings: Any) -> list[GenerationRequest]:
+async def taken(request: ChatRequest, backend: ManualBackend | None = None, **settings: Any) -> list[GenerationRequest]:
     """What the backend is asked for."""
     backend = backend or ManualBackend()
-
-    async def scene() -> list[GenerationRequest]:
-        completion = await begin(backend, request, **settings)
-        async with aclosing(completion.chunks()) as chunks:
-            waiting = asyncio.ensure_future(anext(chunks))
-            for _ in range(request.n or 1):
-                await backend.taken()
-            waiting.cancel()
-            await asyncio.wait([waiting])
-        return backend.requests
-
-    return run(scene())
+    completion = await begin(backend, request, **settings)
+    async with aclosing(completion.chunks()) as chunks:
+        waiting = asyncio.ensure_future(anext(chunks))
+        for _ in range(request.n or 1):
+            await backend.taken()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    return backend.requests
 
 
-def said(
+async def said(
     request: ChatRequest, *texts: str, end: FinishEvent | None = None, backend: ManualBackend | None = None
 ) -> tuple[ChatCompletion, list[ChatChunk]]:
     """The answer made of these tokens, whole and in chunks."""
@@ -70,14 +66,11 @@ def said(
             backend.say(*texts)
             backend.send(end or finished(tokens=len(texts)))
 
-    async def scene() -> tuple[ChatCompletion, list[ChatChunk]]:
-        sending = asyncio.create_task(send())
-        whole = await (await begin(backend, request)).whole()
-        chunks = [chunk async for chunk in (await begin(backend, request)).chunks()]
-        await sending
-        return whole, [chunk for chunk in chunks if isinstance(chunk, ChatChunk)]
-
-    return run(scene())
+    sending = asyncio.create_task(send())
+    whole = await (await begin(backend, request)).whole()
+    chunks = [chunk async for chunk in (await begin(backend, request)).chunks()]
+    await sending
+    return whole, [chunk for chunk in chunks if isinstance(chunk, ChatChunk)]
 
 
 def spelled(request: GenerationRequest) -> str:
@@ -85,10 +78,10 @@ def spelled(request: GenerationRequest) -> str:
     return "".join("|" if id >= SPECIAL else chr(id) for id in request.prompt_ids)
 
 
-def refused(error: type[Exception], request: ChatRequest, backend: ManualBackend | None = None, **settings: Any) -> Any:
+async def refused(error: type[Exception], request: ChatRequest, backend: ManualBackend | None = None, **settings: Any) -> Any:
     """The refusal, which must come before the backend hears of the request."""
     backend = backend or ManualBackend()
     with pytest.raises(error) as caught:
-        run(begin(backend, request, **settings))
+        await begin(backend, request, **settings)
     assert backend.requests == []
     return caught.value

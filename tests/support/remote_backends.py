@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -34,8 +33,8 @@ async def events_of(backend: OpenAIBackend, asked: GenerationRequest) -> list[Ev
         return [event async for event in stream]
 
 
-def answer(backend: OpenAIBackend, asked: GenerationRequest | None = None) -> tuple[str, FinishEvent]:
+async def answer(backend: OpenAIBackend, asked: GenerationRequest | None = None) -> tuple[str, FinishEvent]:
     """The text and the last event."""
-    *events, last = asyncio.run(asyncio.wait_for(events_of(backend, asked or request()), 3 * PATIENCE_S))
+    *events, last = await events_of(backend, asked or request())
     assert isinstance(last, FinishEvent)
     return "".join(e.text for e in events if isinstance(e, TokenEvent)) + last.text, last

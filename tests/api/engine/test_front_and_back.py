@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -108,7 +107,7 @@ def test_a_client_that_leaves_the_front_frees_the_slot_in_the_back(pair):
     wait_until(lambda: pair.back.health()["running"] == 0, "the back has ended it")
 
 
-def test_logprobs_come_through(pair):
+async def test_logprobs_come_through(pair):
     backend = OpenAIBackend(Settings(backend="openai", remote_url=pair.back.url))
     backend.start()
     try:
@@ -120,7 +119,7 @@ def test_logprobs_come_through(pair):
             async with aclosing(backend.generate(request)) as events:
                 return [event async for event in events]
 
-        *events, last = asyncio.run(read())
+        *events, last = await read()
     finally:
         backend.close()
     assert isinstance(last, FinishEvent)

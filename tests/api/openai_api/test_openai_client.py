@@ -111,17 +111,13 @@ def test_a_conversation_is_continued(api: Program):
     assert long.usage.completion_tokens == 2
 
 
-def test_many_ask_at_the_same_time_and_each_gets_their_own_answer(api: Program):
+async def test_many_ask_at_the_same_time_and_each_gets_their_own_answer(api: Program):
     questions = [f"What is {a} plus {b}?" for a in range(3) for b in range(3)]
-
-    async def all_at_once() -> list[str | None]:
-        async with async_client(api) as asking:
-            answers = await asyncio.gather(
-                *(asking.chat.completions.create(model=NAME, messages=[user(q)], temperature=0, max_tokens=20) for q in questions)
-            )
-        return [answer.choices[0].message.content for answer in answers]
-
-    together = asyncio.run(all_at_once())
+    async with async_client(api) as asking:
+        answers = await asyncio.gather(
+            *(asking.chat.completions.create(model=NAME, messages=[user(q)], temperature=0, max_tokens=20) for q in questions)
+        )
+    together = [answer.choices[0].message.content for answer in answers]
     alone = [client(api).chat.completions.create(model=NAME, messages=[user(q)], temperature=0, max_tokens=20) for q in questions]
     assert together == [answer.choices[0].message.content for answer in alone]
 
@@ -320,17 +316,13 @@ def test_closing_a_stream_frees_its_slots_and_its_places_in_the_queue(api: Progr
     wait_until(lambda: aborts(api) >= before + 12, "those that waited were not answered for nobody")
 
 
-def test_cancelling_a_request_that_is_not_streamed_frees_them_too(api: Program):
+async def test_cancelling_a_request_that_is_not_streamed_frees_them_too(api: Program):
     wait_idle(api)
     before = aborts(api)
-
-    async def cancelled() -> None:
-        async with async_client(api) as asking:
-            asked = asyncio.create_task(asking.chat.completions.create(model=NAME, messages=[user(STORY)], n=16))
-            await asyncio.to_thread(wait_until, lambda: api.health()["running"] == 4, "all slots are busy")
-            asked.cancel()
-            await asyncio.wait([asked])
-
-    asyncio.run(cancelled())
+    async with async_client(api) as asking:
+        asked = asyncio.create_task(asking.chat.completions.create(model=NAME, messages=[user(STORY)], n=16))
+        await asyncio.to_thread(wait_until, lambda: api.health()["running"] == 4, "all slots are busy")
+        asked.cancel()
+        await asyncio.wait([asked])
     wait_idle(api)
     wait_until(lambda: aborts(api) >= before + 12, "those that waited are counted as well")

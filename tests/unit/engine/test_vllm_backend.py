@@ -102,8 +102,8 @@ def run(scene: Any) -> Any:
     return asyncio.run(asyncio.wait_for(scene, PATIENCE_S))
 
 
-def ask(backend: StartedBackend, request: GenerationRequest) -> list[Event]:
-    return run(events_of(backend, request))
+async def ask(backend: StartedBackend, request: GenerationRequest) -> list[Event]:
+    return await events_of(backend, request)
 
 
 def text_of(events: Sequence[Event]) -> str:
@@ -133,9 +133,9 @@ def test_nothing_is_reported_or_logged_about_those_who_ask(backend, vllm) -> Non
     assert vllm.engine_args["disable_log_requests"] is True
 
 
-def test_a_prompt_goes_as_ids_with_one_begin_of_text(backend, vllm, tokenizer) -> None:
+async def test_a_prompt_goes_as_ids_with_one_begin_of_text(backend, vllm, tokenizer) -> None:
     request = question(tokenizer)
-    ask(backend, request)
+    await ask(backend, request)
     prompt = vllm.prompts[request.id]
     assert prompt["prompt_token_ids"] == list(request.prompt_ids)
     assert prompt["prompt_token_ids"].count(tokenizer.special_id("<|begin_of_text|>")) == 1
@@ -143,9 +143,9 @@ def test_a_prompt_goes_as_ids_with_one_begin_of_text(backend, vllm, tokenizer) -
 
 
 @pytest.mark.parametrize("vllm", GENERATIONS, indirect=True)
-def test_without_an_image_each_generation_gets_the_form_it_can_take(backend, vllm, tokenizer) -> None:
+async def test_without_an_image_each_generation_gets_the_form_it_can_take(backend, vllm, tokenizer) -> None:
     request = question(tokenizer)
-    assert last(ask(backend, request)).reason == "end_of_turn"
+    assert last(await ask(backend, request)).reason == "end_of_turn"
     data = vllm.prompts[request.id].get("multi_modal_data")
     if "vllm/multimodal/neuron_multimodal_image_utils.py" in vllm.signatures["files"]:
         assert data["image"].shape == (0, 0)
@@ -154,9 +154,9 @@ def test_without_an_image_each_generation_gets_the_form_it_can_take(backend, vll
 
 
 @pytest.mark.parametrize("vllm", GENERATIONS, indirect=True)
-def test_an_image_goes_along_on_all_its_tiles(backend, vllm, tokenizer) -> None:
+async def test_an_image_goes_along_on_all_its_tiles(backend, vllm, tokenizer) -> None:
     request = question(tokenizer, picture=picture())
-    ask(backend, request)
+    await ask(backend, request)
     image = vllm.prompts[request.id]["multi_modal_data"]["image"]
     side, tiles = backend.info.tile_size, backend.info.max_tiles
     assert image.mode == "RGB"
@@ -201,10 +201,10 @@ def test_it_is_never_ready_where_a_question_cannot_be_answered(vllm) -> None:
     assert not backend.loaded
 
 
-def test_each_request_has_sampling_values_of_its_own(backend, vllm, tokenizer) -> None:
+async def test_each_request_has_sampling_values_of_its_own(backend, vllm, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(temperature=0.9, top_k=10))
     for _ in range(2):
-        ask(backend, replace(request, id=f"{len(vllm.params)}"))
+        await ask(backend, replace(request, id=f"{len(vllm.params)}"))
     assert len(vllm.params) == 3, "and one more for warming up"
     assert vllm.violations == []
 
@@ -212,9 +212,9 @@ def test_each_request_has_sampling_values_of_its_own(backend, vllm, tokenizer) -
 # --- events --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_read_written_and_finished(backend, tokenizer) -> None:
+async def test_an_answer_is_read_written_and_finished(backend, tokenizer) -> None:
     request = question(tokenizer)
-    events = ask(backend, request)
+    events = await ask(backend, request)
     assert events[0] == PrefillEvent(len(request.prompt_ids), events[0].waited_s)
     assert text_of(events) == "A red circle."
     finish, tokens = last(events), [event for event in events if isinstance(event, TokenEvent)]
@@ -225,23 +225,23 @@ def test_an_answer_is_read_written_and_finished(backend, tokenizer) -> None:
     assert not any(token.trace or token.logprobs for token in tokens)
 
 
-def test_max_tokens_ends_an_answer_where_it_says(backend, vllm, tokenizer) -> None:
-    finish = last(ask(backend, question(tokenizer, sampling=SamplingParams(max_tokens=2))))
+async def test_max_tokens_ends_an_answer_where_it_says(backend, vllm, tokenizer) -> None:
+    finish = last(await ask(backend, question(tokenizer, sampling=SamplingParams(max_tokens=2))))
     assert (finish.reason, finish.completion_tokens) == ("max_tokens", 2)
     assert vllm.aborted == []
 
 
-def test_a_stop_string_is_never_shown_and_the_engine_stops(backend, vllm, tokenizer) -> None:
+async def test_a_stop_string_is_never_shown_and_the_engine_stops(backend, vllm, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(stop=(" circle",)))
-    events = ask(backend, request)
+    events = await ask(backend, request)
     assert text_of(events) == "A red"
     assert (last(events).reason, last(events).stop_string) == ("stop_string", " circle")
     assert vllm.aborted == [request.id]
 
 
-def test_an_engine_that_ends_by_itself_has_run_out_of_context(backend, vllm, tokenizer) -> None:
+async def test_an_engine_that_ends_by_itself_has_run_out_of_context(backend, vllm, tokenizer) -> None:
     vllm.answer = lambda prompt: tokenizer.encode("A red")
-    assert last(ask(backend, question(tokenizer))).reason == "context_full"
+    assert last(await ask(backend, question(tokenizer))).reason == "context_full"
 
 
 # --- ending early --------------------------------------------------------------------------------------------------------
@@ -253,21 +253,17 @@ def endless(vllm: FakeVLLM, backend: StartedBackend, tokenizer: Tokenizer) -> Fa
     return vllm
 
 
-def test_closing_the_stream_aborts_the_request(endless, backend, tokenizer) -> None:
+async def test_closing_the_stream_aborts_the_request(endless, backend, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(max_tokens=4096))
-
-    async def scene() -> None:
-        async with aclosing(backend.generate(request)) as events:
-            async for event in events:
-                if isinstance(event, TokenEvent):
-                    break
-        await until(lambda: not endless.live and not backend.status().running, "the request is gone")
-
-    run(scene())
+    async with aclosing(backend.generate(request)) as events:
+        async for event in events:
+            if isinstance(event, TokenEvent):
+                break
+    await until(lambda: not endless.live and not backend.status().running, "the request is gone")
     assert endless.aborted == [request.id]
 
 
-def test_cancel_ends_the_stream_with_what_was_written(endless, backend, tokenizer) -> None:
+async def test_cancel_ends_the_stream_with_what_was_written(endless, backend, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(max_tokens=4096))
 
     async def scene() -> list[Event]:
@@ -279,32 +275,28 @@ def test_cancel_ends_the_stream_with_what_was_written(endless, backend, tokenize
                     backend.cancel(request.id)
         return seen
 
-    events = run(scene())
+    events = await scene()
     assert last(events).reason == "cancelled"
     assert text_of(events).startswith("red")
     assert endless.aborted == [request.id]
 
 
-def test_the_time_limit_ends_a_request(endless, backend, tokenizer) -> None:
+async def test_the_time_limit_ends_a_request(endless, backend, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(max_tokens=4096), time_limit_s=0.2)
-    assert last(ask(backend, request)).reason == "time_limit"
+    assert last(await ask(backend, request)).reason == "time_limit"
     assert endless.aborted == [request.id]
 
 
-def test_no_more_requests_than_slots_reach_the_engine_and_the_next_is_told_its_place(endless, backend, tokenizer) -> None:
+async def test_no_more_requests_than_slots_reach_the_engine_and_the_next_is_told_its_place(endless, backend, tokenizer) -> None:
     requests = [question(tokenizer, sampling=SamplingParams(max_tokens=20)) for _ in range(5)]
-
-    async def scene() -> list[list[Event]]:
-        return await asyncio.gather(*(events_of(backend, request) for request in requests))
-
-    answers = run(scene())
+    answers = await asyncio.gather(*(events_of(backend, request) for request in requests))
     assert [last(events).reason for events in answers] == ["max_tokens"] * 5
     assert all(isinstance(events[0], PrefillEvent) for events in answers[:2])
     assert [event.position for event in answers[4] if isinstance(event, QueueEvent)] == [3, 2, 1]
     assert endless.violations == []
 
 
-def test_a_full_queue_refuses(vllm, tokenizer) -> None:
+async def test_a_full_queue_refuses(vllm, tokenizer) -> None:
     backend = started(batch_size=1, max_waiting=0)
     vllm.answer, vllm.pace_s = lambda prompt: tokenizer.encode("red ") * 1000, 0.005
 
@@ -315,35 +307,35 @@ def test_a_full_queue_refuses(vllm, tokenizer) -> None:
                 await anext(backend.generate(question(tokenizer)))
 
     try:
-        run(scene())
+        await scene()
     finally:
         backend.close()
 
 
-def test_prompts_that_can_never_run_are_refused(backend, tokenizer) -> None:
+async def test_prompts_that_can_never_run_are_refused(backend, tokenizer) -> None:
     with pytest.raises(BadRequest, match="empty"):
-        ask(backend, GenerationRequest(()))
+        await ask(backend, GenerationRequest(()))
     with pytest.raises(PromptTooLong, match="room for 128"):
-        ask(backend, GenerationRequest((5,) * 129))
+        await ask(backend, GenerationRequest((5,) * 129))
 
 
 # --- failing -------------------------------------------------------------------------------------------------------------
 
 
-def test_one_failed_request_is_told_and_the_next_is_answered(backend, vllm, tokenizer) -> None:
+async def test_one_failed_request_is_told_and_the_next_is_answered(backend, vllm, tokenizer) -> None:
     vllm.failure = ValueError("no such token")
-    finish = last(ask(backend, question(tokenizer)))
+    finish = last(await ask(backend, question(tokenizer)))
     assert (finish.reason, finish.error) == ("error", "The model failed on this request: no such token")
     vllm.failure = None
-    assert last(ask(backend, question(tokenizer))).reason == "end_of_turn"
+    assert last(await ask(backend, question(tokenizer))).reason == "end_of_turn"
 
 
-def test_an_engine_that_died_takes_the_backend_down(backend, vllm, tokenizer) -> None:
+async def test_an_engine_that_died_takes_the_backend_down(backend, vllm, tokenizer) -> None:
     vllm.failure, vllm.dead = RuntimeError("nrt_execute failed"), True
-    assert last(ask(backend, question(tokenizer))).error == "The model is down: nrt_execute failed"
+    assert last(await ask(backend, question(tokenizer))).error == "The model is down: nrt_execute failed"
     assert backend.status().state == "down"
     with pytest.raises(BackendUnavailable, match="nrt_execute"):
-        ask(backend, question(tokenizer))
+        await ask(backend, question(tokenizer))
 
 
 def test_a_model_that_cannot_be_loaded_says_why(vllm) -> None:

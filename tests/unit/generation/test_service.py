@@ -65,7 +65,7 @@ def new_answerer(backend: ManualBackend, store: ConversationStore, **settings: A
     return GenerationService(backend, CodePoints(), store, Settings(**settings))
 
 
-def answered(
+async def answered(
     answerer: GenerationService,
     conversation: Conversation,
     sampling: SamplingParams = SamplingParams(),
@@ -90,7 +90,7 @@ def answered(
         states, request = await asyncio.gather(read(), send())
         return request, states
 
-    return run(scene())
+    return await scene()
 
 
 def first(answerer: GenerationService, conversation: Conversation) -> Answer:
@@ -111,10 +111,10 @@ def spelled(request: GenerationRequest) -> str:
 # --- the request ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_seed_is_drawn_sent_and_written_down(answerer) -> None:
+async def test_a_missing_seed_is_drawn_sent_and_written_down(answerer) -> None:
     seeds = set()
     for _ in range(3):
-        request, states = answered(answerer, talk("Hello?"))
+        request, states = await answered(answerer, talk("Hello?"))
         seed = request.sampling.seed
         assert seed is not None
         assert BOUNDS["seed"].minimum <= seed <= BOUNDS["seed"].maximum
@@ -125,39 +125,41 @@ def test_a_missing_seed_is_drawn_sent_and_written_down(answerer) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
-def test_a_given_seed_is_used_as_it_is(answerer, seed: int) -> None:
+async def test_a_given_seed_is_used_as_it_is(answerer, seed: int) -> None:
     sampling = SamplingParams(temperature=1.5, top_k=3, seed=seed, stop=("!",))
-    request, states = answered(answerer, talk("Hello?"), sampling)
+    request, states = await answered(answerer, talk("Hello?"), sampling)
     assert request.sampling == sampling
     assert states[-1].sampling == sampling
 
 
-def test_the_request_carries_its_id_its_conversation_and_the_time_limit(backend, store) -> None:
+async def test_the_request_carries_its_id_its_conversation_and_the_time_limit(backend, store) -> None:
     conversation = talk("Hello?")
-    request, states = answered(new_answerer(backend, store, request_time_limit_s=33.0), conversation)
+    request, states = await answered(new_answerer(backend, store, request_time_limit_s=33.0), conversation)
     assert (request.id, request.conversation_id, request.time_limit_s) == ("the-id", conversation.id, 33.0)
     assert {state.request_id for state in states} == {"the-id"}
 
 
 @pytest.mark.parametrize(("own", "used"), [(5.0, 5.0), (50.0, 33.0)])
-def test_an_answer_may_have_less_time_than_the_deployment_gives_but_not_more(backend, store, own: float, used: float) -> None:
+async def test_an_answer_may_have_less_time_than_the_deployment_gives_but_not_more(
+    backend, store, own: float, used: float
+) -> None:
     answerer = new_answerer(backend, store, request_time_limit_s=33.0)
-    assert answered(answerer, talk("Hello"), time_limit_s=own)[0].time_limit_s == used
+    assert (await answered(answerer, talk("Hello"), time_limit_s=own))[0].time_limit_s == used
 
 
-def test_the_prompt_holds_the_deployments_system_prompt_and_every_turn(backend, store) -> None:
+async def test_the_prompt_holds_the_deployments_system_prompt_and_every_turn(backend, store) -> None:
     answerer = new_answerer(backend, store, system_prompt="Be brief.")
-    request, states = answered(answerer, talk("Hello?", "Hi.", "And now?"))
+    request, states = await answered(answerer, talk("Hello?", "Hi.", "And now?"))
     turns = ["Be brief.", "Hello?", "Hi.", "And now?"]
     places = [spelled(request).index(turn) for turn in turns]
     assert places == sorted(places)
     assert states[-1].dropped == 0
 
 
-def test_the_newest_image_is_what_the_model_sees(answerer, store) -> None:
+async def test_the_newest_image_is_what_the_model_sees(answerer, store) -> None:
     old, new = store.put_picture("old.png", color="red"), store.put_picture("new.png", 16, 4, color="blue")
     turns = (Message("user", "This?", old), Message("assistant", "Red."), Message("user", "And this?", new))
-    request, states = answered(answerer, Conversation((*turns, Message("assistant", "Blue."), Message("user", "Sure?"))))
+    request, states = await answered(answerer, Conversation((*turns, Message("assistant", "Blue."), Message("user", "Sure?"))))
     assert request.image is not None
     assert (request.image.digest, request.image.pixels.size) == (new.digest, (16, 4))
     assert request.image.pixels.getpixel((0, 0)) == (0, 0, 255)
@@ -165,17 +167,17 @@ def test_the_newest_image_is_what_the_model_sees(answerer, store) -> None:
     assert store.reads == [new.digest], "only the image that is seen is decoded"
 
 
-def test_without_an_image_none_is_sent(answerer) -> None:
-    request, states = answered(answerer, talk("Hello?"))
+async def test_without_an_image_none_is_sent(answerer) -> None:
+    request, states = await answered(answerer, talk("Hello?"))
     assert request.image is None
     assert states[-1].image is None
 
 
-def test_an_image_is_decoded_once_for_the_questions_about_it(answerer, store) -> None:
+async def test_an_image_is_decoded_once_for_the_questions_about_it(answerer, store) -> None:
     picture = store.put_picture("a.png")
     conversation = Conversation((Message("user", "What is it?", picture),))
     for _ in range(3):
-        answered(answerer, conversation)
+        await answered(answerer, conversation)
     assert store.reads == [picture.digest]
 
 
@@ -193,10 +195,10 @@ def test_the_image_used_longest_ago_makes_room_for_a_new_one(answerer, store) ->
     assert store.reads == [pictures[1].digest]
 
 
-def test_what_did_not_fit_is_left_out_and_counted(store) -> None:
+async def test_what_did_not_fit_is_left_out_and_counted(store) -> None:
     backend = ManualBackend(context_length=200)
     answerer = new_answerer(backend, store)
-    request, states = answered(answerer, talk("a" * 60, "b" * 60, "c" * 30, "d" * 10, "And now?"))
+    request, states = await answered(answerer, talk("a" * 60, "b" * 60, "c" * 30, "d" * 10, "And now?"))
     assert {state.dropped for state in states} == {2}
     assert "a" * 60 not in spelled(request)
     assert "b" * 60 not in spelled(request)
@@ -227,17 +229,14 @@ def test_a_refusal_of_the_backend_comes_before_the_first_state(answerer, backend
         first(answerer, talk("Hello?"))
 
 
-def test_closing_the_answer_closes_the_backends_stream(answerer, backend) -> None:
-    async def scene() -> None:
-        async with aclosing(answerer.answer(talk("Hello?"), SamplingParams(), "the-id")) as states:
-            beginning = asyncio.ensure_future(anext(states))
-            await backend.taken()
-            backend.send(READ)
-            await beginning
-            assert backend.closed == []
-        assert backend.closed == ["the-id"]
-
-    run(scene())
+async def test_closing_the_answer_closes_the_backends_stream(answerer, backend) -> None:
+    async with aclosing(answerer.answer(talk("Hello?"), SamplingParams(), "the-id")) as states:
+        beginning = asyncio.ensure_future(anext(states))
+        await backend.taken()
+        backend.send(READ)
+        await beginning
+        assert backend.closed == []
+    assert backend.closed == ["the-id"]
 
 
 # --- the answer ----------------------------------------------------------------------------------------------------------
@@ -326,10 +325,10 @@ def test_the_message_of_an_answer_that_never_finished_has_its_text_and_no_figure
     assert set(message.metadata) == {"sampling", "dropped"}
 
 
-def test_a_message_comes_back_from_the_store_as_it_was(answerer, store) -> None:
+async def test_a_message_comes_back_from_the_store_as_it_was(answerer, store) -> None:
     image = store.put_picture("boat.png")
     conversation = Conversation((Message("user", "What is it?", image),))
-    _, states = answered(answerer, conversation, SamplingParams(stop=("!",)), "A ", "boat")
+    _, states = await answered(answerer, conversation, SamplingParams(stop=("!",)), "A ", "boat")
     kept = conversation.add(answerer.message(states[-1]))
     store.save("me", kept)
     loaded = store.load("me", conversation.id).messages[-1]
@@ -341,22 +340,22 @@ def test_a_message_comes_back_from_the_store_as_it_was(answerer, store) -> None:
 # --- a backend that cannot do everything -----------------------------------------------------------------------------------
 
 
-def test_where_a_seed_has_no_effect_none_is_drawn_or_written_down(answerer, backend):
+async def test_where_a_seed_has_no_effect_none_is_drawn_or_written_down(answerer, backend):
     backend.info = replace(backend.info, capabilities=frozenset({"images"}))
-    request, states = answered(answerer, talk("Hi"), SamplingParams(seed=7), "Hello")
+    request, states = await answered(answerer, talk("Hi"), SamplingParams(seed=7), "Hello")
     assert request.sampling.seed is None
     assert answerer.message(states[-1]).metadata["sampling"]["seed"] is None
 
 
-def test_where_nobody_tells_the_tiles_none_are_written_down(answerer, backend, store):
+async def test_where_nobody_tells_the_tiles_none_are_written_down(answerer, backend, store):
     backend.info = replace(backend.info, tile_size=0, max_tiles=0)
     conversation = Conversation((Message("user", "What is it?", store.put_picture("boat.png")),))
-    _, states = answered(answerer, conversation, SamplingParams(), "A boat")
+    _, states = await answered(answerer, conversation, SamplingParams(), "A boat")
     assert "rows" not in answerer.message(states[-1]).metadata["image"]
 
 
-def test_a_request_carries_its_turns_for_backends_that_send_text(answerer):
-    request, _ = answered(answerer, talk("Hi"), SamplingParams(), "Hello")
+async def test_a_request_carries_its_turns_for_backends_that_send_text(answerer):
+    request, _ = await answered(answerer, talk("Hi"), SamplingParams(), "Hello")
     assert [(turn.role, turn.text) for turn in request.messages] == [("user", "Hi")]
 
 

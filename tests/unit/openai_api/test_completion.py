@@ -16,7 +16,7 @@ from mllama_demo.openai_api.completion import Completion
 from mllama_demo.openai_api.schema import ChatChunk
 from mllama_demo.web.errors import ApiError
 from tests.support.completions import begin, body, part, picture, said, spelled, taken
-from tests.support.manual_backend import READ, ManualBackend, finished, run
+from tests.support.manual_backend import READ, ManualBackend, finished
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.timeout(60)
 # --- what the backend is asked for -----------------------------------------------------------------------------------------
 
 
-def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is() -> None:
-    (request,) = taken(body(), ManualBackend(context_length=2000), temperature=0.3, top_p=0.7, top_k=9, max_tokens=50)
+async def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is() -> None:
+    (request,) = await taken(body(), ManualBackend(context_length=2000), temperature=0.3, top_p=0.7, top_k=9, max_tokens=50)
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.stop) == (0.3, 0.7, 9, ())
     assert sampling.max_tokens == 2000
@@ -33,7 +33,7 @@ def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is()
     assert not request.trace
 
 
-def test_what_is_given_is_taken() -> None:
+async def test_what_is_given_is_taken() -> None:
     fields = {
         "temperature": 1,
         "top_p": 0.5,
@@ -46,43 +46,43 @@ def test_what_is_given_is_taken() -> None:
     }
     backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset({"seed", "probabilities"}))
-    (request,) = taken(body(**fields), backend)
+    (request,) = await taken(body(**fields), backend)
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (1.0, 0.5, 4, 7)
     assert (sampling.stop, sampling.max_tokens, request.trace, sampling.ignore_eos) == (("a",), 3, True, True)
 
 
-def test_the_newer_name_of_max_tokens_wins() -> None:
-    (request,) = taken(body(max_tokens=5, max_completion_tokens=3))
+async def test_the_newer_name_of_max_tokens_wins() -> None:
+    (request,) = await taken(body(max_tokens=5, max_completion_tokens=3))
     assert request.sampling.max_tokens == 3
 
 
-def test_more_tokens_than_the_context_has_are_no_more_than_it_has() -> None:
-    (request,) = taken(body(max_tokens=10**9), ManualBackend(context_length=2000))
+async def test_more_tokens_than_the_context_has_are_no_more_than_it_has() -> None:
+    (request,) = await taken(body(max_tokens=10**9), ManualBackend(context_length=2000))
     assert request.sampling.max_tokens == 2000
 
 
 @pytest.mark.parametrize(("seed", "drawn"), [(0, 0), (-1, 2**32 - 1), (2**32 + 5, 5), (2**63 - 1, 2**32 - 1)])
-def test_every_64_bit_seed_is_one(seed: int, drawn: int) -> None:
-    (request,) = taken(body(seed=seed))
+async def test_every_64_bit_seed_is_one(seed: int, drawn: int) -> None:
+    (request,) = await taken(body(seed=seed))
     assert request.sampling.seed == drawn
 
 
-def test_top_k_of_minus_one_is_off() -> None:
-    (request,) = taken(body(top_k=-1), top_k=5)
+async def test_top_k_of_minus_one_is_off() -> None:
+    (request,) = await taken(body(top_k=-1), top_k=5)
     assert request.sampling.top_k == 0
 
 
-def test_each_choice_draws_with_its_own_seed_and_all_share_a_turn_and_a_prompt() -> None:
-    requests = taken(body(n=3, seed=2**32 - 2))
+async def test_each_choice_draws_with_its_own_seed_and_all_share_a_turn_and_a_prompt() -> None:
+    requests = await taken(body(n=3, seed=2**32 - 2))
     assert [request.sampling.seed for request in requests] == [2**32 - 2, 2**32 - 1, 0]
     assert {request.conversation_id for request in requests} == {"me"}
     assert len({request.id for request in requests}) == 3
     assert len({request.prompt_ids for request in requests}) == 1
 
 
-def test_roles_and_texts_come_into_the_prompt_in_order() -> None:
-    (request,) = taken(
+async def test_roles_and_texts_come_into_the_prompt_in_order() -> None:
+    (request,) = await taken(
         body(
             {"role": "developer", "content": "Be brief."},
             {"role": "user", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "two"}]},
@@ -95,20 +95,20 @@ def test_roles_and_texts_come_into_the_prompt_in_order() -> None:
     assert places == sorted(places)
 
 
-def test_the_operators_system_prompt_counts_unless_the_request_has_one() -> None:
-    assert "Be kind." in spelled(taken(body(), system_prompt="Be kind.")[0])
+async def test_the_operators_system_prompt_counts_unless_the_request_has_one() -> None:
+    assert "Be kind." in spelled((await taken(body(), system_prompt="Be kind."))[0])
     own = body({"role": "system", "content": "Be odd."}, "Hello?")
-    assert "Be kind." not in spelled(taken(own, system_prompt="Be kind.")[0])
+    assert "Be kind." not in spelled((await taken(own, system_prompt="Be kind."))[0])
 
 
-def test_system_text_with_an_image_goes_into_the_users_turn() -> None:
+async def test_system_text_with_an_image_goes_into_the_users_turn() -> None:
     own = body({"role": "system", "content": "Be brief."}, {"role": "user", "content": [part(picture())]})
-    prompt = spelled(taken(own)[0])
+    prompt = spelled((await taken(own))[0])
     assert "Be brief." in prompt
     assert "system" not in prompt
 
 
-def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() -> None:
+async def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() -> None:
     request = body(
         {"role": "user", "content": [part("http://nowhere.invalid/a.png"), {"type": "text", "text": "And this?"}]},
         {"role": "assistant", "content": "Nothing."},
@@ -116,10 +116,10 @@ def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() -> None:
         {"role": "assistant", "content": "A line."},
         "Sure?",
     )
-    (asked,) = taken(request)
+    (asked,) = await taken(request)
     assert asked.image is not None
     assert (asked.image.width, asked.image.height) == (70, 30)
-    whole, chunks = said(request, "Yes.")
+    whole, chunks = await said(request, "Yes.")
     for seen in (whole.image, chunks[0].image):
         assert seen is not None
         assert (seen.message, seen.width, seen.height, seen.rows, seen.columns, seen.not_seen) == (2, 70, 30, 1, 3, 1)
@@ -128,8 +128,8 @@ def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() -> None:
 # --- the answer ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_chunks_together_are_the_answer() -> None:
-    whole, chunks = said(body(seed=5), "A", " boat", "", " sails")
+async def test_the_chunks_together_are_the_answer() -> None:
+    whole, chunks = await said(body(seed=5), "A", " boat", "", " sails")
     (choice,) = whole.choices
     assert (choice.message.content, choice.finish_reason, choice.stop_reason) == ("A boat sails", "stop", None)
     deltas = [chunk.choices[0].delta for chunk in chunks]
@@ -140,13 +140,13 @@ def test_the_chunks_together_are_the_answer() -> None:
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (5, 4, 9)
 
 
-def test_usage_comes_last_where_it_was_asked_for_and_is_null_before() -> None:
-    _, chunks = said(body(stream=True, stream_options={"include_usage": True}), "Hi")
+async def test_usage_comes_last_where_it_was_asked_for_and_is_null_before() -> None:
+    _, chunks = await said(body(stream=True, stream_options={"include_usage": True}), "Hi")
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 6
     assert all('"usage":null' in chunk.model_dump_json(exclude_unset=True) for chunk in chunks[:-1])
-    _, without = said(body(stream=True), "Hi")
+    _, without = await said(body(stream=True), "Hi")
     assert all("usage" not in chunk.model_dump(exclude_unset=True) for chunk in without)
 
 
@@ -160,8 +160,8 @@ def test_usage_comes_last_where_it_was_asked_for_and_is_null_before() -> None:
         (finished("time_limit"), "length", "time_limit"),
     ],
 )
-def test_why_an_answer_ended_is_told(end: FinishEvent, finish_reason: str, stop_reason: str | None) -> None:
-    whole, chunks = said(body(), "Hi", end=end)
+async def test_why_an_answer_ended_is_told(end: FinishEvent, finish_reason: str, stop_reason: str | None) -> None:
+    whole, chunks = await said(body(), "Hi", end=end)
     for choice in (whole.choices[0], chunks[-1].choices[0]):
         assert (choice.finish_reason, choice.stop_reason) == (finish_reason, stop_reason)
 
@@ -175,7 +175,7 @@ def test_why_an_answer_ended_is_told(end: FinishEvent, finish_reason: str, stop_
         (finished("time_limit", tokens=0), "ready", 503),
     ],
 )
-def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEvent, state: str, status: int) -> None:
+async def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEvent, state: str, status: int) -> None:
     backend = ManualBackend()
     backend.state = state
 
@@ -193,11 +193,11 @@ def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEvent, s
             await reading
         assert caught.value.status == status
 
-    run(scene(False))
-    run(scene(True))
+    await scene(False)
+    await scene(True)
 
 
-def test_choices_are_told_apart_though_their_tokens_come_mixed() -> None:
+async def test_choices_are_told_apart_though_their_tokens_come_mixed() -> None:
     backend = ManualBackend()
 
     async def scene() -> list[ChatChunk | QueueEvent]:
@@ -212,7 +212,7 @@ def test_choices_are_told_apart_though_their_tokens_come_mixed() -> None:
         return await reading
 
     texts = {0: "", 1: ""}
-    chunks = run(scene())
+    chunks = await scene()
     for chunk in chunks:
         assert isinstance(chunk, ChatChunk)
         texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
@@ -227,62 +227,46 @@ async def _all(chunks: AsyncGenerator[Any, None]) -> list[Any]:
 # --- queueing and leaving ------------------------------------------------------------------------------------------------
 
 
-def test_the_place_in_the_queue_is_told_before_the_first_chunk() -> None:
+async def test_the_place_in_the_queue_is_told_before_the_first_chunk() -> None:
     backend = ManualBackend()
-
-    async def scene() -> None:
-        async with aclosing((await begin(backend, body())).chunks()) as chunks:
-            waiting = asyncio.ensure_future(anext(chunks))
-            await backend.taken()
-            backend.send(QueueEvent(2, 1.5))
-            assert await waiting == QueueEvent(2, 1.5)
-            backend.send(READ)
-            assert isinstance(await anext(chunks), ChatChunk)
-
-    run(scene())
+    async with aclosing((await begin(backend, body())).chunks()) as chunks:
+        waiting = asyncio.ensure_future(anext(chunks))
+        await backend.taken()
+        backend.send(QueueEvent(2, 1.5))
+        assert await waiting == QueueEvent(2, 1.5)
+        backend.send(READ)
+        assert isinstance(await anext(chunks), ChatChunk)
 
 
-def test_a_full_queue_refuses_before_the_first_chunk() -> None:
+async def test_a_full_queue_refuses_before_the_first_chunk() -> None:
     backend = ManualBackend()
     backend.refusal = BackendBusy("Full.")
-
-    async def scene() -> None:
-        with pytest.raises(DemoError, match="Full"):
-            await anext((await begin(backend, body(n=2))).chunks())
-
-    run(scene())
+    with pytest.raises(DemoError, match="Full"):
+        await anext((await begin(backend, body(n=2))).chunks())
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_leaving_frees_every_choice_at_once(streamed: bool) -> None:
+async def test_leaving_frees_every_choice_at_once(streamed: bool) -> None:
     backend = ManualBackend()
-
-    async def scene() -> None:
-        completion = await begin(backend, body(n=2))
-        reading = asyncio.create_task(_all(completion.chunks()) if streamed else completion.whole())
-        for _ in range(2):
-            await backend.taken()
-        backend.send(READ)
-        backend.say("One")
-        await asyncio.sleep(0)
-        assert backend.closed == []
-        reading.cancel()
-        await asyncio.wait([reading])
-        assert sorted(backend.closed) == sorted(request.id for request in backend.requests)
-
-    run(scene())
+    completion = await begin(backend, body(n=2))
+    reading = asyncio.create_task(_all(completion.chunks()) if streamed else completion.whole())
+    for _ in range(2):
+        await backend.taken()
+    backend.send(READ)
+    backend.say("One")
+    await asyncio.sleep(0)
+    assert backend.closed == []
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert sorted(backend.closed) == sorted(request.id for request in backend.requests)
 
 
-def test_a_choice_that_fails_ends_the_others() -> None:
+async def test_a_choice_that_fails_ends_the_others() -> None:
     backend = ManualBackend()
-
-    async def scene() -> None:
-        reading = asyncio.create_task((await begin(backend, body(n=2))).whole())
-        for _ in range(2):
-            await backend.taken()
-        backend.send(READ, finished("error", error="No power."))
-        with pytest.raises(ApiError, match="No power"):
-            await reading
-        assert len(backend.closed) == 2
-
-    run(scene())
+    reading = asyncio.create_task((await begin(backend, body(n=2))).whole())
+    for _ in range(2):
+        await backend.taken()
+    backend.send(READ, finished("error", error="No power."))
+    with pytest.raises(ApiError, match="No power"):
+        await reading
+    assert len(backend.closed) == 2

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.timeout(60)
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "up to 4 strings"),
     ],
 )
-def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], param: str, words: str) -> None:
-    error = refused(ApiError, body(**fields))
+async def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], param: str, words: str) -> None:
+    error = await refused(ApiError, body(**fields))
     assert (error.status, error.param) == (400, param)
     assert words in error.message
 
@@ -43,34 +43,34 @@ def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], 
         ({"ignore_eos": True}, "ignore_eos"),
     ],
 )
-def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: dict[str, Any], param: str) -> None:
+async def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: dict[str, Any], param: str) -> None:
     backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset(), ignored={"ignore_eos": "It ends by itself."})
     request = body({"role": "user", "content": [part(picture())]}) if "messages" in fields else body(**fields)
-    error = refused(ApiError, request, backend)
+    error = await refused(ApiError, request, backend)
     assert (error.status, error.param) == (400, param)
 
 
-def test_a_backend_without_seeds_answers_without_telling_one() -> None:
+async def test_a_backend_without_seeds_answers_without_telling_one() -> None:
     backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset({"images"}))
-    whole, _ = said(body(), "Hi.", backend=backend)
+    whole, _ = await said(body(), "Hi.", backend=backend)
     assert whole.seed is None
 
 
-def test_more_choices_than_can_wait_are_refused() -> None:
-    error = refused(ApiError, body(n=16))  # 2 slots and 8 places in the queue
+async def test_more_choices_than_can_wait_are_refused() -> None:
+    error = await refused(ApiError, body(n=16))  # 2 slots and 8 places in the queue
     assert "n must be at most 10" in error.message
 
 
-def test_a_conversation_that_does_not_fit_is_refused_and_not_cut() -> None:
+async def test_a_conversation_that_does_not_fit_is_refused_and_not_cut() -> None:
     request = body("a" * 300, {"role": "assistant", "content": "b"}, "c")
-    assert "room for 150" in str(refused(PromptTooLong, request, ManualBackend(context_length=200)))
-    assert len(taken(request, ManualBackend(context_length=600))) == 1
+    assert "room for 150" in str(await refused(PromptTooLong, request, ManualBackend(context_length=200)))
+    assert len(await taken(request, ManualBackend(context_length=600))) == 1
 
 
-def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None:
-    error = refused(PromptTooLong, body("a" * 60_000), ManualBackend(context_length=200))
+async def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None:
+    error = await refused(PromptTooLong, body("a" * 60_000), ManualBackend(context_length=200))
     assert "51,200" in str(error)
 
 
@@ -78,11 +78,11 @@ def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None:
     "url",
     ["data:image/png;base64,AAAA", "data:text/html,hello", "ftp://example.com/a.png", "file:///etc/passwd", "/etc/passwd", "x"],
 )
-def test_what_is_no_image_is_refused_with_the_message_it_came_with(url: str) -> None:
-    error = refused(ApiError, body("Hello", {"role": "user", "content": [part(url)]}))
+async def test_what_is_no_image_is_refused_with_the_message_it_came_with(url: str) -> None:
+    error = await refused(ApiError, body("Hello", {"role": "user", "content": [part(url)]}))
     assert (error.status, error.param, error.code) == (400, "messages[1].content", "invalid_image")
 
 
-def test_no_image_is_fetched_from_a_host_that_is_not_allowed() -> None:
-    error = refused(ApiError, body({"role": "user", "content": [part("http://example.com/a.png")]}), allowed_media_hosts=[])
+async def test_no_image_is_fetched_from_a_host_that_is_not_allowed() -> None:
+    error = await refused(ApiError, body({"role": "user", "content": [part("http://example.com/a.png")]}), allowed_media_hosts=[])
     assert "only hosts that its operator chose" in error.message

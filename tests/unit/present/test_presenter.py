@@ -16,7 +16,7 @@ from mllama_demo.present import recording as recordings
 from mllama_demo.present.presenter import Presenter, RehearsalStatus
 from mllama_demo.present.recording import Recording
 from mllama_demo.present.spec import Scenario, read_scenario
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished
 
 RUN = "r" * 32
 DEMO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n  - prompt: And 1 + 1?\n    continues: true\n"
@@ -66,9 +66,9 @@ class Stage:
         return self.presenter.rehearsal_status(self.presenter.scenario("demo"))
 
 
-def test_a_step_that_broke_off_is_told_from_one_that_was_changed(tmp_path: Path):
+async def test_a_step_that_broke_off_is_told_from_one_that_was_changed(tmp_path: Path):
     stage = Stage(tmp_path)
-    assert run(stage.rehearse("7", None)).recording is not None
+    assert (await stage.rehearse("7", None)).recording is not None
     assert stage.rehearsal().state == "failed"
     assert stage.rehearsal().sentence.endswith(", but 1 of 2 steps got no whole answer")
     stage.write(DEMO.replace("3 + 4", "2 + 2"))
@@ -76,19 +76,19 @@ def test_a_step_that_broke_off_is_told_from_one_that_was_changed(tmp_path: Path)
     assert stage.rehearsal().sentence.endswith(", but not all of its steps as they are now")
 
 
-def test_a_rehearsal_that_broke_off_costs_the_stage_no_answer_that_came_with_the_scenario(tmp_path: Path):
+async def test_a_rehearsal_that_broke_off_costs_the_stage_no_answer_that_came_with_the_scenario(tmp_path: Path):
     stage = Stage(tmp_path)
-    run(stage.rehearse("7", "2"))
+    await stage.rehearse("7", "2")
     scenario = stage.presenter.scenario("demo")
     recordings.place_of(scenario, stage.settings).rename(tmp_path / "demo.recording.json")
-    assert run(stage.rehearse("7", None)) == RehearsalStatus(None, "failed", recordings.NOT_KEPT)
+    assert await stage.rehearse("7", None) == RehearsalStatus(None, "failed", recordings.NOT_KEPT)
     there = stage.rehearsal()
     assert there.state == "yes"
     assert there.recording is not None
     assert there.recording.step(scenario, 1) is not None
 
 
-def test_files_are_read_beside_the_loop_that_streams_to_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_files_are_read_beside_the_loop_that_streams_to_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     stage, readers = Stage(tmp_path), []
     for reader in (recordings.recording_of, read_scenario):
 
@@ -97,7 +97,7 @@ def test_files_are_read_beside_the_loop_that_streams_to_everybody(tmp_path: Path
             return reader(*given)
 
         monkeypatch.setattr(presenter, reader.__name__, watched)
-    run(stage.rehearse("7", "2"))
-    run(stage.ask(0, "7"))
+    await stage.rehearse("7", "2")
+    await stage.ask(0, "7")
     assert {name for name, _ in readers} == {"recording_of", "read_scenario"}
     assert threading.current_thread() not in {thread for _, thread in readers}

@@ -17,7 +17,7 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.drafts import LIFETIME, Drafts
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run, talk, until
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, talk, until
 
 ME = "me"
 PART = Message("assistant", "Once the", metadata={"sampling": {"temperature": 0.6}, "dropped": 0})
@@ -107,26 +107,22 @@ async def begun(backend: ManualBackend) -> None:
     backend.say("O", "n")
 
 
-def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
+async def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
     backend = ManualBackend()
     answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store)
     monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
-
-    async def story() -> Any:
-        conversation = talk("Tell me a story")
-        live = answers.start(ME, conversation, SamplingParams())
-        await begun(backend)
-        await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
-        backend.send(finished())
-        await until(lambda: live.done, "the answer is kept")
-        await until(lambda: not orphans(drafts, monkeypatch), "its draft is gone")
-        return said(store, conversation)
-
-    assert run(story()) == ["Tell me a story", "On"]
+    conversation = talk("Tell me a story")
+    live = answers.start(ME, conversation, SamplingParams())
+    await begun(backend)
+    await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
+    backend.send(finished())
+    await until(lambda: live.done, "the answer is kept")
+    await until(lambda: not orphans(drafts, monkeypatch), "its draft is gone")
+    assert said(store, conversation) == ["Tell me a story", "On"]
 
 
 @pytest.mark.parametrize("discarded", [False, True])
-def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_discarded(monkeypatch, discarded) -> None:
+async def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_discarded(monkeypatch, discarded) -> None:
     class FailsAsAnswersEnd(ConversationStore):
         def save(self, owner: str, conversation: Conversation) -> MessageTree:
             if conversation.messages[-1].role == "assistant" and not mended:
@@ -155,5 +151,5 @@ def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_
         await answers.adopt(ME)
         return said(store, conversation)
 
-    assert run(story()) == ["Tell me a story", *([] if discarded else ["On"])]
+    assert await story() == ["Tell me a story", *([] if discarded else ["On"])]
     store.database.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -41,38 +40,40 @@ def test_an_open_page_holds_no_connection(page: ChatPage) -> None:
     assert page.build().get_config_file()["connect_heartbeat"] is False
 
 
-def test_what_was_said_at_a_kiosk_goes_with_its_page(page: ChatPage, store: ConversationStore) -> None:
+async def test_what_was_said_at_a_kiosk_goes_with_its_page(page: ChatPage, store: ConversationStore) -> None:
     owner, other = open_page(page, "one", kiosk=True), open_page(page, "two", kiosk=True)
     for name in (owner, other):
         store.save(name, talk("What is it?", "A dog."))
-    asyncio.run(page.left("one"))
+    await page.left("one")
     assert (len(store.list(owner)), len(store.list(other))) == (0, 1)
 
 
-def test_what_was_said_on_a_visitors_own_page_stays(page: ChatPage, store: ConversationStore) -> None:
+async def test_what_was_said_on_a_visitors_own_page_stays(page: ChatPage, store: ConversationStore) -> None:
     owner = open_page(page, "one", kiosk=False)
     store.save(owner, talk("What is it?", "A dog."))
-    asyncio.run(page.left("one"))
+    await page.left("one")
     assert len(store.list(owner)) == 1
 
 
-def test_a_kiosks_page_is_forgotten_though_the_database_fails(page: ChatPage, store: ConversationStore, monkeypatch) -> None:
+async def test_a_kiosks_page_is_forgotten_though_the_database_fails(
+    page: ChatPage, store: ConversationStore, monkeypatch
+) -> None:
     owner = open_page(page, "one", kiosk=True)
     store.save(owner, talk("What is it?", "A dog."))
-    assert asyncio.run(page._room.search(PageSession(owner, "one"), "dog")).found
+    assert (await page._room.search(PageSession(owner, "one"), "dog")).found
 
     def fails(*_: object) -> None:
         raise BackendUnavailable("The database does not answer.")
 
     monkeypatch.setattr(store, "erase", fails)
     with pytest.raises(BackendUnavailable):
-        asyncio.run(page.left("one"))
+        await page.left("one")
     assert page._kiosk.page("one") is None
     assert page._room._shelf.listed(PageSession(owner, "one")).found == "", "it searches for nothing any more"
 
 
-def test_an_unknown_page_may_leave(page: ChatPage) -> None:
-    asyncio.run(page.left("never-seen"))
+async def test_an_unknown_page_may_leave(page: ChatPage) -> None:
+    await page.left("never-seen")
 
 
 def test_a_page_follows_an_answer_though_it_has_not_let_go_of_another(page: ChatPage) -> None:

@@ -18,7 +18,7 @@ from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, run, until
+from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -67,65 +67,53 @@ def screen(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
     screen.room.close()
 
 
-def test_what_was_refused_was_not_asked(screen: Screen) -> None:
-    async def scene() -> None:
-        await screen.refused("", "Type a question")
-        screen.backend.refusal = BackendUnavailable("The model is still loading.")
-        await screen.refused("What is it?", "still loading")
-        await to_the_end(screen.page._retry(REQUEST, "never stored"))
-        assert "no conversation" in screen.notices.pop()
-        edit: Any = SimpleNamespace(index=0, value="And this?")
-        await to_the_end(screen.page._edit(REQUEST, edit, "never stored", NO_INPUT))
-        assert "no conversation" in screen.notices.pop()
-        screen.backend.refusal = None
-        await screen.answered("What is it?")
-        await screen.answered("And now?")
-        await screen.refused("And then?", ENOUGH)
-        assert screen.notices == []
-
-    run(scene())
+async def test_what_was_refused_was_not_asked(screen: Screen) -> None:
+    await screen.refused("", "Type a question")
+    screen.backend.refusal = BackendUnavailable("The model is still loading.")
+    await screen.refused("What is it?", "still loading")
+    await to_the_end(screen.page._retry(REQUEST, "never stored"))
+    assert "no conversation" in screen.notices.pop()
+    edit: Any = SimpleNamespace(index=0, value="And this?")
+    await to_the_end(screen.page._edit(REQUEST, edit, "never stored", NO_INPUT))
+    assert "no conversation" in screen.notices.pop()
+    screen.backend.refusal = None
+    await screen.answered("What is it?")
+    await screen.answered("And now?")
+    await screen.refused("And then?", ENOUGH)
+    assert screen.notices == []
 
 
-def test_enter_while_an_answer_is_under_way_is_no_question(screen: Screen, store: ConversationStore) -> None:
-    async def scene() -> None:
-        asking = asyncio.create_task(screen.ask("What is it?"))
-        await screen.backend.taken()
-        screen.backend.send(READ)
-        await asking
-        [listed] = store.list(screen.page._kiosk.visit(REQUEST).owner)
-        for _ in range(3):
-            await screen.refused("And now?", "being answered already", listed.id)
-        screen.backend.send(finished(text="A dog."))
-        await until(lambda: not screen.room._live._live, "the answer is over")
-        await screen.answered("And now?")
-        await screen.refused("And then?", ENOUGH)
-
-    run(scene())
+async def test_enter_while_an_answer_is_under_way_is_no_question(screen: Screen, store: ConversationStore) -> None:
+    asking = asyncio.create_task(screen.ask("What is it?"))
+    await screen.backend.taken()
+    screen.backend.send(READ)
+    await asking
+    [listed] = store.list(screen.page._kiosk.visit(REQUEST).owner)
+    for _ in range(3):
+        await screen.refused("And now?", "being answered already", listed.id)
+    screen.backend.send(finished(text="A dog."))
+    await until(lambda: not screen.room._live._live, "the answer is over")
+    await screen.answered("And now?")
+    await screen.refused("And then?", ENOUGH)
 
 
-def test_of_a_burst_no_more_are_asked_than_one_may_ask(screen: Screen) -> None:
-    async def scene() -> None:
-        burst = [asyncio.create_task(screen.ask(f"What is {n}?")) for n in range(5)]
-        await until(lambda: len(screen.backend.requests) == 2 and len(screen.notices) == 3, "all have been heard")
-        assert all(ENOUGH in notice for notice in screen.notices)
-        for request in screen.backend.requests:
-            screen.backend.send_to(request.id, READ, finished(text="Yes."))
-        await asyncio.gather(*burst)
-        assert len(screen.backend.requests) == 2
-
-    run(scene())
+async def test_of_a_burst_no_more_are_asked_than_one_may_ask(screen: Screen) -> None:
+    burst = [asyncio.create_task(screen.ask(f"What is {n}?")) for n in range(5)]
+    await until(lambda: len(screen.backend.requests) == 2 and len(screen.notices) == 3, "all have been heard")
+    assert all(ENOUGH in notice for notice in screen.notices)
+    for request in screen.backend.requests:
+        screen.backend.send_to(request.id, READ, finished(text="Yes."))
+    await asyncio.gather(*burst)
+    assert len(screen.backend.requests) == 2
 
 
-def test_a_question_that_is_refused_once_the_visitor_has_gone_takes_none_from_the_next(screen: Screen) -> None:
-    async def scene() -> None:
-        asking = asyncio.create_task(screen.ask("What is it?"))
-        await screen.backend.taken()
-        screen.page._kiosk.begin_anew(REQUEST)
-        screen.backend.send(BackendUnavailable("The model has stopped."))
-        await asking
-        assert "has stopped" in screen.notices.pop()
-        await screen.answered("What is it?")
-        await screen.answered("And now?")
-        await screen.refused("And then?", ENOUGH)
-
-    run(scene())
+async def test_a_question_that_is_refused_once_the_visitor_has_gone_takes_none_from_the_next(screen: Screen) -> None:
+    asking = asyncio.create_task(screen.ask("What is it?"))
+    await screen.backend.taken()
+    screen.page._kiosk.begin_anew(REQUEST)
+    screen.backend.send(BackendUnavailable("The model has stopped."))
+    await asking
+    assert "has stopped" in screen.notices.pop()
+    await screen.answered("What is it?")
+    await screen.answered("And now?")
+    await screen.refused("And then?", ENOUGH)

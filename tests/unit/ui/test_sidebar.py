@@ -21,7 +21,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.chat_service import ChatService
-from tests.support.manual_backend import CodePoints, ManualBackend, run, talk
+from tests.support.manual_backend import CodePoints, ManualBackend, talk
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -49,30 +49,30 @@ def demo(page: ChatPage) -> gr.Blocks:
     return page.build()
 
 
-def test_a_new_chat_that_the_database_refuses_is_a_notice_and_the_page_stays(page, store, notices, monkeypatch) -> None:
+async def test_a_new_chat_that_the_database_refuses_is_a_notice_and_the_page_stays(page, store, notices, monkeypatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise BackendUnavailable("The database does not answer.")
 
     monkeypatch.setattr(store, "list", fails)
-    assert list(run(page._drawer._new(REQUEST))) == [page.status]
+    assert list(await page._drawer._new(REQUEST)) == [page.status]
     assert notices == ["The database does not answer."]
 
 
-def test_a_second_link_that_cannot_be_made_leaves_the_first_where_it_is(page, store, notices, monkeypatch) -> None:
+async def test_a_second_link_that_cannot_be_made_leaves_the_first_where_it_is(page, store, notices, monkeypatch) -> None:
     conversation = store.save(page._kiosk.visit(REQUEST).owner, talk("What is it?", "A dog."))
     panel = page._drawer._share
     monkeypatch.setattr(shares, "MAX_SHARES", 1)
-    first = run(panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST))
+    first = await panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST)
     assert first[panel.path].startswith("share/")
-    second = run(panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST))
+    second = await panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST)
     assert second == {panel.path: gr.skip()}
     assert "has 1 links already" in notices[0]
 
 
-def export(page: ChatPage, store: ConversationStore, request: Any) -> list[Path]:
+async def export(page: ChatPage, store: ConversationStore, request: Any) -> list[Path]:
     """Exports a conversation as the page does; the files that hold it."""
     conversation = store.save(page._kiosk.visit(request).owner, talk("What is it?", "A dog."))
-    path = run(page._drawer._exporter("json")(conversation.id, request))
+    path = await page._drawer._exporter("json")(conversation.id, request)
     file = page._drawer.exported
     served = Path(move_files_to_cache(file.postprocess(path), file, postprocess=True)["path"])
     assert (served.name, "A dog." in served.read_text()) == ("a-talk.json", True)
@@ -84,14 +84,14 @@ def holding(page: ChatPage, folder: Path) -> list[Path]:
     return [path for path in files if "A dog." in path.read_text(errors="replace")]
 
 
-def test_an_exported_file_is_there_once_and_goes_as_uploads_do(page, demo, store, tmp_path) -> None:
-    assert len(export(page, store, REQUEST)) == 1
+async def test_an_exported_file_is_there_once_and_goes_as_uploads_do(page, demo, store, tmp_path) -> None:
+    assert len(await export(page, store, REQUEST)) == 1
     delete_files_created_by_app(demo, None)
     assert holding(page, tmp_path) == []
 
 
-def test_a_file_exported_at_a_kiosk_goes_with_its_page(page, store, tmp_path) -> None:
+async def test_a_file_exported_at_a_kiosk_goes_with_its_page(page, store, tmp_path) -> None:
     request = SimpleNamespace(**{**vars(REQUEST), "query_params": {"kiosk": "1"}})
-    assert len(export(page, store, request)) == 1
-    run(page.left("one"))
+    assert len(await export(page, store, request)) == 1
+    await page.left("one")
     assert holding(page, tmp_path) == []

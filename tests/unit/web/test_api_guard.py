@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
 from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
-from tests.support.manual_backend import run, until
+from tests.support.manual_backend import until
 
 KEYS = Keys(["first-key-123", "second-key-45"])
 
@@ -34,7 +34,7 @@ class Inner:
         await send({"type": "http.response.body", "body": str(length).encode()})
 
 
-def ask(
+async def ask(
     guard: ApiGuard, path: str = "/v1/models", headers: dict[str, str] | None = None, body: Iterable[bytes] = ()
 ) -> tuple[int, dict[str, str], bytes]:
     pieces = list(body) or [b""]
@@ -49,7 +49,7 @@ def ask(
 
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
     scope = {"type": "http", "path": path, "method": "POST", "headers": raw, "client": ("192.0.2.7", 5)}
-    run(guard(scope, receive, send))
+    await guard(scope, receive, send)
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], found, sent[1]["body"]
 
@@ -58,18 +58,18 @@ def ask(
 
 
 @pytest.mark.parametrize("header", ["Bearer first-key-123", "bearer second-key-45", "BEARER  first-key-123 "])
-def test_every_key_opens_the_api(header: str) -> None:
+async def test_every_key_opens_the_api(header: str) -> None:
     inner = Inner()
-    assert ask(ApiGuard(inner, KEYS, 100), headers={"Authorization": header})[0] == 200
+    assert (await ask(ApiGuard(inner, KEYS, 100), headers={"Authorization": header}))[0] == 200
 
 
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "first-key-123", "Basic first-key-123", "Bearer first-key-12é"]
 )
-def test_anything_else_is_refused_before_the_application(header: str | None) -> None:
+async def test_anything_else_is_refused_before_the_application(header: str | None) -> None:
     inner = Inner()
     headers = {} if header is None else {"Authorization": header}
-    status, found, body = ask(ApiGuard(inner, KEYS, 100), headers=headers)
+    status, found, body = await ask(ApiGuard(inner, KEYS, 100), headers=headers)
     error = json.loads(body)["error"]
     assert (status, error["type"], error["code"]) == (401, "authentication_error", "invalid_api_key")
     assert found["www-authenticate"] == "Bearer"
@@ -77,20 +77,20 @@ def test_anything_else_is_refused_before_the_application(header: str | None) -> 
     assert "first-key" not in body.decode()
 
 
-def test_without_keys_everybody_may_come() -> None:
-    assert ask(ApiGuard(Inner(), Keys(), 100))[0] == 200
+async def test_without_keys_everybody_may_come() -> None:
+    assert (await ask(ApiGuard(Inner(), Keys(), 100)))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/", "/v10/models", "/metrics"])
-def test_only_the_api_asks_for_keys(path: str) -> None:
-    assert ask(ApiGuard(Inner(), KEYS, 100), path)[0] == 200
+async def test_only_the_api_asks_for_keys(path: str) -> None:
+    assert (await ask(ApiGuard(Inner(), KEYS, 100), path))[0] == 200
 
 
-def test_a_caller_is_told_apart_by_key_or_else_by_address() -> None:
+async def test_a_caller_is_told_apart_by_key_or_else_by_address() -> None:
     inner = Inner()
     for header in ("Bearer first-key-123", "Bearer second-key-45", "bearer first-key-123"):
-        ask(ApiGuard(inner, KEYS, 100), headers={"Authorization": header})
-    ask(ApiGuard(inner, Keys(), 100))
+        await ask(ApiGuard(inner, KEYS, 100), headers={"Authorization": header})
+    await ask(ApiGuard(inner, Keys(), 100))
     first, second, again, stranger = [scope[CALLER] for scope in inner.scopes]
     assert first == again != second
     assert stranger == "api:192.0.2.7"
@@ -100,26 +100,26 @@ def test_a_caller_is_told_apart_by_key_or_else_by_address() -> None:
 # --- sizes ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_body_within_the_limit_passes() -> None:
-    assert ask(ApiGuard(Inner(), Keys(), 10), body=[b"12345", b"67890"])[2] == b"10"
+async def test_a_body_within_the_limit_passes() -> None:
+    assert (await ask(ApiGuard(Inner(), Keys(), 10), body=[b"12345", b"67890"]))[2] == b"10"
 
 
-def test_a_body_that_says_it_is_larger_is_refused_unread() -> None:
+async def test_a_body_that_says_it_is_larger_is_refused_unread() -> None:
     inner = Inner()
-    status, _, body = ask(ApiGuard(inner, Keys(), 2048), headers={"Content-Length": "2049"})
+    status, _, body = await ask(ApiGuard(inner, Keys(), 2048), headers={"Content-Length": "2049"})
     assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")
     assert "2 KiB" in json.loads(body)["error"]["message"]
     assert inner.scopes == []
 
 
-def test_a_body_that_turns_out_larger_is_refused_where_it_does() -> None:
+async def test_a_body_that_turns_out_larger_is_refused_where_it_does() -> None:
     with pytest.raises(HTTPException) as caught:
-        ask(ApiGuard(Inner(), Keys(), 10), body=[b"12345", b"678901"])
+        await ask(ApiGuard(Inner(), Keys(), 10), body=[b"12345", b"678901"])
     assert caught.value.status_code == 413
 
 
-def test_a_key_is_asked_for_before_the_size_is_told() -> None:
-    assert ask(ApiGuard(Inner(), KEYS, 10), headers={"Content-Length": "2049"})[0] == 401
+async def test_a_key_is_asked_for_before_the_size_is_told() -> None:
+    assert (await ask(ApiGuard(Inner(), KEYS, 10), headers={"Content-Length": "2049"}))[0] == 401
 
 
 # --- errors that tell when to come again -----------------------------------------------------------------------------------
@@ -156,54 +156,45 @@ class Connection:
             self.closed = True
 
 
-def test_work_of_a_client_that_leaves_is_cancelled() -> None:
-    async def scene() -> None:
-        connection = Connection()
-        ended: list[str] = []
+async def test_work_of_a_client_that_leaves_is_cancelled() -> None:
+    connection = Connection()
+    ended: list[str] = []
 
-        async def work() -> None:
-            try:
-                connection.close()
-                await asyncio.sleep(1000)
-            finally:
-                ended.append("cleaned up")
+    async def work() -> None:
+        try:
+            connection.close()
+            await asyncio.sleep(1000)
+        finally:
+            ended.append("cleaned up")
 
-        with pytest.raises(ClientDisconnected):
-            await while_connected(connection.receive, work())
-        assert ended == ["cleaned up"]
-
-    run(scene())
+    with pytest.raises(ClientDisconnected):
+        await while_connected(connection.receive, work())
+    assert ended == ["cleaned up"]
 
 
-def test_work_of_a_client_that_stays_gives_its_result_or_its_error() -> None:
+async def test_work_of_a_client_that_stays_gives_its_result_or_its_error() -> None:
     async def answer() -> int:
         return 5
 
     async def fail() -> int:
         raise ValueError("wrong")
 
-    async def scene() -> None:
-        assert await while_connected(Connection().receive, answer()) == 5
-        with pytest.raises(ValueError, match="wrong"):
-            await while_connected(Connection().receive, fail())
-
-    run(scene())
+    assert await while_connected(Connection().receive, answer()) == 5
+    with pytest.raises(ValueError, match="wrong"):
+        await while_connected(Connection().receive, fail())
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_a_stream_is_closed_when_its_client_or_its_server_leaves(cancelled: bool) -> None:
-    async def scene() -> None:
-        connection, sent = Connection(), []
+async def test_a_stream_is_closed_when_its_client_or_its_server_leaves(cancelled: bool) -> None:
+    connection, sent = Connection(), []
 
-        async def send(message: Any) -> None:
-            sent.append(message)
+    async def send(message: Any) -> None:
+        sent.append(message)
 
-        serving = asyncio.create_task(EventStream(connection.forever())({"type": "http"}, connection.receive, send))
-        await until(lambda: len(sent) >= 3, "two events")
-        assert not connection.closed
-        serving.cancel() if cancelled else connection.close()
-        await asyncio.wait([serving])
-        assert connection.closed
-        assert sent[1]["body"] == b"data: again\n\n"
-
-    run(scene())
+    serving = asyncio.create_task(EventStream(connection.forever())({"type": "http"}, connection.receive, send))
+    await until(lambda: len(sent) >= 3, "two events")
+    assert not connection.closed
+    serving.cancel() if cancelled else connection.close()
+    await asyncio.wait([serving])
+    assert connection.closed
+    assert sent[1]["body"] == b"data: again\n\n"

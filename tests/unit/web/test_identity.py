@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -104,7 +103,7 @@ async def page(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-def ask(
+async def ask(
     path: str = "/", cookie: str | None = None, scheme: str = "http", method: str = "GET"
 ) -> tuple[int, list[tuple[str, str]]]:
     """Status and headers of the response."""
@@ -118,7 +117,7 @@ def ask(
         return {"type": "http.request"}
 
     scope = {"type": "http", "method": method, "path": path, "scheme": scheme, "headers": headers}
-    asyncio.run(VisitorMiddleware(page)(scope, receive, send))
+    await VisitorMiddleware(page)(scope, receive, send)
     assert sent[1]["body"] == b"hello"
     return sent[0]["status"], [(name.decode().lower(), value.decode("latin-1")) for name, value in sent[0]["headers"]]
 
@@ -130,8 +129,8 @@ def cookie_set(headers: list[tuple[str, str]]) -> str | None:
     return ours[0] if ours else None
 
 
-def test_a_newcomer_gets_a_cookie_that_no_script_can_read_and_no_other_site_can_use() -> None:
-    _, headers = ask()
+async def test_a_newcomer_gets_a_cookie_that_no_script_can_read_and_no_other_site_can_use() -> None:
+    _, headers = await ask()
     cookie = cookie_set(headers)
     assert cookie is not None
     value, *attributes = cookie.split("; ")
@@ -140,42 +139,42 @@ def test_a_newcomer_gets_a_cookie_that_no_script_can_read_and_no_other_site_can_
     assert ("set-cookie", "own=1") in headers, "cookies of the page itself stay"
 
 
-def test_the_cookie_is_sent_over_https_only_where_the_page_is() -> None:
-    over_tls, plain = cookie_set(ask(scheme="https")[1]), cookie_set(ask()[1])
+async def test_the_cookie_is_sent_over_https_only_where_the_page_is() -> None:
+    over_tls, plain = cookie_set((await ask(scheme="https"))[1]), cookie_set((await ask())[1])
     assert over_tls is not None
     assert plain is not None
     assert "Secure" in over_tls.split("; ")
     assert "Secure" not in plain
 
 
-def test_every_newcomer_is_somebody_else() -> None:
-    cookies = {cookie_set(ask()[1]) for _ in range(20)}
+async def test_every_newcomer_is_somebody_else() -> None:
+    cookies = {cookie_set((await ask())[1]) for _ in range(20)}
     assert len(cookies) == 20
 
 
-def test_who_has_a_cookie_keeps_it() -> None:
-    issued = cookie_set(ask()[1])
+async def test_who_has_a_cookie_keeps_it() -> None:
+    issued = cookie_set((await ask())[1])
     assert issued is not None
-    assert cookie_set(ask(cookie=issued.split(";")[0])[1]) is None
-    assert cookie_set(ask(cookie=f"other=1; {OURS}")[1]) is None
+    assert cookie_set((await ask(cookie=issued.split(";")[0]))[1]) is None
+    assert cookie_set((await ask(cookie=f"other=1; {OURS}"))[1]) is None
 
 
 @pytest.mark.parametrize("cookie", ["other=1", f"{COOKIE}=forged", f"{COOKIE}=", "\xff\xfe"])
-def test_a_forged_cookie_is_replaced(cookie: str) -> None:
-    assert cookie_set(ask(cookie=cookie)[1]) is not None
+async def test_a_forged_cookie_is_replaced(cookie: str) -> None:
+    assert cookie_set((await ask(cookie=cookie))[1]) is not None
 
 
-def test_only_the_page_gives_a_cookie_and_none_of_its_parts() -> None:
+async def test_only_the_page_gives_a_cookie_and_none_of_its_parts() -> None:
     """Many parts are asked for at once on a first visit: each would make the visitor somebody else."""
     for path in ("/health", "/assets/index.js", "/gradio_api/queue/join", "//"):
-        assert cookie_set(ask(path)[1]) is None, path
+        assert cookie_set((await ask(path))[1]) is None, path
 
 
 @pytest.mark.parametrize(("path", "status"), [("/", 200), ("/missing", 404)])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 @pytest.mark.parametrize("cookie", [None, OURS])
-def test_every_response_forbids_other_hosts(path: str, status: int, method: str, cookie: str | None) -> None:
-    found, headers = ask(path, cookie, method=method)
+async def test_every_response_forbids_other_hosts(path: str, status: int, method: str, cookie: str | None) -> None:
+    found, headers = await ask(path, cookie, method=method)
     assert found == status
     assert [value for name, value in headers if name == "content-security-policy"] == [CONTENT_SECURITY_POLICY]
     assert ("x-content-type-options", "nosniff") in headers
@@ -194,12 +193,12 @@ def test_the_policy_allows_no_host_but_this_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-def test_what_is_not_a_request_passes_untouched(kind: str) -> None:
+async def test_what_is_not_a_request_passes_untouched(kind: str) -> None:
     seen: list[Any] = []
 
     async def app(*arguments: Any) -> None:
         seen.append(arguments)
 
     given = ({"type": kind}, object(), object())
-    asyncio.run(VisitorMiddleware(app)(*given))
+    await VisitorMiddleware(app)(*given)
     assert seen == [given]

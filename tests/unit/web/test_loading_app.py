@@ -122,116 +122,98 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
 # --- meanwhile -----------------------------------------------------------------------------------------------------------
 
 
-def test_until_the_page_is_there_a_browser_is_told_that_it_loads() -> None:
-    async def scene() -> None:
-        house = House()
-        server = Server(house.build, "A fine demo")
-        await server.start()
-        status, headers, body = await server.ask("GET", "/")
-        assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
-        assert headers["cache-control"] == "no-store"
-        assert int(headers["content-length"]) == len(body)
-        assert "<strong>A fine demo</strong>" in body.decode()
-        assert 'fetch("health")' in body.decode(), "the page replaces itself"
-        assert house.log == []
-        house.may_build.set()
-        await server.opened()
-        await server.stop()
-
-    run(scene())
+async def test_until_the_page_is_there_a_browser_is_told_that_it_loads() -> None:
+    house = House()
+    server = Server(house.build, "A fine demo")
+    await server.start()
+    status, headers, body = await server.ask("GET", "/")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert headers["cache-control"] == "no-store"
+    assert int(headers["content-length"]) == len(body)
+    assert "<strong>A fine demo</strong>" in body.decode()
+    assert 'fetch("health")' in body.decode(), "the page replaces itself"
+    assert house.log == []
+    house.may_build.set()
+    await server.opened()
+    await server.stop()
 
 
-def test_so_it_is_on_the_pages_below_and_nowhere_else() -> None:
-    async def scene() -> None:
-        house, browser = House(), "text/html,application/xhtml+xml,*/*;q=0.8"
-        server = Server(house.build)
-        await server.start()
-        for path, health in (("/present", "health"), ("/present/a-demo", "../health"), ("/present/a-demo/notes", "../../health")):
-            status, _, body = await server.ask("GET", path, accept=browser)
-            assert (status, f'fetch("{health}")' in body.decode()) == (200, True)
-        assert (await server.ask("GET", "/health", accept=browser))[0] == 503
-        assert (await server.ask("GET", "/present/a-demo/scenario.json"))[0] == 503
-        house.may_build.set()
-        await server.opened()
-        await server.stop()
-
-    run(scene())
+async def test_so_it_is_on_the_pages_below_and_nowhere_else() -> None:
+    house, browser = House(), "text/html,application/xhtml+xml,*/*;q=0.8"
+    server = Server(house.build)
+    await server.start()
+    for path, health in (("/present", "health"), ("/present/a-demo", "../health"), ("/present/a-demo/notes", "../../health")):
+        status, _, body = await server.ask("GET", path, accept=browser)
+        assert (status, f'fetch("{health}")' in body.decode()) == (200, True)
+    assert (await server.ask("GET", "/health", accept=browser))[0] == 503
+    assert (await server.ask("GET", "/present/a-demo/scenario.json"))[0] == 503
+    house.may_build.set()
+    await server.opened()
+    await server.stop()
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/health"), ("POST", "/v1/chat/completions"), ("POST", "/"), ("GET", "/x")])
-def test_until_the_page_is_there_everybody_else_may_try_again(method: str, path: str) -> None:
-    async def scene() -> None:
-        house = House()
-        server = Server(house.build)
-        await server.start()
-        status, headers, body = await server.ask(method, path, b"{}")
-        assert (status, headers["content-type"], headers["retry-after"]) == (503, "application/json", "1")
-        assert headers["cache-control"] == "no-store"
-        assert int(headers["content-length"]) == len(body)
-        answer = json.loads(body)
-        assert (answer["status"], answer["ui"]) == ("loading", False)
-        if path.startswith("/v1/"):
-            assert answer["error"]["code"] == "model_unavailable"
-        assert answer["reason"]
-        house.may_build.set()
-        await server.opened()
-        await server.stop()
-
-    run(scene())
+async def test_until_the_page_is_there_everybody_else_may_try_again(method: str, path: str) -> None:
+    house = House()
+    server = Server(house.build)
+    await server.start()
+    status, headers, body = await server.ask(method, path, b"{}")
+    assert (status, headers["content-type"], headers["retry-after"]) == (503, "application/json", "1")
+    assert headers["cache-control"] == "no-store"
+    assert int(headers["content-length"]) == len(body)
+    answer = json.loads(body)
+    assert (answer["status"], answer["ui"]) == ("loading", False)
+    if path.startswith("/v1/"):
+        assert answer["error"]["code"] == "model_unavailable"
+    assert answer["reason"]
+    house.may_build.set()
+    await server.opened()
+    await server.stop()
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/", 200), ("/health", 503)])
-def test_a_head_request_gets_the_same_headers_and_no_body(path: str, expected: int) -> None:
-    async def scene() -> None:
-        house = House()
-        server = Server(house.build)
-        await server.start()
-        _, headers_of_get, _ = await server.ask("GET", path)
-        status, headers, body = await server.ask("HEAD", path)
-        assert (status, body) == (expected, b"")
-        assert headers == headers_of_get
-        house.may_build.set()
-        await server.opened()
-        await server.stop()
-
-    run(scene())
+async def test_a_head_request_gets_the_same_headers_and_no_body(path: str, expected: int) -> None:
+    house = House()
+    server = Server(house.build)
+    await server.start()
+    _, headers_of_get, _ = await server.ask("GET", path)
+    status, headers, body = await server.ask("HEAD", path)
+    assert (status, body) == (expected, b"")
+    assert headers == headers_of_get
+    house.may_build.set()
+    await server.opened()
+    await server.stop()
 
 
 @pytest.mark.parametrize("title", ["Fish & <b>chips</b>", "{title} {0} %s", "日本 – ½"])
-def test_the_title_is_text_whatever_is_in_it(title: str) -> None:
-    async def scene() -> None:
-        _, _, body = await Server(House().build, title).ask("GET", "/")
-        page = body.decode()
-        assert "<b>" not in page
-        escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        assert f"<strong>{escaped}</strong>" in page
-
-    run(scene())
+async def test_the_title_is_text_whatever_is_in_it(title: str) -> None:
+    _, _, body = await Server(House().build, title).ask("GET", "/")
+    page = body.decode()
+    assert "<b>" not in page
+    escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert f"<strong>{escaped}</strong>" in page
 
 
 # --- the real application ------------------------------------------------------------------------------------------------
 
 
-def test_the_real_application_is_built_aside_started_up_and_then_answers_everything() -> None:
-    async def scene() -> None:
-        house = House()
-        server = Server(house.build)
-        await server.start()
-        house.may_build.set()
-        await server.opened()
-        assert house.log == ["built", "started up"]
-        assert house.built_in != threading.current_thread().name, "the event loop answers while it is built"
-        assert (await server.ask("GET", "/"))[2] == b"GET / "
-        assert (await server.ask("POST", "/health", b"hello"))[2] == b"POST /health hello"
-        assert (await server.ask("GET", "/missing"))[0] == 404
-        assert server.failures == []
-        await server.stop()
-        assert house.log == ["built", "started up", "shut down"]
-
-    run(scene())
+async def test_the_real_application_is_built_aside_started_up_and_then_answers_everything() -> None:
+    house = House()
+    server = Server(house.build)
+    await server.start()
+    house.may_build.set()
+    await server.opened()
+    assert house.log == ["built", "started up"]
+    assert house.built_in != threading.current_thread().name, "the event loop answers while it is built"
+    assert (await server.ask("GET", "/"))[2] == b"GET / "
+    assert (await server.ask("POST", "/health", b"hello"))[2] == b"POST /health hello"
+    assert (await server.ask("GET", "/missing"))[0] == 404
+    assert server.failures == []
+    await server.stop()
+    assert house.log == ["built", "started up", "shut down"]
 
 
-def test_no_request_reaches_the_application_before_its_start_up_is_over() -> None:
+async def test_no_request_reaches_the_application_before_its_start_up_is_over() -> None:
     starting, go_on = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -243,81 +225,66 @@ def test_no_request_reaches_the_application_before_its_start_up_is_over() -> Non
         assert (await receive())["type"] == "lifespan.shutdown"
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def scene() -> None:
-        server = Server(lambda: app)
-        await server.start()
-        await starting.wait()
-        assert (await server.ask("GET", "/health"))[0] == 503
-        go_on.set()
-        await server.stop()
-        assert server.failures == []
-
-    run(scene())
+    server = Server(lambda: app)
+    await server.start()
+    await starting.wait()
+    assert (await server.ask("GET", "/health"))[0] == 503
+    go_on.set()
+    await server.stop()
+    assert server.failures == []
 
 
-def test_stopping_while_the_page_is_being_built_does_not_wait_for_it() -> None:
-    async def scene() -> None:
-        house = House()
-        server = Server(house.build)
-        await server.start()
-        await server.stop()
-        assert server.failures == []
-        assert house.log == []
-        house.may_build.set()
-
-    run(scene())
+async def test_stopping_while_the_page_is_being_built_does_not_wait_for_it() -> None:
+    house = House()
+    server = Server(house.build)
+    await server.start()
+    await server.stop()
+    assert server.failures == []
+    assert house.log == []
+    house.may_build.set()
 
 
 # --- failing -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_page_that_cannot_be_built_is_reported_once_and_the_door_stays() -> None:
-    async def scene() -> None:
-        error = ImportError("no module named gradio")
-        house = House(failure=error)
-        server = Server(house.build)
-        await server.start()
-        house.may_build.set()
-        await server.failed.wait()
-        assert server.failures == [error]
-        assert (await server.ask("GET", "/health"))[0] == 503
-        await server.stop()
-        assert server.failures == [error]
-
-    run(scene())
+async def test_a_page_that_cannot_be_built_is_reported_once_and_the_door_stays() -> None:
+    error = ImportError("no module named gradio")
+    house = House(failure=error)
+    server = Server(house.build)
+    await server.start()
+    house.may_build.set()
+    await server.failed.wait()
+    assert server.failures == [error]
+    assert (await server.ask("GET", "/health"))[0] == 503
+    await server.stop()
+    assert server.failures == [error]
 
 
 @pytest.mark.usefixtures("unheard")
-def test_a_start_up_that_fails_is_reported_and_no_request_gets_through() -> None:
-    async def scene() -> None:
-        house = House(startup_failure=RuntimeError("no room for temporary files"))
-        server = Server(house.build)
-        await server.start()
-        house.may_build.set()
-        await server.failed.wait()
-        [error] = server.failures
-        assert "no room for temporary files" in str(error)
-        assert (await server.ask("GET", "/health"))[0] == 503
-        assert house.log == ["built"]
-
-    run(scene())
+async def test_a_start_up_that_fails_is_reported_and_no_request_gets_through() -> None:
+    house = House(startup_failure=RuntimeError("no room for temporary files"))
+    server = Server(house.build)
+    await server.start()
+    house.may_build.set()
+    await server.failed.wait()
+    [error] = server.failures
+    assert "no room for temporary files" in str(error)
+    assert (await server.ask("GET", "/health"))[0] == 503
+    assert house.log == ["built"]
 
 
 @pytest.mark.usefixtures("unheard")
-def test_after_a_start_up_that_failed_the_server_still_stops_in_peace() -> None:
-    async def scene() -> None:
-        house = House(startup_failure=RuntimeError("no room for temporary files"))
-        server = Server(house.build)
-        await server.start()
-        house.may_build.set()
-        await server.failed.wait()
-        await server.stop()
-
-    run(scene())
+async def test_after_a_start_up_that_failed_the_server_still_stops_in_peace() -> None:
+    house = House(startup_failure=RuntimeError("no room for temporary files"))
+    server = Server(house.build)
+    await server.start()
+    house.may_build.set()
+    await server.failed.wait()
+    await server.stop()
 
 
 @pytest.mark.usefixtures("unheard")
-def test_an_application_without_a_lifespan_does_not_keep_the_door_shut() -> None:
+async def test_an_application_without_a_lifespan_does_not_keep_the_door_shut() -> None:
     """By the ASGI specification a server goes on when the application raises for the lifespan scope."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -326,9 +293,6 @@ def test_an_application_without_a_lifespan_does_not_keep_the_door_shut() -> None
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"hello"})
 
-    async def scene() -> None:
-        server = Server(lambda: app)
-        await server.start()
-        await server.opened(MOMENT_S)
-
-    run(scene())
+    server = Server(lambda: app)
+    await server.start()
+    await server.opened(MOMENT_S)

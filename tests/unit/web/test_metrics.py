@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.errors import BackendBusy, BackendUnavailable
 from mllama_demo.web.metrics import MeasuredBackend, Metrics
-from tests.support.manual_backend import READ, ManualBackend, finished, run
+from tests.support.manual_backend import READ, ManualBackend, finished
 
 
 class Watched:
@@ -48,8 +48,8 @@ def watched() -> Watched:
     return Watched()
 
 
-def test_an_answer_is_counted_and_timed(watched: Watched) -> None:
-    run(watched.ask("a", "b", "c"))
+async def test_an_answer_is_counted_and_timed(watched: Watched) -> None:
+    await watched.ask("a", "b", "c")
     assert watched.value("vllm:prompt_tokens_total") == 5
     assert watched.value("vllm:generation_tokens_total") == 3
     assert watched.value("vllm:request_success_total", finished_reason="stop") == 1
@@ -72,30 +72,27 @@ def test_an_answer_is_counted_and_timed(watched: Watched) -> None:
         ("error", "error"),
     ],
 )
-def test_requests_are_counted_by_how_they_end(watched: Watched, reason: Any, counted: str) -> None:
-    run(watched.ask("a", end=finished(reason)))
+async def test_requests_are_counted_by_how_they_end(watched: Watched, reason: Any, counted: str) -> None:
+    await watched.ask("a", end=finished(reason))
     for name in ("stop", "length", "abort", "error"):
         assert watched.value("vllm:request_success_total", finished_reason=name) == (name == counted)
 
 
-def test_a_reader_that_leaves_is_an_abort(watched: Watched) -> None:
-    async def scene() -> None:
-        async with aclosing(watched.backend.generate(GenerationRequest((1,)))) as events:
-            beginning = asyncio.ensure_future(anext(events))
-            await watched.by_hand.taken()
-            watched.by_hand.send(READ)
-            await beginning
-
-    run(scene())
+async def test_a_reader_that_leaves_is_an_abort(watched: Watched) -> None:
+    async with aclosing(watched.backend.generate(GenerationRequest((1,)))) as events:
+        beginning = asyncio.ensure_future(anext(events))
+        await watched.by_hand.taken()
+        watched.by_hand.send(READ)
+        await beginning
     assert watched.value("vllm:request_success_total", finished_reason="abort") == 1
     assert watched.by_hand.closed
 
 
 @pytest.mark.parametrize(("error", "reason"), [(BackendBusy("Full."), "busy"), (BackendUnavailable("Down."), "unavailable")])
-def test_a_refusal_is_counted_and_passed_on(watched: Watched, error: Exception, reason: str) -> None:
+async def test_a_refusal_is_counted_and_passed_on(watched: Watched, error: Exception, reason: str) -> None:
     watched.by_hand.refusal = error
     with pytest.raises(type(error)):
-        run(anext(watched.backend.generate(GenerationRequest((1,)))))
+        await anext(watched.backend.generate(GenerationRequest((1,))))
     assert watched.value("mllama_demo_requests_refused_total", reason=reason) == 1
     assert watched.value("vllm:request_success_total", finished_reason="abort") == 0
 

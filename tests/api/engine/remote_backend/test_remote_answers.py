@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import threading
@@ -25,9 +24,9 @@ pytestmark = pytest.mark.timeout(120)
 # --- an answer -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_streams_with_the_servers_own_figures(server, connect):
+async def test_an_answer_streams_with_the_servers_own_figures(server, connect):
     backend = connect()
-    first, *tokens, last = asyncio.run(events_of(backend, request()))
+    first, *tokens, last = await events_of(backend, request())
     assert isinstance(first, PrefillEvent)
     assert [(t.index, t.text) for t in tokens] == [(0, "Hel"), (1, "lo"), (2, "!")]
     assert (last.reason, last.prompt_tokens, last.completion_tokens, last.estimated) == ("end_of_turn", 40, 3, False)
@@ -36,14 +35,14 @@ def test_an_answer_streams_with_the_servers_own_figures(server, connect):
     assert server.asked[0].body["messages"] == [{"role": "user", "content": "What is it?"}]
 
 
-def test_without_figures_from_the_server_they_are_called_estimates(server, connect):
+async def test_without_figures_from_the_server_they_are_called_estimates(server, connect):
     server.chat = lambda exchange: (exchange.say("Hi", "!"), exchange.end(usage=None))
-    _, last = answer(connect())
+    _, last = await answer(connect())
     assert (last.completion_tokens, last.estimated) == (2, True)
     assert last.prompt_tokens > 0
 
 
-def test_each_token_comes_when_the_server_sends_it(server, connect):
+async def test_each_token_comes_when_the_server_sends_it(server, connect):
     second = threading.Event()
 
     def chat(exchange: Exchange) -> None:
@@ -53,14 +52,10 @@ def test_each_token_comes_when_the_server_sends_it(server, connect):
         exchange.end()
 
     server.chat = chat
-
-    async def read() -> None:
-        async with aclosing(connect().generate(request())) as stream:
-            async for event in stream:
-                if isinstance(event, TokenEvent) and event.text == "first":
-                    second.set()
-
-    asyncio.run(read())
+    async with aclosing(connect().generate(request())) as stream:
+        async for event in stream:
+            if isinstance(event, TokenEvent) and event.text == "first":
+                second.set()
     assert second.is_set()
 
 
@@ -73,17 +68,17 @@ def test_each_token_comes_when_the_server_sends_it(server, connect):
         ("length", {}, 5, "max_tokens"),
     ],
 )
-def test_why_an_answer_ended(server, connect, finish, more, sent, reason):
+async def test_why_an_answer_ended(server, connect, finish, more, sent, reason):
     server.chat = lambda exchange: (exchange.say("x"), exchange.end(finish, **more))
-    assert answer(connect(), request(sampling={"max_tokens": sent}))[1].reason == reason
+    assert (await answer(connect(), request(sampling={"max_tokens": sent})))[1].reason == reason
 
 
-def test_an_image_is_sent_as_its_checked_pixels(server, connect):
+async def test_an_image_is_sent_as_its_checked_pixels(server, connect):
     file = io.BytesIO()
     picture = Image.effect_noise((40, 30), 90).convert("RGB")
     picture.save(file, "PNG", pnginfo=None)
     loaded = load_image(file.getvalue(), "noise.png")
-    answer(connect(), request("Describe it", loaded))
+    await answer(connect(), request("Describe it", loaded))
     image, text = server.asked[0].body["messages"][0]["content"]
     assert text == {"type": "text", "text": "Describe it"}
     head, _, data = image["image_url"]["url"].partition(",")
@@ -94,10 +89,10 @@ def test_an_image_is_sent_as_its_checked_pixels(server, connect):
 # --- what each server ignores, lacks or does differently -----------------------------------------------------------------
 
 
-def test_the_neuron_fork_gets_no_seed_and_its_way_of_being_greedy(server, connect):
+async def test_the_neuron_fork_gets_no_seed_and_its_way_of_being_greedy(server, connect):
     backend = connect(remote_kind="vllm_neuron")
-    answer(backend, request(sampling={"temperature": 0.0, "seed": 7}))
-    answer(backend, request(sampling={"temperature": 0.7, "top_k": 5, "top_p": 0.5, "seed": 7}))
+    await answer(backend, request(sampling={"temperature": 0.0, "seed": 7}))
+    await answer(backend, request(sampling={"temperature": 0.7, "top_k": 5, "top_p": 0.5, "seed": 7}))
     greedy, drawn = (exchange.body for exchange in server.asked)
     assert (greedy["temperature"], greedy["top_p"], greedy["top_k"]) == (1.0, 1.0, 1)
     assert (drawn["temperature"], drawn["top_p"], drawn["top_k"]) == (0.7, 0.5, 5)
@@ -108,19 +103,19 @@ def test_the_neuron_fork_gets_no_seed_and_its_way_of_being_greedy(server, connec
     assert (backend.info.tile_size, backend.info.max_tiles, backend.info.slots) == (560, 4, 4)
 
 
-def test_vllm_gets_a_seed_and_no_top_k_of_zero_which_older_versions_refuse(server, connect):
+async def test_vllm_gets_a_seed_and_no_top_k_of_zero_which_older_versions_refuse(server, connect):
     backend = connect()
-    answer(backend, request(sampling={"top_k": 0, "seed": 7}))
+    await answer(backend, request(sampling={"top_k": 0, "seed": 7}))
     assert server.asked[0].body["seed"] == 7
     assert "top_k" not in server.asked[0].body
     assert "vLLM" in backend.info.device
     assert backend.info.capabilities == {"images", "seed", "logprobs"}
 
 
-def test_an_unknown_server_gets_the_plain_protocol(server, connect):
+async def test_an_unknown_server_gets_the_plain_protocol(server, connect):
     server.models[0]["owned_by"] = "somebody"
     backend = connect()
-    answer(backend, request(sampling={"temperature": 0.0, "top_k": 9, "stop": ("###",)}))
+    await answer(backend, request(sampling={"temperature": 0.0, "top_k": 9, "stop": ("###",)}))
     body = server.asked[0].body
     assert (body["temperature"], body["stop"]) == (0.0, ["###"])
     assert "top_k" not in body
@@ -128,11 +123,11 @@ def test_an_unknown_server_gets_the_plain_protocol(server, connect):
 
 
 @pytest.mark.parametrize(("owner", "sent"), [("vllm", True), ("somebody", None)])
-def test_a_server_that_knows_ignore_eos_is_told(server, connect, owner, sent):
+async def test_a_server_that_knows_ignore_eos_is_told(server, connect, owner, sent):
     server.models[0]["owned_by"] = owner
     backend = connect()
-    answer(backend, request(sampling={"ignore_eos": True}))
-    answer(backend, request())
+    await answer(backend, request(sampling={"ignore_eos": True}))
+    await answer(backend, request())
     assert [exchange.body.get("ignore_eos") for exchange in server.asked] == [sent, None]
 
 
@@ -145,13 +140,13 @@ def test_another_copy_of_the_demo_is_known_by_its_health(server, connect):
     assert connect(remote_concurrency=2).info.slots == 2
 
 
-def test_what_looks_like_markup_of_the_model_loses_its_meaning(server, connect):
+async def test_what_looks_like_markup_of_the_model_loses_its_meaning(server, connect):
     text = "Say <|eot_id|> and 1 <| 2"
-    answer(connect(), request(text))
+    await answer(connect(), request(text))
     sent = server.asked[0].body["messages"][0]["content"]
     assert "<|eot_id|>" not in sent
     assert sent.replace("\u2060", "") == text
-    answer(connect(remote_kind="mllama_demo"), request(text))
+    await answer(connect(remote_kind="mllama_demo"), request(text))
     assert server.asked[1].body["messages"][0]["content"] == text, "another copy of the demo does this itself"
 
 
@@ -160,7 +155,7 @@ def logprob(token: str, value: float, *rivals: tuple[str, float]) -> dict[str, A
     return {"content": [{"token": token, "logprob": value, "bytes": list(token.encode()), "top_logprobs": top}]}
 
 
-def test_logprobs_are_passed_on_when_asked_for(server, connect):
+async def test_logprobs_are_passed_on_when_asked_for(server, connect):
     def chat(exchange: Exchange) -> None:
         exchange.begin()
         exchange.chunk({"content": "cat"}, logprobs=logprob("cat", -0.5, ("dog", -1.5), ("cat", -0.5)))
@@ -168,14 +163,14 @@ def test_logprobs_are_passed_on_when_asked_for(server, connect):
 
     server.chat = chat
     backend = connect()
-    *_, token, _ = asyncio.run(events_of(backend, request(trace=True)))
+    *_, token, _ = await events_of(backend, request(trace=True))
     assert [(p.text, p.logprob, p.likeliest) for p in token.logprobs] == [("cat", -0.5, (("cat", -0.5), ("dog", -1.5)))]
     assert (server.asked[0].body["logprobs"], server.asked[0].body["top_logprobs"]) == (True, 20)
-    answer(backend)
+    await answer(backend)
     assert "logprobs" not in server.asked[1].body
 
 
-def test_token_ids_in_the_place_of_probabilities_are_not_shown(server, connect):
+async def test_token_ids_in_the_place_of_probabilities_are_not_shown(server, connect):
     def chat(exchange: Exchange) -> None:
         exchange.begin()
         exchange.chunk({"content": "cat"}, logprobs=logprob("cat", 8415.0, ("cat", 8415.0)))
@@ -183,7 +178,7 @@ def test_token_ids_in_the_place_of_probabilities_are_not_shown(server, connect):
 
     server.chat = chat
     backend = connect()
-    *_, token, last = asyncio.run(events_of(backend, request(trace=True)))
+    *_, token, last = await events_of(backend, request(trace=True))
     assert (token.text, token.logprobs, last.reason) == ("cat", (), "end_of_turn")
     assert "logprobs" not in backend.info.capabilities
     assert backend.info.ignored["logprobs"] == WRONG_LOGPROBS
@@ -207,7 +202,7 @@ def test_the_length_of_the_context_is_the_servers(server, connect):
         "request has 500 input tokens (200 > 512 - 500).",
     ],
 )
-def test_an_answer_that_does_not_fit_is_asked_for_as_long_as_the_server_has_room(server, connect, words):
+async def test_an_answer_that_does_not_fit_is_asked_for_as_long_as_the_server_has_room(server, connect, words):
     def chat(exchange: Exchange) -> None:
         if exchange.body["max_tokens"] > 12:
             exchange.refuse(400, {"object": "error", "message": words, "type": "BadRequestError", "param": None, "code": 400})
@@ -216,25 +211,25 @@ def test_an_answer_that_does_not_fit_is_asked_for_as_long_as_the_server_has_room
             exchange.end("length", usage=(500, 12))
 
     server.chat = chat
-    _, last = answer(connect(), request(sampling={"max_tokens": 200}))
+    _, last = await answer(connect(), request(sampling={"max_tokens": 200}))
     assert [exchange.body["max_tokens"] for exchange in server.asked] == [200, 12]
     assert (last.reason, last.completion_tokens) == ("context_full", 12)
 
 
-def test_a_question_that_does_not_fit_is_refused_in_the_servers_words_and_remembered(server, connect):
+async def test_a_question_that_does_not_fit_is_refused_in_the_servers_words_and_remembered(server, connect):
     words = "This model's maximum context length is 512 tokens. However, you requested 610 tokens (600 in the messages, …)"
     server.chat = lambda exchange: exchange.refuse(400, {"object": "error", "message": words})
     backend = connect()
     asked = request("字" * 100)
     before = backend.estimate.count(asked.messages)
     with pytest.raises(PromptTooLong, match="600 in the messages"):
-        answer(backend, asked)
+        await answer(backend, asked)
     assert before < 600 <= backend.estimate.count(asked.messages)
 
 
-def test_the_estimate_learns_from_what_the_server_counts(server, connect):
+async def test_the_estimate_learns_from_what_the_server_counts(server, connect):
     server.chat = lambda exchange: (exchange.say("x"), exchange.end(usage=(400, 1)))
     backend = connect()
     asked = request("word " * 100)
-    answer(backend, asked)
+    await answer(backend, asked)
     assert 400 <= backend.estimate.count(asked.messages) < 450

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from mllama_demo.engine.base import Event, FinishEvent, QueueEvent, TokenEvent
+from mllama_demo.engine.base import FinishEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest
 from tests.support.protocol_server import PATIENCE_S, Exchange, ProtocolServer
 from tests.support.remote_backends import answer, events_of, request, until
@@ -41,49 +41,49 @@ NESTED = {"error": {"message": "the true cause", "type": "invalid_request_error"
         (599, b"", BackendUnavailable, "599"),
     ],
 )
-def test_a_refusal_is_told_in_the_servers_own_words(server, connect, status, error, kind, said):
+async def test_a_refusal_is_told_in_the_servers_own_words(server, connect, status, error, kind, said):
     server.chat = lambda exchange: exchange.refuse(status, error)
     with pytest.raises(kind) as caught:
-        answer(connect())
+        await answer(connect())
     assert type(caught.value) is kind
     assert said in str(caught.value)
     assert "<h1>" not in str(caught.value)
 
 
 @pytest.mark.parametrize("event", [FLAT, NESTED])
-def test_a_failure_in_the_middle_keeps_what_came_and_says_why(server, connect, event):
+async def test_a_failure_in_the_middle_keeps_what_came_and_says_why(server, connect, event):
     server.chat = lambda exchange: (exchange.say("So far"), exchange.event(event), exchange.event("[DONE]"))
-    text, last = answer(connect())
+    text, last = await answer(connect())
     assert (text, last.reason) == ("So far", "error")
     assert "the true cause" in (last.error or "")
 
 
-def test_an_answer_that_just_stops_is_no_whole_answer(server, connect):
+async def test_an_answer_that_just_stops_is_no_whole_answer(server, connect):
     server.chat = lambda exchange: exchange.say("So far")
-    text, last = answer(connect())
+    text, last = await answer(connect())
     assert (text, last.reason) == ("So far", "error")
     assert "broke off" in (last.error or "")
 
 
-def test_rubbish_is_called_so(server, connect):
+async def test_rubbish_is_called_so(server, connect):
     server.chat = lambda exchange: (exchange.say("So far"), exchange.event("{no json"))
-    assert "no chat completion" in (answer(connect())[1].error or "")
+    assert "no chat completion" in ((await answer(connect()))[1].error or "")
 
 
-def test_silence_has_an_end(server, connect):
+async def test_silence_has_an_end(server, connect):
     """The first token is waited for as long as the settings say, which is longer than a test may."""
     waited = threading.Event()
     server.chat = lambda exchange: (exchange.begin(), waited.wait(PATIENCE_S))
-    _, last = answer(connect(remote_silence_timeout_s=1))
+    _, last = await answer(connect(remote_silence_timeout_s=1))
     waited.set()
     assert last.reason == "error"
     assert "silent" in (last.error or "")
 
 
-def test_a_time_limit_closes_the_connection(server, connect):
+async def test_a_time_limit_closes_the_connection(server, connect):
     gone: list[bool] = []
     server.chat = lambda exchange: (exchange.say("So far"), gone.append(exchange.wait_gone()))
-    text, last = answer(connect(), request(time_limit_s=1.5))
+    text, last = await answer(connect(), request(time_limit_s=1.5))
     assert (text, last.reason) == ("So far", "time_limit")
     until(lambda: gone == [True], lambda: "the connection is closed")
 
@@ -91,7 +91,7 @@ def test_a_time_limit_closes_the_connection(server, connect):
 # --- cancelling ----------------------------------------------------------------------------------------------------------
 
 
-def test_closing_the_stream_closes_the_connection(server, connect):
+async def test_closing_the_stream_closes_the_connection(server, connect):
     gone: list[bool] = []
     server.chat = lambda exchange: (exchange.say("one", "two"), gone.append(exchange.wait_gone()))
     backend = connect()
@@ -102,52 +102,44 @@ def test_closing_the_stream_closes_the_connection(server, connect):
                 if isinstance(event, TokenEvent):
                     return
 
-    asyncio.run(read_a_little())
+    await read_a_little()
     until(lambda: gone == [True], lambda: "the connection is closed")
     until(lambda: backend.status().running == 0, lambda: "the slot is free")
 
 
-def test_cancelling_finishes_the_stream_and_closes_the_connection(server, connect):
+async def test_cancelling_finishes_the_stream_and_closes_the_connection(server, connect):
     gone: list[bool] = []
     server.chat = lambda exchange: (exchange.say("one"), gone.append(exchange.wait_gone()))
     backend = connect()
     asked = request()
-
-    async def read() -> Event:
-        async with aclosing(backend.generate(asked)) as stream:
-            async for event in stream:
-                if isinstance(event, TokenEvent):
-                    backend.cancel("no such request")
-                    backend.cancel(asked.id)
-        return event
-
-    last = asyncio.run(asyncio.wait_for(read(), PATIENCE_S))
+    async with aclosing(backend.generate(asked)) as stream:
+        async for event in stream:
+            if isinstance(event, TokenEvent):
+                backend.cancel("no such request")
+                backend.cancel(asked.id)
+    last = event
     assert isinstance(last, FinishEvent)
     assert last.reason == "cancelled"
     until(lambda: gone == [True], lambda: "the connection is closed")
 
 
-def test_a_stream_that_is_closed_at_once_is_never_sent(server, connect):
+async def test_a_stream_that_is_closed_at_once_is_never_sent(server, connect):
     backend = connect(remote_concurrency=1)
-
-    async def scene() -> None:
-        for _ in range(20):
-            stream = backend.generate(request())
-            task = asyncio.ensure_future(anext(stream))
-            await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await stream.aclose()
-        assert [type(e) for e in await events_of(backend, request())][-1] is FinishEvent
-
-    asyncio.run(asyncio.wait_for(scene(), PATIENCE_S))
+    for _ in range(20):
+        stream = backend.generate(request())
+        task = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await stream.aclose()
+    assert [type(e) for e in await events_of(backend, request())][-1] is FinishEvent
     until(lambda: backend.status().running == backend.status().waiting == 0, lambda: "nothing is under way")
 
 
 # --- many at once --------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_are_sent_at_once_than_the_server_has_slots(server, connect):
+async def test_no_more_are_sent_at_once_than_the_server_has_slots(server, connect):
     release = threading.Event()
 
     def chat(exchange: Exchange) -> None:
@@ -167,53 +159,42 @@ def test_no_more_are_sent_at_once_than_the_server_has_slots(server, connect):
         assert isinstance(event, FinishEvent)
         return event
 
-    async def scene() -> list[FinishEvent]:
-        reading = [asyncio.ensure_future(read(index)) for index in range(5)]
-        await asyncio.to_thread(until, lambda: len(server.asked) == 2 and len(positions) == 3, lambda: "three wait")
-        assert (backend.status().running, backend.status().waiting) == (2, 3)
-        with pytest.raises(BackendBusy, match="3 questions are waiting"):
-            await anext(backend.generate(request()))
-        release.set()
-        return await asyncio.gather(*reading)
-
-    finished = asyncio.run(asyncio.wait_for(scene(), 3 * PATIENCE_S))
+    reading = [asyncio.ensure_future(read(index)) for index in range(5)]
+    await asyncio.to_thread(until, lambda: len(server.asked) == 2 and len(positions) == 3, lambda: "three wait")
+    assert (backend.status().running, backend.status().waiting) == (2, 3)
+    with pytest.raises(BackendBusy, match="3 questions are waiting"):
+        await anext(backend.generate(request()))
+    release.set()
+    finished = await asyncio.gather(*reading)
     assert [event.reason for event in finished] == ["end_of_turn"] * 5
     assert server.most == 2
     assert sorted(positions) == [1, 1, 1, 2, 2, 3], "each is told when the place changes"
 
 
-def test_first_come_first_served(server, connect):
+async def test_first_come_first_served(server, connect):
     backend = connect(remote_concurrency=1)
-
-    async def scene() -> None:
-        await asyncio.gather(*(events_of(backend, request(f"question {index}")) for index in range(5)))
-
-    asyncio.run(asyncio.wait_for(scene(), 3 * PATIENCE_S))
+    await asyncio.gather(*(events_of(backend, request(f"question {index}")) for index in range(5)))
     asked = [exchange.body["messages"][0]["content"] for exchange in server.asked]
     assert asked == [f"question {index}" for index in range(5)]
 
 
-def test_the_same_id_twice_is_refused(server, connect):
+async def test_the_same_id_twice_is_refused(server, connect):
     release = threading.Event()
     server.chat = lambda exchange: (exchange.say("x"), release.wait(PATIENCE_S), exchange.end())
     backend = connect()
     asked = request()
-
-    async def scene() -> None:
-        async with aclosing(backend.generate(asked)) as stream:
-            await anext(stream)
-            with pytest.raises(BadRequest, match="already under way"):
-                await anext(backend.generate(asked))
-            release.set()
-            assert [type(event) async for event in stream][-1] is FinishEvent
-
-    asyncio.run(scene())
+    async with aclosing(backend.generate(asked)) as stream:
+        await anext(stream)
+        with pytest.raises(BadRequest, match="already under way"):
+            await anext(backend.generate(asked))
+        release.set()
+        assert [type(event) async for event in stream][-1] is FinishEvent
 
 
 # --- coming and going ----------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_not_there_yet_is_waited_for(connect):
+async def test_a_server_that_is_not_there_yet_is_waited_for(connect):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -221,30 +202,30 @@ def test_a_server_that_is_not_there_yet_is_waited_for(connect):
     until(lambda: "connection refused" in backend.status().detail, lambda: backend.status().detail)
     assert (backend.status().state, backend.loaded) == ("loading", False)
     with pytest.raises(BackendUnavailable, match="connection refused"):
-        answer(backend)
+        await answer(backend)
     late = ProtocolServer(port)
     try:
         until(lambda: backend.status().state == "ready", lambda: backend.status().detail)
-        assert answer(backend)[0] == "Hello!"
+        assert (await answer(backend))[0] == "Hello!"
     finally:
         late.stop()
 
 
-def test_a_server_that_restarts_is_found_again(server, connect):
+async def test_a_server_that_restarts_is_found_again(server, connect):
     downs: list[str] = []
     backend = connect()
     backend._on_down = downs.append
-    assert answer(backend)[0] == "Hello!"
+    assert (await answer(backend))[0] == "Hello!"
     server.stop()
     until(lambda: backend.status().state == "down", lambda: "down")
     assert "connection refused" in backend.status().detail
     with pytest.raises(BackendUnavailable, match="connection refused"):
-        answer(backend)
+        await answer(backend)
     again = ProtocolServer(server.port)
     again.models[0]["id"] = "another-model"
     try:
         until(lambda: backend.status().state == "ready", lambda: backend.status().detail)
-        assert answer(backend)[0] == "Hello!"
+        assert (await answer(backend))[0] == "Hello!"
         assert backend.info.model == again.asked[0].body["model"] == "another-model"
         assert len(downs) == 1
     finally:
@@ -266,52 +247,48 @@ def test_a_server_without_an_engine_is_down_until_it_has_one(server, connect, he
     until(lambda: backend.status().state == "ready", lambda: "a server without /health is taken for healthy")
 
 
-def test_a_wrong_key_is_named_without_being_told(server, connect):
+async def test_a_wrong_key_is_named_without_being_told(server, connect):
     server.key = "right-key"
     backend = connect(wait=False, remote_api_key="wrong-key")
     until(lambda: "remote_api_key" in backend.status().detail, lambda: backend.status().detail)
     assert "401" in backend.status().detail
     assert "wrong-key" not in backend.status().detail
-    assert answer(connect(remote_api_key="right-key"))[0] == "Hello!"
+    assert (await answer(connect(remote_api_key="right-key")))[0] == "Hello!"
 
 
-def test_nothing_of_the_environment_goes_to_the_server(server, connect, monkeypatch):
+async def test_nothing_of_the_environment_goes_to_the_server(server, connect, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a-key-of-another-server")
     monkeypatch.setenv("OPENAI_ORG_ID", "an-organisation")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "a-project")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    answer(connect())
+    await answer(connect())
     assert not {"a-key-of-another-server", "an-organisation", "a-project"} & set(
         " ".join(server.asked[0].headers.values()).split()
     )
 
 
-def test_a_model_that_is_not_served_is_named_with_those_that_are(server, connect):
+async def test_a_model_that_is_not_served_is_named_with_those_that_are(server, connect):
     backend = connect(wait=False, remote_model="b-model")
     until(lambda: "b-model" in backend.status().detail, lambda: backend.status().detail)
     assert "a-model" in backend.status().detail
     server.models.append({"id": "b-model"})
     until(lambda: backend.status().state == "ready", lambda: "ready")
-    assert answer(backend)[0] == "Hello!"
+    assert (await answer(backend))[0] == "Hello!"
     assert server.asked[0].body["model"] == "b-model"
 
 
-def test_closing_ends_what_is_under_way(server, connect):
+async def test_closing_ends_what_is_under_way(server, connect):
     server.chat = lambda exchange: (exchange.say("x"), exchange.wait_gone())
     backend = connect()
-
-    async def scene() -> list[Event]:
-        seen = []
-        async with aclosing(backend.generate(request())) as stream:
-            async for event in stream:
-                seen.append(event)
-                if isinstance(event, TokenEvent):
-                    await asyncio.to_thread(backend.close)
-        return seen
-
-    last = asyncio.run(asyncio.wait_for(scene(), PATIENCE_S))[-1]
+    seen = []
+    async with aclosing(backend.generate(request())) as stream:
+        async for event in stream:
+            seen.append(event)
+            if isinstance(event, TokenEvent):
+                await asyncio.to_thread(backend.close)
+    last = seen[-1]
     assert isinstance(last, FinishEvent)
     assert (last.reason, last.error) == ("error", "The demo is shutting down.")
     backend.close()
     with pytest.raises(BackendUnavailable):
-        answer(backend)
+        await answer(backend)

@@ -6,7 +6,6 @@ What cannot run here is the one call of `compile`; that its stand-in is called a
 from __future__ import annotations
 
 import ast
-import asyncio
 import importlib.machinery
 import importlib.util
 import inspect
@@ -257,7 +256,7 @@ async def _events(backend: SlotBackend, request: GenerationRequest) -> list[Any]
     return [event async for event in backend.generate(request)]
 
 
-def answered(settings: Settings, request: GenerationRequest) -> list[Any]:
+async def answered(settings: Settings, request: GenerationRequest) -> list[Any]:
     """The events of one request to a demo that comes up for it."""
     up, reasons = threading.Event(), []
 
@@ -270,12 +269,12 @@ def answered(settings: Settings, request: GenerationRequest) -> list[Any]:
     try:
         assert up.wait(240)
         assert reasons == []
-        return asyncio.run(_events(backend, request))
+        return await _events(backend, request)
     finally:
         backend.close()
 
 
-def test_from_settings_to_an_answer_as_by_meta(on_cpu, embedded, tmp_path, tokenizer, reference):
+async def test_from_settings_to_an_answer_as_by_meta(on_cpu, embedded, tmp_path, tokenizer, reference):
     settings = Settings(
         backend="neuron",
         model_path=embedded,
@@ -293,7 +292,7 @@ def test_from_settings_to_an_answer_as_by_meta(on_cpu, embedded, tmp_path, token
     request = replace(request, sampling=replace(request.sampling, max_tokens=count))
     expected, _ = reference.greedy(request.prompt_ids, as_seen(reference, request.image), count)
     for _ in range(2):  # the second time, it is compiled
-        *events, finish = answered(settings, request)
+        *events, finish = await answered(settings, request)
         tokens = [event for event in events if isinstance(event, TokenEvent)]
         assert [token.token_id for token in tokens] == expected[: len(tokens)]
         assert isinstance(finish, FinishEvent)

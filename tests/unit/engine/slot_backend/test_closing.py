@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(60)
 MOMENT_S = 3.0
 
 
-def test_closing_ends_everybody_and_refuses_what_comes_later(make) -> None:
+async def test_closing_ends_everybody_and_refuses_what_comes_later(make) -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000)
     backend = make(runner)
 
@@ -40,7 +40,7 @@ def test_closing_ends_everybody_and_refuses_what_comes_later(make) -> None:
         backend.close()  # from its own thread, where it cannot wait for itself
 
     runner.on_decode = close_when_one_waits
-    answers = run(read(backend, request("a", max_tokens=MOST_TOKENS), request("b", max_tokens=MOST_TOKENS)))
+    answers = await read(backend, request("a", max_tokens=MOST_TOKENS), request("b", max_tokens=MOST_TOKENS))
     for events in answers:
         assert end(events).reason == "error"
         assert "shutting down" in (end(events).error or "")
@@ -51,7 +51,7 @@ def test_closing_ends_everybody_and_refuses_what_comes_later(make) -> None:
     assert "shutting down" in refused_with(backend)
 
 
-def test_a_backend_closed_while_loading_never_calls_itself_ready() -> None:
+async def test_a_backend_closed_while_loading_never_calls_itself_ready() -> None:
     said: list[str] = []
 
     def load(progress: Progress) -> ModelRunner:
@@ -63,7 +63,7 @@ def test_a_backend_closed_while_loading_never_calls_itself_ready() -> None:
     backend.close()
     assert said == []
     with pytest.raises(BackendUnavailable):
-        run(read(backend, request("late")), MOMENT_S)
+        await asyncio.wait_for(read(backend, request("late")), MOMENT_S)
 
 
 def test_a_load_that_fails_because_the_backend_is_closed_is_no_failure() -> None:

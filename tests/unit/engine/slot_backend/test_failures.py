@@ -24,7 +24,6 @@ from tests.support.slot_backends import (
     read,
     refused_with,
     request,
-    run,
     text,
     until,
 )
@@ -38,24 +37,20 @@ MOMENT_S = 3.0
 # --- refusing ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_request_with_an_id_under_way_is_refused_and_the_first_goes_on(make) -> None:
+async def test_a_second_request_with_an_id_under_way_is_refused_and_the_first_goes_on(make) -> None:
     runner = ScriptedRunner(scripts={"a": "all of it" + END})
     pace = Pace(runner)
     backend = make(runner, pace)
-
-    async def scene() -> list[Event]:
-        async with aclosing(backend.generate(request("a"))) as first:
-            begun = [await anext(first)]
-            with pytest.raises(BadRequest, match="'a' is already under way"):
-                await read(backend, request("a"))
-            pace.run_free()
-            return begun + [event async for event in first]
-
-    events = run(scene())
+    async with aclosing(backend.generate(request("a"))) as first:
+        begun = [await anext(first)]
+        with pytest.raises(BadRequest, match="'a' is already under way"):
+            await read(backend, request("a"))
+        pace.run_free()
+        events = begun + [event async for event in first]
     assert (text(events), end(events).reason) == ("all of it", "end_of_turn")
 
 
-def test_a_full_queue_refuses_the_next_request_and_serves_those_in_it(make) -> None:
+async def test_a_full_queue_refuses_the_next_request_and_serves_those_in_it(make) -> None:
     runner = ScriptedRunner(slots=1, scripts={name: name + END for name in "abcd"})
     pace = Pace(runner)
     backend = make(runner, pace, max_waiting=2)
@@ -70,45 +65,41 @@ def test_a_full_queue_refuses_the_next_request_and_serves_those_in_it(make) -> N
         pace.run_free()
         return [*await first, *await others]
 
-    assert [text(events) for events in run(scene())] == ["a", "b", "c"]
+    assert [text(events) for events in await scene()] == ["a", "b", "c"]
     assert sorted(runner.prefilled()) == ["a", "b", "c"]
-    [events] = run(read(backend, request("d")))
+    [events] = await read(backend, request("d"))
     assert text(events) == "d"
 
 
 @pytest.mark.parametrize(("waiting", "said"), [(1, "1 question is waiting already"), (2, "2 questions are waiting already")])
-def test_a_full_queue_says_how_many_wait(make, waiting: int, said: str) -> None:
+async def test_a_full_queue_says_how_many_wait(make, waiting: int, said: str) -> None:
     runner = ScriptedRunner(slots=1, scripts={name: name + END for name in "abcd"})
     pace = Pace(runner)
     backend = make(runner, pace, max_waiting=waiting)
-
-    async def scene() -> None:
-        first = asyncio.create_task(read(backend, request("a")))
-        await asyncio.to_thread(until, lambda: backend.status().running == 1, "a has the slot")
-        others = asyncio.create_task(read(backend, *(request(name) for name in "bc"[:waiting])))
-        await asyncio.to_thread(until, lambda: backend.status().waiting == waiting, "the others wait")
-        with pytest.raises(BackendBusy, match=said):
-            await read(backend, request("d"))
-        pace.run_free()
-        await asyncio.gather(first, others)
-
-    run(scene())
+    first = asyncio.create_task(read(backend, request("a")))
+    await asyncio.to_thread(until, lambda: backend.status().running == 1, "a has the slot")
+    others = asyncio.create_task(read(backend, *(request(name) for name in "bc"[:waiting])))
+    await asyncio.to_thread(until, lambda: backend.status().waiting == waiting, "the others wait")
+    with pytest.raises(BackendBusy, match=said):
+        await read(backend, request("d"))
+    pace.run_free()
+    await asyncio.gather(first, others)
 
 
-def test_a_prompt_without_room_for_an_answer_is_refused_and_leaves_nothing_behind(make) -> None:
+async def test_a_prompt_without_room_for_an_answer_is_refused_and_leaves_nothing_behind(make) -> None:
     runner = ScriptedRunner(max_seq_len=8, scripts={"a": "A" + END})
     backend = make(runner)
     with pytest.raises(PromptTooLong):
-        run(read(backend, request("a", prompt=8)))
+        await read(backend, request("a", prompt=8))
     assert idle(backend)
-    [events] = run(read(backend, request("a", prompt=7)))
+    [events] = await read(backend, request("a", prompt=7))
     assert text(events) == "A"
 
 
 # --- loading -------------------------------------------------------------------------------------------------------------
 
 
-def test_while_loading_the_status_and_the_refusal_name_what_is_loading() -> None:
+async def test_while_loading_the_status_and_the_refusal_name_what_is_loading() -> None:
     told, go_on, ready = threading.Event(), threading.Event(), threading.Event()
 
     def load(progress: Progress) -> ModelRunner:
@@ -132,7 +123,7 @@ def test_while_loading_the_status_and_the_refusal_name_what_is_loading() -> None
         go_on.set()
         assert ready.wait(PATIENCE_S)
         assert (backend.status().state, backend.status().estimated_wait_s, backend.loaded) == ("ready", 0.0, True)
-        [events] = run(read(backend, request("a")))
+        [events] = await read(backend, request("a"))
         assert text(events) == "A"
     finally:
         go_on.set()
@@ -170,7 +161,7 @@ def test_a_model_that_cannot_be_loaded_is_down_with_the_reason(error: Exception,
 # --- failing -------------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_ready_once_a_question_was_answered_and_not_before() -> None:
+async def test_it_is_ready_once_a_question_was_answered_and_not_before() -> None:
     reached, go_on, ready = threading.Event(), threading.Event(), threading.Event()
     runner = ScriptedRunner()
 
@@ -188,7 +179,7 @@ def test_it_is_ready_once_a_question_was_answered_and_not_before() -> None:
     assert ready.wait(PATIENCE_S)
     assert [(call.verb, call.requests) for call in runner.calls] == [(v, ("warm-up",)) for v in ("prefill", "decode", "release")]
     assert backend.status().estimated_wait_s == 0
-    assert text(run(read(backend, request("a", max_tokens=3)))[0]) == "~~~"
+    assert text((await read(backend, request("a", max_tokens=3)))[0]) == "~~~"
     backend.close()
     assert runner.violations == []
 
@@ -218,45 +209,41 @@ def test_it_is_never_ready_where_a_question_cannot_be_answered(broken: str) -> N
     assert (backend.status().state, backend.loaded, ready.is_set()) == ("down", False, False)
 
 
-def test_a_step_that_fails_ends_its_requests_by_name_and_the_backend_goes_on(make) -> None:
+async def test_a_step_that_fails_ends_its_requests_by_name_and_the_backend_goes_on(make) -> None:
     runner = ScriptedRunner(scripts={"a": "abc", "b": "B" + END})
     runner.fail_decode = [None, RuntimeError("the device hiccuped")]
     backend = make(runner)
-    [events] = run(read(backend, request("a")))
+    [events] = await read(backend, request("a"))
     finish = end(events)
     assert (finish.reason, finish.completion_tokens, text(events)) == ("error", 2, "ab")
     assert finish.error is not None
     assert "the device hiccuped" in finish.error
     assert backend.status().state == "ready"
-    [events] = run(read(backend, request("b")))
+    [events] = await read(backend, request("b"))
     assert text(events) == "B"
 
 
-def test_a_prefill_that_fails_harms_only_its_own_request(make) -> None:
+async def test_a_prefill_that_fails_harms_only_its_own_request(make) -> None:
     runner = ScriptedRunner(scripts={"good": "fine" + END})
     runner.fail_prefill["bad"] = RuntimeError("no such tile")
     backend = make(runner)
-    bad, good = run(read(backend, request("bad"), request("good")))
+    bad, good = await read(backend, request("bad"), request("good"))
     assert (end(bad).reason, end(bad).completion_tokens) == ("error", 0)
     assert "no such tile" in (end(bad).error or "")
     assert (end(good).reason, text(good)) == ("end_of_turn", "fine")
 
 
-def test_a_runner_that_goes_down_takes_everybody_along_by_name(make) -> None:
+async def test_a_runner_that_goes_down_takes_everybody_along_by_name(make) -> None:
     runner = ScriptedRunner(slots=1)
     told: list[str] = []
     down = threading.Event()
     pace = Pace(runner)
     runner.fail_decode = [None, RunnerDown("the device is lost")]
     backend = make(runner, pace, on_down=lambda reason: (told.append(reason), down.set()))
-
-    async def scene() -> list[list[Event]]:
-        reading = asyncio.create_task(read(backend, request("a"), request("b")))
-        await asyncio.to_thread(until, lambda: backend.status().waiting == 1, "one runs and one waits")
-        pace.run_free()
-        return await reading
-
-    for events in run(scene()):
+    reading = asyncio.create_task(read(backend, request("a"), request("b")))
+    await asyncio.to_thread(until, lambda: backend.status().waiting == 1, "one runs and one waits")
+    pace.run_free()
+    for events in await reading:
         assert end(events).reason == "error"
         assert "the device is lost" in (end(events).error or "")
     assert down.wait(PATIENCE_S)
@@ -265,7 +252,7 @@ def test_a_runner_that_goes_down_takes_everybody_along_by_name(make) -> None:
     assert "the device is lost" in refused_with(backend)
 
 
-def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> None:
+async def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> None:
     """The runner cannot be trusted any more: those who run beside it and those who wait are told."""
     runner = ScriptedRunner(slots=2, max_seq_len=10_000, scripts={"a": "abc" + END})
 
@@ -277,18 +264,12 @@ def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> None:
     down = threading.Event()
     pace = Pace(runner)
     backend = make(runner, pace, on_down=lambda reason: down.set())
-
-    async def scene() -> list[list[Event]]:
-        reading = [
-            asyncio.create_task(read(backend, request(name, max_tokens=MOST_TOKENS if name == "b" else 8))) for name in "abc"
-        ]
-        pace.allow(1)
-        await asyncio.to_thread(until, lambda: backend.status().waiting == 1, "two run and one waits")
-        pace.allow(8)
-        await asyncio.to_thread(down.wait, PATIENCE_S)
-        return [events for [events] in await asyncio.wait_for(asyncio.gather(*reading), MOMENT_S)]
-
-    answers = run(scene())
+    reading = [asyncio.create_task(read(backend, request(name, max_tokens=MOST_TOKENS if name == "b" else 8))) for name in "abc"]
+    pace.allow(1)
+    await asyncio.to_thread(until, lambda: backend.status().waiting == 1, "two run and one waits")
+    pace.allow(8)
+    await asyncio.to_thread(down.wait, PATIENCE_S)
+    answers = [events for [events] in await asyncio.wait_for(asyncio.gather(*reading), MOMENT_S)]
     assert text(answers[0]) == "abc"
     for events in answers[1:]:
         assert end(events).reason == "error"
@@ -296,15 +277,15 @@ def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_token_that_cannot_be_spelled_leaves_nobody_waiting(make) -> None:
+async def test_a_token_that_cannot_be_spelled_leaves_nobody_waiting(make) -> None:
     """A device may return any number; what no character stands for is a failure of that request, with a name."""
     backend = make(ScriptedRunner(scripts={"a": "ab\ud800"}))
-    [events] = run(read(backend, request("a")), MOMENT_S)
+    [events] = await asyncio.wait_for(read(backend, request("a")), MOMENT_S)
     assert end(events).reason == "error"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_listener_that_fails_does_not_stop_the_backend() -> None:
+async def test_a_listener_that_fails_does_not_stop_the_backend() -> None:
     """Saying "ready" to an output that was closed raises; the model is ready all the same."""
 
     def say_ready() -> None:
@@ -314,7 +295,7 @@ def test_a_listener_that_fails_does_not_stop_the_backend() -> None:
     backend.start()
     try:
         until(lambda: backend.status().state == "ready", "the model is loaded")
-        [events] = run(read(backend, request("a")), MOMENT_S)
+        [events] = await asyncio.wait_for(read(backend, request("a")), MOMENT_S)
         assert text(events) == "A"
     finally:
         backend.close()

@@ -24,46 +24,46 @@ def kinds(events: list[Event]) -> str:
 # --- reading -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_streams_its_prefill_its_tokens_and_its_finish_in_order(make) -> None:
+async def test_a_request_streams_its_prefill_its_tokens_and_its_finish_in_order(make) -> None:
     backend = make(ScriptedRunner(scripts={"a": "hi!" + END}))
     sent = request("a")
-    [events] = run(read(backend, sent))
+    [events] = await read(backend, sent)
     assert kinds(events) == "PTTTTF"
     assert text(events) == "hi!"
     assert end(events).reason == "end_of_turn"
     check_legal(sent, events, had_a_slot=True)
 
 
-def test_text_comes_in_whole_characters_from_the_checkpoints_own_tokenizer(make) -> None:
+async def test_text_comes_in_whole_characters_from_the_checkpoints_own_tokenizer(make) -> None:
     tokenizer = Tokenizer(EMBEDDED_CHECKPOINT)
     said = "A naïve 🐙, ½ wet – 好"
     ids = tokenizer.encode(said)
     assert any(tokenizer.token_bytes(id).decode("utf-8", "replace").endswith("\ufffd") for id in ids), "no character is split"
     backend = make(ScriptedRunner(scripts={"a": "".join(map(chr, ids))}), tokenizer=tokenizer)
-    [events] = run(read(backend, request("a", max_tokens=len(ids))))
+    [events] = await read(backend, request("a", max_tokens=len(ids)))
     assert text(events) == said
     assert not any("\ufffd" in event.text for event in events if isinstance(event, TokenEvent))
 
 
-def test_a_stop_string_ends_the_answer_before_it(make) -> None:
+async def test_a_stop_string_ends_the_answer_before_it(make) -> None:
     backend = make(ScriptedRunner(scripts={"a": "one. two"}))
-    [events] = run(read(backend, request("a", stop=(". ",))))
+    [events] = await read(backend, request("a", stop=(". ",)))
     assert (text(events), end(events).reason) == ("one", "stop_string")
 
 
-def test_the_backend_sleeps_between_requests_and_wakes_for_each(make) -> None:
+async def test_the_backend_sleeps_between_requests_and_wakes_for_each(make) -> None:
     backend = make(ScriptedRunner(scripts={name: name + END for name in "abc"}))
     for name in "abc":
-        [events] = run(read(backend, request(name)))
+        [events] = await read(backend, request(name))
         assert text(events) == name
         until(lambda: idle(backend), "the slot is free")
 
 
-def test_more_requests_than_slots_are_told_their_place_and_all_get_their_own_answer(make) -> None:
+async def test_more_requests_than_slots_are_told_their_place_and_all_get_their_own_answer(make) -> None:
     scripts = {name: name * 3 + END for name in "abcdefg"}
     backend = make(ScriptedRunner(slots=2, scripts=scripts))
     sent = [request(name) for name in scripts]
-    answers = run(read(backend, *sent))
+    answers = await read(backend, *sent)
     assert [text(events) for events in answers] == [name * 3 for name in scripts]
     assert any(isinstance(event, QueueEvent) for events in answers for event in events)
     for one, events in zip(sent, answers, strict=True):
@@ -126,17 +126,13 @@ def test_a_reader_that_never_reads_does_not_hold_up_others(make) -> None:
     assert kinds(events) == "PTTF"
 
 
-def test_what_waits_for_a_reader_is_never_more_than_its_own_events(make) -> None:
+async def test_what_waits_for_a_reader_is_never_more_than_its_own_events(make) -> None:
     """While a stream is not read, others come and go; nothing of theirs, and nothing twice, ends up in it."""
     backend = make(ScriptedRunner(slots=2, scripts={f"other-{n}": "x" * n + END for n in range(20)}))
-
-    async def scene() -> list[Event]:
-        async with aclosing(backend.generate(request("sleeper", max_tokens=10))) as stream:
-            first = await anext(stream)
-            await read(backend, *(request(f"other-{n}") for n in range(20)))
-            return [first, *[event async for event in stream]]
-
-    events = run(scene())
+    async with aclosing(backend.generate(request("sleeper", max_tokens=10))) as stream:
+        first = await anext(stream)
+        await read(backend, *(request(f"other-{n}") for n in range(20)))
+        events = [first, *[event async for event in stream]]
     assert kinds(events) == "P" + "T" * 10 + "F"
     assert text(events) == "~" * 10
 
@@ -144,82 +140,66 @@ def test_what_waits_for_a_reader_is_never_more_than_its_own_events(make) -> None
 # --- going away ----------------------------------------------------------------------------------------------------------
 
 
-def test_closing_the_stream_cancels_the_request_and_frees_its_slot(make) -> None:
+async def test_closing_the_stream_cancels_the_request_and_frees_its_slot(make) -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000, scripts={"b": "B" + END})
     pace = Pace(runner)
     backend = make(runner, pace)
-
-    async def scene() -> list[Event]:
-        async with aclosing(backend.generate(request("a", max_tokens=MOST_TOKENS))) as stream:
-            assert isinstance(await anext(stream), PrefillEvent)
-        pace.allow(2)  # the step under way, and b's
-        [events] = await read(backend, request("b"))
-        return events
-
-    assert text(run(scene())) == "B"
+    async with aclosing(backend.generate(request("a", max_tokens=MOST_TOKENS))) as stream:
+        assert isinstance(await anext(stream), PrefillEvent)
+    pace.allow(2)  # the step under way, and b's
+    [events] = await read(backend, request("b"))
+    assert text(events) == "B"
     until(lambda: idle(backend), "both slots are free")
     assert sum("a" in batch for batch in runner.decoded()) == 1
     assert runner.holders == {}
 
 
-def test_closing_the_stream_of_a_waiting_request_takes_it_out_of_the_queue(make) -> None:
+async def test_closing_the_stream_of_a_waiting_request_takes_it_out_of_the_queue(make) -> None:
     runner = ScriptedRunner(slots=1)
     pace = Pace(runner)
     backend = make(runner, pace)
-
-    async def scene() -> None:
-        async with aclosing(backend.generate(request("a", max_tokens=20))) as first:
-            await anext(first)
-            async with aclosing(backend.generate(request("b"))) as second:
-                pace.allow(1)
-                assert await anext(second) == QueueEvent(1, None)
-            pace.run_free()
-            assert kinds([event async for event in first]) == "T" * 20 + "F"
-
-    run(scene())
+    async with aclosing(backend.generate(request("a", max_tokens=20))) as first:
+        await anext(first)
+        async with aclosing(backend.generate(request("b"))) as second:
+            pace.allow(1)
+            assert await anext(second) == QueueEvent(1, None)
+        pace.run_free()
+        assert kinds([event async for event in first]) == "T" * 20 + "F"
     until(lambda: idle(backend), "nobody waits")
     assert runner.prefilled() == ["a"]
 
 
-def test_a_cancelled_task_cancels_its_request(make) -> None:
+async def test_a_cancelled_task_cancels_its_request(make) -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000)
     pace = Pace(runner)
     backend = make(runner, pace)
-
-    async def scene() -> None:
-        reading = asyncio.create_task(read(backend, request("a", max_tokens=MOST_TOKENS)))
-        await asyncio.to_thread(until, runner.prefilled, "a has its slot")
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-        pace.allow(1)
-
-    run(scene())
+    reading = asyncio.create_task(read(backend, request("a", max_tokens=MOST_TOKENS)))
+    await asyncio.to_thread(until, runner.prefilled, "a has its slot")
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    pace.allow(1)
     until(lambda: idle(backend), "the request has ended")
     assert len(runner.decoded()) <= 1
 
 
-def test_a_request_cancelled_by_its_id_finishes_as_cancelled_with_what_it_has(make) -> None:
+async def test_a_request_cancelled_by_its_id_finishes_as_cancelled_with_what_it_has(make) -> None:
     runner = ScriptedRunner(slots=1, scripts={"a": "four and more"})
     pace = Pace(runner)
     backend = make(runner, pace)
-
-    async def scene() -> tuple[list[Event], list[Event]]:
-        running, waiting = (asyncio.create_task(read(backend, request(name))) for name in "ab")
-        pace.allow(3)
-        await asyncio.to_thread(until, lambda: len(runner.decoded()) == 4, "the fourth step has begun")
-        backend.cancel("a")
-        backend.cancel("b")
-        backend.cancel("nobody")
-        pace.run_free()
-        return (await running)[0], (await waiting)[0]
-
-    first, second = run(scene())
+    running, waiting = (asyncio.create_task(read(backend, request(name))) for name in "ab")
+    pace.allow(3)
+    await asyncio.to_thread(until, lambda: len(runner.decoded()) == 4, "the fourth step has begun")
+    backend.cancel("a")
+    backend.cancel("b")
+    backend.cancel("nobody")
+    pace.run_free()
+    first, second = (await running)[0], (await waiting)[0]
     assert (text(first), end(first).reason) == ("four ", "cancelled")
     assert (kinds(second)[-1], end(second).reason, end(second).completion_tokens) == ("F", "cancelled", 0)
     until(lambda: idle(backend), "both have ended")
 
 
-def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> None:
+async def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000, scripts={"b": "B" + END})
     pace = Pace(runner)
     backend = make(runner, pace)
@@ -232,5 +212,5 @@ def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> 
     assert len(runner.decoded()) == 1
     assert runner.holders == {}
     pace.run_free()
-    [events] = run(read(backend, request("b")))
+    [events] = await read(backend, request("b"))
     assert text(events) == "B"

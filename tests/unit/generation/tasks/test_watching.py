@@ -16,7 +16,7 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from tests.support.answer_tasks import EARLIER, HELLO, ME, OFTEN, begin, done, new_answers, shown, texts, watch
-from tests.support.manual_backend import READ, ManualBackend, finished, run, talk, until
+from tests.support.manual_backend import READ, ManualBackend, finished, talk, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.timeout(60)
 # --- watching ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_answer_is_kept_with_its_figures(answers, backend, store) -> None:
+async def test_a_finished_answer_is_kept_with_its_figures(answers, backend, store) -> None:
     async def scene() -> AnswerTask:
         live = await begin(answers, backend, HELLO, "Hi ", "there")
         backend.send(finished(text="!"))
         return await done(live)
 
-    live = run(scene())
+    live = await scene()
     assert live.error is None
     assert [message.text for message in live.conversation.messages] == texts(store, HELLO)
     question, answer = live.conversation.messages
@@ -38,103 +38,82 @@ def test_a_finished_answer_is_kept_with_its_figures(answers, backend, store) -> 
     assert (answer.metadata["reason"], answer.metadata["completion_tokens"], answer.metadata["ttft_s"]) == ("end_of_turn", 3, 1.5)
 
 
-def test_the_question_is_stored_as_soon_as_the_backend_took_the_request(answers, backend, store) -> None:
-    async def scene() -> None:
-        answers.start(ME, HELLO, SamplingParams())
-        await backend.taken()
-        assert store.list(ME) == []
-        backend.send(QueueEvent(1, None))
-        await until(lambda: store.list(ME), "the conversation is in the list")
-        assert texts(store, HELLO) == ["Hello?"]
-
-    run(scene())
+async def test_the_question_is_stored_as_soon_as_the_backend_took_the_request(answers, backend, store) -> None:
+    answers.start(ME, HELLO, SamplingParams())
+    await backend.taken()
+    assert store.list(ME) == []
+    backend.send(QueueEvent(1, None))
+    await until(lambda: store.list(ME), "the conversation is in the list")
+    assert texts(store, HELLO) == ["Hello?"]
 
 
-def test_an_answer_goes_on_while_its_watcher_is_away(answers, backend) -> None:
-    async def scene() -> None:
-        live = await begin(answers, backend, HELLO, "One")
-        assert await watch(live, until_shown="One") == "One"
-        backend.say(", two")
-        await until(lambda: shown(live) == "One, two", "the answer grows unwatched")
-        assert await watch(live, until_shown="One, two") == "One, two"
-        coming = asyncio.create_task(watch(live))
-        backend.say(", three")
-        backend.send(finished())
-        assert await coming == "One, two, three"
-
-    run(scene())
+async def test_an_answer_goes_on_while_its_watcher_is_away(answers, backend) -> None:
+    live = await begin(answers, backend, HELLO, "One")
+    assert await watch(live, until_shown="One") == "One"
+    backend.say(", two")
+    await until(lambda: shown(live) == "One, two", "the answer grows unwatched")
+    assert await watch(live, until_shown="One, two") == "One, two"
+    coming = asyncio.create_task(watch(live))
+    backend.say(", three")
+    backend.send(finished())
+    assert await coming == "One, two, three"
 
 
-def test_a_second_watcher_sees_the_same(answers, backend) -> None:
-    async def scene() -> list[str]:
-        live = await begin(answers, backend, HELLO, "One")
-        watching = [asyncio.create_task(watch(live, until_shown="One, two")) for _ in range(2)]
-        backend.say(", two")
-        assert await asyncio.gather(*watching) == ["One, two"] * 2
-        watching = [asyncio.create_task(watch(live)) for _ in range(2)]
-        await until(lambda: live.watchers == 2, "both watch")
-        backend.say(", three")
-        backend.send(finished())
-        return await asyncio.gather(*watching)
-
-    assert run(scene()) == ["One, two, three"] * 2
+async def test_a_second_watcher_sees_the_same(answers, backend) -> None:
+    live = await begin(answers, backend, HELLO, "One")
+    watching = [asyncio.create_task(watch(live, until_shown="One, two")) for _ in range(2)]
+    backend.say(", two")
+    assert await asyncio.gather(*watching) == ["One, two"] * 2
+    watching = [asyncio.create_task(watch(live)) for _ in range(2)]
+    await until(lambda: live.watchers == 2, "both watch")
+    backend.say(", three")
+    backend.send(finished())
+    assert (await asyncio.gather(*watching)) == ["One, two, three"] * 2
 
 
-def test_who_watches_a_finished_answer_gets_one_look_and_no_more(answers, backend) -> None:
-    async def scene() -> int:
-        live = await begin(answers, backend, HELLO, "One")
-        backend.send(finished())
-        await done(live)
-        return len([None async for _ in live.watch(OFTEN)])
-
-    assert run(scene()) == 1
+async def test_who_watches_a_finished_answer_gets_one_look_and_no_more(answers, backend) -> None:
+    live = await begin(answers, backend, HELLO, "One")
+    backend.send(finished())
+    await done(live)
+    assert len([None async for _ in live.watch(OFTEN)]) == 1
 
 
-def test_who_shows_how_long_it_takes_is_woken_while_nothing_happens(answers, backend) -> None:
-    async def scene() -> None:
-        live = await begin(answers, backend, HELLO, "One")
-        looks = 0
-        async with aclosing(live.watch(OFTEN, at_least_every_s=0.01)) as moments:
-            async for _ in moments:
-                looks += 1
-                if looks == 3:
-                    break
-        backend.send(finished())
-        await done(live)
-
-    run(scene())
+async def test_who_shows_how_long_it_takes_is_woken_while_nothing_happens(answers, backend) -> None:
+    live = await begin(answers, backend, HELLO, "One")
+    looks = 0
+    async with aclosing(live.watch(OFTEN, at_least_every_s=0.01)) as moments:
+        async for _ in moments:
+            looks += 1
+            if looks == 3:
+                break
+    backend.send(finished())
+    await done(live)
 
 
-def test_an_answer_is_found_while_it_is_under_way_and_not_after(answers, backend) -> None:
-    async def scene() -> None:
-        assert answers.get(HELLO.id) is None
-        live = await begin(answers, backend, HELLO, "One")
-        assert answers.get(HELLO.id) is live
-        assert live.owner == ME
-        assert answers.get("another") is None
-        backend.send(finished())
-        await done(live)
-        assert answers.get(HELLO.id) is None
-
-    run(scene())
+async def test_an_answer_is_found_while_it_is_under_way_and_not_after(answers, backend) -> None:
+    assert answers.get(HELLO.id) is None
+    live = await begin(answers, backend, HELLO, "One")
+    assert answers.get(HELLO.id) is live
+    assert live.owner == ME
+    assert answers.get("another") is None
+    backend.send(finished())
+    await done(live)
+    assert answers.get(HELLO.id) is None
 
 
-def test_a_second_answer_in_the_same_conversation_is_refused_until_the_first_is_done(answers, backend, store) -> None:
-    async def scene() -> None:
-        live = await begin(answers, backend, HELLO, "One")
-        with pytest.raises(BadRequest, match="is being answered already"):
-            answers.start(ME, HELLO.add(Message("user", "Hello??")), SamplingParams())
-        other = await begin(answers, backend, talk("Something else?"), "Two")
-        backend.send(finished())
-        await done(other)
-        assert len(backend.requests) == 2
-        answers.stop(live)
-        await done(live)
-        again = await begin(answers, backend, live.conversation.add(Message("user", "Again?")), "Three")
-        backend.send(finished())
-        await done(again)
-
-    run(scene())
+async def test_a_second_answer_in_the_same_conversation_is_refused_until_the_first_is_done(answers, backend, store) -> None:
+    live = await begin(answers, backend, HELLO, "One")
+    with pytest.raises(BadRequest, match="is being answered already"):
+        answers.start(ME, HELLO.add(Message("user", "Hello??")), SamplingParams())
+    other = await begin(answers, backend, talk("Something else?"), "Two")
+    backend.send(finished())
+    await done(other)
+    assert len(backend.requests) == 2
+    answers.stop(live)
+    await done(live)
+    again = await begin(answers, backend, live.conversation.add(Message("user", "Again?")), "Three")
+    backend.send(finished())
+    await done(again)
     assert texts(store, HELLO) == ["Hello?", "One", "Again?", "Three"]
 
 
@@ -142,92 +121,67 @@ def test_a_second_answer_in_the_same_conversation_is_refused_until_the_first_is_
 
 
 @pytest.mark.parametrize("refusal", [BackendBusy("The queue is full."), BackendUnavailable("The model is loading.")])
-def test_a_refused_request_leaves_the_store_as_it_was(answers, backend, store, refusal: DemoError) -> None:
+async def test_a_refused_request_leaves_the_store_as_it_was(answers, backend, store, refusal: DemoError) -> None:
     before = EARLIER.cut(2)
     store.save(ME, before)
     backend.refusal = refusal
-
-    async def scene() -> AnswerTask:
-        live = answers.start(ME, EARLIER, SamplingParams())
-        await watch(live)
-        assert answers.get(live.id) is None
-        return live
-
-    live = run(scene())
+    live = answers.start(ME, EARLIER, SamplingParams())
+    await watch(live)
+    assert answers.get(live.id) is None
     assert live.error is refusal
     assert live.answer is None
     assert store.load(ME, EARLIER.id) == before
 
 
-def test_a_refused_first_question_leaves_no_conversation(answers, backend, store) -> None:
+async def test_a_refused_first_question_leaves_no_conversation(answers, backend, store) -> None:
     backend.refusal = BackendBusy("The queue is full.")
-
-    async def scene() -> None:
-        await watch(answers.start(ME, HELLO, SamplingParams()))
-
-    run(scene())
+    await watch(answers.start(ME, HELLO, SamplingParams()))
     assert store.list(ME) == []
 
 
-def test_a_prompt_that_cannot_be_built_is_the_answers_error(store) -> None:
+async def test_a_prompt_that_cannot_be_built_is_the_answers_error(store) -> None:
     backend = ManualBackend(context_length=100)
-
-    async def scene() -> AnswerTask:
-        live = new_answers(store, backend).start(ME, talk("x" * 200), SamplingParams())
-        await watch(live)
-        return live
-
-    live = run(scene())
+    live = new_answers(store, backend).start(ME, talk("x" * 200), SamplingParams())
+    await watch(live)
     assert isinstance(live.error, PromptTooLong)
     assert backend.requests == []
     assert store.list(ME) == []
 
 
 @pytest.mark.parametrize("events", [[], [READ, TokenEvent(0, 7, "Begun")]], ids=["before the first event", "in the middle"])
-def test_an_unexpected_failure_becomes_a_sentence_without_internals(answers, backend, store, caplog, events) -> None:
-    async def scene() -> AnswerTask:
-        live = answers.start(ME, HELLO, SamplingParams())
-        await backend.taken()
-        backend.send(*events, KeyError("secret_table_row"))
-        await watch(live)
-        assert answers.get(live.id) is None
-        return live
-
-    live = run(scene())
+async def test_an_unexpected_failure_becomes_a_sentence_without_internals(answers, backend, store, caplog, events) -> None:
+    live = answers.start(ME, HELLO, SamplingParams())
+    await backend.taken()
+    backend.send(*events, KeyError("secret_table_row"))
+    await watch(live)
+    assert answers.get(live.id) is None
     assert type(live.error) is DemoError
     assert "secret_table_row" not in str(live.error)
     assert "KeyError" not in str(live.error)
     assert "secret_table_row" in caplog.text, "the log has the cause"
 
 
-def test_a_model_that_fails_in_the_middle_leaves_what_was_written_and_the_cause(answers, backend, store) -> None:
-    async def scene() -> AnswerTask:
-        live = await begin(answers, backend, HELLO, "Half a")
-        backend.send(finished("error", error="The model failed on this request: no power"))
-        return await done(live)
-
-    assert run(scene()).error is None
+async def test_a_model_that_fails_in_the_middle_leaves_what_was_written_and_the_cause(answers, backend, store) -> None:
+    live = await begin(answers, backend, HELLO, "Half a")
+    backend.send(finished("error", error="The model failed on this request: no power"))
+    assert (await done(live)).error is None
     answer = store.load(ME, HELLO.id).messages[-1]
     assert (answer.text, answer.metadata["reason"]) == ("Half a", "error")
     assert "no power" in answer.metadata["error"]
 
 
-def test_an_answer_that_cannot_be_stored_fails_by_name_and_the_conversation_is_free_again(backend) -> None:
+async def test_an_answer_that_cannot_be_stored_fails_by_name_and_the_conversation_is_free_again(backend) -> None:
     class FullDisk(ConversationStore):
         def save(self, owner: str, conversation: Conversation) -> MessageTree:
             raise BackendUnavailable("The disk is full.")
 
     store = FullDisk(Database("sqlite://"))
     answers = new_answers(store, backend)
-
-    async def scene() -> None:
-        live = answers.start(ME, HELLO, SamplingParams())
-        await backend.taken()
-        backend.send(READ)
-        await watch(live)
-        assert str(live.error) == "The disk is full."
-        answers.refuse_second(HELLO.id)
-        await until(lambda: backend.closed, "the request was given up")
-
-    run(scene())
+    live = answers.start(ME, HELLO, SamplingParams())
+    await backend.taken()
+    backend.send(READ)
+    await watch(live)
+    assert str(live.error) == "The disk is full."
+    answers.refuse_second(HELLO.id)
+    await until(lambda: backend.closed, "the request was given up")
     store.database.close()

@@ -11,30 +11,29 @@ import pytest
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.ui.page_update import PageSession, PageUpdate, guarded, guarded_stream, page_session_of
 from tests.support.chat_setup import REFUSALS, Seen
-from tests.support.manual_backend import run
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_an_expected_failure_becomes_a_notice_with_nothing_taken_for_html(notices) -> None:
+async def test_an_expected_failure_becomes_a_notice_with_nothing_taken_for_html(notices) -> None:
     async def fails() -> str:
         raise BadRequest('"<img src=x onerror=alert(1)>" is no image.')
 
-    assert run(guarded(fails())) is None
+    assert await guarded(fails()) is None
     [text] = notices
     assert "<" not in text
     assert html.unescape(text) == '"<img src=x onerror=alert(1)>" is no image.'
 
 
-def test_a_busy_backend_is_said_to_be_busy(notices) -> None:
+async def test_a_busy_backend_is_said_to_be_busy(notices) -> None:
     async def fails() -> None:
         raise REFUSALS[0]
 
-    run(guarded(fails()))
+    await guarded(fails())
     assert notices == [str(REFUSALS[0])]
 
 
-def test_a_stream_ends_at_an_expected_failure_and_leaves_what_was_shown_before(notices) -> None:
+async def test_a_stream_ends_at_an_expected_failure_and_leaves_what_was_shown_before(notices) -> None:
     async def views() -> AsyncGenerator[PageUpdate, None]:
         yield PageUpdate(title="shown")
         raise NotFound("It is gone.")
@@ -43,23 +42,20 @@ def test_a_stream_ends_at_an_expected_failure_and_leaves_what_was_shown_before(n
         raise BadRequest("top_p must be lower.")
         yield PageUpdate()
 
-    async def scene() -> None:
-        assert await Seen(guarded_stream(views())).to_the_end() == [PageUpdate(title="shown"), PageUpdate()]
-        assert await Seen(guarded_stream(cannot_begin())).to_the_end() == [PageUpdate()], "a view that changes nothing"
-
-    run(scene())
+    assert await Seen(guarded_stream(views())).to_the_end() == [PageUpdate(title="shown"), PageUpdate()]
+    assert await Seen(guarded_stream(cannot_begin())).to_the_end() == [PageUpdate()], "a view that changes nothing"
     assert notices == ["It is gone.", "top_p must be lower."]
 
 
-def test_what_succeeds_is_passed_on_without_a_notice(notices) -> None:
+async def test_what_succeeds_is_passed_on_without_a_notice(notices) -> None:
     async def works() -> int:
         return 7
 
-    assert run(guarded(works())) == 7
+    assert await guarded(works()) == 7
     assert notices == []
 
 
-def test_an_unexpected_failure_is_logged_and_said_without_its_words(notices, caplog) -> None:
+async def test_an_unexpected_failure_is_logged_and_said_without_its_words(notices, caplog) -> None:
     async def fails() -> None:
         raise ZeroDivisionError("a secret")
 
@@ -67,11 +63,8 @@ def test_an_unexpected_failure_is_logged_and_said_without_its_words(notices, cap
         await fails()
         yield PageUpdate()
 
-    async def scene() -> None:
-        assert await guarded(fails()) is None
-        assert await Seen(guarded_stream(views())).to_the_end() == [PageUpdate()]
-
-    run(scene())
+    assert await guarded(fails()) is None
+    assert await Seen(guarded_stream(views())).to_the_end() == [PageUpdate()]
     assert notices == ["Something went wrong in the demo; its log has the cause."] * 2
     assert caplog.text.count("ZeroDivisionError: a secret") == 2
 
