@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from mllama_demo.chat.conversation import Conversation, Message
@@ -114,10 +114,6 @@ async def until(condition: Callable[[], Any], what: str, patience_s: float = PAT
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
         await asyncio.sleep(0.002)
-
-
-def run(scene: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(scene, PATIENCE_S))
 
 
 def talk(*texts: str) -> Conversation:

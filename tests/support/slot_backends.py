@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -80,10 +80,6 @@ def request(name: str, prompt: int = 3, **sampling: Any) -> GenerationRequest:
     return GenerationRequest(tuple(range(1000, 1000 + prompt)), SamplingParams(**sampling), id=name)
 
 
-def run(work: Coroutine[Any, Any, Any], timeout: float = PATIENCE_S) -> Any:
-    return asyncio.run(asyncio.wait_for(work, timeout))
-
-
 async def read(backend: SlotBackend, *requests: GenerationRequest) -> list[list[Event]]:
     """All events of each request, which are sent at the same time."""
 
@@ -115,8 +111,8 @@ def idle(backend: SlotBackend) -> bool:
     return status.running == 0 and status.waiting == 0
 
 
-def refused_with(backend: SlotBackend) -> str:
+async def refused_with(backend: SlotBackend) -> str:
     """Why a request is refused right now."""
     with pytest.raises(BackendUnavailable) as caught:
-        run(read(backend, request("refused")))
+        await read(backend, request("refused"))
     return str(caught.value)

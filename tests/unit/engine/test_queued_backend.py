@@ -11,12 +11,12 @@ from mllama_demo.engine.base import FinishEvent, GenerationRequest
 from mllama_demo.engine.queued_backend import RequestLoop
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.errors import BackendUnavailable
-from tests.support.manual_backend import PATIENCE_S, run
+from tests.support.manual_backend import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_a_request_that_comes_too_late_to_begin_is_told_so() -> None:
+async def test_a_request_that_comes_too_late_to_begin_is_told_so() -> None:
     opened, sent = threading.Event(), threading.Event()
 
     async def serve(job: Job) -> FinishEvent:
@@ -34,16 +34,12 @@ def test_a_request_that_comes_too_late_to_begin_is_told_so() -> None:
         asyncio.run(life())
         requests.refuse_all("It is over.")
 
-    async def read() -> None:
-        stream = requests.stream(GenerationRequest((1,)))
-        first = asyncio.create_task(anext(stream))
-        await asyncio.sleep(0)  # the request is on its way
-        sent.set()
-        with pytest.raises(BackendUnavailable, match="It is over"):
-            await first
-
     serving = threading.Thread(target=thread)
     serving.start()
     assert opened.wait(PATIENCE_S)
-    run(read())
+    first = asyncio.create_task(anext(requests.stream(GenerationRequest((1,)))))
+    await asyncio.sleep(0)  # the request is on its way
+    sent.set()
+    with pytest.raises(BackendUnavailable, match="It is over"):
+        await first
     serving.join(PATIENCE_S)

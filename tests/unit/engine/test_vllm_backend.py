@@ -98,14 +98,6 @@ async def events_of(backend: StartedBackend, request: GenerationRequest) -> list
         return [event async for event in events]
 
 
-def run(scene: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(scene, PATIENCE_S))
-
-
-async def ask(backend: StartedBackend, request: GenerationRequest) -> list[Event]:
-    return await events_of(backend, request)
-
-
 def text_of(events: Sequence[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, (TokenEvent, FinishEvent)))
 
@@ -135,7 +127,7 @@ def test_nothing_is_reported_or_logged_about_those_who_ask(backend, vllm) -> Non
 
 async def test_a_prompt_goes_as_ids_with_one_begin_of_text(backend, vllm, tokenizer) -> None:
     request = question(tokenizer)
-    await ask(backend, request)
+    await events_of(backend, request)
     prompt = vllm.prompts[request.id]
     assert prompt["prompt_token_ids"] == list(request.prompt_ids)
     assert prompt["prompt_token_ids"].count(tokenizer.special_id("<|begin_of_text|>")) == 1
@@ -145,7 +137,7 @@ async def test_a_prompt_goes_as_ids_with_one_begin_of_text(backend, vllm, tokeni
 @pytest.mark.parametrize("vllm", GENERATIONS, indirect=True)
 async def test_without_an_image_each_generation_gets_the_form_it_can_take(backend, vllm, tokenizer) -> None:
     request = question(tokenizer)
-    assert last(await ask(backend, request)).reason == "end_of_turn"
+    assert last(await events_of(backend, request)).reason == "end_of_turn"
     data = vllm.prompts[request.id].get("multi_modal_data")
     if "vllm/multimodal/neuron_multimodal_image_utils.py" in vllm.signatures["files"]:
         assert data["image"].shape == (0, 0)
@@ -156,7 +148,7 @@ async def test_without_an_image_each_generation_gets_the_form_it_can_take(backen
 @pytest.mark.parametrize("vllm", GENERATIONS, indirect=True)
 async def test_an_image_goes_along_on_all_its_tiles(backend, vllm, tokenizer) -> None:
     request = question(tokenizer, picture=picture())
-    await ask(backend, request)
+    await events_of(backend, request)
     image = vllm.prompts[request.id]["multi_modal_data"]["image"]
     side, tiles = backend.info.tile_size, backend.info.max_tiles
     assert image.mode == "RGB"
@@ -204,7 +196,7 @@ def test_it_is_never_ready_where_a_question_cannot_be_answered(vllm) -> None:
 async def test_each_request_has_sampling_values_of_its_own(backend, vllm, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(temperature=0.9, top_k=10))
     for _ in range(2):
-        await ask(backend, replace(request, id=f"{len(vllm.params)}"))
+        await events_of(backend, replace(request, id=f"{len(vllm.params)}"))
     assert len(vllm.params) == 3, "and one more for warming up"
     assert vllm.violations == []
 
@@ -214,7 +206,7 @@ async def test_each_request_has_sampling_values_of_its_own(backend, vllm, tokeni
 
 async def test_an_answer_is_read_written_and_finished(backend, tokenizer) -> None:
     request = question(tokenizer)
-    events = await ask(backend, request)
+    events = await events_of(backend, request)
     assert events[0] == PrefillEvent(len(request.prompt_ids), events[0].waited_s)
     assert text_of(events) == "A red circle."
     finish, tokens = last(events), [event for event in events if isinstance(event, TokenEvent)]
@@ -226,14 +218,14 @@ async def test_an_answer_is_read_written_and_finished(backend, tokenizer) -> Non
 
 
 async def test_max_tokens_ends_an_answer_where_it_says(backend, vllm, tokenizer) -> None:
-    finish = last(await ask(backend, question(tokenizer, sampling=SamplingParams(max_tokens=2))))
+    finish = last(await events_of(backend, question(tokenizer, sampling=SamplingParams(max_tokens=2))))
     assert (finish.reason, finish.completion_tokens) == ("max_tokens", 2)
     assert vllm.aborted == []
 
 
 async def test_a_stop_string_is_never_shown_and_the_engine_stops(backend, vllm, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(stop=(" circle",)))
-    events = await ask(backend, request)
+    events = await events_of(backend, request)
     assert text_of(events) == "A red"
     assert (last(events).reason, last(events).stop_string) == ("stop_string", " circle")
     assert vllm.aborted == [request.id]
@@ -241,7 +233,7 @@ async def test_a_stop_string_is_never_shown_and_the_engine_stops(backend, vllm, 
 
 async def test_an_engine_that_ends_by_itself_has_run_out_of_context(backend, vllm, tokenizer) -> None:
     vllm.answer = lambda prompt: tokenizer.encode("A red")
-    assert last(await ask(backend, question(tokenizer))).reason == "context_full"
+    assert last(await events_of(backend, question(tokenizer))).reason == "context_full"
 
 
 # --- ending early --------------------------------------------------------------------------------------------------------
@@ -283,7 +275,7 @@ async def test_cancel_ends_the_stream_with_what_was_written(endless, backend, to
 
 async def test_the_time_limit_ends_a_request(endless, backend, tokenizer) -> None:
     request = question(tokenizer, sampling=SamplingParams(max_tokens=4096), time_limit_s=0.2)
-    assert last(await ask(backend, request)).reason == "time_limit"
+    assert last(await events_of(backend, request)).reason == "time_limit"
     assert endless.aborted == [request.id]
 
 
@@ -314,9 +306,9 @@ async def test_a_full_queue_refuses(vllm, tokenizer) -> None:
 
 async def test_prompts_that_can_never_run_are_refused(backend, tokenizer) -> None:
     with pytest.raises(BadRequest, match="empty"):
-        await ask(backend, GenerationRequest(()))
+        await events_of(backend, GenerationRequest(()))
     with pytest.raises(PromptTooLong, match="room for 128"):
-        await ask(backend, GenerationRequest((5,) * 129))
+        await events_of(backend, GenerationRequest((5,) * 129))
 
 
 # --- failing -------------------------------------------------------------------------------------------------------------
@@ -324,18 +316,18 @@ async def test_prompts_that_can_never_run_are_refused(backend, tokenizer) -> Non
 
 async def test_one_failed_request_is_told_and_the_next_is_answered(backend, vllm, tokenizer) -> None:
     vllm.failure = ValueError("no such token")
-    finish = last(await ask(backend, question(tokenizer)))
+    finish = last(await events_of(backend, question(tokenizer)))
     assert (finish.reason, finish.error) == ("error", "The model failed on this request: no such token")
     vllm.failure = None
-    assert last(await ask(backend, question(tokenizer))).reason == "end_of_turn"
+    assert last(await events_of(backend, question(tokenizer))).reason == "end_of_turn"
 
 
 async def test_an_engine_that_died_takes_the_backend_down(backend, vllm, tokenizer) -> None:
     vllm.failure, vllm.dead = RuntimeError("nrt_execute failed"), True
-    assert last(await ask(backend, question(tokenizer))).error == "The model is down: nrt_execute failed"
+    assert last(await events_of(backend, question(tokenizer))).error == "The model is down: nrt_execute failed"
     assert backend.status().state == "down"
     with pytest.raises(BackendUnavailable, match="nrt_execute"):
-        await ask(backend, question(tokenizer))
+        await events_of(backend, question(tokenizer))
 
 
 def test_a_model_that_cannot_be_loaded_says_why(vllm) -> None:

@@ -22,7 +22,7 @@ from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
-from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished, run, talk
+from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished, talk
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -86,21 +86,14 @@ async def answered(
         backend.send(finished(tokens=len(said)))
         return request
 
-    async def scene() -> tuple[GenerationRequest, list[Answer]]:
-        states, request = await asyncio.gather(read(), send())
-        return request, states
-
-    return await scene()
+    states, request = await asyncio.gather(read(), send())
+    return request, states
 
 
-def first(answerer: GenerationService, conversation: Conversation) -> Answer:
+async def first(answerer: GenerationService, conversation: Conversation) -> Answer:
     """The first state of an answer; raises what prevents it."""
-
-    async def scene() -> Answer:
-        async with aclosing(answerer.answer(conversation, SamplingParams(), "the-id")) as states:
-            return await anext(states)
-
-    return run(scene())
+    async with aclosing(answerer.answer(conversation, SamplingParams(), "the-id")) as states:
+        return await anext(states)
 
 
 def spelled(request: GenerationRequest) -> str:
@@ -209,24 +202,24 @@ async def test_what_did_not_fit_is_left_out_and_counted(store) -> None:
 # --- failing -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_question_too_long_is_refused_before_the_backend_hears_of_it(store) -> None:
+async def test_a_question_too_long_is_refused_before_the_backend_hears_of_it(store) -> None:
     backend = ManualBackend(context_length=100)
     with pytest.raises(PromptTooLong):
-        first(new_answerer(backend, store), talk("x" * 200))
+        await first(new_answerer(backend, store), talk("x" * 200))
     assert backend.requests == []
 
 
-def test_an_image_that_is_gone_is_refused_before_the_backend_hears_of_it(answerer, backend) -> None:
+async def test_an_image_that_is_gone_is_refused_before_the_backend_hears_of_it(answerer, backend) -> None:
     with pytest.raises(NotFound):
-        first(answerer, Conversation((Message("user", "This?", ImageRef("0" * 64, "gone.png", 8, 6)),)))
+        await first(answerer, Conversation((Message("user", "This?", ImageRef("0" * 64, "gone.png", 8, 6)),)))
     assert backend.requests == []
 
 
 @pytest.mark.parametrize("refusal", [BackendBusy("The queue is full."), BackendUnavailable("The model is loading.")])
-def test_a_refusal_of_the_backend_comes_before_the_first_state(answerer, backend, refusal: DemoError) -> None:
+async def test_a_refusal_of_the_backend_comes_before_the_first_state(answerer, backend, refusal: DemoError) -> None:
     backend.refusal = refusal
     with pytest.raises(type(refusal), match=str(refusal)):
-        first(answerer, talk("Hello?"))
+        await first(answerer, talk("Hello?"))
 
 
 async def test_closing_the_answer_closes_the_backends_stream(answerer, backend) -> None:

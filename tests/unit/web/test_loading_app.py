@@ -7,7 +7,7 @@ import gc
 import json
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -113,10 +113,6 @@ def unheard() -> Iterator[None]:
     """A task whose failure nobody heard of is reported here, and not in the middle of another test."""
     yield
     gc.collect()
-
-
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, PATIENCE_S))
 
 
 # --- meanwhile -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
@@ -21,7 +21,6 @@ from tests.support.slot_backends import (
     read,
     refused_with,
     request,
-    run,
     until,
 )
 
@@ -48,7 +47,7 @@ async def test_closing_ends_everybody_and_refuses_what_comes_later(make) -> None
     backend.close()
     assert runner.holders == {}
     assert backend.status().state == "down"
-    assert "shutting down" in refused_with(backend)
+    assert "shutting down" in await refused_with(backend)
 
 
 async def test_a_backend_closed_while_loading_never_calls_itself_ready() -> None:
@@ -84,29 +83,25 @@ def threads_of_the_backend() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "backend"}
 
 
-def used_and_closed() -> None:
+async def used_and_closed() -> None:
     backend = new_backend(ScriptedRunner(scripts={"a": "A" + END}))
     backend.start()
     until(lambda: backend.status().state == "ready", "loaded")
-    run(read(backend, request("a")))
+    await read(backend, request("a"))
     backend.close()
 
 
-def closed_in_the_middle_of_a_request() -> None:
+async def closed_in_the_middle_of_a_request() -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000)
     backend = new_backend(runner, slots=1)
     backend.start()
     until(lambda: backend.status().state == "ready", "loaded")
-
-    async def scene() -> None:
-        async with aclosing(backend.generate(request("a", max_tokens=MOST_TOKENS))) as stream:
-            await anext(stream)
-            await asyncio.to_thread(backend.close)
-
-    run(scene())
+    async with aclosing(backend.generate(request("a", max_tokens=MOST_TOKENS))) as stream:
+        await anext(stream)
+        await asyncio.to_thread(backend.close)
 
 
-def failed_to_load() -> None:
+async def failed_to_load() -> None:
     def load(progress: Progress) -> ModelRunner:
         raise CheckpointError("no weights")
 
@@ -118,18 +113,18 @@ def failed_to_load() -> None:
     until(lambda: threads_of_the_backend() <= before, "the thread has ended")
 
 
-def went_down() -> None:
+async def went_down() -> None:
     runner = ScriptedRunner()
     runner.fail_prefill["a"] = RunnerDown("gone")
     backend = new_backend(runner)
     backend.start()
     until(lambda: backend.status().state == "ready", "loaded")
-    run(read(backend, request("a")))
+    await read(backend, request("a"))
     until(lambda: backend.status().state == "down", "down")
     backend.close()
 
 
-def never_started() -> None:
+async def never_started() -> None:
     backend = new_backend(ScriptedRunner())
     backend.close()
     backend.close()
@@ -140,7 +135,7 @@ def never_started() -> None:
     [used_and_closed, closed_in_the_middle_of_a_request, failed_to_load, went_down, never_started],
     ids=lambda f: f.__name__,
 )
-def test_a_backend_leaves_no_thread_behind(life: Callable[[], None]) -> None:
+async def test_a_backend_leaves_no_thread_behind(life: Callable[[], Awaitable[None]]) -> None:
     before = threads_of_the_backend()
-    life()
+    await life()
     assert threads_of_the_backend() <= before

@@ -116,7 +116,7 @@ async def test_while_loading_the_status_and_the_refusal_name_what_is_loading() -
         status = backend.status()
         assert (status.state, status.detail, status.slots) == ("loading", "reading shard 3 of 5", 2)
         assert (status.running, status.waiting, status.estimated_wait_s) == (0, 0, None)
-        assert "still loading (reading shard 3 of 5)" in refused_with(backend)
+        assert "still loading (reading shard 3 of 5)" in await refused_with(backend)
         backend.cancel("nobody")
         assert not backend.loaded
         assert not ready.is_set()
@@ -139,7 +139,7 @@ async def test_while_loading_the_status_and_the_refusal_name_what_is_loading() -
     ],
     ids=["expected", "unexpected", "without words"],
 )
-def test_a_model_that_cannot_be_loaded_is_down_with_the_reason(error: Exception, named: str) -> None:
+async def test_a_model_that_cannot_be_loaded_is_down_with_the_reason(error: Exception, named: str) -> None:
     def load(progress: Progress) -> ModelRunner:
         raise error
 
@@ -153,7 +153,7 @@ def test_a_model_that_cannot_be_loaded_is_down_with_the_reason(error: Exception,
         assert (status.state, backend.loaded, ready.is_set()) == ("down", False, False)
         assert named in status.detail
         assert told == [status.detail]
-        assert refused_with(backend) == status.detail
+        assert await refused_with(backend) == status.detail
     finally:
         backend.close()
 
@@ -174,7 +174,7 @@ async def test_it_is_ready_once_a_question_was_answered_and_not_before() -> None
     backend.start()
     assert reached.wait(PATIENCE_S)
     assert (backend.status().state, backend.status().detail, backend.loaded) == ("loading", "warming up", False)
-    assert "still loading (warming up)" in refused_with(backend)
+    assert "still loading (warming up)" in await refused_with(backend)
     go_on.set()
     assert ready.wait(PATIENCE_S)
     assert [(call.verb, call.requests) for call in runner.calls] == [(v, ("warm-up",)) for v in ("prefill", "decode", "release")]
@@ -249,7 +249,7 @@ async def test_a_runner_that_goes_down_takes_everybody_along_by_name(make) -> No
     assert down.wait(PATIENCE_S)
     assert (backend.status().state, backend.loaded) == ("down", True)
     assert told == [backend.status().detail]
-    assert "the device is lost" in refused_with(backend)
+    assert "the device is lost" in await refused_with(backend)
 
 
 async def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> None:

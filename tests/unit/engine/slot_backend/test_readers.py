@@ -12,7 +12,7 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
 from mllama_demo.engine.base import Event, PrefillEvent, QueueEvent, TokenEvent
 from tests.support.scripted_runner import END, LETTER, ScriptedRunner, check_legal
-from tests.support.slot_backends import MOST_TOKENS, PATIENCE_S, Pace, end, idle, read, request, run, text, until
+from tests.support.slot_backends import MOST_TOKENS, PATIENCE_S, Pace, end, idle, read, request, text, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -89,7 +89,7 @@ def test_readers_in_two_event_loops_of_two_threads_get_their_own_events_in_their
         together.wait(PATIENCE_S)
         await asyncio.gather(*map(one, group))
 
-    threads = [threading.Thread(target=lambda group=group: run(everybody(group)), name=group[0][0]) for group in names]
+    threads = [threading.Thread(target=lambda group=group: asyncio.run(everybody(group)), name=group[0][0]) for group in names]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -98,7 +98,7 @@ def test_readers_in_two_event_loops_of_two_threads_get_their_own_events_in_their
     assert threads_of_readers == {name: {name[0]} for group in names for name in group}
 
 
-def test_a_reader_that_never_reads_does_not_hold_up_others(make) -> None:
+async def test_a_reader_that_never_reads_does_not_hold_up_others(make) -> None:
     """Its whole event loop stands still, and it still finds each of its events later, once."""
     backend = make(ScriptedRunner(slots=2, scripts={name: name + END for name in "abcd"}))
     stuck, go_on = threading.Event(), threading.Event()
@@ -111,18 +111,18 @@ def test_a_reader_that_never_reads_does_not_hold_up_others(make) -> None:
             assert go_on.wait(PATIENCE_S)
             late.extend([event async for event in stream])
 
-    sleeper = threading.Thread(target=lambda: run(never_reads(), 2 * PATIENCE_S))
+    sleeper = threading.Thread(target=lambda: asyncio.run(never_reads()))
     sleeper.start()
     try:
         assert stuck.wait(PATIENCE_S)
-        answers = run(read(backend, *map(request, "abcd")))
+        answers = await read(backend, *map(request, "abcd"))
         assert [text(events) for events in answers] == list("abcd")
         until(lambda: idle(backend), "the sleeper's answer is complete without anybody reading it")
     finally:
         go_on.set()
         sleeper.join(PATIENCE_S)
     assert kinds(late) == "P" + "T" * 40 + "F"
-    [events] = run(read(backend, request("again", max_tokens=2)))
+    [events] = await read(backend, request("again", max_tokens=2))
     assert kinds(events) == "PTTF"
 
 
@@ -199,7 +199,7 @@ async def test_a_request_cancelled_by_its_id_finishes_as_cancelled_with_what_it_
     until(lambda: idle(backend), "both have ended")
 
 
-async def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> None:
+def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000, scripts={"b": "B" + END})
     pace = Pace(runner)
     backend = make(runner, pace)
@@ -212,5 +212,5 @@ async def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(mak
     assert len(runner.decoded()) == 1
     assert runner.holders == {}
     pace.run_free()
-    [events] = await read(backend, request("b"))
+    [events] = asyncio.run(read(backend, request("b")))
     assert text(events) == "B"

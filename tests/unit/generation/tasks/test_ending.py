@@ -161,10 +161,13 @@ async def test_an_answer_that_somebody_watches_is_not_ended(backend, store) -> N
     assert not watched.abandoned
 
 
-async def test_a_program_that_ends_keeps_what_was_written(answers, backend, store) -> None:
+def test_a_program_that_ends_keeps_what_was_written(answers, backend, store) -> None:
     """asyncio.run cancels what is left when the scene is over, as it does when the server has stopped."""
 
-    await begin(answers, backend, EARLIER, "As far ", "as it came")
+    async def scene() -> None:
+        await begin(answers, backend, EARLIER, "As far ", "as it came")
+
+    asyncio.run(scene())
     assert texts(store, EARLIER) == ["Hello?", "Hi.", "And now?", "As far as it came"]
     assert backend.closed == [backend.requests[0].id]
 
@@ -175,7 +178,7 @@ async def test_a_program_that_ends_before_the_first_event_stores_nothing(answers
     assert store.list(ME) == []
 
 
-async def test_a_program_that_ends_while_the_answer_is_being_stored_keeps_it_once(backend) -> None:
+def test_a_program_that_ends_while_the_answer_is_being_stored_keeps_it_once(backend) -> None:
     """The writing thread is done and the event loop has not heard of it yet: that is where the cancellation strikes."""
 
     class CancelledOnSave(ConversationStore):
@@ -196,12 +199,16 @@ async def test_a_program_that_ends_while_the_answer_is_being_stored_keeps_it_onc
         for task in asyncio.all_tasks() - {scene_task}:
             task.cancel()
 
+    async def scene() -> None:
+        nonlocal live, loop, scene_task
+        scene_task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        live = await begin(answers, backend, HELLO, "Once")
+        backend.send(finished())
+        await done(live)
+
     live: Any = None
     loop: Any = None
     scene_task: Any = None
-    scene_task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    live = await begin(answers, backend, HELLO, "Once")
-    backend.send(finished())
-    await done(live)
+    asyncio.run(scene())
     assert texts(store, HELLO) == ["Hello?", "Once"]
     store.database.close()
