@@ -16,8 +16,13 @@ from mllama_demo.errors import NotFound
 
 @dataclass(frozen=True)
 class Node:
-    """A message in its place. number: unique within the tree, in order of coming. parent: the number of the message before it,
-    None for the first. chosen: whether it is shown where its parent is; at most one of siblings is."""
+    """A message in its place in the tree.
+
+    Attributes:
+        number: unique within the tree; a later node has a higher number.
+        parent: the number of the preceding message, None for a first message.
+        chosen: whether the node is shown when its parent is. At most one node of each parent is chosen.
+    """
 
     number: int
     parent: int | None
@@ -27,7 +32,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Siblings:
-    """A shown message among its siblings. numbers: of all of them, oldest first. index: which is shown, from 0."""
+    """A shown message among the messages with the same parent.
+
+    Attributes:
+        numbers: of all siblings, oldest first.
+        index: the position of the shown one in numbers.
+    """
 
     numbers: tuple[int, ...]
     index: int
@@ -39,22 +49,26 @@ class Siblings:
 
 @dataclass(frozen=True)
 class MessageTree:
-    """Nodes in order of their numbers, so that a parent comes before its children. Siblings differ in their messages."""
+    """Nodes in the order of their numbers, so that a parent comes before its children. Siblings have different messages."""
 
     nodes: tuple[Node, ...] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     title: str = ""
 
     def conversation(self) -> Conversation:
-        """What is shown: the chosen messages from the first on, until none is chosen."""
-        return Conversation(tuple(node.message for node in self._path()), self.id, self.title)
+        """The shown messages: the chosen ones from the first on, until no child is chosen."""
+        children = self._children()
+        path: list[Node] = []
+        while node := next((node for node in children[path[-1].number if path else None] if node.chosen), None):
+            path.append(node)
+        return self._conversation(path)
 
     def up_to(self, number: int) -> Conversation:
-        """The conversation as it is at one node, with everything before it. Raises NotFound."""
-        return Conversation(tuple(node.message for node in self._line(number)), self.id, self.title)
+        """The messages from the first one to a node, shown or not. Raises NotFound."""
+        return self._conversation(self._ancestors(number))
 
-    def showing(self, messages: Sequence[Message]) -> MessageTree:
-        """This tree, so that it shows exactly `messages`: those it has already are chosen, the others added."""
+    def with_messages(self, messages: Sequence[Message]) -> MessageTree:
+        """This tree with exactly these messages shown; messages that it lacks are added."""
         path: list[int] = []
         nodes = list(self.nodes)
         children = self._children()
@@ -67,16 +81,16 @@ class MessageTree:
             path.append(known.number)
         return replace(self, nodes=_choose(nodes, path, end=True))
 
-    def choosing(self, number: int) -> MessageTree:
-        """This tree, so that it shows the node, and below it what was shown there last or came last. Raises NotFound."""
-        path = [node.number for node in self._line(number)]
+    def with_selected(self, number: int) -> MessageTree:
+        """This tree with a node shown. Of its descendants, those last shown are shown, or else the newest. Raises NotFound."""
+        path = [node.number for node in self._ancestors(number)]
         children = self._children()
         while below := children[path[-1]]:
             path.append(next((node for node in below if node.chosen), below[-1]).number)
         return replace(self, nodes=_choose(self.nodes, path))
 
-    def versions(self, messages: Iterable[Message]) -> list[Siblings | None]:
-        """For each of the messages, from the first on, its place among its siblings; None for those not in the tree."""
+    def siblings(self, messages: Iterable[Message]) -> list[Siblings | None]:
+        """For each message of a path that starts at the first message: its siblings, or None when it is not in the tree."""
         found: list[Siblings | None] = []
         children = self._children()
         parent: int | None = None
@@ -87,9 +101,12 @@ class MessageTree:
             parent = None if index is None else siblings[index].number
         return found
 
-    def below(self, number: int) -> tuple[int, ...]:
-        """The numbers of the messages that follow a node, oldest first."""
+    def children(self, number: int) -> tuple[int, ...]:
+        """The numbers of a node's children, oldest first."""
         return tuple(node.number for node in self._children()[number])
+
+    def _conversation(self, path: Iterable[Node]) -> Conversation:
+        return Conversation(tuple(node.message for node in path), self.id, self.title)
 
     def _children(self) -> defaultdict[int | None, list[Node]]:
         children: defaultdict[int | None, list[Node]] = defaultdict(list)
@@ -97,25 +114,23 @@ class MessageTree:
             children[node.parent].append(node)
         return children
 
-    def _path(self) -> list[Node]:
-        children = self._children()
-        path: list[Node] = []
-        while node := next((node for node in children[path[-1].number if path else None] if node.chosen), None):
-            path.append(node)
-        return path
-
-    def _line(self, number: int) -> list[Node]:
+    def _ancestors(self, number: int) -> list[Node]:
+        """The path from the first message to a node, which it includes."""
         known = {node.number: node for node in self.nodes}
         if number not in known:
             raise NotFound(f"This conversation has no version {number}.")
-        line = [known[number]]
-        while line[-1].parent is not None:
-            line.append(known[line[-1].parent])
-        return line[::-1]
+        path = [known[number]]
+        while path[-1].parent is not None:
+            path.append(known[path[-1].parent])
+        return path[::-1]
 
 
 def _choose(nodes: Sequence[Node], path: Sequence[int], end: bool = False) -> tuple[Node, ...]:
-    """The nodes with those on the path chosen, and none beside it. end: nor any after its last one."""
+    """The nodes with those on the path chosen and their siblings not.
+
+    Args:
+        end: whether to choose no child of the path's last node either.
+    """
     decided: set[int | None] = {None, *(path if end else path[:-1])}
     on_path = set(path)
     chosen = ((node.number in on_path) if node.parent in decided else node.chosen for node in nodes)

@@ -71,7 +71,7 @@ class ConversationStore:
             elif found["owner"] != owner or found["deleted"] is not None:
                 raise _not_found(conversation.id)
             before = MessageTree(_nodes(connection, conversation.id), conversation.id, conversation.title)
-            after = before.showing(messages)
+            after = before.with_messages(messages)
             changed = _write(connection, before, after)
             if found is not None and (changed or found["title"] != conversation.title):
                 values = {"title": conversation.title, "updated": now if changed else found["updated"]}
@@ -88,12 +88,12 @@ class ConversationStore:
             found = _owned(connection, owner, id, lock=False)
             return MessageTree(_nodes(connection, id), id, found["title"])
 
-    def choose(self, owner: str, id: str, number: int) -> MessageTree:
-        """Shows another version, see MessageTree.choosing; the conversation's place in the list stays. Raises NotFound."""
+    def select_version(self, owner: str, id: str, number: int) -> MessageTree:
+        """Shows another version, see MessageTree.with_selected; the conversation's place in the list stays. Raises NotFound."""
         with self.database.transaction(write=True) as connection:
             found = _owned(connection, owner, id)
             before = MessageTree(_nodes(connection, id), id, found["title"])
-            after = before.choosing(number)
+            after = before.with_selected(number)
             _write(connection, before, after)
         return after
 
@@ -106,17 +106,17 @@ class ConversationStore:
             nodes = tuple(replace(node, message=_plain(node.message)) for node in tree.nodes)
             _write(connection, MessageTree((), tree.id), replace(tree, nodes=nodes))
 
-    def list(self, owner: str, limit: int = 200, words: str = "") -> Summaries:
+    def list(self, owner: str, limit: int = 200, search: str = "") -> Summaries:
         """The owner's conversations, at most `limit`, the last changed first.
 
         words: only those that have every one of these words, or parts of words, in the title or in a message of any version;
         capital letters are as good as small ones. Raises BadRequest for more than 200 characters of them.
         """
-        if len(words) > MAX_SEARCH_LENGTH:
-            raise BadRequest(f"A search takes at most {MAX_SEARCH_LENGTH} characters, this one has {len(words)}.")
+        if len(search) > MAX_SEARCH_LENGTH:
+            raise BadRequest(f"A search takes at most {MAX_SEARCH_LENGTH} characters, this one has {len(search)}.")
         c = _conversations.c
         query = sql.select(c.id, c.title, c.updated).where(c.owner == owner, c.deleted.is_(None))
-        for word in words.split():
+        for word in search.split():
             said = sql.exists().where(_messages.c.conversation_id == c.id, _messages.c.text.icontains(word, autoescape=True))
             query = query.where(c.title.icontains(word, autoescape=True) | said)
         with self.database.transaction() as connection:

@@ -64,7 +64,7 @@ class Shares:
         if lifetime not in LIFETIMES:
             raise BadRequest(f"A link can last {', '.join(LIFETIMES)}; got {str(lifetime)[:40]!r}.")
         tree = self._store.tree(owner, conversation_id)
-        shown = [versions.number for versions in tree.versions(tree.conversation().messages) if versions is not None]
+        shown = [versions.number for versions in tree.siblings(tree.conversation().messages) if versions is not None]
         if not shown:
             raise BadRequest("This chat is empty; there is nothing to share yet.")
         if len(self.active(owner, conversation_id)) >= MAX_SHARES:

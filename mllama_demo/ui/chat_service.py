@@ -249,7 +249,7 @@ class ChatService:
     async def walk(self, visit: PageSession, conversation_id: str, number: int) -> PageUpdate:
         """Shows another version of a question or an answer, with what follows it."""
         self._refuse_while_answering(visit, conversation_id)
-        tree = await asyncio.to_thread(self._store.choose, visit.owner, conversation_id, number)
+        tree = await asyncio.to_thread(self._store.select_version, visit.owner, conversation_id, number)
         self.pages.show(visit.session, conversation_id)
         return await self._view(visit, tree.conversation())
 

@@ -34,7 +34,7 @@ class ConversationList:
     def listed(self, visit: PageSession) -> PageUpdate:
         """The list as the page has it: all conversations, or those that its search finds."""
         words = self._words.get(visit.session, "")
-        found = [(summary.title or "Conversation", summary.id) for summary in self._store.list(visit.owner, words=words)]
+        found = [(summary.title or "Conversation", summary.id) for summary in self._store.list(visit.owner, search=words)]
         if not words:
             return PageUpdate(conversations=found, found="")
         count = "No conversation has" if not found else "1 conversation has" if len(found) == 1 else f"{len(found)} have"
@@ -43,7 +43,7 @@ class ConversationList:
     def search(self, visit: PageSession, words: str) -> PageUpdate:
         """Lists only the conversations with all of these words; all again for none."""
         words = " ".join((words or "").split())
-        self._store.list(visit.owner, limit=1, words=words)  # raises for too many of them
+        self._store.list(visit.owner, limit=1, search=words)  # raises for too many of them
         self._words[visit.session] = words
         return self.listed(visit)
 

@@ -21,7 +21,7 @@ NOBODY = -1
 def thumbs(tree: MessageTree, ratings: dict[int, bool]) -> list[str | None]:
     """What each answer shown was given, in the chatbot's words."""
     messages = tree.conversation().messages
-    shown = zip(messages, tree.versions(messages), strict=True)
+    shown = zip(messages, tree.siblings(messages), strict=True)
     found = [ratings.get(version.number) for message, version in shown if message.role == "assistant" and version]
     return [None if good is None else UP if good else DOWN for good in found]
 
@@ -63,7 +63,7 @@ class FeedbackControls:
 
         def rate() -> int:
             tree = self._store.tree(owner, conversation_id)
-            shown = tree.versions(tree.conversation().messages)
+            shown = tree.siblings(tree.conversation().messages)
             version = shown[index] if isinstance(index, int) and 0 <= index < len(shown) else None
             if version is None:
                 raise BadRequest("Only an answer can be rated, once it is complete.")

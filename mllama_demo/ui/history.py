@@ -23,12 +23,12 @@ _PICTURE = gr.Image(render=False, show_label=False, format="webp").get_config()
 def history(conversation: Conversation, tree: MessageTree, pictures: ImageFiles, locked: bool = False) -> list[dict[str, Any]]:
     """The chatbot's value. tree: with the versions of the messages. locked: an answer is under way, so nothing can be changed."""
     messages = conversation.messages
-    versions = tree.versions(messages)
+    versions = tree.siblings(messages)
     turns: list[dict[str, Any]] = []
     question: tuple[Message | None, Siblings | None] = None, None
     for index, (message, version) in enumerate(zip(messages, versions, strict=True)):
         last = index == len(messages) - 1
-        later = tree.below(version.number) if last and version else ()
+        later = tree.children(version.number) if last and version else ()
         if message.role == "assistant":
             facts = facts_line(message, version.number if version else None, question[0])
             turns.append(_bot(message.text, facts + versions_bar(question[1], version, later, locked)))

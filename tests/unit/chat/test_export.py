@@ -51,8 +51,10 @@ FACTS: dict[str, Any] = {
 QUESTION = Message("user", "What is it?", REF, {"set_aside": ["blue.png"]})
 TREE = (
     MessageTree(title="Red things")
-    .showing((QUESTION, Message("assistant", "A square.", metadata=FACTS)))
-    .showing((QUESTION, Message("assistant", "Red – 红色.", metadata={**FACTS, "imported": True}), Message("user", "And now?")))
+    .with_messages((QUESTION, Message("assistant", "A square.", metadata=FACTS)))
+    .with_messages(
+        (QUESTION, Message("assistant", "Red – 红色.", metadata={**FACTS, "imported": True}), Message("user", "And now?"))
+    )
 )
 
 
@@ -91,13 +93,13 @@ def test_answers_that_came_from_a_file_are_marked(exported) -> None:
 def test_what_a_server_does_not_tell_is_not_missed() -> None:
     seen = {"digest": RED.digest, "name": "red.png", "width": 6, "height": 4}
     facts = {"sampling": {**FACTS["sampling"], "seed": None}, "image": seen, "estimated": True, "dropped": 0}
-    tree = MessageTree(title="x").showing((QUESTION, Message("assistant", "Ho", metadata=facts)))
+    tree = MessageTree(title="x").with_messages((QUESTION, Message("assistant", "Ho", metadata=facts)))
     exported = json.loads(to_json(tree, lambda ref: RED))
     assert read(exported)[0].nodes[1].message.metadata == {**facts, "imported": True}
 
 
 def test_facts_that_the_format_has_no_name_for_are_not_written() -> None:
-    tree = MessageTree(title="x").showing(
+    tree = MessageTree(title="x").with_messages(
         (Message("user", "Hi"), Message("assistant", "Ho", metadata={"secret": 1, "dropped": 0}))
     )
     assert json.loads(to_json(tree, lambda ref: RED))["messages"][1]["facts"] == {"dropped": 0}
@@ -175,7 +177,7 @@ def test_the_size_of_a_picture_is_what_it_is_and_not_what_the_file_says(exported
 
 
 def test_a_conversation_is_not_endless() -> None:
-    tree = MessageTree(title="long").showing(talk(*(str(n) for n in range(MAX_MESSAGES))).messages)
+    tree = MessageTree(title="long").with_messages(talk(*(str(n) for n in range(MAX_MESSAGES))).messages)
     data = json.loads(to_json(tree, lambda ref: RED))
     assert len(read(data)[0].nodes) == MAX_MESSAGES
     data["messages"].append({**data["messages"][0], "number": MAX_MESSAGES, "parent": MAX_MESSAGES - 1})

@@ -115,7 +115,7 @@ class TestOwnership:
             lambda store, c: store.delete("bob", c.id),
             lambda store, c: store.save("bob", Conversation((), c.id, "mine")),
             lambda store, c: store.tree("bob", c.id),
-            lambda store, c: store.choose("bob", c.id, 0),
+            lambda store, c: store.select_version("bob", c.id, 0),
         ],
         ids=["load", "rename", "delete", "save", "tree", "choose"],
     )

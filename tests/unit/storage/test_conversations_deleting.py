@@ -87,12 +87,12 @@ class TestDeleting:
         return conversation
 
     def test_what_was_deleted_is_nowhere_to_be_found(self, store, deleted):
-        assert store.list("ann") == store.list("ann", words="one") == []
+        assert store.list("ann") == store.list("ann", search="one") == []
         for attempt in (
             lambda: store.load("ann", deleted.id),
             lambda: store.save("ann", deleted),
             lambda: store.rename("ann", deleted.id, "x"),
-            lambda: store.choose("ann", deleted.id, 0),
+            lambda: store.select_version("ann", deleted.id, 0),
             lambda: store.delete("ann", deleted.id),
         ):
             with pytest.raises(NotFound):
@@ -134,27 +134,27 @@ class TestVersions:
         second = first.cut(2).add(Message("user", "other")).add(Message("assistant", "answer"))
         store.save("ann", first)
         store.save("ann", second)
-        [_, _, question, _] = store.tree("ann", first.id).versions(second.messages)
+        [_, _, question, _] = store.tree("ann", first.id).siblings(second.messages)
         assert question.index == 1
-        assert store.choose("ann", first.id, question.numbers[0]).conversation() == first == store.load("ann", first.id)
-        store.choose("ann", first.id, question.numbers[1])
+        assert store.select_version("ann", first.id, question.numbers[0]).conversation() == first == store.load("ann", first.id)
+        store.select_version("ann", first.id, question.numbers[1])
         assert store.load("ann", first.id) == second
 
     def test_choosing_keeps_the_place_in_the_list(self, store):
         old, new = talk("one", "two"), talk("new")
         store.save("ann", old)
         store.save("ann", new)
-        store.choose("ann", old.id, 0)
+        store.select_version("ann", old.id, 0)
         assert [summary.id for summary in store.list("ann")] == [new.id, old.id]
 
     def test_a_version_that_is_not_there_is_not_found(self, store):
         conversation = talk("one")
         store.save("ann", conversation)
         with pytest.raises(NotFound, match="no version 7"):
-            store.choose("ann", conversation.id, 7)
+            store.select_version("ann", conversation.id, 7)
 
     def test_a_tree_is_stored_with_all_its_versions(self, store):
-        tree = MessageTree(title="Both").showing(talk("one", "two").messages).showing(talk("one", "other").messages)
+        tree = MessageTree(title="Both").with_messages(talk("one", "two").messages).with_messages(talk("one", "other").messages)
         store.add_tree("ann", tree)
         assert store.tree("ann", tree.id) == tree
 
@@ -168,7 +168,7 @@ class TestSearch:
         store.save("ann", talk("What is a fjord?", "A long, narrow inlet: 100% sea_water", title="Norway"))
         store.save("ann", talk("ÆRLIG talt, hva er klokka?", "Tolv.", title="Klokka"))
         store.save("bob", talk("What is a fjord?", title="Norway"))
-        return lambda words: [summary.title for summary in store.list("ann", words=words)]
+        return lambda words: [summary.title for summary in store.list("ann", search=words)]
 
     @pytest.mark.parametrize(
         ("words", "titles"),
@@ -193,8 +193,8 @@ class TestSearch:
         conversation = talk("before the edit", title="Edited")
         store.save("ann", conversation)
         store.save("ann", conversation.cut(0).add(Message("user", "after it")))
-        assert [summary.title for summary in store.list("ann", words="before")] == ["Edited"]
+        assert [summary.title for summary in store.list("ann", search="before")] == ["Edited"]
 
     def test_too_many_words_are_refused(self, store):
         with pytest.raises(BadRequest, match="at most 200 characters, this one has 201"):
-            store.list("ann", words="x" * 201)
+            store.list("ann", search="x" * 201)

@@ -152,7 +152,7 @@ def test_messages_of_version_1_become_a_tree(url):
     with closing(Database(url)) as database:
         store = ConversationStore(database)
         store.save("ann", conversation.cut(3).add(Message("assistant", "Redder.")))
-        assert store.choose("ann", A, 3).conversation() == conversation
+        assert store.select_version("ann", A, 3).conversation() == conversation
         store.delete("bob", B)
         store.restore("bob", B)
 

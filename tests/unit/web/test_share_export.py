@@ -88,7 +88,7 @@ def test_markdown_has_questions_answers_images_and_figures() -> None:
 
 @pytest.mark.parametrize("kind", ["html", "md", "json"])
 def test_each_kind_is_named_after_the_title(kind: str) -> None:
-    tree = MessageTree(title="What's up, Zoë?").showing(TALK.messages)
+    tree = MessageTree(title="What's up, Zoë?").with_messages(TALK.messages)
     name, content = export(kind, tree, lambda ref: RED)
     assert name == f"What-s-up-Zoë.{kind}"
     assert "red" in content
