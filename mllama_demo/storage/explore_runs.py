@@ -1,4 +1,7 @@
-"""Kept runs in SQL, for each owner alone, beside the conversations: listed, opened again, deleted. Knows no models and no web."""
+"""Explore runs in SQL: JSON documents and the columns that a list of runs shows; each owner sees only their own.
+
+Knows nothing of what a document contains.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
 from mllama_demo.errors import NotFound
-from mllama_demo.explore.results import Run
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.schema import explore_images as _images
 from mllama_demo.storage.schema import explore_runs as _runs
@@ -19,7 +21,12 @@ from mllama_demo.storage.schema import explore_runs as _runs
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One line in a list of runs. created: UTC. failed: cells without an answer because of an error."""
+    """One line in a list of runs.
+
+    Attributes:
+        created: UTC.
+        failed: the number of cells whose generation failed.
+    """
 
     id: str
     title: str
@@ -29,110 +36,129 @@ class RunSummary:
     failed: int
 
 
+@dataclass(frozen=True)
+class RunImage:
+    """An image file and its sha-256, hex."""
+
+    digest: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run: its summary, its JSON document, and its image, which the document does not contain."""
+
+    summary: RunSummary
+    document: bytes
+    image: RunImage | None
+
+
 Summaries = list[RunSummary]  # the class below has a method of the name `list`
 
 
 class ExploreRuns:
-    """Runs in the database of a ConversationStore; a picture is there once, however many runs show it.
+    """The runs of all owners. Runs with the same image share one copy of it.
 
-    limit: how many runs of one owner are kept; the one that came first makes way for another.
+    Args:
+        limit: how many runs each owner can store. A further run deletes the one that was stored first.
     """
 
     def __init__(self, database: Database, limit: int) -> None:
         self._database, self._limit = database, limit
 
-    def save(self, owner: str, run: Run) -> None:
-        """Keeps the run as it now is, in place of what was kept under its id. Raises NotFound when that is somebody else's."""
-        values = _columns(run)
+    def save(self, owner: str, run: StoredRun) -> None:
+        """Stores the run or replaces the one of the same id. Raises NotFound when that belongs to another owner."""
+        id, values = run.summary.id, _columns(run)
         with self._database.transaction(write=True) as connection:
-            found = connection.execute(sql.select(_runs.c.owner, _runs.c.picture).where(_runs.c.id == run.id)).one_or_none()
+            found = connection.execute(sql.select(_runs.c.owner, _runs.c.picture).where(_runs.c.id == id)).one_or_none()
             if found is not None and found.owner != owner:
-                raise _not_found(run.id)
+                raise _not_found(id)
             if run.image is not None:
                 known = sql.select(_images.c.digest).where(_images.c.digest == run.image.digest)
                 if connection.execute(known).scalar() is None:
                     connection.execute(sql.insert(_images).values(digest=run.image.digest, data=run.image.data))
             if found is None:
-                values |= {"id": run.id, "owner": owner, "kept": self._database.now()}
+                values |= {"id": id, "owner": owner, "kept": self._database.now()}
                 connection.execute(sql.insert(_runs).values(values))
-                self._make_room(connection, owner, run.id)
+                self._enforce_limit(connection, owner, id)
             else:
-                connection.execute(sql.update(_runs).where(_runs.c.id == run.id).values(values))
-                _clear_pictures(connection, found.picture)
+                connection.execute(sql.update(_runs).where(_runs.c.id == id).values(values))
+                _delete_unused_image(connection, found.picture)
 
-    def change(self, owner: str, id: str, change: Callable[[Run], Run]) -> Run:
-        """Keeps what `change` makes of the run as it is now, so that of two changes at the same time none is lost.
+    def change(self, owner: str, id: str, change: Callable[[StoredRun], StoredRun]) -> None:
+        """Replaces a run by what `change` makes of it, in one transaction, so that no concurrent change is lost.
 
-        change: leaves id and picture as they are; what it raises leaves the run as it was. Raises NotFound.
+        Args:
+            change: must keep the id and the image. An exception that it raises leaves the run unchanged.
+        Raises:
+            NotFound: the owner has no such run.
         """
         with self._database.transaction(write=True) as connection:
-            run = change(_read(connection, owner, id, lock=True))
-            connection.execute(sql.update(_runs).where(_runs.c.id == id).values(_columns(run)))
-        return run
+            changed = change(_read(connection, owner, id, lock=True))
+            connection.execute(sql.update(_runs).where(_runs.c.id == id).values(_columns(changed)))
 
-    def load(self, owner: str, id: str) -> Run:
-        """The run as it was saved. Raises NotFound for an unknown id and for one of another owner alike."""
+    def load(self, owner: str, id: str) -> StoredRun:
+        """Raises NotFound for an unknown id and for a run of another owner alike."""
         with self._database.transaction() as connection:
             return _read(connection, owner, id)
 
     def list(self, owner: str) -> Summaries:
-        """The owner's runs, the one that came last first."""
-        c = _runs.c
-        query = sql.select(c.id, c.title, c.model, c.created, c.cells, c.failed).where(c.owner == owner)
+        """The owner's runs, the last stored first."""
+        query = sql.select(*_SUMMARY).where(_runs.c.owner == owner).order_by(_runs.c.kept.desc(), _runs.c.id)
         with self._database.transaction() as connection:
-            rows = connection.execute(query.order_by(c.kept.desc(), c.id).limit(self._limit)).all()
-        return [RunSummary(row.id, row.title, row.model, row.created.replace(tzinfo=timezone.utc), *row[4:]) for row in rows]
+            return [_summary(row) for row in connection.execute(query.limit(self._limit))]
 
     def delete(self, owner: str, id: str) -> None:
-        """Deletes the run, and its picture when no other run shows it. Raises NotFound."""
+        """Deletes a run, and its image when no other run has it. Raises NotFound."""
         with self._database.transaction(write=True) as connection:
-            mine = sql.and_(_runs.c.id == id, _runs.c.owner == owner)
-            found = connection.execute(sql.select(_runs.c.picture).where(mine)).one_or_none()
+            this = sql.and_(_runs.c.id == id, _runs.c.owner == owner)
+            found = connection.execute(sql.select(_runs.c.picture).where(this)).one_or_none()
             if found is None:
                 raise _not_found(id)
-            connection.execute(sql.delete(_runs).where(mine))
-            _clear_pictures(connection, found.picture)
+            connection.execute(sql.delete(_runs).where(this))
+            _delete_unused_image(connection, found.picture)
 
-    def _make_room(self, connection: Connection, owner: str, newest: str) -> None:
+    def _enforce_limit(self, connection: Connection, owner: str, newest: str) -> None:
         c = _runs.c
         others = sql.select(c.id, c.picture).where(c.owner == owner, c.id != newest).order_by(c.kept.desc(), c.id)
-        for gone in connection.execute(others.offset(self._limit - 1)).all():
-            connection.execute(sql.delete(_runs).where(c.id == gone.id))
-            _clear_pictures(connection, gone.picture)
+        for excess in connection.execute(others.offset(self._limit - 1)).all():
+            connection.execute(sql.delete(_runs).where(c.id == excess.id))
+            _delete_unused_image(connection, excess.picture)
 
 
-def _columns(run: Run) -> dict[str, object]:
+_SUMMARY = (_runs.c.id, _runs.c.title, _runs.c.model, _runs.c.created, _runs.c.cells, _runs.c.failed)
+
+
+def _summary(row: sql.Row) -> RunSummary:
+    return RunSummary(row.id, row.title, row.model, row.created.replace(tzinfo=timezone.utc), row.cells, row.failed)
+
+
+def _columns(run: StoredRun) -> dict[str, object]:
+    summary = run.summary
     return {
-        "title": run.title,
-        "model": run.model,
-        "created": run.created.astimezone(timezone.utc).replace(tzinfo=None),
-        "cells": len(run.cells),
-        "failed": run.failed_count,
-        "picture": None if run.image is None else run.image.digest,
-        "document": zlib.compress(_without_picture(run).encode()),
+        "title": summary.title,
+        "model": summary.model,
+        "created": summary.created.astimezone(timezone.utc).replace(tzinfo=None),
+        "cells": summary.cells,
+        "failed": summary.failed,
+        "picture": run.image and run.image.digest,
+        "document": zlib.compress(run.document),
     }
 
 
-def _read(connection: Connection, owner: str, id: str, lock: bool = False) -> Run:
-    query = sql.select(_runs.c.document, _images.c.data).outerjoin_from(_runs, _images)
+def _read(connection: Connection, owner: str, id: str, lock: bool = False) -> StoredRun:
+    query = sql.select(*_SUMMARY, _runs.c.document, _runs.c.picture, _images.c.data).outerjoin_from(_runs, _images)
     query = query.where(_runs.c.id == id, _runs.c.owner == owner)
-    found = connection.execute(query.with_for_update(of=_runs) if lock else query).one_or_none()
-    if found is None:
+    row = connection.execute(query.with_for_update(of=_runs) if lock else query).one_or_none()
+    if row is None:
         raise _not_found(id)
-    run = Run.model_validate_json(zlib.decompress(found.document))
-    if run.image is None:
-        return run
-    return run.model_copy(update={"image": run.image.model_copy(update={"data": bytes(found.data)})})
+    image = None if row.picture is None else RunImage(row.picture, bytes(row.data))
+    return StoredRun(_summary(row), zlib.decompress(row.document), image)
 
 
-def _clear_pictures(connection: Connection, digest: str | None) -> None:
+def _delete_unused_image(connection: Connection, digest: str | None) -> None:
     unused = ~sql.exists().where(_runs.c.picture == _images.c.digest)
     connection.execute(sql.delete(_images).where(_images.c.digest == digest, unused))
-
-
-def _without_picture(run: Run) -> str:
-    image = None if run.image is None else run.image.model_copy(update={"data": b""})
-    return run.model_copy(update={"image": image}).model_dump_json()
 
 
 def _not_found(id: str) -> NotFound:

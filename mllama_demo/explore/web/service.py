@@ -16,6 +16,7 @@ from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.explore.edits import has_own_tokens, with_branch, with_cell
 from mllama_demo.explore.results import Run
+from mllama_demo.explore.run_store import RunStore
 from mllama_demo.explore.runner import CellTasks, Explorer, GridTasks
 from mllama_demo.explore.stream import INTERNAL_ERROR, JsonEvent, cell_events, start_event
 from mllama_demo.explore.web import views
@@ -41,7 +42,7 @@ class ExploreService:
         self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: ConversationStore
     ) -> None:
         self.explorer, self.tokenizer, self.settings = explorer, tokenizer, settings
-        self.runs = ExploreRuns(store.database, settings.max_kept_runs)
+        self.runs = RunStore(ExploreRuns(store.database, settings.max_kept_runs))
         self.active: dict[tuple[str, str], CellTasks] = {}
 
     @property

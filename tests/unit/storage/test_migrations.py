@@ -12,6 +12,7 @@ import pytest
 
 from mllama_demo.chat.conversation import Message
 from mllama_demo.errors import ConfigError, NotFound
+from mllama_demo.explore.run_store import RunStore
 from mllama_demo.storage import migrations
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
@@ -123,7 +124,7 @@ class TestVersion2:
         assert sessions.knows("ben", "correct horse")
 
     def test_explore_runs_keep_their_branches_and_images(self, database):
-        runs = ExploreRuns(database, 200)
+        runs = RunStore(ExploreRuns(database, 200))
         run, plain = runs.load("ann", E), runs.load("user:ben", F)
         assert [run.answer(index).text for index in sorted(run.indices)] == [
             "the74 the124 mat105 sky9 ",

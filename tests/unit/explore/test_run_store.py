@@ -1,0 +1,73 @@
+"""Runs come back from the database as they were saved, also when several threads change one of them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mllama_demo.errors import BadRequest, NotFound
+from mllama_demo.explore.edits import without_branch
+from mllama_demo.explore.run_store import RunStore
+from mllama_demo.storage.database import Database
+from mllama_demo.storage.explore_runs import ExploreRuns
+from tests.support.explore_runs import branched, hostile_run, run_of
+
+
+@pytest.fixture
+def runs(database: Database) -> RunStore:
+    return RunStore(ExploreRuns(database, 200))
+
+
+def test_a_run_is_listed_loaded_and_deleted(runs: RunStore) -> None:
+    first, second = run_of(), hostile_run()
+    runs.save("ann", first)
+    runs.save("ann", second)
+    assert {(line.id, line.title, line.cells) for line in runs.list("ann")} == {
+        (first.id, "What is it?", 8),
+        (second.id, "<script>x</script>", 1),
+    }
+    assert runs.load("ann", first.id) == first
+    assert runs.load("ann", second.id) == second
+    runs.delete("ann", first.id)
+    assert [line.id for line in runs.list("ann")] == [second.id]
+
+
+def test_of_two_changes_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
+    with closing(Database(f"sqlite:///{tmp_path / 'a.sqlite3'}")) as database:
+        runs, run = RunStore(ExploreRuns(database, 5)), run_of()
+        runs.save("ann", run)
+        threads = [
+            threading.Thread(target=lambda: runs.change("ann", run.id, lambda now: branched(now, parent=0))) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [branch.number for branch in runs.load("ann", run.id).branches] == list(range(1, 9))
+        assert runs.load("ann", run.id).image == run.image
+
+
+def test_a_change_that_fails_leaves_the_run_as_it_was(runs: RunStore) -> None:
+    run = run_of()
+    runs.save("ann", run)
+    with pytest.raises(NotFound, match=run.id):
+        runs.change("bob", run.id, lambda now: now)
+    with pytest.raises(BadRequest):
+        runs.change("ann", run.id, lambda now: without_branch(now, 0))
+    assert runs.load("ann", run.id) == run
+
+
+def test_a_document_of_version_1_which_has_no_branches_is_loaded(runs: RunStore, database: Database) -> None:
+    run = run_of()
+    runs.save("ann", run)
+    stored = ExploreRuns(database, 200).load("ann", run.id)
+    document = json.loads(stored.document)
+    document["version"] = 1
+    del document["branches"]
+    ExploreRuns(database, 200).save("ann", replace(stored, document=json.dumps(document).encode()))
+    assert runs.load("ann", run.id) == run
