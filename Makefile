@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-neuron check bench screenshots train evaluate clean
+.PHONY: help run test test-neuron check bench screenshots docs reference map train evaluate clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -34,6 +34,15 @@ bench: $(VENV)/.test-ready ## Measure start-up, speed and memory (benchmarks/fir
 screenshots: $(VENV)/.test-ready ## Pictures of every screen, both themes at three widths, into docs/images
 	$(BIN)/python scripts/screenshots.py $(ARGS)
 
+docs: $(VENV)/.test-ready ## Build the documentation site into site/; a dead link fails
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+reference: $(VENV)/.test-ready ## Write docs/reference from the code
+	$(BIN)/python scripts/write_reference.py
+
+map: $(VENV)/.test-ready ## Draw the map of imports between packages into docs/images/imports.svg
+	$(BIN)/python scripts/draw_map.py
+
 train: $(VENV)/.test-ready ## Make the embedded checkpoint anew, from registry packages; ARGS="--minutes 240", see training/README.md
 	$(BIN)/python -m training $(ARGS)
 
@@ -41,7 +50,7 @@ evaluate: $(VENV)/.test-ready ## The embedded checkpoint's table of figures; ARG
 	$(BIN)/python -m training.evaluate mllama_demo/embedded $(ARGS)
 
 clean: ## Remove the environment and caches; conversations in data/ stay
-	rm -rf $(VENV) $(NEURON_VENV) .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots
+	rm -rf $(VENV) $(NEURON_VENV) .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python-ready:

@@ -1,0 +1,391 @@
+"""Writes the pages in docs/reference from the code: `make reference`.
+
+The same code always gives the same pages, so that a test can compare them with the committed ones. What a page says about a
+field is the field's description, or the line about it in the `Attributes:` list of the class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "reference"
+NOTE = "<!-- Written by scripts/write_reference.py from the code. Change the code, then run `make reference`. -->"
+Schema = dict[str, Any]
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    cells = [[_cell(text) for text in row] for row in rows]
+    return ["", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)), ""]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _code(value: Any) -> str:
+    return f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def _anchor(name: str) -> str:
+    """The anchor of a heading, as MkDocs and GitHub make it."""
+    return re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-")
+
+
+# --- descriptions ----------------------------------------------------------------------------------------------------------
+
+
+def summary(docstring: str) -> str:
+    """A docstring without its lists of arguments and attributes."""
+    return re.split(r"\n\s*(?:Attributes|Args|Returns|Raises|Yields):\n", f"\n{docstring}\n")[0].strip()
+
+
+def attributes(docstring: str) -> dict[str, str]:
+    """What the `Attributes:` or `Args:` list of a docstring says about each name."""
+    found: dict[str, str] = {}
+    block = re.search(r"(?:Attributes|Args):\n((?:[ ]+\S.*(?:\n|$)|\n(?=[ ]))+)", docstring)
+    for entry in re.findall(r"^ {4}(\w.*(?:\n {5,}.*)*)", block[1] if block else "", re.MULTILINE):
+        names, _, text = " ".join(entry.split()).partition(": ")
+        found |= {re.sub(r" \(.*\)|`", "", name): text for name in names.split(", ")}
+    return found
+
+
+# --- schemas ---------------------------------------------------------------------------------------------------------------
+
+_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
+
+
+def kind(schema: Schema, links: dict[str, str]) -> str:
+    """The values that a JSON schema allows, in words. links: the headings of the schemas that have a table of their own."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"[{links[name]}](#{_anchor(links[name])})" if name in links else name
+    if "const" in schema:
+        return _code(schema["const"])
+    if "enum" in schema:
+        return " or ".join(map(_code, schema["enum"]))
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(dict.fromkeys(kind(option, links) for option in options))
+    type_ = schema.get("type")
+    if type_ == "array" and "prefixItems" in schema:
+        return f"list of {len(schema['prefixItems'])}: {', '.join(kind(item, links) for item in schema['prefixItems'])}"
+    if type_ == "array":
+        return f"list{_range(schema, 'minItems', 'maxItems')} of {kind(schema.get('items', {}), links)}"
+    if type_ == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {kind(schema['additionalProperties'], links)}"
+    if type_ == "string" and schema.get("format") == "date-time":
+        return "date and time"
+    if type_ == "string":
+        size = _range(schema, "minLength", "maxLength")
+        return f"text{size} characters" if size else "text"
+    return _WORDS.get(str(type_), str(type_ or "any value")) + _numbers(schema)
+
+
+def _numbers(schema: Schema) -> str:
+    return _range(schema, "minimum", "maximum").replace(" of at", ", at").replace(" of ", " from ")
+
+
+def _range(schema: Schema, low: str, high: str) -> str:
+    if low in schema and high in schema:
+        return f" of {schema[low]:,.10g} to {schema[high]:,.10g}"
+    if high in schema:
+        return f" of at most {schema[high]:,.10g}"
+    return f" of at least {schema[low]:,.10g}" if schema.get(low) else ""
+
+
+def fields(schema: Schema, links: dict[str, str], *, sampling: bool = False) -> list[str]:
+    """A table of the properties of an object.
+
+    Args:
+        schema: The JSON schema of the object; its description is the docstring of the class.
+        links: The headings of the schemas that have a table of their own.
+        sampling: Whether the sampling values have the ranges and meanings of sampling.BOUNDS.
+    """
+    from mllama_demo.sampling import BOUNDS
+
+    meanings = attributes(schema.get("description", ""))
+    rows = []
+    for name, one in schema["properties"].items():
+        allowed, meaning = kind(one, links), one.get("description") or meanings.get(name, "")
+        if sampling and name in BOUNDS:
+            allowed = re.sub(r"\bnumber\b", f"number from {BOUNDS[name].minimum:,.10g} to {BOUNDS[name].maximum:,.10g}", allowed)
+            meaning = meaning or BOUNDS[name].help + "."
+        simple = "default" in one and not isinstance(one["default"], dict)
+        default = "required" if name in schema.get("required", ()) else _code(one["default"]) if simple else ""
+        rows.append([f"`{name}`", allowed, default, meaning[:1].upper() + meaning[1:]])
+    return table(["key", "value", "default", "meaning"], rows)
+
+
+def models(classes: dict[str, Any], known: Sequence[str] = (), *, sampling: bool = True) -> list[str]:
+    """A heading and a table for each class, and for each class that one of them has inside.
+
+    Args:
+        classes: Pydantic models and dataclasses, by their headings.
+        known: Names of classes that have a table elsewhere on the page.
+        sampling: See fields.
+    """
+    from pydantic import TypeAdapter
+
+    schemas: dict[str, Schema] = {}
+    for heading, cls in classes.items():
+        whole = TypeAdapter(cls).json_schema()
+        inner = whole.pop("$defs", {})
+        schemas |= {heading: inner.pop(cls.__name__) if "$ref" in whole else whole} | inner
+    schemas = {name: schema for name, schema in schemas.items() if "properties" in schema and name not in known}
+    links = {name: name.lstrip("_") for name in [*schemas, *known]}
+    lines = []
+    for name, schema in schemas.items():
+        text = summary(schema.get("description", ""))
+        lines += [f"### {links[name]}", "", text, *fields(schema, links, sampling=sampling)]
+    return lines
+
+
+# --- the pages -------------------------------------------------------------------------------------------------------------
+
+
+def options() -> list[str]:
+    from mllama_demo.config.loader import ENV_PREFIX
+    from mllama_demo.config.settings import Settings, allowed_values, group
+
+    lines = [
+        "# Options",
+        "",
+        "Every option can stand in a YAML file (`--config FILE`), in an environment variable or on the command line. The command",
+        "line wins over the environment, and the environment over the file. The option `max_tokens`, for example, is the key",
+        f"`max_tokens` in YAML, the variable `{ENV_PREFIX}MAX_TOKENS` and the flag `--max-tokens`.",
+        f"The variable `{ENV_PREFIX}CONFIG` names the YAML file where `--config` does not.",
+        "",
+        "On the command line and in the environment a list is written with commas, and a mapping as JSON. An empty variable",
+        "counts as not set. A value that an option does not take ends the program with one sentence and exit code 2.",
+        "",
+    ]
+    groups: dict[str, list[list[str]]] = {}
+    for name, field in Settings.model_fields.items():
+        row = [f"`{name}`", allowed_values(name), default_of(name), field.description or ""]
+        groups.setdefault(group(name), []).append(row)
+    for heading, rows in groups.items():
+        lines += [f"## {heading}", *table(["option", "value", "default", "meaning"], rows)]
+    return lines
+
+
+def default_of(name: str) -> str:
+    """The default of an option, without a path of this machine."""
+    from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings
+
+    default = Settings.model_fields[name].default
+    words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint", SCENARIOS: "the shipped scenarios"}
+    if not isinstance(default, (dict, list)) and not hasattr(default, "model_dump") and default in words:
+        return words[default]
+    value = default.model_dump() if hasattr(default, "model_dump") else default
+    return f"`{value}`" if isinstance(value, (str, Path)) else _code(value)
+
+
+def commands() -> list[str]:
+    import typer
+    from mllama_demo.cli import app
+
+    program = typer.main.get_command(app)
+    lines = [
+        "# Commands",
+        "",
+        "The program is called `mllama-demo`, or `python -m mllama_demo` in a checkout. `python app.py` is the command `serve`.",
+        "",
+        *table(["command", "purpose"], [[f"[`{name}`](#{name})", _first(c.help)] for name, c in program.commands.items()]),
+    ]
+    for name, command in program.commands.items():
+        context = command.make_context(f"mllama-demo {name}", [], resilient_parsing=True)
+        usage = " ".join(["mllama-demo", name, *command.collect_usage_pieces(context)])
+        lines += [f"## {name}", "", inspect.cleandoc(command.help or ""), "", "```", usage, "```", ""]
+        rows = [_parameter(parameter, context) for parameter in command.params if parameter.name != "help"]
+        lines += table(["argument or option", "default", "meaning"], rows) if rows else []
+        lines += [inspect.cleandoc(command.epilog or "").replace("serve --help lists them", "see [options](options.md)"), ""]
+    return lines
+
+
+def _first(text: str | None) -> str:
+    return (text or "").strip().split("\n\n")[0]
+
+
+def _parameter(parameter: Any, context: Any) -> list[str]:
+    """The row of one argument or option of a command."""
+    value = parameter.make_metavar(context)
+    shown = value if parameter.param_type_name == "argument" else " ".join([", ".join(parameter.opts), value]).strip()
+    if getattr(parameter, "is_flag", False):
+        shown = ", ".join(parameter.opts)
+    default = "required" if parameter.required else _code(parameter.default) if parameter.default not in (None, False, ()) else ""
+    return [f"`{shown}`", default, getattr(parameter, "help", None) or ""]
+
+
+def http_api() -> list[str]:
+    from mllama_demo.openai_api.schema import NEUTRAL
+
+    described = _application().openapi()
+    schemas = described["components"]["schemas"]
+    links = {name: name for name in schemas}
+    lines = [
+        "# HTTP API",
+        "",
+        "The server describes itself at `/openapi.json`; this page is made from that description. The [guide](../api.md) has",
+        "examples. Where the server has `api_keys`, every route below `/v1` needs the header `Authorization: Bearer KEY`.",
+        "",
+        "## Routes",
+        "",
+    ]
+    rows = [
+        [f"`{method.upper()} {path}`", _first(one.get("description")) or one.get("summary", ""), ", ".join(one["responses"])]
+        for path, methods in described["paths"].items()
+        for method, one in methods.items()
+    ]
+    lines += table(["route", "purpose", "status codes"], rows)
+    body = described["paths"]["/v1/explore"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    lines += ["## Body of `POST /v1/explore`", "", body["description"], *fields(body, {})]
+    lines += ["Example:", "", "```json", json.dumps(body["example"], indent=2), "```", ""]
+    lines += ["## Objects", ""]
+    for name, schema in schemas.items():
+        if "properties" in schema:
+            text = summary(schema.get("description", ""))
+            lines += [f"### {name}", "", text, *fields(schema, links, sampling=name.endswith("Request"))]
+    lines += [
+        "## Refused fields of a chat request",
+        "",
+        "These fields of other servers would change the answer, so the server refuses them unless they have a value that changes",
+        "nothing. `null` is always accepted. Every other unknown field is ignored.",
+        *table(["field", "accepted values"], [[f"`{n}`", ", ".join(map(_code, v)) or "`null`"] for n, v in NEUTRAL.items()]),
+        "## Metrics",
+        "",
+        "`GET /metrics` answers in the text format of Prometheus. Every sample has the label `model_name`.",
+        *table(["name", "type", "meaning"], _metrics()),
+    ]
+    return lines
+
+
+class _Backend:
+    """As much of a backend as the description of the API needs."""
+
+    def __init__(self) -> None:
+        from mllama_demo.engine.base import BackendInfo, BackendStatus
+
+        capabilities = frozenset({"images", "seed", "probabilities"})
+        self.info = BackendInfo("none", "model", "none", 4, 2048, 224, 4, capabilities)
+        self._status = BackendStatus("ready", "", 0, 0, 4, 64, 0.0)
+
+    def status(self) -> Any:
+        return self._status
+
+
+def _application() -> Any:
+    from mllama_demo.assembly import create_app
+    from mllama_demo.chat.token_estimate import TokenEstimate
+    from mllama_demo.config.settings import Settings
+
+    return create_app(Settings(api_only=True), _Backend(), TokenEstimate())  # type: ignore[arg-type]
+
+
+def _metrics() -> list[list[str]]:
+    from mllama_demo.web.metrics import Metrics
+
+    page = Metrics(_Backend(), "model").render()[0].decode()  # type: ignore[arg-type]
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
+    helps = re.findall(r"^# HELP (\S+) (.*)$", page, re.MULTILINE)
+    return [[f"`{name}`", types[name], text] for name, text in helps if not name.endswith("_created")]
+
+
+def file_formats() -> list[str]:
+    from mllama_demo.chat import export
+    from mllama_demo.explore import grid, results
+    from mllama_demo.offline.batch import KEYS
+    from mllama_demo.present import recording, spec
+    from mllama_demo.sampling import BOUNDS
+
+    def bound(name: str) -> str:
+        kind = "whole number" if BOUNDS[name].whole else "number"
+        return f"{kind} from {BOUNDS[name].minimum:,.10g} to {BOUNDS[name].maximum:,.10g}"
+
+    batch = {
+        "prompt": ("text", "The question; required."),
+        "image": ("a path, or an address", "A path is relative to the file."),
+        "stop": ("list of at most 4 texts", "The answer ends before any of them."),
+        **{name: (bound(name), BOUNDS[name].help.capitalize() + ".") for name in BOUNDS},
+    }
+    return [
+        "# File formats",
+        "",
+        "A YAML file may not give a key twice. An unknown key is an error, and the message names the key that is closest to it.",
+        "",
+        "## Configuration",
+        "",
+        "A YAML file of [options](options.md), for `--config`. The files in `configs/` are examples.",
+        "",
+        "## Batch of prompts",
+        "",
+        "For the command [`offline`](commands.md#offline); `configs/offline/tutorial.yaml` is an example. A file `.jsonl` has",
+        "one JSON object a line. A file `.yaml` is a list of mappings, or a mapping with that list under `prompts`. The mapping",
+        "may have `concurrency`: how many prompts are answered at the same time. A list of numbers is a round for each.",
+        *table(["key", "value", "meaning"], [[f"`{name}`", *batch[name]] for name in KEYS]),
+        "## Grid of an exploration",
+        "",
+        "For the command [`explore`](commands.md#explore); `configs/explore/tutorial.yaml` is an example. In addition to the",
+        "keys below, `image` is a path relative to the file, or an `http:`, `https:` or `data:` address.",
+        "",
+        *models({"Grid": grid.Grid}),
+        "## Run of an exploration",
+        "",
+        "The JSON file that `explore --output` writes, that `/explore` exports and imports, and that `explore --run` opens.",
+        "",
+        *models({"Run": results.Run}, ["Grid"]),
+        "## Scenario of a presentation",
+        "",
+        "A YAML file in the folder `scenarios_dir`. [Presenting](../presenting.md) explains how to use one.",
+        "",
+        *models({"Scenario": spec.Script}),
+        "## Recording of a rehearsal",
+        "",
+        "The JSON file that a rehearsal writes.",
+        "",
+        *models({"Recording": recording.Recording}, sampling=False),
+        "## Exported conversation",
+        "",
+        "The JSON file that the chat exports and imports.",
+        "",
+        *models({"Conversation": export._Conversation}, sampling=False),
+    ]
+
+
+WRITERS: dict[str, Callable[[], list[str]]] = {
+    "options.md": options,
+    "commands.md": commands,
+    "http-api.md": http_api,
+    "file-formats.md": file_formats,
+}
+
+
+def page(name: str) -> str:
+    """The text of one page."""
+    lines = WRITERS[name]()
+    text = "\n".join([lines[0], "", NOTE, *lines[1:]])
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.parse_args()
+    PAGES.mkdir(parents=True, exist_ok=True)
+    for name in WRITERS:
+        (PAGES / name).write_text(page(name), encoding="utf-8")
+        print(f"Written: docs/reference/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
