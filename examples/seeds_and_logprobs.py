@@ -13,6 +13,7 @@ import math
 import os
 
 import openai
+from openai.types.chat import ChatCompletion
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     client = openai.OpenAI(base_url=f"{options.url}/v1", api_key=os.environ.get("OPENAI_API_KEY", "none"))
     model = client.models.list().data[0].id
 
-    def ask(seed: int | None) -> openai.types.chat.ChatCompletion:
+    def ask(seed: int | None) -> ChatCompletion:
         return client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": options.question}],
@@ -36,12 +37,13 @@ def main() -> None:
         )
 
     first = ask(None)
-    seed = first.model_extra["seed"]  # the server draws a seed when the request has none, and returns it
+    seed = first.model_dump()["seed"]  # the server draws a seed when the request has none, and returns it
     again = ask(seed)
     same = first.choices[0].message.content == again.choices[0].message.content
     print(first.choices[0].message.content)
     print(f"With seed {seed} again: {'the same answer' if same else 'another answer'}.")
-    for token in first.choices[0].logprobs.content:
+    logprobs = first.choices[0].logprobs
+    for token in (logprobs and logprobs.content) or []:
         candidates = ", ".join(f"{one.token!r} {math.exp(one.logprob):.2f}" for one in token.top_logprobs)
         print(f"{token.token!r:14} {math.exp(token.logprob):.2f}   of {candidates}")
 
