@@ -87,20 +87,26 @@ def kind(schema: Schema, links: dict[str, str]) -> str:
         return "date and time"
     if type_ == "string":
         size = _range(schema, "minLength", "maxLength")
-        return f"text{size} characters" if size else "text"
+        return f"text{size} character{'' if size.endswith(' 1') else 's'}" if size else "text"
     return _WORDS.get(str(type_), str(type_ or "any value")) + _numbers(schema)
 
 
 def _numbers(schema: Schema) -> str:
+    if isinstance(below := schema.get("exclusiveMaximum"), int):
+        schema = {**schema, "maximum": below - 1}
     return _range(schema, "minimum", "maximum").replace(" of at", ", at").replace(" of ", " from ")
 
 
 def _range(schema: Schema, low: str, high: str) -> str:
     if low in schema and high in schema:
-        return f" of {schema[low]:,.10g} to {schema[high]:,.10g}"
+        return f" of {_number(schema[low])} to {_number(schema[high])}"
     if high in schema:
-        return f" of at most {schema[high]:,.10g}"
-    return f" of at least {schema[low]:,.10g}" if schema.get(low) else ""
+        return f" of at most {_number(schema[high])}"
+    return f" of at least {_number(schema[low])}" if schema.get(low) else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
 
 
 def fields(schema: Schema, links: dict[str, str], *, sampling: bool = False) -> list[str]:
@@ -118,7 +124,8 @@ def fields(schema: Schema, links: dict[str, str], *, sampling: bool = False) -> 
     for name, one in schema["properties"].items():
         allowed, meaning = kind(one, links), one.get("description") or meanings.get(name, "")
         if sampling and name in BOUNDS:
-            allowed = re.sub(r"\bnumber\b", f"number from {BOUNDS[name].minimum:,.10g} to {BOUNDS[name].maximum:,.10g}", allowed)
+            limits = f"from {_number(BOUNDS[name].minimum)} to {_number(BOUNDS[name].maximum)}"
+            allowed = re.sub(r"\bnumber\b(?! from|, at)", f"number {limits}", allowed)
             meaning = meaning or BOUNDS[name].help + "."
         simple = "default" in one and not isinstance(one["default"], dict)
         default = "required" if name in schema.get("required", ()) else _code(one["default"]) if simple else ""
@@ -180,50 +187,46 @@ def options() -> list[str]:
 
 def default_of(name: str) -> str:
     """The default of an option, without a path of this machine."""
+    from pydantic import BaseModel
+
     from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings
 
-    default = Settings.model_fields[name].default
+    default: Any = Settings.model_fields[name].default
+    if isinstance(default, BaseModel):
+        return _code(default.model_dump())
     words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint", SCENARIOS: "the shipped scenarios"}
-    if not isinstance(default, (dict, list)) and not hasattr(default, "model_dump") and default in words:
-        return words[default]
-    value = default.model_dump() if hasattr(default, "model_dump") else default
-    return f"`{value}`" if isinstance(value, (str, Path)) else _code(value)
+    return words.get(default) or (f"`{default}`" if isinstance(default, (str, Path)) else _code(default))
 
 
 def commands() -> list[str]:
     import typer
+
     from mllama_demo.cli import app
 
-    program = typer.main.get_command(app)
+    program: Any = typer.main.get_command(app)
     lines = [
         "# Commands",
         "",
         "The program is called `mllama-demo`, or `python -m mllama_demo` in a checkout. `python app.py` is the command `serve`.",
         "",
-        *table(["command", "purpose"], [[f"[`{name}`](#{name})", _first(c.help)] for name, c in program.commands.items()]),
+        *table(["command", "purpose"], [[f"[`{name}`](#{name})", _first(one.help)] for name, one in program.commands.items()]),
     ]
     for name, command in program.commands.items():
         context = command.make_context(f"mllama-demo {name}", [], resilient_parsing=True)
-        usage = " ".join(["mllama-demo", name, *command.collect_usage_pieces(context)])
+        usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
         lines += [f"## {name}", "", inspect.cleandoc(command.help or ""), "", "```", usage, "```", ""]
-        rows = [_parameter(parameter, context) for parameter in command.params if parameter.name != "help"]
-        lines += table(["argument or option", "default", "meaning"], rows) if rows else []
-        lines += [inspect.cleandoc(command.epilog or "").replace("serve --help lists them", "see [options](options.md)"), ""]
+        records = [parameter.get_help_record(context) for parameter in command.params]
+        rows = [[f"`{record[0]}`", record[1]] for record in records if record]
+        lines += table(["argument or option", "meaning"], rows) if rows else []
+        lines += [
+            inspect.cleandoc(command.epilog or "").replace("serve --help lists them", "[Options](options.md) lists them"),
+            "",
+        ]
     return lines
 
 
 def _first(text: str | None) -> str:
     return (text or "").strip().split("\n\n")[0]
-
-
-def _parameter(parameter: Any, context: Any) -> list[str]:
-    """The row of one argument or option of a command."""
-    value = parameter.make_metavar(context)
-    shown = value if parameter.param_type_name == "argument" else " ".join([", ".join(parameter.opts), value]).strip()
-    if getattr(parameter, "is_flag", False):
-        shown = ", ".join(parameter.opts)
-    default = "required" if parameter.required else _code(parameter.default) if parameter.default not in (None, False, ()) else ""
-    return [f"`{shown}`", default, getattr(parameter, "help", None) or ""]
 
 
 def http_api() -> list[str]:
@@ -252,7 +255,7 @@ def http_api() -> list[str]:
     lines += ["Example:", "", "```json", json.dumps(body["example"], indent=2), "```", ""]
     lines += ["## Objects", ""]
     for name, schema in schemas.items():
-        if "properties" in schema:
+        if "properties" in schema and not name.endswith("ValidationError"):
             text = summary(schema.get("description", ""))
             lines += [f"### {name}", "", text, *fields(schema, links, sampling=name.endswith("Request"))]
     lines += [
@@ -288,7 +291,7 @@ def _application() -> Any:
     from mllama_demo.chat.token_estimate import TokenEstimate
     from mllama_demo.config.settings import Settings
 
-    return create_app(Settings(api_only=True), _Backend(), TokenEstimate())  # type: ignore[arg-type]
+    return create_app(Settings(api_only=True), _Backend(), TokenEstimate(), None)  # type: ignore[arg-type]
 
 
 def _metrics() -> list[list[str]]:
@@ -309,7 +312,7 @@ def file_formats() -> list[str]:
 
     def bound(name: str) -> str:
         kind = "whole number" if BOUNDS[name].whole else "number"
-        return f"{kind} from {BOUNDS[name].minimum:,.10g} to {BOUNDS[name].maximum:,.10g}"
+        return f"{kind} from {_number(BOUNDS[name].minimum)} to {_number(BOUNDS[name].maximum)}"
 
     batch = {
         "prompt": ("text", "The question; required."),

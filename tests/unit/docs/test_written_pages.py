@@ -1,0 +1,47 @@
+"""What scripts write into docs/ is what they would write now."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["options.md", "commands.md", "http-api.md", "file-formats.md"])
+def test_the_reference_is_what_the_code_says(name: str) -> None:
+    written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    assert written == script("write_reference").page(name), "run `make reference`"
+
+
+def test_every_page_of_the_reference_is_written_by_the_script() -> None:
+    assert {file.name for file in (ROOT / "docs" / "reference").iterdir()} == set(script("write_reference").WRITERS)
+
+
+def test_attributes_are_read_from_a_docstring() -> None:
+    docstring = """A thing.
+
+    Attributes:
+        name: The name
+            of the thing.
+        width, height: Pixels.
+
+    Raises:
+        ValueError: Never.
+    """
+    read = script("write_reference")
+    docstring = docstring.replace("\n    ", "\n")
+    assert read.attributes(docstring) == {"name": "The name of the thing.", "width": "Pixels.", "height": "Pixels."}
+    assert read.summary(docstring) == "A thing."
