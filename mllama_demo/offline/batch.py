@@ -1,6 +1,6 @@
-"""A file of questions, JSONL or YAML, becomes questions that are checked, and lines that cannot be asked.
+"""Reads a batch, a JSONL or YAML file, into checked questions. A line with a mistake does not affect the other lines.
 
-Knows neither backends nor images: what an image is called stays as it is written. A line that is wrong spoils no other.
+Knows no backend and opens no image.
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ from mllama_demo.sampling import SamplingParams
 
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")
 KEYS = ("prompt", "image", *SAMPLING_KEYS)
-MAX_AT_ONCE = 1000
+MAX_CONCURRENCY = 1000
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt to answer. line: where it stands in the file, from 1. image: a path or an address as written, None for none.
-    sampling: with the deployment's values where the line has none; a seed of None is one to draw."""
+    """One prompt to answer.
+
+    Attributes:
+        line: line number in the file, from 1.
+        image: a path or URL as it stands in the file.
+        sampling: a value that the line does not have is the deployment's. A seed of None is drawn later.
+    """
 
     line: int
     prompt: str
@@ -35,8 +40,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class BadLine:
-    """A line that cannot be asked. problem: a sentence that says what is allowed."""
+class InvalidLine:
+    """A line that cannot be asked. `problem` is a sentence that says what is allowed."""
 
     line: int
     problem: str
@@ -44,16 +49,20 @@ class BadLine:
 
 @dataclass(frozen=True)
 class Batch:
-    """at_once: of every round through all lines, how many are asked at the same time; empty where the file does not say."""
+    """The lines of a file. `concurrency` has, for each round through all lines, how many questions are asked at the same time."""
 
-    lines: tuple[Question | BadLine, ...]
-    at_once: tuple[int, ...] = ()
+    lines: tuple[Question | InvalidLine, ...]
+    concurrency: tuple[int, ...] = ()
 
 
 def read_batch(path: Path, defaults: SamplingParams) -> Batch:
-    """The questions in path: JSON objects, one a line (.jsonl), or in YAML a list of mappings, by itself or under `prompts`.
+    """Reads one JSON object a line (.jsonl), or a YAML list of mappings, which may be under the key `prompts`.
 
-    defaults: for what a line leaves out. Raises ConfigError for a file that cannot be read as a whole.
+    Args:
+        defaults: the sampling values that a line leaves out.
+
+    Raises:
+        ConfigError: no line of the file can be read.
     """
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".yaml", ".yml"):
@@ -62,19 +71,19 @@ def read_batch(path: Path, defaults: SamplingParams) -> Batch:
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise ConfigError(f"The batch {path} cannot be read: {error.strerror}.") from None
-    found, at_once = (_from_jsonl(content), ()) if kind == ".jsonl" else _from_yaml(path, content)
-    lines = tuple(_checked(line, entry, defaults) for line, entry in found)
+    entries, concurrency = (_from_jsonl(content), ()) if kind == ".jsonl" else _from_yaml(path, content)
+    lines = tuple(_checked(line, entry, defaults) for line, entry in entries)
     if not lines:
         raise ConfigError(f"The batch {path} has no prompts.")
-    return Batch(lines, at_once)
+    return Batch(lines, concurrency)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
 
-_Found = Iterator[tuple[int, Any]]  # line number and what stands there; a BadRequest where that cannot be read
+_Entries = Iterator[tuple[int, Any]]  # line number and content, or a BadRequest in place of content that cannot be read
 
 
-def _from_jsonl(content: bytes) -> _Found:
+def _from_jsonl(content: bytes) -> _Entries:
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -98,27 +107,28 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _from_yaml(path: Path, content: bytes) -> tuple[_Found, tuple[int, ...]]:
-    """Node by node, so that every entry has its line number and a broken one can be left out."""
+def _from_yaml(path: Path, content: bytes) -> tuple[_Entries, tuple[int, ...]]:
+    """Constructs the entries one by one, so that each has its line number and a mistake affects one entry only."""
     try:
         loader = UniqueKeyLoader(content)
         root = loader.get_single_node()
-        at_once: tuple[int, ...] = ()
+        concurrency: tuple[int, ...] = ()
         if isinstance(root, yaml.MappingNode):
             parts: dict[str, yaml.Node] = {}
             for key, value in root.value:
-                if key.value not in ("prompts", "at_once") or key.value in parts:
-                    raise ConfigError(f"The batch {path} takes the keys prompts and at_once, once each, not {key.value!r:.80}.")
-                parts[key.value] = value
-            if "at_once" in parts:
-                at_once = check_at_once(loader.construct_object(parts["at_once"], deep=True), str(path))
+                name = "concurrency" if key.value == "at_once" else key.value  # at_once is the former name
+                if name not in ("prompts", "concurrency") or name in parts:
+                    raise ConfigError(f"The batch {path} takes the keys prompts and concurrency, once each, not {name!r:.80}.")
+                parts[name] = value
+            if "concurrency" in parts:
+                concurrency = check_concurrency(loader.construct_object(parts["concurrency"], deep=True), str(path))
             root = parts.get("prompts")
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise ConfigError(f"The batch {path} is not valid YAML{_problem(error)}.") from None
     if not isinstance(root, yaml.SequenceNode):
         raise ConfigError(f"The batch {path} must be a list of prompts, or a mapping with that list under `prompts`.")
 
-    def entries(nodes: list[yaml.Node]) -> _Found:
+    def entries(nodes: list[yaml.Node]) -> _Entries:
         for node in nodes:
             try:
                 entry = loader.construct_object(node, deep=True)
@@ -126,7 +136,7 @@ def _from_yaml(path: Path, content: bytes) -> tuple[_Found, tuple[int, ...]]:
                 entry = BadRequest(f"It is not valid YAML{_problem(error)}.")
             yield node.start_mark.line + 1, entry
 
-    return entries(root.value), at_once
+    return entries(root.value), concurrency
 
 
 def _problem(error: Exception) -> str:
@@ -135,24 +145,24 @@ def _problem(error: Exception) -> str:
     return f"{place}: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
 
 
-def check_at_once(value: Any, origin: str) -> tuple[int, ...]:
-    """A number or a list of numbers, each a round through the batch; raises ConfigError. origin: where it is from."""
+def check_concurrency(value: Any, origin: str) -> tuple[int, ...]:
+    """A number or a list of numbers, one for each round, as a tuple. Raises ConfigError with `origin`, the option or the file."""
     numbers = value if isinstance(value, list) else [value]
-    if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_AT_ONCE for n in numbers):
-        raise ConfigError(f"at_once must be one or more whole numbers from 1 to {MAX_AT_ONCE}, got {value!r} ({origin}).")
+    if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_CONCURRENCY for n in numbers):
+        raise ConfigError(f"concurrency must be one or more whole numbers from 1 to {MAX_CONCURRENCY}, got {value!r} ({origin}).")
     return tuple(numbers)
 
 
 # --- lines ---------------------------------------------------------------------------------------------------------------
 
 
-def _checked(line: int, entry: Any, defaults: SamplingParams) -> Question | BadLine:
+def _checked(line: int, entry: Any, defaults: SamplingParams) -> Question | InvalidLine:
     try:
         if isinstance(entry, BadRequest):
             raise entry
         return _question(line, entry, defaults)
     except BadRequest as error:
-        return BadLine(line, str(error))
+        return InvalidLine(line, str(error))
 
 
 def _question(line: int, entry: Any, defaults: SamplingParams) -> Question:

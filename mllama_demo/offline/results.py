@@ -1,7 +1,7 @@
-"""What came of each question: a record, printed, or kept as one JSON object a line in a file that survives an interruption.
+"""Prints the records of a batch, or writes them as JSON lines to a file from which an interrupted batch can continue.
 
-While the batch runs, results are appended as they come; at its end the file is put into the order of the batch in one move. A
-file that is there already is gone on with: what it answers is not asked again. Knows nothing of backends.
+A record is appended as soon as it is complete. At the end the file is sorted into the order of the batch and replaced at once.
+Knows no backend.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mllama_demo.errors import ConfigError
 from mllama_demo.runtime.process import only_one
 
 Record = dict[str, Any]
-Key = tuple[int, int]  # round and line: which question of which round
+Key = tuple[int, int]  # round and line number
 
-# Ends after which nothing is left to ask; the others, such as a time limit, may turn out otherwise the next time.
+# Answers with these reasons are complete. After other reasons, such as a time limit, the question is asked again.
 FINISHED = ("end_of_turn", "stop_string", "max_tokens", "context_full")
 
 
@@ -32,71 +32,72 @@ def failed(record: Record) -> bool:
 
 
 def same_question(record: Record, asked: Record) -> bool:
-    """Whether a record is of the question that `asked` puts now: the same words, image, parameters and model.
+    """Whether a record of an earlier run is for the same prompt, image, parameters and model as `asked`.
 
-    A seed and a model count only where the question names one, the seed not for a backend that ignores it, and what an image
-    shows where that can be told without fetching it.
+    A seed or model of None in `asked` matches any, and so does a seed that the backend ignored. The digests of the images are
+    compared only if `asked` has one, since a URL has none before it is fetched.
     """
-    before, now = record.get("parameters") or {}, dict(asked["parameters"])
-    if now["seed"] is None or "seed" in record.get("ignored", ()):
-        del now["seed"]
-    if any(before.get(key) != value for key, value in now.items()):
+    old, parameters = record.get("parameters") or {}, dict(asked["parameters"])
+    if parameters["seed"] is None or "seed" in record.get("ignored", ()):
+        del parameters["seed"]
+    if any(old.get(key) != value for key, value in parameters.items()):
         return False
-    seen, shown = record.get("image") or {}, asked["image"] or {}
-    if seen.get("source") != shown.get("source") or shown.get("digest") not in (None, seen.get("digest")):
+    old_image, image = record.get("image") or {}, asked["image"] or {}
+    if old_image.get("source") != image.get("source") or image.get("digest") not in (None, old_image.get("digest")):
         return False
     if asked["model"] not in (None, record.get("model")):
         return False
     return all(record.get(key) == asked[key] for key in ("prompt", "system_prompt"))
 
 
-def as_line(record: Record) -> str:
+def to_json_line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-class Printer:
-    """Prints records in the order of the batch, whatever the order they come in. keys: that order."""
+class OrderedPrinter:
+    """Prints records in the order of `keys`. A record that is early waits for those before it."""
 
     def __init__(self, out: IO[str], keys: Sequence[Key], *, as_json: bool) -> None:
-        self._out, self._left, self._as_json = out, list(reversed(keys)), as_json
-        self._held: dict[Key, Record] = {}
+        self._out, self._keys, self._as_json = out, list(reversed(keys)), as_json
+        self._waiting: dict[Key, Record] = {}
 
     def add(self, record: Record) -> None:
-        self._held[key_of(record)] = record
-        while self._left and self._left[-1] in self._held:
-            self._print(self._held.pop(self._left.pop()))
+        self._waiting[key_of(record)] = record
+        while self._keys and self._keys[-1] in self._waiting:
+            self._print(self._waiting.pop(self._keys.pop()))
 
     def close(self) -> None:
-        """Prints what waits for a question that was never answered."""
-        for key in sorted(self._held):
-            self._print(self._held.pop(key))
+        """Prints the records that wait for a question without an answer."""
+        for key in sorted(self._waiting):
+            self._print(self._waiting.pop(key))
 
     def _print(self, record: Record) -> None:
         if self._as_json:
-            print(as_line(record), end="", file=self._out, flush=True)
+            print(to_json_line(record), end="", file=self._out, flush=True)
         elif not failed(record):  # the format of AWS's tutorial
             print(f"Prompt: {record['prompt_text']!r}, Generated text: {record['answer']!r}", file=self._out, flush=True)
 
 
 class Results:
-    """An open file of results. records: the latest one of each question."""
+    """An open file of results. `records` has the latest record of each question."""
 
     def __init__(self, file: IO[str], records: Sequence[Record]) -> None:
         self._file = file
         self.records: dict[Key, Record] = {key_of(record): record for record in records}
 
     def add(self, record: Record) -> None:
-        """Written at once and whole, so that it is there even if the program is killed."""
+        """Writes the record at once, so that the file has it even if the program is killed."""
         self.records[key_of(record)] = record
-        self._file.write(as_line(record))
+        self._file.write(to_json_line(record))
         self._file.flush()
 
 
 @contextlib.contextmanager
 def open_results(path: Path) -> Iterator[Results]:
-    """The results in path, to go on with. Sorted when it ends, however that happens.
+    """Opens the results in a new or existing file. The file is sorted at the end, also after an exception.
 
-    Raises ConfigError when the file cannot be used, holds something else, or another process writes to it.
+    Raises:
+        ConfigError: the file cannot be used, holds something else, or is open in another process.
     """
     try:
         path.touch()
@@ -114,7 +115,7 @@ def open_results(path: Path) -> Iterator[Results]:
 
 
 def _read(path: Path) -> tuple[list[Record], int]:
-    """The records, and the bytes they take. A last line without an end is what a killed program was writing."""
+    """The records, and their size in bytes without the last line if a killed program did not finish it."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -128,31 +129,37 @@ def _read(path: Path) -> tuple[list[Record], int]:
             if not all(isinstance(part, int) for part in key) or not {"error", "finish_reason"} <= record.keys():
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise _foreign(path, f"line {number} is no result of a batch") from None
+            raise _wrong_file(path, f"line {number} is no result of a batch") from None
         records.append(record)
     if size < len(content) and not content[size:].startswith(b'{"round": '):
-        raise _foreign(path, "it holds no results of a batch")
+        raise _wrong_file(path, "it holds no results of a batch")
     return records, size
 
 
-def _foreign(path: Path, what: str) -> ConfigError:
+def _wrong_file(path: Path, what: str) -> ConfigError:
     return ConfigError(f"The file {path} is no place for these results: {what}. Name another one with --output, or remove it.")
 
 
 def _write_sorted(path: Path, records: dict[Key, Record]) -> None:
-    draft = path.with_name(f".{path.name}.sorted")
-    with draft.open("w", encoding="utf-8") as file:
-        file.writelines(as_line(records[key]) for key in sorted(records))
+    partial = path.with_name(f".{path.name}.sorted")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(to_json_line(records[key]) for key in sorted(records))
         file.flush()
         os.fsync(file.fileno())
-    draft.chmod(path.stat().st_mode & 0o777)
-    draft.replace(path)
+    partial.chmod(path.stat().st_mode & 0o777)
+    partial.replace(path)
 
 
-def check_kept(path: Path, results: Results, asked: dict[Key, Record]) -> None:
-    """Raises ConfigError when the file answers a question that is not asked: it belongs to another batch, or the batch has
-    changed since. Failed records are no loss and may be of anything. asked: the records of all questions, still blank."""
+def check_same_batch(path: Path, results: Results, asked: dict[Key, Record]) -> None:
+    """Checks that the answers in the file are answers to this batch. Failed records may be for anything.
+
+    Args:
+        asked: the empty record of each question.
+
+    Raises:
+        ConfigError: the file belongs to another batch, or the batch was changed.
+    """
     for (round_, line), record in results.records.items():
-        blank = asked.get((round_, line))
-        if not failed(record) and (blank is None or not same_question(record, blank)):
-            raise _foreign(path, f"its answer to line {line} is not to what line {line} of the batch asks now")
+        empty = asked.get((round_, line))
+        if not failed(record) and (empty is None or not same_question(record, empty)):
+            raise _wrong_file(path, f"its answer to line {line} is not to what line {line} of the batch asks now")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mllama_demo.errors import ConfigError
-from mllama_demo.offline.batch import BadLine, Batch, Question, check_at_once, read_batch
+from mllama_demo.offline.batch import Batch, InvalidLine, Question, check_concurrency, read_batch
 from mllama_demo.sampling import SamplingParams
 
 DEFAULTS = SamplingParams(temperature=0.25, top_p=0.75, top_k=5, max_tokens=32)
@@ -30,7 +30,7 @@ def question(tmp_path: Path, **entry: Any) -> Question:
 
 def problem(tmp_path: Path, line: str, name: str = "batch.jsonl") -> str:
     bad = batch(tmp_path, line, name).lines[0]
-    assert isinstance(bad, BadLine)
+    assert isinstance(bad, InvalidLine)
     return bad.problem
 
 
@@ -77,8 +77,8 @@ def test_a_wrong_line_says_what_is_wrong_and_what_is_allowed(line: str, said: st
 def test_a_wrong_line_keeps_its_number_and_the_others_are_asked(tmp_path) -> None:
     content = b'\xef\xbb\xbf{"prompt": "a"}\r\n\n{broken\n\xff\xfe\n{"prompt": "\xc3\xa9"}'
     lines = batch(tmp_path, content).lines
-    assert [(line.line, type(line)) for line in lines] == [(1, Question), (3, BadLine), (4, BadLine), (5, Question)]
-    assert isinstance(lines[2], BadLine)
+    assert [(line.line, type(line)) for line in lines] == [(1, Question), (3, InvalidLine), (4, InvalidLine), (5, Question)]
+    assert isinstance(lines[2], InvalidLine)
     assert "UTF-8" in lines[2].problem
     assert isinstance(lines[3], Question)
     assert lines[3].prompt == "é"
@@ -94,9 +94,10 @@ def test_yaml_is_a_list_by_itself_or_under_prompts(tmp_path) -> None:
         (5, False),
         (6, False),
     ]
-    both = batch(tmp_path, f"at_once: [1, 4]\nprompts:\n{entries}", "b.yml")
-    assert [line.line for line in both.lines] == [3, 4, 6, 7, 8]
-    assert both.at_once == (1, 4)
+    for key in ("concurrency", "at_once"):  # at_once is the former name
+        both = batch(tmp_path, f"{key}: [1, 4]\nprompts:\n{entries}", "b.yml")
+        assert [line.line for line in both.lines] == [3, 4, 6, 7, 8]
+        assert both.concurrency == (1, 4)
     assert "there twice" in problem(tmp_path, "- {prompt: a, prompt: b}", "b.yaml")
 
 
@@ -108,14 +109,15 @@ def test_yaml_is_a_list_by_itself_or_under_prompts(tmp_path) -> None:
         ("b.yaml", "prompts: []", "has no prompts"),
         ("b.yaml", "", "must be a list of prompts"),
         ("b.yaml", "hello", "must be a list of prompts"),
-        ("b.yaml", "prompt: hello", "takes the keys prompts and at_once, once each, not 'prompt'"),
+        ("b.yaml", "prompt: hello", "takes the keys prompts and concurrency, once each, not 'prompt'"),
         ("b.yaml", "prompts: []\nprompts: []", "once each"),
         ("b.yaml", "? [a]\n: b", "once each"),
+        ("b.yaml", "at_once: 1\nconcurrency: 1\nprompts: []", "once each"),
         ("b.yaml", "- [", "not valid YAML (line 1, column 4)"),
         ("b.yaml", "- a\n--- \n- b", "not valid YAML"),
         ("b.yaml", b"\xff\xff\xff", "not valid YAML"),
-        ("b.yaml", "at_once: 0\nprompts: []", "at_once must be one or more whole numbers from 1 to 1000, got 0"),
-        ("b.yaml", "at_once: [1, x]\nprompts: []", "at_once must be"),
+        ("b.yaml", "concurrency: 0\nprompts: []", "concurrency must be one or more whole numbers from 1 to 1000, got 0"),
+        ("b.yaml", "at_once: [1, x]\nprompts: []", "concurrency must be"),
     ],
 )
 def test_a_file_that_cannot_be_read_as_a_whole_is_refused(name: str, content: str | bytes, said: str, tmp_path) -> None:
@@ -131,14 +133,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path) -> None:
 
 
 def test_one_number_is_one_round() -> None:
-    assert check_at_once(3, "here") == (3,)
+    assert check_concurrency(3, "here") == (3,)
     with pytest.raises(ConfigError, match=r"got True \(here\)"):
-        check_at_once(True, "here")
+        check_concurrency(True, "here")
 
 
 def test_the_tutorials_prompts_images_and_parameters_ship() -> None:
     shipped = read_batch(TUTORIAL, DEFAULTS)
-    assert shipped.at_once == (1, 4)
+    assert shipped.concurrency == (1, 4)
     questions = [line for line in shipped.lines if isinstance(line, Question)]
     asked = [(q.prompt, q.image is not None) for q in questions]
     assert asked == [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mllama_demo.errors import ConfigError
-from mllama_demo.offline.results import Printer, as_line, check_kept, failed, open_results
+from mllama_demo.offline.results import OrderedPrinter, check_same_batch, failed, open_results, to_json_line
 
 
 def record(line: int, round_: int = 1, **other: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def test_an_interruption_sorts_too(tmp_path) -> None:
 
 def test_what_a_kill_cut_short_is_dropped_and_the_rest_is_gone_on_with(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
-    path.write_text(as_line(record(5)) + as_line(record(2)) + as_line(record(9))[:30])
+    path.write_text(to_json_line(record(5)) + to_json_line(record(2)) + to_json_line(record(9))[:30])
     with open_results(path) as results:
         assert sorted(results.records) == [(1, 2), (1, 5)]
         results.add(record(3))
@@ -70,7 +70,7 @@ def test_what_a_kill_cut_short_is_dropped_and_the_rest_is_gone_on_with(tmp_path)
 
 def test_a_line_asked_again_has_its_latest_result(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
-    path.write_text(as_line(record(1, error="No.")) + as_line(record(1, answer="Yes.")))
+    path.write_text(to_json_line(record(1, error="No.")) + to_json_line(record(1, answer="Yes.")))
     with open_results(path) as results:
         assert results.records[1, 1]["answer"] == "Yes."
     assert [r["answer"] for r in written(path)] == ["Yes."]
@@ -118,38 +118,38 @@ ASKED = record(1, answer=None, finish_reason=None, parameters={"top_k": 1, "seed
 )
 def test_an_answer_to_another_question_is_never_taken_for_this_one(changed: dict[str, Any], tmp_path) -> None:
     path = tmp_path / "out.jsonl"
-    path.write_text(as_line(record(1)))
+    path.write_text(to_json_line(record(1)))
     with open_results(path) as results:
-        check_kept(path, results, {(1, 1): ASKED})
+        check_same_batch(path, results, {(1, 1): ASKED})
         with pytest.raises(ConfigError, match="its answer to line 1 is not to what line 1 of the batch asks now"):
-            check_kept(path, results, {(1, 1): ASKED | changed})
+            check_same_batch(path, results, {(1, 1): ASKED | changed})
     assert len(written(path)) == 1
 
 
 def test_an_image_that_changed_makes_another_question(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
-    path.write_text(as_line(record(1, image={"source": "a.png", "digest": "0"})))
+    path.write_text(to_json_line(record(1, image={"source": "a.png", "digest": "0"})))
     with open_results(path) as results:
         for digest in ("0", None):  # None: it cannot be told without fetching
-            check_kept(path, results, {(1, 1): ASKED | {"image": {"source": "a.png", "digest": digest}}})
+            check_same_batch(path, results, {(1, 1): ASKED | {"image": {"source": "a.png", "digest": digest}}})
         with pytest.raises(ConfigError):
-            check_kept(path, results, {(1, 1): ASKED | {"image": {"source": "a.png", "digest": "1"}}})
+            check_same_batch(path, results, {(1, 1): ASKED | {"image": {"source": "a.png", "digest": "1"}}})
 
 
 def test_a_seed_that_had_no_effect_makes_no_other_question(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
-    path.write_text(as_line(record(1, parameters={"top_k": 1, "seed": None}, ignored={"seed": "It draws by itself."})))
+    path.write_text(to_json_line(record(1, parameters={"top_k": 1, "seed": None}, ignored={"seed": "It draws by itself."})))
     with open_results(path) as results:
-        check_kept(path, results, {(1, 1): ASKED | {"parameters": {"top_k": 1, "seed": 8}}})
+        check_same_batch(path, results, {(1, 1): ASKED | {"parameters": {"top_k": 1, "seed": 8}}})
 
 
 def test_a_failed_line_may_be_mended(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(
-        as_line(record(1, prompt=None, error="It is not valid JSON.")) + as_line(record(2, finish_reason="time_limit"))
+        to_json_line(record(1, prompt=None, error="It is not valid JSON.")) + to_json_line(record(2, finish_reason="time_limit"))
     )
     with open_results(path) as results:
-        check_kept(path, results, {(1, 1): ASKED})
+        check_same_batch(path, results, {(1, 1): ASKED})
         assert all(map(failed, results.records.values()))
 
 
@@ -158,7 +158,7 @@ def test_a_failed_line_may_be_mended(tmp_path) -> None:
 
 def test_results_are_printed_in_the_tutorials_format_and_in_order_whatever_the_order_they_come_in() -> None:
     out = io.StringIO()
-    printer = Printer(out, [(1, 1), (1, 2), (1, 3)], as_json=False)
+    printer = OrderedPrinter(out, [(1, 1), (1, 2), (1, 3)], as_json=False)
     printer.add(record(2, answer="Zwei.\n"))
     assert out.getvalue() == ""
     printer.add(record(1))
@@ -169,7 +169,7 @@ def test_results_are_printed_in_the_tutorials_format_and_in_order_whatever_the_o
 
 def test_what_was_answered_before_an_interruption_is_printed() -> None:
     out = io.StringIO()
-    printer = Printer(out, [(1, 1), (1, 2)], as_json=True)
+    printer = OrderedPrinter(out, [(1, 1), (1, 2)], as_json=True)
     printer.add(record(2))
     printer.close()
     assert json.loads(out.getvalue())["line"] == 2

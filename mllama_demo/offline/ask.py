@@ -1,6 +1,6 @@
-"""Asks a backend the questions of a batch, several at once, and says of each what came of it.
+"""Answers the questions of a batch with a backend, several at the same time, and makes a record of each.
 
-A record holds all that is needed to ask again and get the same. Knows no files of questions or results.
+A record holds everything that is needed to get the same answer again. Knows no files of questions or results.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import mllama_demo
@@ -21,7 +22,7 @@ from mllama_demo.engine.base import FinishEvent, GenerationRequest, StartedBacke
 from mllama_demo.errors import BackendUnavailable, DemoError
 from mllama_demo.generation.request import RequestBuilder, generate_when_free, top_k_limit
 from mllama_demo.images.sources import read_image
-from mllama_demo.offline.batch import SAMPLING_KEYS, BadLine, Question
+from mllama_demo.offline.batch import SAMPLING_KEYS, InvalidLine, Question
 from mllama_demo.offline.results import Record
 
 _NO_ANSWER = {
@@ -31,27 +32,33 @@ _NO_ANSWER = {
 
 
 @dataclass(frozen=True)
-class Asker:
-    """folder: where the paths of images begin."""
+class BatchRunner:
+    """Answers questions with one backend. The paths of images are relative to `folder`."""
 
     backend: StartedBackend
     tokenizer: Tokenizer | TokenEstimate
     settings: Settings
     folder: Path
 
-    async def ask_all(self, questions: Iterable[Question], round_: int, at_once: int, say: Callable[[Record], None]) -> None:
-        """Asks all questions, at_once at a time; say gets each record as it comes.
+    @cached_property
+    def _requests(self) -> RequestBuilder:
+        return RequestBuilder(self.backend, self.tokenizer, self.settings)
 
-        A question that fails has `error` in its record. Raises BackendUnavailable when the backend is down, since the other
-        questions would fare no better.
+    async def run(
+        self, questions: Iterable[Question], round_: int, concurrency: int, on_record: Callable[[Record], None]
+    ) -> None:
+        """Answers all questions, `concurrency` of them at the same time. The record of a question that fails has an `error`.
+
+        Raises:
+            BackendUnavailable: the backend is down, so that the other questions would fail too.
         """
-        left = iter(questions)
+        waiting = iter(questions)
 
         async def work() -> None:
-            for question in left:  # one iterator for all: whoever is free takes the next
-                say(await self.ask(question, round_))
+            for question in waiting:  # the workers share one iterator
+                on_record(await self.answer(question, round_))
 
-        workers = [asyncio.create_task(work()) for _ in range(at_once)]
+        workers = [asyncio.create_task(work()) for _ in range(concurrency)]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -59,19 +66,19 @@ class Asker:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    async def ask(self, question: Question, round_: int) -> Record:
-        """One question to its end."""
-        record = self.blank(question, round_)
+    async def answer(self, question: Question, round_: int) -> Record:
+        """The record of one answered or failed question. Raises BackendUnavailable."""
+        record = self.empty_record(question, round_)
         try:
-            await self._answer(question, record)
+            await self._fill(record, question)
         except BackendUnavailable:
             raise
         except DemoError as error:
             record["error"] = str(error)
         return record
 
-    def blank(self, line: Question | BadLine, round_: int) -> Record:
-        """The record of a line before it is asked: what is asked, of whom."""
+    def empty_record(self, line: Question | InvalidLine, round_: int) -> Record:
+        """The record of a line without an answer: the question and the model."""
         info = self.backend.info
         question = line if isinstance(line, Question) else None
         parameters = None
@@ -94,30 +101,30 @@ class Asker:
             "answer": None,
             "finish_reason": None,
             "stop_string": None,
-            "error": line.problem if isinstance(line, BadLine) else None,
+            "error": line.problem if isinstance(line, InvalidLine) else None,
             "prompt_tokens": None,
             "completion_tokens": None,
             "tokens_estimated": False,
             "timings": None,
         }
 
-    async def _answer(self, question: Question, record: Record) -> None:
-        requests = RequestBuilder(self.backend, self.tokenizer, self.settings)
-        info, sampling = self.backend.info, requests.with_seed(question.sampling)
+    async def _fill(self, record: Record, question: Question) -> None:
+        info, sampling = self.backend.info, self._requests.with_seed(question.sampling)
         record["parameters"]["seed"] = sampling.seed
-        record |= {"model": info.model, "device": info.device, "ignored": dict(info.ignored)}  # a server tells once it is there
+        # A remote backend knows its model only after it is connected.
+        record |= {"model": info.model, "device": info.device, "ignored": dict(info.ignored)}
         if (top_k := top_k_limit(sampling, info)) is not None:
             record["parameters"]["top_k_limit"] = top_k
-        picture, reference = None, None
+        image, reference = None, None
         if question.image is not None:
             limits, hosts = self.settings.image_limits, self.settings.allowed_media_hosts
-            picture = await asyncio.to_thread(read_image, question.image, self.folder, limits, hosts)
-            reference = ImageRef.of(picture)
+            image = await asyncio.to_thread(read_image, question.image, self.folder, limits, hosts)
+            reference = ImageRef.of(image)
             record["image"] |= asdict(reference)
-            if tiles := info.tile_layout(picture.width, picture.height):
+            if tiles := info.tile_layout(image.width, image.height):
                 record["image"] |= {"rows": tiles.rows, "columns": tiles.columns}
         conversation = Conversation((Message("user", question.prompt, reference),))
-        request = (await requests.build(conversation, sampling, lambda _: picture)).request
+        request = (await self._requests.build(conversation, sampling, lambda _: image)).request
         record["prompt_text"] = render_chat(request.messages)
         text, finish = await self._generate(request)
         speed = finish.timings.tokens_per_second(finish.completion_tokens)
