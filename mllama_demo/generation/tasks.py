@@ -21,7 +21,7 @@ from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.storage.drafts import BEAT_S, Drafts
+from mllama_demo.storage.drafts import REFRESH_INTERVAL_S, Drafts
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class AnswerTasks:
 
     async def adopt(self, owner: str) -> None:
         """Keeps what a program that was killed, or could not store it, had written for this owner."""
-        await asyncio.to_thread(self._drafts.adopt, owner, frozenset(self._live))
+        await asyncio.to_thread(self._drafts.recover, owner, frozenset(self._live))
 
     async def _run(self, live: AnswerTask, sampling: SamplingParams) -> None:
         try:
@@ -168,12 +168,12 @@ class AnswerTasks:
             while not live.done:
                 with contextlib.suppress(DemoError):  # the next one may do
                     await asyncio.to_thread(put)
-                await asyncio.sleep(BEAT_S)
+                await asyncio.sleep(REFRESH_INTERVAL_S)
         finally:
             # Of an answer that could not be kept it is the only copy: the next to open the conversation adopts it.
             if live.kept or live.discarded:
                 with contextlib.suppress(DemoError):  # one that stays is not adopted: its conversation has gone on
-                    await asyncio.to_thread(self._drafts.drop, live.id)
+                    await asyncio.to_thread(self._drafts.delete, live.id)
 
     def _keep(self, live: AnswerTask) -> None:
         with live.keeping:

@@ -1,12 +1,12 @@
-"""What answers under way have so far, in the database of a ConversationStore: a program that is killed takes no answer with it.
+"""Drafts of answers that are being generated, in SQL, so that a crash does not lose their text. Knows no models and no HTTP.
 
-Each draft is written anew every moment while its program lives. One that no longer is belongs to nobody, and becomes the answer
-it was going to be, cut off. Knows no models, HTTP or Gradio.
+Drafts are refreshed every second. A draft that was not refreshed for four seconds was left by a crashed process; `recover`
+saves it as a truncated answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import timedelta
 
 import sqlalchemy as sql
@@ -16,23 +16,23 @@ from mllama_demo.errors import NotFound
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.schema import drafts as _drafts
 
-BEAT_S = 1.0
-LIFETIME = timedelta(seconds=4 * BEAT_S)
+REFRESH_INTERVAL_S = 1.0
+LIFETIME = timedelta(seconds=4 * REFRESH_INTERVAL_S)
 
 
 class Drafts:
-    """The drafts of all visitors, at most one for a conversation. Every method may be called from any thread."""
+    """The drafts of all owners, at most one for each conversation. Every method may be called from any thread."""
 
     def __init__(self, store: ConversationStore) -> None:
         self._store, self._database = store, store.database
 
-    def put(self, owner: str, conversation: Conversation, message: Message) -> None:
-        """The answer to a stored conversation's last question as it is now; to be said again within LIFETIME."""
+    def put(self, owner: str, conversation: Conversation, answer: Message) -> None:
+        """Stores or refreshes the draft of the answer to a stored conversation's last question."""
         values = {
             "owner": owner,
             "messages": len(conversation.messages),
-            "text": message.text,
-            "facts": message.metadata,
+            "text": answer.text,
+            "facts": answer.metadata,
             "beat": self._database.now(),
         }
         this = _drafts.c.conversation_id == conversation.id
@@ -40,32 +40,43 @@ class Drafts:
             if not connection.execute(sql.update(_drafts).where(this).values(values)).rowcount:
                 connection.execute(sql.insert(_drafts).values(conversation_id=conversation.id, **values))
 
-    def drop(self, conversation_id: str) -> None:
-        """The answer is stored, or shall not be."""
+    def delete(self, conversation_id: str) -> None:
+        """Deletes a draft, because its answer is stored or was discarded."""
         with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_drafts).where(_drafts.c.conversation_id == conversation_id))
 
     def erase(self, owner: str) -> None:
-        """Removes all of the owner's."""
+        """Deletes all drafts of an owner."""
         with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_drafts).where(_drafts.c.owner == owner))
 
-    def adopt(self, owner: str, alive: Collection[str] = ()) -> None:
-        """Keeps the owner's answers whose program is gone, each as an answer cut off. alive: conversations to leave alone."""
-        for id, messages, draft in list(self._orphans(owner)):
-            if id in alive:
+    def recover(self, owner: str, active: Collection[str] = ()) -> None:
+        """Saves the owner's expired drafts as truncated answers, unless their conversation has changed since.
+
+        Args:
+            active: ids of conversations to skip, because this process generates their answers.
+        """
+        for id, length, draft in self._expired(owner):
+            if id in active:
                 continue
             try:
                 conversation = self._store.load(owner, id)
-                if len(conversation.messages) == messages and conversation.messages[-1].role == "user":
+                if len(conversation.messages) == length and conversation.messages[-1].role == "user":
                     self._store.save(owner, conversation.add(draft))
-            except NotFound:  # deleted meanwhile
+            except NotFound:  # the conversation was deleted
                 pass
-            self.drop(id)
+            self.delete(id)
 
-    def _orphans(self, owner: str) -> Iterator[tuple[str, int, Message]]:
+    def _expired(self, owner: str) -> list[tuple[str, int, Message]]:
+        """The id and the length of each conversation with an expired draft, and the draft."""
         query = sql.select(_drafts).where(_drafts.c.owner == owner, _drafts.c.beat < self._database.now() - LIFETIME)
         with self._database.transaction() as connection:
-            for row in connection.execute(query).mappings():
-                draft = Message("assistant", row["text"], metadata={**row["facts"], "reason": "cut_off"})
-                yield row["conversation_id"], row["messages"], draft
+            rows = connection.execute(query).mappings().all()
+        return [
+            (
+                row["conversation_id"],
+                row["messages"],
+                Message("assistant", row["text"], metadata={**row["facts"], "reason": "cut_off"}),
+            )
+            for row in rows
+        ]

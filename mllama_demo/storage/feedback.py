@@ -1,7 +1,7 @@
-"""What visitors think of answers: thumbs with an optional note, stored in SQL, and as CSV for the operator.
+"""Ratings of answers in SQL: good or bad, with an optional note; and all ratings as CSV for the operator.
 
-The texts stay in the conversation alone: once it is deleted, its feedback says what was thought and of which model, no more.
-Knows no models, HTTP or Gradio.
+The texts of questions and answers are read from the conversation. Once it is deleted, a rating has no texts. Knows no models,
+HTTP or Gradio.
 """
 
 from __future__ import annotations
@@ -27,9 +27,17 @@ COLUMNS = ("given", "rating", "note", "model", "sampling", "question", "answer",
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """One thumb. given: UTC. sampling: the values the answer was drawn with. question, answer: None once deleted. user: who
-    gave it where people sign in, else None."""
+class Rating:
+    """One user's rating of one answer.
+
+    Attributes:
+        given: UTC.
+        model: the name of the model that answered.
+        sampling: the sampling parameters of the answer.
+        question, answer: their texts; None once the conversation is deleted.
+        message: the answer's number in the message tree.
+        user: the name of a signed-in user, otherwise None.
+    """
 
     given: datetime
     good: bool
@@ -44,64 +52,68 @@ class Opinion:
 
 
 class Feedback:
-    """The feedback of all visitors; one opinion for each answer. Safe to use from several threads."""
+    """The ratings of all owners, at most one for each answer. Safe to use from several threads."""
 
     def __init__(self, store: ConversationStore) -> None:
         self._store, self._database = store, store.database
 
     def rate(self, owner: str, conversation_id: str, message: int, good: bool | None, model: str) -> None:
-        """Keeps a thumb for one answer in place of the one before, whose note stays; None takes it back.
+        """Stores or replaces the rating of an answer. A note that was added before stays.
 
-        Raises NotFound for another owner's conversation, BadRequest when the message is no answer.
+        Args:
+            good: None deletes the rating.
+        Raises:
+            NotFound: the owner has no such conversation.
+            BadRequest: the message is no answer.
         """
-        sampling = self._answer(owner, conversation_id, message).get("sampling") or {}
+        sampling = self._metadata(owner, conversation_id, message).get("sampling") or {}
         with self._database.transaction(write=True) as connection:
-            here = _at(conversation_id, message)
+            this = _at(conversation_id, message)
             if good is None:
-                connection.execute(sql.delete(_feedback).where(here))
+                connection.execute(sql.delete(_feedback).where(this))
                 return
             values = {"good": good, "model": model, "sampling": sampling, "given": self._database.now()}
-            if connection.execute(sql.update(_feedback).where(here).values(values)).rowcount == 0:
+            if connection.execute(sql.update(_feedback).where(this).values(values)).rowcount == 0:
                 key = {"conversation_id": conversation_id, "message": message, "owner": owner, "note": ""}
                 connection.execute(sql.insert(_feedback).values(key | values))
 
-    def note(self, owner: str, conversation_id: str, message: int, note: str) -> None:
-        """Adds words to a thumb, at most 2000 characters. Raises NotFound where there is no thumb of this owner."""
+    def add_note(self, owner: str, conversation_id: str, message: int, note: str) -> None:
+        """Adds a note of at most 2000 characters to a rating. Raises NotFound when the owner has not rated the answer."""
         note = note.strip()
         if len(note) > MAX_NOTE_LENGTH:
             raise BadRequest(f"A note takes at most {MAX_NOTE_LENGTH} characters, this one has {len(note)}.")
         with self._database.transaction(write=True) as connection:
-            mine = sql.and_(_at(conversation_id, message), _feedback.c.owner == owner)
-            if connection.execute(sql.update(_feedback).where(mine).values(note=note, given=self._database.now())).rowcount == 0:
+            this = sql.and_(_at(conversation_id, message), _feedback.c.owner == owner)
+            if connection.execute(sql.update(_feedback).where(this).values(note=note, given=self._database.now())).rowcount == 0:
                 raise NotFound("There is no thumb that this note would belong to; choose one first.")
 
     def erase(self, owner: str) -> None:
-        """Removes all of the owner's thumbs and notes."""
+        """Deletes all ratings of an owner."""
         with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_feedback).where(_feedback.c.owner == owner))
 
-    def of(self, owner: str, conversation_id: str) -> dict[int, bool]:
-        """The owner's thumbs in a conversation: for the numbers of answers, whether they were found good."""
+    def ratings(self, owner: str, conversation_id: str) -> dict[int, bool]:
+        """The owner's ratings in a conversation: whether each answer is good, by its number in the message tree."""
         c = _feedback.c
         query = sql.select(c.message, c.good).where(c.owner == owner, c.conversation_id == conversation_id)
         with self._database.transaction() as connection:
             return {row.message: bool(row.good) for row in connection.execute(query)}
 
     def counts(self) -> tuple[int, int]:
-        """How many thumbs are up and how many down."""
+        """The numbers of good and of bad ratings."""
         with self._database.transaction() as connection:
             rows = connection.execute(sql.select(_feedback.c.good, sql.func.count()).group_by(_feedback.c.good)).all()
         found = {bool(good): count for good, count in rows}
         return found.get(True, 0), found.get(False, 0)
 
-    def latest(self, limit: int | None = None) -> Iterator[Opinion]:
-        """Opinions of everybody, the newest first. limit: None for all."""
+    def latest(self, limit: int | None = None) -> Iterator[Rating]:
+        """The ratings of all owners, the newest first; None for no limit."""
         query = sql.select(_feedback).order_by(_feedback.c.given.desc(), _feedback.c.conversation_id, _feedback.c.message)
         with self._database.transaction() as connection:
             rows = connection.execute(query if limit is None else query.limit(limit)).mappings().all()
         for row in rows:
             question, answer = self._texts(row["owner"], row["conversation_id"], row["message"])
-            yield Opinion(
+            yield Rating(
                 given=row["given"].replace(tzinfo=timezone.utc),
                 good=bool(row["good"]),
                 note=row["note"],
@@ -114,8 +126,8 @@ class Feedback:
                 user=row["owner"].removeprefix("user:") if row["owner"].startswith("user:") else None,
             )
 
-    def _answer(self, owner: str, conversation_id: str, message: int) -> dict[str, Any]:
-        """The figures kept with an answer."""
+    def _metadata(self, owner: str, conversation_id: str, message: int) -> dict[str, Any]:
+        """The metadata of an answer."""
         node = _node(self._store.tree(owner, conversation_id), message)
         if node is None or node.message.role != "assistant":
             raise BadRequest("Only an answer can be rated.")
@@ -131,10 +143,10 @@ class Feedback:
         return asked.message.text if asked else None, node.message.text if node else None
 
 
-def to_csv(opinions: Iterator[Opinion]) -> Iterator[str]:
-    """Lines of a CSV file (RFC 4180, UTF-8 with a mark, as spreadsheets like it), the header first."""
+def to_csv(ratings: Iterator[Rating]) -> Iterator[str]:
+    """The lines of a CSV file (RFC 4180), the header first. A byte order mark tells spreadsheets that it is UTF-8."""
     yield "\ufeff" + _line(COLUMNS)
-    for one in opinions:
+    for one in ratings:
         sampling = json.dumps(one.sampling, ensure_ascii=False) if one.sampling else ""
         given, rating = one.given.strftime("%Y-%m-%dT%H:%M:%SZ"), "good" if one.good else "bad"
         texts = (one.question or "", one.answer or "")
@@ -143,12 +155,12 @@ def to_csv(opinions: Iterator[Opinion]) -> Iterator[str]:
 
 def _line(cells: tuple[Any, ...]) -> str:
     file = io.StringIO()
-    csv.writer(file).writerow([_harmless(str(cell)) for cell in cells])
+    csv.writer(file).writerow([_without_formula(str(cell)) for cell in cells])
     return file.getvalue()
 
 
-def _harmless(cell: str) -> str:
-    """A spreadsheet takes what begins like this for a formula, and would run what a visitor wrote."""
+def _without_formula(cell: str) -> str:
+    """Quotes what a spreadsheet would run as a formula."""
     return "'" + cell if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 

@@ -1,7 +1,7 @@
-"""Links that show one conversation to whoever has them: unguessable, expiring, revocable. In the database of a ConversationStore.
+"""Links in SQL that show one conversation to everyone who has the link. Knows no models, HTTP or Gradio.
 
-A share keeps what the conversation showed when it was made: later turns and other versions stay private. Only a digest of the
-link's secret is stored, so that nobody who reads the database can open one. Knows no models, HTTP or Gradio.
+A link expires and can be revoked. It shows the messages that the conversation showed when the link was created: no later ones,
+no other versions. Only a digest of the link's token is stored, so that nobody who reads the database can open a link.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.schema import shares as _shares
 
-# How long a share may live, in words for a menu.
+# The lifetimes that a menu offers.
 LIFETIMES = {
     "1 hour": timedelta(hours=1),
     "1 day": timedelta(days=1),
@@ -29,20 +29,24 @@ LIFETIMES = {
 }
 DEFAULT_LIFETIME = "1 week"
 MAX_SHARES = 100  # of one conversation at a time
-# How long a link that is over still says so, instead of being unknown.
-_REMEMBERED = timedelta(days=90)
+_EXPIRED_RETENTION = timedelta(days=90)  # how long ShareGone tells that a link has expired; later it is unknown
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
 
 class ShareGone(DemoError):
-    """The link was good once: it expired, was revoked, or its conversation was deleted."""
+    """The link has expired or was revoked, or its conversation was deleted."""
 
     status = 410
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a link shows. digest: names the share, and opens nothing. Times are UTC."""
+    """What a link shows.
+
+    Attributes:
+        digest: identifies the share, but does not open it.
+        created, expires: UTC.
+    """
 
     digest: str
     conversation: Conversation
@@ -51,20 +55,24 @@ class Share:
 
 
 class Shares:
-    """The shares of all visitors. Every method is one or two short transactions, from any thread."""
+    """The links of all owners. Every method is one or two short transactions and may be called from any thread."""
 
     def __init__(self, store: ConversationStore) -> None:
         self._store, self._database = store, store.database
 
     def create(self, owner: str, conversation_id: str, lifetime: str) -> str:
-        """The secret part of a new link to what the conversation shows now. lifetime: a key of LIFETIMES.
+        """Creates a link to the messages that the conversation shows now; returns the link's token.
 
-        Raises NotFound for another owner's conversation, BadRequest for an empty one or too many links to it.
+        Args:
+            lifetime: a key of LIFETIMES.
+        Raises:
+            NotFound: the owner has no such conversation.
+            BadRequest: the conversation is empty or has too many links, or the lifetime is unknown.
         """
         if lifetime not in LIFETIMES:
             raise BadRequest(f"A link can last {', '.join(LIFETIMES)}; got {str(lifetime)[:40]!r}.")
         tree = self._store.tree(owner, conversation_id)
-        shown = [versions.number for versions in tree.siblings(tree.conversation().messages) if versions is not None]
+        shown = [siblings.number for siblings in tree.siblings(tree.conversation().messages) if siblings is not None]
         if not shown:
             raise BadRequest("This chat is empty; there is nothing to share yet.")
         if len(self.active(owner, conversation_id)) >= MAX_SHARES:
@@ -80,12 +88,12 @@ class Shares:
             "expires": now + LIFETIMES[lifetime],
         }
         with self._database.transaction(write=True) as connection:
-            connection.execute(sql.delete(_shares).where(_shares.c.expires < now - _REMEMBERED))
+            connection.execute(sql.delete(_shares).where(_shares.c.expires < now - _EXPIRED_RETENTION))
             connection.execute(sql.insert(_shares).values(values))
         return token
 
     def active(self, owner: str, conversation_id: str) -> list[datetime]:
-        """When each of the conversation's links that work ends, the last one first; UTC."""
+        """When each valid link to the conversation expires, the last one first; UTC."""
         c = _shares.c
         query = sql.select(c.expires).where(c.owner == owner, c.conversation_id == conversation_id)
         query = query.where(~c.revoked, c.expires > self._database.now()).order_by(c.expires.desc())
@@ -93,22 +101,22 @@ class Shares:
             return [expires.replace(tzinfo=timezone.utc) for expires in connection.execute(query).scalars()]
 
     def revoke(self, owner: str, conversation_id: str) -> int:
-        """Ends all links to the conversation at once; how many that were."""
+        """Revokes all links to the conversation; returns how many were valid."""
         c = _shares.c
-        mine = sql.and_(c.owner == owner, c.conversation_id == conversation_id, ~c.revoked, c.expires > self._database.now())
+        valid = sql.and_(c.owner == owner, c.conversation_id == conversation_id, ~c.revoked, c.expires > self._database.now())
         with self._database.transaction(write=True) as connection:
-            return connection.execute(sql.update(_shares).where(mine).values(revoked=True)).rowcount
+            return connection.execute(sql.update(_shares).where(valid).values(revoked=True)).rowcount
 
     def erase(self, owner: str) -> None:
-        """Removes all of the owner's links; they are unknown from now on."""
+        """Deletes all links of an owner. They are unknown from then on."""
         with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_shares).where(_shares.c.owner == owner))
 
     def open(self, token: str) -> Share:
-        """What a link shows. Raises ShareGone when it is over, NotFound when there never was one like it."""
+        """What a link shows. Raises ShareGone when it is no longer valid, NotFound when it is unknown."""
         found = None
         if _TOKEN.match(token):
-            # Looked up by its digest: how long that takes says nothing about the token.
+            # The look-up compares digests, so that its duration tells nothing about the token.
             with self._database.transaction() as connection:
                 query = sql.select(_shares).where(_shares.c.digest == _digest(token))
                 found = connection.execute(query).mappings().one_or_none()

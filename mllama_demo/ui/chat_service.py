@@ -362,7 +362,7 @@ class ChatService:
 
     def _thumbs(self, visit: PageSession, conversation_id: str) -> list[str | None]:
         try:
-            return thumbs(self._store.tree(visit.owner, conversation_id), self._feedback.of(visit.owner, conversation_id))
+            return thumbs(self._store.tree(visit.owner, conversation_id), self._feedback.ratings(visit.owner, conversation_id))
         except NotFound:  # not stored yet
             return []
 

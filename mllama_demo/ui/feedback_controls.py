@@ -79,7 +79,7 @@ class FeedbackControls:
         owner = self._visit(request).owner
 
         async def keep() -> bool:
-            await asyncio.to_thread(self._feedback.note, owner, conversation_id, int(number), note or "")
+            await asyncio.to_thread(self._feedback.add_note, owner, conversation_id, int(number), note or "")
             return True
 
         if not await guarded(keep()):

@@ -16,8 +16,9 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError
 from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.storage.feedback import Feedback, Opinion, to_csv
-from mllama_demo.storage.sessions import ADMIN_KEY, TooManyAttempts
+from mllama_demo.storage.feedback import Feedback, Rating, to_csv
+from mllama_demo.storage.sessions import ADMIN_KEY
+from mllama_demo.web.auth.attempts import TooManyAttempts
 from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, signed_in
 from mllama_demo.web.metrics import MeasuredBackend
 from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, read_form
@@ -131,7 +132,7 @@ def _now(backend: MeasuredBackend) -> dict[str, Any]:
     return {"now": int(time.time()), "model": model, "status": asdict(status), "requests": requests, "minutes": minutes}
 
 
-def _shown(one: Opinion) -> dict[str, Any]:
+def _shown(one: Rating) -> dict[str, Any]:
     return {
         "given": one.given.strftime("%Y-%m-%d %H:%M"),
         "good": one.good,

@@ -18,7 +18,8 @@ from mllama_demo.config.passwords import USER
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, DemoError
 from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Attempts, Sessions, TooManyAttempts
+from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Sessions
+from mllama_demo.web.auth.attempts import FailedAttempts, TooManyAttempts
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import is_api
 from mllama_demo.web.requests import html_page, is_same_origin, local_path, read_form
@@ -111,19 +112,19 @@ class LoginService:
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
-        self._of_address, self._of_name = Attempts(10), Attempts(60)
+        self._of_address, self._of_name = FailedAttempts(10), FailedAttempts(60)
 
     async def sign_in(self, request: Request, subject: str, right: Callable[[], bool]) -> str | None:
         """The token of a new session, or None when `right`, called in a thread, says no. Raises TooManyAttempts."""
         address, name = request.client.host if request.client else "unknown", subject[:64]
         # Counted before it is looked at, so that many at once gain nothing.
-        self._of_address.count(address)
-        self._of_name.count(name)
+        self._of_address.add(address)
+        self._of_name.add(name)
         if not await run_in_threadpool(right):
             log.warning("wrong password for %r from %s", name, address)
             return None
-        self._of_address.take_back(address)
-        self._of_name.take_back(name)
+        self._of_address.remove_last(address)
+        self._of_name.remove_last(name)
         return await run_in_threadpool(self.sessions.open, subject)
 
 
@@ -160,7 +161,7 @@ def add_login(app: FastAPI, settings: Settings, store: ConversationStore | None,
             return ask("/", problem="The form could not be read; please try again.", status=400)
         next, name, password = local_path(form.get("next")), form.get("name", "").strip(), form.get("password", "")
         try:
-            token = await desk.sign_in(request, name, lambda: desk.sessions.knows(name, password))
+            token = await desk.sign_in(request, name, lambda: desk.sessions.password_matches(name, password))
         except TooManyAttempts as error:
             return ask(next, name[:64], str(error), error.status, {"Retry-After": str(error.retry_s)})
         except DemoError as error:

@@ -224,7 +224,7 @@ def test_the_key_opens_the_page_and_nothing_else(house: Program):
 
 def test_feedback_comes_as_a_file(house: Program, store: ConversationStore, kept: Conversation):
     Feedback(store).rate("user:anna", kept.id, 1, True, "embedded")
-    Feedback(store).note("user:anna", kept.id, 1, "=1+1")
+    Feedback(store).add_note("user:anna", kept.id, 1, "=1+1")
     anna = sign_in(house)
     answer = anna.get(f"{house.url}/admin/feedback.csv")
     assert answer.headers["content-type"].startswith("text/csv")

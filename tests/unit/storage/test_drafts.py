@@ -41,11 +41,11 @@ def said(store: ConversationStore, conversation: Conversation) -> list[str]:
     return [message.text for message in store.load(ME, conversation.id).messages]
 
 
-def orphans(drafts: Drafts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def expired(drafts: Drafts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What would be adopted if the program ended now."""
     with monkeypatch.context() as patch:
         later(patch, LIFETIME * 1.1)
-        return [draft.text for _, _, draft in drafts._orphans(ME)]
+        return [draft.text for _, _, draft in drafts._expired(ME)]
 
 
 def test_a_draft_without_its_program_becomes_the_answer_cut_off(store, drafts, monkeypatch) -> None:
@@ -53,25 +53,25 @@ def test_a_draft_without_its_program_becomes_the_answer_cut_off(store, drafts, m
     drafts.put(ME, conversation, Message("assistant", "Once", metadata={}))
     drafts.put(ME, conversation, PART)
     later(monkeypatch, LIFETIME * 1.1)
-    drafts.adopt(ME)
+    drafts.recover(ME)
     kept = store.load(ME, conversation.id).messages[-1]
     assert (kept.role, kept.text, kept.metadata) == ("assistant", "Once the", {**PART.metadata, "reason": "cut_off"})
-    drafts.adopt(ME)
+    drafts.recover(ME)
     assert said(store, conversation) == ["Tell me a story", "Once the"]
 
 
 def test_a_draft_of_a_living_program_is_left_alone(store, drafts, monkeypatch) -> None:
     conversation = asked(store)
     drafts.put(ME, conversation, PART)
-    drafts.adopt(ME)
+    drafts.recover(ME)
     later(monkeypatch, LIFETIME * 0.9)
-    drafts.adopt(ME)
+    drafts.recover(ME)
     assert said(store, conversation) == ["Tell me a story"]
     later(monkeypatch, LIFETIME)
-    drafts.adopt(ME, alive={conversation.id})
-    drafts.adopt("somebody else")
+    drafts.recover(ME, active={conversation.id})
+    drafts.recover("somebody else")
     assert said(store, conversation) == ["Tell me a story"]
-    drafts.adopt(ME)
+    drafts.recover(ME)
     assert said(store, conversation) == ["Tell me a story", "Once the"]
 
 
@@ -81,11 +81,11 @@ def test_a_draft_of_what_has_changed_since_is_dropped(store, drafts, monkeypatch
         drafts.put(ME, conversation, PART)
     store.save(ME, answered.add(Message("assistant", "Once there was a dog.")))
     store.delete(ME, deleted.id)
-    drafts.drop(dropped.id)
+    drafts.delete(dropped.id)
     later(monkeypatch, LIFETIME * 1.1)
-    drafts.adopt(ME)
+    drafts.recover(ME)
     store.restore(ME, deleted.id)
-    drafts.adopt(ME)
+    drafts.recover(ME)
     assert said(store, answered) == ["Tell me a story", "Once there was a dog."]
     assert said(store, deleted) == said(store, dropped) == ["Tell me a story"]
 
@@ -96,8 +96,8 @@ def test_an_erased_owner_leaves_no_draft_and_others_keep_theirs(store, drafts, m
     drafts.put("somebody else", theirs, PART)
     drafts.erase(ME)
     later(monkeypatch, LIFETIME * 1.1)
-    assert list(drafts._orphans(ME)) == []
-    assert [id for id, _, _ in drafts._orphans("somebody else")] == [theirs.id]
+    assert drafts._expired(ME) == []
+    assert [id for id, _, _ in drafts._expired("somebody else")] == [theirs.id]
 
 
 async def begun(backend: ManualBackend) -> None:
@@ -110,14 +110,14 @@ async def begun(backend: ManualBackend) -> None:
 async def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
     backend = ManualBackend()
     answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store)
-    monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
+    monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
     conversation = talk("Tell me a story")
     live = answers.start(ME, conversation, SamplingParams())
     await begun(backend)
-    await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
+    await until(lambda: expired(drafts, monkeypatch) == ["On"], "what was written is drafted")
     backend.send(finished())
     await until(lambda: live.done, "the answer is kept")
-    await until(lambda: not orphans(drafts, monkeypatch), "its draft is gone")
+    await until(lambda: not expired(drafts, monkeypatch), "its draft is gone")
     assert said(store, conversation) == ["Tell me a story", "On"]
 
 
@@ -133,13 +133,13 @@ async def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_i
     backend, store = ManualBackend(), FailsAsAnswersEnd(Database("sqlite://"))
     drafts = Drafts(store)
     answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, unwatched_seconds=2.0)
-    monkeypatch.setattr("mllama_demo.generation.tasks.BEAT_S", 0.01)
+    monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
 
     async def story() -> Any:
         conversation = talk("Tell me a story")
         live = answers.start(ME, conversation, SamplingParams())
         await begun(backend)
-        await until(lambda: orphans(drafts, monkeypatch) == ["On"], "what was written is drafted")
+        await until(lambda: expired(drafts, monkeypatch) == ["On"], "what was written is drafted")
         if discarded:
             await answers.discard(live)
         else:

@@ -41,7 +41,7 @@ def rows(feedback: Feedback) -> list[dict[str, str]]:
 
 def test_a_thumb_is_kept_with_the_model_the_parameters_and_the_texts(feedback, kept):
     feedback.rate("me", kept.id, 3, False, "the model")
-    feedback.note("me", kept.id, 3, "  It is, „no\ndog“ ")
+    feedback.add_note("me", kept.id, 3, "  It is, „no\ndog“ ")
     (row,) = rows(feedback)
     assert tuple(row) == COLUMNS
     assert row["rating"] == "bad"
@@ -53,14 +53,14 @@ def test_a_thumb_is_kept_with_the_model_the_parameters_and_the_texts(feedback, k
 
 def test_a_second_thumb_replaces_the_first_and_keeps_its_note_and_none_takes_it_back(feedback, kept):
     feedback.rate("me", kept.id, 1, True, "m")
-    feedback.note("me", kept.id, 1, "why")
+    feedback.add_note("me", kept.id, 1, "why")
     feedback.rate("me", kept.id, 1, False, "m")
     (row,) = rows(feedback)
     assert (row["rating"], row["note"]) == ("bad", "why")
     assert feedback.counts() == (0, 1)
     feedback.rate("me", kept.id, 1, None, "m")
     assert rows(feedback) == []
-    assert feedback.of("me", kept.id) == {}
+    assert feedback.ratings("me", kept.id) == {}
 
 
 def test_nobody_rates_or_sees_what_is_not_theirs(feedback, kept):
@@ -68,9 +68,9 @@ def test_nobody_rates_or_sees_what_is_not_theirs(feedback, kept):
         feedback.rate("a stranger", kept.id, 1, True, "m")
     feedback.rate("me", kept.id, 1, True, "m")
     with pytest.raises(NotFound):
-        feedback.note("a stranger", kept.id, 1, "spoilt")
-    assert feedback.of("a stranger", kept.id) == {}
-    assert feedback.of("me", kept.id) == {1: True}
+        feedback.add_note("a stranger", kept.id, 1, "spoilt")
+    assert feedback.ratings("a stranger", kept.id) == {}
+    assert feedback.ratings("me", kept.id) == {1: True}
 
 
 @pytest.mark.parametrize("message", [0, 2, 4, -1])
@@ -81,18 +81,18 @@ def test_only_answers_are_rated(feedback, kept, message):
 
 def test_a_note_needs_a_thumb_and_has_an_end(feedback, kept):
     with pytest.raises(NotFound, match="thumb"):
-        feedback.note("me", kept.id, 1, "hello")
+        feedback.add_note("me", kept.id, 1, "hello")
     feedback.rate("me", kept.id, 1, True, "m")
     with pytest.raises(BadRequest, match=str(MAX_NOTE_LENGTH)):
-        feedback.note("me", kept.id, 1, "x" * (MAX_NOTE_LENGTH + 1))
+        feedback.add_note("me", kept.id, 1, "x" * (MAX_NOTE_LENGTH + 1))
 
 
 @pytest.mark.parametrize("formula", ["=HYPERLINK(1)", "+1", "-1+cmd|' /C calc'!A0", "@SUM(1)", "\t=1"])
 def test_what_a_visitor_writes_is_no_formula(feedback, kept, formula):
     feedback.rate("me", kept.id, 1, True, "m")
-    feedback.note("me", kept.id, 1, "x" + formula)
+    feedback.add_note("me", kept.id, 1, "x" + formula)
     assert rows(feedback)[0]["note"] == "x" + formula
-    feedback.note("me", kept.id, 1, formula)
+    feedback.add_note("me", kept.id, 1, formula)
     assert rows(feedback)[0]["note"] == "'" + formula.strip()
 
 
@@ -112,9 +112,9 @@ def test_the_name_of_who_signed_in_is_told_and_no_visitors_cookie(store, feedbac
 
 def test_the_chatbot_shows_the_thumbs_of_the_versions_it_shows(store, feedback, kept):
     feedback.rate("me", kept.id, 3, True, "m")
-    assert thumbs(store.tree("me", kept.id), feedback.of("me", kept.id)) == [None, "Like"]
+    assert thumbs(store.tree("me", kept.id), feedback.ratings("me", kept.id)) == [None, "Like"]
     store.save("me", kept.cut(3).add(Message("assistant", "Another answer")))
-    assert thumbs(store.tree("me", kept.id), feedback.of("me", kept.id)) == [None, None]
+    assert thumbs(store.tree("me", kept.id), feedback.ratings("me", kept.id)) == [None, None]
 
 
 def test_an_erased_owner_leaves_no_thumb_and_others_keep_theirs(store, feedback, kept):

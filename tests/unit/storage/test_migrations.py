@@ -86,7 +86,7 @@ class TestVersion2:
         assert store.image_bytes(image.digest)
 
     def test_an_abandoned_draft_becomes_an_answer(self, store):
-        Drafts(store).adopt("user:ben")
+        Drafts(store).recover("user:ben")
         answer = store.load("user:ben", B).messages[-1]
         assert (answer.role, answer.text, answer.metadata["reason"]) == ("assistant", "Once there", "cut_off")
 
@@ -121,7 +121,7 @@ class TestVersion2:
     def test_signed_in_users_stay_signed_in(self, database):
         sessions = Sessions(database, {"ben": self.HASH, ADMIN_KEY: "the admin key"})
         assert (sessions.subject(self.BENS), sessions.subject(self.ADMINS)) == ("ben", ADMIN_KEY)
-        assert sessions.knows("ben", "correct horse")
+        assert sessions.password_matches("ben", "correct horse")
 
     def test_explore_runs_keep_their_branches_and_images(self, database):
         runs = RunStore(ExploreRuns(database, 200))

@@ -1,0 +1,79 @@
+"""Passwords and their hashes, and the options that take them."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from mllama_demo.cli import main
+from mllama_demo.config.loader import load_settings
+from mllama_demo.config.passwords import hash_password, is_hash, verify
+from mllama_demo.config.settings import Settings
+from mllama_demo.errors import BadRequest, ConfigError
+
+PASSWORD = "correct horse"
+HASH = hash_password(PASSWORD)
+OTHER = hash_password("battery staple")
+
+
+def test_a_password_is_known_by_its_hash_and_no_other_is():
+    assert verify(PASSWORD, HASH)
+    for wrong in ("", "Correct horse", PASSWORD + " ", "x" * 5000, HASH):
+        assert not verify(wrong, HASH)
+
+
+def test_two_hashes_of_one_password_differ_and_neither_shows_it():
+    again = hash_password(PASSWORD)
+    assert again != HASH
+    assert verify(PASSWORD, again)
+    assert PASSWORD not in again
+
+
+@pytest.mark.parametrize("text", ["", "secret", "scrypt$", HASH[:-1], HASH + "A", HASH.replace("$14$", "$30$"), HASH + "\n"])
+def test_what_is_no_hash_opens_nothing(text):
+    """Nor does one whose parameters would take this machine's memory."""
+    assert not is_hash(text)
+    assert not verify(PASSWORD, text)
+
+
+@pytest.mark.parametrize("password", ["", "short", "x" * 1001])
+def test_a_password_that_is_too_short_or_too_long_is_refused(password):
+    with pytest.raises(BadRequest, match="8 to 1000 characters"):
+        hash_password(password)
+
+
+def test_hash_password_prints_an_entry_that_the_option_takes(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(PASSWORD + "\n"))
+    assert main(["hash-password", "anna"]) == 0
+    entry = capsys.readouterr().out.strip()
+    assert PASSWORD not in entry
+    (kept,) = load_settings(["--users", entry], {}).users or []
+    assert verify(PASSWORD, kept.removeprefix("anna:"))
+
+
+@pytest.mark.parametrize("name", ["", "an na", "a:b", "a,b", "x" * 65])
+def test_hash_password_refuses_a_name_that_the_option_could_not_take(name, capsys):
+    assert main(["hash-password", name]) == 2
+    assert "user's name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "users", ["anna", f"anna:{PASSWORD}", f"anna:{HASH},anna:{OTHER}", f"an na:{HASH}", f":{HASH}", f"anna:{HASH}x"]
+)
+def test_users_that_cannot_be_used_are_refused_without_being_shown(users):
+    with pytest.raises(ConfigError) as error:
+        load_settings(["--users", users], {})
+    assert "hash-password" in str(error.value)
+    assert PASSWORD not in str(error.value)
+    assert HASH[:20] not in str(error.value)
+
+
+def test_an_admin_must_be_a_user():
+    with pytest.raises(ConfigError, match=r"admins has 'ben' \(from --admins on the command line\)"):
+        load_settings(["--users", f"anna:{HASH}", "--admins", "anna,ben"], {})
+
+
+def test_settings_do_not_print_what_is_secret():
+    assert HASH not in repr(Settings(users=[f"anna:{HASH}"]))
+    assert "a-secret-key" not in repr(Settings(admin_key="a-secret-key"))
