@@ -1,4 +1,4 @@
-"""A conversation: who said what, with which image, and what of it still fits the context.
+"""A conversation: its messages with their images, and which of them fit the context.
 
 Pure data and rules. Knows nothing of tokenizers, databases or Gradio.
 """
@@ -20,7 +20,13 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Points at a stored image. digest: sha-256 of its file, hex. name: as the user knows it. Size in pixels, upright."""
+    """A reference to a stored image.
+
+    Attributes:
+        digest: sha-256 of its file, hex.
+        name: the user's name for the file.
+        width, height: pixels of the upright image.
+    """
 
     digest: str
     name: str
@@ -34,7 +40,12 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. image: only on user turns. metadata: figures shown under an answer (timings, the image it saw, …)."""
+    """One turn.
+
+    Attributes:
+        image: only of a user's turn.
+        metadata: of an answer, its sampling parameters, timings and image; see export.Metadata for the keys.
+    """
 
     role: Role
     text: str
@@ -44,7 +55,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order, oldest first. Every change makes a new value."""
+    """Messages, oldest first. Immutable: each method returns a new conversation."""
 
     messages: tuple[Message, ...] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -69,7 +80,7 @@ class Conversation:
         return text if len(text) <= 48 else text[:47].rstrip() + "…"
 
     def image_turn(self) -> int | None:
-        """Index of the message whose image the model sees: the newest, since the model takes one image a prompt."""
+        """Index of the message whose image the model sees: the newest one, because a prompt has one image at most."""
         for index in range(len(self.messages) - 1, -1, -1):
             if self.messages[index].image is not None:
                 return index
@@ -78,18 +89,18 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What goes to the model. dropped: how many of the oldest messages were left out."""
+    """The messages that go to the model, and how many of the oldest were left out."""
 
     messages: tuple[Message, ...]
     dropped: int
 
 
 def fit(messages: tuple[Message, ...], budget: int, count: Callable[[tuple[Message, ...]], int]) -> Fitted:
-    """Drops the oldest text turns until count(messages) <= budget tokens.
+    """Drops the oldest turns until count(messages) <= budget, in tokens.
 
-    The system turn, the turn whose image the model sees and the last turn are never dropped. A user turn takes its answer
-    with it, so that what is left still alternates; an answer beside a protected turn goes only when no user turn is left.
-    The result may still exceed the budget when nothing is left to drop: the caller decides what to say.
+    The system turn, the turn whose image the model sees and the last turn are never dropped. A user turn is dropped with its
+    answer, so that the remaining turns alternate. The answer to a turn that is never dropped goes last. The result exceeds the
+    budget when nothing is left to drop.
     """
     if not messages:
         raise BadRequest("The conversation is empty; ask something first.")

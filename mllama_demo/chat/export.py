@@ -1,6 +1,6 @@
-"""Conversations as JSON files: out of the store with every version and image, and back in from a file nobody vouches for.
+"""Conversations as JSON files with all versions and images: writes them, and reads them from untrusted sources.
 
-The models below are the format: what is not named there is neither written nor read. Knows nothing of Gradio.
+The pydantic models below define the format. A key that they lack is not written, and refused when read. Knows nothing of Gradio.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class _Image(_Part):
     height: int = Field(ge=1, le=1_000_000)
 
 
-class _Seen(_Image):
-    # Not there where a server does not tell how it cuts images.
+class _SeenImage(_Image):
+    # Missing when a server does not report its tiles.
     rows: int | None = Field(None, ge=1, le=64)
     columns: int | None = Field(None, ge=1, le=64)
 
@@ -63,14 +63,14 @@ class _Sampling(_Part):
     max_tokens: int = _bounded("max_tokens")
     seed: int | None = _bounded("seed")
     stop: list[Annotated[str, Field(max_length=64)]] = Field(max_length=4)
-    ignore_eos: bool = False  # not there in older files
+    ignore_eos: bool = False  # missing in older files
 
 
-class _Facts(_Part):
-    """The figures under an answer, and what was decided about the images of a question."""
+class Metadata(_Part):
+    """The metadata of a message: of an answer, how it was generated; of a question, which images were set aside."""
 
     sampling: _Sampling | None = None
-    image: _Seen | None = None
+    image: _SeenImage | None = None
     dropped: Count | None = None
     top_k_limit: Count | None = None
     context_length: Count | None = None
@@ -93,7 +93,7 @@ class _Message(_Part):
     role: Literal["user", "assistant"]
     text: str = Field(max_length=MAX_TEXT)
     image: _Image | None = None
-    facts: _Facts | None = None
+    facts: Metadata | None = None
 
 
 class _File(_Part):
@@ -114,11 +114,15 @@ class _Conversation(_Part):
 
 
 def to_json(tree: MessageTree, load: Callable[[ImageRef], LoadedImage]) -> str:
-    """The conversation with all its versions; images as they were sent, each once. load: an image by its reference."""
+    """The conversation with all its versions, and each image file once, unchanged.
+
+    Args:
+        load: loads an image by its reference.
+    """
     messages, images = [], {}
     for node in tree.nodes:
         message = node.message
-        known = {name: message.metadata[name] for name in _Facts.model_fields if message.metadata.get(name) is not None}
+        known = {name: message.metadata[name] for name in Metadata.model_fields if message.metadata.get(name) is not None}
         entry = {"number": node.number, "parent": node.parent, "shown": node.chosen, "role": message.role, "text": message.text}
         if message.image is not None:
             ref = message.image
@@ -137,9 +141,12 @@ def to_json(tree: MessageTree, load: Callable[[ImageRef], LoadedImage]) -> str:
 
 
 def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: ImageLimits = DEFAULT_LIMITS) -> MessageTree:
-    """The conversation in a file, under a new id, its answers marked as imported. put: stores an image that passed the checks.
+    """The conversation in a file, with a new id and its answers marked as imported.
 
-    Raises BadRequest naming the first thing that is wrong and where.
+    Args:
+        put: stores an image that passed all checks.
+    Raises:
+        BadRequest: naming the first problem and its place in the file.
     """
     if len(data) > MAX_FILE_BYTES:
         raise _refusal(f"it has {len(data):,} bytes; at most {MAX_FILE_BYTES:,} are allowed")
@@ -170,7 +177,7 @@ def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: Image
             image = ImageRef(found.digest, message.image.name, found.width, found.height)
         facts = message.facts.model_dump(exclude_none=True) if message.facts else {}
         if message.facts and message.facts.sampling:
-            facts["sampling"] = message.facts.sampling.model_dump()  # where a seed of None says that there is none
+            facts["sampling"] = message.facts.sampling.model_dump()  # with "seed": None, which exclude_none removes
         if message.role == "assistant":
             facts["imported"] = True
         nodes.append(Node(message.number, message.parent, Message(message.role, message.text, image, facts), message.shown))
@@ -178,7 +185,7 @@ def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: Image
 
 
 def _check_order(messages: list[_Message]) -> None:
-    """A tree in which questions and answers take turns, numbered upwards, with one way through it."""
+    """Raises BadRequest unless numbers ascend, questions and answers alternate, and one path through the tree is shown."""
     before: dict[int, _Message] = {}
     shown: set[int | None] = set()
     for index, message in enumerate(messages):

@@ -1,7 +1,7 @@
-"""Conversation to prompt token ids, in Llama 3.2's chat format. Pure: a tokenizer and values in, values out.
+"""Builds the prompt of a conversation: its turns and their token ids in Llama 3.2's chat format. Pure.
 
 The format is Meta's (github.com/meta-llama/llama-models, llama3_2/vision_prompt_format.md): each turn is a header with the
-role, two line breaks, the text and an end-of-turn token; `<|image|>` stands at the start of the turn the image came with.
+role, two line breaks, the text and an end-of-turn token. `<|image|>` is at the start of the turn that has the image.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.errors import PromptTooLong
 
 IMAGE_TOKEN = "<|image|>"
-# Room that a prompt must leave for its answer, when the answer may be longer than that.
-MINIMUM_ANSWER_TOKENS = 64
+MINIMUM_ANSWER_TOKENS = 64  # a prompt leaves at least this much of the context to its answer, if max_tokens is not lower
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads. messages: its turns, see chat_turns. token_ids: empty where the tokenizer is not at hand.
-    image: what `<|image|>` stands for. dropped: oldest messages that did not fit."""
+    """What the model reads.
+
+    Attributes:
+        messages: see chat_turns.
+        token_ids: empty when a server has the tokenizer.
+        image: the image that `<|image|>` stands for.
+        dropped: how many of the oldest messages did not fit.
+    """
 
     messages: tuple[Message, ...]
     token_ids: tuple[int, ...]
@@ -32,7 +37,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Special:
-    """A special token, told apart from text by its type so that user text can never become one."""
+    """A special token. It has a type of its own, so that a user's text can never become one."""
 
     name: str
 
@@ -47,15 +52,21 @@ def build_prompt(
     max_prompt: int | None = None,
     may_drop: bool = True,
 ) -> Prompt:
-    """The prompt for the next answer. Drops the oldest text turns that do not fit beside the answer, or into max_prompt tokens.
+    """The prompt for the next answer, without the oldest turns when they do not fit.
 
-    tokenizer: the model's, or an estimate where a server has the tokenizer; the prompt then has messages alone. may_drop: False
-    to refuse instead. Raises PromptTooLong, naming both sizes, when even the last question and the image turn do not fit.
+    Args:
+        tokenizer: the model's, or an estimate when a server has the tokenizer.
+        context_length: tokens of the prompt and the answer together.
+        max_tokens: of the answer.
+        max_prompt: a lower limit on the tokens of the prompt, if any.
+        may_drop: False to raise PromptTooLong instead of dropping turns.
+    Raises:
+        PromptTooLong: the prompt does not fit even with all droppable turns dropped.
     """
     messages = conversation.messages
     if system_prompt and not (messages and messages[0].role == "system"):
         messages = (Message("system", system_prompt), *messages)
-    # An answer never needs more than it may have, and a short context still leaves three quarters to the prompt.
+    # The reserve is no more than max_tokens, and no more than a quarter of a short context.
     reserve = min(max_tokens, max(1, min(MINIMUM_ANSWER_TOKENS, context_length // 4)))
     budget = context_length - reserve
     longest = budget if max_prompt is None else min(budget, max_prompt)
@@ -78,15 +89,18 @@ def build_prompt(
 
 
 def chat_turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The turns as the model's own template takes them: no image but the one that the model sees, and beside an image the
-    system text at the head of the first user turn, since the template refuses a system turn there."""
+    """The turns as the model's chat template takes them.
+
+    Only the image that the model sees is kept. With an image, the system text moves to the start of the first user turn,
+    because the template refuses a system turn together with an image.
+    """
     image_turn = Conversation(messages).image_turn()
     turns = [m if m.image is None or i == image_turn else replace(m, image=None) for i, m in enumerate(messages)]
     return tuple(turns if image_turn is None else _fold_system(turns))
 
 
 def encode_chat(messages: tuple[Message, ...], tokenizer: Tokenizer) -> list[int]:
-    """Token ids of the conversation, ready for the assistant's next turn."""
+    """Token ids of the conversation, up to and including the header of the assistant's next turn."""
     ids: list[int] = []
     for part in _chat_parts(messages):
         if isinstance(part, _Special):
@@ -97,7 +111,7 @@ def encode_chat(messages: tuple[Message, ...], tokenizer: Tokenizer) -> list[int
 
 
 def render_chat(messages: tuple[Message, ...]) -> str:
-    """The same prompt as text, for people to read."""
+    """The same prompt as text."""
     return "".join(part.name if isinstance(part, _Special) else part for part in _chat_parts(messages))
 
 
@@ -105,7 +119,7 @@ def _chat_parts(messages: tuple[Message, ...]) -> Iterable[_Special | str]:
     yield _Special("<|begin_of_text|>")
     for message in chat_turns(messages):
         yield from _header(message.role)
-        # Runs of text between special tokens are encoded in one piece: a split inside would give other tokens.
+        # Text between two special tokens must be one part: encoded in pieces, it would become other tokens.
         text = message.text.strip()
         if message.image is not None:
             yield "\n\n"

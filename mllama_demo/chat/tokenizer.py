@@ -1,6 +1,6 @@
-"""The checkpoint's tokenizer: text to ids without ever reading structure into it, and ids to text as it becomes certain.
+"""The checkpoint's tokenizer: encodes text literally, without special tokens, and decodes a stream of token ids.
 
-Uses the `tokenizers` package alone, so prompts are built without transformers or torch.
+Uses the `tokenizers` package only, so that building a prompt needs neither transformers nor torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mllama_demo.errors import CheckpointError
 
 @lru_cache(maxsize=1)
 def byte_of_character() -> dict[str, int]:
-    """The printable stand-in for each byte that byte-level BPE vocabularies use (GPT-2's table)."""
+    """The byte for each character of a byte-level BPE vocabulary, which writes every byte as a printable character (GPT-2)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in plain}
     others = [byte for byte in range(256) if byte not in plain]
@@ -26,7 +26,7 @@ def byte_of_character() -> dict[str, int]:
 
 
 class Tokenizer:
-    """Llama-3's byte-level BPE. Special tokens are reached by name only; in text they are just characters."""
+    """Llama 3's byte-level BPE. Special tokens are available by name only; in a text, they are ordinary characters."""
 
     def __init__(self, path: Path) -> None:
         """Loads path/tokenizer.json. Raises CheckpointError when it cannot be read."""
@@ -40,7 +40,7 @@ class Tokenizer:
         self._special_names = {id: name for name, id in self._special.items()}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of text, every character of it taken literally: "<|eot_id|>" becomes several ordinary tokens."""
+        """Token ids of the text. Every character is taken literally: "<|eot_id|>" becomes several ordinary tokens."""
         return self._raw.encode(text, add_special_tokens=False).ids
 
     def special_id(self, name: str) -> int:
@@ -51,7 +51,7 @@ class Tokenizer:
             raise CheckpointError(f"The tokenizer has no special token {name}; is this a Llama 3.2 Vision checkpoint?") from None
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes a token stands for, possibly part of a character; empty for special and unknown tokens."""
+        """The UTF-8 bytes of a token, perhaps a part of a character; empty for special and unknown tokens."""
         if token_id in self._special_names:
             return b""
         if token_id in self._added:
@@ -63,19 +63,20 @@ class Tokenizer:
         return bytes(table[character] for character in piece)
 
     def token_name(self, token_id: int) -> str:
-        """How a token is written in the vocabulary: "<|eot_id|>"; empty for an id that is none."""
+        """The token as the vocabulary writes it, such as "<|eot_id|>"; empty for an unknown id."""
         return self._special_names.get(token_id) or self._raw.id_to_token(token_id) or ""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of the ids, special tokens left out, incomplete characters as U+FFFD."""
+        """The text of the ids, without special tokens. An incomplete character becomes U+FFFD."""
         return b"".join(self.token_bytes(id) for id in token_ids).decode("utf-8", errors="replace")
 
 
 class IncrementalText:
-    """Streams one answer: emits whole characters, and holds back what may still become a stop string.
+    """Decodes the tokens of one answer into whole characters, and withholds text that may become a stop string.
 
-    stopped: the stop string that was complete first; its text and everything after it is never emitted. (Of two stop strings
-    one inside the other, which is complete first depends on how the text falls into tokens.)
+    Attributes:
+        stopped: the first complete stop string. It and all text after it are not emitted. When one stop string contains
+            another, the tokens decide which is complete first.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -86,11 +87,11 @@ class IncrementalText:
         self.stopped: str | None = None
 
     def push(self, token_id: int) -> str:
-        """The characters that became certain with this token; empty once a stop string was hit."""
+        """The text that this token completes; empty after a stop string."""
         return self._advance(self._decoder.decode(self._tokenizer.token_bytes(token_id)))
 
     def finish(self) -> str:
-        """What was held back, for an answer that ended without a stop string. An incomplete character becomes U+FFFD."""
+        """The withheld text of an answer that ended without a stop string. An incomplete character becomes U+FFFD."""
         text = self._advance(self._decoder.decode(b"", final=True))
         if self.stopped is None:
             text, self._held = text + self._held, ""
@@ -112,7 +113,7 @@ class IncrementalText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of text that is a proper beginning of stop."""
+    """Length of the longest suffix of text that is a proper prefix of stop."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

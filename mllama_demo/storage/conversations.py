@@ -36,7 +36,11 @@ _unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)  # t
 
 @dataclass(frozen=True)
 class ConversationSummary:
-    """One line in a list of conversations. updated: when its messages last changed, UTC."""
+    """One line in a list of conversations.
+
+    Attributes:
+        updated: when the messages last changed, UTC.
+    """
 
     id: str
     title: str
@@ -56,12 +60,15 @@ class ConversationStore:
     # --- conversations ---------------------------------------------------------------------------------------------------
 
     def save(self, owner: str, conversation: Conversation) -> MessageTree:
-        """Stores the conversation as it now is, and returns all its versions; what it was before stays as another version.
+        """Stores a new conversation, or new messages of a stored one; returns all its versions.
 
-        Raises NotFound when its id belongs to another owner or was deleted, or an image it names was never put (or not for so
-        long that it was cleared away); BadRequest for text that is not Unicode.
+        Messages that the stored conversation shows and the new one lacks stay as another version.
+
+        Raises:
+            NotFound: the id belongs to another owner or to a deleted conversation, or the image of a message is not stored.
+            BadRequest: a text contains a lone surrogate.
         """
-        messages = tuple(_plain(message) for message in conversation.messages)
+        messages = tuple(_as_stored(message) for message in conversation.messages)
         now = self.database.now()
         with self.database.transaction(write=True) as connection:
             found = _find(connection, conversation.id)
@@ -79,17 +86,17 @@ class ConversationStore:
         return after
 
     def load(self, owner: str, id: str) -> Conversation:
-        """The conversation as it was saved or chosen last. Raises NotFound for an unknown id and one of another owner alike."""
+        """The messages that are shown. Raises NotFound for an unknown id and for a conversation of another owner alike."""
         return self.tree(owner, id).conversation()
 
     def tree(self, owner: str, id: str) -> MessageTree:
-        """The conversation in all its versions. Raises NotFound as load does."""
+        """The conversation with all its versions. Raises NotFound like load."""
         with self.database.transaction() as connection:
             found = _owned(connection, owner, id, lock=False)
             return MessageTree(_nodes(connection, id), id, found["title"])
 
     def select_version(self, owner: str, id: str, number: int) -> MessageTree:
-        """Shows another version, see MessageTree.with_selected; the conversation's place in the list stays. Raises NotFound."""
+        """Shows the version of a message, see MessageTree.with_selected. Does not count as an update. Raises NotFound."""
         with self.database.transaction(write=True) as connection:
             found = _owned(connection, owner, id)
             before = MessageTree(_nodes(connection, id), id, found["title"])
@@ -98,33 +105,36 @@ class ConversationStore:
         return after
 
     def add_tree(self, owner: str, tree: MessageTree) -> None:
-        """Stores a conversation with all its versions under a new id. Raises NotFound for an image that was never put."""
+        """Stores a new conversation with all its versions. Raises NotFound when the image of a message is not stored."""
         now = self.database.now()
         with self.database.transaction(write=True) as connection:
             values = {"id": tree.id, "owner": owner, "title": tree.title, "created": now, "updated": now}
             connection.execute(sql.insert(_conversations).values(values))
-            nodes = tuple(replace(node, message=_plain(node.message)) for node in tree.nodes)
+            nodes = tuple(replace(node, message=_as_stored(node.message)) for node in tree.nodes)
             _write(connection, MessageTree((), tree.id), replace(tree, nodes=nodes))
 
     def list(self, owner: str, limit: int = 200, search: str = "") -> Summaries:
-        """The owner's conversations, at most `limit`, the last changed first.
+        """The owner's conversations, at most `limit`, the last updated first.
 
-        words: only those that have every one of these words, or parts of words, in the title or in a message of any version;
-        capital letters are as good as small ones. Raises BadRequest for more than 200 characters of them.
+        Args:
+            search: words or parts of words, in any case. Each of them must occur in the title or in a message of any version.
+        Raises:
+            BadRequest: search has more than 200 characters.
         """
         if len(search) > MAX_SEARCH_LENGTH:
             raise BadRequest(f"A search takes at most {MAX_SEARCH_LENGTH} characters, this one has {len(search)}.")
         c = _conversations.c
         query = sql.select(c.id, c.title, c.updated).where(c.owner == owner, c.deleted.is_(None))
         for word in search.split():
-            said = sql.exists().where(_messages.c.conversation_id == c.id, _messages.c.text.icontains(word, autoescape=True))
-            query = query.where(c.title.icontains(word, autoescape=True) | said)
+            in_text = _messages.c.text.icontains(word, autoescape=True)
+            in_message = sql.exists().where(_messages.c.conversation_id == c.id, in_text)
+            query = query.where(c.title.icontains(word, autoescape=True) | in_message)
         with self.database.transaction() as connection:
             rows = connection.execute(query.order_by(c.updated.desc(), c.id).limit(limit)).all()
         return [ConversationSummary(id, title, updated.replace(tzinfo=timezone.utc)) for id, title, updated in rows]
 
     def rename(self, owner: str, id: str, title: str) -> None:
-        """Gives the conversation another title, 1 to 120 characters after trimming; its place in the list stays."""
+        """Changes the title: 1 to 120 characters after trimming. Does not count as an update."""
         title = title.strip()
         if not 1 <= len(title) <= MAX_TITLE_LENGTH:
             raise BadRequest(f"A title must have 1 to {MAX_TITLE_LENGTH} characters, this one has {len(title)}.")
@@ -133,13 +143,13 @@ class ConversationStore:
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(title=title))
 
     def delete(self, owner: str, id: str) -> None:
-        """Deletes the conversation: nothing finds it any more but restore, and that for ten minutes; see purge."""
+        """Hides the conversation from all methods except restore, which finds it for ten minutes."""
         with self.database.transaction(write=True) as connection:
             _owned(connection, owner, id)
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(deleted=self.database.now()))
 
     def restore(self, owner: str, id: str) -> None:
-        """Brings a deleted conversation back. Raises NotFound when it is gone for good."""
+        """Restores a deleted conversation. Raises NotFound when it was purged."""
         with self.database.transaction(write=True) as connection:
             found = _find(connection, id)
             if found is None or found["owner"] != owner:
@@ -147,10 +157,9 @@ class ConversationStore:
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(deleted=None))
 
     def purge(self) -> None:
-        """Removes for good what was deleted ten minutes ago or earlier, and the images that no message shows any more.
+        """Removes conversations that were deleted ten minutes ago or earlier, and their images.
 
-        Clears away images of other conversations too, once an hour has passed since they were put and nothing shows them:
-        those that were never sent.
+        Also removes images that were put an hour ago or earlier and never sent. Images that a message shows stay.
         """
         c = _conversations.c
         now = self.database.now()
@@ -164,14 +173,19 @@ class ConversationStore:
             connection.execute(sql.delete(_images).where(_images.c.digest.in_(shown) | old, _unused))
 
     def owners(self, prefix: str) -> set[str]:
-        """The owners of conversations, deleted ones too, whose names begin so."""
+        """The owners, of deleted conversations too, whose names start with the prefix."""
         c = _conversations.c
         with self.database.transaction() as connection:
             return set(connection.execute(sql.select(c.owner).where(c.owner.startswith(prefix, autoescape=True))).scalars())
 
     def erase(self, owner: str, images: Collection[str] = ()) -> set[str]:
-        """Removes all of the owner's conversations for good, with their images and the named ones, unless somebody else's
-        message shows them; the digests of the images that are gone."""
+        """Removes all conversations of an owner, with their images.
+
+        Args:
+            images: digests of further images to remove. Images that a message of another owner shows stay.
+        Returns:
+            The digests of the images that were removed.
+        """
         c = _conversations.c
         with self.database.transaction(write=True) as connection:
             of_owner = _messages.c.conversation_id.in_(sql.select(c.id).where(c.owner == owner))
@@ -179,24 +193,24 @@ class ConversationStore:
             connection.execute(sql.delete(_messages).where(of_owner))
             connection.execute(sql.delete(_conversations).where(c.owner == owner))
             these = sql.and_(_images.c.digest.in_(shown | set(images)), _unused)
-            gone = set(connection.execute(sql.select(_images.c.digest).where(these)).scalars())
+            removed = set(connection.execute(sql.select(_images.c.digest).where(these)).scalars())
             connection.execute(sql.delete(_images).where(these))
-        return gone
+        return removed
 
     # --- images ----------------------------------------------------------------------------------------------------------
 
     def put_image(self, image: LoadedImage) -> ImageRef:
-        """Stores the image's file once, however often it is put, and says how messages refer to it."""
+        """Stores the image's file, or keeps the stored copy; returns the reference for messages."""
         now = self.database.now()
         with self.database.transaction(write=True) as connection:
             renewed = connection.execute(sql.update(_images).where(_images.c.digest == image.digest).values(created=now))
             if renewed.rowcount == 0:
                 values = {"digest": image.digest, "format": image.format, "created": now, "data": image.data}
                 connection.execute(sql.insert(_images).values(values))
-        return ImageRef(image.digest, image.name, image.width, image.height)
+        return ImageRef.of(image)
 
     def image_bytes(self, digest: str) -> bytes:
-        """The file as it was put. Whoever knows the digest may see it: nobody can guess one. Raises NotFound."""
+        """The file of an image, for every owner, because nobody can guess a digest. Raises NotFound."""
         with self.database.transaction() as connection:
             data = connection.execute(sql.select(_images.c.data).where(_images.c.digest == digest)).scalar()
         if data is None:
@@ -233,7 +247,7 @@ def _nodes(connection: Connection, id: str) -> tuple[Node, ...]:
 
 
 def _write(connection: Connection, before: MessageTree, after: MessageTree) -> bool:
-    """Stores what has changed; whether anything has."""
+    """Stores the nodes that are new or were selected or deselected; returns whether there are any."""
     old = len(before.nodes)
     rows = [_row(before.id, node) for node in after.nodes[old:]]
     if rows:
@@ -253,8 +267,8 @@ def _require_images(connection: Connection, rows: list[dict[str, Any]]) -> None:
         raise NotFound(f"The image {missing[0]} is not stored; send it again.")
 
 
-def _plain(message: Message) -> Message:
-    """The message as it will come back, so that it can be compared."""
+def _as_stored(message: Message) -> Message:
+    """The message as it will be loaded, so that it equals its stored copy."""
     return replace(message, metadata=json.loads(json.dumps(message.metadata)))
 
 
