@@ -1,4 +1,4 @@
-"""tile_layout says what transformers' own image processor does, for the shapes people upload and for those nobody would."""
+"""tile_layout agrees with transformers' own image processor, for common and for extreme shapes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_on_a_full_canvas_a_picture_takes_all_tiles_and_no_processor_changes_it_
     assert tile_layout(*canvas, tile, max_tiles) == TileLayout(full.rows, full.columns, *canvas)
 
 
-def test_a_layout_reads_well():
+def test_a_layout_as_text():
     assert str(tile_layout(100, 100, 560, 4)) == "1 tile (1 × 1)"
     assert str(tile_layout(1000, 500, 560, 4)) == "2 tiles (1 × 2)"
     assert tile_layout(500, 1000, 560, 4) == TileLayout(rows=2, columns=1, width=500, height=1000)

@@ -195,7 +195,7 @@ def test_questions_are_dropped_oldest_first(messages: tuple[Message, ...], budge
 
 
 @given(chats(images=False), budgets)
-def test_exactly_as_many_pairs_go_as_the_budget_asks_for(messages: tuple[Message, ...], budget: int) -> None:
+def test_no_more_pairs_are_dropped_than_the_budget_requires(messages: tuple[Message, ...], budget: int) -> None:
     system, rest = [m for m in messages if m.role == "system"], [m for m in messages if m.role != "system"]
     options = [(*system, *rest[start:]) for start in range(0, len(rest), 2)]
     expected = next((option for option in options if size(option) <= budget), options[-1])

@@ -60,7 +60,7 @@ def test_the_sampling_values_in_words(changes: dict[str, Any], expected: str) ->
     assert sampling_values({**FACTS["sampling"], **changes}) == expected
 
 
-def test_what_a_server_does_not_tell_is_not_made_up():
+def test_what_a_server_does_not_report_is_left_out():
     image = {"name": "dog.png", "width": 640, "height": 480}
     assert image_seen(image) == "saw dog.png, 640 × 480 px"
     facts = {"prompt_tokens": 40, "completion_tokens": 7, "reason": "end_of_turn", "estimated": True}

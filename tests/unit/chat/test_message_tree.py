@@ -1,4 +1,4 @@
-"""Siblings of a conversation: what was said once is never lost, and walking comes back to where one was."""
+"""A message tree never loses a message, and shows again what it showed before."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ EDITED = (*FIRST[:2], Message("user", "other"), Message("assistant", "answer"))
 RETRIED = (*FIRST[:3], Message("assistant", "again"))
 
 
-def said(tree: MessageTree) -> list[str]:
+def shown_texts(tree: MessageTree) -> list[str]:
     return [message.text for message in tree.conversation().messages]
 
 
-def test_a_tree_shows_what_it_was_last_told() -> None:
+def test_a_tree_shows_the_messages_it_was_last_given() -> None:
     tree = MessageTree()
-    assert said(tree) == []
+    assert shown_texts(tree) == []
     for messages in (FIRST, EDITED, RETRIED, FIRST[:1], ()):
         tree = tree.with_messages(messages)
         assert tree.conversation().messages == messages
     assert len(tree.nodes) == 7
 
 
-def test_the_same_again_adds_nothing() -> None:
+def test_known_messages_add_no_nodes() -> None:
     tree = MessageTree().with_messages(FIRST)
     assert tree.with_messages(FIRST) == tree
     assert tree.with_messages(EDITED).with_messages(FIRST).nodes[:4] == tree.nodes
 
 
-def test_versions_are_counted_where_the_ways_part() -> None:
+def test_siblings_are_counted_where_the_tree_branches() -> None:
     tree = MessageTree().with_messages(FIRST).with_messages(RETRIED).with_messages(EDITED)
     assert tree.siblings(EDITED) == [
         Siblings((0,), 0), Siblings((1,), 0), Siblings((2, 5), 1), Siblings((6,), 0),
@@ -43,32 +43,32 @@ def test_versions_are_counted_where_the_ways_part() -> None:
     assert tree.siblings(RETRIED)[2:] == [Siblings((2, 5), 0), Siblings((3, 4), 1)]
 
 
-def test_messages_that_are_not_in_the_tree_have_no_version_nor_has_what_follows() -> None:
+def test_an_unknown_message_and_those_after_it_have_no_siblings() -> None:
     tree = MessageTree().with_messages(FIRST)
     assert tree.siblings((*FIRST[:1], Message("assistant", "new"), *FIRST[2:])) == [Siblings((0,), 0), None, None, None]
 
 
-def test_walking_comes_back_to_where_one_was() -> None:
+def test_selecting_a_node_shows_the_descendants_last_shown() -> None:
     tree = MessageTree().with_messages(FIRST).with_messages(RETRIED).with_messages(FIRST).with_messages(EDITED)
     back = tree.with_selected(2)
-    assert said(back) == ["one", "two", "three", "four"], "not the answer that came last, but the one that was shown"
-    assert said(back.with_selected(5)) == ["one", "two", "other", "answer"]
+    assert shown_texts(back) == ["one", "two", "three", "four"], "not the answer that came last, but the one that was shown"
+    assert shown_texts(back.with_selected(5)) == ["one", "two", "other", "answer"]
 
 
-def test_walking_to_where_nothing_was_shown_below_shows_what_came_last() -> None:
+def test_selecting_a_node_without_a_shown_child_shows_the_newest() -> None:
     tree = MessageTree().with_messages(FIRST).with_messages(RETRIED).with_messages(FIRST[:3])
     assert tree.children(2) == (3, 4)
-    assert said(tree.with_selected(2)) == ["one", "two", "three", "again"]
+    assert shown_texts(tree.with_selected(2)) == ["one", "two", "three", "again"]
 
 
 def test_a_hidden_message_is_shown_with_everything_before_it() -> None:
     tree = MessageTree().with_messages(FIRST).with_messages((Message("user", "quite different"),))
-    assert said(tree.with_selected(3)) == ["one", "two", "three", "four"]
+    assert shown_texts(tree.with_selected(3)) == ["one", "two", "three", "four"]
     assert [message.text for message in tree.up_to(1).messages] == ["one", "two"]
 
 
 @pytest.mark.parametrize("act", [MessageTree.with_selected, MessageTree.up_to])
-def test_a_number_that_there_is_not_is_named(act) -> None:
+def test_an_unknown_number_is_named(act) -> None:
     with pytest.raises(NotFound, match="no version 9"):
         act(MessageTree().with_messages(FIRST), 9)
 
@@ -78,12 +78,12 @@ words = st.sampled_from(["a", "b"])
 
 @settings(deadline=None)
 @given(st.lists(st.lists(words, max_size=5), max_size=8), st.data())
-def test_nothing_is_ever_lost_and_one_way_leads_through(shown: list[list[str]], data: st.DataObject) -> None:
+def test_no_message_is_ever_lost_and_one_path_is_shown(shown: list[list[str]], data: st.DataObject) -> None:
     tree, ever = MessageTree(), set[tuple[str, ...]]()
     for texts in shown:
         tree = tree.with_messages(talk(*texts).messages)
         ever |= {tuple(texts[: n + 1]) for n in range(len(texts))}
-        assert said(tree) == texts
+        assert shown_texts(tree) == texts
     if tree.nodes:
         number = data.draw(st.sampled_from([node.number for node in tree.nodes]))
         chosen = tree.with_selected(number)

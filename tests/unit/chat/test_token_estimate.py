@@ -17,13 +17,13 @@ def talk(*texts: str) -> tuple[Message, ...]:
     return tuple(Message("assistant" if index % 2 else "user", text) for index, text in enumerate(texts))
 
 
-def test_it_guesses_rather_too_many_and_not_more_than_twice_as_many_on_english(tokenizer):
+def test_the_first_estimate_for_english_is_high_but_below_twice_the_count(tokenizer):
     messages = talk(ENGLISH * 5, ENGLISH, ENGLISH * 3)
     true = len(encode_chat(messages, tokenizer))
     assert true * 0.5 < TokenEstimate().count(messages) < true * 2
 
 
-def test_it_rises_at_once_and_falls_slowly():
+def test_the_estimate_rises_at_once_and_falls_slowly():
     estimate, messages = TokenEstimate(), talk(CHINESE * 5)
     first = estimate.count(messages)
     estimate.learn(messages, 2 * first)
@@ -36,7 +36,7 @@ def test_it_rises_at_once_and_falls_slowly():
     assert estimate.count(messages) == pytest.approx(first, abs=40)
 
 
-def test_it_learns_nothing_from_a_few_words_or_where_an_image_may_count():
+def test_short_texts_and_images_do_not_change_the_estimate():
     estimate, picture = TokenEstimate(), ImageRef("digest", "a.png", 8, 8)
     messages = talk(ENGLISH * 5)
     before = estimate.count(messages)

@@ -240,7 +240,7 @@ def test_names_become_one_short_printable_line(name, clean):
     assert load_image(encode(corners()), name).name == clean
 
 
-def test_byte_counts_read_well():
+def test_byte_counts_have_units():
     assert [size_text(n) for n in (12, 1536, 20 * 2**20)] == ["12 bytes", "1.5 KiB", "20 MiB"]
 
 

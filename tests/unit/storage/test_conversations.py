@@ -92,7 +92,7 @@ class TestRoundTrip:
             store.save("ann", conversation.cut(1).add(Message("user", "look", ImageRef("0" * 64, "a.png", 1, 1))))
         assert store.load("ann", conversation.id) == conversation
 
-    def test_half_a_character_is_refused_by_name(self, store):
+    def test_a_lone_surrogate_is_refused(self, store):
         with pytest.raises(BadRequest, match="surrogate"):
             store.save("ann", talk("\ud800"))
 
@@ -127,7 +127,7 @@ class TestOwnership:
         assert str(refused.value) == str(unknown.value).replace("0" * 32, anns.id)
         assert store.load("ann", anns.id) == anns
 
-    def test_a_list_shows_the_owners_conversations_alone(self, store, anns):
+    def test_a_list_shows_only_the_owners_conversations(self, store, anns):
         store.save("bob", talk("something else"))
         assert [summary.id for summary in store.list("ann")] == [anns.id]
         assert store.list("eve") == []
@@ -151,7 +151,7 @@ class TestListing:
             store.save("ann", conversation)
         assert [s.id for s in store.list("ann")] == [new.id, old.id]
 
-    def test_saving_another_title_alone_stores_it_and_keeps_the_place_in_the_list(self, store):
+    def test_saving_only_another_title_keeps_the_place_in_the_list(self, store):
         old, new = talk("old", title="before"), talk("new")
         for conversation in (old, new, replace(old, title="after")):
             store.save("ann", conversation)
@@ -246,7 +246,7 @@ def test_an_owner_is_erased_at_once_with_images_that_nobody_else_shows(store):
     assert store.image_bytes(shared.digest)
 
 
-def test_owners_are_found_by_their_beginning_as_it_stands(store):
+def test_a_prefix_of_owners_is_no_pattern(store):
     for owner in ("kiosk-1", "kiosk_2", "kioskx"):
         store.save(owner, Conversation((Message("user", "a"),)))
     assert store.owners("kiosk_") == {"kiosk_2"}

@@ -33,7 +33,7 @@ class TestImages:
         with pytest.raises(NotFound):
             store.image_bytes("0" * 64)
 
-    def test_what_is_purged_takes_its_messages_and_its_images_along(self, store, later):
+    def test_purging_a_conversation_removes_its_messages_and_images(self, store, later):
         conversation = self.with_image(store, "ann", "red")
         store.delete("ann", conversation.id)
         later(DELETED_LIFETIME)
@@ -62,12 +62,12 @@ class TestImages:
         store.purge()
         assert store.image_bytes(image("red").digest)
 
-    def test_a_fresh_image_waiting_to_be_sent_survives(self, store):
+    def test_a_new_image_that_is_not_sent_yet_stays(self, store):
         waiting = store.put_image(image("blue"))
         store.purge()
         assert store.image_bytes(waiting.digest)
 
-    def test_an_image_that_was_never_sent_is_cleared_away_in_time(self, store, later):
+    def test_an_image_that_was_never_sent_is_removed_in_time(self, store, later):
         forgotten = store.put_image(image("blue"))
         later(UNUSED_IMAGE_LIFETIME + timedelta(seconds=1))
         store.purge()
@@ -86,7 +86,7 @@ class TestDeleting:
         store.delete("ann", conversation.id)
         return conversation
 
-    def test_what_was_deleted_is_nowhere_to_be_found(self, store, deleted):
+    def test_a_deleted_conversation_is_hidden_from_every_method(self, store, deleted):
         assert store.list("ann") == store.list("ann", search="one") == []
         for attempt in (
             lambda: store.load("ann", deleted.id),
@@ -98,23 +98,23 @@ class TestDeleting:
             with pytest.raises(NotFound):
                 attempt()
 
-    def test_it_comes_back_as_it_was(self, store, deleted):
+    def test_a_deleted_conversation_can_be_restored_unchanged(self, store, deleted):
         store.purge()
         store.restore("ann", deleted.id)
         assert store.load("ann", deleted.id) == deleted
         assert [summary.title for summary in store.list("ann")] == ["Counting"]
 
-    def test_nobody_else_brings_it_back(self, store, deleted):
+    def test_another_owner_cannot_restore_a_conversation(self, store, deleted):
         with pytest.raises(NotFound, match="gone for good"):
             store.restore("bob", deleted.id)
 
-    def test_after_ten_minutes_it_is_gone_for_good(self, store, deleted, later):
+    def test_after_ten_minutes_a_deleted_conversation_is_removed(self, store, deleted, later):
         later(DELETED_LIFETIME)
         store.purge()
         with pytest.raises(NotFound, match="gone for good"):
             store.restore("ann", deleted.id)
 
-    def test_opening_the_store_purges_what_is_due(self, url, later):
+    def test_opening_the_store_purges_deleted_conversations(self, url, later):
         conversation = talk("a secret that was deleted")
         with closing(Database(url)) as database:
             store = ConversationStore(database)
@@ -129,7 +129,7 @@ class TestDeleting:
 
 
 class TestVersions:
-    def test_what_an_edit_replaced_can_be_chosen_again(self, store):
+    def test_a_version_that_an_edit_replaced_can_be_selected(self, store):
         first = talk("one", "two", "three", "four")
         second = first.cut(2).add(Message("user", "other")).add(Message("assistant", "answer"))
         store.save("ann", first)
@@ -140,14 +140,14 @@ class TestVersions:
         store.select_version("ann", first.id, question.numbers[1])
         assert store.load("ann", first.id) == second
 
-    def test_choosing_keeps_the_place_in_the_list(self, store):
+    def test_selecting_a_version_keeps_the_place_in_the_list(self, store):
         old, new = talk("one", "two"), talk("new")
         store.save("ann", old)
         store.save("ann", new)
         store.select_version("ann", old.id, 0)
         assert [summary.id for summary in store.list("ann")] == [new.id, old.id]
 
-    def test_a_version_that_is_not_there_is_not_found(self, store):
+    def test_an_unknown_version_is_not_found(self, store):
         conversation = talk("one")
         store.save("ann", conversation)
         with pytest.raises(NotFound, match="no version 7"):
@@ -186,7 +186,7 @@ class TestSearch:
             ("' OR 1=1 --", []),
         ],
     )
-    def test_all_words_are_found_in_title_and_text_of_ones_own(self, found, words, titles):
+    def test_a_search_finds_words_in_titles_and_texts_of_the_owner(self, found, words, titles):
         assert found(words) == titles
 
     def test_other_versions_are_searched_too(self, store):
@@ -195,6 +195,6 @@ class TestSearch:
         store.save("ann", conversation.cut(0).add(Message("user", "after it")))
         assert [summary.title for summary in store.list("ann", search="before")] == ["Edited"]
 
-    def test_too_many_words_are_refused(self, store):
+    def test_a_search_that_is_too_long_is_refused(self, store):
         with pytest.raises(BadRequest, match="at most 200 characters, this one has 201"):
             store.list("ann", search="x" * 201)

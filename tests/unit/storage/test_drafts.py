@@ -1,4 +1,4 @@
-"""What a killed program had written of an answer: kept once, for its owner, where it belongs, and never of a living one."""
+"""Drafts of answers are recovered once, for their owner, and never while their answer is generated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def asked(store: ConversationStore) -> Conversation:
     return store.save(ME, talk("Tell me a story")).conversation()
 
 
-def said(store: ConversationStore, conversation: Conversation) -> list[str]:
+def texts(store: ConversationStore, conversation: Conversation) -> list[str]:
     return [message.text for message in store.load(ME, conversation.id).messages]
 
 
@@ -48,7 +48,7 @@ def expired(drafts: Drafts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [draft.text for _, _, draft in drafts._expired(ME)]
 
 
-def test_a_draft_without_its_program_becomes_the_answer_cut_off(store, drafts, monkeypatch) -> None:
+def test_an_expired_draft_becomes_a_truncated_answer(store, drafts, monkeypatch) -> None:
     conversation = asked(store)
     drafts.put(ME, conversation, Message("assistant", "Once", metadata={}))
     drafts.put(ME, conversation, PART)
@@ -57,25 +57,25 @@ def test_a_draft_without_its_program_becomes_the_answer_cut_off(store, drafts, m
     kept = store.load(ME, conversation.id).messages[-1]
     assert (kept.role, kept.text, kept.metadata) == ("assistant", "Once the", {**PART.metadata, "reason": "cut_off"})
     drafts.recover(ME)
-    assert said(store, conversation) == ["Tell me a story", "Once the"]
+    assert texts(store, conversation) == ["Tell me a story", "Once the"]
 
 
-def test_a_draft_of_a_living_program_is_left_alone(store, drafts, monkeypatch) -> None:
+def test_a_draft_that_is_refreshed_or_active_is_not_recovered(store, drafts, monkeypatch) -> None:
     conversation = asked(store)
     drafts.put(ME, conversation, PART)
     drafts.recover(ME)
     later(monkeypatch, LIFETIME * 0.9)
     drafts.recover(ME)
-    assert said(store, conversation) == ["Tell me a story"]
+    assert texts(store, conversation) == ["Tell me a story"]
     later(monkeypatch, LIFETIME)
     drafts.recover(ME, active={conversation.id})
     drafts.recover("somebody else")
-    assert said(store, conversation) == ["Tell me a story"]
+    assert texts(store, conversation) == ["Tell me a story"]
     drafts.recover(ME)
-    assert said(store, conversation) == ["Tell me a story", "Once the"]
+    assert texts(store, conversation) == ["Tell me a story", "Once the"]
 
 
-def test_a_draft_of_what_has_changed_since_is_dropped(store, drafts, monkeypatch) -> None:
+def test_a_draft_of_a_changed_conversation_is_not_recovered(store, drafts, monkeypatch) -> None:
     answered, deleted, dropped = asked(store), asked(store), asked(store)
     for conversation in (answered, deleted, dropped):
         drafts.put(ME, conversation, PART)
@@ -86,11 +86,11 @@ def test_a_draft_of_what_has_changed_since_is_dropped(store, drafts, monkeypatch
     drafts.recover(ME)
     store.restore(ME, deleted.id)
     drafts.recover(ME)
-    assert said(store, answered) == ["Tell me a story", "Once there was a dog."]
-    assert said(store, deleted) == said(store, dropped) == ["Tell me a story"]
+    assert texts(store, answered) == ["Tell me a story", "Once there was a dog."]
+    assert texts(store, deleted) == texts(store, dropped) == ["Tell me a story"]
 
 
-def test_an_erased_owner_leaves_no_draft_and_others_keep_theirs(store, drafts, monkeypatch) -> None:
+def test_erasing_an_owner_deletes_only_their_drafts(store, drafts, monkeypatch) -> None:
     mine, theirs = asked(store), store.save("somebody else", talk("Tell me a story")).conversation()
     drafts.put(ME, mine, PART)
     drafts.put("somebody else", theirs, PART)
@@ -107,7 +107,7 @@ async def begun(backend: ManualBackend) -> None:
     backend.say("O", "n")
 
 
-async def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, drafts, monkeypatch) -> None:
+async def test_an_answer_has_a_draft_only_while_it_is_generated(store, drafts, monkeypatch) -> None:
     backend = ManualBackend()
     answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store)
     monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
@@ -118,11 +118,11 @@ async def test_an_answer_under_way_is_drafted_and_its_draft_goes_with_it(store, 
     backend.send(finished())
     await until(lambda: live.done, "the answer is kept")
     await until(lambda: not expired(drafts, monkeypatch), "its draft is gone")
-    assert said(store, conversation) == ["Tell me a story", "On"]
+    assert texts(store, conversation) == ["Tell me a story", "On"]
 
 
 @pytest.mark.parametrize("discarded", [False, True])
-async def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_it_was_discarded(monkeypatch, discarded) -> None:
+async def test_the_draft_of_an_answer_that_could_not_be_stored_is_recovered_unless_discarded(monkeypatch, discarded) -> None:
     class FailsAsAnswersEnd(ConversationStore):
         def save(self, owner: str, conversation: Conversation) -> MessageTree:
             if conversation.messages[-1].role == "assistant" and not mended:
@@ -149,7 +149,7 @@ async def test_the_draft_of_an_answer_that_could_not_be_kept_is_adopted_unless_i
         mended.append(True)
         later(monkeypatch, LIFETIME * 1.1)
         await answers.adopt(ME)
-        return said(store, conversation)
+        return texts(store, conversation)
 
     assert await story() == ["Tell me a story", *([] if discarded else ["On"])]
     store.database.close()

@@ -1,4 +1,4 @@
-"""FeedbackControls and notes: whose they are, what is kept of them, and a CSV file that no spreadsheet can be hurt with."""
+"""Ratings and notes: whose they are, what is stored, and a CSV file without formulas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def feedback(store: ConversationStore) -> Feedback:
 
 
 @pytest.fixture
-def kept(store: ConversationStore) -> Conversation:
+def conversation(store: ConversationStore) -> Conversation:
     """Question 0, answer 1, question 2, answer 3."""
     messages = []
     for number in (1, 2):
@@ -39,87 +39,87 @@ def rows(feedback: Feedback) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
 
 
-def test_a_thumb_is_kept_with_the_model_the_parameters_and_the_texts(feedback, kept):
-    feedback.rate("me", kept.id, 3, False, "the model")
-    feedback.add_note("me", kept.id, 3, "  It is, „no\ndog“ ")
+def test_a_rating_has_the_model_the_sampling_and_the_texts(feedback, conversation):
+    feedback.rate("me", conversation.id, 3, False, "the model")
+    feedback.add_note("me", conversation.id, 3, "  It is, „no\ndog“ ")
     (row,) = rows(feedback)
     assert tuple(row) == COLUMNS
     assert row["rating"] == "bad"
     assert row["note"] == "It is, „no\ndog“"
     assert (row["model"], row["question"], row["answer"]) == ("the model", "Question 2", "Answer 2")
     assert row["sampling"] == '{"temperature": 0.2, "top_p": 0.9}'
-    assert (row["conversation"], row["message"], row["user"]) == (kept.id, "3", "")
+    assert (row["conversation"], row["message"], row["user"]) == (conversation.id, "3", "")
 
 
-def test_a_second_thumb_replaces_the_first_and_keeps_its_note_and_none_takes_it_back(feedback, kept):
-    feedback.rate("me", kept.id, 1, True, "m")
-    feedback.add_note("me", kept.id, 1, "why")
-    feedback.rate("me", kept.id, 1, False, "m")
+def test_a_second_rating_replaces_the_first_keeps_its_note_and_none_deletes_it(feedback, conversation):
+    feedback.rate("me", conversation.id, 1, True, "m")
+    feedback.add_note("me", conversation.id, 1, "why")
+    feedback.rate("me", conversation.id, 1, False, "m")
     (row,) = rows(feedback)
     assert (row["rating"], row["note"]) == ("bad", "why")
     assert feedback.counts() == (0, 1)
-    feedback.rate("me", kept.id, 1, None, "m")
+    feedback.rate("me", conversation.id, 1, None, "m")
     assert rows(feedback) == []
-    assert feedback.ratings("me", kept.id) == {}
+    assert feedback.ratings("me", conversation.id) == {}
 
 
-def test_nobody_rates_or_sees_what_is_not_theirs(feedback, kept):
+def test_an_owner_rates_and_sees_only_their_own_answers(feedback, conversation):
     with pytest.raises(NotFound):
-        feedback.rate("a stranger", kept.id, 1, True, "m")
-    feedback.rate("me", kept.id, 1, True, "m")
+        feedback.rate("someone else", conversation.id, 1, True, "m")
+    feedback.rate("me", conversation.id, 1, True, "m")
     with pytest.raises(NotFound):
-        feedback.add_note("a stranger", kept.id, 1, "spoilt")
-    assert feedback.ratings("a stranger", kept.id) == {}
-    assert feedback.ratings("me", kept.id) == {1: True}
+        feedback.add_note("someone else", conversation.id, 1, "spoilt")
+    assert feedback.ratings("someone else", conversation.id) == {}
+    assert feedback.ratings("me", conversation.id) == {1: True}
 
 
 @pytest.mark.parametrize("message", [0, 2, 4, -1])
-def test_only_answers_are_rated(feedback, kept, message):
+def test_only_answers_are_rated(feedback, conversation, message):
     with pytest.raises(BadRequest, match="answer"):
-        feedback.rate("me", kept.id, message, True, "m")
+        feedback.rate("me", conversation.id, message, True, "m")
 
 
-def test_a_note_needs_a_thumb_and_has_an_end(feedback, kept):
+def test_a_note_needs_a_rating_and_has_a_maximum_length(feedback, conversation):
     with pytest.raises(NotFound, match="thumb"):
-        feedback.add_note("me", kept.id, 1, "hello")
-    feedback.rate("me", kept.id, 1, True, "m")
+        feedback.add_note("me", conversation.id, 1, "hello")
+    feedback.rate("me", conversation.id, 1, True, "m")
     with pytest.raises(BadRequest, match=str(MAX_NOTE_LENGTH)):
-        feedback.add_note("me", kept.id, 1, "x" * (MAX_NOTE_LENGTH + 1))
+        feedback.add_note("me", conversation.id, 1, "x" * (MAX_NOTE_LENGTH + 1))
 
 
 @pytest.mark.parametrize("formula", ["=HYPERLINK(1)", "+1", "-1+cmd|' /C calc'!A0", "@SUM(1)", "\t=1"])
-def test_what_a_visitor_writes_is_no_formula(feedback, kept, formula):
-    feedback.rate("me", kept.id, 1, True, "m")
-    feedback.add_note("me", kept.id, 1, "x" + formula)
+def test_a_note_never_becomes_a_formula_of_a_spreadsheet(feedback, conversation, formula):
+    feedback.rate("me", conversation.id, 1, True, "m")
+    feedback.add_note("me", conversation.id, 1, "x" + formula)
     assert rows(feedback)[0]["note"] == "x" + formula
-    feedback.add_note("me", kept.id, 1, formula)
+    feedback.add_note("me", conversation.id, 1, formula)
     assert rows(feedback)[0]["note"] == "'" + formula.strip()
 
 
-def test_with_the_conversation_its_texts_are_gone_from_the_feedback(store, feedback, kept):
-    feedback.rate("me", kept.id, 1, True, "m")
-    store.delete("me", kept.id)
+def test_a_rating_of_a_deleted_conversation_has_no_texts(store, feedback, conversation):
+    feedback.rate("me", conversation.id, 1, True, "m")
+    store.delete("me", conversation.id)
     (row,) = rows(feedback)
     assert (row["rating"], row["question"], row["answer"]) == ("good", "", "")
 
 
-def test_the_name_of_who_signed_in_is_told_and_no_visitors_cookie(store, feedback):
+def test_a_rating_names_a_signed_in_user_and_never_a_visitors_cookie(store, feedback):
     for owner in ("user:anna", "A" * 32):
-        kept = store.save(owner, Conversation((Message("user", "?"), Message("assistant", "!")), title=owner))
-        feedback.rate(owner, kept.id, 1, True, "m")
+        conversation = store.save(owner, Conversation((Message("user", "?"), Message("assistant", "!")), title=owner))
+        feedback.rate(owner, conversation.id, 1, True, "m")
     assert sorted(row["user"] for row in rows(feedback)) == ["", "anna"]
 
 
-def test_the_chatbot_shows_the_thumbs_of_the_versions_it_shows(store, feedback, kept):
-    feedback.rate("me", kept.id, 3, True, "m")
-    assert thumbs(store.tree("me", kept.id), feedback.ratings("me", kept.id)) == [None, "Like"]
-    store.save("me", kept.cut(3).add(Message("assistant", "Another answer")))
-    assert thumbs(store.tree("me", kept.id), feedback.ratings("me", kept.id)) == [None, None]
+def test_the_chatbot_shows_the_ratings_of_the_shown_versions(store, feedback, conversation):
+    feedback.rate("me", conversation.id, 3, True, "m")
+    assert thumbs(store.tree("me", conversation.id), feedback.ratings("me", conversation.id)) == [None, "Like"]
+    store.save("me", conversation.cut(3).add(Message("assistant", "Another answer")))
+    assert thumbs(store.tree("me", conversation.id), feedback.ratings("me", conversation.id)) == [None, None]
 
 
-def test_an_erased_owner_leaves_no_thumb_and_others_keep_theirs(store, feedback, kept):
+def test_erasing_an_owner_deletes_only_their_ratings(store, feedback, conversation):
     theirs = store.save("her", Conversation((Message("user", "a"), Message("assistant", "b"))))
-    feedback.rate("me", kept.id, 1, True, "m")
+    feedback.rate("me", conversation.id, 1, True, "m")
     feedback.rate("her", theirs.id, 1, False, "m")
     feedback.erase("me")
     assert [row["conversation"] for row in rows(feedback)] == [theirs.id]

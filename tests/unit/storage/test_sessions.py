@@ -14,18 +14,18 @@ HASH = hash_password(PASSWORD)
 OTHER = hash_password("battery staple")
 
 
-def test_a_session_is_whose_password_opened_it_and_outlives_a_restart(database):
+def test_a_session_belongs_to_its_user_and_survives_a_restart(database):
     token = Sessions(database, {"anna": HASH}).open("anna")
     assert Sessions(database, {"anna": HASH}).subject(token) == "anna"
 
 
-def test_a_session_ends_when_the_password_changes_or_the_user_goes(database):
+def test_a_session_ends_when_the_password_changes_or_the_user_is_removed(database):
     token = Sessions(database, {"anna": HASH}).open("anna")
     assert Sessions(database, {"anna": OTHER}).subject(token) is None
     assert Sessions(database, {"ben": HASH}).subject(token) is None
 
 
-def test_signing_out_ends_that_session_alone(database):
+def test_signing_out_ends_only_that_session(database):
     known = Sessions(database, {"anna": HASH})
     here, there = known.open("anna"), known.open("anna")
     known.close(here)
@@ -33,7 +33,7 @@ def test_signing_out_ends_that_session_alone(database):
     assert known.subject(there) == "anna"
 
 
-def test_a_session_ends_by_itself(database, later):
+def test_a_session_expires(database, later):
     known = Sessions(database, {"anna": HASH})
     token = known.open("anna")
     later(sessions.LIFETIME)
@@ -41,7 +41,7 @@ def test_a_session_ends_by_itself(database, later):
 
 
 @pytest.mark.parametrize("token", [None, "", "x", "A" * 43, "é" * 43, "A" * 44])
-def test_a_made_up_token_is_nobodys(database, token):
+def test_an_unknown_token_has_no_subject(database, token):
     known = Sessions(database, {"anna": HASH})
     known.open("anna")
     assert known.subject(token) is None
@@ -55,7 +55,7 @@ def test_the_token_is_not_in_the_database(database):
     assert token not in map(str, row)
 
 
-def test_only_the_right_name_with_the_right_password_is_known(database):
+def test_a_password_matches_only_its_own_user(database):
     known = Sessions(database, {"anna": HASH, ADMIN_KEY: "the key itself"})
     assert known.password_matches("anna", PASSWORD)
     for name, password in (("anna", "battery staple"), ("ben", PASSWORD), ("", ""), (ADMIN_KEY, "the key itself")):

@@ -8,7 +8,7 @@ from mllama_demo.web.auth import attempts
 from mllama_demo.web.auth.attempts import FailedAttempts, TooManyAttempts
 
 
-def test_after_too_many_failures_even_the_right_password_waits(monkeypatch):
+def test_after_too_many_failures_every_attempt_waits(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(attempts.time, "monotonic", lambda: now[0])
     failures = FailedAttempts(limit=3, window_s=60)
@@ -23,7 +23,7 @@ def test_after_too_many_failures_even_the_right_password_waits(monkeypatch):
     failures.add("here")
 
 
-def test_a_success_is_no_failure_and_pardons_no_other():
+def test_a_success_removes_only_its_own_failure():
     failures = FailedAttempts(limit=2)
     for _ in range(5):
         failures.add("here")
@@ -34,7 +34,7 @@ def test_a_success_is_no_failure_and_pardons_no_other():
         failures.add("here")
 
 
-def test_made_up_names_do_not_fill_the_memory():
+def test_the_number_of_remembered_keys_is_limited():
     failures = FailedAttempts(limit=2, max_keys=100)
     for number in range(1000):
         failures.add(f"name {number}")

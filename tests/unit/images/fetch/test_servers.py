@@ -1,4 +1,4 @@
-"""Servers that dawdle, lie, break off or have no good certificate, while an image is fetched."""
+"""Fetching from servers that are slow, misbehave, break off or have no valid certificate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.web_server import Server, fetch, png, refused
     ],
     ids=["silence", "endless status", "endless headers", "endless body", "slow body", "endless chunk header"],
 )
-def test_a_server_that_takes_too_long_is_left_however_it_dawdles(start, drop, server):
+def test_a_slow_server_is_given_up_at_the_time_limit(start, drop, server):
     message = refused(server.drip("/x.png", start, drop), total_timeout_s=0.3)
     assert "too long" in message
     assert "0.3 seconds" in message
@@ -69,14 +69,14 @@ def test_a_tls_handshake_that_never_ends_is_cut_off(server):
     assert "too long" in message
 
 
-def test_a_name_server_that_does_not_answer_is_given_up():
+def test_a_dns_server_that_does_not_answer_is_given_up():
     over = threading.Event()
     message = refused("http://localhost/x.png", resolve=lambda *_: [str(over.wait(60))], total_timeout_s=0.1)
     over.set()
     assert "too long" in message
 
 
-def test_no_thread_and_no_connection_is_left_behind(server):
+def test_a_fetch_leaves_no_thread_and_no_connection(server):
     url = server.drip("/x.png", b"HTTP/1.1 200 OK\r\n\r\n", bytes(10_000))
     before = set(threading.enumerate())
     refused(url, total_timeout_s=0.1)
@@ -154,7 +154,7 @@ def test_what_is_no_image_is_refused_whatever_its_type_says(server):
     assert '"x.png" is empty' in refused(server.page("/x.png", b"", Content_Type="image/png"))
 
 
-def test_a_server_that_is_not_there_or_speaks_another_language_is_reported(server):
+def test_a_missing_server_or_another_protocol_is_reported(server):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert "cannot be reached" in refused(f"http://localhost:{port}/x.png")
@@ -211,7 +211,7 @@ def test_a_certificate_for_another_name_is_refused(server, certificate, names_se
     assert server.seen == []
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(server, names_sent, monkeypatch, certificate):
+def test_a_certificate_of_an_unknown_authority_is_refused(server, names_sent, monkeypatch, certificate):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     assert "TLS certificate" in refused(f"https://pictures.example:{server.port}/x.png", allowed_hosts=["pictures.example"])
     assert server.seen == []
