@@ -1,9 +1,8 @@
-"""Every allowed image becomes upright RGB pixels with the facts of its file; its preview has none of the metadata."""
+"""Every allowed image becomes upright RGB pixels with the facts of its file."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 from PIL import Image
 
 from mllama_demo.images.loading import ImageLimits, clean_name, load_image, size_text
-from mllama_demo.images.transforms import preview
 from tests.support.image_files import BLACK, BLUE, GREEN, ORIENTATION, RED, WHITE, corners, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore::UserWarning:PIL")
@@ -242,34 +240,3 @@ def test_names_become_one_short_printable_line(name, clean):
 
 def test_byte_counts_have_units():
     assert [size_text(n) for n in (12, 1536, 20 * 2**20)] == ["12 bytes", "1.5 KiB", "20 MiB"]
-
-
-# --- preview -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_preview_carries_none_of_the_metadata():
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    exif[0x010E] = "SECRET PLACE"
-    exif.get_ifd(0x8825)[1] = "N"
-    data = encode(corners(), "JPEG", exif=exif, icc_profile=b"SECRET PROFILE", comment=b"SECRET COMMENT", xmp=b"SECRET XMP")
-    assert data.count(b"SECRET") == 4
-    image = load_image(data)
-    assert image.pixels.info == {}
-    file = preview(image)
-    assert b"SECRET" not in file
-    with Image.open(io.BytesIO(file)) as shown:
-        assert not dict(shown.getexif())
-        assert not {"exif", "xmp", "icc_profile", "comment"} & set(shown.info)
-        assert shown.size == image.pixels.size == (20, 40)
-
-
-@pytest.mark.parametrize(("size", "shown"), [((3000, 1500), (1024, 512)), ((30, 900), (30, 900)), ((200, 5900), (35, 1024))])
-def test_a_preview_is_shrunk_to_its_longest_side_and_never_enlarged(size, shown):
-    with Image.open(io.BytesIO(preview(load_image(encode(Image.new("RGB", size)))))) as image:
-        assert image.size == shown
-
-
-def test_a_preview_of_the_narrowest_image_still_has_pixels():
-    with Image.open(io.BytesIO(preview(load_image(encode(Image.new("RGB", (60, 2)))), max_side=4))) as image:
-        assert image.size == (4, 1)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.images.loading import LoadedImage
-from mllama_demo.images.transforms import side_by_side
 from mllama_demo.ui.tile_view import KEPT, TileViews, sight
 
 INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=32, max_tiles=4)
@@ -83,16 +82,3 @@ def test_a_sight_is_made_once_and_the_last_few_are_kept() -> None:
 def test_where_nobody_can_tell_the_tiles_that_is_said() -> None:
     sights = TileViews(lambda: replace(INFO, name="far away", tile_size=0, max_tiles=0))
     assert "the server far away does not tell" in sights.html("x", "a.png", lambda: picture(8, 8))
-
-
-# --- side by side --------------------------------------------------------------------------------------------------------
-
-
-def test_images_side_by_side_are_equally_high_on_white() -> None:
-    joined = side_by_side([picture(20, 20, "red", "a.png"), picture(10, 40, "blue", "b.png")])
-    assert (joined.name, joined.width, joined.height) == ("a.png + b.png", 40 + 16 + 10, 40)
-    assert [joined.pixels.getpixel((x, 20)) for x in (20, 48, 60)] == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
-
-
-def test_large_images_become_no_larger_than_the_model_can_use() -> None:
-    assert side_by_side([picture(3000, 3000), picture(3000, 1500)]).height == 1120
