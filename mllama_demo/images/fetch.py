@@ -51,21 +51,21 @@ class _Deadline:
 
     def watch(self, connection: socket.socket) -> Callable[[], None]:
         """Starts watching; the returned function ends it. Watches a duplicate, because TLS detaches the original socket."""
-        twin = connection.dup()
-        timer = threading.Timer(self.remaining(), self._cut, [twin])
+        duplicate = connection.dup()
+        timer = threading.Timer(self.remaining(), self._cut, [duplicate])
         timer.daemon = True
         timer.start()
 
         def stop() -> None:
             timer.cancel()
-            twin.close()
+            duplicate.close()
 
         return stop
 
-    def _cut(self, twin: socket.socket) -> None:
+    def _cut(self, duplicate: socket.socket) -> None:
         self._expired = True
         with suppress(OSError):  # already gone
-            twin.shutdown(socket.SHUT_RDWR)
+            duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class _PinnedAdapter(HTTPAdapter):

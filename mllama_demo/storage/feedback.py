@@ -16,7 +16,6 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.schema import feedback as _feedback
@@ -66,7 +65,11 @@ class Feedback:
             NotFound: the owner has no such conversation.
             BadRequest: the message is no answer.
         """
-        sampling = self._metadata(owner, conversation_id, message).get("sampling") or {}
+        nodes = self._store.tree(owner, conversation_id).nodes
+        answer = next((node.message for node in nodes if node.number == message), None)
+        if answer is None or answer.role != "assistant":
+            raise BadRequest("Only an answer can be rated.")
+        sampling = answer.metadata.get("sampling") or {}
         with self._database.transaction(write=True) as connection:
             this = _at(conversation_id, message)
             if good is None:
@@ -126,21 +129,13 @@ class Feedback:
                 user=row["owner"].removeprefix("user:") if row["owner"].startswith("user:") else None,
             )
 
-    def _metadata(self, owner: str, conversation_id: str, message: int) -> dict[str, Any]:
-        """The metadata of an answer."""
-        node = _node(self._store.tree(owner, conversation_id), message)
-        if node is None or node.message.role != "assistant":
-            raise BadRequest("Only an answer can be rated.")
-        return node.message.metadata
-
     def _texts(self, owner: str, conversation_id: str, message: int) -> tuple[str | None, str | None]:
+        """The texts of a question and its answer; None when they were deleted."""
         try:
-            tree = self._store.tree(owner, conversation_id)
+            messages = self._store.tree(owner, conversation_id).up_to(message).messages
         except NotFound:
             return None, None
-        node = _node(tree, message)
-        asked = _node(tree, node.parent) if node is not None and node.parent is not None else None
-        return asked.message.text if asked else None, node.message.text if node else None
+        return messages[-2].text if len(messages) > 1 else None, messages[-1].text
 
 
 def to_csv(ratings: Iterator[Rating]) -> Iterator[str]:
@@ -162,10 +157,6 @@ def _line(cells: tuple[Any, ...]) -> str:
 def _without_formula(cell: str) -> str:
     """Quotes what a spreadsheet would run as a formula."""
     return "'" + cell if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-
-
-def _node(tree: MessageTree, number: int | None) -> Any:
-    return next((node for node in tree.nodes if node.number == number), None)
 
 
 def _at(conversation_id: str, message: int) -> Any:
