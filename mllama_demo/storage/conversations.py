@@ -31,8 +31,6 @@ MAX_SEARCH_LENGTH = 200
 UNUSED_IMAGE_LIFETIME = timedelta(hours=1)
 DELETED_LIFETIME = timedelta(minutes=10)  # how long a deleted conversation can be restored
 
-_unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)  # the images that no message shows
-
 
 @dataclass(frozen=True)
 class ConversationSummary:
@@ -161,16 +159,10 @@ class ConversationStore:
 
         Also removes images that were put an hour ago or earlier and never sent. Images that a message shows stay.
         """
-        c = _conversations.c
         now = self.database.now()
-        due = c.deleted <= now - DELETED_LIFETIME
         with self.database.transaction(write=True) as connection:
-            of_due = _messages.c.conversation_id.in_(sql.select(c.id).where(due))
-            shown = _image_digests(connection, of_due)
-            connection.execute(sql.delete(_messages).where(of_due))
-            connection.execute(sql.delete(_conversations).where(due))
-            old = _images.c.created < now - UNUSED_IMAGE_LIFETIME
-            connection.execute(sql.delete(_images).where(_images.c.digest.in_(shown) | old, _unused))
+            due = _conversations.c.deleted <= now - DELETED_LIFETIME
+            _delete(connection, due, _images.c.created < now - UNUSED_IMAGE_LIFETIME)
 
     def owners(self, prefix: str) -> set[str]:
         """The owners, of deleted conversations too, whose names start with the prefix."""
@@ -186,16 +178,8 @@ class ConversationStore:
         Returns:
             The digests of the images that were removed.
         """
-        c = _conversations.c
         with self.database.transaction(write=True) as connection:
-            of_owner = _messages.c.conversation_id.in_(sql.select(c.id).where(c.owner == owner))
-            shown = _image_digests(connection, of_owner)
-            connection.execute(sql.delete(_messages).where(of_owner))
-            connection.execute(sql.delete(_conversations).where(c.owner == owner))
-            these = sql.and_(_images.c.digest.in_(shown | set(images)), _unused)
-            removed = set(connection.execute(sql.select(_images.c.digest).where(these)).scalars())
-            connection.execute(sql.delete(_images).where(these))
-        return removed
+            return _delete(connection, _conversations.c.owner == owner, _images.c.digest.in_(images))
 
     # --- images ----------------------------------------------------------------------------------------------------------
 
@@ -222,10 +206,21 @@ def _not_found(id: str) -> NotFound:
     return NotFound(f"There is no conversation {id}.")
 
 
-def _image_digests(connection: Connection, of_messages: sql.ColumnElement[bool]) -> set[str]:
-    """The images that these messages show."""
-    query = sql.select(_messages.c.image_digest).where(of_messages, _messages.c.image_digest.is_not(None))
-    return set(connection.execute(query.distinct()).scalars())
+def _delete(connection: Connection, conversations: sql.ColumnElement[bool], images: sql.ColumnElement[bool]) -> set[str]:
+    """Deletes these conversations, and their images and these images unless a message of another conversation shows them.
+
+    Returns:
+        The digests of the deleted images.
+    """
+    of_them = _messages.c.conversation_id.in_(sql.select(_conversations.c.id).where(conversations))
+    shown = set(connection.execute(sql.select(_messages.c.image_digest).where(of_them).distinct()).scalars()) - {None}
+    connection.execute(sql.delete(_messages).where(of_them))
+    connection.execute(sql.delete(_conversations).where(conversations))
+    unused = ~sql.exists().where(_messages.c.image_digest == _images.c.digest)
+    these = sql.and_(_images.c.digest.in_(shown) | images, unused)
+    deleted = set(connection.execute(sql.select(_images.c.digest).where(these)).scalars())
+    connection.execute(sql.delete(_images).where(these))
+    return deleted
 
 
 def _find(connection: Connection, id: str, lock: bool = True) -> RowMapping | None:

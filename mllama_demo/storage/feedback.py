@@ -132,10 +132,10 @@ class Feedback:
     def _texts(self, owner: str, conversation_id: str, message: int) -> tuple[str | None, str | None]:
         """The texts of a question and its answer; None when they were deleted."""
         try:
-            messages = self._store.tree(owner, conversation_id).up_to(message).messages
+            *earlier, answer = self._store.tree(owner, conversation_id).up_to(message).messages
         except NotFound:
             return None, None
-        return messages[-2].text if len(messages) > 1 else None, messages[-1].text
+        return earlier[-1].text if earlier else None, answer.text
 
 
 def to_csv(ratings: Iterator[Rating]) -> Iterator[str]:
