@@ -280,7 +280,7 @@ def _row(id: str, node: Node) -> dict[str, Any]:
         "image_name": image.name if image else None,
         "image_width": image.width if image else None,
         "image_height": image.height if image else None,
-        "facts": message.metadata,
+        "metadata": message.metadata,
     }
 
 
@@ -288,4 +288,4 @@ def _message(row: RowMapping) -> Message:
     image = None
     if row["image_digest"] is not None:
         image = ImageRef(row["image_digest"], row["image_name"], row["image_width"], row["image_height"])
-    return Message(row["role"], row["text"], image, row["facts"])
+    return Message(row["role"], row["text"], image, row["metadata"])

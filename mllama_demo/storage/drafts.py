@@ -32,8 +32,8 @@ class Drafts:
             "owner": owner,
             "messages": len(conversation.messages),
             "text": answer.text,
-            "facts": answer.metadata,
-            "beat": self._database.now(),
+            "metadata": answer.metadata,
+            "refreshed": self._database.now(),
         }
         this = _drafts.c.conversation_id == conversation.id
         with self._database.transaction(write=True) as connection:
@@ -69,14 +69,14 @@ class Drafts:
 
     def _expired(self, owner: str) -> list[tuple[str, int, Message]]:
         """The id and the length of each conversation with an expired draft, and the draft."""
-        query = sql.select(_drafts).where(_drafts.c.owner == owner, _drafts.c.beat < self._database.now() - LIFETIME)
+        query = sql.select(_drafts).where(_drafts.c.owner == owner, _drafts.c.refreshed < self._database.now() - LIFETIME)
         with self._database.transaction() as connection:
             rows = connection.execute(query).mappings().all()
         return [
             (
                 row["conversation_id"],
                 row["messages"],
-                Message("assistant", row["text"], metadata={**row["facts"], "reason": "cut_off"}),
+                Message("assistant", row["text"], metadata={**row["metadata"], "reason": "cut_off"}),
             )
             for row in rows
         ]

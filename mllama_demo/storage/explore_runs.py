@@ -70,7 +70,7 @@ class ExploreRuns:
         """Stores the run or replaces the one of the same id. Raises NotFound when that belongs to another owner."""
         id, values = run.summary.id, _columns(run)
         with self._database.transaction(write=True) as connection:
-            found = connection.execute(sql.select(_runs.c.owner, _runs.c.picture).where(_runs.c.id == id)).one_or_none()
+            found = connection.execute(sql.select(_runs.c.owner, _runs.c.image).where(_runs.c.id == id)).one_or_none()
             if found is not None and found.owner != owner:
                 raise _not_found(id)
             if run.image is not None:
@@ -78,12 +78,12 @@ class ExploreRuns:
                 if connection.execute(known).scalar() is None:
                     connection.execute(sql.insert(_images).values(digest=run.image.digest, data=run.image.data))
             if found is None:
-                values |= {"id": id, "owner": owner, "kept": self._database.now()}
+                values |= {"id": id, "owner": owner, "stored": self._database.now()}
                 connection.execute(sql.insert(_runs).values(values))
                 self._enforce_limit(connection, owner, id)
             else:
                 connection.execute(sql.update(_runs).where(_runs.c.id == id).values(values))
-                _delete_unused_image(connection, found.picture)
+                _delete_unused_image(connection, found.image)
 
     def change(self, owner: str, id: str, change: Callable[[StoredRun], StoredRun]) -> None:
         """Replaces a run by what `change` makes of it, in one transaction, so that no concurrent change is lost.
@@ -104,7 +104,7 @@ class ExploreRuns:
 
     def list(self, owner: str) -> Summaries:
         """The owner's runs, the last stored first."""
-        query = sql.select(*_SUMMARY).where(_runs.c.owner == owner).order_by(_runs.c.kept.desc(), _runs.c.id)
+        query = sql.select(*_SUMMARY).where(_runs.c.owner == owner).order_by(_runs.c.stored.desc(), _runs.c.id)
         with self._database.transaction() as connection:
             return [_summary(row) for row in connection.execute(query.limit(self._limit))]
 
@@ -112,18 +112,18 @@ class ExploreRuns:
         """Deletes a run, and its image when no other run has it. Raises NotFound."""
         with self._database.transaction(write=True) as connection:
             this = sql.and_(_runs.c.id == id, _runs.c.owner == owner)
-            found = connection.execute(sql.select(_runs.c.picture).where(this)).one_or_none()
+            found = connection.execute(sql.select(_runs.c.image).where(this)).one_or_none()
             if found is None:
                 raise _not_found(id)
             connection.execute(sql.delete(_runs).where(this))
-            _delete_unused_image(connection, found.picture)
+            _delete_unused_image(connection, found.image)
 
     def _enforce_limit(self, connection: Connection, owner: str, newest: str) -> None:
         c = _runs.c
-        others = sql.select(c.id, c.picture).where(c.owner == owner, c.id != newest).order_by(c.kept.desc(), c.id)
+        others = sql.select(c.id, c.image).where(c.owner == owner, c.id != newest).order_by(c.stored.desc(), c.id)
         for excess in connection.execute(others.offset(self._limit - 1)).all():
             connection.execute(sql.delete(_runs).where(c.id == excess.id))
-            _delete_unused_image(connection, excess.picture)
+            _delete_unused_image(connection, excess.image)
 
 
 _SUMMARY = (_runs.c.id, _runs.c.title, _runs.c.model, _runs.c.created, _runs.c.cells, _runs.c.failed)
@@ -141,23 +141,23 @@ def _columns(run: StoredRun) -> dict[str, object]:
         "created": summary.created.astimezone(timezone.utc).replace(tzinfo=None),
         "cells": summary.cells,
         "failed": summary.failed,
-        "picture": run.image and run.image.digest,
+        "image": run.image and run.image.digest,
         "document": zlib.compress(run.document),
     }
 
 
 def _read(connection: Connection, owner: str, id: str, lock: bool = False) -> StoredRun:
-    query = sql.select(*_SUMMARY, _runs.c.document, _runs.c.picture, _images.c.data).outerjoin_from(_runs, _images)
+    query = sql.select(*_SUMMARY, _runs.c.document, _runs.c.image, _images.c.data).outerjoin_from(_runs, _images)
     query = query.where(_runs.c.id == id, _runs.c.owner == owner)
     row = connection.execute(query.with_for_update(of=_runs) if lock else query).one_or_none()
     if row is None:
         raise _not_found(id)
-    image = None if row.picture is None else RunImage(row.picture, bytes(row.data))
+    image = None if row.image is None else RunImage(row.image, bytes(row.data))
     return StoredRun(_summary(row), zlib.decompress(row.document), image)
 
 
 def _delete_unused_image(connection: Connection, digest: str | None) -> None:
-    unused = ~sql.exists().where(_runs.c.picture == _images.c.digest)
+    unused = ~sql.exists().where(_runs.c.image == _images.c.digest)
     connection.execute(sql.delete(_images).where(_images.c.digest == digest, unused))
 
 

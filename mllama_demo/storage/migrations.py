@@ -25,8 +25,8 @@ def _version_2(connection: Connection) -> None:
 
 def _version_3(connection: Connection) -> None:
     """Explore runs record when they were stored. The first databases of version 2 lack this column, later ones have it."""
-    if _add_column(connection, explore_runs.c.kept):
-        connection.execute(sql.update(explore_runs).values(kept=explore_runs.c.created))
+    if _add_column(connection, explore_runs.c.stored):
+        connection.execute(sql.update(explore_runs).values(stored=explore_runs.c.created))
 
 
 Migration = Callable[[Connection], None]

@@ -1,6 +1,7 @@
 """Every table of the database, as this version of the program reads and writes it.
 
-Knows nothing of earlier versions: `migrations` brings their tables up to date. All times are UTC, without a time zone.
+Knows nothing of earlier versions: `migrations` brings their tables up to date. All times are UTC, without a time zone. A column
+with a `key` has another name in the database, which an earlier version chose.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ messages = sql.Table(
     sql.Column("image_name", sql.Text),
     sql.Column("image_width", sql.Integer),
     sql.Column("image_height", sql.Integer),
-    sql.Column("facts", sql.JSON, nullable=False),  # Message.metadata
+    sql.Column("facts", sql.JSON, nullable=False, key="metadata"),
 )
 
 drafts = sql.Table(
@@ -59,8 +60,8 @@ drafts = sql.Table(
     sql.Column("owner", _ID, nullable=False, index=True),
     sql.Column("messages", sql.Integer, nullable=False),  # how many messages the conversation showed when it was asked
     sql.Column("text", sql.Text, nullable=False),
-    sql.Column("facts", sql.JSON, nullable=False),  # Message.metadata
-    sql.Column("beat", sql.DateTime, nullable=False),  # when the draft was last refreshed
+    sql.Column("facts", sql.JSON, nullable=False, key="metadata"),
+    sql.Column("beat", sql.DateTime, nullable=False, key="refreshed"),
 )
 
 shares = sql.Table(
@@ -116,8 +117,8 @@ explore_runs = sql.Table(
     sql.Column("created", sql.DateTime, nullable=False),
     sql.Column("cells", sql.Integer, nullable=False),
     sql.Column("failed", sql.Integer, nullable=False),
-    sql.Column("picture", sql.ForeignKey("explore_pictures.digest"), index=True),
-    sql.Column("kept", sql.DateTime),  # when the run was stored; an imported run was created earlier, elsewhere
+    sql.Column("picture", sql.ForeignKey("explore_pictures.digest"), index=True, key="image"),
+    sql.Column("kept", sql.DateTime, key="stored"),  # when the run was stored; an imported run was created earlier, elsewhere
     sql.Column("document", _BLOB, nullable=False),  # the run as JSON without its image's bytes, compressed with zlib
     sql.Index("explore_runs_by_owner", "owner", "created"),
 )

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sql
 
 from mllama_demo.chat.conversation import Message
 from mllama_demo.errors import ConfigError, NotFound
@@ -223,3 +224,20 @@ def test_a_database_of_another_program_is_left_alone(url):
         Database(url)
     with connect(url) as connection:
         assert connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("images",)]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_migrated_database_has_the_schema_of_a_new_one(url, version):
+    def schema(url: str) -> dict[str, tuple[list[str], list[str]]]:
+        with closing(Database(url)) as database, database.transaction() as connection:
+            found = sql.inspect(connection)
+            return {
+                table: (
+                    sorted(f"{column['name']} {column['type']} {column['nullable']}" for column in found.get_columns(table)),
+                    sorted(f"{index['name']} {index['column_names']}" for index in found.get_indexes(table)),
+                )
+                for table in found.get_table_names()
+            }
+
+    write_old_database(url, version)
+    assert schema(url) == schema("sqlite://")
