@@ -23,10 +23,11 @@ test-neuron: $(NEURON_VENV)/.ready ## Test the Neuron engine on NxDI's code; NXD
 	@test -d "$(NXD_SRC)" -a -d "$(NXDI_SRC)" || { echo "NXD_SRC and NXDI_SRC must name the src folders of NxD and NxDI" >&2; exit 2; }
 	NXD_SRC="$(NXD_SRC)" NXDI_SRC="$(NXDI_SRC)" $(NEURON_VENV)/bin/python -m pytest -W ignore::UserWarning tests/contract/engine/nxdi $(ARGS)
 
-check: $(VENV)/.test-ready ## Formatting, lint and types
+check: $(VENV)/.test-ready ## Formatting, lint, types, and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 bench: $(VENV)/.test-ready ## Measure start-up, speed and memory (benchmarks/first_light.py)
 	$(BIN)/python -m benchmarks.first_light $(ARGS)

@@ -8,6 +8,7 @@ STARTED = time.perf_counter()
 
 from collections.abc import Sequence  # noqa: E402 (the clock starts before anything is imported)
 
+from mllama_demo.assembly import Demo  # noqa: E402
 from mllama_demo.config.loader import load_settings  # noqa: E402
 from mllama_demo.errors import DemoError  # noqa: E402
 from mllama_demo.runtime.process import leave  # noqa: E402
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until interrupted. Exit code 0, or 2 with one sentence when the demo could not start."""
     set_up_logging()
     try:
-        return serve(load_settings(argv), STARTED)
+        return serve(load_settings(argv), STARTED, Demo)
     except DemoError as error:
         return fail(error)
 

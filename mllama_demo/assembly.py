@@ -1,4 +1,8 @@
-"""The web application: an API for machines, the Gradio UI for people, one backend behind both."""
+"""The composition root: builds every service once and mounts every feature on the web application.
+
+Imports stand inside the functions, because a start has an order: first the port opens, then FastAPI and Gradio are imported, then
+the model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +10,144 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
-import mllama_demo
-from mllama_demo.chat.token_estimate import TokenEstimate
-from mllama_demo.chat.tokenizer import Tokenizer
-from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.engine.base import Backend
-from mllama_demo.explore.runner import Explorer
-from mllama_demo.generation.service import GenerationService
-from mllama_demo.openai_api.routes import add_api
-from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.web.accounts import add_people
-from mllama_demo.web.auth.identity import VisitorMiddleware
-from mllama_demo.web.metrics import MeasuredBackend, Metrics
-from mllama_demo.web.requests import StaticAssets
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from mllama_demo.chat.token_estimate import TokenEstimate
+    from mllama_demo.chat.tokenizer import Tokenizer
+    from mllama_demo.engine.base import Backend
+    from mllama_demo.explore.runner import Explorer
+    from mllama_demo.storage.stores import Stores
+    from mllama_demo.web.activity import Activity
+    from mllama_demo.web.metrics import MeasuredBackend
+
+
+class Demo:
+    """A backend, its stores and the web application in front of them.
+
+    Args:
+        settings: The options of this deployment.
+        on_ready: Called when the model can answer.
+        on_down: Called with the reason when the model cannot answer any more.
+
+    Raises:
+        DemoError: The checkpoint, the machine or the database cannot be used.
+    """
+
+    def __init__(self, settings: Settings, on_ready: Callable[[], None], on_down: Callable[[str], None]) -> None:
+        from mllama_demo.backends import make_backend
+        from mllama_demo.storage.conversations import ConversationStore
+        from mllama_demo.storage.database import Database
+        from mllama_demo.storage.stores import Stores
+
+        self._settings = settings
+        self.backend, self._tokenizer = make_backend(settings, on_ready=on_ready, on_down=on_down)
+        self._stores: Stores | None = None
+        if not settings.api_only:
+            self._stores = Stores.of(ConversationStore(Database(settings.store_url)), settings.max_kept_runs)
+
+    def app(self) -> FastAPI:
+        """The web application. The backend need not be started."""
+        return create_app(self._settings, self.backend, self._tokenizer, self._stores)
+
+    def close(self) -> None:
+        self.backend.close()
+        if self._stores is not None:
+            self._stores.close()
 
 
 def create_app(
-    settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, store: ConversationStore | None
+    settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, stores: Stores | None = None
 ) -> FastAPI:
-    """FastAPI with the API and, unless there is no store to keep conversations in, the UI mounted at /.
+    """The web application with every feature that the settings ask for.
 
-    The backend may still be loading.
+    Args:
+        settings: The options of this deployment.
+        backend: Answers requests; need not be ready yet.
+        tokenizer: The tokenizer of the backend's model, or an estimate where a remote server has the tokenizer.
+        stores: Where conversations are kept. Without stores the application is the API alone.
     """
+    from fastapi import FastAPI
+
+    import mllama_demo
+    from mllama_demo.explore.runner import Explorer
+    from mllama_demo.explore.web.api import explore_routes
+    from mllama_demo.openai_api.routes import add_api
+    from mllama_demo.web.activity import Activity
+    from mllama_demo.web.auth.identity import VisitorMiddleware
+    from mllama_demo.web.auth.login import add_auth_middleware
+    from mllama_demo.web.metrics import MeasuredBackend, Metrics
+
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     app = FastAPI(title=settings.title, version=mllama_demo.__version__, docs_url=None, redoc_url=None)
     metrics = Metrics(backend, (settings.served_model_name or [backend.info.model])[0])
-    measured = MeasuredBackend(backend, metrics)
-    brand = load_brand(settings)
+    activity = Activity()
+    measured = MeasuredBackend(backend, metrics, activity)
+    explorer = Explorer(measured, tokenizer, settings)
+    app.include_router(explore_routes(explorer, settings, measured.require_capacity))
     add_api(app, settings, measured, tokenizer, metrics)
-    add_people(app, settings, store, brand, measured)
+    if stores is None:
+        add_auth_middleware(app, settings, None)
+    else:
+        _add_pages(app, settings, measured, tokenizer, stores, explorer, activity)
     app.add_middleware(VisitorMiddleware)
-    if store is not None:
-        # Gradio reads these when it is imported: no analytics, no version check, nothing leaves this machine.
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        if "GRADIO_TEMP_DIR" not in os.environ:
-            # Gradio names its copies by content and deletes them when it ends: in a shared folder one demo that ends takes the
-            # example pictures of the others along.
-            os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="mllama-demo-gradio-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        from mllama_demo.explore.web.routes import explore_page
-        from mllama_demo.present.web.routes import add_present
-        from mllama_demo.ui.chat_page import mount_ui
-
-        app.mount("/web/static", StaticAssets(directory=Path(__file__).parent / "web" / "static"))
-        app.include_router(explore_page(Explorer(measured, tokenizer, settings), tokenizer, settings, store, brand))
-        add_present(app, settings, measured, tokenizer, brand)
-        mount_ui(app, settings, GenerationService(measured, tokenizer, store, settings), store, brand)
     return app
+
+
+def _add_pages(
+    app: FastAPI,
+    settings: Settings,
+    backend: MeasuredBackend,
+    tokenizer: Tokenizer | TokenEstimate,
+    stores: Stores,
+    explorer: Explorer,
+    activity: Activity,
+) -> None:
+    """The pages for people: sign-in, the operator's page, shared conversations, Explore, Present, and the chat at /."""
+    _prepare_gradio()
+    from mllama_demo.config.branding import load_brand
+    from mllama_demo.explore.web.routes import explore_page
+    from mllama_demo.explore.web.service import ExploreService
+    from mllama_demo.generation.service import GenerationService
+    from mllama_demo.generation.tasks import AnswerTasks
+    from mllama_demo.present.presenter import Presenter
+    from mllama_demo.present.web.routes import add_present
+    from mllama_demo.storage.sessions import Sessions
+    from mllama_demo.ui.chat_page import mount_ui
+    from mllama_demo.ui.chat_service import ChatService
+    from mllama_demo.web.admin.routes import add_admin
+    from mllama_demo.web.auth.login import LoginService, add_auth_middleware, add_login, credentials
+    from mllama_demo.web.requests import StaticAssets
+    from mllama_demo.web.share.routes import add_share_page
+
+    app.mount("/web/static", StaticAssets(directory=Path(__file__).parent / "web" / "static"))
+    brand = load_brand(settings)
+    known = credentials(settings)
+    login = LoginService(Sessions(stores.conversations.database, known)) if known else None
+    add_auth_middleware(app, settings, login)
+    if login is not None:
+        add_login(app, settings, brand, login)
+    add_share_page(app, settings, stores, brand)
+    if login is not None and (settings.admins or settings.admin_key):
+        add_admin(app, settings, stores.feedback, brand, backend, activity, login)
+    app.include_router(explore_page(ExploreService(explorer, tokenizer, settings, stores.explore_runs), brand))
+    add_present(app, settings, Presenter(settings, backend, tokenizer), backend, brand)
+    generation = GenerationService(backend, tokenizer, stores.conversations, settings)
+    tasks = AnswerTasks(generation, stores.conversations, stores.drafts)
+    mount_ui(app, settings, ChatService(generation, tasks, stores, settings.allowed_media_hosts, brand), stores, brand)
+
+
+def _prepare_gradio() -> None:
+    """Sets what Gradio reads from the environment when it is imported: no analytics, no version check, a folder of its own."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        # Gradio names its copies by content and deletes the copies when the process ends. In a shared folder, one demo that
+        # ends would delete the example images of the others.
+        os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="mllama-demo-gradio-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -131,9 +131,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 @command("serve", add_help_option=False, epilog=None)
 def serve(context: typer.Context) -> int:
     """Run the demo in the browser, as app.py does."""
+    from mllama_demo.assembly import Demo
     from mllama_demo.web.serve import main
 
-    return main(context.args, program=context.command_path)
+    return main(context.args, context.command_path, Demo)
 
 
 @command(

@@ -79,11 +79,15 @@ class AnswerTasks:
     """All answers under way in this process, at most one for a conversation. Used from one event loop."""
 
     def __init__(
-        self, answerer: GenerationService, store: ConversationStore, unwatched_seconds: float = UNWATCHED_SECONDS
+        self,
+        answerer: GenerationService,
+        store: ConversationStore,
+        drafts: Drafts,
+        unwatched_seconds: float = UNWATCHED_SECONDS,
     ) -> None:
         self._answerer = answerer
         self._store = store
-        self._drafts = Drafts(store)
+        self._drafts = drafts
         self._unwatched_seconds = unwatched_seconds
         self._live: dict[str, AnswerTask] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -19,9 +19,7 @@ from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, QueueEvent
-from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
-from mllama_demo.explore.runner import Explorer
-from mllama_demo.explore.web.api import explore_routes
+from mllama_demo.errors import DemoError
 from mllama_demo.openai_api.completion import Completer, Completion
 from mllama_demo.openai_api.schema import (
     Capabilities,
@@ -34,7 +32,7 @@ from mllama_demo.openai_api.schema import (
     Version,
 )
 from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
-from mllama_demo.web.metrics import Metrics
+from mllama_demo.web.metrics import MeasuredBackend, Metrics
 from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
 from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
 
@@ -91,11 +89,11 @@ class ServedModels:
         )
 
 
-def add_api(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, metrics: Metrics) -> None:
+def add_api(
+    app: FastAPI, settings: Settings, backend: MeasuredBackend, tokenizer: Tokenizer | TokenEstimate, metrics: Metrics
+) -> None:
     """The routes, their errors and their guard."""
     models = ServedModels(settings, backend)
-    explorer = Explorer(backend, tokenizer, settings)
-    app.include_router(explore_routes(explorer, settings, lambda: _refuse_early(backend, metrics)))
     app.include_router(_machine_routes(backend, metrics))
     app.include_router(_v1_routes(backend, models, Completer(settings, backend, tokenizer), metrics))
     app.add_middleware(ApiGuard, keys=Keys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)
@@ -135,7 +133,7 @@ def _machine_routes(backend: Backend, metrics: Metrics) -> APIRouter:
 # --- the API -------------------------------------------------------------------------------------------------------------
 
 
-def _v1_routes(backend: Backend, models: ServedModels, completer: Completer, metrics: Metrics) -> APIRouter:
+def _v1_routes(backend: MeasuredBackend, models: ServedModels, completer: Completer, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/models", responses=_errors(401))
@@ -157,7 +155,7 @@ def _v1_routes(backend: Backend, models: ServedModels, completer: Completer, met
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """The model's next turn; with stream: true as server-sent events."""
         model = models.resolve(body.model)
-        _refuse_early(backend, metrics)
+        backend.require_capacity()
         try:
             completion = await while_connected(request.receive, completer.begin(body, model, request.scope[CALLER]))
             if body.stream:
@@ -179,21 +177,6 @@ def _v1_routes(backend: Backend, models: ServedModels, completer: Completer, met
         return JSONResponse(error.body(), error.status, {"Allow": method})
 
     return router
-
-
-def _refuse_early(backend: Backend, metrics: Metrics) -> None:
-    """Before an image is fetched for a request that would not be taken anyway. The backend has the last word."""
-    status = backend.status()
-    error: BackendBusy | BackendUnavailable | None = None
-    if status.state == "loading":
-        error = BackendUnavailable.loading(status.detail)
-    elif status.state == "down":
-        error = BackendUnavailable(status.detail)
-    elif status.waiting - max(0, status.slots - status.running) >= status.max_waiting:
-        error = BackendBusy.behind(status.waiting)
-    if error is not None:
-        metrics.refused(error)
-        raise error
 
 
 async def _events(

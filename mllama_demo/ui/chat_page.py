@@ -16,11 +16,8 @@ from gradio.components.chatbot import ExampleMessage
 from mllama_demo.chat.export import MAX_FILE_BYTES
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER, ExampleQuestion
-from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.storage.feedback import Feedback
-from mllama_demo.storage.shares import Shares
+from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService, Sampling
 from mllama_demo.ui.event_scripts import ARRIVED, ATTACH, ATTACHED, BEAT, BEHIND, CLOSEUP, REMEMBER_IN_ADDRESS
 from mllama_demo.ui.feedback_controls import FeedbackControls
@@ -41,12 +38,11 @@ STATUS_SECONDS = 2.0
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
 
 
-def mount_ui(app: FastAPI, settings: Settings, answerer: GenerationService, store: ConversationStore, brand: Brand) -> None:
+def mount_ui(app: FastAPI, settings: Settings, room: ChatService, stores: Stores, brand: Brand) -> None:
     """Builds the page and mounts it at the root of `app`."""
-    room = ChatService(answerer, store, settings.allowed_media_hosts, brand)
     atexit.register(room.close)
     room.traces.erase_all(OWNER_PREFIX)
-    page = ChatPage(settings, room, store, brand)
+    page = ChatPage(settings, room, stores, brand)
 
     @app.post("/left/{session}", status_code=204, include_in_schema=False, dependencies=[Depends(require_same_origin)])
     async def left(session: str) -> None:
@@ -76,15 +72,15 @@ def mount_ui(app: FastAPI, settings: Settings, answerer: GenerationService, stor
 class ChatPage:
     """The chat's components and wiring. build() makes the Blocks once."""
 
-    def __init__(self, settings: Settings, room: ChatService, store: ConversationStore, brand: Brand) -> None:
+    def __init__(self, settings: Settings, room: ChatService, stores: Stores, brand: Brand) -> None:
         self._settings = settings
         self._room = room
         self._kiosk = Kiosk(settings)
         self._brand = brand
-        share = ShareControls(Shares(store), self._kiosk.visit)
+        share = ShareControls(stores.shares, self._kiosk.visit)
         self._drawer = Sidebar(room, self._updates, share, self._kiosk.visit, people=settings.users is not None)
         self.knobs = SamplingControls(settings, room)
-        self._thumbs = FeedbackControls(store, Feedback(store), lambda: room.info.model, self._kiosk.visit)
+        self._thumbs = FeedbackControls(stores.conversations, stores.feedback, lambda: room.info.model, self._kiosk.visit)
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(

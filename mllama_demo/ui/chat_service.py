@@ -21,8 +21,8 @@ from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.generation.tasks import AnswerTask, AnswerTasks
 from mllama_demo.sampling import SamplingParams
-from mllama_demo.storage.conversations import DELETED_LIFETIME, ConversationStore
-from mllama_demo.storage.feedback import Feedback
+from mllama_demo.storage.conversations import DELETED_LIFETIME
+from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.attachments import Attachments
 from mllama_demo.ui.conversation_list import ConversationList
 from mllama_demo.ui.feedback_controls import thumbs
@@ -45,17 +45,18 @@ class ChatService:
     def __init__(
         self,
         answerer: GenerationService,
-        store: ConversationStore,
+        tasks: AnswerTasks,
+        stores: Stores,
         allowed_media_hosts: list[str] | None,
         brand: Brand | None = None,
     ) -> None:
         self._answerer = answerer
-        self._store = store
+        self._store = store = stores.conversations
         self._pictures = ImageFiles(answerer, store, allowed_media_hosts)
-        self._live = AnswerTasks(answerer, store)
+        self._live = tasks
         self._shelf = ConversationList(store, self._pictures, answerer.limits, brand)
-        self._feedback = Feedback(store)
-        self.traces = SessionCleanup(store, self._pictures, self._feedback)
+        self._feedback = stores.feedback
+        self.traces = SessionCleanup(stores, self._pictures)
         self.images = Attachments(store, self._pictures, self.traces)
         self.pages = PageSessions()
         self._deleting: set[str] = set()

@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllama_demo.chat.conversation import ImageRef
-from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.storage.drafts import Drafts
-from mllama_demo.storage.feedback import Feedback
-from mllama_demo.storage.shares import Shares
+from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.page_update import PageSession
 
@@ -21,9 +18,9 @@ from mllama_demo.ui.page_update import PageSession
 class SessionCleanup:
     """Remembers for each open page the files that were uploaded to it, or exported from it. Safe to use from several threads."""
 
-    def __init__(self, store: ConversationStore, pictures: ImageFiles, feedback: Feedback) -> None:
-        self._store, self._pictures, self._feedback = store, pictures, feedback
-        self._shares, self._drafts = Shares(store), Drafts(store)
+    def __init__(self, stores: Stores, pictures: ImageFiles) -> None:
+        self._store, self._pictures, self._feedback = stores.conversations, pictures, stores.feedback
+        self._shares, self._drafts = stores.shares, stores.drafts
         self._uploads: dict[str, set[Path]] = {}
         self._asked: dict[str, set[str]] = {}
 

@@ -102,10 +102,10 @@ class _StatusCollector(Collector):
 class MeasuredBackend:
     """A Backend that counts what goes through it."""
 
-    def __init__(self, backend: Backend, metrics: Metrics) -> None:
+    def __init__(self, backend: Backend, metrics: Metrics, activity: Activity) -> None:
         self._backend = backend
         self._metrics = metrics
-        self.recent = Activity()
+        self._activity = activity
 
     @property
     def info(self) -> BackendInfo:
@@ -120,14 +120,31 @@ class MeasuredBackend:
     def close(self) -> None:
         self._backend.close()
 
+    def require_capacity(self) -> None:
+        """Raises BackendUnavailable or BackendBusy when a request would be refused now, and counts the refusal.
+
+        Callers ask before they fetch an image for the request. The backend itself decides when the request is submitted.
+        """
+        status = self._backend.status()
+        error: BackendBusy | BackendUnavailable | None = None
+        if status.state == "loading":
+            error = BackendUnavailable.loading(status.detail)
+        elif status.state == "down":
+            error = BackendUnavailable(status.detail)
+        elif status.waiting - max(0, status.slots - status.running) >= status.max_waiting:
+            error = BackendBusy.behind(status.waiting)
+        if error is not None:
+            self._metrics.refused(error)
+            raise error
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         metrics, last, how, taken = self._metrics, None, "abort", False
-        self.recent.asked(request.id, image=request.image is not None)
+        self._activity.asked(request.id, image=request.image is not None)
         try:
             async with aclosing(self._backend.generate(request)) as events:
                 async for event in events:
                     taken = True
-                    self.recent.happened(request.id, event)
+                    self._activity.happened(request.id, event)
                     if isinstance(event, TokenEvent):
                         now = time.perf_counter()
                         metrics.generation_tokens.inc()
@@ -140,10 +157,10 @@ class MeasuredBackend:
                     yield event
         except (BackendBusy, BackendUnavailable) as error:
             metrics.refused(error)
-            self.recent.refused()
+            self._activity.refused()
             raise
         finally:
-            self.recent.left(request.id)
+            self._activity.left(request.id)
             if taken:
                 metrics.ended(how)
 

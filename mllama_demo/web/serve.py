@@ -7,37 +7,61 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError, DemoError
 from mllama_demo.runtime.process import terminated
 
+if TYPE_CHECKING:
+    from mllama_demo.engine.base import StartedBackend
+    from mllama_demo.web.loading_app import App
+
 USAGE_ERROR = 2
 
 
-def main(argv: Sequence[str], program: str) -> int:
-    """The command `serve`, with the options of app.py. program: what --help calls it."""
+class Demo(Protocol):
+    """What is served: a backend and the web application in front of it (mllama_demo.assembly.Demo)."""
+
+    backend: StartedBackend
+
+    def app(self) -> App: ...
+
+    def close(self) -> None: ...
+
+
+MakeDemo = Callable[[Settings, Callable[[], None], Callable[[str], None]], Demo]
+
+
+def main(argv: Sequence[str], program: str, make_demo: MakeDemo) -> int:
+    """The command `serve`, with the options of app.py."""
     started = time.perf_counter()
     set_up_logging()
-    return serve(load_settings(argv, program=program), started)
+    return serve(load_settings(argv, program=program), started, make_demo)
 
 
-def serve(settings: Settings, started: float) -> int:
-    """Runs until interrupted; returns the exit code. started: time.perf_counter() at process start.
+def serve(settings: Settings, started: float, make_demo: MakeDemo) -> int:
+    """Serves the demo until the process is interrupted.
 
-    Raises DemoError when the demo cannot start: the port is taken, the checkpoint or the database cannot be used.
+    Args:
+        settings: The options of this deployment.
+        started: time.perf_counter() at process start.
+        make_demo: Called with the settings, a callback for "ready" and a callback for "down".
+
+    Returns:
+        The exit code.
+
+    Raises:
+        DemoError: The demo cannot start: the port is taken, the checkpoint or the database cannot be used.
     """
     listener = open_port(settings.host, settings.port)
-    # From here on, in the order of what a visitor waits for: the port, the page, the model.
+    # A visitor waits for the port, then for the page, then for the model: the start follows that order.
     import uvicorn
 
-    from mllama_demo.backends import make_backend
-    from mllama_demo.storage.conversations import ConversationStore
-    from mllama_demo.storage.database import Database
-    from mllama_demo.web.loading_app import App, LoadingApp
+    from mllama_demo.web.loading_app import LoadingApp
 
     address = f"http://{_printable(settings.host)}:{listener.getsockname()[1]}"
     failure: list[str] = []
@@ -50,24 +74,21 @@ def serve(settings: Settings, started: float) -> int:
         say(f"Ready in {time.perf_counter() - started:.1f} s. Open {address}")
 
     def on_down(reason: str) -> None:
-        # A model that never came up ends the program; one that broke later leaves the page up to say so.
-        if not backend.loaded:
+        # A model that never loaded ends the program. A model that failed later leaves the page up, which tells the reason.
+        if not demo.backend.loaded:
             stop_with(reason)
 
-    backend, tokenizer = make_backend(settings, on_ready=on_ready, on_down=on_down)
-    store = None if settings.api_only else ConversationStore(Database(settings.store_url))
+    demo = make_demo(settings, on_ready, on_down)
 
     def build() -> App:
-        from mllama_demo.assembly import create_app
-
-        app = create_app(settings, backend, tokenizer, store)
+        app = demo.app()
         what = "API" if settings.api_only else "Page"
         say(f"{what} up after {time.perf_counter() - started:.1f} s; {_coming(settings)} …")
-        backend.start()
+        demo.backend.start()
         return app
 
-    door = LoadingApp(settings.title, build, lambda error: stop_with(f"The page could not be built: {error}"))
-    server = uvicorn.Server(uvicorn.Config(door, log_level="warning", timeout_graceful_shutdown=3))
+    loading = LoadingApp(settings.title, build, lambda error: stop_with(f"The page could not be built: {error}"))
+    server = uvicorn.Server(uvicorn.Config(loading, log_level="warning", timeout_graceful_shutdown=3))
     say(f"{settings.title}: starting on {address}")
     try:
         with terminated():  # uvicorn repeats the signal that ended it, and SIGTERM would leave no time to tidy up
@@ -75,9 +96,7 @@ def serve(settings: Settings, started: float) -> int:
     except KeyboardInterrupt:
         say("Stopped.")
     finally:
-        backend.close()
-        if store is not None:
-            store.database.close()
+        demo.close()
     if failure:
         raise DemoError(failure[0])
     return 0

@@ -11,13 +11,14 @@ from mllama_demo.generation.service import GenerationService
 from mllama_demo.generation.tasks import AnswerTask, AnswerTasks
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.drafts import Drafts
 from tests.support.manual_backend import READ, CodePoints, ManualBackend, talk, until
 
 OFTEN = 1000.0  # looks a second: nearly every change is seen
 
 
 def new_answers(store: ConversationStore, backend: ManualBackend, **options: Any) -> AnswerTasks:
-    return AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, **options)
+    return AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, Drafts(store), **options)
 
 
 ME = "me"

@@ -17,10 +17,12 @@ from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError
 from mllama_demo.generation.service import GenerationService
+from mllama_demo.generation.tasks import AnswerTasks
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
+from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
 from mllama_demo.ui.tile_view import NOTHING
@@ -51,7 +53,7 @@ class ChatSetup:
         self.store = store or ConversationStore(Database("sqlite://"))
         self.backend = ManualBackend()
         self.answerer = GenerationService(self.backend, tokenizer or CodePoints(), self.store, Settings(**settings))
-        self.room = ChatService(self.answerer, self.store, [])
+        self.room = new_service(self.answerer, self.store)
 
     def close(self) -> None:
         self.room.close()
@@ -234,3 +236,9 @@ ACTS: dict[str, Act] = {
     "export": lambda house, id, visit: house.room.export(visit, id, "json"),
 }
 REFUSALS = [BackendBusy("The demo is busy: 8 questions are waiting."), BackendUnavailable("The model is still loading.")]
+
+
+def new_service(generation: GenerationService, store: ConversationStore) -> ChatService:
+    """A ChatService over `store`, wired as the composition root wires one."""
+    stores = Stores.of(store)
+    return ChatService(generation, AnswerTasks(generation, store, stores.drafts), stores, [])

@@ -6,6 +6,7 @@ v0.7.2 and one based on v0.9. Their version numbers say little, as they are made
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterable
@@ -108,6 +109,5 @@ def sampling_values(sampling: SamplingParams, max_top_k: int | None, end_of_turn
 
 def new_sampling_params(sampling: SamplingParams, max_top_k: int | None, end_of_turn_ids: Iterable[int]) -> Any:
     """vllm.SamplingParams for one request."""
-    import vllm  # type: ignore[import-not-found]  # only where Neuron is
-
+    vllm = importlib.import_module("vllm")  # exists on Neuron instances only
     return vllm.SamplingParams(**sampling_values(sampling, max_top_k, end_of_turn_ids))

@@ -12,17 +12,13 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from mllama_demo.chat.token_estimate import TokenEstimate
-from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import Brand
-from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.edits import without_branch
 from mllama_demo.explore.grid import Axis
 from mllama_demo.explore.import_export import from_json, max_import_bytes, to_csv, to_json
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
-from mllama_demo.explore.runner import Explorer
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.explore.stream import start_event
 from mllama_demo.explore.web import views
@@ -31,7 +27,6 @@ from mllama_demo.explore.web.service import EXAMPLE_IMAGES, ExploreService
 from mllama_demo.explore.web.tour import TOUR, why_no_token_view
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
-from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.web.auth.identity import owner_of_user, visitor_of
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
@@ -42,12 +37,9 @@ from mllama_demo.web.templating import render
 STATIC = Path(__file__).resolve().parent / "static"
 
 
-def explore_page(
-    explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: ConversationStore, brand: Brand
-) -> APIRouter:
+def explore_page(service: ExploreService, brand: Brand) -> APIRouter:
     """The page at /explore and the routes that it calls."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
-    service = ExploreService(explorer, tokenizer, settings, store)
     _add_files(router, service, brand)
     _add_generation(router, service)
     _add_runs(router, service, brand)

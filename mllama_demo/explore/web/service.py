@@ -22,7 +22,6 @@ from mllama_demo.explore.stream import INTERNAL_ERROR, JsonEvent, cell_events, s
 from mllama_demo.explore.web import views
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
-from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.explore_runs import ExploreRuns
 
 log = logging.getLogger(__name__)
@@ -38,11 +37,9 @@ class ExploreService:
         active: whatever is being generated, by owner and id. The id of a grid is that of its run.
     """
 
-    def __init__(
-        self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, store: ConversationStore
-    ) -> None:
+    def __init__(self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, runs: ExploreRuns) -> None:
         self.explorer, self.tokenizer, self.settings = explorer, tokenizer, settings
-        self.runs = RunStore(ExploreRuns(store.database, settings.max_kept_runs))
+        self.runs = RunStore(runs)
         self.active: dict[tuple[str, str], CellTasks] = {}
 
     @property

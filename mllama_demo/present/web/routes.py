@@ -16,8 +16,6 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from jinja2 import Environment, FileSystemLoader
 
-from mllama_demo.chat.token_estimate import TokenEstimate
-from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
@@ -36,9 +34,8 @@ FOLDER = Path(__file__).resolve().parent
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-def add_present(app: FastAPI, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, brand: Brand) -> None:
+def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend: Backend, brand: Brand) -> None:
     """The routes of present mode."""
-    presenter = Presenter(settings, backend, tokenizer)
     pages = Environment(loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
 

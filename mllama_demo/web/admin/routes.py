@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import Backend
 from mllama_demo.errors import DemoError
-from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.feedback import Feedback, Rating, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY
+from mllama_demo.web.activity import Activity
 from mllama_demo.web.auth.attempts import TooManyAttempts
 from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, signed_in
-from mllama_demo.web.metrics import MeasuredBackend
 from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, read_form
 from mllama_demo.web.templating import POLICY, render
 
@@ -32,20 +32,25 @@ _PRIVATE = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
 
 
 def add_admin(
-    app: FastAPI, settings: Settings, store: ConversationStore, brand: Brand, backend: MeasuredBackend, desk: LoginService
+    app: FastAPI,
+    settings: Settings,
+    feedback: Feedback,
+    brand: Brand,
+    backend: Backend,
+    activity: Activity,
+    login: LoginService,
 ) -> None:
     """GET /admin, its script, its figures as JSON, and the feedback as CSV; each for admins alone."""
-    feedback = Feedback(store)
     app.mount("/admin/static", StaticAssets(directory=Path(__file__).resolve().parent / "static"))
     admins = frozenset(settings.admins or ())
     key = settings.admin_key
     secret = (key or "").encode()
 
     async def is_admin(request: Request) -> bool:
-        user = await run_in_threadpool(desk.sessions.subject, request.cookies.get(USER_COOKIE))
+        user = await run_in_threadpool(login.sessions.subject, request.cookies.get(USER_COOKIE))
         if user in admins:
             return True
-        return await run_in_threadpool(desk.sessions.subject, request.cookies.get(ADMIN_COOKIE)) == ADMIN_KEY
+        return await run_in_threadpool(login.sessions.subject, request.cookies.get(ADMIN_COOKIE)) == ADMIN_KEY
 
     def ask_key(problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
         values = {"heading": "Open", "action": "/admin", "named": False, "name": "", "next": "/admin", "problem": problem}
@@ -61,7 +66,7 @@ def add_admin(
             return html_page(html, headers={"Content-Security-Policy": _POLICY})
         if key is not None:
             return ask_key(status=401)
-        if await run_in_threadpool(desk.sessions.subject, request.cookies.get(USER_COOKIE)) is None:
+        if await run_in_threadpool(login.sessions.subject, request.cookies.get(USER_COOKIE)) is None:
             return RedirectResponse("/login?next=/admin", 303, _PRIVATE)
         sentence = "Only the users named in the option admins see this page."
         link = {"address": "/", "words": "To the chat"}
@@ -74,7 +79,7 @@ def add_admin(
             return ask_key("The form could not be read; please load the page anew and try again.", 400)
         given = form.get("password", "").encode()
         try:
-            token = await desk.sign_in(request, ADMIN_KEY, lambda: hmac.compare_digest(given, secret))
+            token = await login.sign_in(request, ADMIN_KEY, lambda: hmac.compare_digest(given, secret))
         except TooManyAttempts as error:
             return ask_key(str(error), error.status, {"Retry-After": str(error.retry_s)})
         except DemoError as error:
@@ -92,7 +97,7 @@ def add_admin(
             good, bad = await run_in_threadpool(feedback.counts)
         except DemoError as error:
             return JSONResponse({"detail": str(error)}, error.status, _PRIVATE)
-        body = _now(backend) | {"feedback": {"good": good, "bad": bad, "latest": opinions}}
+        body = _now(backend, activity) | {"feedback": {"good": good, "bad": bad, "latest": opinions}}
         return JSONResponse(body, headers=_PRIVATE)
 
     @app.get("/admin/feedback.csv", include_in_schema=False)
@@ -104,7 +109,7 @@ def add_admin(
         return StreamingResponse(to_csv(feedback.latest()), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-def _now(backend: MeasuredBackend) -> dict[str, Any]:
+def _now(backend: Backend, activity: Activity) -> dict[str, Any]:
     status, info, now = backend.status(), backend.info, time.monotonic()
     requests = [
         {
@@ -115,7 +120,7 @@ def _now(backend: MeasuredBackend) -> dict[str, Any]:
             "prompt_tokens": one.prompt_tokens,
             "tokens": one.tokens,
         }
-        for one in backend.recent.requests()
+        for one in activity.requests()
     ]
     minutes = [
         {
@@ -126,7 +131,7 @@ def _now(backend: MeasuredBackend) -> dict[str, Any]:
             "refused": one.refused,
             "ttft_s": round(one.ttft_s / one.answered, 4) if one.answered else None,
         }
-        for one in backend.recent.minutes()
+        for one in activity.minutes()
     ]
     model = {"name": info.model, "device": info.device, "backend": info.name, "context_length": info.context_length}
     return {"now": int(time.time()), "model": model, "status": asdict(status), "requests": requests, "minutes": minutes}

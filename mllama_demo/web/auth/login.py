@@ -17,7 +17,6 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.passwords import USER
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable, DemoError
-from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Sessions
 from mllama_demo.web.auth.attempts import FailedAttempts, TooManyAttempts
 from mllama_demo.web.errors import ApiError
@@ -136,12 +135,15 @@ def signed_in(request: Request, address: str, cookie: str, token: str, path: str
     return response
 
 
-def add_login(app: FastAPI, settings: Settings, store: ConversationStore | None, brand: Brand, desk: LoginService | None) -> None:
-    """The routes /login and /logout, and the gate. Without a store there is no page: then the gate alone, for the API."""
+def add_auth_middleware(app: FastAPI, settings: Settings, login: LoginService | None) -> None:
+    """Requires a sign-in in front of every route when the settings name users. login: None where there are no pages."""
+    if settings.users is not None:
+        app.add_middleware(AuthMiddleware, sessions=login.sessions if login else None, api_has_keys=bool(settings.api_keys))
+
+
+def add_login(app: FastAPI, settings: Settings, brand: Brand, desk: LoginService) -> None:
+    """The routes /login and /logout, when the settings name users."""
     if settings.users is None:
-        return
-    app.add_middleware(AuthMiddleware, sessions=desk.sessions if desk else None, api_has_keys=bool(settings.api_keys))
-    if desk is None:
         return
 
     def ask(next: str, name: str = "", problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -14,8 +14,8 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError, NotFound
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.storage.shares import Share, ShareGone, Shares
+from mllama_demo.storage.shares import Share, ShareGone
+from mllama_demo.storage.stores import Stores
 from mllama_demo.web.requests import html_page
 from mllama_demo.web.share.export import to_html
 from mllama_demo.web.templating import render
@@ -26,9 +26,9 @@ KEPT_PAGES = 32
 class SharePages:
     """Makes the pages, and keeps the last few: decoding pictures is worth doing once, and what a share shows never changes."""
 
-    def __init__(self, store: ConversationStore, settings: Settings, brand: Brand) -> None:
-        self._shares = Shares(store)
-        self._store, self._limits, self._brand = store, settings.image_limits, brand
+    def __init__(self, stores: Stores, settings: Settings, brand: Brand) -> None:
+        self._shares = stores.shares
+        self._store, self._limits, self._brand = stores.conversations, settings.image_limits, brand
         self._made: OrderedDict[str, str] = OrderedDict()
         self._one_at_a_time = threading.Lock()
 
@@ -50,9 +50,9 @@ class SharePages:
         return load_image(self._store.image_bytes(image.digest), image.name, self._limits)
 
 
-def add_share_page(app: FastAPI, settings: Settings, store: ConversationStore, brand: Brand) -> None:
+def add_share_page(app: FastAPI, settings: Settings, stores: Stores, brand: Brand) -> None:
     """GET /share/<token>: 200 with the page, 410 when the link is over, 404 when there is none."""
-    pages = SharePages(store, settings, brand)
+    pages = SharePages(stores, settings, brand)
 
     @app.api_route("/share/{token:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def share(token: str, request: Request) -> Response:

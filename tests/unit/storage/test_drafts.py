@@ -109,7 +109,7 @@ async def begun(backend: ManualBackend) -> None:
 
 async def test_an_answer_has_a_draft_only_while_it_is_generated(store, drafts, monkeypatch) -> None:
     backend = ManualBackend()
-    answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store)
+    answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, Drafts(store))
     monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
     conversation = talk("Tell me a story")
     live = answers.start(ME, conversation, SamplingParams())
@@ -132,7 +132,7 @@ async def test_the_draft_of_an_answer_that_could_not_be_stored_is_recovered_unle
     mended: list[bool] = []
     backend, store = ManualBackend(), FailsAsAnswersEnd(Database("sqlite://"))
     drafts = Drafts(store)
-    answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, unwatched_seconds=2.0)
+    answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, drafts, unwatched_seconds=2.0)
     monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
 
     async def story() -> Any:

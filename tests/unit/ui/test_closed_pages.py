@@ -12,9 +12,10 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import PageSession
+from tests.support.chat_setup import new_service
 from tests.support.manual_backend import CodePoints, ManualBackend, talk
 
 pytestmark = pytest.mark.timeout(180)
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture
 def page(store: ConversationStore) -> Iterator[ChatPage]:
     settings = Settings()
-    room = ChatService(GenerationService(ManualBackend(), CodePoints(), store, settings), store, [])  # by hand
-    yield ChatPage(settings, room, store, load_brand(settings))
+    room = new_service(GenerationService(ManualBackend(), CodePoints(), store, settings), store)  # by hand
+    yield ChatPage(settings, room, Stores.of(store), load_brand(settings))
     room.close()
 
 

@@ -14,10 +14,11 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.stores import Stores
 from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT
+from tests.support.chat_setup import new_service
 from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, until
 
 pytestmark = pytest.mark.timeout(180)
@@ -32,8 +33,8 @@ class Screen:
     def __init__(self, store: ConversationStore) -> None:
         settings = Settings(kiosk=True, kiosk_messages_per_hour=2)
         self.backend = ManualBackend()
-        self.room = ChatService(GenerationService(self.backend, CodePoints(), store, settings), store, [])
-        self.page = ChatPage(settings, self.room, store, load_brand(settings))
+        self.room = new_service(GenerationService(self.backend, CodePoints(), store, settings), store)
+        self.page = ChatPage(settings, self.room, Stores.of(store), load_brand(settings))
         self.page.build()
         self.notices: list[str] = []
 

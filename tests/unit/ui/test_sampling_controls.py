@@ -14,8 +14,9 @@ from mllama_demo.generation.service import GenerationService
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
+from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.chat_service import ChatService
+from tests.support.chat_setup import new_service
 from tests.support.manual_backend import CodePoints, ManualBackend
 
 pytestmark = pytest.mark.timeout(180)
@@ -30,8 +31,8 @@ def backend() -> ManualBackend:
 def page(backend) -> Iterator[ChatPage]:
     store, settings = ConversationStore(Database("sqlite://")), Settings()
     answerer = GenerationService(backend, CodePoints(), store, settings)
-    room = ChatService(answerer, store, [])
-    yield ChatPage(settings, room, store, load_brand(settings))
+    room = new_service(answerer, store)
+    yield ChatPage(settings, room, Stores.of(store), load_brand(settings))
     room.close()
     store.database.close()
 

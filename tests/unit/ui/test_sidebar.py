@@ -18,9 +18,10 @@ from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage import shares
 from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.stores import Stores
 from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.chat_service import ChatService
+from tests.support.chat_setup import new_service
 from tests.support.manual_backend import CodePoints, ManualBackend, talk
 
 pytestmark = pytest.mark.timeout(180)
@@ -39,8 +40,8 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def page(store: ConversationStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatPage]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     settings = Settings()
-    room = ChatService(GenerationService(ManualBackend(), CodePoints(), store, settings), store, [])
-    yield ChatPage(settings, room, store, load_brand(settings))
+    room = new_service(GenerationService(ManualBackend(), CodePoints(), store, settings), store)
+    yield ChatPage(settings, room, Stores.of(store), load_brand(settings))
     room.close()
 
 

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.errors import BackendBusy, BackendUnavailable
+from mllama_demo.web.activity import Activity
 from mllama_demo.web.metrics import MeasuredBackend, Metrics
 from tests.support.manual_backend import READ, ManualBackend, finished
 
@@ -19,7 +20,7 @@ class Watched:
     def __init__(self) -> None:
         self.by_hand = ManualBackend()
         self.metrics = Metrics(self.by_hand, "tiny")
-        self.backend = MeasuredBackend(self.by_hand, self.metrics)
+        self.backend = MeasuredBackend(self.by_hand, self.metrics, Activity())
 
     def value(self, name: str, **labels: str) -> float | None:
         page, _ = self.metrics.render()
