@@ -154,7 +154,7 @@ def explore(page: Page, shoot: Shoot) -> None:
     expect(page.locator("#measures-panel")).to_be_visible()
     shoot(page, "grid")
     page.get_by_role("button", name="Tokens").last.click()
-    expect(page.locator("#waterfall h3")).to_contain_text("Token 1:")
+    expect(page.locator("#candidates h3")).to_contain_text("Token 1:")
     page.locator("#token-panel").evaluate("panel => panel.scrollIntoView()")
     shoot(page, "tokens")
     cells = page.get_by_role("checkbox", name="compare")

@@ -47,8 +47,8 @@ def test_a_grid_with_an_image_runs_to_its_end_and_stands_as_a_grid(page: Page):
     assert first[1] == next_top_p[1] == last_top_p[1]
     assert first[0] == seed_2[0] == next_temperature[0], "seeds go down, and so do temperatures"
     assert first[1] < seed_2[1] < next_temperature[1]
-    expect(page.locator("#fixed")).to_have_text("The same for all: top-k 0.")
-    expect(page.locator("#heat td[style]").first).to_be_visible()
+    expect(page.locator("#fixed-values")).to_have_text("The same for all: top-k 0.")
+    expect(page.locator("#heat-map td[style]").first).to_be_visible()
     run = exported(page)
     assert run["image"]["name"] == "dog.png"
     assert all(token["trace"] for made in run["cells"] for token in made["tokens"])
@@ -58,7 +58,7 @@ def test_an_image_of_ones_own_is_asked_about(page: Page):
     open_explore(page)
     fill(page, temperature="0", top_p="1", max_tokens="8")
     page.locator("#file").set_input_files(EXAMPLE_IMAGES / "stop.png")
-    expect(page.locator("#thumbs .own")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#thumbnails .upload")).to_have_attribute("aria-pressed", "true")
     run_and_wait(page, 1)
     assert exported(page)["image"]["width"] > 0
     page.get_by_role("button", name="None").click()
@@ -79,14 +79,14 @@ def test_the_tokens_are_read_by_mouse_and_by_keyboard(page: Page):
         wait_token(page, number)
         expect(page.locator(f"#token-{number - 1}")).to_have_attribute("aria-selected", "true")
         expect(page.locator('.token[aria-selected="true"]')).to_have_count(1)
-    expect(page.locator(".waterfall .drawn")).to_contain_text("drawn: 0.")
-    expect(page.locator(".waterfall .outside")).to_be_visible()
-    expect(page.locator(".waterfall thead")).to_contain_text("temperature 2top-k offtop-p 0.9")
+    expect(page.locator(".candidates .chosen")).to_contain_text("drawn: 0.")
+    expect(page.locator(".candidates .unrecorded")).to_be_visible()
+    expect(page.locator(".candidates thead")).to_contain_text("temperature 2top-k offtop-p 0.9")
     trace = exported(page)["cells"][0]["tokens"][11]["trace"]
-    expect(page.locator("#waterfall")).to_contain_text(f"top-p 0.9 left {trace['after_top_p']:,} candidate")
-    expect(page.locator(".waterfall .drawn")).to_contain_text(f"{trace['draw']:.4f}")
+    expect(page.locator("#candidates")).to_contain_text(f"top-p 0.9 left {trace['after_top_p']:,} candidate")
+    expect(page.locator(".candidates .chosen")).to_contain_text(f"{trace['draw']:.4f}")
     page.get_by_label("Colour by").select_option("entropy")
-    expect(page.locator("#most")).to_have_text("undecided")
+    expect(page.locator("#legend-high")).to_have_text("undecided")
 
 
 def test_what_if_changes_the_marks_and_asks_the_model_nothing(page: Page, server: Program):
@@ -103,14 +103,14 @@ def test_what_if_changes_the_marks_and_asks_the_model_nothing(page: Page, server
 
     page.on("request", note)
     page.locator("#whatif-top_k").fill("1")
-    expect(page.locator("#whatif-says")).to_contain_text("could not have been drawn")
+    expect(page.locator("#whatif-result")).to_contain_text("could not have been drawn")
     expect(page.locator(".token.impossible").first).to_be_visible()
     expect(page.locator(".token.differs")).to_have_count(1)
     page.get_by_role("button", name="As it was").click()
-    expect(page.locator("#whatif-says")).to_contain_text("would choose this very answer")
+    expect(page.locator("#whatif-result")).to_contain_text("would choose this very answer")
     expect(page.locator(".token.impossible")).to_have_count(0)
     page.locator("#whatif-temperature").fill("0.2")
-    expect(page.locator("#whatif-says")).to_contain_text("Chance of this whole answer: 1 in")
+    expect(page.locator("#whatif-result")).to_contain_text("Chance of this whole answer: 1 in")
     assert set(asked) == {"whatif"}
     assert requests_answered(server) == before
 
@@ -123,7 +123,7 @@ def test_two_answers_are_compared_at_the_first_token_that_differs(page: Page):
         cell(page, index).get_by_role("checkbox").check()
     a, b = token_ids(exported(page))
     parting = next(at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
-    expect(page.locator("#parting")).to_contain_text(f"They part at token {parting + 1}.")
+    expect(page.locator("#divergence")).to_contain_text(f"They part at token {parting + 1}.")
     expect(page.locator("#compare-panel mark").first).to_be_visible()
     cell(page, 0).get_by_role("checkbox").uncheck()
     expect(page.locator("#compare-panel")).to_be_hidden()
@@ -151,13 +151,13 @@ def test_everything_open_nothing_is_cut_off_and_no_serious_obstacle(
     run_and_wait(page, 4)
     open_tokens(page, 3)
     page.locator("#whatif-top_k").fill("1")
-    expect(page.locator("#whatif-says")).to_contain_text("could not")
+    expect(page.locator("#whatif-result")).to_contain_text("could not")
     branch(page)
     expect(cell(page, 4)).to_be_visible()
     for index in (0, 4):
         cell(page, index).get_by_role("checkbox").check()
-    expect(page.locator("#parting")).to_be_visible()
-    expect(page.locator("#heat td[style]").first).to_be_visible()
+    expect(page.locator("#divergence")).to_be_visible()
+    expect(page.locator("#heat-map td[style]").first).to_be_visible()
     page.get_by_text("What these measure").click()
     found += obstacles(page)
     width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")

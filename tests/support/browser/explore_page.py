@@ -79,12 +79,12 @@ def open_tokens(page: Page, index: int) -> None:
 
 
 def wait_token(page: Page, number: int) -> None:
-    expect(page.locator("#waterfall h3")).to_contain_text(f"Token {number}:")
+    expect(page.locator("#candidates h3")).to_contain_text(f"Token {number}:")
 
 
 def branch(page: Page) -> None:
     """Goes on from the likeliest candidate that was not chosen for the token that is shown."""
-    page.locator("#waterfall").get_by_role("button", name="Continue from").first.click()
+    page.locator("#candidates").get_by_role("button", name="Continue from").first.click()
 
 
 def exported(page: Page) -> dict[str, Any]:

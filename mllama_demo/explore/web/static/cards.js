@@ -1,96 +1,96 @@
-// The answers of a run as cards: while they stream, at rest, one of them anew, and the branches that leave them.
-import { $, ask, button, el, guarded, say, stopButton, stream } from "./dom.js";
-import { closeTokens, openTokens, tokensOf } from "./tokens.js";
-import { listKept, showCode } from "./kept.js";
-import { forget, measures, pick } from "./figures.js";
-import { AXES, NAMES, answer, called, state, values } from "./state.js";
+// The answers of a run as cards: while they are generated, finished, repeated, and the branches below the grid.
+import { $, button, el, handler, request, showMessage, stopButton, streamEvents } from "./dom.js";
+import { compareCheckbox, removeFromComparison } from "./compare.js";
+import { showMeasures } from "./measures.js";
+import { listRuns, showCode } from "./runs.js";
+import { AXES, AXIS_NAMES, answerAt, answerName, capitalized, requireIdle, state, valuesText } from "./state.js";
+import { closeTokens, openTokens, showsTokensOf } from "./tokens.js";
 
 const PHASES = { queued: "queued", waiting: "in the queue", reading: "reading the prompt", writing: "writing", done: "done" };
 
-// --- where they stand ------------------------------------------------------------------------------------------------------
+// --- layout ----------------------------------------------------------------------------------------------------------------
 
 function makeCard(index, name, heading, title, level) {
   const text = el("div", { class: "text" });
   const status = el("p", { class: "status" });
-  const acts = el("div", { class: "actions" });
-  const card = el("article", { class: "cell", "data-cell": index, "aria-label": title },
-    el("header", {}, el("span", { class: "number" }, name), el(level, {}, heading)), text, status, acts);
-  const box = el("input", { type: "checkbox", onchange: guarded((event) => pick(index, event.target)) });
-  const made = { card, text, status, acts, box, choice: el("label", {}, box, "compare") };
-  state.cards.set(index, made);
-  return made;
+  const actions = el("div", { class: "actions" });
+  const element = el("article", { class: "cell", "data-cell": index, "aria-label": title },
+    el("header", {}, el("span", { class: "number" }, name), el(level, {}, heading)), text, status, actions);
+  const checkbox = compareCheckbox(index);
+  const card = { element, text, status, actions, checkbox, compareLabel: el("label", {}, checkbox, "compare") };
+  state.cards.set(index, card);
+  return card;
 }
 
-// Blank cards for the cells of a grid. The first axis that varies makes the sections, the second the columns, the others the rows.
-export function layOut(cells) {
+// Shows empty cards for the cells of a grid. The first axis that varies makes the sections, the second the columns, the others the rows.
+export function showEmptyCards(cells) {
   state.cards = new Map();
   const varied = AXES.filter((axis) => cells.some((cell) => cell[axis] !== cells[0][axis]));
   const fixed = AXES.filter((axis) => !varied.includes(axis));
-  const [section, across] = varied.length > 1 ? varied : [null, varied[0]];
-  const shown = varied.length ? varied.filter((axis) => axis !== section) : AXES;
-  const level = section ? "h4" : "h3";
-  const numbered = cells.map((cell, index) => ({ cell, index }));
+  const [sectionAxis, columnAxis] = varied.length > 1 ? varied : [null, varied[0]];
+  const rowAxes = varied.filter((axis) => axis !== sectionAxis && axis !== columnAxis);
+  const headingAxes = varied.length ? varied.filter((axis) => axis !== sectionAxis) : AXES;
   const distinct = (axis) => [...new Set(cells.map((cell) => cell[axis]))];
-  const row = ({ cell }) => varied.filter((axis) => axis !== section && axis !== across).map((axis) => distinct(axis).indexOf(cell[axis]));
-  const byRow = (a, b) => row(a).map((place, at) => place - row(b)[at]).find(Boolean) ?? a.index - b.index;
-  const parts = (section ? distinct(section) : [null]).flatMap((value) => {
-    const here = numbered.filter(({ cell }) => !section || cell[section] === value).sort(byRow);
-    const cards = here.map(({ cell, index }) => makeCard(index, String(index + 1), values(cell, shown), `Cell ${index + 1}: ${values(cell)}`, level).card);
-    const box = el("div", { class: "cells", style: `--across: ${across ? distinct(across).length : 1}` }, ...cards);
-    return section ? [el("h3", {}, `${NAMES[section][0].toUpperCase()}${NAMES[section].slice(1)} ${value}`), box] : [box];
+  const rowOf = ({ cell }) => rowAxes.map((axis) => distinct(axis).indexOf(cell[axis]));
+  const byRow = (a, b) => rowOf(a).map((row, i) => row - rowOf(b)[i]).find(Boolean) ?? a.index - b.index;
+  const numbered = cells.map((cell, index) => ({ cell, index }));
+  const sections = (sectionAxis ? distinct(sectionAxis) : [null]).flatMap((value) => {
+    const inSection = numbered.filter(({ cell }) => !sectionAxis || cell[sectionAxis] === value).sort(byRow);
+    const cards = inSection.map(({ cell, index }) => makeCard(index, String(index + 1), valuesText(cell, headingAxes), `Cell ${index + 1}: ${valuesText(cell)}`, sectionAxis ? "h4" : "h3").element);
+    const box = el("div", { class: "cells", style: `--columns: ${columnAxis ? distinct(columnAxis).length : 1}` }, ...cards);
+    return sectionAxis ? [el("h3", {}, `${capitalized(AXIS_NAMES[sectionAxis])} ${value}`), box] : [box];
   });
-  $("grid").replaceChildren(...parts);
-  $("fixed").textContent = varied.length && fixed.length ? `The same for all: ${values(cells[0], fixed)}.` : "";
+  $("grid").replaceChildren(...sections);
+  $("fixed-values").textContent = varied.length && fixed.length ? `The same for all: ${valuesText(cells[0], fixed)}.` : "";
   $("branches").hidden = true;
   $("grid-panel").hidden = false;
 }
 
-// --- under way -------------------------------------------------------------------------------------------------------------
+// --- generation ------------------------------------------------------------------------------------------------------------
 
-// A line of a stream goes into the card. id: what is stopped, and cell: which of it.
-function write({ card, text, status, acts }, line, id, cell) {
-  text.append(line.text);
-  const place = line.phase === "waiting" && line.position ? `, number ${line.position}` : "";
-  status.textContent = line.error ?? `${PHASES[line.phase]}${place}${line.tokens ? ` · ${line.tokens} tokens` : ""}`;
-  card.dataset.phase = line.phase;
-  if (line.phase === "done") acts.replaceChildren();
-  else if (!acts.children.length) acts.append(stopButton(id, cell));
+// Applies a cell event to a card. id, cell: what its stop button stops.
+function updateCard({ element, text, status, actions }, event, id, cell) {
+  text.append(event.text);
+  const position = event.phase === "waiting" && event.position ? `, number ${event.position}` : "";
+  status.textContent = event.error ?? `${PHASES[event.phase]}${position}${event.tokens ? ` · ${event.tokens} tokens` : ""}`;
+  element.dataset.phase = event.phase;
+  if (event.phase === "done") actions.replaceChildren();
+  else if (!actions.children.length) actions.append(stopButton(id, cell));
 }
 
-export const take = (line) => write(state.cards.get(line.cell), line, state.id, line.cell);
+export const applyCellEvent = (event) => updateCard(state.cards.get(event.cell), event, state.id, event.cell);
 
-async function rerun(index) {
-  if (state.live) throw new Error("A run is under way; stop it first.");
-  const mine = state.cards.get(index);
-  const id = state.id;
-  let job;
+async function rerunCell(index) {
+  requireIdle();
+  const card = state.cards.get(index);
+  const { id } = state;
+  let stopId;
   let note = null;
-  if (tokensOf(index)) closeTokens();
-  forget(index);
-  mine.text.textContent = "";
-  mine.acts.replaceChildren();
-  mine.choice.remove();
-  delete mine.card.dataset.outcome;
+  if (showsTokensOf(index)) closeTokens();
+  removeFromComparison(index);
+  card.text.textContent = "";
+  card.actions.replaceChildren();
+  card.compareLabel.remove();
+  delete card.element.dataset.outcome;
   try {
-    await stream(`runs/${id}/cells/${index}/rerun`, {}, (line) => {
-      if (line.event === "start") job = line.run;
-      else if (line.event === "cell") write(mine, line, job);
-      else if (state.id === id) [state.view, note] = [line.view, line.note];
+    await streamEvents(`runs/${id}/cells/${index}/rerun`, {}, (event) => {
+      if (event.event === "start") stopId = event.run;
+      else if (event.event === "cell") updateCard(card, event, stopId);
+      else if (state.id === id) [state.view, note] = [event.view, event.note];
     });
   } finally {
-    if (state.view?.id === id && state.cards.get(index) === mine) rest(answer(state.view, index));
+    if (state.view?.id === id && state.cards.get(index) === card) showFinished(answerAt(state.view, index));
   }
-  if (state.view?.id === id) measures(state.view);
-  await listKept();
-  say(note);
+  if (state.view?.id === id) showMeasures(state.view);
+  await listRuns();
+  showMessage(note);
 }
 
-// --- at rest ---------------------------------------------------------------------------------------------------------------
+// --- finished answers ------------------------------------------------------------------------------------------------------
 
-// A finished run, just now or opened again.
 export function showCells(view) {
-  layOut(view.cells);
-  view.cells.forEach(rest);
+  showEmptyCards(view.cells);
+  view.cells.forEach(showFinished);
   showBranches(view);
 }
 
@@ -98,43 +98,42 @@ export function showBranches(view) {
   for (const index of state.cards.keys()) if (index >= view.cells.length) state.cards.delete(index);
   const cards = view.branches.map((branch) => {
     const from = `from ${branch.parent < view.cells.length ? "cell" : "branch"} ${branch.parent_name}, with “${branch.token.trim() || branch.token}” as token ${branch.position + 1}`;
-    const made = makeCard(branch.index, branch.name, from, `Branch ${branch.name}, ${from}`, "h3");
-    rest(branch);
-    return made.card;
+    const card = makeCard(branch.index, branch.name, from, `Branch ${branch.name}, ${from}`, "h3");
+    showFinished(branch);
+    return card.element;
   });
   $("branches").replaceChildren(el("h2", {}, "Branches"), el("p", { class: "hint" }, "Answers that go on from another candidate, with the same random numbers from there on."),
-    el("div", { class: "cells", style: "--across: 3" }, ...cards));
+    el("div", { class: "cells", style: "--columns: 3" }, ...cards));
   $("branches").hidden = !cards.length;
 }
 
-function rest(cell) {
-  const { card, text, status, acts, box, choice } = state.cards.get(cell.index);
+function showFinished(cell) {
+  const { element, text, status, actions, checkbox, compareLabel } = state.cards.get(cell.index);
   const shared = cell.shared ?? 0;
   text.replaceChildren(shared ? el("span", { class: "shared" }, cell.text.slice(0, shared)) : "", cell.text.slice(shared));
   status.textContent = cell.error ?? `${cell.outcome_text} · ${cell.details}`;
-  Object.assign(card.dataset, { phase: "done", outcome: cell.outcome ?? "none" });
+  Object.assign(element.dataset, { phase: "done", outcome: cell.outcome ?? "none" });
+  element.querySelector("header").append(compareLabel);
+  checkbox.checked = state.compared.includes(cell.index);
   const link = { class: "link" };
-  card.querySelector("header").append(choice);
-  box.checked = state.picked.includes(cell.index);
-  const parts = [cell.has_traces ? button("Tokens", guarded(() => openTokens(state.view, cell.index)), { class: "small" }) : el("span", { class: "hint" }, why(cell))];
+  const tokens = cell.has_traces ? button("Tokens", handler(() => openTokens(state.view, cell.index)), { class: "small" }) : el("span", { class: "hint" }, whyNoTokens(cell));
   if (cell.parent == null) {
     const failed = ["error", "cancelled", null].includes(cell.outcome);
     const chat = `/?${new URLSearchParams(AXES.map((axis) => [axis, cell[axis]]))}`;
-    parts.push(button(failed ? "Run again" : "Repeat", guarded(() => rerun(cell.index)), link), button("Code", guarded(() => showCode(state.view, cell)), link),
+    actions.replaceChildren(tokens, button(failed ? "Run again" : "Repeat", handler(() => rerunCell(cell.index)), link), button("Code", handler(() => showCode(state.view, cell)), link),
       el("a", { href: chat, class: "link" }, "Use in chat"));
-  } else parts.push(button("Delete", guarded(() => remove(cell)), { ...link, "aria-label": `Delete branch ${cell.name}` }));
-  acts.replaceChildren(...parts);
+  } else actions.replaceChildren(tokens, button("Delete", handler(() => deleteBranch(cell)), { ...link, "aria-label": `Delete branch ${cell.name}` }));
 }
 
-function why(cell) {
+function whyNoTokens(cell) {
   return state.about.why_no_token_view ?? (cell.text ? "No record of tokens." : "");
 }
 
-async function remove(branch) {
-  if (!window.confirm(`Delete ${called(branch)}? It cannot be brought back.`)) return;
-  const view = await ask(`runs/${state.id}/cells/${branch.index}`, { method: "DELETE" });
-  if (tokensOf(branch.index)) closeTokens();
-  forget(branch.index);
+async function deleteBranch(branch) {
+  if (!window.confirm(`Delete ${answerName(branch)}? It cannot be brought back.`)) return;
+  const view = await request(`runs/${state.id}/cells/${branch.index}`, { method: "DELETE" });
+  if (showsTokensOf(branch.index)) closeTokens();
+  removeFromComparison(branch.index);
   state.view = view;
   showBranches(view);
 }

@@ -1,4 +1,4 @@
-// Small helpers of the Explore page: elements, requests, lines of a stream. Text goes in as text, never as HTML.
+// Helpers of the Explore page: elements, requests and streams of events. Text is inserted as text, never as HTML.
 import { errorMessage, readNdjson } from "../../web/static/ndjson.js";
 
 export const $ = (id) => document.getElementById(id);
@@ -15,46 +15,46 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
-export const button = (text, onclick, more = {}) => el("button", { type: "button", onclick, ...more }, text);
-// A button that ends what is under way: a run, one cell of it, a cell anew, a branch.
+export const button = (text, onclick, attributes = {}) => el("button", { type: "button", onclick, ...attributes }, text);
+// Stops what was started under the id; cell: only this cell of a grid.
 export const stopButton = (id, cell) =>
-  button("Stop", guarded(() => post(`live/${id}/stop`, cell == null ? {} : { cell })), { class: "small danger" });
+  button("Stop", handler(() => post(`live/${id}/stop`, cell == null ? {} : { cell })), { class: "small danger" });
 export const percent = (p) => (p >= 0.1 ? `${(100 * p).toFixed(1)} %` : p >= 0.0001 ? `${(100 * p).toFixed(2)} %` : p > 0 ? "< 0.01 %" : "0");
-// A token for the eye: white space and line breaks can be seen.
-export const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
+// The text of a token with visible white space.
+export const visibleToken = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
 
-export function say(text) {
+export function showMessage(text) {
   $("message").textContent = text ?? "";
   $("message").hidden = !text;
 }
 
-export async function ask(path, options = {}) {
+export async function request(path, options = {}) {
   const response = await fetch(`/explore/${path}`, options);
   if (!response.ok) throw new Error(await errorMessage(response));
   return response.json();
 }
 
-const JSON_POST = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}) });
-export const post = (path, body) => ask(path, JSON_POST(body));
+const jsonPost = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+export const post = (path, body) => request(path, jsonPost(body));
 
-// Calls take(object) for every line; ends when the stream does. What the server says of a failure is thrown.
-export async function stream(path, body, take) {
-  const response = await fetch(`/explore/${path}`, JSON_POST(body));
+// Calls onEvent for every event of a stream, until the stream ends. Throws an error event and a connection that breaks.
+export async function streamEvents(path, body, onEvent) {
+  const response = await fetch(`/explore/${path}`, jsonPost(body));
   if (!response.ok) throw new Error(await errorMessage(response));
   let last = null;
   for await (last of readNdjson(response)) {
     if (last.event === "error") throw new Error(last.error);
-    take(last);
+    onEvent(last);
   }
   if (last?.event !== "end") throw new Error("The connection ended before the answer did. What was there by then is kept; reload the page to see it.");
 }
 
-// What an event handler does; a failure is said instead of lost.
-export const guarded = (work) => async (...args) => {
-  say("");
+// An event handler that shows its error to the user.
+export const handler = (work) => async (...args) => {
+  showMessage("");
   try {
     return await work(...args);
   } catch (error) {
-    say(error.message || String(error));
+    showMessage(error.message || String(error));
   }
 };

@@ -1,68 +1,67 @@
-// The page's frame: what is run, the run under way, the tour. Cards, tokens, figures and kept runs are rooms beside it.
-import { $, ask, button, el, guarded, post, say, stream } from "./dom.js";
-import { layOut, showCells, take } from "./cards.js";
-import { measures } from "./figures.js";
-import { listKept, runActions } from "./kept.js";
-import { AXES, state } from "./state.js";
+// The main module of the Explore page: the form, the run that is being generated, and the guided tour.
+import { $, button, el, handler, post, request, streamEvents } from "./dom.js";
+import { applyCellEvent, showCells, showEmptyCards } from "./cards.js";
+import { showMeasures } from "./measures.js";
+import { listRuns, showRunActions } from "./runs.js";
+import { AXES, requireIdle, state } from "./state.js";
 import { closeTokens, openTokens } from "./tokens.js";
 
-let picture = null; // an example's name, a data URL, or null
+const ESTIMATE_DELAY_MS = 150;
+let image = null; // the name of an example, a data URL, or null
 
-// --- what to run -----------------------------------------------------------------------------------------------------------
+// --- form ------------------------------------------------------------------------------------------------------------------
 
-function list(id) {
-  const parts = $(id).value.split(/[,;\s]+/).filter(Boolean);
-  return parts.map((part) => {
-    if (part === "" || Number.isNaN(Number(part))) throw new Error(`${$(id).labels[0].firstChild.textContent.trim()}: “${part}” is no number.`);
+function numbers(id) {
+  return $(id).value.split(/[,;\s]+/).filter(Boolean).map((part) => {
+    if (Number.isNaN(Number(part))) throw new Error(`${$(id).labels[0].firstChild.textContent.trim()}: “${part}” is no number.`);
     return Number(part);
   });
 }
 
 function grid() {
   const values = { prompt: $("prompt").value, max_tokens: Number($("max_tokens").value) };
-  for (const axis of AXES) values[axis] = list(axis);
+  for (const axis of AXES) values[axis] = numbers(axis);
   return values;
 }
 
-function inWords(line) {
-  const { cells, tokens, prefills, seconds } = line.estimate;
+function estimateText({ estimate: { cells, tokens, prefills, seconds }, notes }) {
   const time = seconds == null ? "" : `, about ${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
   const reads = prefills === 1 ? "once" : `${prefills} times`;
-  return [`${cells} ${cells === 1 ? "cell" : "cells"}, ${tokens.toLocaleString("en")} tokens at most${time}; the prompt is read ${reads}.`, ...line.notes].join(" ");
+  return [`${cells} ${cells === 1 ? "cell" : "cells"}, ${tokens.toLocaleString("en")} tokens at most${time}; the prompt is read ${reads}.`, ...notes].join(" ");
 }
 
-let asked = 0;
-let pause;
+let lastEstimate = 0;
+let timer;
 function estimateSoon() {
-  clearTimeout(pause);
-  pause = setTimeout(async () => {
-    const mine = ++asked;
-    let text, wrong = false;
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    const number = ++lastEstimate;
+    let text, invalid = false;
     try {
-      text = inWords(await post("estimate", grid()));
+      text = estimateText(await post("estimate", grid()));
     } catch (error) {
-      [text, wrong] = [error.message, true];
+      [text, invalid] = [error.message, true];
     }
-    if (mine !== asked) return;
+    if (number !== lastEstimate) return;
     $("estimate").textContent = text;
-    $("estimate").classList.toggle("wrong", wrong);
-    $("run").disabled = wrong || state.live;
-  }, 150);
+    $("estimate").classList.toggle("invalid", invalid);
+    $("run").disabled = invalid || state.running;
+  }, ESTIMATE_DELAY_MS);
 }
 
-function choosePicture(chosen) {
-  picture = chosen;
-  for (const thumb of $("thumbs").children) thumb.setAttribute("aria-pressed", String(thumb.dataset.name === String(chosen)));
+function selectImage(selected) {
+  image = selected;
+  for (const thumbnail of $("thumbnails").children) thumbnail.setAttribute("aria-pressed", String(thumbnail.dataset.name === String(selected)));
 }
 
-const thumb = (name, label, address) =>
-  el("button", { type: "button", "data-name": name, "aria-label": label, onclick: () => choosePicture(name) }, el("img", { src: address, alt: "" }));
+const makeThumbnail = (name, label, src) =>
+  el("button", { type: "button", "data-name": name, "aria-label": label, onclick: () => selectImage(name) }, el("img", { src, alt: "" }));
 
-function layOutPictures() {
-  $("pictures").hidden = !state.about.takes_images;
-  const none = button("None", () => choosePicture(null), { "data-name": "null" });
-  $("thumbs").replaceChildren(none, ...state.about.example_images.map((name) => thumb(name, name.replace(/\.\w+$/, ""), `/explore/examples/${name}`)));
-  choosePicture(state.about.example_images.includes("dog.png") ? "dog.png" : null);
+function showThumbnails({ takes_images: takesImages, example_images: names }) {
+  $("images").hidden = !takesImages;
+  const none = button("None", () => selectImage(null), { "data-name": "null" });
+  $("thumbnails").replaceChildren(none, ...names.map((name) => makeThumbnail(name, name.replace(/\.\w+$/, ""), `/explore/examples/${name}`)));
+  selectImage(names.includes("dog.png") ? "dog.png" : null);
 }
 
 $("file").addEventListener("change", () => {
@@ -70,105 +69,105 @@ $("file").addEventListener("change", () => {
   if (!file) return;
   const reader = new FileReader();
   reader.onload = () => {
-    $("thumbs").querySelector(".own")?.remove();
-    const own = thumb(reader.result, file.name, reader.result);
-    own.classList.add("own");
-    $("thumbs").append(own);
-    choosePicture(reader.result);
+    $("thumbnails").querySelector(".upload")?.remove();
+    const upload = makeThumbnail(reader.result, file.name, reader.result);
+    upload.classList.add("upload");
+    $("thumbnails").append(upload);
+    selectImage(reader.result);
     $("file").value = "";
   };
   reader.readAsDataURL(file);
 });
 
-// --- a run -----------------------------------------------------------------------------------------------------------------
+// --- run -------------------------------------------------------------------------------------------------------------------
 
-function live(on) {
-  state.live = on;
-  $("stop-all").hidden = !on;
-  $("run").disabled = on;
+function setRunning(running) {
+  state.running = running;
+  $("stop-all").hidden = !running;
+  $("run").disabled = running;
 }
 
-// Runs a grid and shows it as it comes.
-export async function follow(path, body) {
-  if (state.live) throw new Error("A run is under way; stop it first.");
-  clear();
-  live(true);
-  estimateSoon(); // the tour fills in values without a key pressed
+// Generates a grid and shows the answers as they arrive.
+export async function runGrid(path, body) {
+  requireIdle();
+  clearRun();
+  setRunning(true);
+  estimateSoon(); // the tour changes the form without an input event
   const done = new Set();
   let count = 0;
-  const title = () => ($("run-title").textContent = `${done.size} of ${count} ${count === 1 ? "answer" : "answers"}`);
+  const showCount = () => ($("run-title").textContent = `${done.size} of ${count} ${count === 1 ? "answer" : "answers"}`);
   try {
-    await stream(path, body, (line) => {
-      if (line.event === "start") {
-        [state.id, count] = [line.run, line.cells.length];
-        title();
-        layOut(line.cells);
-      } else if (line.event === "cell") {
-        take(line);
-        if (line.phase === "done") done.add(line.cell);
-        title();
-      } else show(line.view);
+    await streamEvents(path, body, (event) => {
+      if (event.event === "start") {
+        [state.id, count] = [event.run, event.cells.length];
+        showCount();
+        showEmptyCards(event.cells);
+      } else if (event.event === "cell") {
+        applyCellEvent(event);
+        if (event.phase === "done") done.add(event.cell);
+        showCount();
+      } else showRun(event.view);
     });
   } finally {
-    live(false);
-    await listKept();
+    setRunning(false);
+    await listRuns();
     estimateSoon();
   }
 }
 
-function clear() {
+function clearRun() {
   closeTokens();
-  [state.view, state.picked] = [null, []];
+  [state.view, state.compared] = [null, []];
   for (const panel of ["compare-panel", "measures-panel"]) $(panel).hidden = true;
   $("run-actions").replaceChildren();
 }
 
-// A finished run, just now or opened again.
-export function show(view) {
-  clear();
+// Shows a finished run.
+export function showRun(view) {
+  clearRun();
   [state.view, state.id] = [view, view.id];
   $("run-title").textContent = view.title;
   showCells(view);
-  runActions(view);
-  measures(view);
+  showRunActions(view);
+  showMeasures(view);
 }
 
-// --- tour ------------------------------------------------------------------------------------------------------------------
+// --- guided tour -----------------------------------------------------------------------------------------------------------
 
-const tour = guarded(async (at) => {
+const showTourStep = handler(async (index) => {
   const steps = state.about.tour;
-  const step = steps[at];
+  const step = steps[index];
   const panel = $("tour-panel");
-  const go = (to, text) => (to < 0 || to >= steps.length ? null : button(text, () => tour(to), { class: text === "Next" ? "primary" : "" }));
-  panel.replaceChildren(el("h2", {}, `${at + 1} of ${steps.length}: ${step.title}`), el("p", {}, step.text),
-    ...(step.embedded_text ? [el("p", { class: "here" }, step.embedded_text)] : []),
-    el("div", { class: "actions" }, go(at - 1, "Back"), go(at + 1, "Next"), button("Close", () => (panel.hidden = true))));
+  const stepButton = (to, text) => (to in steps ? button(text, () => showTourStep(to), { class: text === "Next" ? "primary" : "" }) : null);
+  panel.replaceChildren(el("h2", {}, `${index + 1} of ${steps.length}: ${step.title}`), el("p", {}, step.text),
+    ...(step.embedded_text ? [el("p", { class: "embedded-text" }, step.embedded_text)] : []),
+    el("div", { class: "actions" }, stepButton(index - 1, "Back"), stepButton(index + 1, "Next"), button("Close", () => (panel.hidden = true))));
   panel.hidden = false;
   for (const axis of AXES) $(axis).value = [step.grid[axis]].flat().join(", ");
   [$("prompt").value, $("max_tokens").value] = [step.grid.prompt, step.grid.max_tokens];
-  choosePicture(state.about.takes_images ? step.image : null);
+  selectImage(state.about.takes_images ? step.image : null);
   panel.scrollIntoView();
-  await follow("run", { ...step.grid, image: picture });
+  await runGrid("run", { ...step.grid, image });
   const cell = state.view.cells[step.cell];
   if (cell.has_traces && !panel.hidden) await openTokens(state.view, step.cell, step.token);
-  panel.scrollIntoView(); // the words, the answers below them, and then the tokens
+  panel.scrollIntoView(); // openTokens has scrolled to the tokens
 });
 
-// --- wiring ----------------------------------------------------------------------------------------------------------------
+// --- start -----------------------------------------------------------------------------------------------------------------
 
-$("setup").addEventListener("input", estimateSoon);
-$("setup").addEventListener("submit", (event) => {
+$("grid-form").addEventListener("input", estimateSoon);
+$("grid-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  guarded(() => follow("run", { ...grid(), image: picture }))();
+  handler(() => runGrid("run", { ...grid(), image }))();
 });
-$("stop-all").addEventListener("click", guarded(() => post(`live/${state.id}/stop`, {})));
-$("tour").addEventListener("click", () => tour(0));
+$("stop-all").addEventListener("click", handler(() => post(`live/${state.id}/stop`, {})));
+$("tour").addEventListener("click", () => showTourStep(0));
 
-guarded(async () => {
-  state.about = await ask("about");
+handler(async () => {
+  state.about = await request("about");
   $("model").textContent = `Model: ${state.about.model}.`;
-  $("kept-hint").textContent = `The newest ${state.about.max_kept_runs} runs are kept; when there are more, the oldest goes. Export a run that must stay.`;
-  layOutPictures();
+  $("runs-hint").textContent = `The newest ${state.about.max_kept_runs} runs are kept; when there are more, the oldest goes. Export a run that must stay.`;
+  showThumbnails(state.about);
   estimateSoon();
-  await listKept();
+  await listRuns();
 })();
