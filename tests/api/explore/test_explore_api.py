@@ -1,4 +1,4 @@
-"""/v1/explore on a running server, by plain HTTP."""
+"""/v1/explore of a running server over HTTP."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def explore(program: Program, body: Any, **options: Any) -> requests.Response:
         return session.post(f"{program.url}/v1/explore", headers=AUTHORIZED, timeout=240, **content, **options)
 
 
-def lines_of(answer: requests.Response) -> list[dict[str, Any]]:
+def events_of(answer: requests.Response) -> list[dict[str, Any]]:
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/x-ndjson"
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-def test_a_grid_with_an_image_streams_every_cell_and_ends_with_a_run_that_can_be_imported(api: Program):
-    lines = lines_of(explore(api, {**GRID, "image": data_url(PICTURES / "apples.png"), "traces": True}))
-    assert [lines[0]["event"], lines[-1]["event"]] == ["start", "end"]
-    assert [(c["temperature"], c["seed"]) for c in lines[0]["cells"]] == [(0.5, 1), (0.5, 2), (1.5, 1), (1.5, 2)]
-    run = from_json(json.dumps(lines[-1]["run"]))
-    said = ["".join(line["text"] for line in lines if line.get("cell") == i) for i in range(4)]
-    assert said == [cell.text for cell in run.cells]
+def test_a_grid_streams_its_cells_and_ends_with_an_importable_run(api: Program):
+    events = events_of(explore(api, {**GRID, "image": data_url(PICTURES / "apples.png"), "traces": True}))
+    assert [events[0]["event"], events[-1]["event"]] == ["start", "end"]
+    assert [(c["temperature"], c["seed"]) for c in events[0]["cells"]] == [(0.5, 1), (0.5, 2), (1.5, 1), (1.5, 2)]
+    run = from_json(json.dumps(events[-1]["run"]))
+    texts = ["".join(event["text"] for event in events if event.get("cell") == i) for i in range(4)]
+    assert texts == [cell.text for cell in run.cells]
     assert all(cell.complete and cell.traces for cell in run.cells)
     assert run.image is not None
 
 
-def test_a_cell_is_what_chat_completions_answers_with_the_same_values(api: Program):
-    run = lines_of(explore(api, {**GRID, "max_tokens": 16}))[-1]["run"]
+def test_a_cell_equals_chat_completions_with_the_same_values(api: Program):
+    run = events_of(explore(api, {**GRID, "max_tokens": 16}))[-1]["run"]
     assert all(token["trace"] is None for cell in run["cells"] for token in cell["tokens"])
     for cell in run["cells"]:
         values = {name: cell[name] for name in ("temperature", "top_p", "top_k", "seed")}
@@ -61,37 +61,37 @@ def test_a_cell_is_what_chat_completions_answers_with_the_same_values(api: Progr
         ({"top_k": []}, ["top_k", "empty"]),
     ],
 )
-def test_what_is_wrong_is_named_and_refused(api: Program, change: dict[str, Any], words: list[str]):
+def test_an_invalid_grid_is_refused_and_the_message_names_the_value(api: Program, change: dict[str, Any], words: list[str]):
     answer = explore(api, {**GRID, **change})
     assert answer.status_code == 400
     assert all(word in answer.json()["error"]["message"] for word in words), answer.text
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
-def test_a_body_that_is_no_object_is_refused(api: Program, body: bytes):
+def test_a_body_without_a_json_object_is_refused(api: Program, body: bytes):
     answer = explore(api, body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
 
 
-def test_a_key_is_needed_and_other_methods_are_refused(api: Program):
+def test_a_request_needs_the_api_key_and_the_method_post(api: Program):
     with visitor() as session:
         assert session.post(f"{api.url}/v1/explore", json=GRID, timeout=60).status_code == 401
         wrong = session.get(f"{api.url}/v1/explore", headers=AUTHORIZED, timeout=60)
     assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
 
 
-def test_a_connection_that_closes_stops_the_cells(api: Program):
+def test_closing_the_connection_stops_the_cells(api: Program):
     wait_idle(api)
     long = {**GRID, "prompt": "x " * 299 + "x", "temperature": 0, "seed": [1, 2, 3, 4], "top_k": 0, "max_tokens": 2000}
     with visitor() as session, session.post(f"{api.url}/v1/explore", json=long, headers=AUTHORIZED, stream=True) as answer:
         assert answer.status_code == 200
-        lines = answer.iter_lines()  # as an object that is dropped it would close the connection
+        lines = answer.iter_lines()  # keep a reference: the garbage collector would close the connection
         next(lines)
         wait_until(lambda: api.health()["running"] > 0, "a cell is running")
     wait_idle(api)
 
 
-def test_the_description_tells_of_it(api: Program):
+def test_openapi_describes_the_route(api: Program):
     answer = api.get("/openapi.json")
     assert answer is not None
     operation = answer.json()["paths"]["/v1/explore"]["post"]

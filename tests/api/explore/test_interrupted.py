@@ -1,4 +1,4 @@
-"""The command explore in a process of its own that is interrupted: what was answered until then is printed and written."""
+"""The command `explore`, interrupted by a signal: it prints and writes the answers so far."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ FILES = ("--output", "run.json", "--csv", "run.csv", "--html", "run.html")
 
 
 class Terminal:
-    """What a process says on its stderr, which it takes for a terminal."""
+    """A pseudo-terminal for the stderr of a process, and the text that the process writes."""
 
     def __init__(self) -> None:
         self._own, self.end = os.openpty()
         self.text = ""
 
     def read(self) -> bool:
-        """More of it; False at its end."""
+        """Reads more text. Returns False at the end."""
         try:
             self.text += os.read(self._own, 65536).decode()
-        except OSError:  # nobody has the other end any more
+        except OSError:  # the process has closed its end
             return False
         return True
 
@@ -47,7 +47,7 @@ class Terminal:
         deadline = time.monotonic() + PATIENCE_S
         while not re.search(pattern, self.text):
             assert time.monotonic() < deadline, self.text
-            assert self.read(), f"it ended without saying {pattern!r}: {self.text}"
+            assert self.read(), f"it ended without writing {pattern!r}: {self.text}"
 
     def close(self) -> None:
         while self.read():
@@ -63,7 +63,7 @@ def start(home: Path, terminal: Terminal) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
-def test_what_was_answered_until_then_is_printed_and_written(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_run_prints_and_writes_the_answers_so_far(how: signal.Signals, tmp_path: Path) -> None:
     terminal = Terminal()
     process = start(tmp_path, terminal)
     terminal.wait_for(rf"[1-9] of {CELLS} cells")
@@ -77,14 +77,14 @@ def test_what_was_answered_until_then_is_printed_and_written(how: signal.Signals
     complete = sum(cell.complete for cell in run.cells)
     assert 1 <= complete < CELLS
     assert complete + outcomes.count("cancelled") == CELLS
-    assert any(cell.tokens for cell in run.cells if not cell.complete), "those under way keep what they said"
+    assert any(cell.tokens for cell in run.cells if not cell.complete), "interrupted cells keep their tokens"
     assert f"Interrupted: {complete} of {CELLS} cells answered." in terminal.text
     assert shown.count("cancelled") == CELLS - complete
     assert [row["outcome"] for row in csv.DictReader((tmp_path / "run.csv").open())] == outcomes
     assert "stopped" in (tmp_path / "run.html").read_text()
 
 
-def test_interrupted_before_anything_was_asked_it_writes_nothing(tmp_path: Path) -> None:
+def test_an_interrupt_before_the_first_cell_writes_nothing(tmp_path: Path) -> None:
     terminal = Terminal()
     process = start(tmp_path, terminal)
     terminal.wait_for("loading|Loading")

@@ -1,4 +1,4 @@
-"""Single answers on the Explore page: stopped, failed, run again, branched; and runs taken out, brought back and asked again."""
+"""Single answers on the Explore page: stop, failure, rerun, branch. Runs: export, import, repeat, code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.browser.test_accessibility import obstacles
 from tests.support.browser import chat_page as pages
 from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.browser.explore_page import (
-    UNLUCKY_DEMO,
+    FAILING_SEED_DEMO,
     branch,
     cell,
     exported,
@@ -38,12 +38,12 @@ BLUE = "rgb(11, 95, 255)"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """Another deployment: with a brand of its own, and a model that fails on seed 13 while it is broken."""
-    home = tmp_path_factory.mktemp("house")
+def branded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A server with its own brand, and a model that fails on seed 13 while the file `broken` exists."""
+    home = tmp_path_factory.mktemp("branded_server")
     Image.new("RGBA", (120, 40), (11, 95, 255, 255)).save(home / "logo.png")
     brand = ("--title", "Fish & Chips", "--brand-logo", str(home / "logo.png"), "--brand-color", "#0b5fff")
-    with running(home, *brand, "--brand-footer", "Made by us.", "--max-kept-runs", "2", script=UNLUCKY_DEMO) as program:
+    with running(home, *brand, "--brand-footer", "Made by us.", "--max-kept-runs", "2", script=FAILING_SEED_DEMO) as program:
         program.wait_ready()
         yield program
 
@@ -53,18 +53,18 @@ def idle(server: Program) -> bool:
     return (health["running"], health["waiting"]) == (0, 0)
 
 
-# --- stopped ---------------------------------------------------------------------------------------------------------------
+# --- stop ------------------------------------------------------------------------------------------------------------------
 
 
-def test_one_cell_is_stopped_while_the_others_go_on(slow_page: Page, slow_server: Program):
+def test_stop_of_one_cell_leaves_the_others_running(slow_page: Page, slow_server: Program):
     page = open_explore(slow_page)
     run_endlessly(page, seeds="1, 2, 3")
     expect(cell(page, 1)).to_have_attribute("data-phase", "writing")
     press(page, 0, "Stop")
     expect(cell(page, 0)).to_have_attribute("data-phase", "done")
-    said = cell(page, 1).locator(".text").inner_text()
+    text = cell(page, 1).locator(".text").inner_text()
     expect(cell(page, 1)).to_have_attribute("data-phase", "writing")
-    expect(cell(page, 1).locator(".text")).not_to_have_text(said)
+    expect(cell(page, 1).locator(".text")).not_to_have_text(text)
     expect(page.locator("#run-title")).to_have_text("1 of 3 answers")
     page.locator("#stop-all").click()
     wait_finished(page)
@@ -72,7 +72,7 @@ def test_one_cell_is_stopped_while_the_others_go_on(slow_page: Page, slow_server
     wait_until(lambda: idle(slow_server), "all slots are free")
 
 
-def test_a_cell_anew_and_a_branch_are_stopped_by_their_buttons(slow_page: Page, slow_server: Program):
+def test_stop_buttons_of_a_rerun_and_of_a_branch(slow_page: Page, slow_server: Program):
     page = open_explore(slow_page)
     run_endlessly(page)
     expect(cell(page, 0).locator(".status")).to_contain_text("tokens")
@@ -91,15 +91,15 @@ def test_a_cell_anew_and_a_branch_are_stopped_by_their_buttons(slow_page: Page, 
     wait_until(lambda: idle(slow_server), "all slots are free")
 
 
-@pytest.mark.parametrize("what", ["a run", "a cell anew", "a branch"])
-def test_closing_the_page_stops(browsers: Browsers, slow_server: Program, what: str):
+@pytest.mark.parametrize("what", ["a run", "a rerun", "a branch"])
+def test_closing_the_page_stops_generation(browsers: Browsers, slow_server: Program, what: str):
     page = open_explore(browsers.open(slow_server))
     run_endlessly(page)
     expect(cell(page, 0).locator(".status")).to_contain_text("tokens")
     if what != "a run":
         page.locator("#stop-all").click()
         wait_finished(page)
-    if what == "a cell anew":
+    if what == "a rerun":
         press(page, 0, "Run again")
         expect(cell(page, 0)).to_have_attribute("data-phase", "writing")
     if what == "a branch":
@@ -112,13 +112,13 @@ def test_closing_the_page_stops(browsers: Browsers, slow_server: Program, what: 
     wait_until(lambda: idle(slow_server), "all slots are free")
 
 
-# --- failed ----------------------------------------------------------------------------------------------------------------
+# --- failure ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_cell_says_why_and_is_run_again_alone(browsers: Browsers, house: Program):
-    page = open_explore(browsers.open(house))
+def test_a_failed_cell_shows_its_error_and_can_be_run_again_alone(browsers: Browsers, branded_server: Program):
+    page = open_explore(browsers.open(branded_server))
     fill(page, temperature="1", top_p="1", seed="12, 13, 14", max_tokens="8")
-    broken = house.home / "broken"
+    broken = branded_server.home / "broken"
     broken.touch()
     run_and_wait(page, 3)
     failed = cell(page, 1)
@@ -146,10 +146,10 @@ def test_a_failed_cell_says_why_and_is_run_again_alone(browsers: Browsers, house
     broken.unlink()
 
 
-# --- branched --------------------------------------------------------------------------------------------------------------
+# --- branches --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_branch_is_an_answer_with_tokens_what_if_and_comparison_until_it_is_deleted(page: Page):
+def test_a_branch_has_tokens_what_if_and_comparison_until_it_is_deleted(page: Page):
     open_explore(page)
     fill(page, temperature="1, 2", top_p="1", seed="1", max_tokens="16")
     run_and_wait(page, 2)
@@ -182,10 +182,10 @@ def test_a_branch_is_an_answer_with_tokens_what_if_and_comparison_until_it_is_de
     assert exported(page) == {**run, "branches": []}
 
 
-# --- taken out, brought back, asked again ----------------------------------------------------------------------------------
+# --- export, import, repeat ------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_taken_out_deleted_and_brought_back_as_it_was(page: Page, tmp_path: Path):
+def test_an_exported_run_is_deleted_and_imported_unchanged(page: Page, tmp_path: Path):
     open_explore(page)
     fill(page, temperature="1", top_p="1", seed="5, 6", max_tokens="8")
     run_and_wait(page, 2)
@@ -209,14 +209,14 @@ def test_a_run_is_taken_out_deleted_and_brought_back_as_it_was(page: Page, tmp_p
     expect(page.locator(".cell .text")).to_have_text(shown)
 
 
-def test_a_file_that_is_no_run_is_refused_in_words(page: Page, browsers: Browsers):
+def test_importing_a_file_without_a_run_shows_a_message(page: Page, browsers: Browsers):
     browsers.expect_complaint("400")
     open_explore(page)
     page.locator("#import").set_input_files({"name": "a.json", "mimeType": "application/json", "buffer": b"[]"})
     expect(page.locator("#message")).to_contain_text("The file is no run of this program")
 
 
-def test_run_all_again_gives_the_same_tokens_in_another_run(page: Page):
+def test_run_all_again_gives_the_same_tokens_in_a_new_run(page: Page):
     open_explore(page)
     fill(page, temperature="1, 2", top_p="0.9", seed="3, 4", max_tokens="12")
     run_and_wait(page, 4)
@@ -229,7 +229,7 @@ def test_run_all_again_gives_the_same_tokens_in_another_run(page: Page):
     assert token_ids(after) == token_ids(before)
 
 
-def test_the_code_of_a_cell_gives_its_answer(page: Page, tmp_path: Path):
+def test_the_curl_code_of_a_cell_reproduces_its_answer(page: Page, tmp_path: Path):
     open_explore(page)
     fill(page, temperature="0.5, 1.5", top_p="0.9", seed="7", max_tokens="12")
     run_and_wait(page, 2)
@@ -242,12 +242,12 @@ def test_the_code_of_a_cell_gives_its_answer(page: Page, tmp_path: Path):
     dialog.get_by_role("button", name="Close").click()
     expect(dialog).to_have_count(0)
     done = subprocess.run(["bash", "-eu", "-c", curl], cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    said = json.loads(done.stdout)["choices"][0]["message"]["content"]
+    text = json.loads(done.stdout)["choices"][0]["message"]["content"]
     first, second = (made["text"] for made in exported(page)["cells"])
-    assert said == second != first
+    assert text == second != first
 
 
-def test_a_cell_is_used_in_the_chat_with_its_values(page: Page):
+def test_use_in_chat_opens_the_chat_with_the_values_of_the_cell(page: Page):
     open_explore(page)
     fill(page, temperature="0.3, 1.4", top_p="0.75", top_k="20", seed="9", max_tokens="8")
     run_and_wait(page, 2)
@@ -258,11 +258,11 @@ def test_a_cell_is_used_in_the_chat_with_its_values(page: Page):
     expect(page.locator("#seed").locator("input, textarea")).to_have_value("9")
 
 
-# --- the deployment's own --------------------------------------------------------------------------------------------------
+# --- brand and settings ----------------------------------------------------------------------------------------------------
 
 
-def test_the_page_and_its_report_have_the_brand(browsers: Browsers, house: Program, tmp_path: Path):
-    page = open_explore(browsers.open(house))
+def test_the_page_and_its_report_show_the_brand(browsers: Browsers, branded_server: Program, tmp_path: Path):
+    page = open_explore(browsers.open(branded_server))
     expect(page).to_have_title("Explore sampling · Fish & Chips")
     expect(page.locator("body > header")).to_contain_text("Fish & Chips")
     expect(page.locator("body > footer")).to_have_text("Made by us.")
@@ -294,8 +294,8 @@ def test_the_page_and_its_report_have_the_brand(browsers: Browsers, house: Progr
     assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (120, 40)
 
 
-def test_only_the_newest_runs_are_kept_and_the_page_says_so(browsers: Browsers, house: Program):
-    page = open_explore(browsers.open(house))
+def test_only_the_newest_runs_are_listed(browsers: Browsers, branded_server: Program):
+    page = open_explore(browsers.open(branded_server))
     expect(page.locator("#runs-hint")).to_contain_text("The newest 2 runs are kept")
     fill(page, temperature="1", top_p="1", max_tokens="4")
     for prompt in ("First", "Second", "Third"):

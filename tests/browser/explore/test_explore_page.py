@@ -26,14 +26,14 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def requests_answered(server: Program) -> float:
-    """How many questions the backend has taken to their end."""
+    """The number of requests that the backend has finished."""
     page = server.get("/metrics")
     assert page is not None
     families = text_string_to_metric_families(page.text)
     return sum(s.value for f in families for s in f.samples if s.name == "vllm:request_success_total")
 
 
-def test_a_grid_with_an_image_runs_to_its_end_and_stands_as_a_grid(page: Page):
+def test_a_grid_with_an_image_finishes_and_is_laid_out_by_its_axes(page: Page):
     open_explore(page)
     fill(page, temperature="0, 1, 2", top_p="0.5, 0.9, 1", seed="1, 2", max_tokens="12")
     page.get_by_role("button", name="dog").click()
@@ -54,7 +54,7 @@ def test_a_grid_with_an_image_runs_to_its_end_and_stands_as_a_grid(page: Page):
     assert all(token["trace"] for made in run["cells"] for token in made["tokens"])
 
 
-def test_an_image_of_ones_own_is_asked_about(page: Page):
+def test_an_uploaded_image_is_used(page: Page):
     open_explore(page)
     fill(page, temperature="0", top_p="1", max_tokens="8")
     page.locator("#file").set_input_files(EXAMPLE_IMAGES / "stop.png")
@@ -66,7 +66,7 @@ def test_an_image_of_ones_own_is_asked_about(page: Page):
     assert exported(page)["image"] is None
 
 
-def test_the_tokens_are_read_by_mouse_and_by_keyboard(page: Page):
+def test_tokens_are_selected_by_mouse_and_keyboard(page: Page):
     open_explore(page)
     fill(page, temperature="2", top_p="0.9", seed="2", max_tokens="12")
     run_and_wait(page, 1)
@@ -89,17 +89,17 @@ def test_the_tokens_are_read_by_mouse_and_by_keyboard(page: Page):
     expect(page.locator("#legend-high")).to_have_text("undecided")
 
 
-def test_what_if_changes_the_marks_and_asks_the_model_nothing(page: Page, server: Program):
+def test_what_if_updates_the_tokens_without_generation(page: Page, server: Program):
     open_explore(page)
     fill(page, temperature="2", top_p="1", top_k="0", seed="1", max_tokens="24")
     run_and_wait(page, 1)
     open_tokens(page, 0)
     before = requests_answered(server)
-    asked: list[str] = []
+    posted: list[str] = []
 
     def note(request: Request) -> None:
         if request.method == "POST":
-            asked.append(request.url.rpartition("/")[2])
+            posted.append(request.url.rpartition("/")[2])
 
     page.on("request", note)
     page.locator("#whatif-top_k").fill("1")
@@ -111,7 +111,7 @@ def test_what_if_changes_the_marks_and_asks_the_model_nothing(page: Page, server
     expect(page.locator(".token.impossible")).to_have_count(0)
     page.locator("#whatif-temperature").fill("0.2")
     expect(page.locator("#whatif-result")).to_contain_text("Chance of this whole answer: 1 in")
-    assert set(asked) == {"whatif"}
+    assert set(posted) == {"whatif"}
     assert requests_answered(server) == before
 
 
@@ -122,14 +122,14 @@ def test_two_answers_are_compared_at_the_first_token_that_differs(page: Page):
     for index in (0, 1):
         cell(page, index).get_by_role("checkbox").check()
     a, b = token_ids(exported(page))
-    parting = next(at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
-    expect(page.locator("#divergence")).to_contain_text(f"They part at token {parting + 1}.")
+    divergence = next(at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
+    expect(page.locator("#divergence")).to_contain_text(f"They part at token {divergence + 1}.")
     expect(page.locator("#compare-panel mark").first).to_be_visible()
     cell(page, 0).get_by_role("checkbox").uncheck()
     expect(page.locator("#compare-panel")).to_be_hidden()
 
 
-def test_what_is_wrong_is_said_before_anything_runs(page: Page, browsers: Browsers):
+def test_an_invalid_value_is_reported_before_a_run(page: Page, browsers: Browsers):
     browsers.expect_complaint("400")
     open_explore(page)
     fill(page, temperature="0.5, 9")
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_said_before_anything_runs(page: Page, browsers: Browse
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [None, PHONE], ids=["desktop", "phone"])
-def test_everything_open_nothing_is_cut_off_and_no_serious_obstacle(
+def test_the_full_page_fits_the_window_and_has_no_accessibility_violation(
     browsers: Browsers, scheme: str, viewport: dict[str, int] | None
 ):
     page = browsers.open(color_scheme=scheme, **({"viewport": viewport} if viewport else {}))

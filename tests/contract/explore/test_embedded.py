@@ -1,4 +1,4 @@
-"""Exploring the embedded checkpoint: a shared prompt, a branch and a what-if are what separate requests make of them."""
+"""Exploring the embedded checkpoint: cells, branches and what-if results agree with separate requests."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from mllama_demo.sampling import SamplingParams
 
 pytestmark = pytest.mark.timeout(900)
 DOG = Path(__file__).resolve().parents[3] / "mllama_demo" / "images" / "example_images" / "dog.png"
-# Hot enough for answers to differ, so that sharing the wrong thing would show.
+# The temperatures are high enough for different answers, so that an error in sharing becomes visible.
 GRID = make_grid({"prompt": "What do you see?", "temperature": [0.0, 1.6, 2.0], "top_p": 1.0, "seed": [1, 2], "max_tokens": 16})
 
 
-class Scene:
-    """A loaded backend of three slots, so that six cells need their turns."""
+class LoadedBackend:
+    """A loaded backend with three slots, fewer than the six cells of GRID."""
 
     def __init__(self) -> None:
         settings, ready = Settings(device="cpu", batch_size=3, seq_len=256), threading.Event()
@@ -60,80 +60,80 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    scene = Scene()
-    yield scene
-    scene.backend.close()
+def loaded() -> Iterator[LoadedBackend]:
+    loaded = LoadedBackend()
+    yield loaded
+    loaded.backend.close()
 
 
 @pytest.fixture(scope="module")
-def explored(scene: Scene) -> tuple[Run, list[GenerationRequest]]:
-    return scene.play(scene.explore())
+def explored(loaded: LoadedBackend) -> tuple[Run, list[GenerationRequest]]:
+    return loaded.play(loaded.explore())
 
 
-def test_the_cells_say_what_separate_requests_with_their_seeds_say(scene: Scene, explored) -> None:
+def test_cells_equal_separate_requests_with_their_seeds(loaded: LoadedBackend, explored) -> None:
     run, requests = explored
     assert {cell.outcome for cell in run.cells} <= {"max_tokens", "end_of_turn"}
     assert len({cell.text for cell in run.cells}) > 2
 
     async def separately() -> list[list[int]]:
         alone = [replace(request, shared_prompt=False, id=f"alone {i}") for i, request in enumerate(requests)]
-        return [await scene.tokens_of(request) for request in alone]
+        return [await loaded.tokens_of(request) for request in alone]
 
-    assert [[token.id for token in cell.tokens] for cell in run.cells] == scene.play(separately())
+    assert [[token.id for token in cell.tokens] for cell in run.cells] == loaded.play(separately())
 
 
-def test_the_prompt_is_read_once(scene: Scene, explored) -> None:
-    runner: Any = scene.backend._scheduler._runner
+def test_the_shared_prompt_is_prefilled_once(loaded: LoadedBackend, explored) -> None:
+    runner: Any = loaded.backend._scheduler._runner
     reads: list[int] = []
     read = runner._read_prompt
     runner._read_prompt = lambda *arguments: reads.append(1) or read(*arguments)
     other = make_grid({**GRID.model_dump(), "prompt": "What colour is it?"})
 
     async def explore() -> None:
-        async with await scene.explorer.start(other, scene.image) as cells:
+        async with await loaded.explorer.start(other, loaded.image) as cells:
             await cells.wait()
 
     try:
-        scene.play(explore())
+        loaded.play(explore())
     finally:
         del runner._read_prompt
     assert len(reads) == 1
 
 
-def test_two_shared_prompts_and_a_third_without_a_picture_do_not_mix(scene: Scene) -> None:
-    """More prompts than are kept, by turns: each answer is that of its own prompt."""
+def test_concurrent_grids_with_different_shared_prompts_do_not_mix(loaded: LoadedBackend) -> None:
+    """More prompts than the backend keeps in memory: each answer belongs to its own prompt."""
     prompts = [make_grid({**GRID.model_dump(), "prompt": text, "temperature": 1.6}) for text in ("What is it?", "Who?", "Where?")]
 
     async def all_at_once() -> tuple[list[Run], list[list[list[int]]]]:
-        runs = [await scene.explorer.start(grid, scene.image if i else None) for i, grid in enumerate(prompts)]
+        runs = [await loaded.explorer.start(grid, loaded.image if i else None) for i, grid in enumerate(prompts)]
         for cells in runs:
             await cells.wait()
         alone = [[replace(r, shared_prompt=False, id=f"{r.id} alone") for r in cells._requests] for cells in runs]
-        expected = [[await scene.tokens_of(request) for request in requests] for requests in alone]
+        expected = [[await loaded.tokens_of(request) for request in requests] for requests in alone]
         return [cells.run() for cells in runs], expected
 
-    runs, expected = scene.play(all_at_once())
+    runs, expected = loaded.play(all_at_once())
     assert [[[token.id for token in cell.tokens] for cell in run.cells] for run in runs] == expected
 
 
-def test_a_branch_with_the_answers_own_token_is_the_answer_and_with_another_goes_its_own_way(scene: Scene, explored) -> None:
+def test_a_branch_with_the_original_token_reproduces_the_answer(loaded: LoadedBackend, explored) -> None:
     run, _ = explored
     index = max(range(len(run.cells)), key=lambda i: len(run.cells[i].tokens))
     cell, position = run.cells[index], 5
 
     async def branch(token_id: int) -> Any:
-        async with await scene.explorer.branch(run, index, position, token_id, scene.image) as cells:
+        async with await loaded.explorer.branch(run, index, position, token_id, loaded.image) as cells:
             await cells.wait()
             return cells.cells[0].to_cell()
 
-    same = scene.play(branch(cell.tokens[position].id))
+    same = loaded.play(branch(cell.tokens[position].id))
     assert (same.text, same.outcome) == (cell.text, cell.outcome)
     assert [token.id for token in same.tokens] == [token.id for token in cell.tokens]
     trace = cell.tokens[position].trace
     assert trace is not None
     candidate = next(id for id in trace.token_ids if id != trace.chosen)
-    other = scene.play(branch(candidate))
+    other = loaded.play(branch(candidate))
     assert [t.id for t in other.tokens[: position + 1]] == [*(t.id for t in cell.tokens[:position]), candidate]
     assert len(other.tokens) > position + 1
 
@@ -149,20 +149,20 @@ def test_a_branch_with_the_answers_own_token_is_the_answer_and_with_another_goes
     ],
     ids=str,
 )
-def test_what_if_tells_where_a_real_rerun_with_the_same_seed_goes_another_way(scene: Scene, explored, after: dict) -> None:
+def test_what_if_predicts_where_a_rerun_with_the_same_seed_diverges(loaded: LoadedBackend, explored, after: dict) -> None:
     run, requests = explored
     checked = 0
     for index, cell in enumerate(run.cells):
         before = run.effective_sampling(index)
         assert cell.traces is not None
         params = SamplingParams(**{"top_p": 1.0, "max_tokens": 16, "seed": before.seed, **after})
-        told = what_if(cell.traces, before, params)
-        if told.first_unknown is not None:
+        result = what_if(cell.traces, before, params)
+        if result.first_unknown is not None:
             continue
-        again = scene.play(scene.tokens_of(replace(requests[index], sampling=params, id=f"again {index} {after}")))
+        again = loaded.play(loaded.tokens_of(replace(requests[index], sampling=params, id=f"again {index} {after}")))
         ids = [token.id for token in cell.tokens]
         differs = next((i for i, (a, b) in enumerate(zip(ids, again, strict=False)) if a != b), None)
-        assert differs == told.first_difference
+        assert differs == result.first_difference
         checked += 1
     assert checked >= 3
 
@@ -179,9 +179,9 @@ def test_explore_runs_a_grid_and_writes_every_format(tmp_path: Path, capsys: pyt
     assert (run.grid.temperature, len(run.cells), run.failed_count) == ((0.0, 1.8), 4, 0)
     assert run.image is not None
     assert run.image.data == DOG.read_bytes()
-    told = capsys.readouterr()
-    assert "the prompt is read once" in told.err
-    assert run.cells[0].text[:20] in told.out
+    result = capsys.readouterr()
+    assert "the prompt is read once" in result.err
+    assert run.cells[0].text[:20] in result.out
     assert "dog.png" in page.read_text(encoding="utf-8")
 
 
@@ -189,8 +189,8 @@ def test_explore_runs_a_grid_and_writes_every_format(tmp_path: Path, capsys: pyt
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A step of the tour as it was run: its cells, and the candidates of the token that is shown."""
+class FinishedStep:
+    """A finished step of the tour: its run, and the candidates of the token that the tour opens."""
 
     run: Run
     cell: Cell
@@ -199,12 +199,12 @@ class Stop:
 
 
 @pytest.fixture(scope="module")
-def tour(scene: Scene) -> dict[str, Stop]:
-    async def walk() -> dict[str, Stop]:
-        stops = {}
+def tour(loaded: LoadedBackend) -> dict[str, FinishedStep]:
+    async def run_tour() -> dict[str, FinishedStep]:
+        finished = {}
         for step in TOUR:
             image = None if step.image is None else load_image((EXAMPLES_FOLDER / step.image).read_bytes(), step.image)
-            async with await scene.explorer.start(make_grid(step.grid), image) as cells:
+            async with await loaded.explorer.start(make_grid(step.grid), image) as cells:
                 await cells.wait()
             run = cells.run()
             cell = run.cells[step.cell]
@@ -212,16 +212,16 @@ def tour(scene: Scene) -> dict[str, Stop]:
             assert trace is not None
             steps = filter_steps(trace, run.effective_sampling(step.cell))
             names = {
-                scene.tokenizer.token_bytes(c.token_id).decode(errors="replace").strip(): c for c in reversed(steps.candidates)
+                loaded.tokenizer.token_bytes(c.token_id).decode(errors="replace").strip(): c for c in reversed(steps.candidates)
             }
             assert cell.tokens[step.token].text.strip() in re.findall("“(.+?)”", step.embedded_text)
-            stops[step.title] = Stop(run, cell, steps, names)
-        return stops
+            finished[step.title] = FinishedStep(run, cell, steps, names)
+        return finished
 
-    return scene.play(walk())
+    return loaded.play(run_tour())
 
 
-def test_the_tour_says_of_greedy_and_of_seeds_what_is_there(tour: dict[str, Stop]) -> None:
+def test_the_tour_text_about_greedy_and_seeds_is_true(tour: dict[str, FinishedStep]) -> None:
     greedy, seeds = tour["Greedy repeats itself"], tour["A seed is a fate"]
     assert len({cell.text for cell in greedy.run.cells}) == 1
     assert [f"{greedy.names[name].raw:.4f}" for name in ("Once", "One")] == ["0.3443", "0.3441"]
@@ -231,13 +231,13 @@ def test_the_tour_says_of_greedy_and_of_seeds_what_is_there(tour: dict[str, Stop
     assert ["One morning a dog woke up" in cell.text for cell in seeds.run.cells] == [False, False, True]
 
 
-def test_the_tour_says_of_temperature_what_is_there(tour: dict[str, Stop]) -> None:
-    stop = tour["Temperature 2 wanders"]
-    assert (f"{stop.names['am'].raw:.4f}", f"{stop.names['am'].final:.2f}") == ("0.0002", "0.01")
-    assert ["dog" in cell.text for cell in stop.run.cells] == [True, True, False]
+def test_the_tour_text_about_temperature_is_true(tour: dict[str, FinishedStep]) -> None:
+    finished = tour["Temperature 2 wanders"]
+    assert (f"{finished.names['am'].raw:.4f}", f"{finished.names['am'].final:.2f}") == ("0.0002", "0.01")
+    assert ["dog" in cell.text for cell in finished.run.cells] == [True, True, False]
 
 
-def test_the_tour_says_of_the_filters_what_is_there(tour: dict[str, Stop]) -> None:
+def test_the_tour_text_about_filters_is_true(tour: dict[str, FinishedStep]) -> None:
     top_k, top_p = tour["top_k cuts the tail"], tour["top_p cuts what is improbable"]
     assert [candidate.token_id for candidate in top_k.steps.candidates].index(top_k.names["found"].token_id) == 5
     assert (f"{top_k.names['found'].after_temperature:.2f}", top_k.names["found"].cut_by) == ("0.08", "top_k")
@@ -249,7 +249,7 @@ def test_the_tour_says_of_the_filters_what_is_there(tour: dict[str, Stop]) -> No
     assert [cell.text.count("something") for cell in top_p.run.cells] == [1, 0, 0]
 
 
-def test_the_tour_says_of_facts_and_what_if_what_is_there(tour: dict[str, Stop]) -> None:
+def test_the_tour_text_about_facts_and_what_if_is_true(tour: dict[str, FinishedStep]) -> None:
     fact, story = tour["A fact needs no dice"], tour["What if, without asking again"]
     for index, cell in enumerate(fact.run.cells):
         trace = next(token.trace for token in cell.tokens if token.text == "7")

@@ -1,4 +1,4 @@
-"""What a person does on the Explore page, in their words. Waits for conditions, never for time."""
+"""Actions on the Explore page for browser tests. They wait for conditions, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from playwright.sync_api import Locator, Page, Response, expect
 
 from tests.support.browser import chat_page as pages
 
-UNLUCKY_DEMO = Path(__file__).resolve().parents[1] / "demos" / "failing_seed_demo.py"
-# Greedy, nothing ends an answer to it before max_tokens.
+FAILING_SEED_DEMO = Path(__file__).resolve().parents[1] / "demos" / "failing_seed_demo.py"
+# With greedy sampling, nothing ends the answer to this prompt before max_tokens.
 ENDLESS_PROMPT = "x " * 299 + "x"
 
 
@@ -33,7 +33,7 @@ def run(page: Page, cells: int) -> None:
 
 
 def run_and_wait(page: Page, cells: int) -> None:
-    """Returns when the page has nothing more to ask: after a run it lists what is kept, then estimates the next run."""
+    """Returns after the last request of the page: after a run it lists the runs, then estimates the next run."""
     answered: list[str] = []
 
     def note(response: Response) -> None:
@@ -50,7 +50,7 @@ def run_and_wait(page: Page, cells: int) -> None:
 
 
 def run_endlessly(page: Page, seeds: str = "1", max_tokens: int = 1000) -> None:
-    """Starts as many answers as there are seeds; on the slow server they outlast any test. Returns when the first is writing."""
+    """Starts one answer for each seed; on the slow server they outlast any test. Returns during the decode of the first."""
     fill(page, prompt=ENDLESS_PROMPT, temperature="0", top_p="1", seed=seeds, max_tokens=str(max_tokens))
     page.get_by_role("button", name="None").click()
     run(page, len(seeds.split(",")))
@@ -58,13 +58,13 @@ def run_endlessly(page: Page, seeds: str = "1", max_tokens: int = 1000) -> None:
 
 
 def wait_finished(page: Page) -> None:
-    """Waits for the end of a run, however it ended."""
+    """Waits for the end of a run, also of a stopped one."""
     expect(page.locator("#stop-all")).to_be_hidden()
     expect(page.locator("#measures-panel")).to_be_visible()
 
 
 def cell(page: Page, index: int) -> Locator:
-    """One answer: a cell of the grid, or from their number on a branch."""
+    """One answer: a cell of the grid, or a branch, whose index follows those of the cells."""
     return page.locator(f'[data-cell="{index}"]')
 
 
@@ -83,12 +83,12 @@ def wait_token(page: Page, number: int) -> None:
 
 
 def branch(page: Page) -> None:
-    """Goes on from the likeliest candidate that was not chosen for the token that is shown."""
+    """Starts a branch from the likeliest candidate that was not chosen."""
     page.locator("#candidates").get_by_role("button", name="Continue from").first.click()
 
 
 def exported(page: Page) -> dict[str, Any]:
-    """The run that is shown, as JSON."""
+    """The displayed run as JSON."""
     address = page.get_by_role("link", name="Export JSON").get_attribute("href")
     assert address is not None
     answer = page.request.get(address)

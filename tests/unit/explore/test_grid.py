@@ -1,4 +1,4 @@
-"""What may be explored: the cells of a grid in order, what is refused and in which words, and what it will take."""
+"""Grids: order of the cells, error messages, estimates, and grid files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def grid(**values):
 # --- cells ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_cells_are_every_combination_with_seeds_varying_fastest() -> None:
+def test_cells_are_the_product_of_the_axes_with_seeds_fastest() -> None:
     cells = grid(temperature=[0.5, 1.0], top_k=[0, 5], seed=[3, 4], max_tokens=8, stop="END").cells()
     assert [(c.temperature, c.top_k, c.seed) for c in cells] == [
         *((0.5, 0, 3), (0.5, 0, 4), (0.5, 5, 3), (0.5, 5, 4)),
@@ -32,20 +32,20 @@ def test_the_cells_are_every_combination_with_seeds_varying_fastest() -> None:
     assert {(c.max_tokens, c.stop) for c in cells} == {(8, ("END",))}
 
 
-def test_a_single_number_is_a_list_of_one_and_what_is_left_out_has_its_default() -> None:
+def test_a_single_number_is_a_list_of_one_and_missing_values_have_defaults() -> None:
     only = grid(temperature=1.2, seed=7)
     assert only.cells() == (SamplingParams(temperature=1.2, max_tokens=64, seed=7),)
     assert only.varied_axes() == ()
     assert grid(top_p=[0.5, 0.9]).varied_axes() == ("top_p",)
 
 
-def test_equal_greedy_cells_are_pointed_out() -> None:
+def test_a_note_points_out_equal_greedy_cells() -> None:
     (note,) = grid(temperature=[0, 1], top_p=[0.5, 0.9], seed=[1, 2, 3, 4]).notes()
     assert "8 cells are greedy" in note
     assert grid(temperature=[0.0, 1.0]).notes() == ()
 
 
-# --- refusals ------------------------------------------------------------------------------------------------------------
+# --- invalid grids -------------------------------------------------------------------------------------------------------
 
 REFUSED = [
     ({"temperature": [0.5, 2.5]}, ["temperature", "2.5", "from 0 to 2"]),
@@ -75,7 +75,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("values", "named"), REFUSED, ids=lambda value: str(value)[:40])
-def test_a_grid_that_cannot_be_run_is_refused_by_name(values: dict, named: list[str]) -> None:
+def test_an_invalid_grid_is_refused_and_the_message_names_the_value(values: dict, named: list[str]) -> None:
     with pytest.raises(BadRequest) as refused:
         grid(**values)
     for part in named:
@@ -88,34 +88,34 @@ def test_a_grid_without_a_prompt_is_refused() -> None:
         make_grid({"temperature": 1})
 
 
-# --- before running ------------------------------------------------------------------------------------------------------
+# --- estimate ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_grid_takes_is_waves_of_slots_and_one_prefill_where_it_is_shared() -> None:
-    nine, pace = grid(temperature=[0.1, 0.5, 1.0], seed=[1, 2, 3], max_tokens=10), BackendSpeed(prefill_s=2.0, step_s=0.1)
-    shared, separate = (estimate(nine, 4, fork=fork, speed=pace, wait_s=1.0) for fork in (True, False))
+def test_estimate_counts_waves_of_slots_and_one_prefill_for_a_shared_prompt() -> None:
+    nine, speed = grid(temperature=[0.1, 0.5, 1.0], seed=[1, 2, 3], max_tokens=10), BackendSpeed(prefill_s=2.0, step_s=0.1)
+    shared, separate = (estimate(nine, 4, fork=fork, speed=speed, wait_s=1.0) for fork in (True, False))
     assert (shared.cells, shared.tokens, shared.prefills) == (9, 90, 1)
     assert shared.seconds == pytest.approx(1.0 + 2.0 + 3 * 10 * 0.1)
     assert separate.prefills == 9
     assert separate.seconds == pytest.approx(1.0 + 9 * 2.0 + 3 * 10 * 0.1)
 
 
-@pytest.mark.parametrize(("pace", "wait"), [(None, 0.0), (BackendSpeed(1, 1), None)])
-def test_what_is_not_known_is_not_guessed(pace, wait) -> None:
-    assert estimate(grid(), 4, fork=True, speed=pace, wait_s=wait).seconds is None
+@pytest.mark.parametrize(("speed", "wait"), [(None, 0.0), (BackendSpeed(1, 1), None)])
+def test_estimate_has_no_seconds_without_a_measured_speed_or_wait(speed, wait) -> None:
+    assert estimate(grid(), 4, fork=True, speed=speed, wait_s=wait).seconds is None
 
 
-def test_the_pace_is_learned_from_cells_that_are_done() -> None:
-    pace = measured_speed([(1.0, 2.0, 1.5, 11), (4.0, 4.0, 4.01, 11), (0.0, 0.0, None, 0)])
-    assert pace is not None
-    assert (pace.prefill_s, pace.step_s) == (pytest.approx(0.5), pytest.approx(0.3))
+def test_speed_is_measured_from_finished_cells() -> None:
+    speed = measured_speed([(1.0, 2.0, 1.5, 11), (4.0, 4.0, 4.01, 11), (0.0, 0.0, None, 0)])
+    assert speed is not None
+    assert (speed.prefill_s, speed.step_s) == (pytest.approx(0.5), pytest.approx(0.3))
     assert measured_speed([(0.0, 0.0, 0.2, 1)]) is None
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_example_is_a_grid_with_a_picture() -> None:
+def test_the_tutorial_file_is_a_grid_with_an_image() -> None:
     spec = read_spec(ROOT / "configs" / "explore" / "tutorial.yaml", SETTINGS)
     image = load_spec_image(spec, SETTINGS)
     assert spec.grid.cell_count == 27
@@ -123,7 +123,7 @@ def test_the_example_is_a_grid_with_a_picture() -> None:
     assert image.name == "dog.png"
 
 
-def test_what_a_file_leaves_out_has_the_deployments_value(tmp_path: Path) -> None:
+def test_values_missing_in_a_file_come_from_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text("prompt: Hello\nseed: [1, 2]\ntop_k:\n", encoding="utf-8")
     spec = read_spec(file, SETTINGS)
@@ -142,7 +142,7 @@ def test_what_a_file_leaves_out_has_the_deployments_value(tmp_path: Path) -> Non
         ("", "mapping"),
     ],
 )
-def test_a_file_that_is_no_grid_is_refused_with_its_name(tmp_path: Path, text: str, named: str) -> None:
+def test_an_invalid_grid_file_is_refused_and_the_message_names_the_file(tmp_path: Path, text: str, named: str) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
@@ -151,7 +151,7 @@ def test_a_file_that_is_no_grid_is_refused_with_its_name(tmp_path: Path, text: s
     assert named in str(refused.value)
 
 
-def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_grid_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
         read_spec(tmp_path / "none.yaml", SETTINGS)
     (tmp_path / "grid.yaml").write_bytes(b"\xff\xfe\x00")
@@ -160,14 +160,14 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", ["missing.png", "grid.yaml", "ftp://example.com/a.png", "data:text/plain,x"])
-def test_a_picture_that_cannot_be_used_is_refused(tmp_path: Path, image: str) -> None:
+def test_an_unusable_image_of_a_grid_file_is_refused(tmp_path: Path, image: str) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(f"prompt: x\nimage: '{image}'\n", encoding="utf-8")
     with pytest.raises(ImageError):
         load_spec_image(read_spec(file, SETTINGS), SETTINGS)
 
 
-def test_a_key_given_twice_is_refused_by_its_name(tmp_path: Path):
+def test_a_duplicate_key_is_refused_and_named(tmp_path: Path):
     file = tmp_path / "grid.yaml"
     file.write_text("prompt: x\ntop_k: 3\ntop_k: 4\n")
     with pytest.raises(ConfigError, match=r"line 3.*top_k is there twice"):

@@ -1,4 +1,4 @@
-"""Runs that leave the program and come back: as JSON, CSV, snippets, and by the command explore."""
+"""Runs as JSON and CSV files, snippets, and the command `explore` with a saved run."""
 
 from __future__ import annotations
 
@@ -26,32 +26,34 @@ from mllama_demo.explore.results import Run, Token
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.sampling import SamplingParams, TokenSampler
-from tests.support.explore_runs import HOSTILE_TEXT, failed, hostile_run, picture, run_of
+from tests.support.explore_runs import HOSTILE_TEXT, failed_cell, hostile_run, make_image, make_run
 
 # --- JSON ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", [run_of(), hostile_run(system_prompt="Be brief."), run_of(make_grid({"prompt": "No picture"}))])
-def test_what_is_exported_is_imported_as_it_was(run: Run) -> None:
+@pytest.mark.parametrize(
+    "run", [make_run(), hostile_run(system_prompt="Be brief."), make_run(make_grid({"prompt": "No picture"}))]
+)
+def test_an_exported_run_is_imported_unchanged(run: Run) -> None:
     assert from_json(to_json(run)) == run
     assert from_json(to_json(run).encode()) == run
 
 
-def test_failed_and_missing_cells_are_kept_too() -> None:
-    run = run_of()
-    cells = (failed(run.cells[0]), *run.cells[1:])
+def test_failed_cells_survive_export_and_import() -> None:
+    run = make_run()
+    cells = (failed_cell(run.cells[0]), *run.cells[1:])
     again = from_json(to_json(run.model_copy(update={"cells": cells})))
     assert (again.cells[0].outcome, again.cells[0].error, again.failed_count) == ("error", "It broke.", 1)
 
 
 def changed(change: Callable[[dict[str, Any]], Any]) -> str:
-    document = json.loads(to_json(run_of()))
+    document = json.loads(to_json(make_run()))
     change(document)
     return json.dumps(document)
 
 
 def put(*path: Any) -> Callable[[dict[str, Any]], None]:
-    """Sets the last of path at the place that the others name."""
+    """Returns a change that sets a value. path: keys, then the value."""
     *place, last, value = path
 
     def change(document: Any) -> None:
@@ -63,7 +65,7 @@ def put(*path: Any) -> Callable[[dict[str, Any]], None]:
 
 
 TRACE = ("cells", 0, "tokens", 0, "trace")
-LIES = [
+CORRUPTIONS = [
     (put("format", "another program"), "format"),
     (put("version", 3), "version"),
     (put("id", "../../etc"), "id"),
@@ -93,14 +95,14 @@ LIES = [
     (put("image", "format", "EXE"), "format"),
     (put("image", "format", "JPEG"), "not the one that the run tells of"),
     (put("image", "width", 41), "not the one that the run tells of"),
-    (put("image", "data", base64.b64encode(picture("red").data).decode()), "not the one that the run tells of"),
+    (put("image", "data", base64.b64encode(make_image("red").data).decode()), "not the one that the run tells of"),
     (put("image", "data", base64.b64encode(b"MZ").decode()), "not an image"),
     (lambda d: d.clear(), "grid"),
 ]
 
 
-@pytest.mark.parametrize(("change", "named"), LIES, ids=[named for _, named in LIES])
-def test_a_run_that_was_tampered_with_is_refused_by_name(change: Callable[..., Any], named: str) -> None:
+@pytest.mark.parametrize(("change", "named"), CORRUPTIONS, ids=[named for _, named in CORRUPTIONS])
+def test_a_corrupted_run_is_refused_and_the_message_names_the_field(change: Callable[..., Any], named: str) -> None:
     with pytest.raises(BadRequest) as refused:
         from_json(changed(change))
     assert named in str(refused.value)
@@ -110,18 +112,18 @@ def test_a_run_that_was_tampered_with_is_refused_by_name(change: Callable[..., A
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"\xff", b"[]", b"null", b"[" * 100_000, b'{"a": ' * 50_000, "é"], ids=lambda data: repr(data[:8])
 )
-def test_a_file_that_is_no_run_is_refused(data: Any) -> None:
+def test_a_file_without_a_run_is_refused(data: Any) -> None:
     with pytest.raises(BadRequest, match="run"):
         from_json(data)
 
 
-def test_a_picture_that_is_none_is_an_image_error() -> None:
+def test_an_empty_image_raises_image_error() -> None:
     with pytest.raises(ImageError):
         from_json(changed(put("image", "data", "")))
 
 
-def test_the_largest_run_that_can_be_fits_through_the_import_and_what_is_larger_does_not() -> None:
-    """By the size of a token of a model with 128,256 of them, as Llama 3.2 has."""
+def test_the_import_limit_fits_the_largest_possible_run() -> None:
+    """Measured with the vocabulary size of Llama 3.2, 128,256 tokens."""
     sampler = TokenSampler(SamplingParams(temperature=1.7, top_p=0.99, top_k=150, seed=1), trace=True)
     chance = np.random.default_rng(1)
     drawn = [sampler.sample(chance.normal(-20, 8, 128_256).astype(np.float32)) for _ in range(20)]
@@ -137,8 +139,8 @@ def test_the_largest_run_that_can_be_fits_through_the_import_and_what_is_larger_
 # --- CSV -----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_has_a_line_for_each_cell_with_its_values_and_figures() -> None:
-    run = run_of()
+def test_csv_has_a_row_for_each_cell_with_values_and_measures() -> None:
+    run = make_run()
     rows = list(csv.DictReader(io.StringIO(to_csv(run))))
     assert [(float(r["temperature"]), float(r["top_p"]), int(r["seed"])) for r in rows] == [
         (c.temperature, c.top_p, c.seed) for c in run.cells
@@ -148,7 +150,7 @@ def test_the_table_has_a_line_for_each_cell_with_its_values_and_figures() -> Non
     assert all(float(r["entropy"]) > 0 for r in rows)
 
 
-def test_an_answer_that_looks_like_a_formula_is_text_to_a_spreadsheet() -> None:
+def test_csv_escapes_text_that_a_spreadsheet_would_run_as_a_formula() -> None:
     (row,) = csv.DictReader(io.StringIO(to_csv(hostile_run())))
     assert row["text"] == "'=cmd() <img src=x onerror=y>"
 
@@ -158,7 +160,7 @@ def test_an_answer_that_looks_like_a_formula_is_text_to_a_spreadsheet() -> None:
 
 @pytest.fixture
 def listener() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of an API that answers everything with Hi., and the bodies it was sent."""
+    """The URL of an API that answers every request with "Hi.", and the list of received bodies."""
     bodies: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -182,10 +184,10 @@ def listener() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 @pytest.mark.parametrize(
-    "run", [hostile_run(system_prompt="$(rm) 'x'"), run_of(make_grid({"prompt": HOSTILE_TEXT}))], ids=["picture", "text"]
+    "run", [hostile_run(system_prompt="$(rm) 'x'"), make_run(make_grid({"prompt": HOSTILE_TEXT}))], ids=["picture", "text"]
 )
 @pytest.mark.parametrize("title", ["curl", "openai client"])
-def test_a_snippet_asks_for_exactly_that_cell(run: Run, title: str, listener, tmp_path: Path, monkeypatch) -> None:
+def test_a_snippet_sends_exactly_the_request_of_its_cell(run: Run, title: str, listener, tmp_path: Path, monkeypatch) -> None:
     url, bodies = listener
     (snippet,) = [s for s in snippets(run, 0, url) if s.title == title]
     if run.image is not None:
@@ -211,7 +213,7 @@ def test_a_snippet_asks_for_exactly_that_cell(run: Run, title: str, listener, tm
         assert (head, base64.b64decode(data)) == ("data:image/png;base64", run.image.data)
 
 
-def test_the_offline_snippet_is_a_batch_of_one_question(tmp_path: Path) -> None:
+def test_the_offline_snippet_is_a_batch_of_one_line(tmp_path: Path) -> None:
     batch = pytest.importorskip("mllama_demo.offline.batch")
     run = hostile_run()
     (snippet,) = [s for s in snippets(run, 0) if s.title == "offline"]
@@ -221,16 +223,16 @@ def test_the_offline_snippet_is_a_batch_of_one_question(tmp_path: Path) -> None:
     assert (question.prompt, question.image, question.sampling) == (HOSTILE_TEXT, image_file(run), run.grid.cells()[0])
 
 
-def test_a_backend_without_seeds_gets_none_in_its_snippets() -> None:
-    run = run_of().model_copy(update={"repeatable": False})
+def test_snippets_have_no_seed_when_the_backend_ignores_seeds() -> None:
+    run = make_run().model_copy(update={"repeatable": False})
     assert not any("seed" in snippet.code for snippet in snippets(run, 0))
 
 
 # --- the command, on a run that is there ------------------------------------------------------------------------------------
 
 
-def test_a_written_run_is_shown_again_and_made_into_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_of()
+def test_explore_run_prints_a_saved_run_and_converts_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run()
     (tmp_path / "run.json").write_text(to_json(run), encoding="utf-8")
     files = [f"--{kind}={tmp_path / f'out.{kind}'}" for kind in ("html", "csv")]
     assert main(["explore", "--run", str(tmp_path / "run.json"), *files]) == 0

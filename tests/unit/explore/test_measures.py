@@ -1,4 +1,4 @@
-"""Measures against examples worked by hand, and two answers compared."""
+"""Measures against hand-computed examples, and the comparison of two answers."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from mllama_demo.explore.measures import (
     unique_share,
 )
 from mllama_demo.sampling import SamplingParams, filter_logits
-from tests.support.explore_runs import answer, failed, logits_at, run_of, saying
+from tests.support.explore_runs import failed_cell, logits_at, make_run, sampled_cell, with_texts
 
 # --- texts ---------------------------------------------------------------------------------------------------------------
 
 
-def test_distinct_n_counts_different_ngrams_over_all() -> None:
+def test_distinct_n_divides_different_ngrams_by_all_ngrams() -> None:
     """Five words of which four differ; pairs a-dog, dog-and, and-a, a-dog: three of four."""
     assert distinct(["A dog and a dog"], 1) == pytest.approx(3 / 5)
     assert distinct(["A dog and a dog"], 2) == pytest.approx(3 / 4)
 
 
-def test_ngrams_are_pooled_over_answers_and_do_not_cross_from_one_to_the_next() -> None:
+def test_ngrams_are_pooled_over_answers_but_do_not_span_two() -> None:
     assert distinct(["red sun", "red sky"], 1) == pytest.approx(3 / 4)
     assert distinct(["red sun", "red sky"], 2) == 1.0
     assert distinct(["red", "sun"], 2) is None
 
 
-def test_unique_answers_are_counted_once() -> None:
+def test_unique_share_counts_equal_answers_once() -> None:
     assert unique_share(["a", "b", "a", "a"]) == 0.5
     assert unique_share([]) is None
 
 
-def test_chrf_of_a_word_worked_by_hand() -> None:
+def test_chrf_of_a_hand_computed_example() -> None:
     """abc against abd: 2 of 3 characters, 1 of 2 pairs, 0 of 1 triple; precision and recall are both their mean, 7/18."""
     assert chrf("abc", "abd") == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
 
 
-def test_chrf_weighs_recall_twice_as_much_as_precision() -> None:
+def test_chrf_weights_recall_twice_as_much_as_precision() -> None:
     """ab against abab: precision 1 and 1, recall 2/4 and 1/3, so P = 1, R = 5/12 over the orders that both have."""
     precision, recall = 1.0, (1 / 2 + 1 / 3) / 2
     assert chrf("ab", "abab") == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
@@ -58,11 +58,11 @@ def test_chrf_weighs_recall_twice_as_much_as_precision() -> None:
 @pytest.mark.parametrize(
     ("a", "b", "score"), [("same", "same", 100), ("a b", "ab", 100), ("ab", "xy", 0), ("", "", 100), ("", "x", 0)]
 )
-def test_chrf_at_its_ends(a: str, b: str, score: float) -> None:
+def test_chrf_of_equal_different_and_empty_texts(a: str, b: str, score: float) -> None:
     assert chrf(a, b) == score
 
 
-def test_chrf_is_that_of_sacrebleu() -> None:
+def test_chrf_agrees_with_sacrebleu() -> None:
     import sacrebleu
 
     reference = "Once upon a time there was a dog, and the dog was red."
@@ -70,7 +70,7 @@ def test_chrf_is_that_of_sacrebleu() -> None:
         assert chrf(hypothesis, reference) == pytest.approx(sacrebleu.sentence_chrf(hypothesis, [reference]).score)
 
 
-def test_self_similarity_is_the_mean_over_all_pairs_both_ways() -> None:
+def test_self_similarity_is_the_mean_chrf_over_all_pairs() -> None:
     pair = (chrf("abc", "abd") + chrf("abd", "abc")) / 2
     assert self_similarity(["abc", "abc"]) == 100
     assert self_similarity(["abc", "abc", "abd"]) == pytest.approx((100 + 2 * pair) / 3)
@@ -80,46 +80,46 @@ def test_self_similarity_is_the_mean_over_all_pairs_both_ways() -> None:
 # --- cells and groups ----------------------------------------------------------------------------------------------------
 
 
-def test_the_entropy_is_that_of_the_model_before_any_filter() -> None:
+def test_mean_entropy_ignores_the_filters() -> None:
     """All 40 candidates of a small vocabulary are recorded, so nothing is left out."""
-    cell = answer(SamplingParams(temperature=0.2, top_k=5, seed=1, max_tokens=1), 1)
+    cell = sampled_cell(SamplingParams(temperature=0.2, top_k=5, seed=1, max_tokens=1), 1)
     whole = filter_logits(logits_at(0), SamplingParams(temperature=1.0, top_p=1.0)).probabilities
     expected = -sum(p * math.log2(p) for p in whole)
     assert mean_entropy(cell) == pytest.approx(expected, rel=0.1)
     assert mean_entropy(cell) <= expected + 1e-9
 
 
-def test_a_cell_without_a_record_has_no_entropy() -> None:
-    assert mean_entropy(saying(run_of(), "no record").cells[0]) is None
+def test_a_cell_without_traces_has_no_entropy() -> None:
+    assert mean_entropy(with_texts(make_run(), "no record").cells[0]) is None
 
 
-def test_times_are_without_the_wait_for_a_slot() -> None:
-    cells = run_of().cells
+def test_time_measures_exclude_the_wait_for_a_slot() -> None:
+    cells = make_run().cells
     assert MEASURES["ttft"].of(cells) == pytest.approx(0.25)
     assert MEASURES["speed"].of(cells) == pytest.approx(5.0)
     assert MEASURES["length"].of(cells) == 6
 
 
-def test_groups_share_values_and_leave_out_what_is_not_complete() -> None:
-    run = run_of()
+def test_groups_count_incomplete_cells_as_missing() -> None:
+    run = make_run()
     cells = list(run.cells)
-    cells[0] = failed(cells[0])
+    cells[0] = failed_cell(cells[0])
     found = group_cells(run.model_copy(update={"cells": tuple(cells)}), ["temperature"])
     assert [(g.values, len(g.cells), g.missing) for g in found] == [({"temperature": 0.5}, 3, 1), ({"temperature": 1.5}, 4, 0)]
     assert len(group_cells(run, [])[0].cells) == 8
 
 
-def test_a_heat_map_has_a_figure_for_each_pair_of_values() -> None:
-    run = saying(run_of(), "a", "a", "a", "b", "a", "b", "c", "d")
+def test_a_heat_map_has_a_value_for_each_pair() -> None:
+    run = with_texts(make_run(), "a", "a", "a", "b", "a", "b", "c", "d")
     table = heat_map(run, "unique", "temperature", "top_p")
     assert (table.row_values, table.column_values) == ((0.5, 1.5), (0.8, 1.0))
     assert table.values == ((0.5, 1.0), (1.0, 1.0))
     assert (table.shade(0.5), table.shade(1.0), table.shade(None)) == (0.0, 1.0, None)
 
 
-def test_a_pair_of_values_without_answers_has_no_figure() -> None:
-    run = run_of()
-    cells = [failed(c) if (c.temperature, c.top_p) == (0.5, 0.8) else c for c in run.cells]
+def test_a_heat_map_has_none_for_a_pair_without_answers() -> None:
+    run = make_run()
+    cells = [failed_cell(c) if (c.temperature, c.top_p) == (0.5, 0.8) else c for c in run.cells]
     assert heat_map(run.model_copy(update={"cells": tuple(cells)}), "unique").values[0][0] is None
     assert MEASURES["unique"].text(None) == "–"
 
@@ -132,15 +132,15 @@ def test_a_pair_of_values_without_answers_has_no_figure() -> None:
         (("unique", "top_p", "top_p"), "two different axes"),
     ],
 )
-def test_an_unknown_measure_or_axis_is_refused_by_name(arguments: tuple[str, ...], named: str) -> None:
+def test_an_unknown_measure_or_axis_is_refused_and_named(arguments: tuple[str, ...], named: str) -> None:
     with pytest.raises(BadRequest, match=named):
-        heat_map(run_of(), *arguments)
+        heat_map(make_run(), *arguments)
 
 
 # --- comparing -----------------------------------------------------------------------------------------------------------
 
 
-def test_words_are_aligned_and_every_character_is_kept() -> None:
+def test_word_diff_aligns_words_and_keeps_every_character() -> None:
     a, b = "The red  dog sat.\nIt slept.", "The dog sat down.\nIt slept."
     parts = word_diff(a, b)
     assert [(part.kind, part.a.strip(), part.b.strip()) for part in parts] == [
@@ -156,17 +156,17 @@ def test_words_are_aligned_and_every_character_is_kept() -> None:
 
 def pair(first: dict, second: dict, tokens: int = 12):
     values = [SamplingParams(**{"top_p": 1.0, "max_tokens": tokens, **given}) for given in (first, second)]
-    cells = [answer(value, tokens) for value in values]
+    cells = [sampled_cell(value, tokens) for value in values]
     return compare(*cells, *values), cells
 
 
-def test_equal_answers_do_not_part() -> None:
+def test_equal_answers_do_not_diverge() -> None:
     comparison, _ = pair({"temperature": 1.0, "seed": 1}, {"temperature": 1.0, "seed": 1})
     assert comparison.same
     assert comparison.divergence is None
 
 
-def test_two_seeds_part_by_the_random_number_and_each_could_have_gone_the_others_way() -> None:
+def test_two_seeds_diverge_because_of_the_random_number() -> None:
     comparison, (a, b) = pair({"temperature": 1.0, "top_k": 60, "seed": 1}, {"temperature": 1.0, "top_k": 60, "seed": 2})
     parting = comparison.divergence
     assert parting is not None
@@ -181,7 +181,7 @@ def test_two_seeds_part_by_the_random_number_and_each_could_have_gone_the_others
     assert (parting.cause, parting.a.other_possible, parting.b.other_possible) == ("random_number", True, True)
 
 
-def test_a_token_that_the_other_sampler_had_cut_is_the_work_of_the_filters() -> None:
+def test_answers_diverge_because_of_filters_when_the_other_token_was_cut() -> None:
     causes = set()
     for seed in range(10):
         comparison, _ = pair({"temperature": 1.5, "seed": seed}, {"temperature": 1.5, "top_k": 2, "seed": seed})
@@ -193,21 +193,21 @@ def test_a_token_that_the_other_sampler_had_cut_is_the_work_of_the_filters() -> 
     assert "filters" in causes
 
 
-def test_greedy_is_named_as_the_cause() -> None:
+def test_answers_diverge_because_of_greedy_when_one_is_greedy() -> None:
     comparison, _ = pair({"temperature": 0.0, "seed": 1}, {"temperature": 1.9, "seed": 1})
     assert comparison.divergence is not None
     assert comparison.divergence.cause == "greedy"
 
 
-def test_an_answer_that_ended_where_the_other_went_on_parts_there() -> None:
+def test_answers_diverge_where_one_of_them_ends() -> None:
     values = SamplingParams(temperature=0.0, seed=1)
-    comparison = compare(answer(values, 3), answer(values, 5), values, values)
+    comparison = compare(sampled_cell(values, 3), sampled_cell(values, 5), values, values)
     assert comparison.divergence is not None
     assert (comparison.divergence.index, comparison.divergence.a.token_id, comparison.divergence.cause) == (3, None, "unknown")
 
 
-def test_a_server_that_tells_text_alone_is_compared_by_words() -> None:
-    a, b = saying(run_of(), "a dog", "a cat").cells[:2]
+def test_answers_without_token_ids_are_compared_by_words_only() -> None:
+    a, b = with_texts(make_run(), "a dog", "a cat").cells[:2]
     texts = [cell.model_copy(update={"tokens": tuple(t.model_copy(update={"id": -1}) for t in cell.tokens)}) for cell in (a, b)]
     values = SamplingParams(seed=1)
     comparison = compare(*texts, values, replace(values, seed=2))
@@ -215,6 +215,6 @@ def test_a_server_that_tells_text_alone_is_compared_by_words() -> None:
     assert not comparison.same
 
 
-def test_a_grid_of_one_cell_is_a_run_too() -> None:
-    run = run_of(make_grid({"prompt": "Hello", "max_tokens": 3}))
+def test_a_run_of_one_cell_has_no_self_similarity() -> None:
+    run = make_run(make_grid({"prompt": "Hello", "max_tokens": 3}))
     assert group_cells(run, [])[0].measure("self_similarity") is None

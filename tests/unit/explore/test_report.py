@@ -1,4 +1,4 @@
-"""A run as a page of its own: all of it there, nothing from elsewhere, nothing taken for markup."""
+"""The HTML report of a run: complete, self-contained, escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.snippets import DEFAULT_URL
-from tests.support.explore_runs import HOSTILE_TEXT, failed, hostile_run, run_of, saying
+from tests.support.explore_runs import HOSTILE_TEXT, failed_cell, hostile_run, make_run, with_texts
 
 BRAND = Brand("The demo")
 
@@ -37,8 +37,8 @@ class Page(HTMLParser):
             self.text += data
 
 
-@pytest.mark.parametrize("run", [run_of(), hostile_run()], ids=["everyday", "rude"])
-def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(run: Run) -> None:
+@pytest.mark.parametrize("run", [make_run(), hostile_run()], ids=["ordinary", "hostile"])
+def test_the_report_has_no_scripts_and_no_external_links(run: Run) -> None:
     html = report(run)
     page = Page(html)
     tags = {tag for tag, _ in page.tags}
@@ -52,8 +52,8 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(run: Run) -> Non
     assert any("default-src 'none'" in str(attributes.get("content")) for tag, attributes in page.tags if tag == "meta")
 
 
-def test_the_page_shows_what_was_asked_and_every_answer() -> None:
-    run = run_of()
+def test_the_report_shows_the_request_and_every_answer() -> None:
+    run = make_run()
     page = Page(report(run))
     for cell in run.cells:
         assert cell.label() in page.text
@@ -64,7 +64,7 @@ def test_the_page_shows_what_was_asked_and_every_answer() -> None:
     assert "@media print" in report(run)
 
 
-def test_texts_are_shown_as_they_are_never_as_markup() -> None:
+def test_the_report_escapes_markup_in_texts() -> None:
     run = hostile_run()
     page = Page(report(run))
     assert "<script>x</script>" in page.text
@@ -72,12 +72,12 @@ def test_texts_are_shown_as_they_are_never_as_markup() -> None:
     assert HOSTILE_TEXT.splitlines()[0] in page.text
 
 
-def test_the_page_says_which_cell_failed_and_why() -> None:
-    run = run_of()
-    cells = (failed(run.cells[0], "The model broke."), *run.cells[1:])
+def test_the_report_shows_the_error_of_a_failed_cell() -> None:
+    run = make_run()
+    cells = (failed_cell(run.cells[0], "The model broke."), *run.cells[1:])
     assert "The model broke." in Page(report(run.model_copy(update={"cells": cells}))).text
 
 
-def test_a_run_of_one_cell_without_picture_or_record_has_a_page() -> None:
-    run = saying(run_of(make_grid({"prompt": "Hello", "max_tokens": 3})), "Hi.")
+def test_a_run_without_image_and_traces_has_a_report() -> None:
+    run = with_texts(make_run(make_grid({"prompt": "Hello", "max_tokens": 3})), "Hi.")
     assert "Hi." in Page(report(run)).text

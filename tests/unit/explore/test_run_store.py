@@ -15,7 +15,7 @@ from mllama_demo.explore.edits import without_branch
 from mllama_demo.explore.run_store import RunStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.explore_runs import ExploreRuns
-from tests.support.explore_runs import branched, hostile_run, run_of
+from tests.support.explore_runs import hostile_run, make_run, with_sampled_branch
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def runs(database: Database) -> RunStore:
 
 
 def test_a_run_is_listed_loaded_and_deleted(runs: RunStore) -> None:
-    first, second = run_of(), hostile_run()
+    first, second = make_run(), hostile_run()
     runs.save("ann", first)
     runs.save("ann", second)
     assert {(line.id, line.title, line.cells) for line in runs.list("ann")} == {
@@ -37,12 +37,13 @@ def test_a_run_is_listed_loaded_and_deleted(runs: RunStore) -> None:
     assert [line.id for line in runs.list("ann")] == [second.id]
 
 
-def test_of_two_changes_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
+def test_concurrent_changes_are_all_saved(tmp_path: Path) -> None:
     with closing(Database(f"sqlite:///{tmp_path / 'a.sqlite3'}")) as database:
-        runs, run = RunStore(ExploreRuns(database, 5)), run_of()
+        runs, run = RunStore(ExploreRuns(database, 5)), make_run()
         runs.save("ann", run)
         threads = [
-            threading.Thread(target=lambda: runs.change("ann", run.id, lambda now: branched(now, parent=0))) for _ in range(8)
+            threading.Thread(target=lambda: runs.change("ann", run.id, lambda now: with_sampled_branch(now, parent=0)))
+            for _ in range(8)
         ]
         for thread in threads:
             thread.start()
@@ -52,8 +53,8 @@ def test_of_two_changes_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
         assert runs.load("ann", run.id).image == run.image
 
 
-def test_a_change_that_fails_leaves_the_run_as_it_was(runs: RunStore) -> None:
-    run = run_of()
+def test_a_failed_change_leaves_the_run_unchanged(runs: RunStore) -> None:
+    run = make_run()
     runs.save("ann", run)
     with pytest.raises(NotFound, match=run.id):
         runs.change("bob", run.id, lambda now: now)
@@ -62,8 +63,8 @@ def test_a_change_that_fails_leaves_the_run_as_it_was(runs: RunStore) -> None:
     assert runs.load("ann", run.id) == run
 
 
-def test_a_document_of_version_1_which_has_no_branches_is_loaded(runs: RunStore, database: Database) -> None:
-    run = run_of()
+def test_a_version_1_document_is_loaded_without_branches(runs: RunStore, database: Database) -> None:
+    run = make_run()
     runs.save("ann", run)
     stored = ExploreRuns(database, 200).load("ann", run.id)
     document = json.loads(stored.document)

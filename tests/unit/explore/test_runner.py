@@ -1,4 +1,4 @@
-"""Cells side by side on the real scheduler: streamed, stopped, failed, run again, and no burden to anybody else."""
+"""Explorer and CellTasks on the real scheduler: events, stopping, failures, reruns, branches and fairness to other requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.runner import QUEUE_AHEAD, CellProgress, CellTasks, Explorer
 from mllama_demo.explore.stream import cell_events
 from mllama_demo.sampling import SamplingParams
-from tests.support.explore_runs import answer, picture, run_of
+from tests.support.explore_runs import make_image, make_run, sampled_cell
 from tests.support.manual_backend import CodePoints as Prompts
 from tests.support.manual_backend import ManualBackend, until
 from tests.support.scripted_runner import END, END_IDS, ScriptedRunner
@@ -28,7 +28,7 @@ ALL = frozenset({"images", "seed", "probabilities", "fork"})
 
 
 class CodePoints(Prompts):
-    """Special tokens have no text."""
+    """Tokens of the private use area are special tokens without text."""
 
     def token_bytes(self, token_id: int) -> bytes:
         return b"" if 0xE000 <= token_id < 0xF900 else chr(token_id).encode()
@@ -39,7 +39,7 @@ def grid(seeds: int = 3, **values: Any) -> Grid:
 
 
 class Scripted(ScriptedRunner):
-    """Says its seed as a letter again and again: cell 1 answers bbbb. failing: seeds whose prefill fails."""
+    """Repeats a letter that depends on the seed: seed 1 answers bbbb. failing: seeds whose prefill fails."""
 
     def __init__(self, slots: int = 2) -> None:
         super().__init__(slots, max_seq_len=4096)
@@ -55,8 +55,8 @@ class Scripted(ScriptedRunner):
         return super().prefill(slot, request)
 
 
-class Stage:
-    """A started backend over a scripted runner, and an explorer on it. Held, it decodes only as often as the test allows."""
+class Setup:
+    """A started backend with a scripted runner, and an explorer on it. After hold(n) it decodes only n more steps."""
 
     def __init__(self, slots: int = 2, capabilities: frozenset[str] = ALL, max_waiting: int = 64, **settings: Any) -> None:
         self.runner = Scripted(slots)
@@ -71,27 +71,27 @@ class Stage:
         self.explorer = Explorer(self.backend, tokenizer, Settings(**settings))
 
     def hold(self, steps: int) -> None:
-        """Lets so many decode steps happen, and no more until it is freed."""
+        """Allows so many decode steps until release()."""
         self._free = False
         if steps:
             self._permits.release(steps)
 
-    def free(self) -> None:
+    def release(self) -> None:
         self._free = True
         self._permits.release()
 
     def close(self) -> None:
-        self.free()
+        self.release()
         self.backend.close()
         assert self.runner.violations == []
 
 
 @pytest.fixture
-def stage() -> Iterator[Any]:
-    made: list[Stage] = []
+def make_setup() -> Iterator[Any]:
+    made: list[Setup] = []
 
-    def make(*args: Any, **options: Any) -> Stage:
-        made.append(Stage(*args, **options))
+    def make(*args: Any, **options: Any) -> Setup:
+        made.append(Setup(*args, **options))
         return made[-1]
 
     yield make
@@ -99,28 +99,28 @@ def stage() -> Iterator[Any]:
         one.close()
 
 
-# --- to the end ----------------------------------------------------------------------------------------------------------
+# --- complete runs -------------------------------------------------------------------------------------------------------
 
 
-async def test_every_cell_answers_and_the_stream_ends(stage) -> None:
-    scene = stage()
-    async with await scene.explorer.start(grid(5), None) as cells:
+async def test_every_cell_finishes_and_the_event_stream_ends(make_setup) -> None:
+    setup = make_setup()
+    async with await setup.explorer.start(grid(5), None) as cells:
         seen = [event async for event in cell_events(cells)]
-        kept = cells.run()
-    assert [cell.text for cell in kept.cells] == ["bbbb", "cccc", "dddd", "eeee", "ffff"]
-    assert {cell.outcome for cell in kept.cells} == {"max_tokens"}
-    assert all(cell.timings is not None and len(cell.tokens) == 4 for cell in kept.cells)
-    assert all(cell.traces is not None for cell in kept.cells)
+        finished = cells.run()
+    assert [cell.text for cell in finished.cells] == ["bbbb", "cccc", "dddd", "eeee", "ffff"]
+    assert {cell.outcome for cell in finished.cells} == {"max_tokens"}
+    assert all(cell.timings is not None and len(cell.tokens) == 4 for cell in finished.cells)
+    assert all(cell.traces is not None for cell in finished.cells)
     assert {event["cell"] for event in seen if event["phase"] == "done"} == set(range(5))
     assert cells.finished
-    assert type(kept).model_validate_json(kept.model_dump_json()) == kept
+    assert type(finished).model_validate_json(finished.model_dump_json()) == finished
 
 
-async def test_cells_are_sent_with_their_own_values_and_one_shared_prompt(stage) -> None:
-    scene = stage(system_prompt="Be brief.")
-    async with await scene.explorer.start(grid(3, temperature=[0.5, 1.5]), picture()) as cells:
+async def test_requests_of_cells_differ_in_sampling_values_and_share_the_prompt(make_setup) -> None:
+    setup = make_setup(system_prompt="Be brief.")
+    async with await setup.explorer.start(grid(3, temperature=[0.5, 1.5]), make_image()) as cells:
         await cells.wait()
-    requests = scene.runner.seen
+    requests = setup.runner.seen
     assert {(r.sampling.temperature, r.sampling.seed) for r in requests} == {(t, s) for t in (0.5, 1.5) for s in (1, 2, 3)}
     assert len({r.prompt_ids for r in requests}) == 1
     assert len({r.conversation_id for r in requests}) == 1
@@ -129,128 +129,128 @@ async def test_cells_are_sent_with_their_own_values_and_one_shared_prompt(stage)
     assert "Be brief." in "".join(map(chr, requests[0].prompt_ids))
 
 
-async def test_a_backend_that_can_do_less_is_asked_for_less(stage) -> None:
-    scene = stage(capabilities=frozenset())
+async def test_requests_use_only_capabilities_of_the_backend(make_setup) -> None:
+    setup = make_setup(capabilities=frozenset())
     with pytest.raises(BadRequest, match="takes no images"):
-        await scene.explorer.start(grid(1), picture())
-    async with await scene.explorer.start(grid(1), None) as cells:
+        await setup.explorer.start(grid(1), make_image())
+    async with await setup.explorer.start(grid(1), None) as cells:
         await cells.wait()
         assert not cells.run().repeatable
         assert cells.run().cells[0].seed == 1
-    (request,) = scene.runner.seen
+    (request,) = setup.runner.seen
     assert (request.shared_prompt, request.trace, request.sampling.seed) == (False, False, None)
 
 
-async def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(stage) -> None:
-    scene = stage()
+async def test_a_prompt_that_is_too_long_raises_before_any_request(make_setup) -> None:
+    setup = make_setup()
     with pytest.raises(PromptTooLong):
-        await scene.explorer.start(grid(2, prompt="x" * 5000), None)
-    assert scene.runner.seen == []
+        await setup.explorer.start(grid(2, prompt="x" * 5000), None)
+    assert setup.runner.seen == []
 
 
-async def test_the_estimate_is_known_once_a_grid_has_run(stage) -> None:
-    scene = stage()
-    assert scene.explorer.estimate(grid()).seconds is None
-    async with await scene.explorer.start(grid(), None) as cells:
+async def test_the_estimate_has_seconds_after_the_first_grid(make_setup) -> None:
+    setup = make_setup()
+    assert setup.explorer.estimate(grid()).seconds is None
+    async with await setup.explorer.start(grid(), None) as cells:
         await cells.wait()
         cells.run()
-    assert scene.explorer.estimate(grid()).seconds > 0
+    assert setup.explorer.estimate(grid()).seconds > 0
 
 
-# --- stopping, failing, running again ------------------------------------------------------------------------------------
+# --- stops, failures, reruns ---------------------------------------------------------------------------------------------
 
 
-async def test_one_cell_is_stopped_and_the_others_go_on(stage) -> None:
-    scene = stage(slots=3)
-    scene.hold(3)
-    async with await scene.explorer.start(grid(3, max_tokens=8), None) as cells:
+async def test_stopping_one_cell_leaves_the_others_running(make_setup) -> None:
+    setup = make_setup(slots=3)
+    setup.hold(3)
+    async with await setup.explorer.start(grid(3, max_tokens=8), None) as cells:
         await until(lambda: cells.cells[1].tokens, "a token of cell 2")
         cells.stop(1)
-        scene.free()
+        setup.release()
         await cells.wait()
-        kept = cells.run().cells
-    assert [cell.outcome for cell in kept] == ["max_tokens", "cancelled", "max_tokens"]
-    assert kept[1].text.startswith("c")
-    assert len(kept[1].tokens) < 8
+        finished = cells.run().cells
+    assert [cell.outcome for cell in finished] == ["max_tokens", "cancelled", "max_tokens"]
+    assert finished[1].text.startswith("c")
+    assert len(finished[1].tokens) < 8
 
 
-async def test_all_are_stopped_those_too_that_were_never_sent(stage) -> None:
-    scene = stage(slots=1)
-    scene.hold(1)
-    async with await scene.explorer.start(grid(8), None) as cells:
+async def test_stopping_all_cells_includes_those_not_sent_yet(make_setup) -> None:
+    setup = make_setup(slots=1)
+    setup.hold(1)
+    async with await setup.explorer.start(grid(8), None) as cells:
         await until(lambda: cells.cells[0].tokens, "a token")
         assert cells.cells[-1].phase == "queued"
         cells.stop()
-        scene.free()
+        setup.release()
         await cells.wait()
-        kept = cells.run().cells
-    assert {cell.outcome for cell in kept} == {"cancelled"}
-    await until(lambda: scene.backend.status().running == scene.backend.status().waiting == 0, "an idle backend")
+        finished = cells.run().cells
+    assert {cell.outcome for cell in finished} == {"cancelled"}
+    await until(lambda: setup.backend.status().running == setup.backend.status().waiting == 0, "an idle backend")
 
 
-async def test_a_failed_cell_says_why_and_runs_again_alone(stage) -> None:
-    scene = stage()
-    scene.runner.failing = {2}
-    async with await scene.explorer.start(grid(3), None) as cells:
+async def test_a_failed_cell_has_its_error_and_can_be_rerun_alone(make_setup) -> None:
+    setup = make_setup()
+    setup.runner.failing = {2}
+    async with await setup.explorer.start(grid(3), None) as cells:
         await cells.wait()
         first = cells.run()
         assert [cell.outcome for cell in first.cells] == ["max_tokens", "error", "max_tokens"]
         assert "no luck" in (first.cells[1].error or "")
         assert first.failed_count == 1
-    scene.runner.failing.clear()
-    async with await scene.explorer.rerun_cell(first, 1, None) as cells:
+    setup.runner.failing.clear()
+    async with await setup.explorer.rerun_cell(first, 1, None) as cells:
         await cells.wait()
         again = cells.cells[0].to_cell()
     assert (again.outcome, again.text, again.error) == ("max_tokens", "cccc", None)
-    assert len(scene.runner.seen) == 4
+    assert len(setup.runner.seen) == 4
 
 
-async def test_leaving_ends_whatever_is_under_way(stage) -> None:
-    scene = stage()
-    scene.hold(1)
-    async with await scene.explorer.start(grid(6), None) as cells:
+async def test_leaving_the_context_stops_unfinished_cells(make_setup) -> None:
+    setup = make_setup()
+    setup.hold(1)
+    async with await setup.explorer.start(grid(6), None) as cells:
         await until(lambda: cells.cells[0].tokens, "a token")
-    scene.free()
+    setup.release()
     assert cells.finished
-    await until(lambda: scene.backend.status().running == scene.backend.status().waiting == 0, "an idle backend")
+    await until(lambda: setup.backend.status().running == setup.backend.status().waiting == 0, "an idle backend")
 
 
-# --- beside other people -------------------------------------------------------------------------------------------------
+# --- other requests ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_question_of_somebody_else_waits_for_one_turn_not_for_the_grid(stage) -> None:
-    scene = stage(slots=1)
-    scene.hold(1)
-    async with await scene.explorer.start(grid(6), None) as cells:
+async def test_another_request_waits_for_at_most_two_cells_of_a_grid(make_setup) -> None:
+    setup = make_setup(slots=1)
+    setup.hold(1)
+    async with await setup.explorer.start(grid(6), None) as cells:
         await until(lambda: cells.cells[0].tokens, "a token")
         other = GenerationRequest((1, 2), SamplingParams(max_tokens=2, seed=25))
-        begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        done_before: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         async def ask() -> None:
-            async for event in scene.backend.generate(other):
+            async for event in setup.backend.generate(other):
                 if isinstance(event, PrefillEvent):
-                    begun.set_result(sum(cell.phase == "done" for cell in cells.cells))
+                    done_before.set_result(sum(cell.phase == "done" for cell in cells.cells))
 
         asking = asyncio.create_task(ask())
         await asyncio.sleep(0.05)
-        scene.free()
+        setup.release()
         await asking
         await cells.wait()
-    assert begun.result() <= 2
+    assert done_before.result() <= 2
 
 
-async def test_a_grid_leaves_room_in_the_queue_for_others(stage) -> None:
-    scene = stage(slots=1)
-    scene.hold(0)
-    async with await scene.explorer.start(grid(40), None) as cells:
-        await until(lambda: scene.backend.status().waiting == QUEUE_AHEAD, "the cells that are sent ahead")
+async def test_a_grid_queues_only_queue_ahead_requests_at_a_time(make_setup) -> None:
+    setup = make_setup(slots=1)
+    setup.hold(0)
+    async with await setup.explorer.start(grid(40), None) as cells:
+        await until(lambda: setup.backend.status().waiting == QUEUE_AHEAD, "QUEUE_AHEAD waiting requests")
         await asyncio.sleep(0.05)
-        assert scene.backend.status().waiting == QUEUE_AHEAD
+        assert setup.backend.status().waiting == QUEUE_AHEAD
         cells.stop()
-        scene.free()
+        setup.release()
 
 
-async def test_a_busy_backend_is_asked_again() -> None:
+async def test_a_cell_refused_by_a_full_queue_is_sent_again() -> None:
     backend: Any = ManualBackend()
     backend.refusal = BackendBusy("The demo is busy.")
     cell = CellProgress(SamplingParams(seed=1))
@@ -264,56 +264,56 @@ async def test_a_busy_backend_is_asked_again() -> None:
         assert cell.to_cell().outcome == "cancelled"
 
 
-# --- going on from another candidate -------------------------------------------------------------------------------------
+# --- branches ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_branch_keeps_the_beginning_and_goes_on_with_the_rest_of_the_tokens(stage) -> None:
-    scene = stage()
-    async with await scene.explorer.start(grid(2, stop=["zz"]), picture()) as cells:
+async def test_a_branch_prefills_the_shared_tokens_and_generates_the_rest(make_setup) -> None:
+    setup = make_setup()
+    async with await setup.explorer.start(grid(2, stop=["zz"]), make_image()) as cells:
         await cells.wait()
-        kept = cells.run()
-    async with await scene.explorer.branch(kept, 1, 1, ord("c"), picture()) as branch:
+        finished = cells.run()
+    async with await setup.explorer.branch(finished, 1, 1, ord("c"), make_image()) as branch:
         await branch.wait()
         cell = branch.cells[0].to_cell()
-    request = scene.runner.seen[-1]
-    assert request.prompt_ids == (*scene.runner.seen[0].prompt_ids, ord("c"), ord("c"))
+    request = setup.runner.seen[-1]
+    assert request.prompt_ids == (*setup.runner.seen[0].prompt_ids, ord("c"), ord("c"))
     assert (request.answered, request.sampling.max_tokens, request.sampling.seed) == (2, 2, 2)
     assert (cell.text, len(cell.tokens), cell.outcome) == ("cccc", 4, "max_tokens")
 
 
-async def test_a_branch_that_cannot_be_is_refused_by_name(stage) -> None:
-    scene = stage()
-    async with await scene.explorer.start(grid(1), None) as cells:
+async def test_an_impossible_branch_is_refused_with_its_reason(make_setup) -> None:
+    setup = make_setup()
+    async with await setup.explorer.start(grid(1), None) as cells:
         await cells.wait()
-        kept = cells.run()
+        finished = cells.run()
     for arguments, named in (
         ((0, 9, ord("b")), "no token 10"),
         ((0, 1, ord("z")), "not among the 1 recorded"),
         ((0, 3, ord("b")), "max_tokens is 4"),
     ):
         with pytest.raises(BadRequest, match=named):
-            await scene.explorer.branch(kept, *arguments, None)
+            await setup.explorer.branch(finished, *arguments, None)
 
 
-async def test_an_answer_that_has_ended_cannot_go_on(stage) -> None:
-    scene = stage()
+async def test_the_backend_refuses_to_continue_an_answer_that_has_ended(make_setup) -> None:
+    setup = make_setup()
     ended = GenerationRequest((1, ord("a"), ord(END)), SamplingParams(seed=1), answered=2)
     stopped = GenerationRequest((1, ord("a"), ord("b")), SamplingParams(seed=1, stop=("ab",)), answered=2)
     nothing = GenerationRequest((1,), SamplingParams(seed=1), answered=1)
     for request, named in ((ended, "ends its turn"), (stopped, "'ab'"), (nothing, "1 of 1 prompt tokens")):
         with pytest.raises(BadRequest, match=named):
-            async for _ in scene.backend.generate(request):
+            async for _ in setup.backend.generate(request):
                 pass
 
 
-async def test_what_the_beginning_holds_back_comes_with_the_first_token(stage) -> None:
-    """The stop string may go across the seam: "q" could be the beginning of "qb"."""
-    scene = stage()
+async def test_a_stop_string_across_the_end_of_the_shared_text_is_found(make_setup) -> None:
+    """The shared text "q" may be the beginning of the stop string "qb"."""
+    setup = make_setup()
 
     async def text_of(stop: str) -> str:
         values = SamplingParams(seed=1, max_tokens=2, stop=(stop,))
         request = GenerationRequest((1, ord("q")), values, answered=1)
-        events = [event async for event in scene.backend.generate(request)]
+        events = [event async for event in setup.backend.generate(request)]
         assert isinstance(events[-1], FinishEvent)
         return f"{events[-1].reason} {''.join(getattr(event, 'text', '') for event in events)}"
 
@@ -321,12 +321,12 @@ async def test_what_the_beginning_holds_back_comes_with_the_first_token(stage) -
     assert await text_of("qx") == "max_tokens qbb"
 
 
-def test_another_choice_keeps_the_record_and_says_it_was_not_drawn() -> None:
-    cell = answer(SamplingParams(temperature=1.0, seed=3, max_tokens=4), 4)
+def test_a_forced_token_keeps_the_recorded_candidates_and_has_no_draw() -> None:
+    cell = sampled_cell(SamplingParams(temperature=1.0, seed=3, max_tokens=4), 4)
     trace = cell.tokens[2].trace
     assert trace is not None
     token = forced_token(cell, 2, trace.token_ids[5])
     assert token.trace is not None
     assert (token.id, token.trace.chosen, token.trace.chosen_logit) == (trace.token_ids[5], trace.token_ids[5], trace.logits[5])
     assert (token.trace.draw, token.trace.token_ids) == (None, trace.token_ids)
-    assert run_of().cells[0].traces is not None
+    assert make_run().cells[0].traces is not None

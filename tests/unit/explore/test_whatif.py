@@ -1,4 +1,4 @@
-"""A token taken apart, against transformers' warpers; an answer under other values, against the real sampler run again."""
+"""Filter steps against the warpers of transformers; what-if results against a rerun of the real sampler."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def random_params(chance: np.random.Generator, seed: int) -> SamplingParams:
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
 @pytest.mark.parametrize("top_k", [0, 2, 40, 150])
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 1.0])
-def test_every_stage_is_what_transformers_warpers_make_of_it(temperature: float, top_k: int, top_p: float) -> None:
+def test_every_stage_agrees_with_the_transformers_warpers(temperature: float, top_k: int, top_p: float) -> None:
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=1)
     for seed in range(4):
         logits = logits_of(seed)
@@ -78,7 +78,7 @@ def test_every_stage_is_what_transformers_warpers_make_of_it(temperature: float,
         assert steps.candidates_left == int(np.isfinite(warped[2]).sum())
 
 
-def test_the_random_number_lies_in_the_share_of_the_one_it_drew() -> None:
+def test_the_draw_lies_in_the_interval_of_the_chosen_candidate() -> None:
     params = SamplingParams(temperature=1.2, top_k=50, top_p=0.95, seed=4)
     for trace in generate([logits_of(seed) for seed in range(30)], params):
         steps = filter_steps(trace, params)
@@ -91,7 +91,7 @@ def test_the_random_number_lies_in_the_share_of_the_one_it_drew() -> None:
 @pytest.mark.parametrize(
     ("params", "cut"), [(SamplingParams(temperature=0), "greedy"), (SamplingParams(temperature=1.5, top_k=1), "top_k")]
 )
-def test_greedy_cuts_all_but_the_likeliest_and_draws_nothing(params: SamplingParams, cut: str) -> None:
+def test_greedy_cuts_all_but_the_likeliest_candidate(params: SamplingParams, cut: str) -> None:
     steps = filter_steps(generate([logits_of(0)], params)[0], params)
     first, *others = steps.candidates
     assert (first.final, first.cut_by, steps.draw, steps.chosen) == (1.0, None, None, first.token_id)
@@ -99,8 +99,8 @@ def test_greedy_cuts_all_but_the_likeliest_and_draws_nothing(params: SamplingPar
     assert steps.unrecorded.final == 0
 
 
-def test_a_record_without_the_rest_of_the_vocabulary_says_when_it_is_not_exact() -> None:
-    """A trace from elsewhere: survivors within it are exact, a nucleus that reaches beyond is not."""
+def test_steps_without_vocabulary_masses_are_exact_only_within_the_record() -> None:
+    """Without the masses of the vocabulary, a nucleus that reaches beyond the record is not exact."""
     for params, exact in (
         (SamplingParams(temperature=0.7, top_k=20, seed=1), True),
         (SamplingParams(temperature=2.0, top_p=1.0, seed=1), False),
@@ -113,7 +113,7 @@ def test_a_record_without_the_rest_of_the_vocabulary_says_when_it_is_not_exact()
             assert [c.final for c in bare.candidates] == pytest.approx([c.final for c in full.candidates])
 
 
-def test_entropy_is_that_of_coins_and_dice() -> None:
+def test_entropy_of_coins_and_dice() -> None:
     assert entropy([0.5, 0.5]) == pytest.approx(1.0)
     assert entropy([1.0, 0.0]) == 0.0
     assert entropy([1 / 8] * 7, rest=1 / 8) == pytest.approx(3.0)
@@ -123,8 +123,8 @@ def test_entropy_is_that_of_coins_and_dice() -> None:
 
 
 @pytest.mark.parametrize("case", range(200))
-def test_what_if_is_what_the_sampler_does_when_it_is_run_again(case: int) -> None:
-    """The same logits and the same seed under other values: every claim holds, and within the record all is decided."""
+def test_what_if_agrees_with_rerunning_the_sampler(case: int) -> None:
+    """Every decided result holds with the same logits and seed; results are exact where the record is complete."""
     chance = np.random.default_rng(case)
     size, spread = int(chance.choice([50, 64, 65, 300, 1281])), float(chance.choice([0.5, 2.0, 4.0]))
     steps = [logits_of(1000 * case + step, size, spread) for step in range(STEPS)]
@@ -132,9 +132,9 @@ def test_what_if_is_what_the_sampler_does_when_it_is_run_again(case: int) -> Non
         steps = [np.round(logits) for logits in steps]  # ties, as bfloat16 makes them
     before, after = random_params(chance, case), random_params(chance, case)
     traces, again = generate(steps, before), generate(steps, after)
-    told = what_if(traces, before, after)
+    result = what_if(traces, before, after)
 
-    for logits, trace, rerun, token in zip(steps, traces, again, told.tokens, strict=True):
+    for logits, trace, rerun, token in zip(steps, traces, again, result.tokens, strict=True):
         filtered = filter_logits(logits, after)
         left = filtered.order[: filtered.kept].tolist()
         final = float(filtered.probabilities[left.index(trace.chosen)]) if trace.chosen in left else 0.0
@@ -149,66 +149,66 @@ def test_what_if_is_what_the_sampler_does_when_it_is_run_again(case: int) -> Non
             assert token.choice == rerun.chosen
 
     differs = [trace.chosen != rerun.chosen for trace, rerun in zip(traces, again, strict=True)]
-    if told.first_unknown is None:
-        assert told.first_difference == (differs.index(True) if True in differs else None)
-    elif told.first_difference is not None:
-        assert differs.index(True) == told.first_difference
+    if result.first_unknown is None:
+        assert result.first_difference == (differs.index(True) if True in differs else None)
+    elif result.first_difference is not None:
+        assert differs.index(True) == result.first_difference
     else:
-        assert not any(differs[: told.first_unknown])
+        assert not any(differs[: result.first_unknown])
 
 
-def test_most_cases_are_decided_by_the_record() -> None:
-    """The test above would also pass if nothing were ever claimed. As peaked as a language model is."""
+def test_what_if_decides_most_tokens_of_a_peaked_distribution() -> None:
+    """Complements the test above, which would pass if nothing were decided. The logits are peaked like a language model's."""
     decided = total = 0
     for case in range(100):
         chance = np.random.default_rng(case)
         steps = [logits_of(1000 * case + step, 1281, 6.0) for step in range(STEPS)]
         before, after = random_params(chance, case), random_params(chance, case)
-        told = what_if(generate(steps, before), before, after)
-        decided += sum(token.choice is not None for token in told.tokens)
+        result = what_if(generate(steps, before), before, after)
+        decided += sum(token.choice is not None for token in result.tokens)
         total += STEPS
     assert decided > 0.9 * total
 
 
-def test_the_same_values_change_nothing_and_give_the_probability_of_what_was_drawn() -> None:
+def test_what_if_with_the_recorded_values_gives_the_probability_of_the_answer() -> None:
     params = SamplingParams(temperature=1.1, top_p=0.9, top_k=30, seed=8)
     steps = [logits_of(seed) for seed in range(STEPS)]
     traces = generate(steps, params)
-    told = what_if(traces, params, params)
+    result = what_if(traces, params, params)
     expected = 0.0
     for logits, trace in zip(steps, traces, strict=True):
         filtered = filter_logits(logits, params)
         expected += math.log(filtered.probabilities[filtered.order.tolist().index(trace.chosen)])
-    assert (told.first_difference, told.first_unknown, told.impossible, told.tail_matters) == (None, None, (), ())
-    assert told.log_probability == pytest.approx((expected, expected))
+    assert (result.first_difference, result.first_unknown, result.impossible, result.tail_matters) == (None, None, (), ())
+    assert result.log_probability == pytest.approx((expected, expected))
 
 
-def test_a_token_that_a_smaller_top_k_cuts_makes_the_answer_impossible() -> None:
+def test_a_token_cut_by_a_smaller_top_k_makes_the_answer_impossible() -> None:
     params = SamplingParams(temperature=2.0, top_p=1.0, seed=3)
     traces = generate([logits_of(seed, 200, 1.0) for seed in range(STEPS)], params)
-    told = what_if(traces, params, replace(params, top_k=2))
+    result = what_if(traces, params, replace(params, top_k=2))
     beyond = tuple(i for i, trace in enumerate(traces) if trace.chosen not in trace.token_ids[:2])
     assert beyond
-    assert told.impossible == beyond
-    assert told.log_probability == (-math.inf, -math.inf)
+    assert result.impossible == beyond
+    assert result.log_probability == (-math.inf, -math.inf)
 
 
-def test_where_the_tail_matters_it_says_so_and_claims_no_more() -> None:
+def test_a_large_tail_gives_bounds_instead_of_a_probability() -> None:
     """A flat distribution at another temperature: most of the mass is outside the record."""
     params = SamplingParams(temperature=1.0, top_k=64, top_p=1.0, seed=3)
     steps = [logits_of(seed, 5000, 0.5) for seed in range(STEPS)]
-    told = what_if(generate(steps, params), params, SamplingParams(temperature=1.6, top_p=1.0, seed=3))
-    assert told.tail_matters == tuple(range(STEPS))
-    assert all(token.possible for token in told.tokens)  # without top_k and top_p everything is left
-    low, high = told.log_probability
+    result = what_if(generate(steps, params), params, SamplingParams(temperature=1.6, top_p=1.0, seed=3))
+    assert result.tail_matters == tuple(range(STEPS))
+    assert all(token.possible for token in result.tokens)  # without top_k and top_p everything is left
+    low, high = result.log_probability
     assert -math.inf < low < high < 0
 
 
-def test_a_greedy_answer_takes_the_random_numbers_of_its_seed() -> None:
+def test_a_greedy_answer_is_evaluated_with_the_random_numbers_of_its_seed() -> None:
     steps = [logits_of(seed) for seed in range(STEPS)]
     greedy, warm = SamplingParams(temperature=0.0, seed=21), SamplingParams(temperature=1.0, top_k=40, top_p=1.0, seed=21)
-    told = what_if(generate(steps, greedy), greedy, warm)
-    assert [token.choice for token in told.tokens] == [trace.chosen for trace in generate(steps, warm)]
+    result = what_if(generate(steps, greedy), greedy, warm)
+    assert [token.choice for token in result.tokens] == [trace.chosen for trace in generate(steps, warm)]
     assert what_if(generate(steps, greedy), replace(greedy, seed=None), warm).first_unknown == 0
 
 
@@ -221,7 +221,7 @@ def test_a_greedy_answer_takes_the_random_numbers_of_its_seed() -> None:
     temperature=st.floats(0.05, 2.0),
     top_p=st.floats(0.01, 1.0),
 )
-def test_the_bounds_hold_at_any_temperature(
+def test_probability_bounds_hold_at_any_temperature(
     seed: int, size: int, spread: float, recorded: float, temperature: float, top_p: float
 ) -> None:
     before = SamplingParams(temperature=recorded, top_p=1.0, seed=seed)
@@ -238,7 +238,7 @@ def test_the_bounds_hold_at_any_temperature(
         assert token.choice == generate([logits], after)[0].chosen
 
 
-def test_a_sampler_that_skips_draws_the_numbers_that_come_next() -> None:
+def test_a_sampler_with_skip_continues_the_random_numbers() -> None:
     params = SamplingParams(temperature=1.5, top_p=1.0, seed=5)
     whole = generate([logits_of(step) for step in range(10)], params)
     rest = TokenSampler(params, trace=True, skip=4)
