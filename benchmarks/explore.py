@@ -1,10 +1,11 @@
-"""What exploring saves: a grid of 3 × 3 cells that share a prompt, against nine requests of their own and against one cell.
+"""Measures what the shared prompt of a grid saves: 3 × 3 cells of one grid against nine separate requests and against one cell.
 
     python -m benchmarks.explore [--rounds 3] [--tokens 64] [--json FILE]
 
-No answer ends before its max_tokens, so that walls compare. Reading: CPU time of the backend's thread in the runner's prefills,
-and how many of them read the prompt rather than copied it. Walls are medians over the rounds, which take turns, so that noise of
-the machine falls on all. Bytes: of a recorded token when pickled, in JSON and in the database.
+Every answer has max_tokens tokens, so that wall times are comparable. "reading" is the CPU time of the backend's thread in
+prefills; "reads" is the number of prefills that read the prompt instead of copying it. Times are medians. The variants take
+turns, so that noise of the machine affects all of them. At the end: bytes of a recorded token when pickled, in JSON and in the
+database.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from mllama_demo.images.loading import load_image
 
 @dataclass
 class Reading:
-    """CPU seconds of the backend's thread in prefills, since the last look; reads: those that read the prompt."""
+    """CPU seconds and number of prefills since the last reset. reads: prefills that read the prompt instead of copying it."""
 
     seconds: float = 0.0
     prefills: int = 0
@@ -44,7 +45,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Figure:
-    """One round of one way. tokens: of all cells."""
+    """One round of one variant. tokens: of all cells."""
 
     wall_s: float
     reading: Reading
@@ -52,12 +53,12 @@ class Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompt", default="Tell me a story about it")
     parser.add_argument("--image", type=Path, default=EXAMPLES_FOLDER / "dog.png")
-    parser.add_argument("--json", type=Path, help="write every time here too")
+    parser.add_argument("--json", type=Path, help="also write all measurements to this file")
     args, rest = parser.parse_known_args()
     figures, run = asyncio.run(measure(args, load_settings(rest)))
     for name, rounds in figures.items():
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 async def measure(args: argparse.Namespace, settings: Any) -> tuple[dict[str, list[Figure]], Run]:
-    """Rounds of each way, and a run to weigh."""
+    """Returns the rounds of each variant, and a run whose size is measured."""
     ready = threading.Event()
     backend, tokenizer = make_backend(settings, on_ready=ready.set)
     backend.start()
@@ -87,7 +88,7 @@ async def measure(args: argparse.Namespace, settings: Any) -> tuple[dict[str, li
     for at in range(args.rounds + 1):
         for name, rounds in figures.items():
             grid = one if name == "one cell" else nine
-            # Another prompt each time: what an earlier round has read must not help.
+            # Each round has another prompt, so that no prompt is in the cache.
             grid = grid.model_copy(update={"prompt": f"{grid.prompt} ({at} {name})"})
             reading.seconds, reading.prefills, reading.reads = 0.0, 0, 0
             began = time.perf_counter()
@@ -100,7 +101,7 @@ async def measure(args: argparse.Namespace, settings: Any) -> tuple[dict[str, li
 
 
 def watch(backend: Any) -> Reading:
-    """Counts what the runner's prefills take from now on, and lets no answer end before max_tokens."""
+    """Measures the runner's prefills from now on. Disables the end of turn, so that answers have max_tokens tokens."""
     backend._scheduler._end_of_turn_ids = frozenset()
     runner, reading = backend._scheduler._runner, Reading()
     prefill, read = runner.prefill, runner._read_prompt
@@ -129,7 +130,7 @@ async def together(explorer: Explorer, grid: Grid, image: Any) -> tuple[int, Run
 
 
 async def separate(explorer: Explorer, grid: Grid, image: Any) -> tuple[int, None]:
-    """The same cells as nine people would ask for them: at the same time, each with a prompt of its own."""
+    """The same cells as concurrent separate requests, each with its own prefill."""
     base = await explorer._request(grid, image, "")
     requests = [
         replace(base, sampling=values, shared_prompt=False, conversation_id="", id=f"{time.perf_counter()} {index}")

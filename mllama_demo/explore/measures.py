@@ -103,11 +103,6 @@ class Measure:
         return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
 def _texts(cells: Sequence[Cell]) -> list[str]:
     return [cell.text for cell in cells]
 
@@ -128,38 +123,29 @@ def _prefill_time(cell: Cell) -> float | None:
     return cell.timings.ttft_s - cell.timings.waited_s
 
 
+def _mean_of(value: Callable[[Cell], float | None]) -> Callable[[Sequence[Cell]], float | None]:
+    """A function for Measure.of: the mean over the cells where the value is defined."""
+
+    def mean(cells: Sequence[Cell]) -> float | None:
+        known = [number for cell in cells if (number := value(cell)) is not None]
+        return fmean(known) if known else None
+
+    return mean
+
+
+_SIMILARITY_HELP = "mean chrF between answers: 100 when all are the same"
+_ENTROPY_HELP = "how undecided the model was, mean over tokens, before any filter"
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
         Measure("distinct_1", "Distinct-1", "", 2, "different words / words", lambda cells: distinct(_texts(cells), 1)),
         Measure("distinct_2", "Distinct-2", "", 2, "different word pairs / word pairs", lambda cells: distinct(_texts(cells), 2)),
         Measure("unique", "Unique answers", "", 2, "different answers / answers", lambda cells: unique_share(_texts(cells))),
-        Measure(
-            "self_similarity",
-            "Self-similarity",
-            "",
-            0,
-            "mean chrF between answers: 100 when all are the same",
-            lambda cells: self_similarity(_texts(cells)),
-        ),
-        Measure(
-            "entropy",
-            "Entropy",
-            " bits",
-            2,
-            "how undecided the model was, mean over tokens, before any filter",
-            lambda cells: _mean([mean_entropy(cell) for cell in cells]),
-        ),
-        Measure("length", "Length", " tokens", 0, "mean", lambda cells: _mean([len(cell.tokens) for cell in cells])),
-        Measure(
-            "ttft",
-            "Time to first token",
-            " s",
-            3,
-            "mean, without waiting for a slot",
-            lambda cells: _mean([_prefill_time(cell) for cell in cells]),
-        ),
-        Measure("speed", "Speed", " tokens/s", 1, "mean of a cell", lambda cells: _mean([c.tokens_per_second for c in cells])),
+        Measure("self_similarity", "Self-similarity", "", 0, _SIMILARITY_HELP, lambda cells: self_similarity(_texts(cells))),
+        Measure("entropy", "Entropy", " bits", 2, _ENTROPY_HELP, _mean_of(mean_entropy)),
+        Measure("length", "Length", " tokens", 0, "mean", _mean_of(lambda cell: len(cell.tokens))),
+        Measure("ttft", "Time to first token", " s", 3, "mean, without waiting for a slot", _mean_of(_prefill_time)),
+        Measure("speed", "Speed", " tokens/s", 1, "mean of a cell", _mean_of(lambda cell: cell.tokens_per_second)),
     )
 }
 

@@ -40,13 +40,15 @@ class LoadedBackend:
 
     def __init__(self) -> None:
         settings, ready = Settings(device="cpu", batch_size=3, seq_len=256), threading.Event()
-        self.backend, self.tokenizer = make_backend(settings, on_ready=ready.set)
+        backend, tokenizer = make_backend(settings, on_ready=ready.set)
+        self.backend: Any = backend
+        self.tokenizer: Any = tokenizer
         self.backend.start()
         assert ready.wait(300), self.backend.status().detail
         self.explorer = Explorer(self.backend, self.tokenizer, settings)
         self.image: LoadedImage = load_image(DOG.read_bytes(), "dog.png")
 
-    def play(self, work: Any) -> Any:
+    def run(self, work: Any) -> Any:
         return asyncio.run(work)
 
     async def explore(self) -> tuple[Run, list[GenerationRequest]]:
@@ -68,7 +70,7 @@ def loaded() -> Iterator[LoadedBackend]:
 
 @pytest.fixture(scope="module")
 def explored(loaded: LoadedBackend) -> tuple[Run, list[GenerationRequest]]:
-    return loaded.play(loaded.explore())
+    return loaded.run(loaded.explore())
 
 
 def test_cells_equal_separate_requests_with_their_seeds(loaded: LoadedBackend, explored) -> None:
@@ -80,7 +82,7 @@ def test_cells_equal_separate_requests_with_their_seeds(loaded: LoadedBackend, e
         alone = [replace(request, shared_prompt=False, id=f"alone {i}") for i, request in enumerate(requests)]
         return [await loaded.tokens_of(request) for request in alone]
 
-    assert [[token.id for token in cell.tokens] for cell in run.cells] == loaded.play(separately())
+    assert [[token.id for token in cell.tokens] for cell in run.cells] == loaded.run(separately())
 
 
 def test_the_shared_prompt_is_prefilled_once(loaded: LoadedBackend, explored) -> None:
@@ -95,7 +97,7 @@ def test_the_shared_prompt_is_prefilled_once(loaded: LoadedBackend, explored) ->
             await cells.wait()
 
     try:
-        loaded.play(explore())
+        loaded.run(explore())
     finally:
         del runner._read_prompt
     assert len(reads) == 1
@@ -113,7 +115,7 @@ def test_concurrent_grids_with_different_shared_prompts_do_not_mix(loaded: Loade
         expected = [[await loaded.tokens_of(request) for request in requests] for requests in alone]
         return [cells.run() for cells in runs], expected
 
-    runs, expected = loaded.play(all_at_once())
+    runs, expected = loaded.run(all_at_once())
     assert [[[token.id for token in cell.tokens] for cell in run.cells] for run in runs] == expected
 
 
@@ -127,13 +129,13 @@ def test_a_branch_with_the_original_token_reproduces_the_answer(loaded: LoadedBa
             await cells.wait()
             return cells.cells[0].to_cell()
 
-    same = loaded.play(branch(cell.tokens[position].id))
+    same = loaded.run(branch(cell.tokens[position].id))
     assert (same.text, same.outcome) == (cell.text, cell.outcome)
     assert [token.id for token in same.tokens] == [token.id for token in cell.tokens]
     trace = cell.tokens[position].trace
     assert trace is not None
     candidate = next(id for id in trace.token_ids if id != trace.chosen)
-    other = loaded.play(branch(candidate))
+    other = loaded.run(branch(candidate))
     assert [t.id for t in other.tokens[: position + 1]] == [*(t.id for t in cell.tokens[:position]), candidate]
     assert len(other.tokens) > position + 1
 
@@ -159,7 +161,7 @@ def test_what_if_predicts_where_a_rerun_with_the_same_seed_diverges(loaded: Load
         result = what_if(cell.traces, before, params)
         if result.first_unknown is not None:
             continue
-        again = loaded.play(loaded.tokens_of(replace(requests[index], sampling=params, id=f"again {index} {after}")))
+        again = loaded.run(loaded.tokens_of(replace(requests[index], sampling=params, id=f"again {index} {after}")))
         ids = [token.id for token in cell.tokens]
         differs = next((i for i, (a, b) in enumerate(zip(ids, again, strict=False)) if a != b), None)
         assert differs == result.first_difference
@@ -218,7 +220,7 @@ def tour(loaded: LoadedBackend) -> dict[str, FinishedStep]:
             finished[step.title] = FinishedStep(run, cell, steps, names)
         return finished
 
-    return loaded.play(run_tour())
+    return loaded.run(run_tour())
 
 
 def test_the_tour_text_about_greedy_and_seeds_is_true(tour: dict[str, FinishedStep]) -> None:

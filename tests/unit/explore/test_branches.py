@@ -118,8 +118,8 @@ def test_what_if_with_the_recorded_values_finds_no_difference_in_a_branch(branch
     for index in (8, 9):
         cell, values = branched_run.answer(index), branched_run.effective_sampling(index)
         assert cell.traces is not None
-        told = what_if(cell.traces, values, values)
-        assert (told.first_difference, told.first_unknown) == (None, None)
+        result = what_if(cell.traces, values, values)
+        assert (result.first_difference, result.first_unknown) == (None, None)
 
 
 def test_a_branch_diverges_from_its_parent_at_the_forced_token(branched_run: Run) -> None:

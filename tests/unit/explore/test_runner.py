@@ -61,7 +61,7 @@ class Setup:
     def __init__(self, slots: int = 2, capabilities: frozenset[str] = ALL, max_waiting: int = 64, **settings: Any) -> None:
         self.runner = Scripted(slots)
         self._permits, self._free = threading.Semaphore(0), True
-        self.runner.on_decode = lambda _: self._free or self._permits.acquire(timeout=20)
+        self.runner.on_decode = self._wait_for_permit
         ready = threading.Event()
         info = BackendInfo("scripted", "a model", "cpu", slots, 4096, tile_size=32, max_tiles=4, capabilities=capabilities)
         tokenizer: Any = CodePoints()
@@ -69,6 +69,10 @@ class Setup:
         self.backend.start()
         assert ready.wait(20)
         self.explorer = Explorer(self.backend, tokenizer, Settings(**settings))
+
+    def _wait_for_permit(self, _: Any) -> None:
+        if not self._free:
+            self._permits.acquire(timeout=20)
 
     def hold(self, steps: int) -> None:
         """Allows so many decode steps until release()."""

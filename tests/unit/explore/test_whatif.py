@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def generate(steps: Sequence[np.ndarray], params: SamplingParams) -> list[TokenT
 
 def warp(logits: np.ndarray, params: SamplingParams) -> list[np.ndarray]:
     """transformers' scores after temperature, top_k and top_p, chained as `generate` chains them; -inf where cut."""
-    ids, scores = torch.empty(1, 0, dtype=torch.long), torch.from_numpy(logits)[None]
+    ids: Any = torch.empty(1, 0, dtype=torch.long)
+    scores: Any = torch.from_numpy(logits)[None]
     stages = [TemperatureLogitsWarper(float(params.temperature))(ids, scores)]
     stages.append(TopKLogitsWarper(params.top_k)(ids, stages[-1]) if params.top_k else stages[-1])
     stages.append(TopPLogitsWarper(params.top_p)(ids, stages[-1]) if params.top_p < 1 else stages[-1])
@@ -83,9 +85,10 @@ def test_the_draw_lies_in_the_interval_of_the_chosen_candidate() -> None:
     for trace in generate([logits_of(seed) for seed in range(30)], params):
         steps = filter_steps(trace, params)
         assert steps.chosen_index is not None
-        share = steps.candidates[steps.chosen_index].draw_interval
-        assert share is not None
-        assert share[0] <= trace.draw < share[1]
+        interval = steps.candidates[steps.chosen_index].draw_interval
+        assert interval is not None
+        assert trace.draw is not None
+        assert interval[0] <= trace.draw < interval[1]
 
 
 @pytest.mark.parametrize(
