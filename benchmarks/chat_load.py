@@ -82,7 +82,7 @@ def serve(options: list[str]) -> int:
 def measure(scratch: Path, args: argparse.Namespace, figures: dict[str, list[float]]) -> None:
     from playwright.sync_api import sync_playwright
 
-    from tests.support.browser.browsers import Browsers
+    from tests.support.browser.browsers import Browsers, launch_chromium
     from tests.support.program import Program, free_port, wait_until
 
     port = free_port()
@@ -103,11 +103,11 @@ def measure(scratch: Path, args: argparse.Namespace, figures: dict[str, list[flo
             wait_until(lambda: (answer := server.get("/health")) is not None and answer.status_code == 200, "ready", WHOLE_RUN_S)
             exported = scratch / "conversation.json"
             exported.write_text(conversation(args.turns), encoding="utf-8")
-            browsers = lambda name: Browsers(playwright, scratch / name, server, counting=False)  # noqa: E731
-            opened(browsers("opened"), args.opens, figures)
+            chromium = launch_chromium(playwright)
+            opened(Browsers(chromium, server, counting=False), args.opens, figures)
             for people in args.people:
-                answered(browsers(f"people-{people}"), people, exported, args, figures)
-            kept_in_memory(browsers("kept"), args.sessions, exported, process.pid, figures)
+                answered(Browsers(chromium, server, counting=False), people, exported, args, figures)
+            kept_in_memory(Browsers(chromium, server, counting=False), args.sessions, exported, process.pid, figures)
         finally:
             server.interrupt()
 

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 from screens import ADMIN_KEY, PASSWORD, ROOT, Shoot
 
 from mllama_demo.config.passwords import hash_password
-from tests.support.browser.browsers import Browsers
+from tests.support.browser.browsers import Browsers, launch_chromium
 from tests.support.browser.chat_page import SLOW_DEMO, STILL, WIDE
 from tests.support.program import APP, Program, running
 
@@ -70,6 +70,7 @@ def take_all(folder: Path, widths: list[int], schemes: list[str], parts: list[st
     """Every screen as SCREEN-WIDTH-THEME.png below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+        chromium = launch_chromium(playwright)
         home = Path(scratch)
 
         def visit(server: Program, walk: Callable[[Page, Shoot], None], width: int, scheme: str) -> None:
@@ -82,7 +83,7 @@ def take_all(folder: Path, widths: list[int], schemes: list[str], parts: list[st
                 print(f"{name}-{width}-{scheme}.png", flush=True)
 
             options = {"is_mobile": True, "has_touch": True} if width < WIDE else {}
-            browsers = Browsers(playwright, home / f"{walk.__name__}-{width}-{scheme}", server)
+            browsers = Browsers(chromium, server)
             walk(browsers.open(viewport=SCREENS[width], color_scheme=scheme, **options), shoot)
             browsers.close()
 

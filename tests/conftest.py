@@ -1,13 +1,24 @@
-"""Fixtures that several rooms of tests share: the embedded checkpoint and its tokenizer."""
+"""Fixtures that several packages of tests share, and the order and the threads of the tests."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import mllama_demo
 from mllama_demo.chat.tokenizer import Tokenizer
+
+# Two workers of pytest-xdist share the cores; PyTorch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the browser tests last, because no event loop can be started in the process after Playwright's has started."""
+    browser = Path(__file__).parent / "browser"
+    items.sort(key=lambda item: browser in item.path.parents)
 
 
 @pytest.fixture(scope="session")

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.support.browser.browsers import Browsers
+from tests.support.browser.browsers import Browsers, launch_chromium
 from tests.support.browser.chat_page import SLOW_DEMO
 from tests.support.program import Program, running
 
 
-# For one module only: while Playwright runs, this thread has a running event loop, and other tests start loops of their own.
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as playwright:
-        yield playwright
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One Chromium for all tests. From here on this thread has a running event loop, so async tests must have run before."""
+    with sync_playwright() as playwright, launch_chromium(playwright) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +36,8 @@ def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 @pytest.fixture
-def browsers(playwright: Playwright, server: Program, tmp_path: Path) -> Iterator[Browsers]:
-    browsers = Browsers(playwright, tmp_path, server)
+def browsers(chromium: Browser, server: Program) -> Iterator[Browsers]:
+    browsers = Browsers(chromium, server)
     yield browsers
     browsers.close()
     browsers.check()

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_accessibility import obstacles
 from tests.support.browser import chat_page as pages
+from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.browser.explore_page import (
     FAILING_SEED_DEMO,

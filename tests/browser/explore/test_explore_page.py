@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, Request, expect
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.browser.test_accessibility import obstacles
+from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.browser.chat_page import EXAMPLE_IMAGES
 from tests.support.browser.explore_page import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.test_accessibility import obstacles
+from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import Browsers
 from tests.support.browser.chat_page import EXAMPLE_IMAGES
 from tests.support.program import Program, running, wait_until

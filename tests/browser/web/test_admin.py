@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_accessibility import obstacles
 from tests.support.browser import chat_page as pages
+from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.program import Program, running
 

@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from mllama_demo.config.passwords import hash_password
-from tests.browser.test_accessibility import obstacles
 from tests.support.browser import chat_page as pages
+from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.program import Program, running
 

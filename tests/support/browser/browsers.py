@@ -1,4 +1,4 @@
-"""Browsers with fresh profiles, and the record of everything their pages complain about or send."""
+"""Chromium, pages of new visitors in it, and the record of everything that these pages complain about or send."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request, ViewportSize, WebError
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, Request, ViewportSize, WebError
 
 from tests.support.program import Program
 
@@ -37,15 +37,20 @@ def chromium_path() -> str | None:
     return os.environ.get("CHROMIUM") or (debian if Path(debian).exists() else shutil.which("chromium"))
 
 
+def launch_chromium(playwright: Playwright) -> Browser:
+    return playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS, timeout=PATIENCE_MS)
+
+
 @dataclass
 class Browsers:
-    """Opens browsers with fresh profiles and keeps the record of what their pages did.
+    """Opens pages for new visitors, each in a context (cookies, storage, cache) of its own, and records what the pages do.
 
-    counting: what a page asks is counted for pages.settled; not where time is measured.
+    Attributes:
+        server: where the pages come from, unless open() names another.
+        counting: whether the requests of a page are counted for pages.settled; False where time is measured.
     """
 
-    playwright: Playwright
-    folder: Path
+    chromium: Browser
     server: Program
     counting: bool = True
     expected: list[re.Pattern[str]] = field(default_factory=list)
@@ -58,15 +63,7 @@ class Browsers:
         """The first page of a new visitor. Addresses are relative to the server."""
         server = server or self.server
         self.origins.add(server.url)
-        context = self.playwright.chromium.launch_persistent_context(
-            str(self.folder / f"profile-{len(self._contexts)}"),
-            executable_path=chromium_path(),
-            args=FLAGS,
-            base_url=server.url,
-            viewport=viewport,
-            timeout=PATIENCE_MS,
-            **options,
-        )
+        context = self.chromium.new_context(base_url=server.url, viewport=viewport, **options)
         context.set_default_timeout(PATIENCE_MS)
         if self.counting:
             context.add_init_script(path=CALLS)
@@ -75,7 +72,7 @@ class Browsers:
         context.on("weberror", self._on_error)
         context.on("request", lambda request: self.requests.append(request.url))
         context.on("requestfailed", self._on_failed_request)
-        return context.pages[0]
+        return context.new_page()
 
     def expect_complaint(self, pattern: str) -> None:
         """A console message or failed request that belongs to what the test does."""
