@@ -230,7 +230,7 @@ def _first(text: str | None) -> str:
 
 
 def http_api() -> list[str]:
-    from mllama_demo.openai_api.schema import NEUTRAL
+    from mllama_demo.openai_api.schema import NEUTRAL, ChatChunk
 
     described = _application().openapi()
     schemas = described["components"]["schemas"]
@@ -258,6 +258,13 @@ def http_api() -> list[str]:
         if "properties" in schema and not name.endswith("ValidationError"):
             text = summary(schema.get("description", ""))
             lines += [f"### {name}", "", text, *fields(schema, links, sampling=name.endswith("Request"))]
+    lines += [
+        "## Chunks of a streamed answer",
+        "",
+        "A stream is a line `data: {…}` for each of these objects, and at last `data: [DONE]`.",
+        "",
+        *models({"ChatChunk": ChatChunk}, list(schemas), sampling=False),
+    ]
     lines += [
         "## Refused fields of a chat request",
         "",

@@ -91,12 +91,18 @@ Text = Annotated[str, AfterValidator(_unicode)]
 
 
 class TextPart(_Wire):
+    """A part of a message with text."""
+
     type: Literal["text"]
     text: Text
 
 
 class ImageUrl(_Wire):
-    """url: http, https or data:. detail is taken and ignored: the model has one resolution for each shape."""
+    """The address of an image. The field `detail` is ignored, because the model has one resolution for each shape.
+
+    Attributes:
+        url: An address that starts with http:, https: or data:.
+    """
 
     url: Text = Field(min_length=1)
 
@@ -107,6 +113,12 @@ def _bare_url(value: Any) -> Any:
 
 
 class ImagePart(_Wire):
+    """A part of a message with an image. A plain address is accepted in place of the object.
+
+    Attributes:
+        image_url: The image. Only the newest image of the conversation is fetched.
+    """
+
     type: Literal["image_url"]
     image_url: Annotated[ImageUrl, BeforeValidator(_bare_url)]
 
@@ -124,7 +136,13 @@ Content = Annotated[
 
 
 class ChatMessage(_Wire):
-    """One turn. developer is the newer name of system. content: null only for an assistant that said nothing."""
+    """One turn of the conversation.
+
+    Attributes:
+        role: Who speaks; developer is the newer name of system.
+        content: Text, or parts with text and at most one image. Images are allowed in user messages only. null is allowed for
+            an assistant only.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content | None = None
@@ -172,26 +190,49 @@ def _strings(value: Any) -> Any:
 
 
 class StreamOptions(_Wire):
+    """Options of a streamed answer.
+
+    Attributes:
+        include_usage: Sends the counts of tokens in a last chunk.
+    """
+
     include_usage: bool | None = None
 
 
 class ChatRequest(_Wire):
-    """POST /v1/chat/completions. What is left out has the deployment's value; max_tokens then is what the context leaves."""
+    """The body of POST /v1/chat/completions.
+
+    Attributes:
+        model: One of /v1/models; without it, the first of them.
+        messages: The conversation, the oldest message first. It is refused when it does not fit the context.
+        stream: Answers with server-sent events.
+        stream_options: Allowed with stream only.
+        max_tokens: The most tokens of the answer; without it, what the context leaves.
+        max_completion_tokens: The newer name of max_tokens; wins over it.
+        temperature, top_p: Without a value, that of the deployment.
+        top_k: 0 and -1 are off. Without a value, that of the deployment.
+        seed: Any 64-bit number, taken modulo 2**32. Without a seed, one is drawn and returned.
+        stop: Up to 4 strings of 1 to 64 characters. The answer ends before any of them.
+        ignore_eos: Treats the model's own end as a token like any other, for measurements.
+        n: The number of answers. Answer i draws with seed + i.
+        logprobs: Returns log probabilities of the model, before temperature, top_p and top_k.
+        top_logprobs: How many of the likeliest tokens are returned for each position; needs logprobs.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow", title="ChatCompletionRequest")
 
-    model: Text | None = Field(None, description="One of /v1/models; left out: the first of them.")
+    model: Text | None = None
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
-    max_completion_tokens: int | None = Field(None, description="The newer name of max_tokens; wins over it.")
+    max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = Field(None, description="0 and -1 are off.")
+    top_k: int | None = None
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     stop: Annotated[str | list[str] | None, BeforeValidator(_strings)] = None
-    ignore_eos: bool | None = Field(None, description="Go on past the model's own end, until something else ends the answer.")
+    ignore_eos: bool | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -232,8 +273,13 @@ def unsupported(name: str) -> str:
 
 
 class TopLogprob(BaseModel):
-    """logprob: natural logarithm of the model's probability before temperature, top_p and top_k. bytes: of the token's text,
-    null for a token that stands for no text."""
+    """One of the likeliest tokens at a position.
+
+    Attributes:
+        token: The text of the token.
+        logprob: The natural logarithm of the model's probability before temperature, top_p and top_k.
+        bytes: The UTF-8 bytes of the text; null for a token that stands for no text.
+    """
 
     token: str
     logprob: float
@@ -241,14 +287,36 @@ class TopLogprob(BaseModel):
 
 
 class TokenLogprob(TopLogprob):
+    """A token of the answer.
+
+    Attributes:
+        token: The text of the token.
+        logprob: The natural logarithm of the model's probability before temperature, top_p and top_k.
+        bytes: The UTF-8 bytes of the text; null for a token that stands for no text.
+        top_logprobs: The likeliest tokens at this position.
+    """
+
     top_logprobs: list[TopLogprob]
 
 
 class Logprobs(BaseModel):
+    """Log probabilities of an answer.
+
+    Attributes:
+        content: One entry for each token, without the token that ends the turn.
+    """
+
     content: list[TokenLogprob]
 
 
 class AnswerMessage(BaseModel):
+    """The answer.
+
+    Attributes:
+        content: The text, without the stop string that ended it.
+        tool_calls: Always empty.
+    """
+
     role: Literal["assistant"] = "assistant"
     content: str
     tool_calls: list[Any] = []
@@ -258,7 +326,13 @@ FinishedBy = Literal["stop", "length"]
 
 
 class Choice(BaseModel):
-    """stop_reason: the stop string that was hit; "time_limit" or "context_full" where that, and not max_tokens, was the end."""
+    """One of the n answers.
+
+    Attributes:
+        index: The number of the answer, from 0.
+        finish_reason: length means that max_tokens, the context or the time limit ended the answer.
+        stop_reason: The stop string that ended the answer, or time_limit or context_full where that was the cause.
+    """
 
     index: int
     message: AnswerMessage
@@ -268,7 +342,13 @@ class Choice(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens. completion_tokens: of all choices, each with the token that ended its turn."""
+    """Counts of tokens.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, with the image token.
+        completion_tokens: Tokens of all answers, each with the token that ended its turn.
+        total_tokens: The sum of both.
+    """
 
     prompt_tokens: int
     total_tokens: int
@@ -276,9 +356,14 @@ class Usage(BaseModel):
 
 
 class SeenImage(BaseModel):
-    """What the model saw. message: index in `messages`. width, height: pixels. rows, columns: of tiles, null where a
-    server behind this one does not tell. not_seen: how many images of earlier messages it did not see, since it takes one a
-    prompt, the newest."""
+    """The image that the model saw.
+
+    Attributes:
+        message: The index of its message in `messages`.
+        width, height: Pixels.
+        rows, columns: How the image was cut into tiles; null where a server behind this one does not say it.
+        not_seen: The number of images in earlier messages. The model takes one image a prompt, the newest.
+    """
 
     message: int
     width: int
@@ -289,8 +374,16 @@ class SeenImage(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """seed, image: additions of this server. seed: what the answer was drawn with, for asking again; null where a backend
-    takes none."""
+    """The whole answer. seed and image are additions of this server.
+
+    Attributes:
+        id: Starts with chatcmpl-.
+        created: Seconds since 1970.
+        model: The name that the request used.
+        prompt_logprobs: Always null.
+        seed: The seed of the first answer; null where the backend takes no seed.
+        image: What the model saw; null without an image.
+    """
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -304,11 +397,20 @@ class ChatCompletion(BaseModel):
 
 
 class Delta(BaseModel):
+    """What is new in an answer.
+
+    Attributes:
+        role: In the first chunk.
+        content: The next piece of text.
+    """
+
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
 class ChunkChoice(BaseModel):
+    """The change of one of the n answers. The fields are those of a whole answer."""
+
     index: int
     delta: Delta
     logprobs: Logprobs | None
@@ -317,7 +419,7 @@ class ChunkChoice(BaseModel):
 
 
 class ChatChunk(BaseModel):
-    """One `data:` line of a stream. Sent without the fields that were not set. seed, image: with the first one."""
+    """One `data:` line of a stream. Fields without a value are not sent. seed and image come with the first chunk."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -330,6 +432,17 @@ class ChatChunk(BaseModel):
 
 
 class Capabilities(BaseModel):
+    """What the model can do here.
+
+    Attributes:
+        images: Whether a message may have an image.
+        images_per_prompt: How many images the model sees at the same time.
+        seed: Whether requests may have a seed.
+        logprobs: Whether requests may ask for log probabilities.
+        streaming: Always true.
+        tools: Always false.
+    """
+
     images: bool
     images_per_prompt: int
     seed: bool
@@ -339,7 +452,13 @@ class Capabilities(BaseModel):
 
 
 class Model(BaseModel):
-    """max_model_len: tokens, prompt and answer together."""
+    """A name that the model is served under.
+
+    Attributes:
+        created: Seconds since 1970.
+        root: The name of the model itself.
+        max_model_len: Tokens, prompt and answer together.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -352,16 +471,27 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
+    """All names that the model is served under."""
+
     object: Literal["list"] = "list"
     data: list[Model]
 
 
 class Version(BaseModel):
+    """The version of the demo."""
+
     version: str
 
 
 class Health(BaseModel):
-    """reason: what is loading, or why it is down."""
+    """Whether the model can answer now.
+
+    Attributes:
+        running: Requests that have a slot.
+        waiting: Requests in the queue.
+        slots: How many requests can run at the same time.
+        reason: What is loading, or why the model is down.
+    """
 
     status: Literal["loading", "ready", "down"]
     running: int
