@@ -182,5 +182,5 @@ def test_whatever_is_sent_is_taken_or_refused_in_words_that_can_be_sent(body: di
 
 
 def test_the_documentation_names_every_field_that_is_taken_or_refused() -> None:
-    text = (Path(__file__).resolve().parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
     assert [name for name in (*ChatRequest.model_fields, *NEUTRAL) if f"`{name}" not in text and f".{name}`" not in text] == []
