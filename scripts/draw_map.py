@@ -37,7 +37,8 @@ def layers() -> list[list[str]]:
     """The packages of each layer, from the top to the bottom, as the contract of type "layers" in pyproject.toml has them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contract = next(one for one in project["tool"]["importlinter"]["contracts"] if one["type"] == "layers")
-    return [re.findall(r"[\w.]+", layer) for layer in contract["layers"]]
+    rows = [re.findall(r"[\w.]+", layer) for layer in contract["layers"]]
+    return [row for row in rows if row != ["__main__"]]
 
 
 def imports(folder: Path) -> Arrows:

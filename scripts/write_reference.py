@@ -83,6 +83,8 @@ def kind(schema: Schema, links: dict[str, str]) -> str:
         return f"list{_range(schema, 'minItems', 'maxItems')} of {kind(schema.get('items', {}), links)}"
     if type_ == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"object of {kind(schema['additionalProperties'], links)}"
+    if type_ == "object" and "patternProperties" in schema:
+        return f"object of {kind(next(iter(schema['patternProperties'].values())), links)}"
     if type_ == "string" and schema.get("format") == "date-time":
         return "date and time"
     if type_ == "string":
@@ -129,7 +131,7 @@ def fields(schema: Schema, links: dict[str, str], *, sampling: bool = False) -> 
             meaning = meaning or BOUNDS[name].help + "."
         simple = "default" in one and not isinstance(one["default"], dict)
         default = "required" if name in schema.get("required", ()) else _code(one["default"]) if simple else ""
-        rows.append([f"`{name}`", allowed, default, meaning[:1].upper() + meaning[1:]])
+        rows.append([f"`{name}`", allowed, default, re.sub(r"\bNone\b", "null", meaning[:1].upper() + meaning[1:])])
     return table(["key", "value", "default", "meaning"], rows)
 
 

@@ -44,6 +44,13 @@ class _Part(BaseModel):
 
 
 class _Image(_Part):
+    """The image of a question.
+
+    Attributes:
+        digest: The SHA-256 digest of the file, its key in `images`.
+        width, height: Pixels.
+    """
+
     digest: Digest
     name: Name
     width: int = Field(ge=1, le=1_000_000)
@@ -51,23 +58,46 @@ class _Image(_Part):
 
 
 class _SeenImage(_Image):
-    # Missing when a server does not report its tiles.
+    """The image that the model saw.
+
+    Attributes:
+        rows, columns: How the image was cut into tiles. Missing when a server does not report its tiles.
+    """
+
     rows: int | None = Field(None, ge=1, le=64)
     columns: int | None = Field(None, ge=1, le=64)
 
 
 class _Sampling(_Part):
+    """The sampling values of an answer.
+
+    Attributes:
+        ignore_eos: Missing in older files.
+    """
+
     temperature: float = _bounded("temperature")
     top_p: float = _bounded("top_p")
     top_k: int = _bounded("top_k")
     max_tokens: int = _bounded("max_tokens")
     seed: int | None = _bounded("seed")
     stop: list[Annotated[str, Field(max_length=64)]] = Field(max_length=4)
-    ignore_eos: bool = False  # missing in older files
+    ignore_eos: bool = False
 
 
 class Metadata(_Part):
-    """The metadata of a message: of an answer, how it was generated; of a question, which images were set aside."""
+    """The metadata of a message: of an answer, how it was generated; of a question, which images were set aside.
+
+    Attributes:
+        dropped: How many of the oldest messages did not fit into the context.
+        top_k_limit: The largest top_k of the backend, where it was smaller than the one asked for.
+        context_length: Tokens, prompt and answer together.
+        reason: How the answer ended.
+        waited_s: Seconds in the queue.
+        ttft_s: Seconds from the question to the first token.
+        set_aside: The names of the images of a question that the model did not see.
+        estimated: Whether the counts of tokens are estimates.
+        imported: Whether the answer comes from a file.
+    """
 
     sampling: _Sampling | None = None
     image: _SeenImage | None = None
@@ -87,6 +117,14 @@ class Metadata(_Part):
 
 
 class _Message(_Part):
+    """A question or an answer.
+
+    Attributes:
+        number: Larger than the number of every message before it.
+        parent: The number of the message that it follows; null for the first.
+        shown: Whether the page shows this one of the versions with the same parent.
+    """
+
     number: Count
     parent: Count | None
     shown: bool
@@ -97,11 +135,25 @@ class _Message(_Part):
 
 
 class _File(_Part):
+    """An image file.
+
+    Attributes:
+        data: The bytes of the file in Base64.
+    """
+
     media_type: str = Field(max_length=40)
     data: str
 
 
 class _Conversation(_Part):
+    """A conversation with all its versions.
+
+    Attributes:
+        exported: When the file was written.
+        messages: Each message comes after its parent. Questions and answers take turns.
+        images: The image files, by their SHA-256 digest.
+    """
+
     format: Literal["mllama-demo conversation"]
     version: Literal[1]
     title: str = Field(min_length=1, max_length=120)
