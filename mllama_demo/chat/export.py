@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllama_demo.chat.conversation import ImageRef, Message
+from mllama_demo.chat.message_summary import EndReason
 from mllama_demo.chat.message_tree import MessageTree, Node
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, LoadedImage, load_image
@@ -25,9 +26,6 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_MESSAGES = 2000
 MAX_IMAGES = 50
 MAX_TEXT = 100_000
-ENDINGS = Literal[
-    "end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "abandoned", "cut_off", "error"
-]  # fmt: skip
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -104,7 +102,7 @@ class Metadata(_Part):
     dropped: Count | None = None
     top_k_limit: Count | None = None
     context_length: Count | None = None
-    reason: ENDINGS | None = None
+    reason: EndReason | None = None
     error: str | None = Field(None, max_length=1000)
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None

@@ -5,11 +5,14 @@ Exports, shared pages and the chat page all use these phrases. Knows nothing of 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from mllama_demo.chat.conversation import Message
 
-FINISH_REASONS = {
+EndReason = Literal[
+    "end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "abandoned", "cut_off", "error"
+]  # fmt: skip
+END_REASONS: dict[EndReason, str] = {
     "end_of_turn": "finished",
     "stop_string": "stopped at a stop string",
     "max_tokens": "stopped at max tokens",
@@ -51,7 +54,7 @@ def answer_figures(answer: Message) -> list[str]:
         about = "about " if metadata.get("estimated") else ""
         parts.append(f"read {about}{metadata['prompt_tokens']}, wrote {about}{metadata.get('completion_tokens') or 0} tokens")
     if metadata.get("reason"):
-        parts.append(FINISH_REASONS[metadata["reason"]])
+        parts.append(END_REASONS[metadata["reason"]])
     if metadata.get("error"):
         parts.append(metadata["error"])
     if metadata.get("dropped"):

@@ -1,4 +1,4 @@
-"""Conversations as files: out and in again unchanged, and nothing believed of a file that somebody else may have written."""
+"""Conversations survive an export and import unchanged, and an untrusted file is checked completely."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mllama_demo.chat.conversation import ImageRef, Message
-from mllama_demo.chat.export import ENDINGS, MAX_MESSAGES, MAX_TEXT, from_json, to_json
-from mllama_demo.chat.message_summary import FINISH_REASONS
+from mllama_demo.chat.export import MAX_MESSAGES, MAX_TEXT, from_json, to_json
+from mllama_demo.chat.message_summary import END_REASONS, EndReason
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.images.loading import LoadedImage, load_image
@@ -74,7 +74,7 @@ def exported() -> dict[str, Any]:
     return json.loads(to_json(TREE, lambda ref: RED))
 
 
-def test_what_is_exported_is_imported_with_all_versions_under_a_new_id(exported) -> None:
+def test_an_export_is_imported_with_all_versions_and_a_new_id(exported) -> None:
     tree, put = read(exported)
     assert tree.id != TREE.id
     assert tree.title == "Red things"
@@ -85,12 +85,12 @@ def test_what_is_exported_is_imported_with_all_versions_under_a_new_id(exported)
     assert [image.data for image in put] == [RED.data]
 
 
-def test_answers_that_came_from_a_file_are_marked(exported) -> None:
+def test_imported_answers_are_marked(exported) -> None:
     tree, _ = read(exported)
     assert tree.nodes[1].message.metadata == {**FACTS, "imported": True}
 
 
-def test_what_a_server_does_not_tell_is_not_missed() -> None:
+def test_tiles_that_a_server_does_not_report_are_optional() -> None:
     seen = {"digest": RED.digest, "name": "red.png", "width": 6, "height": 4}
     facts = {"sampling": {**FACTS["sampling"], "seed": None}, "image": seen, "estimated": True, "dropped": 0}
     tree = MessageTree(title="x").with_messages((QUESTION, Message("assistant", "Ho", metadata=facts)))
@@ -98,15 +98,15 @@ def test_what_a_server_does_not_tell_is_not_missed() -> None:
     assert read(exported)[0].nodes[1].message.metadata == {**facts, "imported": True}
 
 
-def test_facts_that_the_format_has_no_name_for_are_not_written() -> None:
+def test_metadata_outside_the_format_is_not_written() -> None:
     tree = MessageTree(title="x").with_messages(
         (Message("user", "Hi"), Message("assistant", "Ho", metadata={"secret": 1, "dropped": 0}))
     )
     assert json.loads(to_json(tree, lambda ref: RED))["messages"][1]["facts"] == {"dropped": 0}
 
 
-def test_every_ending_that_has_words_can_be_imported() -> None:
-    assert set(get_args(ENDINGS)) == set(FINISH_REASONS)
+def test_every_end_reason_has_a_text_and_can_be_imported() -> None:
+    assert set(get_args(EndReason)) == set(END_REASONS)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_every_ending_that_has_words_can_be_imported() -> None:
         (f"images.{RED.digest}.data", base64.b64encode(png("blue")).decode(), "another picture than its digest says"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place(exported, path: str, value: Any, said: str) -> None:
+def test_a_problem_is_named_with_its_place_in_the_file(exported, path: str, value: Any, said: str) -> None:
     changed = copy.deepcopy(exported)
     *way, last = path.split(".")
     part: Any = changed
@@ -154,29 +154,29 @@ def test_what_is_wrong_is_named_with_its_place(exported, path: str, value: Any, 
 @pytest.mark.parametrize(
     "data", [b"", b"hello", b"[1]", b"\xff\xfe", b'{"title": "\\ud800"}', b"[" * 100_000, b'{"title": NaN}', b"null"]
 )
-def test_what_is_no_json_of_ours_is_refused_with_a_sentence(data: bytes) -> None:
+def test_a_file_of_another_format_is_refused_with_a_sentence(data: bytes) -> None:
     with pytest.raises(BadRequest, match="cannot be imported"):
         read(data)
 
 
-def test_a_picture_that_is_none_is_refused(exported) -> None:
+def test_an_invalid_image_is_refused(exported) -> None:
     exported["images"][RED.digest]["data"] = base64.b64encode(b"<svg onload=alert(1)>").decode()
     with pytest.raises(ImageError, match="not an image"):
         read(exported)
 
 
-def test_a_picture_belongs_to_a_question(exported) -> None:
+def test_an_answer_with_an_image_is_refused(exported) -> None:
     exported["messages"][1]["image"] = exported["messages"][0]["image"]
     with pytest.raises(BadRequest, match="only questions have images"):
         read(exported)
 
 
-def test_the_size_of_a_picture_is_what_it_is_and_not_what_the_file_says(exported) -> None:
+def test_the_size_of_an_image_is_read_from_the_image(exported) -> None:
     exported["messages"][0]["image"]["width"] = 9999
     assert read(exported)[0].nodes[0].message.image == REF
 
 
-def test_a_conversation_is_not_endless() -> None:
+def test_the_number_of_messages_is_limited() -> None:
     tree = MessageTree(title="long").with_messages(talk(*(str(n) for n in range(MAX_MESSAGES))).messages)
     data = json.loads(to_json(tree, lambda ref: RED))
     assert len(read(data)[0].nodes) == MAX_MESSAGES

@@ -208,7 +208,7 @@ def test_an_empty_system_text_adds_nothing_beside_an_image():
 
 
 @pytest.mark.parametrize("image", [None, BOAT])
-def test_the_system_prompt_of_the_demo_gives_way_to_the_conversations_own(image):
+def test_a_conversations_own_system_turn_replaces_the_system_prompt(image):
     own, question = system("Be brief."), user("Hi", image)
 
     def built(*messages: Message, **options: Any) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from mllama_demo.chat.conversation import ImageRef, Message
-from mllama_demo.chat.message_summary import FINISH_REASONS
+from mllama_demo.chat.message_summary import END_REASONS
 from mllama_demo.chat.message_tree import Siblings
 from mllama_demo.engine.base import FinishReason
 from mllama_demo.generation.service import Answer
@@ -238,7 +238,7 @@ def test_a_message_without_figures_has_no_line() -> None:
 
 @pytest.mark.parametrize("reason", [*get_args(FinishReason), "abandoned", "cut_off"])
 def test_every_way_to_end_has_its_words(reason: str) -> None:
-    assert facts(reason=reason).text.endswith(FINISH_REASONS[reason])
+    assert facts(reason=reason).text.endswith(END_REASONS[reason])
 
 
 def test_how_an_answer_ended_is_true_for_whoever_reads_it_and_wherever_the_page_was() -> None:
