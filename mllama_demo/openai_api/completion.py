@@ -1,6 +1,6 @@
-"""One chat completion: from a checked request to prompts in the queue, and from their events to the API's answer or chunks.
+"""Runs one chat completion: turns the checked body into backend requests, and their events into a response or chunks.
 
-Knows the backend's nouns and the API's shapes; no routes, no HTTP.
+Knows the backend's events and the API's schema. Knows no routes and no HTTP.
 """
 
 from __future__ import annotations
@@ -42,24 +42,23 @@ from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.web.errors import ApiError, of_demo_error
 
 IMAGE_THREADS = 8
-# No text of more characters than this for each token of the context is even tokenized; the longest tokens have 128.
+# Messages with more characters per token of the context are refused without tokenizing. The longest tokens have 128 characters.
 _CHARACTERS_PER_TOKEN = 256
-_FINISHED_BY: dict[str, FinishedBy] = {"end_of_turn": "stop", "stop_string": "stop"}  # anything else: "length"
+_FINISH_REASONS: dict[str, FinishedBy] = {"end_of_turn": "stop", "stop_string": "stop"}  # every other reason: "length"
 
 
 @dataclass
-class _Writer:
-    """One choice, growing."""
+class _ChoiceState:
+    """One choice under way."""
 
     index: int
     logprobs: LogprobStream | None
     texts: list[str] = field(default_factory=list)
     entries: list[TokenLogprob] = field(default_factory=list)
     finish: FinishEvent | None = None
-    stop_reason: str | None = None
 
-    def take(self, event: TokenEvent | FinishEvent) -> tuple[str, Logprobs | None]:
-        """What is new with this event."""
+    def add(self, event: TokenEvent | FinishEvent) -> tuple[str, Logprobs | None]:
+        """Returns the new text and the new log probabilities."""
         if isinstance(event, FinishEvent):
             self.finish = event
             entries = self.logprobs.finish(event) if self.logprobs else []
@@ -70,13 +69,18 @@ class _Writer:
         return event.text, Logprobs(content=entries) if self.logprobs else None
 
     @property
-    def finished_by(self) -> FinishedBy:
+    def finish_reason(self) -> FinishedBy:
         assert self.finish is not None
-        return _FINISHED_BY.get(self.finish.reason, "length")
+        return _FINISH_REASONS.get(self.finish.reason, "length")
+
+    @property
+    def stop_reason(self) -> str | None:
+        assert self.finish is not None
+        return self.finish.reason if self.finish.reason in ("time_limit", "context_full") else self.finish.stop_string
 
 
 class Completion:
-    """A request that was taken. Iterate chunks() or await whole(), once; closing either frees the slots."""
+    """A chat completion that was accepted. Call either chunks() or whole(), once. Cancelling either frees the slots."""
 
     def __init__(
         self,
@@ -96,25 +100,25 @@ class Completion:
         self._seed = requests[0].sampling.seed
         self._usage_wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
         top = body.top_logprobs or 0
-        # Without a tokenizer there are no traces to tell either, and a request for them was refused.
-        words = tokenizer if body.logprobs and not isinstance(tokenizer, TokenEstimate) else None
-        self._writers = [_Writer(index, LogprobStream(words, top) if words else None) for index in range(len(requests))]
+        # A backend without the model's tokenizer has no probabilities, so that a request for them was refused before.
+        known = tokenizer if body.logprobs and not isinstance(tokenizer, TokenEstimate) else None
+        self._choices = [_ChoiceState(index, LogprobStream(known, top) if known else None) for index in range(len(requests))]
 
     async def whole(self) -> ChatCompletion:
-        """The answer once all choices have ended. Raises ApiError and DemoError."""
+        """The response, when all choices have ended. Raises ApiError and DemoError."""
         async with aclosing(self._events()) as events:
             async for index, event in events:
                 if isinstance(event, (TokenEvent, FinishEvent)):
-                    self._writers[index].take(event)
+                    self._choices[index].add(event)
         choices = [
             Choice(
-                index=writer.index,
-                message=AnswerMessage(content="".join(writer.texts)),
-                logprobs=Logprobs(content=writer.entries) if writer.logprobs else None,
-                finish_reason=writer.finished_by,
-                stop_reason=self._stop_reason(writer),
+                index=choice.index,
+                message=AnswerMessage(content="".join(choice.texts)),
+                logprobs=Logprobs(content=choice.entries) if choice.logprobs else None,
+                finish_reason=choice.finish_reason,
+                stop_reason=choice.stop_reason,
             )
-            for writer in self._writers
+            for choice in self._choices
         ]
         return ChatCompletion(
             id=self.id,
@@ -127,8 +131,7 @@ class Completion:
         )
 
     async def chunks(self) -> AsyncGenerator[ChatChunk | QueueEvent, None]:
-        """The answer as it grows, and the place in the queue before. Raises ApiError and DemoError, which a refusal of the
-        backend does before the first chunk."""
+        """Streams queue positions and then chunks. Raises ApiError and DemoError; a refusal of the backend comes first of all."""
         begun = False
         async with aclosing(self._events()) as events:
             async for index, event in events:
@@ -141,30 +144,22 @@ class Completion:
                         yield chunk
                 if not isinstance(event, (TokenEvent, FinishEvent)):
                     continue
-                writer = self._writers[index]
-                text, logprobs = writer.take(event)
+                choice = self._choices[index]
+                text, logprobs = choice.add(event)
                 if text or (logprobs and logprobs.content):
-                    yield self._chunk(
-                        [ChunkChoice(index=index, delta=Delta(content=text), logprobs=logprobs, finish_reason=None)]
-                    )
+                    part = ChunkChoice(index=index, delta=Delta(content=text), logprobs=logprobs, finish_reason=None)
+                    yield self._chunk([part])
                 if isinstance(event, FinishEvent):
-                    end = ChunkChoice(
-                        index=index,
-                        delta=Delta(),
-                        logprobs=None,
-                        finish_reason=writer.finished_by,
-                        stop_reason=self._stop_reason(writer),
-                    )
-                    yield self._chunk([end])
+                    reasons = {"finish_reason": choice.finish_reason, "stop_reason": choice.stop_reason}
+                    yield self._chunk([ChunkChoice(index=index, delta=Delta(), logprobs=None, **reasons)])
         if self._usage_wanted:
             yield self._chunk([], self._usage())
 
     def _beginning(self) -> list[ChatChunk]:
-        """A chunk with the role for each choice; the first also tells what is special to this answer."""
+        """One chunk with the role for each choice. The first chunk also has the fields that this server adds."""
         delta = Delta(role="assistant", content="")
-        chunks = [
-            self._chunk([ChunkChoice(index=w.index, delta=delta, logprobs=None, finish_reason=None)]) for w in self._writers
-        ]
+        choices = [ChunkChoice(index=c.index, delta=delta, logprobs=None, finish_reason=None) for c in self._choices]
+        chunks = [self._chunk([choice]) for choice in choices]
         chunks[0].seed, chunks[0].image = self._seed, self._image
         return chunks
 
@@ -193,38 +188,32 @@ class Completion:
             message = f"The request waited {finish.timings.total_s:.0f} s, its time limit, without getting its turn."
             raise ApiError(503, message, code="time_limit", retry_after_s=self._backend.status().estimated_wait_s or 1)
 
-    def _stop_reason(self, writer: _Writer) -> str | None:
-        assert writer.finish is not None
-        if writer.finish.reason in ("time_limit", "context_full"):
-            return writer.finish.reason
-        return writer.finish.stop_string
-
     def _usage(self) -> Usage:
-        finishes = [writer.finish for writer in self._writers if writer.finish is not None]
-        read, written = finishes[0].prompt_tokens, sum(finish.completion_tokens for finish in finishes)
-        return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+        finishes = [choice.finish for choice in self._choices if choice.finish is not None]
+        prompt, completion = finishes[0].prompt_tokens, sum(finish.completion_tokens for finish in finishes)
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
 async def _merged(streams: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenerator[tuple[int, Event], None]:
-    """The events of several streams, each with its stream's index, as they come; the first failure ends all.
+    """Merges the events of several streams, each with the index of its stream. The first exception ends all streams.
 
-    Every stream is begun before any event can come, so what a backend refuses is raised before the first event.
+    All streams start before the first event is yielded, so that a refusal of the backend is raised first.
     """
-    box: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
 
     async def pump(index: int, stream: AsyncGenerator[Event, None]) -> None:
         try:
             async with aclosing(stream):
                 async for event in stream:
-                    box.put_nowait((index, event))
+                    queue.put_nowait((index, event))
         except Exception as error:
-            box.put_nowait((index, error))
+            queue.put_nowait((index, error))
 
     tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
     try:
         open_streams = len(streams)
         while open_streams:
-            index, event = await box.get()
+            index, event = await queue.get()
             if isinstance(event, Exception):
                 raise event
             open_streams -= isinstance(event, FinishEvent)
@@ -235,21 +224,22 @@ async def _merged(streams: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenera
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Completer:
-    """Turns requests into Completions, for one backend."""
+class CompletionService:
+    """Starts chat completions on one backend."""
 
     def __init__(self, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate) -> None:
         self._settings = settings
         self._backend = backend
         self._tokenizer = tokenizer
         self._requests = RequestBuilder(backend, tokenizer, settings)
-        # Slow web servers must not keep the rest of the program from its own threads.
+        # Threads of its own, so that slow web servers do not block asyncio's shared threads.
         self._image_threads = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="images")
 
     async def begin(self, body: ChatRequest, model: str, caller: str) -> Completion:
-        """Everything before the queue: sampling values, the image, the prompt. Raises ApiError and DemoError.
+        """Checks the sampling values, loads the image and builds the prompt. Raises ApiError and DemoError.
 
-        caller: requests of the same one share a fair turn.
+        Args:
+            caller: the requests of one caller share a turn in the queue.
         """
         self._check_capabilities(body)
         sampling = self._sampling(body)
@@ -264,14 +254,14 @@ class Completer:
         return Completion(model, requests, self._backend, self._tokenizer, seen, body)
 
     def _check_capabilities(self, body: ChatRequest) -> None:
-        has = self._backend.info.capabilities
-        if body.logprobs and "probabilities" not in has:
+        capabilities = self._backend.info.capabilities
+        if body.logprobs and "probabilities" not in capabilities:
             raise _unable("logprobs", "the backend that runs the model tells no probabilities")
-        if body.seed is not None and "seed" not in has:
+        if body.seed is not None and "seed" not in capabilities:
             raise _unable("seed", "the backend that runs the model draws without one, so nothing could be repeated")
         if body.ignore_eos and "ignore_eos" in self._backend.info.ignored:
             raise _unable("ignore_eos", "the backend that runs the model ends its answers by itself")
-        if "images" not in has and any(message.images for message in body.messages):
+        if "images" not in capabilities and any(message.images for message in body.messages):
             raise _unable("messages", "the backend that runs the model takes no images")
         status = self._backend.status()
         most = status.slots + status.max_waiting
@@ -281,7 +271,7 @@ class Completer:
     def _sampling(self, body: ChatRequest) -> SamplingParams:
         """The values of the body, and the deployment's where the body has none."""
         settings, longest = self._settings, self._backend.info.context_length
-        limit = min(longest, int(BOUNDS["max_tokens"].maximum)) if body.longest is None else min(body.longest, longest)
+        limit = min(longest, int(BOUNDS["max_tokens"].maximum)) if body.answer_limit is None else min(body.answer_limit, longest)
         try:
             return SamplingParams(
                 temperature=settings.temperature if body.temperature is None else body.temperature,
@@ -299,7 +289,7 @@ class Completer:
             raise of_demo_error(error, param=param) from None
 
     async def _conversation(self, messages: Sequence[ChatMessage]) -> tuple[Conversation, LoadedImage | None, SeenImage | None]:
-        """The conversation, in which only the newest image is loaded, since the model sees no other."""
+        """The conversation and its newest image. Older images are not loaded, because the model sees only one."""
         characters = sum(len(message.text) for message in messages)
         longest = _CHARACTERS_PER_TOKEN * self._backend.info.context_length
         if characters > longest:

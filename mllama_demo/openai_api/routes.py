@@ -20,7 +20,7 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, QueueEvent
 from mllama_demo.errors import DemoError
-from mllama_demo.openai_api.completion import Completer, Completion
+from mllama_demo.openai_api.completion import Completion, CompletionService
 from mllama_demo.openai_api.schema import (
     Capabilities,
     ChatChunk,
@@ -95,7 +95,7 @@ def add_api(
     """The routes, their errors and their guard."""
     models = ServedModels(settings, backend)
     app.include_router(_machine_routes(backend, metrics))
-    app.include_router(_v1_routes(backend, models, Completer(settings, backend, tokenizer), metrics))
+    app.include_router(_v1_routes(backend, models, CompletionService(settings, backend, tokenizer), metrics))
     app.add_middleware(ApiGuard, keys=Keys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)
     _add_error_handlers(app, backend)
     _describe_errors(app)
@@ -133,7 +133,7 @@ def _machine_routes(backend: Backend, metrics: Metrics) -> APIRouter:
 # --- the API -------------------------------------------------------------------------------------------------------------
 
 
-def _v1_routes(backend: MeasuredBackend, models: ServedModels, completer: Completer, metrics: Metrics) -> APIRouter:
+def _v1_routes(backend: MeasuredBackend, models: ServedModels, completer: CompletionService, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/models", responses=_errors(401))

@@ -1,7 +1,7 @@
-"""What goes over the wire of the chat-completions API: the request with its checks, the whole answer and its chunks.
+"""The JSON of the chat-completions API as pydantic models: the request with its checks, the response and its chunks.
 
-Field names are the OpenAI API's; what vLLM adds (top_k, ignore_eos, stop_reason, prompt_logprobs, max_model_len) has vLLM's
-names. Knows no backend. Numbers are checked where SamplingParams checks them.
+The field names are the OpenAI API's, and vLLM's for what vLLM adds (top_k, ignore_eos, stop_reason, prompt_logprobs,
+max_model_len). SamplingParams checks the sampling values. Knows no backend.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MAX_MESSAGES = 2000
 MAX_PARTS = 100
 _INT64 = 2**63
 
-# Fields that this server does not act on although ignoring them would change the answer, with the values that change nothing
-# (null never does). Every other unknown field is ignored.
+# Fields that this server does not support, with the values that have no effect (null has none either). Other values are refused,
+# because ignoring them would change the answer. Every other unknown field is ignored.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -65,18 +65,18 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class _Wire(BaseModel):
-    """Taken as it stands: "5" is no number and 1 is no yes. Unknown fields are ignored."""
+    """Strict: "5" is not a number and 1 is not true. Unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
 def _refusal(param: str | None, problem: str, code: LiteralString = "invalid_value") -> PydanticCustomError:
-    """param: the field to name, where pydantic would name the object around it."""
+    """param: the field that the error names, where pydantic would name the object around it."""
     return PydanticCustomError(code, "{problem}", {"problem": problem, "param": param})
 
 
 def _unicode(text: str) -> str:
-    """JSON can name half a surrogate pair, which is no character."""
+    """Refuses half a surrogate pair, which JSON can contain although it is not a character."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -108,7 +108,7 @@ class ImageUrl(_Wire):
 
 
 def _bare_url(value: Any) -> Any:
-    """Some clients send the address itself where the API has an object around it."""
+    """Accepts the URL itself in place of the object around it, because some clients send it."""
     return {"url": value} if isinstance(value, str) else value
 
 
@@ -155,7 +155,7 @@ class ChatMessage(_Wire):
         return value
 
     @model_validator(mode="after")
-    def _fits_its_role(self) -> ChatMessage:
+    def _content_fits_role(self) -> ChatMessage:
         if self.content is None and self.role != "assistant":
             raise _refusal("content", f"a message of the role {self.role} needs a text or a list of parts")
         images = len(self.images)
@@ -167,20 +167,20 @@ class ChatMessage(_Wire):
 
     @property
     def text(self) -> str:
-        """All text; parts are joined by line breaks."""
+        """The text of all parts, joined by line breaks."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content or ""
 
     @property
     def images(self) -> list[str]:
-        """The address of each image, in order."""
+        """The URL of each image, in order."""
         parts = self.content if isinstance(self.content, list) else []
         return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
 
 
 def _strings(value: Any) -> Any:
-    """One error for both types, in place of pydantic's one for each."""
+    """Refuses other types with one error, where pydantic would report one error for each allowed type."""
     strings = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(string, str) for string in strings):
         raise _refusal(None, "a string or a list of strings is allowed")
@@ -238,7 +238,7 @@ class ChatRequest(_Wire):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
     @model_validator(mode="after")
-    def _no_more_than_is_supported(self) -> ChatRequest:
+    def _is_supported(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
             raise _refusal("top_logprobs", "allowed only together with logprobs: true")
         if self.stream_options is not None and not self.stream:
@@ -249,7 +249,7 @@ class ChatRequest(_Wire):
         return self
 
     @property
-    def longest(self) -> int | None:
+    def answer_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
@@ -258,12 +258,12 @@ class ChatRequest(_Wire):
 
 
 def _same(value: Any, neutral: Any) -> bool:
-    """Equal, and True is no 1."""
+    """Whether the values are equal; True is not equal to 1."""
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def unsupported(name: str) -> str:
-    """Why a field of NEUTRAL is refused."""
+    """The reason for refusing a field of NEUTRAL."""
     values = NEUTRAL[name]
     allowed = f"only {' or '.join(map(json.dumps, values)) or 'null'} is"
     return f"not supported, and ignoring it would change the answer; {allowed} allowed"

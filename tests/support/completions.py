@@ -13,7 +13,7 @@ from PIL import Image
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest
-from mllama_demo.openai_api.completion import Completer
+from mllama_demo.openai_api.completion import CompletionService
 from mllama_demo.openai_api.schema import ChatChunk, ChatCompletion, ChatRequest
 from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished
 
@@ -37,7 +37,7 @@ def body(*messages: Any, **fields: Any) -> ChatRequest:
 
 
 def begin(backend: ManualBackend, request: ChatRequest, caller: str = "me", **settings: Any) -> Any:
-    return Completer(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)
+    return CompletionService(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)
 
 
 async def taken(request: ChatRequest, backend: ManualBackend | None = None, **settings: Any) -> list[GenerationRequest]:
