@@ -1,7 +1,4 @@
-"""`python -m mllama_demo rehearse --scenario NAME`: the check of a whole scenario before the audience arrives.
-
-Asks every step with the deployment's own backend, says what is not as expected, and records the answers for present mode.
-"""
+"""The command `rehearse`: asks all steps of a scenario, reports answers that are not as expected, and records the answers."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
-from mllama_demo.present.recording import NOT_KEPT, RecordedStep, Recording, keep, place_of
+from mllama_demo.present.recording import NOT_SAVED, RecordedStep, Recording, recording_path, save_recording
 from mllama_demo.present.spec import Scenario, find, names, read_scenario
 from mllama_demo.runtime.process import terminated
 from mllama_demo.web.serve import set_up_logging
@@ -39,14 +36,14 @@ def main(options: Sequence[str], name: str | None, output: Path | None) -> int:
         known = ", ".join(names(settings.scenarios_dir)) or "none"
         raise ConfigError(f"Name what to rehearse with --scenario; in {settings.scenarios_dir} there are: {known}.")
     scenario = read_scenario(find(name, settings), settings)
-    output = output or place_of(scenario, settings)
+    output = output or recording_path(scenario, settings)
     with terminated():
         recording = _run(settings, scenario)
-    kept = keep(output, recording, scenario, settings)
+    saved = save_recording(output, recording, scenario, settings)
     failed = sum(bool(step.problems) for step in recording.steps.values())
     total = len(scenario.steps)
-    where = f"Recorded in {output}" if kept else NOT_KEPT
-    print(f"{total - failed} of {total} steps as expected. {where}", flush=True)
+    outcome = f"Recorded in {output}" if saved else NOT_SAVED
+    print(f"{total - failed} of {total} steps as expected. {outcome}", flush=True)
     return NOT_AS_EXPECTED if failed else 0
 
 
@@ -62,9 +59,9 @@ def _run(settings: Settings, scenario: Scenario) -> Recording:
         await until_ready(backend)
         info = backend.info
         print(f"{scenario.script.title}: {len(scenario.steps)} steps with {info.model} on {info.device}", flush=True)
-        answerer = GenerationService(backend, tokenizer, scenario, settings)
+        service = GenerationService(backend, tokenizer, scenario, settings)
         recording = None
-        async with aclosing(rehearse(answerer, scenario)) as recordings:
+        async with aclosing(rehearse(service, scenario)) as recordings:
             async for recording in recordings:
                 index = len(recording.steps) - 1
                 print(_report(index, recording.steps[index]), flush=True)

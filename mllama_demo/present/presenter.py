@@ -19,7 +19,7 @@ from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BadRequest, ConfigError, Conflict, NotFound
 from mllama_demo.generation.service import Answer, GenerationService
-from mllama_demo.present.recording import BROKEN_OFF, NOT_KEPT, Recording, keep, place_of, recording_of
+from mllama_demo.present.recording import INCOMPLETE, NOT_SAVED, Recording, find_recording, recording_path, save_recording
 from mllama_demo.present.rehearse import ask_step, rehearse
 from mllama_demo.present.spec import NAME, Scenario, names, read_scenario
 
@@ -102,7 +102,7 @@ class Presenter:
     def rehearsal_status(self, scenario: Scenario) -> RehearsalStatus:
         """Whether the scenario as it is now was rehearsed with the model that answers now."""
         try:
-            recording = recording_of(scenario, self._settings)
+            recording = find_recording(scenario, self._settings)
         except ConfigError as error:
             log.warning("%s", error)
             return RehearsalStatus(None, "no", f"Not rehearsed: {error}")
@@ -116,11 +116,11 @@ class Presenter:
                 )
             return RehearsalStatus(recording, "other", f"{when} with another model ({recording.model})")
         steps = [recording.step(scenario, index) for index in range(len(scenario.steps))]
-        broken = sum(recording.broke_off(scenario, index) for index in range(len(steps)))
-        if steps.count(None) > broken:
+        incomplete = sum(recording.is_incomplete(scenario, index) for index in range(len(steps)))
+        if steps.count(None) > incomplete:
             return RehearsalStatus(recording, "old", f"{when}, but not all of its steps as they are now")
-        if broken:
-            return RehearsalStatus(recording, "failed", f"{when}, but {broken} of {len(steps)} steps got no whole answer")
+        if incomplete:
+            return RehearsalStatus(recording, "failed", f"{when}, but {incomplete} of {len(steps)} steps got no whole answer")
         failed = sum(bool(step and step.problems) for step in steps)
         if failed:
             return RehearsalStatus(recording, "failed", f"{when}: {failed} of {len(steps)} answers were not as expected")
@@ -158,7 +158,7 @@ class Presenter:
                 known[number] = found.answer
         async with aclosing(ask_step(self._service(scenario), scenario, index, known)) as states:
             async for answer in states:
-                if answer.finish is not None and answer.finish.reason not in BROKEN_OFF:
+                if answer.finish is not None and answer.finish.reason not in INCOMPLETE:
                     answers[index] = answer.text
                 yield answer
 
@@ -179,12 +179,12 @@ class Presenter:
                 async for recording in recordings:
                     yield recording
             assert recording is not None  # a scenario has a step
-            place = place_of(scenario, self._settings)
-            if await asyncio.to_thread(keep, place, recording, scenario, self._settings):
+            path = recording_path(scenario, self._settings)
+            if await asyncio.to_thread(save_recording, path, recording, scenario, self._settings):
                 status = await asyncio.to_thread(self.rehearsal_status, scenario)
                 yield replace(status, sentence=f"{status.sentence}. The answers are recorded.")
             else:
-                yield RehearsalStatus(None, "failed", NOT_KEPT)
+                yield RehearsalStatus(None, "failed", NOT_SAVED)
         finally:
             self._rehearsing.discard(name)
 

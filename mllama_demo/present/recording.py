@@ -1,7 +1,7 @@
-"""Answers of a rehearsal, kept for the moment when the model fails on stage. A recording is never shown without its date.
+"""The recorded answers of a rehearsal. Present mode shows them, with their date, when the model fails.
 
-Kept in the data folder, since the program's own folder may be read-only; one that lies beside the scenario, as
-NAME.recording.json, is read where the data folder has none.
+Recordings are saved in the data folder, because the folder of the scenarios may be read-only. A recording beside the scenario,
+NAME.recording.json, is used if the data folder has none.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.present.spec import Scenario
 
-BROKEN_OFF = ("error", "cancelled", "time_limit")
-NOT_KEPT = "Not recorded: a step has no whole answer, so that the earlier recording stays."
+INCOMPLETE = ("error", "cancelled", "time_limit")
+NOT_SAVED = "Not recorded: a step has no whole answer, so that the earlier recording stays."
 
 
 class RecordedStep(BaseModel):
-    """One answer. fingerprint: of the step, see Scenario.fingerprint. Times in seconds; problems: what was not as expected."""
+    """One answer. `fingerprint` is Scenario.fingerprint of the step. `problems` has the expectations that are not met."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,12 +40,12 @@ class RecordedStep(BaseModel):
 
     @property
     def complete(self) -> bool:
-        """Whether the model came to an end of its own or to max_tokens."""
-        return self.reason not in BROKEN_OFF
+        """Whether the answer ended by itself or at max_tokens."""
+        return self.reason not in INCOMPLETE
 
 
 class Recording(BaseModel):
-    """The answers of one rehearsal, by number of the step. recorded: when it began."""
+    """The answers of one rehearsal, by index of the step. `recorded` is the start of the rehearsal."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,18 +58,22 @@ class Recording(BaseModel):
     steps: dict[int, RecordedStep] = Field(default_factory=dict)
 
     def step(self, scenario: Scenario, index: int) -> RecordedStep | None:
-        """The whole answer to the step as it is now; None when it was changed since, failed or was cut off."""
-        found = self.steps.get(index)
-        return found if found is not None and found.complete and found.fingerprint == scenario.fingerprint(index) else None
+        """The complete answer to the step as it is now; None if the step was changed, or has no complete answer."""
+        step = self._current(scenario, index)
+        return step if step is not None and step.complete else None
 
-    def broke_off(self, scenario: Scenario, index: int) -> bool:
-        """Whether the step as it is now was asked and got no whole answer."""
-        found = self.steps.get(index)
-        return found is not None and not found.complete and found.fingerprint == scenario.fingerprint(index)
+    def is_incomplete(self, scenario: Scenario, index: int) -> bool:
+        """Whether the step as it is now was asked and has no complete answer."""
+        step = self._current(scenario, index)
+        return step is not None and not step.complete
+
+    def _current(self, scenario: Scenario, index: int) -> RecordedStep | None:
+        step = self.steps.get(index)
+        return step if step is not None and step.fingerprint == scenario.fingerprint(index) else None
 
     @property
     def date(self) -> str:
-        """For people: 25 November 2026."""
+        """Such as 25 November 2026."""
         return f"{self.recorded.day} {self.recorded:%B %Y}"
 
 
@@ -77,13 +81,13 @@ def now() -> datetime:
     return datetime.now(timezone.utc).replace(microsecond=0)
 
 
-def place_of(scenario: Scenario, settings: Settings) -> Path:
-    """Where a rehearsal of this scenario is kept."""
+def recording_path(scenario: Scenario, settings: Settings) -> Path:
+    """The file in the data folder."""
     return settings.data_dir / "recordings" / f"{scenario.name}.json"
 
 
-def write(path: Path, recording: Recording) -> None:
-    """Replaces the file at once or not at all. Raises ConfigError."""
+def write_recording(path: Path, recording: Recording) -> None:
+    """Replaces the file as a whole. Raises ConfigError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -93,29 +97,32 @@ def write(path: Path, recording: Recording) -> None:
         raise ConfigError(f"The recording {path} cannot be written: {error.strerror}.") from None
 
 
-def keep(path: Path, recording: Recording, scenario: Scenario, settings: Settings) -> bool:
-    """Writes it, unless a step has no whole answer in it and one in the recording whose place it would take; whether it did.
+def save_recording(path: Path, recording: Recording, scenario: Scenario, settings: Settings) -> bool:
+    """Writes the recording, unless that would lose a complete answer of the recording in use.
 
-    That may be the one beside the scenario, since the data folder's is preferred to it. One that cannot be read stays too.
+    The recording in use may be the one beside the scenario. A recording that cannot be read is not replaced by an incomplete one.
+
+    Returns:
+        Whether the recording was written.
     """
     if not all(step.complete for step in recording.steps.values()):
         try:
-            earlier = recording_of(scenario, settings) if path == place_of(scenario, settings) else _at(path)
+            earlier = find_recording(scenario, settings) if path == recording_path(scenario, settings) else _read_if_file(path)
         except ConfigError:
             return False
         steps = range(len(scenario.steps))
         if earlier and any(earlier.step(scenario, index) and not recording.step(scenario, index) for index in steps):
             return False
-    write(path, recording)
+    write_recording(path, recording)
     return True
 
 
-def _at(path: Path) -> Recording | None:
-    return read(path) if path.is_file() else None
+def _read_if_file(path: Path) -> Recording | None:
+    return read_recording(path) if path.is_file() else None
 
 
-def read(path: Path) -> Recording:
-    """Raises ConfigError for a file that is none of ours."""
+def read_recording(path: Path) -> Recording:
+    """Raises ConfigError for a file that is not a recording."""
     try:
         return Recording.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, ValueError) as error:
@@ -123,6 +130,6 @@ def read(path: Path) -> Recording:
         raise ConfigError(f"The recording {path} cannot be read: {problem}.") from None
 
 
-def recording_of(scenario: Scenario, settings: Settings) -> Recording | None:
-    """The newest rehearsal, or the one that came with the scenario; None without any. Raises ConfigError."""
-    return _at(place_of(scenario, settings)) or _at(scenario.path.with_suffix(".recording.json"))
+def find_recording(scenario: Scenario, settings: Settings) -> Recording | None:
+    """The recording in the data folder, or else the one beside the scenario. Raises ConfigError."""
+    return _read_if_file(recording_path(scenario, settings)) or _read_if_file(scenario.path.with_suffix(".recording.json"))

@@ -22,7 +22,7 @@ from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BackendUnavailable, DemoError
 from mllama_demo.generation.service import Answer
 from mllama_demo.present.presenter import Presenter, RehearsalStatus
-from mllama_demo.present.recording import BROKEN_OFF, Recording
+from mllama_demo.present.recording import INCOMPLETE, Recording
 from mllama_demo.present.spec import Scenario, names
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
@@ -133,7 +133,7 @@ async def _lines(events: AsyncGenerator[dict[str, Any], None]) -> Response:
     return NdjsonStream(lines())
 
 
-_BROKEN_OFF_WORDS = {
+_INCOMPLETE_REASONS = {
     "time_limit": "The answer took longer than the step's time limit.",
     "cancelled": "The answer was ended from elsewhere.",
 }
@@ -195,8 +195,8 @@ async def _events(answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[dict[
 
 def _event(answer: Answer, sent: str) -> dict[str, Any]:
     finish = answer.finish
-    if finish is not None and finish.reason in BROKEN_OFF:
-        return {"error": finish.error or _BROKEN_OFF_WORDS.get(finish.reason, "The answer failed.")}
+    if finish is not None and finish.reason in INCOMPLETE:
+        return {"error": finish.error or _INCOMPLETE_REASONS.get(finish.reason, "The answer failed.")}
     event: dict[str, Any] = {"phase": answer.phase, "text": answer.text[len(sent) :]}
     if answer.position is not None:
         event |= {"position": answer.position, "wait_s": answer.estimated_wait_s}

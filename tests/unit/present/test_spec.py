@@ -1,4 +1,4 @@
-"""Scenarios are checked by name and place, their answers by shape, and recordings fit only what they were made of."""
+"""Scenario files, expectations and recordings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", names(SCENARIOS))
-def test_every_scenario_that_ships_can_be_played(name: str):
+def test_every_shipped_scenario_is_valid(name: str):
     settings = Settings()
     scenario = read_scenario(find(name, settings), settings)
     assert all(step.notes and step.expect for step in scenario.steps)
@@ -47,19 +47,19 @@ def test_every_scenario_that_ships_can_be_played(name: str):
         ("- a\n", "must be a mapping"),
     ],
 )
-def test_what_is_wrong_is_said_by_place(tmp_path: Path, text: str, said: str):
+def test_a_mistake_is_reported_with_its_line_and_step(tmp_path: Path, text: str, said: str):
     with pytest.raises(ConfigError, match=r"demo\.yaml") as error:
         read_scenario(write(tmp_path, text), Settings())
     assert said in str(error.value)
 
 
-def test_an_unknown_scenario_is_answered_with_a_close_one():
+def test_an_unknown_scenario_name_suggests_a_similar_one():
     with pytest.raises(ConfigError, match="did you mean first-look"):
         find("first-lok", Settings())
 
 
 @pytest.mark.parametrize(
-    ("shape", "good", "bad"),
+    ("expectation", "good", "bad"),
     [
         (Expectation(contains_any=("dog", "puppy")), "A Dog.", "A dogma."),
         (Expectation(contains_all=("red", "blue")), "red and blue", "red"),
@@ -70,25 +70,25 @@ def test_an_unknown_scenario_is_answered_with_a_close_one():
         (Expectation(does_not_know=True), "I don’t know that.", "It is Rome."),
     ],
 )
-def test_an_answer_is_measured_by_its_shape(shape: Expectation, good: str, bad: str):
-    assert not shape.problems(good)
-    assert shape.problems(bad)
+def test_an_answer_is_checked_against_its_expectation(expectation: Expectation, good: str, bad: str):
+    assert not expectation.problems(good)
+    assert expectation.problems(bad)
 
 
-def test_a_follow_up_needs_the_answer_before(tmp_path: Path):
+def test_a_step_that_continues_needs_the_answer_before(tmp_path: Path):
     scenario = read_scenario(write(tmp_path, TWO), Settings())
     assert [m.text for m in scenario.conversation(1, {0: "7"}).messages] == ["What is 3 + 4?", "7", "And 1 + 1?"]
     with pytest.raises(BadRequest, match="step 1, which was not asked"):
         scenario.conversation(1, {})
 
 
-def test_a_rehearsal_records_what_the_model_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_rehearse_records_the_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write(tmp_path, TWO.replace("    continues: true\n", "    expect: {number: 99}\n"))
     settings = Settings(data_dir=tmp_path)
     assert main(["rehearse", "--scenario", str(path), "--data-dir", str(tmp_path), "--device", "cpu"]) == 1
     assert "the number 99 is not in it" in capsys.readouterr().out
     scenario = read_scenario(path, settings)
-    found = recordings.recording_of(scenario, settings)
+    found = recordings.find_recording(scenario, settings)
     assert found is not None
     assert found.model == "embedded"
     first = found.step(scenario, 0)
@@ -105,7 +105,7 @@ def test_a_step_has_its_own_time_limit_or_the_scenarios(tmp_path: Path):
     assert [scenario.time_limit_s(index) for index in (0, 1)] == [20, 5]
 
 
-def test_the_scenario_for_the_large_model_says_so_and_no_other_does():
+def test_only_the_scenario_large_model_needs_a_large_model():
     settings = Settings()
     scripts = {name: read_scenario(find(name, settings), settings).script for name in names(SCENARIOS)}
     assert [name for name, script in scripts.items() if script.needs_large_model] == ["large-model"]
@@ -113,7 +113,7 @@ def test_the_scenario_for_the_large_model_says_so_and_no_other_does():
 
 
 def recorded(scenario: Scenario, reason: str, answer: str = "7") -> Recording:
-    """Of the first step, which ended so."""
+    """A recording of the first step, which ended for this reason."""
     step = RecordedStep(
         fingerprint=scenario.fingerprint(0), prompt="x", answer=answer, reason=reason, prompt_tokens=0, completion_tokens=0,
         ttft_s=None, total_s=0, tokens_per_second=None,
@@ -122,36 +122,38 @@ def recorded(scenario: Scenario, reason: str, answer: str = "7") -> Recording:
 
 
 @pytest.mark.parametrize("reason", ["error", "time_limit", "cancelled"])
-def test_a_step_that_broke_off_has_no_recorded_answer_and_costs_no_earlier_one(tmp_path: Path, reason: str):
+def test_an_incomplete_step_has_no_recorded_answer_and_replaces_no_complete_one(tmp_path: Path, reason: str):
     settings = Settings(data_dir=tmp_path / "data")
     scenario, file = read_scenario(write(tmp_path, TWO), settings), tmp_path / "recording.json"
-    broken, good = recorded(scenario, reason), recorded(scenario, "end_of_turn")
-    assert broken.step(scenario, 0) is None
+    incomplete, good = recorded(scenario, reason), recorded(scenario, "end_of_turn")
+    assert incomplete.step(scenario, 0) is None
     assert good.step(scenario, 0) is not None
-    assert recordings.keep(file, broken, scenario, settings), "better than nothing"
-    assert recordings.keep(file, good, scenario, settings)
-    assert not recordings.keep(file, broken, scenario, settings)
-    assert recordings.read(file) == good
+    assert recordings.save_recording(file, incomplete, scenario, settings), "better than nothing"
+    assert recordings.save_recording(file, good, scenario, settings)
+    assert not recordings.save_recording(file, incomplete, scenario, settings)
+    assert recordings.read_recording(file) == good
 
 
-def test_a_rehearsal_that_broke_off_leaves_the_recording_that_came_with_the_scenario(tmp_path: Path):
+def test_an_incomplete_recording_does_not_replace_the_recording_beside_the_scenario(tmp_path: Path):
     settings = Settings(data_dir=tmp_path / "data")
     scenario = read_scenario(write(tmp_path, TWO), settings)
-    place, good = recordings.place_of(scenario, settings), recorded(scenario, "end_of_turn")
-    recordings.write(tmp_path / "demo.recording.json", good)
-    assert not recordings.keep(place, recorded(scenario, "time_limit"), scenario, settings)
-    assert recordings.recording_of(scenario, settings) == good
+    path, good = recordings.recording_path(scenario, settings), recorded(scenario, "end_of_turn")
+    recordings.write_recording(tmp_path / "demo.recording.json", good)
+    assert not recordings.save_recording(path, recorded(scenario, "time_limit"), scenario, settings)
+    assert recordings.find_recording(scenario, settings) == good
     changed = read_scenario(write(tmp_path, TWO.replace("3 + 4", "2 + 2")), settings)
-    broken = recorded(changed, "time_limit")
-    assert recordings.keep(place, broken, changed, settings), "the one that came with it answers another question"
+    incomplete = recorded(changed, "time_limit")
+    assert recordings.save_recording(path, incomplete, changed, settings), (
+        "the recording beside the scenario has another question"
+    )
 
 
-def test_a_recording_that_cannot_be_read_gives_way_to_a_whole_one_only(tmp_path: Path):
+def test_an_unreadable_recording_is_replaced_by_a_complete_one_only(tmp_path: Path):
     settings = Settings(data_dir=tmp_path)
     scenario = read_scenario(write(tmp_path, TWO), settings)
-    place = recordings.place_of(scenario, settings)
-    place.parent.mkdir()
-    place.write_text("{}")
-    assert not recordings.keep(place, recorded(scenario, "error"), scenario, settings)
-    assert place.read_text() == "{}"
-    assert recordings.keep(place, recorded(scenario, "end_of_turn"), scenario, settings)
+    path = recordings.recording_path(scenario, settings)
+    path.parent.mkdir()
+    path.write_text("{}")
+    assert not recordings.save_recording(path, recorded(scenario, "error"), scenario, settings)
+    assert path.read_text() == "{}"
+    assert recordings.save_recording(path, recorded(scenario, "end_of_turn"), scenario, settings)
