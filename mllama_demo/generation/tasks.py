@@ -1,6 +1,6 @@
-"""Answers under way. They belong to the conversation, not to a page: a reload or a second tab finds them again.
+"""Runs answers in the background and stores them. An answer belongs to a conversation, so a reloaded page finds it again.
 
-An answer that nobody has watched for a while is ended, so that a closed tab gives its slot back.
+An answer that no page watches is stopped after a while, so that a closed page does not hold a slot.
 """
 
 from __future__ import annotations
@@ -29,7 +29,14 @@ UNWATCHED_SECONDS = 30.0
 
 
 class AnswerTask:
-    """One answer under way. conversation: as asked; once done without an error, with the answer."""
+    """One answer under way.
+
+    Attributes:
+        conversation: ends with the question. Ends with the answer once that is saved.
+        abandoned: whether the answer was stopped because no page watched it.
+        discarded: whether nothing of the answer is to be stored.
+        watchers: number of pages that watch.
+    """
 
     def __init__(self, owner: str, conversation: Conversation, tree: MessageTree | None = None) -> None:
         self.id = conversation.id
@@ -43,22 +50,24 @@ class AnswerTask:
         self.stopped = False
         self.abandoned = False
         self.discarded = False
-        self.kept = False
-        self.keeping = threading.Lock()
+        self.saved = False
+        self.save_lock = threading.Lock()
         self.watchers = 0
         self._changed = asyncio.Event()
 
     def change(self) -> None:
-        """Wakes everybody who watches."""
+        """Wakes all watchers."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def watch(
         self, per_second: float | Callable[[], float], at_least_every_s: float | None = None
     ) -> AsyncGenerator[None, None]:
-        """Yields now and after changes, at most per_second times a second, until it has yielded with `done` set.
+        """Yields at once and after each change. Yields a last time when `done` is set.
 
-        at_least_every_s: yields so often while nothing changes, for those who show how long it takes.
+        Args:
+            per_second: the highest rate of yields.
+            at_least_every_s: seconds between yields while nothing changes; None does not yield then.
         """
         self.watchers += 1
         try:
@@ -76,7 +85,7 @@ class AnswerTask:
 
 
 class AnswerTasks:
-    """All answers under way in this process, at most one for a conversation. Used from one event loop."""
+    """The answers under way in this process, at most one for a conversation. Used from one event loop."""
 
     def __init__(
         self,
@@ -96,8 +105,7 @@ class AnswerTasks:
         return self._live.get(conversation_id)
 
     def of(self, owner: str) -> list[AnswerTask]:
-        """All of one owner's."""
-        return [live for live in self._live.values() if live.owner == owner]
+        return [task for task in self._live.values() if task.owner == owner]
 
     def refuse_second(self, conversation_id: str) -> None:
         """Raises BadRequest while the conversation is being answered."""
@@ -107,96 +115,94 @@ class AnswerTasks:
     def start(
         self, owner: str, conversation: Conversation, sampling: SamplingParams, tree: MessageTree | None = None
     ) -> AnswerTask:
-        """Begins to answer the last turn. The conversation is stored once the backend took the request."""
+        """Starts to answer the last turn. The conversation is stored as soon as the backend accepts the request."""
         self.refuse_second(conversation.id)
-        live = self._live[conversation.id] = AnswerTask(owner, conversation, tree)
-        for work in (self._run(live, sampling), self._end_when_unwatched(live), self._draft(live)):
-            task = asyncio.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return live
+        task = self._live[conversation.id] = AnswerTask(owner, conversation, tree)
+        for work in (self._run(task, sampling), self._stop_when_unwatched(task), self._save_drafts(task)):
+            running = asyncio.create_task(work)
+            self._tasks.add(running)
+            running.add_done_callback(self._tasks.discard)
+        return task
 
-    def stop(self, live: AnswerTask) -> None:
-        """Ends the answer; what was written is kept."""
-        live.stopped = True
-        self._answerer.backend.cancel(live.request_id)
+    def stop(self, task: AnswerTask) -> None:
+        """Ends the answer and stores its text so far."""
+        task.stopped = True
+        self._answerer.backend.cancel(task.request_id)
 
-    async def discard(self, live: AnswerTask) -> None:
-        """Ends the answer and keeps nothing of it; returns when nothing more will be stored."""
-        live.discarded = True
-        self.stop(live)
-        async with aclosing(live.watch(per_second=100)) as moments:
-            async for _ in moments:
+    async def discard(self, task: AnswerTask) -> None:
+        """Ends the answer and stores nothing of it. Returns when nothing more will be stored."""
+        task.discarded = True
+        self.stop(task)
+        async with aclosing(task.watch(per_second=100)) as changes:
+            async for _ in changes:
                 pass
 
     async def adopt(self, owner: str) -> None:
-        """Keeps what a program that was killed, or could not store it, had written for this owner."""
+        """Stores the owner's answers of which only a draft exists, because a process crashed or could not store them."""
         await asyncio.to_thread(self._drafts.recover, owner, frozenset(self._live))
 
-    async def _run(self, live: AnswerTask, sampling: SamplingParams) -> None:
+    async def _run(self, task: AnswerTask, sampling: SamplingParams) -> None:
         try:
-            async with aclosing(self._answerer.answer(live.conversation, sampling, live.request_id)) as answers:
+            async with aclosing(self._answerer.answer(task.conversation, sampling, task.request_id)) as answers:
                 async for answer in answers:
-                    if live.stopped:
-                        # Said again, since the backend ignores what it is told before it knows the request.
-                        self._answerer.backend.cancel(live.request_id)
-                    if live.answer is None and not live.discarded:
-                        live.tree = await asyncio.to_thread(self._store.save, live.owner, live.conversation)
-                        live.conversation = live.tree.conversation()
-                    live.answer = answer
-                    live.change()
-            await asyncio.to_thread(self._keep, live)
-        except asyncio.CancelledError:
-            # The program is ending: what came so far is kept.
-            self._keep(live)
+                    if task.stopped:  # the backend ignored the earlier call if it did not have the request yet
+                        self._answerer.backend.cancel(task.request_id)
+                    if task.answer is None and not task.discarded:
+                        task.tree = await asyncio.to_thread(self._store.save, task.owner, task.conversation)
+                        task.conversation = task.tree.conversation()
+                    task.answer = answer
+                    task.change()
+            await asyncio.to_thread(self._save, task)
+        except asyncio.CancelledError:  # the process ends
+            self._save(task)
             raise
         except DemoError as error:
-            live.error = error
+            task.error = error
         except Exception:
-            log.exception("answering conversation %s failed", live.id)
-            live.error = DemoError("Something went wrong while answering; the server's log has the cause.")
+            log.exception("answering conversation %s failed", task.id)
+            task.error = DemoError("Something went wrong while answering; the server's log has the cause.")
         finally:
-            del self._live[live.id]
-            live.done = True
-            live.change()
+            del self._live[task.id]
+            task.done = True
+            task.change()
 
-    async def _draft(self, live: AnswerTask) -> None:
-        """Stores what there is of the answer, again and again, in case this program does not live to keep it."""
+    async def _save_drafts(self, task: AnswerTask) -> None:
+        """Stores the unfinished answer again and again, so that a crash of this process does not lose it."""
 
-        def put() -> None:
-            with live.keeping:
-                if live.answer is not None and not (live.kept or live.discarded or live.done):
-                    self._drafts.put(live.owner, live.conversation, self._answerer.message(live.answer))
+        def save_draft() -> None:
+            with task.save_lock:
+                if task.answer is not None and not (task.saved or task.discarded or task.done):
+                    self._drafts.put(task.owner, task.conversation, self._answerer.message(task.answer))
 
         try:
-            while not live.done:
-                with contextlib.suppress(DemoError):  # the next one may do
-                    await asyncio.to_thread(put)
+            while not task.done:
+                with contextlib.suppress(DemoError):  # the next attempt may succeed
+                    await asyncio.to_thread(save_draft)
                 await asyncio.sleep(REFRESH_INTERVAL_S)
         finally:
-            # Of an answer that could not be kept it is the only copy: the next to open the conversation adopts it.
-            if live.kept or live.discarded:
-                with contextlib.suppress(DemoError):  # one that stays is not adopted: its conversation has gone on
-                    await asyncio.to_thread(self._drafts.delete, live.id)
+            # The draft of an answer that could not be saved is its only copy, see adopt.
+            if task.saved or task.discarded:
+                with contextlib.suppress(DemoError):  # a draft that stays is not recovered, since the conversation has gone on
+                    await asyncio.to_thread(self._drafts.delete, task.id)
 
-    def _keep(self, live: AnswerTask) -> None:
-        with live.keeping:
-            if live.answer is None or live.discarded or live.kept:
+    def _save(self, task: AnswerTask) -> None:
+        with task.save_lock:
+            if task.answer is None or task.discarded or task.saved:
                 return
-            message = self._answerer.message(live.answer)
-            if live.abandoned:
+            message = self._answerer.message(task.answer)
+            if task.abandoned:
                 message = replace(message, metadata={**message.metadata, "reason": "abandoned"})
-            live.tree = self._store.save(live.owner, live.conversation.add(message))
-            live.conversation = live.tree.conversation()
-            live.kept = True
+            task.tree = self._store.save(task.owner, task.conversation.add(message))
+            task.conversation = task.tree.conversation()
+            task.saved = True
 
-    async def _end_when_unwatched(self, live: AnswerTask) -> None:
+    async def _stop_when_unwatched(self, task: AnswerTask) -> None:
         unwatched = 0.0
         step = self._unwatched_seconds / 10
-        while not live.done:
+        while not task.done:
             await asyncio.sleep(step)
-            unwatched = 0.0 if live.watchers else unwatched + step
+            unwatched = 0.0 if task.watchers else unwatched + step
             if unwatched >= self._unwatched_seconds:
-                live.abandoned = True
-                self.stop(live)
+                task.abandoned = True
+                self.stop(task)
                 return

@@ -1,4 +1,4 @@
-"""Answers under way over a backend played by hand, and pages that watch them."""
+"""Helpers for tests of AnswerTasks on a ManualBackend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.drafts import Drafts
 from tests.support.manual_backend import READ, CodePoints, ManualBackend, talk, until
 
-OFTEN = 1000.0  # looks a second: nearly every change is seen
+OFTEN = 1000.0  # yields per second: a watcher sees nearly every change
 
 
 def new_answers(store: ConversationStore, backend: ManualBackend, **options: Any) -> AnswerTasks:
@@ -27,33 +27,33 @@ EARLIER = talk("Hello?", "Hi.", "And now?")
 
 
 def texts(store: ConversationStore, conversation: Conversation) -> list[str]:
-    """What the store holds of it."""
+    """The stored texts of the conversation."""
     return [message.text for message in store.load(ME, conversation.id).messages]
 
 
-def shown(live: AnswerTask) -> str:
-    return live.answer.text if live.answer else ""
+def shown(task: AnswerTask) -> str:
+    return task.answer.text if task.answer else ""
 
 
-async def watch(live: AnswerTask, until_shown: str | None = None) -> str:
-    """Watches until that text is there, or to the end; what was seen last."""
-    async with aclosing(live.watch(OFTEN)) as moments:
-        async for _ in moments:
-            if until_shown is not None and shown(live) == until_shown:
+async def watch(task: AnswerTask, until_shown: str | None = None) -> str:
+    """Watches until the text is `until_shown`, or to the end. Returns the last text."""
+    async with aclosing(task.watch(OFTEN)) as changes:
+        async for _ in changes:
+            if until_shown is not None and shown(task) == until_shown:
                 break
-    return shown(live)
+    return shown(task)
 
 
 async def begin(answers: AnswerTasks, backend: ManualBackend, conversation: Conversation, *said: str) -> AnswerTask:
-    """An answer under way that has said something already."""
-    live = answers.start(ME, conversation, SamplingParams())
+    """A task whose answer has the text `said` so far."""
+    task = answers.start(ME, conversation, SamplingParams())
     await backend.taken()
     backend.send(READ)
     backend.say(*said)
-    await until(lambda: live.answer is not None and shown(live) == "".join(said), "the first words")
-    return live
+    await until(lambda: task.answer is not None and shown(task) == "".join(said), "the first words")
+    return task
 
 
-async def done(live: AnswerTask) -> AnswerTask:
-    await until(lambda: live.done, "the answer is done")
-    return live
+async def done(task: AnswerTask) -> AnswerTask:
+    await until(lambda: task.done, "the answer is done")
+    return task

@@ -1,4 +1,4 @@
-"""A backend played by hand, with answers over it."""
+"""Fixtures: AnswerTasks on a ManualBackend."""
 
 from __future__ import annotations
 
