@@ -6,12 +6,14 @@ Knows no Gradio, no HTTP and no torch.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
+
+from cachetools import LRUCache
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
@@ -100,7 +102,8 @@ class GenerationService:
         self._requests = RequestBuilder(backend, tokenizer, settings)
         self._store = store
         self.limits = settings.image_limits
-        self._decoded: OrderedDict[str, LoadedImage] = OrderedDict()
+        self._decoded: LRUCache[str, LoadedImage] = LRUCache(DECODED_IMAGES)
+        self._decoded_lock = threading.Lock()
 
     async def answer(
         self, conversation: Conversation, sampling: SamplingParams, request_id: str, time_limit_s: float = math.inf
@@ -122,17 +125,18 @@ class GenerationService:
 
     def load(self, image: ImageRef) -> LoadedImage:
         """The decoded image. The images used last stay in memory."""
-        found = self._decoded.pop(image.digest, None)
-        if found is None:
-            found = load_image(self._store.image_bytes(image.digest), image.name, self.limits)
-        self._decoded[image.digest] = found
-        while len(self._decoded) > DECODED_IMAGES:
-            self._decoded.popitem(last=False)
-        return found
+        with self._decoded_lock:
+            loaded = self._decoded.get(image.digest)
+        if loaded is None:
+            loaded = load_image(self._store.image_bytes(image.digest), image.name, self.limits)
+            with self._decoded_lock:
+                self._decoded[image.digest] = loaded
+        return loaded
 
     def discard(self, digest: str) -> None:
         """Removes a deleted image from memory."""
-        self._decoded.pop(digest, None)
+        with self._decoded_lock:
+            self._decoded.pop(digest, None)
 
     def message(self, answer: Answer) -> Message:
         """The assistant's turn as it is stored, with the figures that are shown under it as metadata."""

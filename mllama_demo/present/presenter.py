@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+
+from cachetools import LRUCache
 
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
@@ -37,7 +38,7 @@ _TOO_SMALL = "Made for a larger model: the small one that answers here is lost w
 class PresentationAnswers:
     """The answers of the presentations under way. The presentation used longest ago is forgotten first."""
 
-    _answers: OrderedDict[str, dict[int, str]] = field(default_factory=OrderedDict)
+    _answers: LRUCache[str, dict[int, str]] = field(default_factory=lambda: LRUCache(MAX_RUNS))
 
     def get(self, run: str, scenario: str) -> dict[int, str]:
         """The answers so far, by index of the step.
@@ -50,11 +51,7 @@ class PresentationAnswers:
         """
         if not _RUN.match(run):
             raise BadRequest("The run must be the one that the page was given; reload the page.")
-        answers = self._answers.pop(f"{scenario}:{run}", {})
-        self._answers[f"{scenario}:{run}"] = answers
-        while len(self._answers) > MAX_RUNS:
-            self._answers.popitem(last=False)
-        return answers
+        return self._answers.setdefault(f"{scenario}:{run}", {})
 
 
 @dataclass(frozen=True)
