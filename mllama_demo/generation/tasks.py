@@ -89,12 +89,12 @@ class AnswerTasks:
 
     def __init__(
         self,
-        answerer: GenerationService,
+        service: GenerationService,
         store: ConversationStore,
         drafts: Drafts,
         unwatched_seconds: float = UNWATCHED_SECONDS,
     ) -> None:
-        self._answerer = answerer
+        self._service = service
         self._store = store
         self._drafts = drafts
         self._unwatched_seconds = unwatched_seconds
@@ -127,7 +127,7 @@ class AnswerTasks:
     def stop(self, task: AnswerTask) -> None:
         """Ends the answer and stores its text so far."""
         task.stopped = True
-        self._answerer.backend.cancel(task.request_id)
+        self._service.backend.cancel(task.request_id)
 
     async def discard(self, task: AnswerTask) -> None:
         """Ends the answer and stores nothing of it. Returns when nothing more will be stored."""
@@ -143,10 +143,10 @@ class AnswerTasks:
 
     async def _run(self, task: AnswerTask, sampling: SamplingParams) -> None:
         try:
-            async with aclosing(self._answerer.answer(task.conversation, sampling, task.request_id)) as answers:
+            async with aclosing(self._service.answer(task.conversation, sampling, task.request_id)) as answers:
                 async for answer in answers:
                     if task.stopped:  # the backend ignored the earlier call if it did not have the request yet
-                        self._answerer.backend.cancel(task.request_id)
+                        self._service.backend.cancel(task.request_id)
                     if task.answer is None and not task.discarded:
                         task.tree = await asyncio.to_thread(self._store.save, task.owner, task.conversation)
                         task.conversation = task.tree.conversation()
@@ -172,7 +172,7 @@ class AnswerTasks:
         def save_draft() -> None:
             with task.save_lock:
                 if task.answer is not None and not (task.saved or task.discarded or task.done):
-                    self._drafts.put(task.owner, task.conversation, self._answerer.message(task.answer))
+                    self._drafts.put(task.owner, task.conversation, self._service.message(task.answer))
 
         try:
             while not task.done:
@@ -189,7 +189,7 @@ class AnswerTasks:
         with task.save_lock:
             if task.answer is None or task.discarded or task.saved:
                 return
-            message = self._answerer.message(task.answer)
+            message = self._service.message(task.answer)
             if task.abandoned:
                 message = replace(message, metadata={**message.metadata, "reason": "abandoned"})
             task.tree = self._store.save(task.owner, task.conversation.add(message))
