@@ -1,4 +1,4 @@
-"""The command offline in a process of its own that is interrupted, or killed, and goes on where it was."""
+"""The command offline as a process that is interrupted or killed, and continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def start(home: Path) -> subprocess.Popen[str]:
     [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)],
     ids=["ctrl-c", "term", "kill"],
 )
-def test_it_goes_on_where_it_was(how: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_an_interrupted_batch_continues(how: signal.Signals, code: int, tmp_path: Path) -> None:
     questions = [{"prompt": f"What is {n} + {n}?", "temperature": 1.0, "max_tokens": 16} for n in range(LINES)]
     (tmp_path / "batch.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
     out = tmp_path / "out.jsonl"

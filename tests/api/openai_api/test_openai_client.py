@@ -1,4 +1,4 @@
-"""The official client of the OpenAI API, used as its users use it, against the real server and a real model."""
+"""The official OpenAI client against a real server with a real model."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_question_is_answered(api: Program):
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_a_stream_says_the_same_as_the_whole(api: Program):
+def test_a_streamed_answer_equals_the_whole_response(api: Program):
     fields = {"model": NAME, "messages": [user(STORY)], "seed": 3, "temperature": 1.5, "max_tokens": 40}
     whole = client(api).chat.completions.create(**fields)
     chunks = list(client(api).chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
@@ -66,7 +66,7 @@ def test_a_stream_says_the_same_as_the_whole(api: Program):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_a_seed_repeats_an_answer_and_another_one_does_not(api: Program):
+def test_the_same_seed_repeats_an_answer_and_another_does_not(api: Program):
     def ask(seed: int | None) -> tuple[str | None, int]:
         answer = client(api).chat.completions.create(
             model=NAME, messages=[user(STORY)], seed=seed, temperature=2, top_p=1, max_tokens=30
@@ -81,7 +81,7 @@ def test_a_seed_repeats_an_answer_and_another_one_does_not(api: Program):
     assert ask(seed)[0] == drawn, "a seed that was drawn here repeats the answer too"
 
 
-def test_several_choices_are_drawn_with_seeds_of_their_own(api: Program):
+def test_several_choices_have_their_own_seeds(api: Program):
     fields = {"model": NAME, "messages": [user(STORY)], "temperature": 2, "top_p": 1, "max_tokens": 20}
     answer = client(api).chat.completions.create(**fields, n=3, seed=11)
     texts = [choice.message.content for choice in answer.choices]
@@ -111,7 +111,7 @@ def test_a_conversation_is_continued(api: Program):
     assert long.usage.completion_tokens == 2
 
 
-async def test_many_ask_at_the_same_time_and_each_gets_their_own_answer(api: Program):
+async def test_concurrent_requests_get_their_own_answers(api: Program):
     questions = [f"What is {a} plus {b}?" for a in range(3) for b in range(3)]
     async with async_client(api) as asking:
         answers = await asyncio.gather(
@@ -125,7 +125,7 @@ async def test_many_ask_at_the_same_time_and_each_gets_their_own_answer(api: Pro
 # --- images --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_in_the_request_is_seen(api: Program):
+def test_an_image_in_a_data_url_is_seen(api: Program):
     texts = {}
     for name in ("dog", "apples"):
         messages = [about(data_url(PICTURES / f"{name}.png"))]
@@ -137,7 +137,7 @@ def test_an_image_in_the_request_is_seen(api: Program):
     assert "apple" in texts["apples"].lower()
 
 
-def test_an_image_at_an_address_is_the_same_image(api: Program, pictures: str):
+def test_an_image_at_a_url_gives_the_same_answer(api: Program, pictures: str):
     from_web, from_request = (
         client(api).chat.completions.create(model=NAME, messages=[about(url)], temperature=0, max_tokens=40)
         for url in (f"{pictures}/dog.png", data_url(PICTURES / "dog.png"))
@@ -146,7 +146,7 @@ def test_an_image_at_an_address_is_the_same_image(api: Program, pictures: str):
     assert from_web.usage == from_request.usage
 
 
-def test_the_newest_image_of_a_conversation_is_seen_also_with_a_system_message(api: Program):
+def test_the_newest_image_is_seen_with_a_system_message_too(api: Program):
     messages = [
         {"role": "system", "content": "You describe pictures."},
         about(data_url(PICTURES / "dog.png")),
@@ -171,7 +171,7 @@ def test_the_newest_image_of_a_conversation_is_seen_also_with_a_system_message(a
         ("data:image/png;base64,!", "base64 text is broken"),
     ],
 )
-def test_what_cannot_be_fetched_or_read_is_named(api: Program, pictures: str, url: str, words: str):
+def test_an_image_that_cannot_be_fetched_or_read_is_reported(api: Program, pictures: str, url: str, words: str):
     with pytest.raises(openai.BadRequestError) as caught:
         client(api).chat.completions.create(model=NAME, messages=[about(url.format(pictures=pictures))])
     assert words in caught.value.message
@@ -181,7 +181,7 @@ def test_what_cannot_be_fetched_or_read_is_named(api: Program, pictures: str, ur
 # --- stop strings ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_string_ends_the_answer_wherever_the_tokens_are_cut(api: Program):
+def test_a_stop_string_ends_the_answer_across_token_borders(api: Program):
     fields = {"model": NAME, "messages": [user(STORY)], "temperature": 0, "max_tokens": 20}
     full = client(api).chat.completions.create(**fields).choices[0].message.content or ""
     assert len(full) > 20
@@ -193,7 +193,7 @@ def test_a_stop_string_ends_the_answer_wherever_the_tokens_are_cut(api: Program)
         assert answer.choices[0].model_extra == {"stop_reason": stop}
 
 
-def test_no_part_of_a_stop_string_is_streamed_but_what_only_looked_like_one_is(api: Program):
+def test_only_text_that_is_no_stop_string_is_streamed(api: Program):
     fields = {"model": NAME, "messages": [user(STORY)], "temperature": 0, "max_tokens": 20}
     full = client(api).chat.completions.create(**fields).choices[0].message.content or ""
     stop = full[8:16]
@@ -208,7 +208,7 @@ def test_no_part_of_a_stop_string_is_streamed_but_what_only_looked_like_one_is(a
 # --- log probabilities -----------------------------------------------------------------------------------------------------
 
 
-def test_log_probabilities_are_those_of_the_tokens_said(api: Program):
+def test_logprobs_belong_to_the_tokens_of_the_answer(api: Program):
     fields = {"model": NAME, "messages": [user(STORY)], "seed": 1, "temperature": 1, "top_p": 1, "max_tokens": 20}
     answer = client(api).chat.completions.create(**fields, logprobs=True, top_logprobs=20)
     (choice,) = answer.choices
@@ -247,7 +247,7 @@ def test_the_greedy_token_is_the_likeliest(api: Program):
 # --- models and errors -----------------------------------------------------------------------------------------------------
 
 
-def test_models_are_listed_and_found(api: Program):
+def test_models_are_listed_and_retrieved(api: Program):
     models = client(api).models.list().data
     assert models[0].id == NAME
     assert models[0].model_extra is not None
@@ -259,7 +259,7 @@ def test_models_are_listed_and_found(api: Program):
         client(api).models.retrieve("gpt-4o")
 
 
-def test_the_client_knows_our_errors(api: Program):
+def test_errors_map_to_the_exceptions_of_the_client(api: Program):
     def ask(key: str = "a-key-for-the-tests", **fields: object) -> None:
         client(api, key).chat.completions.create(**{"model": NAME, "messages": [user("Hi")], **fields})
 
@@ -283,7 +283,7 @@ def test_the_client_knows_our_errors(api: Program):
     assert (size.value.status_code, size.value.code) == (413, "too_large")
 
 
-def test_a_full_queue_says_when_to_come_again(api: Program):
+def test_a_full_queue_answers_429_with_retry_after(api: Program):
     before = metric(api, "mllama_demo_requests_refused_total", reason="busy")
     with client(api).chat.completions.create(model=NAME, messages=[user(STORY)], n=16, temperature=2, stream=True) as stream:
         next(iter(stream))
@@ -304,7 +304,7 @@ def aborts(api: Program) -> float:
     return metric(api, "vllm:request_success_total", finished_reason="abort")
 
 
-def test_closing_a_stream_frees_its_slots_and_its_places_in_the_queue(api: Program):
+def test_closing_a_stream_frees_slots_and_queue_places(api: Program):
     wait_idle(api)
     before = aborts(api)
     with client(api).chat.completions.create(model=NAME, messages=[user(STORY)], n=16, stream=True) as stream:
@@ -316,7 +316,7 @@ def test_closing_a_stream_frees_its_slots_and_its_places_in_the_queue(api: Progr
     wait_until(lambda: aborts(api) >= before + 12, "those that waited were not answered for nobody")
 
 
-async def test_cancelling_a_request_that_is_not_streamed_frees_them_too(api: Program):
+async def test_cancelling_a_request_without_stream_frees_slots_too(api: Program):
     wait_idle(api)
     before = aborts(api)
     async with async_client(api) as asking:

@@ -1,4 +1,4 @@
-"""Present mode over real HTTP: lists and stages, steps that stream, recordings, rehearsals and who may hold one."""
+"""Present mode over HTTP: pages, streamed steps, recordings, rehearsals and permissions."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def running_requests(program: Program) -> int:
 # --- list and stage --------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_names_what_can_be_played_and_what_is_wrong_with_the_rest(slow: Program, no_recordings: None):
+def test_the_list_shows_valid_scenarios_and_the_mistakes_of_others(slow: Program, no_recordings: None):
     answer = get(slow, "")
     assert answer.status_code == 200
     assert 'href="./present/two-steps"' in answer.text
@@ -109,7 +109,7 @@ def test_the_list_names_what_can_be_played_and_what_is_wrong_with_the_rest(slow:
     assert 'href="./present/broken"' not in answer.text
 
 
-def test_the_stage_has_its_steps_its_pictures_and_a_run_of_its_own(slow: Program):
+def test_a_presentation_has_steps_images_static_files_and_its_own_run(slow: Program):
     first, second = get(slow, "/two-steps"), get(slow, "/two-steps")
     assert first.status_code == 200
     assert first.text != second.text, "each opening is a run of its own"
@@ -125,7 +125,7 @@ def test_the_stage_has_its_steps_its_pictures_and_a_run_of_its_own(slow: Program
         assert get(slow, f"/static/{asset}").status_code == 200
 
 
-def test_a_broken_scenario_is_explained_wherever_it_is_asked_for(slow: Program):
+def test_every_route_reports_the_mistake_in_a_scenario(slow: Program):
     for path in ("/broken", "/broken/notes", "/broken/rehearsal"):
         answer = get(slow, path)
         assert answer.status_code == 400
@@ -139,7 +139,7 @@ def test_a_broken_scenario_is_explained_wherever_it_is_asked_for(slow: Program):
 
 
 @pytest.mark.parametrize("name", ["nothing", "..", "%2e%2e%2fconfig", "TWO-STEPS", "a" * 300])
-def test_an_unknown_scenario_is_not_found_and_the_known_ones_are_named(slow: Program, name: str):
+def test_an_unknown_scenario_is_404_with_the_known_names(slow: Program, name: str):
     page = get(slow, f"/{name}/notes")
     assert page.status_code == 404
     for answer in (get(slow, f"/{name}/scenario.json"), post(slow, f"{name}/steps/1/{RUN}"), post(slow, f"{name}/rehearsal")):
@@ -148,7 +148,7 @@ def test_an_unknown_scenario_is_not_found_and_the_known_ones_are_named(slow: Pro
         assert "there are: broken, long, two-steps" in page.text
 
 
-def test_an_unknown_step_picture_or_run_is_refused_by_name(slow: Program):
+def test_an_unknown_step_image_or_run_is_refused(slow: Program):
     for number in (0, 3, 99):
         answer = post(slow, f"two-steps/steps/{number}/{RUN}")
         assert (answer.status_code, "steps 1 to 2" in answer.text) == (404, True)
@@ -161,7 +161,7 @@ def test_an_unknown_step_picture_or_run_is_refused_by_name(slow: Program):
 
 @pytest.mark.parametrize("path", [f"two-steps/steps/1/{RUN}", "two-steps/rehearsal"])
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}])
-def test_no_other_site_asks_a_step_or_rehearses(slow: Program, path: str, headers: dict[str, str]):
+def test_cross_site_requests_to_steps_and_rehearsals_are_refused(slow: Program, path: str, headers: dict[str, str]):
     answer = post(slow, path, headers=headers)
     assert answer.status_code == 403
     assert "not sent from a page of this server" in answer.json()["error"]["message"]
@@ -170,7 +170,7 @@ def test_no_other_site_asks_a_step_or_rehearses(slow: Program, path: str, header
 # --- steps -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_is_answered_word_by_word(slow: Program):
+def test_the_answer_to_a_step_is_streamed(slow: Program):
     found = events(ask(slow, RUN, 1, stream=True))
     assert found[0]["phase"] in ("waiting", "reading")
     assert "dog" in "".join(event["text"] for event in found)
@@ -179,7 +179,7 @@ def test_a_step_is_answered_word_by_word(slow: Program):
     assert found[-1]["done"]["tokens"] > 2
 
 
-def test_a_step_goes_on_from_what_its_own_run_was_told(slow: Program, no_recordings: None):
+def test_a_step_continues_the_answers_of_its_own_run(slow: Program, no_recordings: None):
     run = "t" * 32
     refused = ask(slow, run, 2)
     assert refused.status_code == 400
@@ -189,7 +189,7 @@ def test_a_step_goes_on_from_what_its_own_run_was_told(slow: Program, no_recordi
     assert ask(slow, OTHER_RUN, 2).status_code == 400
 
 
-def test_a_closed_connection_gives_its_slot_back(slow: Program):
+def test_closing_the_connection_frees_the_slot(slow: Program):
     wait_idle(slow)
     with closing(ask(slow, RUN, 1, "long", stream=True)) as answer:
         lines = answer.iter_lines()
@@ -198,12 +198,12 @@ def test_a_closed_connection_gives_its_slot_back(slow: Program):
     wait_idle(slow)
 
 
-def test_an_answer_that_takes_too_long_for_its_step_ends_with_a_sentence(slow: Program):
+def test_an_answer_over_the_steps_time_limit_ends_with_an_error(slow: Program):
     last = events(ask(slow, RUN, 2, "long"))[-1]
     assert last == {"error": "The answer took longer than the step's time limit."}
 
 
-def test_a_step_that_another_one_took_the_place_of_is_refused(slow: Program):
+def test_a_step_that_was_replaced_in_the_file_is_refused(slow: Program):
     """A page that was opened before has the old question, under which no other answer may stand."""
     file = slow.home / "scenarios" / "changing.yaml"
     file.write_text(TWO_STEPS)
@@ -222,7 +222,7 @@ def test_a_step_that_another_one_took_the_place_of_is_refused(slow: Program):
 # --- rehearsals ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_rehearsal_shows_each_result_and_keeps_the_answers(slow: Program, no_recordings: None):
+def test_a_rehearsal_streams_each_result_and_saves_the_recording(slow: Program, no_recordings: None):
     found = events(post(slow, "two-steps/rehearsal"))
     assert found[0] == {"steps": [step["fingerprint"] for step in told(slow)["steps"]]}
     first, second, last = found[1:]
@@ -239,9 +239,9 @@ def test_a_rehearsal_shows_each_result_and_keeps_the_answers(slow: Program, no_r
     assert "done" in events(ask(slow, "u" * 32, 2))[-1], "it goes on from the recorded answer"
 
 
-def test_the_page_records_what_the_verb_records(slow: Program, no_recordings: None, tmp_path: Path):
+def test_the_page_and_the_command_record_the_same(slow: Program, no_recordings: None, tmp_path: Path):
     events(post(slow, "two-steps/rehearsal"))
-    file = tmp_path / "verb.json"
+    file = tmp_path / "command.json"
     line = [sys.executable, "-m", "mllama_demo", "rehearse", "--scenario", str(slow.home / "scenarios" / "two-steps.yaml")]
     line += ["--output", str(file), "--data-dir", str(tmp_path), "--device", "cpu"]
     environment = {**clean_environment(tmp_path), "PYTHONPATH": str(ROOT)}
@@ -256,7 +256,7 @@ def test_the_page_records_what_the_verb_records(slow: Program, no_recordings: No
         assert [step[key] for key in same] == [theirs["steps"][number][key] for key in same]
 
 
-def test_one_rehearsal_at_a_time_and_one_that_is_stopped_keeps_nothing(slow: Program, no_recordings: None):
+def test_a_second_rehearsal_is_refused_and_a_stopped_one_saves_nothing(slow: Program, no_recordings: None):
     with visitor() as session, closing(session.post(f"{slow.url}/present/long/rehearsal", stream=True)) as answer:
         lines = answer.iter_lines()
         assert len(json.loads(next(lines))["steps"]) == 12
@@ -275,7 +275,7 @@ def test_one_rehearsal_at_a_time_and_one_that_is_stopped_keeps_nothing(slow: Pro
     wait_idle(slow)
 
 
-def test_a_recording_that_cannot_be_read_is_said_and_not_played(slow: Program, no_recordings: None):
+def test_an_unreadable_recording_is_reported_and_not_played(slow: Program, no_recordings: None):
     (slow.home / "data" / "recordings").mkdir()
     (slow.home / "data" / "recordings" / "two-steps.json").write_text("{}")
     assert "two-steps.json cannot be read: it is no recording of this program" in get(slow, "").text
@@ -299,13 +299,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         yield program
 
 
-def test_a_stranger_sees_nothing_of_it(house: Program):
+def test_every_route_needs_a_sign_in(house: Program):
     for path in ("", "/two-steps", "/two-steps/scenario.json", "/two-steps/rehearsal", "/assets/present.js"):
         assert get(house, path).status_code == 401
     assert post(house, f"two-steps/steps/1/{RUN}").status_code == 401
 
 
-def test_only_admins_rehearse_where_people_sign_in(house: Program):
+def test_only_admins_may_rehearse_where_users_sign_in(house: Program):
     with sign_in(house, "ben", PASSWORD) as ben:
         assert "Rehearse" not in ben.get(f"{house.url}/present").text
         page = ben.get(f"{house.url}/present/two-steps/rehearsal")
@@ -319,7 +319,7 @@ def test_only_admins_rehearse_where_people_sign_in(house: Program):
         assert (answer.status_code, "The model is not ready" in answer.json()["error"]["message"]) == (503, True)
 
 
-def test_every_page_is_the_brands(house: Program):
+def test_every_page_has_the_brand(house: Program):
     with sign_in(house, "anna", PASSWORD) as anna:
         for path in ("", "/two-steps", "/two-steps/notes", "/two-steps/rehearsal", "/broken", "/nothing"):
             text = anna.get(f"{house.url}/present{path}").text
@@ -329,7 +329,7 @@ def test_every_page_is_the_brands(house: Program):
             assert "--accent: light-dark(#0f766e," in text
 
 
-def test_without_a_model_the_pages_are_there_and_a_step_says_why_it_is_not_asked(house: Program):
+def test_without_a_model_pages_load_and_steps_report_why_they_fail(house: Program):
     with sign_in(house, "ben", PASSWORD) as ben:
         assert ben.get(f"{house.url}/present/two-steps").status_code == 200
         assert len(ben.get(f"{house.url}/present/two-steps/scenario.json").json()["steps"]) == 2

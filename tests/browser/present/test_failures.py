@@ -1,4 +1,4 @@
-"""On stage something fails: the recorded answer plays, never without its label, or a sentence says what to do."""
+"""Failures during a presentation: the page shows the recorded answer with its label, or says what to do."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def expect_no_recording(page: Page, why: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["fail", "hang"])
-def test_an_answer_that_breaks_off_or_stands_still_gives_way_to_the_recorded_one(browsers: Browsers, failing: Program, how: str):
+def test_a_failed_or_stalled_answer_is_replaced_by_the_recorded_one(browsers: Browsers, failing: Program, how: str):
     page = open_stage(browsers, failing)
     story = recorded_of(page, 0)
     page.evaluate(WATCH)
@@ -124,7 +124,7 @@ def test_an_answer_that_breaks_off_or_stands_still_gives_way_to_the_recorded_one
     expect(page.locator("#recorded")).to_be_hidden()
 
 
-def test_a_scenario_that_is_changed_under_an_open_page_is_answered_under_no_other_question(browsers: Browsers, failing: Program):
+def test_a_step_that_changed_after_the_page_was_opened_is_not_answered(browsers: Browsers, failing: Program):
     browsers.expect_complaint("status of 409")
     page = open_stage(browsers, failing)
     file = failing.home / "scenarios" / "on-stage.yaml"
@@ -146,7 +146,7 @@ def test_a_scenario_that_is_changed_under_an_open_page_is_answered_under_no_othe
     file.write_text(before)
 
 
-def test_a_scenario_that_is_changed_under_an_open_rehearsal_page_is_not_rehearsed(browsers: Browsers, failing: Program):
+def test_a_scenario_that_changed_after_the_rehearsal_page_was_opened_is_not_rehearsed(browsers: Browsers, failing: Program):
     page = browsers.open(failing)
     page.goto("/present/on-stage/rehearsal")
     file = failing.home / "scenarios" / "on-stage.yaml"
@@ -159,7 +159,7 @@ def test_a_scenario_that_is_changed_under_an_open_rehearsal_page_is_not_rehearse
     wait_until(lambda: failing.health()["running"] == 0, "nothing is asked any more")
 
 
-def test_an_answer_that_breaks_off_without_a_recording_says_so_and_keeps_its_beginning(browsers: Browsers, failing: Program):
+def test_a_failed_answer_without_recording_keeps_its_beginning_and_reports_why(browsers: Browsers, failing: Program):
     page = open_stage(browsers, failing)
     page.goto("/present/on-stage#3")
     page.reload()
@@ -174,7 +174,7 @@ def test_an_answer_that_breaks_off_without_a_recording_says_so_and_keeps_its_beg
     expect(page.locator("#trouble")).to_be_hidden()
 
 
-def test_a_long_answer_becomes_smaller_until_it_is_seen_whole(browsers: Browsers, failing: Program):
+def test_a_long_answer_gets_a_smaller_font_until_it_fits(browsers: Browsers, failing: Program):
     file = failing.home / "data" / "recordings" / "on-stage.json"
     recording = json.loads(before := file.read_text())
     long = recording["steps"]["0"]["answer"] = " ".join(f"Word number {number} of it." for number in range(45))
@@ -191,7 +191,7 @@ def test_a_long_answer_becomes_smaller_until_it_is_seen_whole(browsers: Browsers
     assert float(page.evaluate("document.querySelector('#answer').style.getPropertyValue('--fit')")) == 1
 
 
-def test_a_model_that_goes_down_leaves_the_recorded_answers(browsers: Browsers, doomed: Program):
+def test_recorded_answers_are_shown_after_the_model_went_down(browsers: Browsers, doomed: Program):
     page = open_stage(browsers, doomed)
     answers = [recorded_of(page, step) for step in (0, 1)]
     (doomed.home / "down").touch()
@@ -208,7 +208,7 @@ def test_a_model_that_goes_down_leaves_the_recorded_answers(browsers: Browsers, 
     expect_no_recording(page, "No live answer: The model is not ready: The model is down: the device is gone")
 
 
-def test_the_page_plays_to_the_end_when_the_server_is_gone(browsers: Browsers, doomed: Program):
+def test_the_page_plays_to_the_end_without_the_server(browsers: Browsers, doomed: Program):
     page = open_stage(browsers, doomed)
     answers = [recorded_of(page, step) for step in (0, 1)]
     page.evaluate(WATCH)
@@ -227,7 +227,7 @@ def test_the_page_plays_to_the_end_when_the_server_is_gone(browsers: Browsers, d
     expect(page.locator("#state")).to_have_text("Not ready: the server cannot be reached; 2 of 3 answers are recorded")
 
 
-def test_a_network_that_drops_in_the_middle_of_an_answer_is_no_other(browsers: Browsers, failing: Program):
+def test_the_recorded_answer_is_shown_when_the_network_drops_during_an_answer(browsers: Browsers, failing: Program):
     page = open_stage(browsers, failing)
     story = recorded_of(page, 0)
     (failing.home / "hang").touch()
@@ -238,9 +238,7 @@ def test_a_network_that_drops_in_the_middle_of_an_answer_is_no_other(browsers: B
     (failing.home / "hang").unlink()
 
 
-def test_a_page_that_is_opened_while_the_model_is_away_has_the_recorded_answers(
-    browsers: Browsers, failing: Program, tmp_path: Path
-):
+def test_recorded_answers_are_shown_when_the_model_never_was_ready(browsers: Browsers, failing: Program, tmp_path: Path):
     """A server of the OpenAI protocol that nobody has started yet: loading, for as long as it takes."""
     shutil.copytree(failing.home / "data" / "recordings", tmp_path / "data" / "recordings")
     remote = ("--backend", "openai", "--remote-url", f"http://127.0.0.1:{free_port()}/v1")

@@ -1,4 +1,4 @@
-"""Present mode in a real browser: steps by keys, notes in step, a rehearsal, and pages that everybody can use."""
+"""Present mode in a browser: keys, the notes window, rehearsals and accessibility."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rehearse(page: Page, name: str = "first-look") -> Locator:
     return page.locator("#said")
 
 
-def test_keys_ask_go_on_and_go_back(page: Page):
+def test_keys_ask_a_step_and_move_between_steps(page: Page):
     play(page)
     page.keyboard.press("PageDown")
     expect(page.locator("#answer")).to_contain_text("dog")
@@ -49,7 +49,7 @@ def test_keys_ask_go_on_and_go_back(page: Page):
     expect(page.locator("#recorded")).to_be_hidden()
 
 
-def test_the_notes_window_stays_in_step(page: Page):
+def test_the_notes_window_follows_the_presentation(page: Page):
     play(page)
     with page.expect_popup() as opened:
         page.keyboard.press("n")
@@ -62,7 +62,7 @@ def test_the_notes_window_stays_in_step(page: Page):
     expect(notes.locator("#prompt")).to_have_text(page.locator("#prompt").inner_text())
 
 
-def test_a_key_that_is_held_down_is_pressed_once(slow_page: Page):
+def test_a_held_key_counts_once(slow_page: Page):
     play(slow_page)
     for _ in range(3):
         slow_page.keyboard.down("PageDown")
@@ -76,7 +76,7 @@ def test_a_key_that_is_held_down_is_pressed_once(slow_page: Page):
     expect(slow_page.locator("body")).to_have_attribute("data-phase", "new")
 
 
-def test_notes_belong_to_the_stage_that_opened_them(page: Page):
+def test_notes_follow_the_page_that_opened_them(page: Page):
     """Also after that was reloaded."""
     play(page)
     other = play(page.context.new_page())
@@ -104,7 +104,7 @@ def test_notes_belong_to_the_stage_that_opened_them(page: Page):
     expect(page.locator("#place")).to_have_text("1 / 4")
 
 
-def test_a_rehearsal_shows_every_result_and_is_kept(page: Page):
+def test_a_rehearsal_shows_every_result_and_is_recorded(page: Page):
     page.goto("/present")
     page.get_by_role("link", name="Rehearse A first look").click()
     page.get_by_role("button", name="Rehearse").click()
@@ -122,7 +122,7 @@ def test_a_rehearsal_shows_every_result_and_is_kept(page: Page):
     expect(page.locator("#rehearsed")).to_be_hidden()  # once it has begun, that is no matter of the audience
 
 
-def test_a_rehearsal_that_is_stopped_keeps_nothing(slow_page: Page, slow_server: Program):
+def test_a_stopped_rehearsal_records_nothing(slow_page: Page, slow_server: Program):
     said = rehearse(slow_page, "chance-and-limits")
     expect(slow_page.locator("#steps > li").first).to_have_attribute("data-state", "busy")
     expect(said).to_contain_text("Step 1 of 5")
@@ -133,7 +133,7 @@ def test_a_rehearsal_that_is_stopped_keeps_nothing(slow_page: Page, slow_server:
     expect(slow_page.get_by_role("button", name="Rehearse")).to_be_focused()
 
 
-def test_a_scenario_for_a_larger_model_says_so(page: Page):
+def test_a_scenario_for_a_larger_model_shows_a_warning(page: Page):
     page.goto("/present")
     card = page.locator(".card", has_text="Documents, charts, photos")
     expect(card).to_contain_text("Made for a larger model")
@@ -145,7 +145,7 @@ def test_a_scenario_for_a_larger_model_says_so(page: Page):
 
 @pytest.mark.parametrize("viewport", [{"width": 390, "height": 844}, {"width": 1920, "height": 1080}], ids=["phone", "stage"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_obstacle(browsers: Browsers, branded: Program, scheme: str, viewport: dict[str, int]):
+def test_the_pages_of_present_mode_are_accessible(browsers: Browsers, branded: Program, scheme: str, viewport: dict[str, int]):
     browsers.expect_complaint("net::ERR_FAILED|status of 404")
     page = browsers.open(branded, viewport, color_scheme=scheme)
     page.goto("/present")

@@ -1,4 +1,4 @@
-"""The command offline on the embedded checkpoint: the tutorial, wrong lines, and that a record can be repeated."""
+"""The command offline on the embedded checkpoint: the tutorial, invalid lines, and repeating a record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(*words: Any) -> int:
     return main(["offline", *map(str, words), "--device", "cpu"])
 
 
-def test_the_tutorial_is_answered_one_by_one_and_then_as_a_batch_of_four(capsys) -> None:
+def test_the_shipped_batch_gives_the_same_greedy_answers_alone_and_in_a_batch(capsys) -> None:
     assert run(ROOT / "configs" / "offline" / "tutorial.yaml") == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -45,7 +45,7 @@ def test_the_tutorial_is_answered_one_by_one_and_then_as_a_batch_of_four(capsys)
     assert err.startswith("8 of 8 answered in ")
 
 
-def test_a_record_has_all_it_takes_to_get_the_same_answer_again(tmp_path) -> None:
+def test_a_record_has_everything_to_get_the_same_answer_again(tmp_path) -> None:
     shutil.copy(PICTURES / "shapes.png", tmp_path)
     wild = {"prompt": "Describe this image", "image": "shapes.png", "temperature": 1.5, "max_tokens": 24, "stop": ["zzz"]}
     assert run(write(tmp_path / "a.jsonl", wild, {"prompt": "Hello?"}), "--output", tmp_path / "a.out") == 0
@@ -62,7 +62,7 @@ def test_a_record_has_all_it_takes_to_get_the_same_answer_again(tmp_path) -> Non
     assert records(tmp_path / "b.out")[0]["answer"] == first["answer"]
 
 
-def test_wrong_lines_are_told_by_number_and_the_others_are_answered(tmp_path, capsys) -> None:
+def test_invalid_lines_are_reported_by_number_and_the_others_are_answered(tmp_path, capsys) -> None:
     (tmp_path / "text.png").write_text("no picture")
     batch = write(
         tmp_path / "b.jsonl",
@@ -99,7 +99,7 @@ def test_wrong_lines_are_told_by_number_and_the_others_are_answered(tmp_path, ca
     assert "Traceback" not in err
 
 
-def test_finished_lines_are_not_asked_again_and_failed_ones_are(tmp_path, capsys) -> None:
+def test_only_failed_lines_are_asked_again(tmp_path, capsys) -> None:
     batch = write(tmp_path / "b.jsonl", {"prompt": "Hello?", "temperature": 1.5}, {"prompt": "What is it?", "image": "late.png"})
     assert run(batch, "--output", tmp_path / "out") == 1
     before = records(tmp_path / "out")
@@ -114,7 +114,7 @@ def test_finished_lines_are_not_asked_again_and_failed_ones_are(tmp_path, capsys
     assert records(tmp_path / "out") == after
 
 
-def test_a_changed_question_does_not_take_the_old_answer(tmp_path, capsys) -> None:
+def test_results_of_a_changed_question_are_refused(tmp_path, capsys) -> None:
     batch = write(tmp_path / "b.jsonl", {"prompt": "Hello?"})
     assert run(batch, "--output", tmp_path / "out") == 0
     before = (tmp_path / "out").read_bytes()
@@ -142,7 +142,7 @@ def test_json_lines_can_be_printed(tmp_path, capsys) -> None:
         (("missing.jsonl",), "missing.jsonl cannot be read"),
     ],
 )
-def test_a_wrong_command_line_is_one_sentence(words, said, tmp_path, monkeypatch, capsys) -> None:
+def test_a_command_line_mistake_is_reported_in_one_sentence(words, said, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.jsonl", {"prompt": "Hello?"})
     assert run(*words) == 2

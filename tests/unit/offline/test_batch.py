@@ -1,4 +1,4 @@
-"""Files of prompts: what each line may say, and that a wrong one spoils no other."""
+"""Files of prompts: what a line may have, and that an invalid line does not affect the others."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def problem(tmp_path: Path, line: str, name: str = "batch.jsonl") -> str:
     return bad.problem
 
 
-def test_a_prompt_alone_has_the_values_of_the_deployment_and_a_seed_to_draw(tmp_path) -> None:
+def test_a_prompt_alone_gets_the_deployments_values_and_no_seed(tmp_path) -> None:
     assert question(tmp_path, prompt="Hello?") == Question(1, "Hello?", None, DEFAULTS)
 
 
-def test_every_line_has_values_of_its_own(tmp_path) -> None:
+def test_a_line_has_its_own_sampling_values(tmp_path) -> None:
     found = question(
         tmp_path, prompt="A", image="a.png", temperature=1, top_p=0.5, top_k=0, max_tokens=7, seed=0, stop=["x", "y"]
     )
@@ -70,11 +70,11 @@ def test_every_line_has_values_of_its_own(tmp_path) -> None:
         ("[" * 100_000, "not usable JSON"),
     ],
 )
-def test_a_wrong_line_says_what_is_wrong_and_what_is_allowed(line: str, said: str, tmp_path) -> None:
+def test_an_invalid_line_reports_the_mistake_and_what_is_allowed(line: str, said: str, tmp_path) -> None:
     assert said in problem(tmp_path, line)
 
 
-def test_a_wrong_line_keeps_its_number_and_the_others_are_asked(tmp_path) -> None:
+def test_an_invalid_line_does_not_affect_the_others(tmp_path) -> None:
     content = b'\xef\xbb\xbf{"prompt": "a"}\r\n\n{broken\n\xff\xfe\n{"prompt": "\xc3\xa9"}'
     lines = batch(tmp_path, content).lines
     assert [(line.line, type(line)) for line in lines] == [(1, Question), (3, InvalidLine), (4, InvalidLine), (5, Question)]
@@ -84,7 +84,7 @@ def test_a_wrong_line_keeps_its_number_and_the_others_are_asked(tmp_path) -> Non
     assert lines[3].prompt == "é"
 
 
-def test_yaml_is_a_list_by_itself_or_under_prompts(tmp_path) -> None:
+def test_yaml_is_a_list_or_a_mapping_with_prompts(tmp_path) -> None:
     entries = "- prompt: a\n- prompt: b\n  top_k: 7\n- just text\n- {prompt: a, prompt: b}\n- prompt: 2026-13-45\n"
     lines = batch(tmp_path, entries, "b.yaml").lines
     assert [(line.line, isinstance(line, Question)) for line in lines] == [
@@ -120,25 +120,25 @@ def test_yaml_is_a_list_by_itself_or_under_prompts(tmp_path) -> None:
         ("b.yaml", "at_once: [1, x]\nprompts: []", "concurrency must be"),
     ],
 )
-def test_a_file_that_cannot_be_read_as_a_whole_is_refused(name: str, content: str | bytes, said: str, tmp_path) -> None:
+def test_an_unreadable_file_is_refused(name: str, content: str | bytes, said: str, tmp_path) -> None:
     with pytest.raises(ConfigError) as caught:
         batch(tmp_path, content, name)
     assert said in str(caught.value)
     assert name in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path) -> None:
+def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"missing\.yaml cannot be read: No such file"):
         read_batch(tmp_path / "missing.yaml", DEFAULTS)
 
 
-def test_one_number_is_one_round() -> None:
+def test_a_single_concurrency_is_one_round() -> None:
     assert check_concurrency(3, "here") == (3,)
     with pytest.raises(ConfigError, match=r"got True \(here\)"):
         check_concurrency(True, "here")
 
 
-def test_the_tutorials_prompts_images_and_parameters_ship() -> None:
+def test_the_shipped_batch_has_the_tutorials_prompts_and_parameters() -> None:
     shipped = read_batch(TUTORIAL, DEFAULTS)
     assert shipped.concurrency == (1, 4)
     questions = [line for line in shipped.lines if isinstance(line, Question)]

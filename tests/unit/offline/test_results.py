@@ -1,4 +1,4 @@
-"""The file of results: whole after a kill, in order after the end, and never mistaken for another batch's."""
+"""The file of results: complete after a kill, sorted at the end, and refused for another batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def written(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_results_are_in_the_file_at_once_and_in_order_in_the_end(tmp_path) -> None:
+def test_results_are_written_immediately_and_sorted_at_the_end(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     with open_results(path) as results:
         for number, round_ in ((3, 1), (1, 2), (2, 1)):
@@ -44,7 +44,7 @@ def test_results_are_in_the_file_at_once_and_in_order_in_the_end(tmp_path) -> No
     assert list(tmp_path.iterdir()) == [path], "no draft is left"
 
 
-def test_an_interruption_sorts_too(tmp_path) -> None:
+def test_an_interrupted_file_is_sorted_too(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
 
     def batch() -> None:
@@ -58,7 +58,7 @@ def test_an_interruption_sorts_too(tmp_path) -> None:
     assert [r["line"] for r in written(path)] == [1, 2]
 
 
-def test_what_a_kill_cut_short_is_dropped_and_the_rest_is_gone_on_with(tmp_path) -> None:
+def test_an_unfinished_last_line_is_dropped_and_the_batch_continues(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(to_json_line(record(5)) + to_json_line(record(2)) + to_json_line(record(9))[:30])
     with open_results(path) as results:
@@ -68,7 +68,7 @@ def test_what_a_kill_cut_short_is_dropped_and_the_rest_is_gone_on_with(tmp_path)
     assert [r["line"] for r in written(path)] == [2, 3, 5]
 
 
-def test_a_line_asked_again_has_its_latest_result(tmp_path) -> None:
+def test_the_latest_record_of_a_question_counts(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(to_json_line(record(1, error="No.")) + to_json_line(record(1, answer="Yes.")))
     with open_results(path) as results:
@@ -79,7 +79,7 @@ def test_a_line_asked_again_has_its_latest_result(tmp_path) -> None:
 @pytest.mark.parametrize(
     "content", ['{"a": 1}\n', "my notes\n", "my notes", "[1]\n", "3\n", '{"round": "x", "line": 1}\n', "\xff\n"]
 )
-def test_a_file_of_something_else_is_left_as_it_is(content: str, tmp_path) -> None:
+def test_a_file_of_something_else_is_refused_and_not_changed(content: str, tmp_path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text(content, encoding="latin-1")
     with pytest.raises(ConfigError, match=r"notes\.txt is no place for these results"), open_results(path):
@@ -87,14 +87,14 @@ def test_a_file_of_something_else_is_left_as_it_is(content: str, tmp_path) -> No
     assert path.read_text(encoding="latin-1") == content
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path) -> None:
+def test_an_unwritable_path_is_reported(tmp_path) -> None:
     with pytest.raises(ConfigError, match="cannot be written: No such file or directory"), open_results(tmp_path / "no" / "x"):
         pass
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"), open_results(tmp_path):
         pass
 
 
-def test_two_batches_do_not_write_to_one_file(tmp_path) -> None:
+def test_a_second_batch_for_the_same_file_is_refused(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     with open_results(path), pytest.raises(ConfigError, match="Another batch is writing"), open_results(path):
         pass
@@ -116,7 +116,7 @@ ASKED = record(1, answer=None, finish_reason=None, parameters={"top_k": 1, "seed
         {"image": {"source": "a.png"}},
     ],
 )
-def test_an_answer_to_another_question_is_never_taken_for_this_one(changed: dict[str, Any], tmp_path) -> None:
+def test_an_answer_to_another_question_is_refused(changed: dict[str, Any], tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(to_json_line(record(1)))
     with open_results(path) as results:
@@ -126,7 +126,7 @@ def test_an_answer_to_another_question_is_never_taken_for_this_one(changed: dict
     assert len(written(path)) == 1
 
 
-def test_an_image_that_changed_makes_another_question(tmp_path) -> None:
+def test_a_changed_image_is_another_question(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(to_json_line(record(1, image={"source": "a.png", "digest": "0"})))
     with open_results(path) as results:
@@ -136,14 +136,14 @@ def test_an_image_that_changed_makes_another_question(tmp_path) -> None:
             check_same_batch(path, results, {(1, 1): ASKED | {"image": {"source": "a.png", "digest": "1"}}})
 
 
-def test_a_seed_that_had_no_effect_makes_no_other_question(tmp_path) -> None:
+def test_an_ignored_seed_is_not_compared(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(to_json_line(record(1, parameters={"top_k": 1, "seed": None}, ignored={"seed": "It draws by itself."})))
     with open_results(path) as results:
         check_same_batch(path, results, {(1, 1): ASKED | {"parameters": {"top_k": 1, "seed": 8}}})
 
 
-def test_a_failed_line_may_be_mended(tmp_path) -> None:
+def test_a_failed_line_may_change(tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text(
         to_json_line(record(1, prompt=None, error="It is not valid JSON.")) + to_json_line(record(2, finish_reason="time_limit"))
@@ -156,7 +156,7 @@ def test_a_failed_line_may_be_mended(tmp_path) -> None:
 # --- printing ------------------------------------------------------------------------------------------------------------
 
 
-def test_results_are_printed_in_the_tutorials_format_and_in_order_whatever_the_order_they_come_in() -> None:
+def test_records_are_printed_in_order_in_the_tutorials_format() -> None:
     out = io.StringIO()
     printer = OrderedPrinter(out, [(1, 1), (1, 2), (1, 3)], as_json=False)
     printer.add(record(2, answer="Zwei.\n"))
@@ -167,7 +167,7 @@ def test_results_are_printed_in_the_tutorials_format_and_in_order_whatever_the_o
     assert out.getvalue().count("\n") == 2, "what failed is told elsewhere"
 
 
-def test_what_was_answered_before_an_interruption_is_printed() -> None:
+def test_waiting_records_are_printed_after_an_interruption() -> None:
     out = io.StringIO()
     printer = OrderedPrinter(out, [(1, 1), (1, 2)], as_json=True)
     printer.add(record(2))

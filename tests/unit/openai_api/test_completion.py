@@ -1,4 +1,4 @@
-"""From a chat-completions request to requests of the backend, and from its events to the answer or its chunks."""
+"""CompletionService: backend requests from a body, and a response or chunks from the events of the backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(60)
 # --- what the backend is asked for -----------------------------------------------------------------------------------------
 
 
-async def test_what_is_left_out_has_the_deployments_values_and_all_the_room_there_is() -> None:
+async def test_missing_values_are_the_deployments_and_max_tokens_is_the_context() -> None:
     (request,) = await taken(body(), ManualBackend(context_length=2000), temperature=0.3, top_p=0.7, top_k=9, max_tokens=50)
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.stop) == (0.3, 0.7, 9, ())
@@ -33,7 +33,7 @@ async def test_what_is_left_out_has_the_deployments_values_and_all_the_room_ther
     assert not request.trace
 
 
-async def test_what_is_given_is_taken() -> None:
+async def test_given_values_are_used() -> None:
     fields = {
         "temperature": 1,
         "top_p": 0.5,
@@ -52,28 +52,28 @@ async def test_what_is_given_is_taken() -> None:
     assert (sampling.stop, sampling.max_tokens, request.trace, sampling.ignore_eos) == (("a",), 3, True, True)
 
 
-async def test_the_newer_name_of_max_tokens_wins() -> None:
+async def test_max_completion_tokens_overrides_max_tokens() -> None:
     (request,) = await taken(body(max_tokens=5, max_completion_tokens=3))
     assert request.sampling.max_tokens == 3
 
 
-async def test_more_tokens_than_the_context_has_are_no_more_than_it_has() -> None:
+async def test_max_tokens_is_limited_to_the_context_length() -> None:
     (request,) = await taken(body(max_tokens=10**9), ManualBackend(context_length=2000))
     assert request.sampling.max_tokens == 2000
 
 
 @pytest.mark.parametrize(("seed", "drawn"), [(0, 0), (-1, 2**32 - 1), (2**32 + 5, 5), (2**63 - 1, 2**32 - 1)])
-async def test_every_64_bit_seed_is_one(seed: int, drawn: int) -> None:
+async def test_every_64_bit_seed_is_accepted(seed: int, drawn: int) -> None:
     (request,) = await taken(body(seed=seed))
     assert request.sampling.seed == drawn
 
 
-async def test_top_k_of_minus_one_is_off() -> None:
+async def test_top_k_minus_one_turns_it_off() -> None:
     (request,) = await taken(body(top_k=-1), top_k=5)
     assert request.sampling.top_k == 0
 
 
-async def test_each_choice_draws_with_its_own_seed_and_all_share_a_turn_and_a_prompt() -> None:
+async def test_choices_have_their_own_seeds_and_share_prompt_and_queue_turn() -> None:
     requests = await taken(body(n=3, seed=2**32 - 2))
     assert [request.sampling.seed for request in requests] == [2**32 - 2, 2**32 - 1, 0]
     assert {request.conversation_id for request in requests} == {"me"}
@@ -81,7 +81,7 @@ async def test_each_choice_draws_with_its_own_seed_and_all_share_a_turn_and_a_pr
     assert len({request.prompt_ids for request in requests}) == 1
 
 
-async def test_roles_and_texts_come_into_the_prompt_in_order() -> None:
+async def test_the_prompt_has_roles_and_texts_in_order() -> None:
     (request,) = await taken(
         body(
             {"role": "developer", "content": "Be brief."},
@@ -95,20 +95,20 @@ async def test_roles_and_texts_come_into_the_prompt_in_order() -> None:
     assert places == sorted(places)
 
 
-async def test_the_operators_system_prompt_counts_unless_the_request_has_one() -> None:
+async def test_the_deployments_system_prompt_is_used_unless_the_request_has_one() -> None:
     assert "Be kind." in spelled((await taken(body(), system_prompt="Be kind."))[0])
     own = body({"role": "system", "content": "Be odd."}, "Hello?")
     assert "Be kind." not in spelled((await taken(own, system_prompt="Be kind."))[0])
 
 
-async def test_system_text_with_an_image_goes_into_the_users_turn() -> None:
+async def test_system_text_beside_an_image_moves_into_the_user_turn() -> None:
     own = body({"role": "system", "content": "Be brief."}, {"role": "user", "content": [part(picture())]})
     prompt = spelled((await taken(own))[0])
     assert "Be brief." in prompt
     assert "system" not in prompt
 
 
-async def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() -> None:
+async def test_only_the_newest_image_is_fetched() -> None:
     request = body(
         {"role": "user", "content": [part("http://nowhere.invalid/a.png"), {"type": "text", "text": "And this?"}]},
         {"role": "assistant", "content": "Nothing."},
@@ -128,7 +128,7 @@ async def test_the_newest_image_is_seen_and_the_others_are_not_even_fetched() ->
 # --- the answer ----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_chunks_together_are_the_answer() -> None:
+async def test_the_chunks_together_are_the_response() -> None:
     whole, chunks = await said(body(seed=5), "A", " boat", "", " sails")
     (choice,) = whole.choices
     assert (choice.message.content, choice.finish_reason, choice.stop_reason) == ("A boat sails", "stop", None)
@@ -140,7 +140,7 @@ async def test_the_chunks_together_are_the_answer() -> None:
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (5, 4, 9)
 
 
-async def test_usage_comes_last_where_it_was_asked_for_and_is_null_before() -> None:
+async def test_usage_is_in_the_last_chunk_on_request_and_null_before() -> None:
     _, chunks = await said(body(stream=True, stream_options={"include_usage": True}), "Hi")
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
@@ -160,7 +160,9 @@ async def test_usage_comes_last_where_it_was_asked_for_and_is_null_before() -> N
         (finished("time_limit"), "length", "time_limit"),
     ],
 )
-async def test_why_an_answer_ended_is_told(end: FinishEvent, finish_reason: str, stop_reason: str | None) -> None:
+async def test_finish_reason_and_stop_reason_tell_why_an_answer_ended(
+    end: FinishEvent, finish_reason: str, stop_reason: str | None
+) -> None:
     whole, chunks = await said(body(), "Hi", end=end)
     for choice in (whole.choices[0], chunks[-1].choices[0]):
         assert (choice.finish_reason, choice.stop_reason) == (finish_reason, stop_reason)
@@ -175,7 +177,7 @@ async def test_why_an_answer_ended_is_told(end: FinishEvent, finish_reason: str,
         (finished("time_limit", tokens=0), "ready", 503),
     ],
 )
-async def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEvent, state: str, status: int) -> None:
+async def test_a_failed_answer_is_an_error_streamed_or_not(end: FinishEvent, state: str, status: int) -> None:
     backend = ManualBackend()
     backend.state = state
 
@@ -197,7 +199,7 @@ async def test_an_answer_that_failed_is_an_error_whole_or_streamed(end: FinishEv
     await scene(True)
 
 
-async def test_choices_are_told_apart_though_their_tokens_come_mixed() -> None:
+async def test_interleaved_tokens_go_to_their_choices() -> None:
     backend = ManualBackend()
 
     async def scene() -> list[ChatChunk | QueueEvent]:
@@ -227,7 +229,7 @@ async def _all(chunks: AsyncGenerator[Any, None]) -> list[Any]:
 # --- queueing and leaving ------------------------------------------------------------------------------------------------
 
 
-async def test_the_place_in_the_queue_is_told_before_the_first_chunk() -> None:
+async def test_queue_positions_come_before_the_first_chunk() -> None:
     backend = ManualBackend()
     async with aclosing((await begin(backend, body())).chunks()) as chunks:
         waiting = asyncio.ensure_future(anext(chunks))
@@ -238,7 +240,7 @@ async def test_the_place_in_the_queue_is_told_before_the_first_chunk() -> None:
         assert isinstance(await anext(chunks), ChatChunk)
 
 
-async def test_a_full_queue_refuses_before_the_first_chunk() -> None:
+async def test_a_full_queue_raises_before_the_first_chunk() -> None:
     backend = ManualBackend()
     backend.refusal = BackendBusy("Full.")
     with pytest.raises(DemoError, match="Full"):
@@ -246,7 +248,7 @@ async def test_a_full_queue_refuses_before_the_first_chunk() -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_leaving_frees_every_choice_at_once(streamed: bool) -> None:
+async def test_closing_frees_the_slots_of_all_choices(streamed: bool) -> None:
     backend = ManualBackend()
     completion = await begin(backend, body(n=2))
     reading = asyncio.create_task(_all(completion.chunks()) if streamed else completion.whole())

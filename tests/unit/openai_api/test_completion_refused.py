@@ -1,4 +1,4 @@
-"""What the API does not answer, it refuses by name, before anything is begun."""
+"""Requests that CompletionService refuses before it sends anything to the backend."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(60)
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "up to 4 strings"),
     ],
 )
-async def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, Any], param: str, words: str) -> None:
+async def test_a_value_out_of_bounds_is_refused_with_its_bounds(fields: dict[str, Any], param: str, words: str) -> None:
     error = await refused(ApiError, body(**fields))
     assert (error.status, error.param) == (400, param)
     assert words in error.message
@@ -43,7 +43,7 @@ async def test_a_value_out_of_bounds_is_named_with_its_bounds(fields: dict[str, 
         ({"ignore_eos": True}, "ignore_eos"),
     ],
 )
-async def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fields: dict[str, Any], param: str) -> None:
+async def test_unsupported_capabilities_are_refused(fields: dict[str, Any], param: str) -> None:
     backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset(), ignored={"ignore_eos": "It ends by itself."})
     request = body({"role": "user", "content": [part(picture())]}) if "messages" in fields else body(**fields)
@@ -51,25 +51,25 @@ async def test_what_the_backend_cannot_do_is_refused_rather_than_left_undone(fie
     assert (error.status, error.param) == (400, param)
 
 
-async def test_a_backend_without_seeds_answers_without_telling_one() -> None:
+async def test_a_backend_without_seeds_returns_no_seed() -> None:
     backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset({"images"}))
     whole, _ = await said(body(), "Hi.", backend=backend)
     assert whole.seed is None
 
 
-async def test_more_choices_than_can_wait_are_refused() -> None:
+async def test_more_choices_than_slots_and_queue_are_refused() -> None:
     error = await refused(ApiError, body(n=16))  # 2 slots and 8 places in the queue
     assert "n must be at most 10" in error.message
 
 
-async def test_a_conversation_that_does_not_fit_is_refused_and_not_cut() -> None:
+async def test_a_conversation_that_does_not_fit_is_refused_not_shortened() -> None:
     request = body("a" * 300, {"role": "assistant", "content": "b"}, "c")
     assert "room for 150" in str(await refused(PromptTooLong, request, ManualBackend(context_length=200)))
     assert len(await taken(request, ManualBackend(context_length=600))) == 1
 
 
-async def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None:
+async def test_too_many_characters_are_refused_without_tokenizing() -> None:
     error = await refused(PromptTooLong, body("a" * 60_000), ManualBackend(context_length=200))
     assert "51,200" in str(error)
 
@@ -78,11 +78,11 @@ async def test_megabytes_of_text_are_refused_before_they_are_tokenized() -> None
     "url",
     ["data:image/png;base64,AAAA", "data:text/html,hello", "ftp://example.com/a.png", "file:///etc/passwd", "/etc/passwd", "x"],
 )
-async def test_what_is_no_image_is_refused_with_the_message_it_came_with(url: str) -> None:
+async def test_an_invalid_image_is_refused_with_the_path_of_its_message(url: str) -> None:
     error = await refused(ApiError, body("Hello", {"role": "user", "content": [part(url)]}))
     assert (error.status, error.param, error.code) == (400, "messages[1].content", "invalid_image")
 
 
-async def test_no_image_is_fetched_from_a_host_that_is_not_allowed() -> None:
+async def test_an_image_on_a_host_that_is_not_allowed_is_refused() -> None:
     error = await refused(ApiError, body({"role": "user", "content": [part("http://example.com/a.png")]}), allowed_media_hosts=[])
     assert "only hosts that its operator chose" in error.message

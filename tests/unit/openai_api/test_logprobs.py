@@ -1,4 +1,4 @@
-"""Log probabilities are told with the text they belong to: whole characters, and nothing of a stop string."""
+"""LogprobStream: log probabilities come with the text they belong to, without the tokens of a stop string."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def bytes_of(steps: list[tuple[str, list[TokenLogprob]]]) -> bytes:
 
 @pytest.mark.parametrize("text", ["One, two.", "naïve 日本語 🎉🎉", "a\n\nb"])
 @pytest.mark.parametrize("ended", [False, True])
-def test_the_bytes_of_the_tokens_are_the_answer(tokenizer: Tokenizer, text: str, ended: bool) -> None:
+def test_the_bytes_of_all_tokens_are_the_answer(tokenizer: Tokenizer, text: str, ended: bool) -> None:
     steps = stream(tokenizer, tokenizer.encode(text), ended=ended)
     assert "".join(part for part, _ in steps) == text
     assert bytes_of(steps).decode() == text
 
 
-def test_a_character_of_several_tokens_comes_with_all_of_them(tokenizer: Tokenizer) -> None:
+def test_the_tokens_of_one_character_come_together(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("🎉")
     assert len(ids) > 1, "the test needs a character that is cut"
     steps = stream(tokenizer, ids)
@@ -61,33 +61,33 @@ def test_a_character_of_several_tokens_comes_with_all_of_them(tokenizer: Tokeniz
     assert next(entry.token for _, entries in steps for entry in entries) == "�"
 
 
-def test_what_may_become_a_stop_string_is_held_back_with_its_text(tokenizer: Tokenizer) -> None:
+def test_a_token_is_held_back_with_the_beginning_of_a_stop_string(tokenizer: Tokenizer) -> None:
     ids = [*tokenizer.encode("Say"), *tokenizer.encode(" #"), *tokenizer.encode("#"), *tokenizer.encode(" on")]
     for text, entries in stream(tokenizer, ids, stop=("###",)):
         assert "".join(entry.token for entry in entries).startswith(text[:1])
     assert bytes_of(stream(tokenizer, ids, stop=("###",))) == b"Say ## on"
 
 
-def test_no_token_of_a_stop_string_is_told(tokenizer: Tokenizer) -> None:
+def test_no_token_of_a_stop_string_is_sent(tokenizer: Tokenizer) -> None:
     ids = [id for piece in ("One", " two", "#", "#", "#", " three") for id in tokenizer.encode(piece)]
     steps = stream(tokenizer, ids, stop=("###",))
     assert "".join(text for text, _ in steps) == "One two"
     assert bytes_of(steps) == b"One two"
 
 
-def test_a_token_that_is_half_answer_and_half_stop_string_is_told(tokenizer: Tokenizer) -> None:
+def test_a_token_that_is_partly_a_stop_string_is_sent(tokenizer: Tokenizer) -> None:
     ids = [id for piece in ("One", " two") for id in tokenizer.encode(piece)]
     steps = stream(tokenizer, ids, stop=("wo",))
     assert "".join(text for text, _ in steps) == "One t"
     assert bytes_of(steps).startswith(b"One t")
 
 
-def test_the_token_that_ends_the_turn_is_not_told(tokenizer: Tokenizer) -> None:
+def test_the_token_that_ends_the_turn_is_not_sent(tokenizer: Tokenizer) -> None:
     tokens = [entry.token for _, entries in stream(tokenizer, tokenizer.encode("Yes"), ended=True) for entry in entries]
     assert "".join(tokens) == "Yes"
 
 
-def test_alternatives_are_told_with_their_logarithms_and_names(tokenizer: Tokenizer) -> None:
+def test_top_logprobs_have_logprobs_and_token_names(tokenizer: Tokenizer) -> None:
     yes, end = tokenizer.encode("Yes")[0], tokenizer.special_id("<|eot_id|>")
     logprobs = LogprobStream(tokenizer, 2)
     text = tokenizer.decode([yes])
@@ -97,7 +97,7 @@ def test_alternatives_are_told_with_their_logarithms_and_names(tokenizer: Tokeni
     assert entry.top_logprobs[1].logprob == pytest.approx(math.log(1 / 4))
 
 
-def test_a_chosen_token_outside_the_recorded_ones_still_has_its_logarithm(tokenizer: Tokenizer) -> None:
+def test_a_chosen_token_outside_the_recorded_candidates_has_its_logprob(tokenizer: Tokenizer) -> None:
     yes = tokenizer.encode("Yes")[0]
     rare = replace(trace(yes), token_ids=(7, 8), logits=(-0.1, -0.2), chosen_logit=-12.5)
     (entry,) = LogprobStream(tokenizer, 2).push(TokenEvent(0, yes, tokenizer.decode([yes]), rare))

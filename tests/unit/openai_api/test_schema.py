@@ -1,4 +1,4 @@
-"""The body of a chat-completions request: what is taken, what is refused and in which words, what is ignored."""
+"""The body of a chat-completions request: accepted, ignored and refused fields, and the error messages."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ def error_of(body: Any) -> ApiError:
 # --- taken ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_text_may_be_a_string_or_parts_that_are_joined_by_lines() -> None:
+def test_content_is_a_string_or_parts_joined_by_line_breaks() -> None:
     parts = [{"type": "text", "text": "One"}, IMAGE, {"type": "text", "text": "two"}]
     plain, mixed = parse(messages=[HELLO, {"role": "user", "content": parts}]).messages
     assert (plain.text, plain.images) == ("Hello?", [])
     assert (mixed.text, mixed.images) == ("One\ntwo", ["https://example.com/a.png"])
 
 
-def test_an_image_may_have_a_detail_or_be_a_bare_address() -> None:
+def test_an_image_may_have_a_detail_or_be_a_plain_url() -> None:
     for image_url in ({"url": "data:x", "detail": "high"}, "data:x"):
         (message,) = parse(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": image_url}]}]).messages
         assert message.images == ["data:x"]
 
 
-def test_an_assistant_may_have_said_nothing() -> None:
+def test_an_assistant_message_may_have_no_content() -> None:
     assert parse(messages=[HELLO, {"role": "assistant", "content": None}]).messages[1].text == ""
 
 
-def test_one_stop_string_is_a_list_of_one() -> None:
+def test_a_single_stop_string_is_accepted() -> None:
     assert parse(stop="###").stop_strings == parse(stop=["###"]).stop_strings == ("###",)
     assert parse().stop_strings == parse(stop=None).stop_strings == parse(stop=[]).stop_strings == ()
 
 
-def test_null_is_the_same_as_nothing_in_every_field() -> None:
+def test_null_in_any_field_counts_as_missing() -> None:
     fields = set(ChatRequest.model_fields) - {"messages"} | set(NEUTRAL)
     nothing = parse(**dict.fromkeys(fields))
     assert nothing.model_dump(include=set(ChatRequest.model_fields)) == parse().model_dump()
 
 
-def test_fields_that_change_no_answer_are_ignored() -> None:
+def test_unknown_fields_without_effect_are_ignored() -> None:
     ignored = {"user": "me", "store": True, "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True, "x": [1]}
     assert parse(**ignored).messages == parse().messages
 
@@ -69,7 +69,7 @@ def test_fields_that_change_no_answer_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("name", NEUTRAL)
-def test_a_field_that_would_change_the_answer_is_refused_unless_it_is_neutral(name: str) -> None:
+def test_an_unsupported_field_is_refused_unless_its_value_has_no_effect(name: str) -> None:
     for value in (None, *NEUTRAL[name]):
         parse(**{name: value})
     error = error_of({"messages": [HELLO], name: "something"})
@@ -88,7 +88,7 @@ def test_a_field_that_would_change_the_answer_is_refused_unless_it_is_neutral(na
         ({"min_tokens": True}, "min_tokens"),
     ],
 )
-def test_what_clients_really_send_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_unsupported_fields_of_real_clients_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     assert error_of({"messages": [HELLO], **fields}).param == param
 
 
@@ -136,7 +136,7 @@ def test_what_clients_really_send_is_refused_by_name(fields: dict[str, Any], par
         ({"messages": [HELLO], "stream_options": {"include_usage": True}}, "stream_options", "together with stream"),
     ],
 )
-def test_a_wrong_request_is_told_where_it_is_wrong_and_what_is_allowed(body: Any, param: str, words: str) -> None:
+def test_an_invalid_field_is_reported_with_its_path_and_what_is_allowed(body: Any, param: str, words: str) -> None:
     error = error_of(body)
     assert (error.status, error.param) == (400, param)
     assert words in error.message
@@ -154,11 +154,11 @@ def test_a_wrong_request_is_told_where_it_is_wrong_and_what_is_allowed(body: Any
         {"messages": [HELLO], "temperature": "\ud800"},
     ],
 )
-def test_half_a_surrogate_pair_is_refused_and_its_refusal_can_be_sent(fields: dict[str, Any]) -> None:
+def test_half_a_surrogate_pair_is_refused_with_an_encodable_message(fields: dict[str, Any]) -> None:
     assert error_of(fields).response().status_code == 400
 
 
-def test_a_long_value_is_not_sent_back() -> None:
+def test_a_long_value_is_shortened_in_the_error() -> None:
     error = error_of({"messages": [HELLO], "temperature": "x" * 10**6})
     assert len(error.message) < 300
 
@@ -172,7 +172,7 @@ _anything = st.recursive(
 
 @settings(deadline=None)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(ChatRequest.model_fields, _anything)))
-def test_whatever_is_sent_is_taken_or_refused_in_words_that_can_be_sent(body: dict[str, Any]) -> None:
+def test_any_body_is_accepted_or_refused_with_status_400(body: dict[str, Any]) -> None:
     try:
         ChatRequest.model_validate(body)
     except ValidationError as error:
@@ -181,6 +181,6 @@ def test_whatever_is_sent_is_taken_or_refused_in_words_that_can_be_sent(body: di
         assert found.param
 
 
-def test_the_documentation_names_every_field_that_is_taken_or_refused() -> None:
+def test_the_documentation_names_every_accepted_or_refused_field() -> None:
     text = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
     assert [name for name in (*ChatRequest.model_fields, *NEUTRAL) if f"`{name}" not in text and f".{name}`" not in text] == []
