@@ -183,10 +183,7 @@ class RunImage(_StrictModel):
 
     @classmethod
     def from_loaded(cls, image: LoadedImage) -> RunImage:
-        size = {"width": image.width, "height": image.height}
-        return cls.model_validate(
-            {"name": image.name, "format": image.format, "digest": image.digest, **size, "data": image.data}, strict=True
-        )
+        return cls.model_validate({name: getattr(image, name) for name in cls.model_fields})
 
     @property
     def media_type(self) -> str:
