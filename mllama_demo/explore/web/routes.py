@@ -6,7 +6,7 @@ Runs belong to the visitor's cookie, like conversations. Only the routes run, ag
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -26,7 +26,7 @@ from mllama_demo.explore.web.api import read_grid, read_object
 from mllama_demo.explore.web.service import EXAMPLE_IMAGES, ExploreService
 from mllama_demo.explore.web.tour import TOUR, why_no_token_view
 from mllama_demo.images.examples import EXAMPLES_FOLDER
-from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
+from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.web.auth.identity import owner_of_user, visitor_of
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
@@ -37,22 +37,30 @@ from mllama_demo.web.templating import render
 STATIC = Path(__file__).resolve().parent / "static"
 
 
-def explore_page(service: ExploreService, brand: Brand) -> APIRouter:
-    """The page at /explore and the routes that it calls."""
-    router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
-    _add_files(router, service, brand)
-    _add_generation(router, service)
-    _add_runs(router, service, brand)
-    _add_analysis(router, service)
-    return router
-
-
 def _owner(request: Request) -> str:
     user = user_of(request)
     owner = visitor_of(request.headers.get("cookie")) if user is None else owner_of_user(user)
     if owner is None:
         raise ApiError(400, "This page needs its cookie to know whose runs are whose; please reload it.", code="no_cookie")
     return owner
+
+
+Owner = Annotated[str, Depends(_owner)]
+
+
+def explore_page(service: ExploreService, brand: Brand) -> APIRouter:
+    """The page at /explore and the routes that it calls."""
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
+
+    def load(id: str, owner: Owner) -> Run:
+        return service.runs.load(owner, id)
+
+    saved_run = Depends(load)  # the default of a parameter: the run that the path names
+    _add_files(router, service, brand)
+    _add_generation(router, service, saved_run)
+    _add_runs(router, service, brand, saved_run)
+    _add_analysis(router, service, saved_run)
+    return router
 
 
 async def _values(request: Request, service: ExploreService) -> dict[str, Any]:
@@ -81,13 +89,10 @@ def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None
 
     @router.get("/explore/about")
     def about() -> dict[str, Any]:
-        sampling = service.settings.sampling
         return {
             "model": service.info.model,
             "max_kept_runs": service.settings.max_kept_runs,
-            "defaults": {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k},
             "bounds": {n: {"min": b.minimum, "max": b.maximum, "step": b.step, "hint": b.hint} for n, b in BOUNDS.items()},
-            "presets": [vars(preset) for preset in PRESETS],
             "example_images": list(EXAMPLE_IMAGES) if "images" in service.info.capabilities else [],
             "takes_images": "images" in service.info.capabilities,
             "why_no_token_view": why_no_token_view(service.info),
@@ -98,15 +103,15 @@ def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None
 # --- generation ----------------------------------------------------------------------------------------------------------
 
 
-def _add_generation(router: APIRouter, service: ExploreService) -> None:
+def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) -> None:
     @router.post("/explore/estimate")
     async def estimate(request: Request) -> dict[str, Any]:
         grid, _, _ = read_grid(await _values(request, service), service.settings)
         return start_event(grid, service.explorer.estimate(grid), "")
 
     @router.post("/explore/run")
-    async def run(request: Request) -> Response:
-        owner, values = _owner(request), await _values(request, service)
+    async def run(request: Request, owner: Owner) -> Response:
+        values = await _values(request, service)
         source = values.pop("image", None)
         if source is not None and not isinstance(source, str):
             raise BadRequest("image must be a data URL or the name of an example.")
@@ -115,76 +120,67 @@ def _add_generation(router: APIRouter, service: ExploreService) -> None:
         return NdjsonStream(service.grid_events(owner, await service.explorer.start(grid, image, owner)))
 
     @router.post("/explore/runs/{id}/again")
-    async def again(request: Request, id: str) -> Response:
-        owner = _owner(request)
-        old = await run_in_threadpool(service.runs.load, owner, id)
-        started = await service.explorer.start(old.grid, service.image_of(old), owner)
-        return NdjsonStream(service.grid_events(owner, started))
+    async def again(owner: Owner, run: Run = saved_run) -> Response:
+        return NdjsonStream(service.grid_events(owner, await service.explorer.start(run.grid, service.image_of(run), owner)))
 
     @router.post("/explore/live/{id}/stop")
-    async def stop(request: Request, id: str) -> dict[str, Any]:
+    async def stop(request: Request, owner: Owner, id: str) -> dict[str, Any]:
         """id: field `run` of the start event of a run, of a repeated cell, or of a branch."""
         values = await _values(request, service)
-        service.stop(_owner(request), id, None if values.get("cell") is None else _natural_number(values, "cell"))
+        service.stop(owner, id, None if values.get("cell") is None else _natural_number(values, "cell"))
         return {"stopped": True}
 
     @router.post("/explore/runs/{id}/cells/{index}/rerun")
-    async def rerun(request: Request, id: str, index: int) -> Response:
-        owner = _owner(request)
-        old = await run_in_threadpool(service.runs.load, owner, id)
-        if old.branch_at(index) is not None:
+    async def rerun(owner: Owner, index: int, run: Run = saved_run) -> Response:
+        if run.branch_at(index) is not None:
             raise BadRequest("A branch cannot be run again; go on from the same token once more instead.")
-        cells = await service.explorer.rerun_cell(old, index, service.image_of(old), owner)
-        return NdjsonStream(service.rerun_events(owner, old, index, cells))
+        tasks = await service.explorer.rerun_cell(run, index, service.image_of(run), owner)
+        return NdjsonStream(service.rerun_events(owner, run, index, tasks))
 
     @router.post("/explore/runs/{id}/cells/{index}/branch")
-    async def branch(request: Request, id: str, index: int) -> Response:
-        owner, values = _owner(request), await _values(request, service)
-        old = await run_in_threadpool(service.runs.load, owner, id)
+    async def branch(request: Request, owner: Owner, index: int, run: Run = saved_run) -> Response:
+        values = await _values(request, service)
         position, token_id = _natural_number(values, "position"), _natural_number(values, "token_id")
-        cells = await service.explorer.branch(old, index, position, token_id, service.image_of(old), owner)
-        return NdjsonStream(service.branch_events(owner, old, index, position, cells))
+        tasks = await service.explorer.branch(run, index, position, token_id, service.image_of(run), owner)
+        return NdjsonStream(service.branch_events(owner, run, index, position, tasks))
 
 
 # --- saved runs ----------------------------------------------------------------------------------------------------------
 
 
-def _add_runs(router: APIRouter, service: ExploreService, brand: Brand) -> None:
+def _add_runs(router: APIRouter, service: ExploreService, brand: Brand, saved_run: Any) -> None:
     @router.get("/explore/runs")
-    def runs(request: Request) -> list[dict[str, Any]]:
-        return [{**vars(run), "created": run.created.isoformat()} for run in service.runs.list(_owner(request))]
+    def runs(owner: Owner) -> list[dict[str, Any]]:
+        return [{**vars(run), "created": run.created.isoformat()} for run in service.runs.list(owner)]
 
     @router.get("/explore/runs/{id}")
-    def one(request: Request, id: str) -> dict[str, Any]:
-        return service.view(service.runs.load(_owner(request), id))
+    def one(run: Run = saved_run) -> dict[str, Any]:
+        return service.view(run)
 
     @router.delete("/explore/runs/{id}")
-    def delete(request: Request, id: str) -> dict[str, Any]:
-        service.runs.delete(_owner(request), id)
+    def delete(owner: Owner, id: str) -> dict[str, Any]:
+        service.runs.delete(owner, id)
         return {"deleted": id}
 
     @router.delete("/explore/runs/{id}/cells/{index}")
-    def delete_branch(request: Request, id: str, index: int) -> dict[str, Any]:
-        return service.view(service.runs.change(_owner(request), id, lambda run: without_branch(run, index)))
+    def delete_branch(owner: Owner, id: str, index: int) -> dict[str, Any]:
+        return service.view(service.runs.change(owner, id, lambda run: without_branch(run, index)))
 
     @router.get("/explore/runs/{id}/image")
-    def image(request: Request, id: str) -> Response:
-        found = service.runs.load(_owner(request), id).image
-        if found is None:
+    def image(run: Run = saved_run) -> Response:
+        if run.image is None:
             raise NotFound("This run has no picture.")
-        return Response(found.data, media_type=found.media_type)
+        return Response(run.image.data, media_type=run.image.media_type)
 
     @router.get("/explore/runs/{id}/export.{kind}")
-    def export(request: Request, id: str, kind: Literal["json", "csv", "html"]) -> Response:
-        run = service.runs.load(_owner(request), id)
+    def export(request: Request, kind: Literal["json", "csv", "html"], run: Run = saved_run) -> Response:
         make = {"json": to_json, "csv": to_csv, "html": lambda run: html_report(run, _api_url(request), brand)}[kind]
         media = {"json": "application/json", "csv": "text/csv; charset=utf-8", "html": "text/html; charset=utf-8"}[kind]
         name = f"exploration-{run.created:%Y%m%d-%H%M}-{run.id[:6]}.{kind}"
         return Response(make(run), media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
     @router.post("/explore/import")
-    async def import_run(request: Request) -> JSONResponse:
-        owner = _owner(request)
+    async def import_run(request: Request, owner: Owner) -> JSONResponse:
         limits = service.settings.image_limits
         data = await read_body(request, max_import_bytes(limits))
 
@@ -207,41 +203,32 @@ def _api_url(request: Request) -> str:
 # --- analysis ------------------------------------------------------------------------------------------------------------
 
 
-def _add_analysis(router: APIRouter, service: ExploreService) -> None:
-    def load(request: Request, id: str) -> Run:
-        return service.runs.load(_owner(request), id)
-
+def _add_analysis(router: APIRouter, service: ExploreService, saved_run: Any) -> None:
     @router.get("/explore/runs/{id}/cells/{index}/tokens")
-    def tokens(request: Request, id: str, index: int) -> list[dict[str, Any]]:
-        return views.tokens_view(load(request, id).answer(index))
+    def tokens(index: int, run: Run = saved_run) -> list[dict[str, Any]]:
+        return views.tokens_view(run.answer(index))
 
     @router.get("/explore/runs/{id}/cells/{index}/tokens/{position}")
-    def steps(request: Request, id: str, index: int, position: int) -> dict[str, Any]:
-        run = load(request, id)
+    def steps(index: int, position: int, run: Run = saved_run) -> dict[str, Any]:
         return views.steps_view(run.answer(index), position, run.effective_sampling(index), service.tokenizer)
 
     @router.post("/explore/runs/{id}/cells/{index}/whatif")
-    async def whatif(request: Request, id: str, index: int) -> dict[str, Any]:
+    async def whatif(request: Request, index: int, run: Run = saved_run) -> dict[str, Any]:
         values = await _values(request, service)
         params = SamplingParams(**{name: values.get(name, BOUNDS[name].default) for name in ("temperature", "top_p", "top_k")})
-
-        def find() -> dict[str, Any]:
-            run = load(request, id)
-            return views.whatif_view(run.answer(index), run.effective_sampling(index), params, service.tokenizer)
-
-        return await run_in_threadpool(find)
+        sampling = run.effective_sampling(index)
+        return await run_in_threadpool(views.whatif_view, run.answer(index), sampling, params, service.tokenizer)
 
     @router.get("/explore/runs/{id}/cells/{index}/snippets")
-    def code(request: Request, id: str, index: int) -> dict[str, Any]:
-        run = load(request, id)
+    def code(request: Request, index: int, run: Run = saved_run) -> dict[str, Any]:
         if run.branch_at(index) is not None:
             raise BadRequest("A branch begins in the middle of an answer, as no request can; its cell has code.")
         return {"file": image_file(run), "snippets": [vars(one) for one in snippets(run, index, _api_url(request))]}
 
     @router.get("/explore/runs/{id}/compare")
-    def compare(request: Request, id: str, a: int, b: int) -> dict[str, Any]:
-        return views.compare_view(load(request, id), a, b, service.tokenizer)
+    def compare(a: int, b: int, run: Run = saved_run) -> dict[str, Any]:
+        return views.compare_view(run, a, b, service.tokenizer)
 
     @router.get("/explore/runs/{id}/heat")
-    def heat(request: Request, id: str, measure: str, rows: Axis, columns: Axis) -> dict[str, Any]:
-        return views.heat_view(load(request, id), measure, rows, columns)
+    def heat(measure: str, rows: Axis, columns: Axis, run: Run = saved_run) -> dict[str, Any]:
+        return views.heat_view(run, measure, rows, columns)
