@@ -86,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serves a backend without a model.")
     parser.add_argument("url", help="base URL to serve at, such as http://127.0.0.1:7900")
     address = urlsplit(parser.parse_args().url)
-    # With stores as a fourth argument, create_app mounts the pages too.
-    app = create_app(Settings(api_only=True), ReversingBackend(), TokenEstimate(), None)
+    # With a mllama_demo.storage.stores.Stores as its fourth argument, create_app mounts the pages too.
+    app = create_app(Settings(api_only=True), ReversingBackend(), TokenEstimate())
     uvicorn.run(app, host=address.hostname or "127.0.0.1", port=address.port or 7900, log_level="warning")
 
 

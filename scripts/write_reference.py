@@ -300,7 +300,7 @@ def _application() -> Any:
     from mllama_demo.chat.token_estimate import TokenEstimate
     from mllama_demo.config.settings import Settings
 
-    return create_app(Settings(api_only=True), _Backend(), TokenEstimate(), None)  # type: ignore[arg-type]
+    return create_app(Settings(api_only=True), _Backend(), TokenEstimate())  # type: ignore[arg-type]
 
 
 def _metrics() -> list[list[str]]:
