@@ -6,10 +6,7 @@ the model is loaded.
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +107,9 @@ def _add_pages(
     activity: Activity,
 ) -> None:
     """The pages for people: sign-in, the operator's page, shared conversations, Explore, Present, and the chat at /."""
-    _prepare_gradio()
+    from mllama_demo.ui.gradio_patches.environment import prepare_environment
+
+    prepare_environment()  # before anything below imports Gradio
     from mllama_demo.config.branding import load_brand
     from mllama_demo.explore.web.routes import explore_page
     from mllama_demo.explore.web.service import ExploreService
@@ -119,8 +118,8 @@ def _add_pages(
     from mllama_demo.present.presenter import Presenter
     from mllama_demo.present.web.routes import add_present
     from mllama_demo.storage.sessions import Sessions
-    from mllama_demo.ui.chat_page import mount_ui
     from mllama_demo.ui.chat_service import ChatService
+    from mllama_demo.ui.mount import mount_ui
     from mllama_demo.web.admin.routes import add_admin
     from mllama_demo.web.auth.login import LoginService, add_auth_middleware, add_login, credentials
     from mllama_demo.web.requests import StaticAssets
@@ -141,13 +140,3 @@ def _add_pages(
     generation = GenerationService(backend, tokenizer, stores.conversations, settings)
     tasks = AnswerTasks(generation, stores.conversations, stores.drafts)
     mount_ui(app, settings, ChatService(generation, tasks, stores, settings.allowed_media_hosts, brand), stores, brand)
-
-
-def _prepare_gradio() -> None:
-    """Sets what Gradio reads from the environment when it is imported: no analytics, no version check, a folder of its own."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    if "GRADIO_TEMP_DIR" not in os.environ:
-        # Gradio names its copies by content and deletes the copies when the process ends. In a shared folder, one demo that
-        # ends would delete the example images of the others.
-        os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="mllama-demo-gradio-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -22,7 +22,7 @@ from tests.support.browser.chat_page import EXAMPLE_IMAGES  # noqa: E402
 KEYBOARD_HEIGHT = 336  # CSS pixels of a phone's height
 PASSWORD, ADMIN_KEY = "correct horse", "the-operators-key"
 DOG, STOP = EXAMPLE_IMAGES / "dog.png", EXAMPLE_IMAGES / "stop.png"
-DRAWERS = {"left": "Conversations", "right": "Settings"}
+SIDEBARS = {"left": "Conversations", "right": "Settings"}
 Shoot = Callable[[Page, str], None]
 
 
@@ -31,10 +31,10 @@ def narrow(page: Page) -> bool:
 
 
 @contextmanager
-def drawer(page: Page, side: str) -> Iterator[None]:
-    """With a drawer open, which it always is where there is room for it. side: left or right."""
-    toggle = page.get_by_role("button", name=DRAWERS[side], exact=True)
-    panel = page.locator(".sidebar").nth(list(DRAWERS).index(side))
+def sidebar(page: Page, side: str) -> Iterator[None]:
+    """Opens a sidebar for the block; on a wide screen it is open already. side: left or right."""
+    toggle = page.get_by_role("button", name=SIDEBARS[side], exact=True)
+    panel = page.locator(".sidebar").nth(list(SIDEBARS).index(side))
     if narrow(page):
         toggle.click()
     expect(panel).to_contain_class("open")
@@ -45,7 +45,7 @@ def drawer(page: Page, side: str) -> Iterator[None]:
 
 
 def chat(page: Page, shoot: Shoot) -> None:
-    """A visit from the first screen on, without a queue."""
+    """The chat from the first screen on, without a queue."""
     pages.open_chat(page)
     shoot(page, "first")
     page.get_by_role("button", name="Help and keys").click()
@@ -53,14 +53,14 @@ def chat(page: Page, shoot: Shoot) -> None:
     page.keyboard.press("Escape")
     pages.ask_and_wait(page, "What is in this image? Tell me a story", DOG)
     shoot(page, "answer")
-    page.locator("#chat-history .saw").click()
-    expect(page.locator("dialog.closeup")).to_be_visible()
-    shoot(page, "closeup")
+    page.locator("#chat-history .image-seen").click()
+    expect(page.locator("dialog.tile-dialog")).to_be_visible()
+    shoot(page, "tiles-enlarged")
     page.keyboard.press("Escape")
-    with drawer(page, "right"):
+    with sidebar(page, "right"):
         shoot(page, "settings")
         pages.open_panel(page, "What the model sees")
-        shoot(page, "sight")
+        shoot(page, "tiles")
         pages.open_panel(page, "What the model sees")
         pages.set_seed(page, "abc")
     pages.textarea(page).fill("What colour is it?")
@@ -68,7 +68,7 @@ def chat(page: Page, shoot: Shoot) -> None:
     expect(pages.notice(page)).to_be_visible()
     shoot(page, "refused")
     pages.dismiss_notices(page)
-    with drawer(page, "right"):
+    with sidebar(page, "right"):
         pages.set_seed(page, "")
     pages.submit(page)
     expect(pages.user_rows(page)).to_have_count(2)
@@ -93,12 +93,12 @@ def chat(page: Page, shoot: Shoot) -> None:
 
 
 def conversations(page: Page, shoot: Shoot) -> None:
-    """The list: several, searched, one's menu, one deleted; and a conversation on the page of those it is shared with."""
+    """The list of conversations: search, menu, deletion; and the page of a shared conversation."""
     for question in ("What is the capital of Italy famous for?", "What is 3 + 4?"):
-        with drawer(page, "left"), pages.settled(page):
+        with sidebar(page, "left"), pages.settled(page):
             page.locator("#new-chat").click()
         pages.ask_and_wait(page, question)
-    with drawer(page, "left"):
+    with sidebar(page, "left"):
         shoot(page, "conversations")
         pages.search(page, "italy")
         expect(pages.listed(page)).to_have_count(1)
@@ -117,14 +117,14 @@ def conversations(page: Page, shoot: Shoot) -> None:
         shared.close()
         with pages.settled(page):
             page.locator("#delete").click()
-        expect(page.locator("#bring-back")).to_be_visible()
+        expect(page.locator("#restore")).to_be_visible()
         shoot(page, "deleted")
 
 
 def queue(page: Page, shoot: Shoot) -> None:
-    """One slot: an answer being written, a question that waits, and one more than may wait."""
+    """One slot: an answer that is being written, a question that waits, and a question that is refused."""
     pages.open_chat(page)
-    with drawer(page, "right"):
+    with sidebar(page, "right"):
         pages.set_ignore_eos(page, True)
         pages.set_slider(page, "max-tokens", 2000)
     pages.ask(page, "Describe this image", EXAMPLE_IMAGES / "shapes.png")
@@ -197,8 +197,8 @@ def present(page: Page, shoot: Shoot) -> None:
     shoot(page, "recorded")
 
 
-def people(page: Page, shoot: Shoot) -> None:
-    """Where people sign in, under a brand; and the operator's page with an answer under way."""
+def accounts(page: Page, shoot: Shoot) -> None:
+    """Sign-in with a brand, and the operator's page during an answer."""
     page.goto("/")
     shoot(page, "login")
     page.get_by_label("Name").fill("anna")
@@ -210,7 +210,7 @@ def people(page: Page, shoot: Shoot) -> None:
     pages.ask_and_wait(page, "What is in this image?", DOG)
     with pages.settled(page):
         pages.message_button(page, "Like").click()
-    with drawer(page, "right"):
+    with sidebar(page, "right"):
         pages.set_ignore_eos(page, True)
         pages.set_slider(page, "max-tokens", 2000)
     pages.ask(page, "Tell me a story")
@@ -227,7 +227,7 @@ def people(page: Page, shoot: Shoot) -> None:
 
 
 def kiosk(page: Page, shoot: Shoot) -> None:
-    """A visit to a kiosk, left alone in the end."""
+    """A kiosk until its countdown."""
     pages.open_chat(page)
     expect(page.locator("body.kiosk")).to_have_count(1)
     shoot(page, "kiosk")

@@ -24,17 +24,17 @@ from tests.support.program import APP, Program, running
 IMAGES = ROOT / "docs" / "images"
 SCREENS = {390: {"width": 390, "height": 844}, 1280: {"width": 1280, "height": 800}, 1920: {"width": 1920, "height": 1080}}
 SCHEMES = ("light", "dark")
-# What the documentation shows: the name there, and the screen, width and theme that it is made from.
+# The images in the documentation: the name there, and the screen, width and theme of the screenshot.
 SHOWN = {
     name + ".png": (screen, 1280, "light") for name, screen in (("chat", "answer"), ("explore", "tokens"), ("present", "stage"))
 }
-# The walks, by what the program is started with.
+# The functions of screens.py, with the program's options and its script.
 BRAND = ("--title", "Harbour Vision", "--brand-color", "#0b5fff", "--brand-footer", "For the harbour office only")
-PEOPLE = ("--users", f"anna:{hash_password(PASSWORD)}", "--admin-key", ADMIN_KEY, *BRAND)
+ACCOUNTS = ("--users", f"anna:{hash_password(PASSWORD)}", "--admin-key", ADMIN_KEY, *BRAND)
 SERVERS: list[tuple[tuple[Callable[[Page, Shoot], None], ...], tuple[str, ...], Path]] = [
     ((screens.chat, screens.explore, screens.present), (), APP),
     ((screens.queue,), ("--batch-size", "1", "--max-waiting", "1"), SLOW_DEMO),
-    ((screens.people,), PEOPLE, SLOW_DEMO),
+    ((screens.accounts,), ACCOUNTS, SLOW_DEMO),
     ((screens.kiosk,), ("--kiosk", "true", "--kiosk-idle-s", "20"), APP),
 ]
 PARTS = [walk.__name__ for walks, _, _ in SERVERS for walk in walks]
@@ -46,13 +46,13 @@ OVERVIEW_WIDTH = 1600
 
 
 def small(source: Path, target: Path) -> None:
-    """Few colours, which a page has anyway, and no metadata."""
+    """Writes an image with few colours and without metadata."""
     with Image.open(source) as picture:
         picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def overview(files: list[Path], columns: int, target: Path) -> None:
-    """All pictures of one width side by side, small."""
+    """Writes all screenshots of one width side by side, small."""
     each = OVERVIEW_WIDTH // columns
     shrunk = []
     for file in files:

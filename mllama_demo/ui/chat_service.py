@@ -1,6 +1,7 @@
-"""The chat's behaviour: each Gradio event turned into a change of the stored conversation and a stream of updates.
+"""What the chat does: each event of the page changes stored conversations and returns an update of the page.
 
-The browser's copy of the history is never read: handlers get an id, check whose it is, and work on what the store holds.
+The history in the browser is never read. A method gets the id of a conversation, which must belong to the owner of the session,
+and works on what is stored. A message tree is read from the database once for each question and passed on.
 """
 
 from __future__ import annotations
@@ -25,125 +26,124 @@ from mllama_demo.storage.conversations import DELETED_LIFETIME
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.attachments import Attachments
 from mllama_demo.ui.conversation_list import ConversationList
-from mllama_demo.ui.feedback_controls import thumbs
+from mllama_demo.ui.feedback_controls import ratings_shown
 from mllama_demo.ui.formatting import status_line
-from mllama_demo.ui.history import history
+from mllama_demo.ui.gradio_patches.error_overlay import show_notice
+from mllama_demo.ui.history import history, live_message
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.page_sessions import PageSessions
-from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate, PageUpdates, notify
+from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate, PageUpdates
+from mllama_demo.ui.questions import Question, Questions, last_question
 from mllama_demo.ui.session_cleanup import SessionCleanup
-from mllama_demo.ui.tile_view import NOTHING
-from mllama_demo.ui.user_message import WhichImage, from_page, paths, question_from, reworded, seen_in
-
-# The parameters for an answer; they may be refused as well, with what was typed still there.
-Sampling = Callable[[], SamplingParams]
+from mllama_demo.ui.tile_view import NO_IMAGE
+from mllama_demo.ui.user_message import visible_image
 
 
 class ChatService:
-    """All chats of this process."""
+    """The chats of all pages of this process. Used from one event loop."""
 
     def __init__(
         self,
-        answerer: GenerationService,
-        tasks: AnswerTasks,
+        generation: GenerationService,
+        answer_tasks: AnswerTasks,
         stores: Stores,
         allowed_media_hosts: list[str] | None,
         brand: Brand | None = None,
     ) -> None:
-        self._answerer = answerer
-        self._store = store = stores.conversations
-        self._pictures = ImageFiles(answerer, store, allowed_media_hosts)
-        self._live = tasks
-        self._shelf = ConversationList(store, self._pictures, answerer.limits, brand)
-        self._feedback = stores.feedback
-        self.traces = SessionCleanup(stores, self._pictures)
-        self.images = Attachments(store, self._pictures, self.traces)
+        self._generation = generation
+        self._answer_tasks = answer_tasks
+        self._store, self._feedback = stores.conversations, stores.feedback
+        self._image_files = ImageFiles(generation, stores.conversations, allowed_media_hosts)
+        self._conversation_list = ConversationList(stores.conversations, self._image_files, generation.limits, brand)
+        self.session_cleanup = SessionCleanup(stores, self._image_files)
+        self.attachments = Attachments(stores.conversations, self._image_files, self.session_cleanup)
         self.pages = PageSessions()
+        self.questions = Questions(stores.conversations, self._image_files, self.session_cleanup, self.pages)
         self._deleting: set[str] = set()
         self._purges: set[asyncio.Task[None]] = set()
 
     @property
     def info(self) -> BackendInfo:
-        return self._answerer.backend.info
+        return self._generation.backend.info
 
     @property
     def previews(self) -> Path:
-        """The folder of the pictures that a page may load."""
-        return self._pictures.folder
+        """The folder of the images that a page may load."""
+        return self._image_files.folder
 
     def close(self) -> None:
-        self._pictures.close()
+        self._image_files.close()
+
+    def close_page(self, page_id: str) -> None:
+        self.pages.close_page(page_id)
+        self._conversation_list.close_page(page_id)
+        self.session_cleanup.close_page(page_id)
 
     def status(self) -> str:
-        backend = self._answerer.backend
+        backend = self._generation.backend
         return status_line(backend.status(), backend.info)
 
-    # --- opening and keeping --------------------------------------------------------------------------------------------
+    # --- opening and managing conversations -----------------------------------------------------------------------------
 
-    async def open(self, visit: PageSession, conversation_id: str) -> PageUpdate:
-        """Shows a stored conversation, with an answer under way; an empty chat when it is not there (any more)."""
-        await self._live.adopt(visit.owner)
-        live = self._live_of(visit, conversation_id)
+    async def open(self, session: PageSession, conversation_id: str) -> PageUpdate:
+        """Shows a conversation, with the answer that is being written; a new chat when the conversation does not exist."""
+        await self._answer_tasks.adopt(session.owner)
+        task = self._task_of(session, conversation_id)
         try:
-            conversation = live.conversation if live else await self._load(visit, conversation_id)
+            tree = task.tree if task else await self._load(session, conversation_id)
         except DemoError:
-            # What was typed while the page opened stays.
-            return replace(await self.new(visit), input=None)
-        self.pages.show(visit.session, conversation.id)
-        return replace(await self._view(visit, conversation, locked=live is not None), answering=live is not None)
+            return replace(await self.new(session), input=None)  # what was typed while the page opened stays
+        self.pages.show(session.id, conversation_id)
+        update = await self._show(session, tree, task.conversation if task else None, locked=task is not None)
+        return replace(update, answering=task is not None)
 
-    async def new(self, visit: PageSession) -> PageUpdate:
-        listed = await asyncio.to_thread(self._shelf.listed, visit)
-        self.pages.show(visit.session, "")
-        return replace(listed, history=[], conversation_id="", input=NO_INPUT, answering=False, title="", sight=NOTHING)
+    async def new(self, session: PageSession) -> PageUpdate:
+        """Shows a new chat."""
+        listed = await self._listed(session)
+        self.pages.show(session.id, "")
+        return replace(listed, history=[], conversation_id="", input=NO_INPUT, answering=False, title="", tile_view=NO_IMAGE)
 
-    def leave(self, session: str) -> None:
-        """The page was closed."""
-        self.pages.leave(session)
-        self._shelf.leave(session)
-        self.traces.leave(session)
-
-    async def search(self, visit: PageSession, words: str) -> PageUpdate:
+    async def search(self, session: PageSession, words: str) -> PageUpdate:
         """Lists the conversations with these words in title or text."""
-        found = await asyncio.to_thread(self._shelf.search, visit, words)
-        return replace(found, conversation_id=self.pages.shown(visit.session))
+        found = await asyncio.to_thread(self._conversation_list.search, session, words)
+        return replace(found, conversation_id=self.pages.shown(session.id))
 
-    async def rename(self, visit: PageSession, conversation_id: str, title: str) -> PageUpdate:
-        self._refuse_while_answering(visit, conversation_id)
-        await asyncio.to_thread(self._shelf.rename, visit, conversation_id, title)
-        listed = await asyncio.to_thread(self._shelf.listed, visit)
-        return replace(listed, conversation_id=conversation_id, title=title.strip())
+    async def rename(self, session: PageSession, conversation_id: str, title: str) -> PageUpdate:
+        self._require_changeable(session, conversation_id)
+        await asyncio.to_thread(self._conversation_list.rename, session, conversation_id, title)
+        return replace(await self._listed(session), conversation_id=conversation_id, title=title.strip())
 
-    async def delete(self, visit: PageSession, conversation_id: str) -> PageUpdate:
-        """Deletes the conversation; restore brings it back for a while."""
-        live = self._live_of(visit, conversation_id)
+    async def delete(self, session: PageSession, conversation_id: str) -> PageUpdate:
+        """Deletes the conversation, with an answer that is being written. For some minutes `restore` can undo it."""
+        self.pages.drop_tasks(conversation_id)
+        task = self._task_of(session, conversation_id)
         title = ""
         try:
-            if live is not None:
+            if task is not None:
                 self._deleting.add(conversation_id)
-                await self._live.discard(live)
-            with contextlib.suppress(NotFound) if live else contextlib.nullcontext():
-                title = await asyncio.to_thread(self._shelf.delete, visit, conversation_id)
+                await self._answer_tasks.discard(task)
+            with contextlib.suppress(NotFound) if task else contextlib.nullcontext():
+                title = await asyncio.to_thread(self._conversation_list.delete, session, conversation_id)
                 self._purge_later()
         finally:
             self._deleting.discard(conversation_id)
-        return replace(await self.new(visit), deleted=title)
+        return replace(await self.new(session), deleted=title)
 
-    async def forget(self, visit: PageSession) -> PageUpdate:
-        """Removes all that the visitor left, with answers under way; the first screen. Nothing brings it back."""
-        for live in self._live.of(visit.owner):
-            await self._live.discard(live)
-        await asyncio.to_thread(self.traces.erase, visit)
-        return await self.new(visit)
-
-    async def restore(self, visit: PageSession) -> PageUpdate:
-        """Brings back and shows what this page deleted last. What cannot come back is not offered any longer."""
+    async def restore(self, session: PageSession) -> PageUpdate:
+        """Restores and shows the conversation that this page deleted last."""
         try:
-            id = await asyncio.to_thread(self._shelf.restore, visit)
+            id = await asyncio.to_thread(self._conversation_list.restore, session)
         except (BadRequest, NotFound) as error:
-            notify(error)
-            return PageUpdate(deleted="")
-        return replace(await self.open(visit, id), deleted="")
+            show_notice(str(error))
+            return PageUpdate(deleted="")  # what cannot be restored is not offered again
+        return replace(await self.open(session, id), deleted="")
+
+    async def erase(self, session: PageSession) -> PageUpdate:
+        """Deletes everything of the session's owner for good, and shows a new chat."""
+        for task in self._answer_tasks.of(session.owner):
+            await self._answer_tasks.discard(task)
+        await asyncio.to_thread(self.session_cleanup.erase, session)
+        return await self.new(session)
 
     def _purge_later(self) -> None:
         async def purge() -> None:
@@ -154,232 +154,177 @@ class ChatService:
         self._purges.add(task)
         task.add_done_callback(self._purges.discard)
 
-    async def export(self, visit: PageSession, conversation_id: str, kind: str) -> str:
+    async def export(self, session: PageSession, conversation_id: str, kind: str) -> str:
         """The path of a file with the conversation, to download."""
-        return await asyncio.to_thread(self._shelf.export, visit, conversation_id, kind)
+        return await asyncio.to_thread(self._conversation_list.export, session, conversation_id, kind)
 
-    async def import_conversation(self, visit: PageSession, path: str) -> PageUpdate:
-        """Shows the conversation of an exported file, now one of the visitor's own."""
-        tree = await asyncio.to_thread(self._shelf.import_conversation, visit, Path(path))
-        self.pages.show(visit.session, tree.id)
-        return replace(await self._view(visit, tree.conversation()), answering=False)
+    async def import_conversation(self, session: PageSession, path: str) -> PageUpdate:
+        """Stores the conversation of an exported file as a new one of this owner, and shows it."""
+        tree = await asyncio.to_thread(self._conversation_list.import_conversation, session, Path(path))
+        self.pages.show(session.id, tree.id)
+        return replace(await self._show(session, tree), answering=False)
 
-    # --- asking ---------------------------------------------------------------------------------------------------------
-
-    async def ask(
-        self,
-        visit: PageSession,
-        conversation_id: str,
-        value: dict[str, Any],
-        sampling: Sampling,
-        which: WhichImage = "newest",
-        typed: bool = True,
-    ) -> PageUpdates:
-        """Adds the question, with its image if it has one; to the point where its answer begins. A failure leaves all as before.
-
-        which: the image that the model shall see when there are several. typed: the question stands in the input, and goes
-        from there once it is taken.
-        """
-        showing = self.pages.shown(visit.session)
-        conversation = await self._load(visit, conversation_id) if conversation_id else Conversation()
-        self.traces.note(visit.session, paths(value))
-        message = await asyncio.to_thread(question_from, value, conversation, which, self._pictures)
-        self.traces.note(visit.session, [], message.image)
-        before = PageUpdate(await self._history(visit, conversation), conversation_id=conversation_id, answering=False)
-        if typed:
-            before = replace(before, input=value)
-        if self.pages.shown(visit.session) == showing:
-            self.pages.show(visit.session, conversation.id)
-        async with aclosing(
-            self._answer(visit, conversation.add(message), sampling, before, NO_INPUT if typed else None)
-        ) as views:
-            async for view in views:
-                yield view
-
-    async def retry(self, visit: PageSession, conversation_id: str, sampling: Sampling) -> PageUpdates:
-        """Answers the last question again; the answer so far stays as another version."""
-        conversation = await self._load(visit, conversation_id)
-        self.pages.show(visit.session, conversation.id)
-        before = PageUpdate(await self._history(visit, conversation), answering=False)
-        cut = conversation.cut(_last_question(conversation) + 1)
-        async with aclosing(self._answer(visit, cut, sampling, before)) as views:
-            async for view in views:
-                yield view
-
-    async def edit(
-        self,
-        visit: PageSession,
-        conversation_id: str,
-        index: int,
-        text: str,
-        sampling: Sampling,
-        typed: dict[str, Any] | None = None,
-    ) -> PageUpdates:
-        """Asks a question in other words; the old ones, with all that came after, stay as another version. So does the image.
-
-        typed: what stands in the input, where the new words go when they are refused: the chatbot has them no more.
-        """
-        text = from_page(text)
-        conversation = await self._load(visit, conversation_id)
-        self.pages.show(visit.session, conversation.id)
-        typed = typed or NO_INPUT
-        words = "\n".join(part for part in (typed.get("text"), text) if part and part.strip())
-        before = PageUpdate(await self._history(visit, conversation), answering=False, input={**typed, "text": words})
-        try:
-            edited = reworded(conversation, index, text)
-        except DemoError:
-            yield before
-            raise
-        async with aclosing(self._answer(visit, conversation.cut(index).add(edited), sampling, before)) as views:
-            async for view in views:
-                yield view
-
-    async def undo(self, visit: PageSession, conversation_id: str, typed: dict[str, Any] | None = None) -> PageUpdate:
-        """Takes the last question back into the input, its image too. typed: what stands there, which must not be lost."""
-        self._refuse_while_answering(visit, conversation_id)
-        if typed and (typed.get("text") or typed.get("files")):
+    async def undo(self, session: PageSession, conversation_id: str, input: dict[str, Any] | None = None) -> PageUpdate:
+        """Removes the last question with its answer, and puts it into the question field, which must be empty."""
+        self._require_changeable(session, conversation_id)
+        if input and (input.get("text") or input.get("files")):
             raise BadRequest("Undo puts the last question into the field below; send or remove what you typed there first.")
-        conversation = await self._load(visit, conversation_id)
-        asked = _last_question(conversation)
-        message = conversation.messages[asked]
-        conversation = conversation.cut(asked)
-        await asyncio.to_thread(self._store.save, visit.owner, conversation)
-        files = [await asyncio.to_thread(self._pictures.original, message.image)] if message.image else []
-        return replace(await self._view(visit, conversation), input={"text": message.text, "files": files})
+        conversation = (await self._load(session, conversation_id)).conversation()
+        index = last_question(conversation)
+        message = conversation.messages[index]
+        tree = await asyncio.to_thread(self._store.save, session.owner, conversation.cut(index))
+        files = [await asyncio.to_thread(self._image_files.original, message.image)] if message.image else []
+        return replace(await self._show(session, tree), input={"text": message.text, "files": files})
 
-    async def walk(self, visit: PageSession, conversation_id: str, number: int) -> PageUpdate:
-        """Shows another version of a question or an answer, with what follows it."""
-        self._refuse_while_answering(visit, conversation_id)
-        tree = await asyncio.to_thread(self._store.select_version, visit.owner, conversation_id, number)
-        self.pages.show(visit.session, conversation_id)
-        return await self._view(visit, tree.conversation())
+    async def select_version(self, session: PageSession, conversation_id: str, number: int) -> PageUpdate:
+        """Shows another version of a question or an answer, with the messages that follow it."""
+        self._require_changeable(session, conversation_id)
+        tree = await asyncio.to_thread(self._store.select_version, session.owner, conversation_id, number)
+        self.pages.show(session.id, conversation_id)
+        return await self._show(session, tree)
 
-    async def follow(self, visit: PageSession, conversation_id: str) -> PageUpdates:
-        """The conversation's answer while it is under way."""
-        live = self._live_of(visit, conversation_id)
-        if live is not None:
-            async with aclosing(self.pages.follow(visit, live, self.info.context_length)) as views:
-                async for view in views:
-                    yield view
+    # --- answers --------------------------------------------------------------------------------------------------------
 
-    async def settle(self, visit: PageSession, conversation_id: str) -> PageUpdate:
-        """What the page shows once nothing is followed any more. A title that is being typed stays."""
-        if not conversation_id or self.pages.shown(visit.session) != conversation_id:
-            return PageUpdate()  # it shows something else by now
+    async def answer(self, session: PageSession, question: Question, sampling: Callable[[], SamplingParams]) -> PageUpdates:
+        """Starts to answer a question. Ends when the answer has begun: the page then calls `follow`, and `refresh` at the end.
+
+        Args:
+            sampling: Returns the sampling parameters, or raises BadRequest for bad ones.
+
+        Raises:
+            DemoError: The question is refused or the answer failed. The last update shows the page without it.
+        """
+        conversation = replace(question.conversation, title=question.conversation.display_title)
+        if (other := self._task_of(session, conversation.id)) is not None:  # started in another tab
+            shown = await self._history(other.tree, other.conversation, locked=True)
+            yield replace(question.on_refusal, history=shown, answering=True)
+        try:
+            if question.refusal is not None:
+                raise question.refusal
+            params = sampling()
+        except DemoError:
+            yield question.on_refusal
+            raise
+        self.pages.drop_tasks(conversation.id)
+        task = self._answer_tasks.start(session.owner, conversation, params, question.tree)
+        update = PageUpdate(await self._history(task.tree, conversation, locked=True))
+        async with aclosing(self.pages.watch(session, task)) as changes:
+            async for _ in changes:
+                if self.pages.shown(session.id) != task.id:
+                    return
+                if task.done:
+                    break
+                if task.answer is not None:
+                    # The question is stored now. Only now is the question field emptied: a refusal must lose nothing.
+                    update = await self._show(session, task.tree, task.conversation, locked=True)
+                    update = replace(update, input=question.input, begun=True)
+                    if len(conversation.messages) > 1:
+                        update = replace(update, title=None)  # the visitor may be typing another title
+                live = [live_message(task.answer, self.info.context_length)]
+                yield replace(update, live=live, conversation_id=task.id, answering=True, status=self.status())
+                if update.begun:
+                    self.pages.keep_task(session, task)
+                    return
+                update = PageUpdate()
+        if task.discarded:
+            yield await self._deleted_elsewhere(session, task.id)
+        elif task.error is None or task.answer is not None:
+            complete = await self._show(session, task.tree)
+            yield replace(complete, input=question.input, answering=False, status=self.status())
+        else:
+            yield question.on_refusal
+        if task.error is not None and not task.discarded:
+            raise task.error
+
+    async def follow(self, session: PageSession, conversation_id: str) -> PageUpdates:
+        """Updates the page with the conversation's answer until the answer is complete or the page shows something else.
+
+        Raises:
+            DemoError: The answer failed.
+        """
+        task = self._task_of(session, conversation_id)
+        if task is None or not self.pages.start_following(session, task):
+            return
+        self.pages.keep_task(session, task)
+        try:
+            async with aclosing(self.pages.watch(session, task)) as changes:
+                async for _ in changes:
+                    if self.pages.shown(session.id) != task.id:
+                        return
+                    if not task.done:
+                        yield PageUpdate(live=[live_message(task.answer, self.info.context_length)])
+        finally:
+            self.pages.stop_following(session, task)
+        if task.error is not None:
+            raise task.error
+
+    async def refresh(self, session: PageSession, conversation_id: str) -> PageUpdate:
+        """Shows the conversation as it is stored, after `follow`. The title stays: the visitor may be typing another."""
+        if not conversation_id or self.pages.shown(session.id) != conversation_id:
+            return PageUpdate()
         if conversation_id in self._deleting:
-            return await self._deleted_elsewhere(visit, conversation_id)
-        if self._live_of(visit, conversation_id) is not None:
+            return await self._deleted_elsewhere(session, conversation_id)
+        if self._task_of(session, conversation_id) is not None:
             return PageUpdate(answering=True)
         try:
-            view = await self._view(visit, await self._load(visit, conversation_id))
+            tree = self.pages.take_tree(session, conversation_id) or await self._load(session, conversation_id)
+            update = await self._show(session, tree)
         except NotFound:
-            return await self._deleted_elsewhere(visit, conversation_id)
-        if self.pages.shown(visit.session) != conversation_id:
-            return PageUpdate()  # it was left, or deleted, just now
-        return replace(view, title=None, answering=False, status=self.status())
+            return await self._deleted_elsewhere(session, conversation_id)
+        if self.pages.shown(session.id) != conversation_id:
+            return PageUpdate()
+        return replace(update, title=None, answering=False, status=self.status())
 
-    async def stop(self, visit: PageSession, conversation_id: str) -> None:
-        """Ends the answer under way; what was written stays."""
-        live = self._live_of(visit, conversation_id)
-        if live is not None:
-            self._live.stop(live)
+    async def stop(self, session: PageSession, conversation_id: str) -> None:
+        """Ends the answer that is being written. What is written so far is kept."""
+        task = self._task_of(session, conversation_id)
+        if task is not None:
+            self._answer_tasks.stop(task)
 
-    async def _deleted_elsewhere(self, visit: PageSession, conversation_id: str) -> PageUpdate:
-        """An empty chat, though with what is typed, for a conversation that is being deleted if it is not gone already."""
-        empty = await self.new(visit)
-        listed = [pair for pair in empty.conversations or [] if pair[1] != conversation_id]
-        return replace(empty, input=None, conversations=listed)
+    async def _deleted_elsewhere(self, session: PageSession, conversation_id: str) -> PageUpdate:
+        """A new chat, with what is typed, for a page whose conversation another page has deleted or is deleting now."""
+        update = await self.new(session)
+        listed = [pair for pair in update.conversations or [] if pair[1] != conversation_id]
+        return replace(update, input=None, conversations=listed)
 
-    def _live_of(self, visit: PageSession, conversation_id: str) -> AnswerTask | None:
-        """The conversation's answer under way, if it is this visitor's."""
-        live = self._live.get(conversation_id)
-        return live if live is not None and live.owner == visit.owner else None
+    def _task_of(self, session: PageSession, conversation_id: str) -> AnswerTask | None:
+        """The answer that is being written in the conversation, if it belongs to the session's owner."""
+        task = self._answer_tasks.get(conversation_id)
+        return task if task is not None and task.owner == session.owner else None
 
-    def _refuse_while_answering(self, visit: PageSession, conversation_id: str) -> None:
-        if self._live_of(visit, conversation_id) is not None:
-            self._live.refuse_second(conversation_id)
+    def _require_changeable(self, session: PageSession, conversation_id: str) -> None:
+        """Raises BadRequest while the conversation is being answered."""
+        if self._task_of(session, conversation_id) is not None:
+            self._answer_tasks.refuse_second(conversation_id)
+        self.pages.drop_tasks(conversation_id)
 
-    # --- an answer on the page ------------------------------------------------------------------------------------------
+    # --- what a page shows ----------------------------------------------------------------------------------------------
 
-    async def _answer(
-        self,
-        visit: PageSession,
-        conversation: Conversation,
-        sampling: Sampling,
-        before: PageUpdate,
-        input: dict[str, Any] | None = None,
-    ) -> PageUpdates:
-        """Answers the conversation's last turn; the views until the answer begins, which the page then follows.
+    async def _load(self, session: PageSession, conversation_id: str) -> MessageTree:
+        return await asyncio.to_thread(self._store.tree, session.owner, conversation_id)
 
-        before: what to show again when it cannot even begin. input: what stands in the input once it has begun.
-        """
-        conversation = replace(conversation, title=conversation.display_title)
-        if (other := self._live_of(visit, conversation.id)) is not None:  # begun from another tab
-            shown = await self._history(visit, other.conversation, locked=True)
-            yield replace(before, history=shown, answering=True)
-        try:
-            chosen = sampling()
-        except DemoError:
-            yield before
-            raise
-        live = self._live.start(visit.owner, conversation, chosen)
-        view = PageUpdate(await self._history(visit, conversation, locked=True))
-        async with aclosing(self.pages.turns(visit, live, self.info.context_length)) as turns:
-            async for turn in turns:
-                if turn is None:
-                    yield PageUpdate()
-                    return
-                if live.answer is not None:
-                    # It is stored now. What was typed goes only once the question is taken: a refusal must lose nothing.
-                    view = replace(await self._view(visit, conversation, locked=True), input=input, begun=True)
-                    if len(conversation.messages) > 1:
-                        view = replace(view, title=None)  # somebody may be typing another one
-                yield replace(view, live=[turn], conversation_id=live.id, answering=True, status=self.status())
-                if view.begun:
-                    return
-                view = PageUpdate()
-        if live.discarded:
-            yield await self._deleted_elsewhere(visit, live.id)
-        elif live.error is None:
-            yield replace(await self._view(visit, live.conversation), input=input, answering=False, status=self.status())
-        elif live.answer is None:
-            yield before
-            raise live.error
-        else:
-            yield replace(await self._view(visit, await self._load(visit, live.id)), input=input, answering=False)
-            raise live.error
+    async def _listed(self, session: PageSession) -> PageUpdate:
+        return await asyncio.to_thread(self._conversation_list.listed, session)
 
-    # --- showing --------------------------------------------------------------------------------------------------------
+    async def _show(
+        self, session: PageSession, tree: MessageTree, conversation: Conversation | None = None, locked: bool = False
+    ) -> PageUpdate:
+        """The page with this conversation. conversation: other messages than those that the tree shows."""
+        conversation = conversation or tree.conversation()
+        shown = await self._history(tree, conversation, locked)
+        listed = await self._listed(session)
+        tile_view = await asyncio.to_thread(self._image_files.tile_view, visible_image(conversation))
+        ratings = await asyncio.to_thread(self._feedback.ratings, session.owner, conversation.id)
+        return replace(
+            listed,
+            history=shown,
+            conversation_id=conversation.id,
+            title=conversation.display_title,
+            tile_view=tile_view,
+            ratings=ratings_shown(tree, ratings),
+        )
 
-    async def _load(self, visit: PageSession, conversation_id: str) -> Conversation:
-        return await asyncio.to_thread(self._store.load, visit.owner, conversation_id)
-
-    async def _view(self, visit: PageSession, conversation: Conversation, locked: bool = False) -> PageUpdate:
-        shown = await self._history(visit, conversation, locked)
-        listed = await asyncio.to_thread(self._shelf.listed, visit)
-        sight = await asyncio.to_thread(self._pictures.sight, seen_in(conversation))
-        view = replace(listed, history=shown, conversation_id=conversation.id, title=conversation.display_title, sight=sight)
-        return replace(view, thumbs=await asyncio.to_thread(self._thumbs, visit, conversation.id))
-
-    def _thumbs(self, visit: PageSession, conversation_id: str) -> list[str | None]:
-        try:
-            return thumbs(self._store.tree(visit.owner, conversation_id), self._feedback.ratings(visit.owner, conversation_id))
-        except NotFound:  # not stored yet
-            return []
-
-    async def _history(self, visit: PageSession, conversation: Conversation, locked: bool = False) -> list[dict[str, Any]]:
-        def made() -> list[dict[str, Any]]:
-            try:
-                tree = self._store.tree(visit.owner, conversation.id)
-            except NotFound:  # not stored yet
-                tree = MessageTree()
-            return history(conversation, tree, self._pictures, locked)
-
-        return await asyncio.to_thread(made)
-
-
-def _last_question(conversation: Conversation) -> int:
-    for index in range(len(conversation.messages) - 1, -1, -1):
-        if conversation.messages[index].role == "user":
-            return index
-    raise BadRequest("There is no question to go back to.")
+    async def _history(
+        self, tree: MessageTree, conversation: Conversation | None = None, locked: bool = False
+    ) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(history, conversation or tree.conversation(), tree, self._image_files, locked)

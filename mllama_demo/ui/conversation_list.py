@@ -1,6 +1,6 @@
-"""The conversations of a visitor as a list: search, rename, delete and bring back, export and import.
+"""The list of an owner's conversations: search, rename, delete and restore, export and import.
 
-Blocks: call it in a thread. Knows nothing of answers under way.
+The methods block: call them in a thread. Knows nothing of answers that are being written.
 """
 
 from __future__ import annotations
@@ -19,65 +19,72 @@ from mllama_demo.web.share.export import export
 
 
 class ConversationList:
-    """Remembers for each open page what it searches for and what it deleted last. Safe to use from several threads."""
+    """Knows for each open page what it searches for and which conversation it deleted last. Safe to use from several threads."""
 
-    def __init__(self, store: ConversationStore, pictures: ImageFiles, limits: ImageLimits, brand: Brand | None = None) -> None:
-        self._store, self._pictures, self._limits, self._brand = store, pictures, limits, brand
-        self._words: dict[str, str] = {}
+    def __init__(
+        self, store: ConversationStore, image_files: ImageFiles, limits: ImageLimits, brand: Brand | None = None
+    ) -> None:
+        self._store, self._image_files, self._limits, self._brand = store, image_files, limits, brand
+        self._searches: dict[str, str] = {}
         self._deleted: dict[str, str] = {}
 
-    def leave(self, session: str) -> None:
-        """The page was closed."""
-        self._words.pop(session, None)
-        self._deleted.pop(session, None)
+    def close_page(self, page_id: str) -> None:
+        self._searches.pop(page_id, None)
+        self._deleted.pop(page_id, None)
 
-    def listed(self, visit: PageSession) -> PageUpdate:
-        """The list as the page has it: all conversations, or those that its search finds."""
-        words = self._words.get(visit.session, "")
-        found = [(summary.title or "Conversation", summary.id) for summary in self._store.list(visit.owner, search=words)]
+    def listed(self, session: PageSession) -> PageUpdate:
+        """The list on the page: all conversations, or those that the page's search finds."""
+        words = self._searches.get(session.id, "")
+        found = [(summary.title or "Conversation", summary.id) for summary in self._store.list(session.owner, search=words)]
         if not words:
-            return PageUpdate(conversations=found, found="")
+            return PageUpdate(conversations=found, search_result="")
         count = "No conversation has" if not found else "1 conversation has" if len(found) == 1 else f"{len(found)} have"
-        return PageUpdate(conversations=found, found=f"{count} “{words}” in title or text.")
+        return PageUpdate(conversations=found, search_result=f"{count} “{words}” in title or text.")
 
-    def search(self, visit: PageSession, words: str) -> PageUpdate:
-        """Lists only the conversations with all of these words; all again for none."""
+    def search(self, session: PageSession, words: str) -> PageUpdate:
+        """Lists the conversations that have all these words; without words, all conversations."""
         words = " ".join((words or "").split())
-        self._store.list(visit.owner, limit=1, search=words)  # raises for too many of them
-        self._words[visit.session] = words
-        return self.listed(visit)
+        self._store.list(session.owner, limit=1, search=words)  # raises for a search that is too long
+        self._searches[session.id] = words
+        return self.listed(session)
 
-    def rename(self, visit: PageSession, id: str, title: str) -> None:
-        self._store.rename(visit.owner, _existing(id), title)
+    def rename(self, session: PageSession, id: str, title: str) -> None:
+        self._store.rename(session.owner, _existing(id), title)
 
-    def delete(self, visit: PageSession, id: str) -> str:
-        """Deletes a conversation; its title. restore brings it back."""
-        title = self._store.load(visit.owner, _existing(id)).title or "Conversation"
-        self._store.delete(visit.owner, id)
+    def delete(self, session: PageSession, id: str) -> str:
+        """Deletes a conversation, which `restore` can undo, and returns its title."""
+        title = self._store.load(session.owner, _existing(id)).title or "Conversation"
+        self._store.delete(session.owner, id)
         self._store.purge()
-        self._deleted[visit.session] = id
+        self._deleted[session.id] = id
         return title
 
-    def restore(self, visit: PageSession) -> str:
-        """Brings back what this page deleted last; its id. When the database does not answer, it can be tried again."""
-        id = self._deleted.get(visit.session)
+    def restore(self, session: PageSession) -> str:
+        """Restores the conversation that this page deleted last, and returns its id.
+
+        Raises:
+            BadRequest: The page has deleted none.
+            NotFound: The conversation was purged.
+            BackendUnavailable: The database does not answer. The page can try again.
+        """
+        id = self._deleted.get(session.id)
         if id is None:
             raise BadRequest("Nothing was deleted on this page that could be brought back.")
         try:
-            self._store.restore(visit.owner, id)
-        except NotFound:  # gone for good
-            self._deleted.pop(visit.session, None)
+            self._store.restore(session.owner, id)
+        except NotFound:
+            self._deleted.pop(session.id, None)
             raise
-        self._deleted.pop(visit.session, None)
+        self._deleted.pop(session.id, None)
         return id
 
-    def export(self, visit: PageSession, id: str, kind: str) -> str:
-        """The path of a file with the conversation. kind: see export.Kind."""
-        tree = self._store.tree(visit.owner, _existing(id))
-        return self._pictures.export(*export(kind, tree, self._pictures.load, self._brand))
+    def export(self, session: PageSession, id: str, kind: str) -> str:
+        """The path of a file with the conversation. kind: a format of web.share.export."""
+        tree = self._store.tree(session.owner, _existing(id))
+        return self._image_files.export(*export(kind, tree, self._image_files.load, self._brand))
 
-    def import_conversation(self, visit: PageSession, path: Path) -> MessageTree:
-        """Stores the conversation of an exported JSON file as a new one of the visitor's."""
+    def import_conversation(self, session: PageSession, path: Path) -> MessageTree:
+        """Stores the conversation of an exported JSON file as a new conversation of this owner."""
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise BadRequest(f"{path.name} is too large; at most {MAX_FILE_BYTES // 2**20} MiB are allowed.")
@@ -85,7 +92,7 @@ class ConversationList:
         except OSError:
             raise BadRequest(f"{path.name} is no longer there; please choose it again.") from None
         tree = from_json(data, self._store.put_image, self._limits)
-        self._store.add_tree(visit.owner, tree)
+        self._store.add_tree(session.owner, tree)
         return tree
 
 

@@ -1,26 +1,22 @@
-"""What events of the page run in the browser, besides the scripts that are there from the beginning (theme.py)."""
+"""The JavaScript that events of the page run in the browser. The scripts that run from the start are in static/."""
 
 from __future__ import annotations
 
-# The address bar names the conversation, so that a reload, a bookmark or a second tab finds it.
+# Argument: the conversation's id. The address names the conversation, so that a reload, a bookmark or a second tab opens it.
 REMEMBER_IN_ADDRESS = """(id) => {
   const url = new URL(window.location);
   if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
   window.history.replaceState(null, "", url);
-  window.mllamaToEnd?.();
+  window.mllamaScrollToEnd?.();
 }"""
-# Changes only when files come or go, or go along to another conversation: not at every letter, nor for questions without.
-ATTACHED = """(value, id) => {
+# Arguments: the value of the question field, and the conversation's id. The result changes when files are added or removed, or
+# come into another conversation; it does not change with the text.
+ATTACHED_FILES = """(value, id) => {
   const files = (value?.files ?? []).map((file) => file.path ?? file.url);
   return files.length ? JSON.stringify([id, ...files]) : "";
 }"""
-# Beside what was typed and attached while the file came. Without a type it would be shown as a file of another kind.
-ATTACH = """(file, value) => {
-  if (!file) return value;
-  return { text: value?.text ?? "", files: [...(value?.files ?? []), { ...file, mime_type: file.mime_type || "image/*" }] };
-}"""
-BEHIND = "() => window.mllamaBehind?.() ?? 0"  # milliseconds
-BEAT = "() => { window.mllamaBeat = Date.now(); }"
-# Session and, on a kiosk, its idle seconds: see chat.js.
-ARRIVED = "(told) => window.mllamaArrived(...told.split(' '))"
-CLOSEUP = "(html) => window.mllamaCloseup(html)"
+DRAW_LAG_MS = "() => window.mllamaDrawLag?.() ?? 0"
+RECORD_CONTACT = "() => { window.mllamaLastContact = Date.now(); }"
+# Argument: the page's id and, on a kiosk, its idle seconds, with a space between them.
+START_SESSION = "(session) => window.mllamaStartSession(...session.split(' '))"
+OPEN_TILE_DIALOG = "(html) => window.mllamaOpenTileDialog(html)"

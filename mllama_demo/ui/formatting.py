@@ -1,4 +1,4 @@
-"""What the UI says about conversations, answers and the backend: values in, text and HTML out. No Gradio."""
+"""Text and HTML for the chat page about answers and the backend. Knows no Gradio."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mllama_demo.engine.base import BackendInfo, BackendStatus
 from mllama_demo.generation.service import Answer
 
 
-def wait_in_words(position: int, estimate: float | None) -> str:
-    """Where in the queue, for the person who stands in it."""
-    place = "Next in line" if position == 1 else f"Number {position} in line"
-    return place if estimate is None else f"{place}, about {duration(max(estimate, 1.0))} to go"
+def queue_position(position: int, estimate: float | None) -> str:
+    """The position in the queue, and the estimated wait in seconds where it is known."""
+    text = "Next in line" if position == 1 else f"Number {position} in line"
+    return text if estimate is None else f"{text}, about {duration(max(estimate, 1.0))} to go"
 
 
 def status_line(status: BackendStatus, info: BackendInfo) -> str:
-    """HTML: the backend at this moment, and what a question sent now would meet."""
+    """HTML: the state of the backend, and how long a question sent now would wait."""
     model = f"model {info.model} on {info.device}"
     if status.state != "ready":
         what = f"Loading the model: {status.detail} …" if status.state == "loading" else status.detail
@@ -35,29 +35,29 @@ def status_line(status: BackendStatus, info: BackendInfo) -> str:
 
 def _status(state: str, text: str) -> str:
     dot = '<span class="dot" aria-hidden="true"></span>'
-    # A phone shows one line of it.
+    # A phone shows one line; the title has the whole text.
     return f'<div class="status {state}" role="status" title="{escape(text)}">{dot}{escape(text)}</div>'
 
 
 def progress(answer: Answer | None, now: float | None = None) -> str:
-    """HTML shown in the place of an answer that has no text yet. now: time.monotonic()."""
-    passed = (time.monotonic() if now is None else now) - answer.since if answer else 0.0
+    """HTML in the place of an answer that has no text yet. now: the time.monotonic() of the update."""
+    elapsed = (time.monotonic() if now is None else now) - answer.since if answer else 0.0
     if answer is None:
         text = "Sending …"
     elif answer.phase == "waiting" and answer.position is not None:
-        left = None if answer.estimated_wait_s is None else answer.estimated_wait_s - passed
-        text = wait_in_words(answer.position, left) + " …"
+        left = None if answer.estimated_wait_s is None else answer.estimated_wait_s - elapsed
+        text = queue_position(answer.position, left) + " …"
     elif answer.phase == "reading":
         what = "Looking at the image and reading" if answer.image else "Reading"
         text = what + (f" {answer.prompt_tokens} tokens" if answer.prompt_tokens else "") + " …"
-        text += f" {duration(passed)}" if passed >= 1 else ""
+        text += f" {duration(elapsed)}" if elapsed >= 1 else ""
     else:
         text = "Sending …"
     return f'<span class="progress">{escape(text)}</span>'
 
 
 def live_line(answer: Answer, context_length: int) -> str:
-    """HTML under an answer that is being written: what was read and how fast, what is being written and how fast."""
+    """HTML under an answer that is being written: tokens read and written, and the speed of both."""
     prompt = answer.prompt_tokens or 0
     about = "about " if answer.estimated else ""
     parts = [] if answer.read_s is None else [f"read {about}{prompt} tokens in {duration(answer.read_s)}"]
@@ -65,8 +65,8 @@ def live_line(answer: Answer, context_length: int) -> str:
     if answer.wrote_s > 0 and answer.tokens > 1:
         parts[-1] += f" at {speed((answer.tokens - 1) / answer.wrote_s)}"
     text = escape(" · ".join(parts))
-    made = f"{1000 * time.time():.0f}"  # from which the page tells how far behind it is; a class, since those are left alone
-    return f'<div class="live made-{made}">{text} {context(prompt + answer.tokens, context_length)}</div>'
+    sent = f"{1000 * time.time():.0f}"  # for the page, which reports how late it draws; the chatbot would remove a data attribute
+    return f'<div class="live-metadata sent-{sent}">{text} {context(prompt + answer.tokens, context_length)}</div>'
 
 
 def context(used: int, length: int) -> str:
@@ -76,56 +76,65 @@ def context(used: int, length: int) -> str:
     return f'<span class="context">context {used} of {length} {bar}</span>'
 
 
-def facts_line(message: Message, number: int | None = None, question: Message | None = None) -> str:
-    """HTML under an answer: what it saw, how fast it was, why it ended. Empty for messages without figures.
+def metadata_line(message: Message, number: int | None = None, question: Message | None = None) -> str:
+    """HTML under an answer: the image that the model saw, how fast it was, why it ended. Empty for a message without metadata.
 
-    number: of the answer in its tree; what it saw can then be looked at. question: what was answered.
+    Args:
+        message: The answer.
+        number: Its number in the message tree, for the button that shows the tiles. Without it there is no button.
+        question: The question that was answered.
     """
-    facts = message.metadata
-    if not facts:
+    metadata = message.metadata
+    if not metadata:
         return ""
-    seen = escape(image_seen(facts.get("image")))
-    between = " · "
-    if number is not None and facts.get("image"):
-        seen = f'<button type="button" class="act saw act-look-{number}" title="Show what the model saw">{seen}</button>'
-        between = '<span class="between"> · </span>'  # not on the page, where the button has its own line
-    rest = answer_figures(message)
-    if question is not None and (aside := images_set_aside(question)):
-        rest.insert(0, aside)
-    said = " · ".join(map(escape, rest))
-    if facts.get("context_length") and facts.get("prompt_tokens") is not None:
-        used = facts["prompt_tokens"] + (facts.get("completion_tokens") or 0)
-        said += " " + context(used, facts["context_length"])
-    sampling = facts.get("sampling")
+    seen = escape(image_seen(metadata.get("image")))
+    separator = " · "
+    if number is not None and metadata.get("image"):
+        action = f'class="message-action image-seen preview-{number}" title="Show what the model saw"'
+        seen = f'<button type="button" {action}>{seen}</button>'
+        separator = '<span class="separator"> · </span>'  # hidden on the page, where the button has its own line
+    parts = answer_figures(message)
+    if question is not None and (set_aside := images_set_aside(question)):
+        parts.insert(0, set_aside)
+    text = " · ".join(map(escape, parts))
+    if metadata.get("context_length") and metadata.get("prompt_tokens") is not None:
+        used = metadata["prompt_tokens"] + (metadata.get("completion_tokens") or 0)
+        text += " " + context(used, metadata["context_length"])
+    sampling = metadata.get("sampling")
     title = escape(sampling_values(sampling)) if sampling else ""
-    return f'<div class="facts" title="{title}">{seen}{between if said else ""}{said}</div>'
+    return f'<div class="answer-metadata" title="{title}">{seen}{separator if text else ""}{text}</div>'
 
 
 def versions_bar(question: Siblings | None, answer: Siblings | None, later: tuple[int, ...] = (), locked: bool = False) -> str:
-    """HTML: arrows between the versions of a question and of its answer, where there are several.
+    """HTML: arrows between the versions of a question and of its answer. Empty where there is only one version.
 
-    later: numbers of messages that once followed here and can be shown again. locked: nothing can be changed right now.
+    Args:
+        question: The question among its versions.
+        answer: The answer among its versions.
+        later: The numbers of messages that followed here earlier and can be shown again.
+        locked: An answer is being written, so that nothing can be changed.
     """
     steppers = [
-        _stepper(name, versions, locked)
-        for name, versions in (("Question", question), ("Answer", answer))
-        if versions is not None and len(versions.numbers) > 1
+        _stepper(name, siblings, locked)
+        for name, siblings in (("Question", question), ("Answer", answer))
+        if siblings is not None and len(siblings.numbers) > 1
     ]
     if later and not locked:
         what = "1 later version" if len(later) == 1 else f"{len(later)} later versions"
-        steppers.append(f'<button type="button" class="act later act-walk-{later[-1]}">Bring back {what}</button>')
+        action = f"message-action restore-version select-version-{later[-1]}"
+        steppers.append(f'<button type="button" class="{action}">Bring back {what}</button>')
     return f'<div class="versions">{"".join(steppers)}</div>' if steppers else ""
 
 
-def _stepper(name: str, versions: Siblings, locked: bool) -> str:
+def _stepper(name: str, siblings: Siblings, locked: bool) -> str:
     def arrow(step: int, word: str) -> str:
-        index = versions.index + step
-        if locked or not 0 <= index < len(versions.numbers):
+        index = siblings.index + step
+        if locked or not 0 <= index < len(siblings.numbers):
             target, state = "", " disabled"
         else:
-            target, state = f" act act-walk-{versions.numbers[index]}", ""
-        label = f'<span class="unseen">{word} version of the {name.lower()}</span>'
+            target, state = f" message-action select-version-{siblings.numbers[index]}", ""
+        label = f'<span class="visually-hidden">{word} version of the {name.lower()}</span>'
         return f'<button type="button" class="step {word.lower()}{target}"{state}>{label}</button>'
 
-    place = f'<span class="place">{versions.index + 1} / {len(versions.numbers)}</span>'
-    return f'<span class="stepper">{name} {arrow(-1, "Previous")}{place}{arrow(1, "Next")}</span>'
+    number = f'<span class="version-number">{siblings.index + 1} / {len(siblings.numbers)}</span>'
+    return f'<span class="stepper">{name} {arrow(-1, "Previous")}{number}{arrow(1, "Next")}</span>'

@@ -1,6 +1,6 @@
-"""The picture files behind the chat: what comes in with a question, what the page shows, what goes back into the input.
+"""The image files behind the chat: uploads that become images of questions, previews for the page, and files to download.
 
-The page shows copies without metadata (a photo's EXIF may hold a place). All files are gone with the process.
+The page shows previews without metadata, because a photo's EXIF data may name a place. All files are deleted with the process.
 """
 
 from __future__ import annotations
@@ -11,68 +11,98 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradio.processing_utils import hash_file, save_file_to_cache
-from gradio.utils import get_upload_folder
-
 from mllama_demo.chat.conversation import ImageRef
 from mllama_demo.errors import BadRequest
 from mllama_demo.generation.service import GenerationService
-from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, load_image, size_text
 from mllama_demo.images.transforms import preview, side_by_side
 from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.ui.tile_view import NOTHING, TileViews
+from mllama_demo.ui.gradio_patches.cached_files import delete_from_cache, is_in_cache, put_in_cache
+from mllama_demo.ui.tile_view import NO_IMAGE, TileViews
 
 
 class ImageFiles:
-    """Files below one temporary folder, named by the digest of their picture. Safe to use from several threads."""
+    """Files below one temporary folder, in folders named by the digest of their image. Safe to use from several threads."""
 
-    def __init__(self, answerer: GenerationService, store: ConversationStore, allowed_media_hosts: list[str] | None) -> None:
-        self._answerer = answerer
+    def __init__(self, generation: GenerationService, store: ConversationStore, allowed_media_hosts: list[str] | None) -> None:
+        self._generation = generation
         self._store = store
         self._allowed_media_hosts = allowed_media_hosts
-        self._sights = TileViews(lambda: answerer.backend.info)
+        self._tile_views = TileViews(lambda: generation.backend.info)
         self.folder = Path(tempfile.mkdtemp(prefix="mllama-demo-"))
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def take(self, path: Path) -> ImageRef:
-        """Checks and stores an uploaded file. Raises BadRequest or ImageError with a sentence."""
+    def store_upload(self, path: Path) -> ImageRef:
+        """Checks and stores an uploaded file. Raises BadRequest or ImageError with a sentence for the visitor."""
         return self._store.put_image(self._read(path))
 
     def join(self, images: Sequence[ImageRef]) -> ImageRef:
-        """Stores several images side by side as one. Raises ImageError when that breaks the limits."""
-        return self._store.put_image(side_by_side([self._answerer.load(image) for image in images], self._answerer.limits))
+        """Stores several images side by side as one. Raises ImageError when the result exceeds the limits."""
+        joined = side_by_side([self._generation.load(image) for image in images], self._generation.limits)
+        return self._store.put_image(joined)
 
     def load(self, image: ImageRef) -> LoadedImage:
         """A stored image, decoded."""
-        return self._answerer.load(image)
+        return self._generation.load(image)
 
-    def sight(self, image: ImageRef | None) -> str:
+    def tile_view(self, image: ImageRef | None) -> str:
         """HTML: what the model sees of a stored image."""
-        return NOTHING if image is None else self._sights.html(image.digest, image.name, lambda: self._answerer.load(image))
+        return NO_IMAGE if image is None else self._tile_views.html(image.digest, image.name, lambda: self.load(image))
 
-    def sight_of(self, paths: Sequence[Path], seen: ImageRef | None, joined: bool) -> str:
-        """The same for files that are about to be sent, none of which is stored yet. joined: side by side, after `seen`."""
+    def tile_view_of_files(self, paths: Sequence[Path], seen: ImageRef | None, joined: bool) -> str:
+        """HTML: what the model would see of uploaded files. joined: of all of them side by side, after `seen`."""
         images = [self._read(path) for path in paths]
         image = images[-1]
         if joined:
-            image = side_by_side([self._answerer.load(seen), *images] if seen else images, self._answerer.limits)
-        return self._sights.html(image.digest, image.name, lambda: image)
+            image = side_by_side([self.load(seen), *images] if seen else images, self._generation.limits)
+        return self._tile_views.html(image.digest, image.name, lambda: image)
 
     def export(self, name: str, content: str) -> str:
-        """The path of a text file to download, in Gradio's folder, where it is removed in time as an upload is."""
+        """The path of a text file to download."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             path = Path(folder) / name
             path.write_bytes(content.encode("utf-8"))
-            return save_file_to_cache(path, get_upload_folder())
+            return put_in_cache(path)
+
+    def fetch(self, url: str) -> str:
+        """Fetches an image from a web address; the path of the file to attach to a question."""
+        url = (url or "").strip()
+        if not url:
+            raise BadRequest("Enter the address of an image, beginning with http:// or https://.")
+        return self._write_original(fetch_image(url, self._generation.limits, allowed_hosts=self._allowed_media_hosts))
+
+    def preview(self, image: ImageRef) -> str:
+        """The path of the WebP file that the page shows."""
+        path = self.folder / "shown" / image.digest / "preview.webp"
+        if not path.exists():
+            _write(path, preview(self.load(image)))
+        return str(path)
+
+    def original(self, image: ImageRef) -> str:
+        """The path of the file as it was uploaded, to be attached to a question again."""
+        return self._write_original(self.load(image))
+
+    def discard(self, digest: str) -> None:
+        """Deletes the files of an image, and Gradio's copies of them."""
+        for folder in (self.folder / kind / digest for kind in ("shown", "attached")):
+            for path in folder.glob("*"):
+                delete_from_cache(path)
+            shutil.rmtree(folder, ignore_errors=True)
+        self._tile_views.discard(digest)
+        self._generation.discard(digest)
+
+    def discard_upload(self, path: Path) -> None:
+        """Deletes an uploaded file. A path outside Gradio's folder, such as that of an example image, is left alone."""
+        if is_in_cache(path):
+            delete_from_cache(path)
 
     def _read(self, path: Path) -> LoadedImage:
-        limits = self._answerer.limits
+        limits = self._generation.limits
         try:
-            # The size first, so that a huge upload is never read into memory.
+            # The size is checked before the file is read: a huge upload must not fill the memory.
             if path.stat().st_size > limits.max_bytes:
                 raise BadRequest(f"{path.name} is too large; at most {size_text(limits.max_bytes)} are allowed.")
             data = path.read_bytes()
@@ -80,57 +110,18 @@ class ImageFiles:
             raise BadRequest(f"{path.name} is no longer there; please add it again.") from None
         return load_image(data, path.name, limits)
 
-    def fetch(self, url: str) -> str:
-        """Fetches an image from a web address; the path of the file to attach to a question."""
-        url = (url or "").strip()
-        if not url:
-            raise BadRequest("Enter the address of an image, beginning with http:// or https://.")
-        return self._attachment(fetch_image(url, self._answerer.limits, allowed_hosts=self._allowed_media_hosts))
-
-    def shown(self, image: ImageRef) -> str:
-        """The path of what the page shows."""
-        path = self.folder / "shown" / image.digest / "preview.webp"
-        if not path.exists():
-            _write(path, preview(self._answerer.load(image)))
-        return str(path)
-
-    def original(self, image: ImageRef) -> str:
-        """The path of the file as it came, to be attached to a question again."""
-        return self._attachment(self._answerer.load(image))
-
-    def discard(self, digest: str) -> None:
-        """Removes the files of a picture, and Gradio's copies of them."""
-        for folder in (self.folder / kind / digest for kind in ("shown", "attached")):
-            for path in folder.glob("*"):
-                _remove_copies(path)
-            shutil.rmtree(folder, ignore_errors=True)
-        self._sights.discard(digest)
-        self._answerer.discard(digest)
-
-    def discard_upload(self, path: Path) -> None:
-        """Removes a file that came with a page, if it is one: an example that was clicked is not."""
-        if path.is_file() and path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-            _remove_copies(path)
-
-    def _attachment(self, image: LoadedImage) -> str:
+    def _write_original(self, image: LoadedImage) -> str:
         path = self.folder / "attached" / image.digest / _file_name(image)
         _write(path, image.data)
         return str(path)
 
 
-def _remove_copies(path: Path) -> None:
-    """Of a file in Gradio's folder, where each has a folder named by its content. The examples' copies stay."""
-    content = hash_file(path)
-    if content not in {hash_file(example) for example in EXAMPLES_FOLDER.iterdir() if example.is_file()}:
-        shutil.rmtree(Path(get_upload_folder()) / content, ignore_errors=True)
-
-
 def _write(path: Path, data: bytes) -> None:
-    """Written aside and moved into place: another visitor may be reading the same picture."""
+    """Writes a temporary file and moves it into place: another page may be reading the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / uuid.uuid4().hex
-    aside.write_bytes(data)
-    aside.replace(path)
+    temporary = path.parent / uuid.uuid4().hex
+    temporary.write_bytes(data)
+    temporary.replace(path)
 
 
 def _file_name(image: LoadedImage) -> str:

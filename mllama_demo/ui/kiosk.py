@@ -1,7 +1,7 @@
-"""Kiosk mode: a screen that passers-by use. Nobody sees what the one before asked, and nobody can ask without end.
+"""Kiosk mode, for a screen that passers-by use: nobody sees the questions of the person before, and questions are limited.
 
-A page is a kiosk by configuration or by ?kiosk=1 in its address. Its conversations belong to the page alone, apart from those
-of the browser or of the user who signed it in, and are removed when it is left or idle.
+A page is a kiosk by configuration or by ?kiosk=1 in its address. The page alone owns its conversations, apart from those of the
+browser or of the user who signed it in. They are deleted when the page is closed or idle.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import gradio as gr
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import LimitReached
-from mllama_demo.ui.page_update import PageSession, PageUpdates, page_session_of
+from mllama_demo.ui.page_update import PageSession, page_session_of
 from mllama_demo.web.auth.identity import visitor_of
 
 HOUR_S = 3600.0
@@ -26,72 +25,73 @@ OWNER_PREFIX = "kiosk-"
 
 
 class Kiosk:
-    """WhichImage pages are kiosks, and what their visitors have asked within the hour."""
+    """Which open pages are kiosks, and the times of the questions that each browser asked within the last hour."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._sessions: set[str] = set()
+        self._page_ids: set[str] = set()
         self._asked: dict[str, deque[float]] = {}
 
-    def is_one(self, request: gr.Request) -> bool:
-        """Remembered for as long as the page is open, whatever becomes of its address."""
-        session = str(request.session_hash)
+    def is_kiosk(self, request: gr.Request) -> bool:
+        """Whether the page is a kiosk. A page that was one once stays one until it is closed, with any address."""
+        page_id = str(request.session_hash)
         if self._settings.kiosk or request.query_params.get("kiosk") == "1":
-            self._sessions.add(session)
-        return session in self._sessions
+            self._page_ids.add(page_id)
+        return page_id in self._page_ids
 
-    def visit(self, request: gr.Request) -> PageSession:
-        """The visit, with an owner of its own on a kiosk."""
-        self.is_one(request)
-        return self.page(str(request.session_hash)) or page_session_of(request)
+    def session_of(self, request: gr.Request) -> PageSession:
+        """The session of the page. On a kiosk it has an owner of its own."""
+        self.is_kiosk(request)
+        return self.kiosk_session(str(request.session_hash)) or page_session_of(request)
+
+    def kiosk_session(self, page_id: str) -> PageSession | None:
+        """The session of a page that is a kiosk; None for another page."""
+        return PageSession(f"{OWNER_PREFIX}{page_id}", page_id) if page_id in self._page_ids else None
 
     def idle_seconds(self, request: gr.Request) -> str:
-        """For the page; empty where it is no kiosk."""
-        return f"{self._settings.kiosk_idle_s:g}" if self.is_one(request) else ""
+        """After how many idle seconds the page is reset; empty when it is no kiosk."""
+        return f"{self._settings.kiosk_idle_s:g}" if self.is_kiosk(request) else ""
 
-    async def counted(self, request: gr.Request, ask: Callable[..., PageUpdates], *values: Any) -> PageUpdates:
-        """The views of ask(visit, *values), counted as a question unless it fails. Raises LimitReached for one too many.
+    @contextmanager
+    def counted(self, request: gr.Request) -> Iterator[None]:
+        """Counts what is asked in the block as one question of this browser; a question that fails does not count.
 
-        By browser: a reload changes nothing, and where people sign in, several kiosks may be one user's.
+        The browser counts, not the page or the user: a reload must not reset the count, and one user may have several kiosks.
+
+        Raises:
+            LimitReached: The browser has asked as many questions as it may within an hour.
         """
-        # Counted before it is asked, so that several at once are not too many.
-        counted = self._count(_browser_of(request)) if self.is_one(request) else None
+        # Counted before the question is asked: questions that are sent at the same time must not exceed the limit.
+        asked_at = self._count(_browser_of(request)) if self.is_kiosk(request) else None
         try:
-            async with aclosing(ask(self.visit(request), *values)) as views:
-                async for view in views:
-                    yield view
+            yield
         except Exception:
-            if counted is not None:
-                with contextlib.suppress(ValueError):  # the next visitor's questions are counted by now
-                    self._asked.get(_browser_of(request), deque()).remove(counted)
+            if asked_at is not None:
+                with contextlib.suppress(ValueError):  # reset was called: the questions are another visitor's by now
+                    self._asked.get(_browser_of(request), deque()).remove(asked_at)
             raise
 
     def _count(self, browser: str) -> float:
-        now, most = time.monotonic(), self._settings.kiosk_messages_per_hour
+        now, limit = time.monotonic(), self._settings.kiosk_messages_per_hour
         asked = self._asked.setdefault(browser, deque())
         while asked and asked[0] <= now - HOUR_S:
             asked.popleft()
-        if len(asked) >= most:
+        if len(asked) >= limit:
             minutes = math.ceil((asked[0] + HOUR_S - now) / 60)
-            questions = "question" if most == 1 else "questions"
+            questions = "question" if limit == 1 else "questions"
             raise LimitReached(
-                f"You have asked {most} {questions}, as many as one visitor can within an hour. The next one can be asked in "
+                f"You have asked {limit} {questions}, as many as one visitor can within an hour. The next one can be asked in "
                 f"{minutes} {'minute' if minutes == 1 else 'minutes'}. Thank you for trying the demo!"
             )
         asked.append(now)
         return now
 
-    def page(self, session: str) -> PageSession | None:
-        """The visit of a page that is a kiosk."""
-        return PageSession(f"{OWNER_PREFIX}{session}", session) if session in self._sessions else None
-
-    def begin_anew(self, request: gr.Request) -> None:
-        """The visitor has gone; the next one may ask as much."""
+    def reset(self, request: gr.Request) -> None:
+        """The visitor has left: the next one may ask as many questions."""
         self._asked.pop(_browser_of(request), None)
 
-    def left(self, session: str) -> None:
-        """The page was closed."""
-        self._sessions.discard(session)
+    def close_page(self, page_id: str) -> None:
+        self._page_ids.discard(page_id)
 
 
 def _browser_of(request: gr.Request) -> str:

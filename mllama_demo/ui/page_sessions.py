@@ -1,73 +1,70 @@
-"""The open pages: which conversation each of them shows, and how it follows an answer under way."""
+"""The open pages of this process: which conversation each page shows, and which answer it follows."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
 
+from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.generation.tasks import AnswerTask
-from mllama_demo.ui.history import under_way
-from mllama_demo.ui.page_update import PageSession, PageUpdate, PageUpdates
+from mllama_demo.ui.page_update import PageSession
 from mllama_demo.ui.update_rate import UpdateRate
 
 UPDATES_PER_SECOND = 12
-# How often the page hears that an answer still waits or is still being read.
-PULSE_SECONDS = 1.0
+# How often a page is updated while its question waits or the prompt is read: these show how long it takes.
+PROGRESS_SECONDS = 1.0
 
 
 class PageSessions:
-    """All pages of this process. An answer must not write itself over another conversation that was opened meanwhile."""
+    """An answer is shown only on pages that still show its conversation. Used from one event loop."""
 
     def __init__(self) -> None:
-        self.pace = UpdateRate()
-        self._showing: dict[str, str] = {}
+        self.update_rate = UpdateRate()
+        self._shown: dict[str, str] = {}
         self._following: set[tuple[str, str]] = set()
+        self._kept: dict[str, AnswerTask] = {}
 
-    def show(self, session: str, conversation_id: str) -> None:
-        """The page shows this conversation now; none, when the id is empty."""
+    def show(self, page_id: str, conversation_id: str) -> None:
+        """Notes which conversation the page shows; an empty id stands for a new chat."""
+        self._kept.pop(page_id, None)
         if conversation_id:
-            self._showing[session] = conversation_id
+            self._shown[page_id] = conversation_id
         else:
-            self._showing.pop(session, None)
+            self._shown.pop(page_id, None)
 
-    def shown(self, session: str) -> str:
-        """The conversation's id; empty when the page shows none."""
-        return self._showing.get(session, "")
+    def shown(self, page_id: str) -> str:
+        """The id of the conversation that the page shows; empty for a new chat."""
+        return self._shown.get(page_id, "")
 
-    def leave(self, session: str) -> None:
-        self.show(session, "")
-        self.pace.leave(session)
+    def close_page(self, page_id: str) -> None:
+        self.show(page_id, "")
+        self.update_rate.close_page(page_id)
 
-    async def turns(
-        self, visit: PageSession, live: AnswerTask, context_length: int
-    ) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """The turn of an answer under way, as often as the page keeps up with; None, and no more, when it shows something else.
+    def watch(self, session: PageSession, task: AnswerTask) -> AsyncGenerator[None, None]:
+        """Yields when the page is to be updated with the answer, as often as the page can draw it."""
+        return task.watch(lambda: UPDATES_PER_SECOND * self.update_rate.of(session.id), PROGRESS_SECONDS)
 
-        For Gradio repeats a generator's last view when it ends: that must be nothing of this conversation.
-        """
-        rate = lambda: UPDATES_PER_SECOND * self.pace.of(visit.session)  # noqa: E731
-        async with aclosing(live.watch(rate, PULSE_SECONDS)) as moments:
-            async for _ in moments:
-                if self.shown(visit.session) != live.id:
-                    yield None
-                    return
-                if not live.done:
-                    yield under_way(live.answer, context_length)
+    def start_following(self, session: PageSession, task: AnswerTask) -> bool:
+        """Whether the page may follow the answer now; False when it follows it already."""
+        if (session.id, task.id) in self._following:
+            return False
+        self._following.add((session.id, task.id))
+        return True
 
-    async def follow(self, visit: PageSession, live: AnswerTask, context_length: int) -> PageUpdates:
-        """Its views to the end, which raises what ended it. A page that follows the answer already is left alone."""
-        page = visit.session, live.id
-        if page in self._following:
-            return
-        self._following.add(page)
-        try:
-            async with aclosing(self.turns(visit, live, context_length)) as turns:
-                async for turn in turns:
-                    yield PageUpdate() if turn is None else PageUpdate(live=[turn])
-                    if turn is None:
-                        return
-        finally:
-            self._following.discard(page)
-        if live.error is not None:
-            raise live.error
+    def stop_following(self, session: PageSession, task: AnswerTask) -> None:
+        self._following.discard((session.id, task.id))
+
+    # --- the message tree of a complete answer --------------------------------------------------------------------------
+
+    def keep_task(self, session: PageSession, task: AnswerTask) -> None:
+        """Keeps an answer that the page shows: its message tree need not be read again when the answer is complete."""
+        self._kept[session.id] = task
+
+    def take_tree(self, session: PageSession, conversation_id: str) -> MessageTree | None:
+        """The message tree with the complete answer, once; None when it must be read from the database."""
+        task = self._kept.pop(session.id, None)
+        complete = task is not None and task.id == conversation_id and task.done and not (task.error or task.discarded)
+        return task.tree if task is not None and complete else None
+
+    def drop_tasks(self, conversation_id: str) -> None:
+        """Forgets the answers of a conversation that is being changed."""
+        self._kept = {page_id: task for page_id, task in self._kept.items() if task.id != conversation_id}

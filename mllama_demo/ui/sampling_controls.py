@@ -1,7 +1,8 @@
-"""The right drawer's sampling knobs: the components, how they follow the backend, and the values they stand for."""
+"""The sampling controls in the right sidebar: the components, how they follow the backend, and their values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,6 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
-from mllama_demo.ui.chat_service import ChatService
 
 IGNORE_EOS_HINT = "go on past the model's own end, to max tokens"
 
@@ -26,10 +26,13 @@ def slider(name: str, value: float, **kwargs: Any) -> gr.Slider:
 
 
 class SamplingControls:
-    """The components, made once by lay_out. values: the inputs of handlers that call sampling_from."""
+    """The components and their handlers. `values` are the inputs of handlers that call sampling_from.
 
-    def __init__(self, settings: Settings, room: ChatService) -> None:
-        self._settings, self._room = settings, room
+    info: returns what the backend offers at this moment: another server may answer at the same address by now.
+    """
+
+    def __init__(self, settings: Settings, info: Callable[[], BackendInfo]) -> None:
+        self._settings, self._info = settings, info
 
     def lay_out(self) -> None:
         settings = self._settings
@@ -42,7 +45,7 @@ class SamplingControls:
         self.temperature = slider("temperature", settings.temperature)
         self.top_p = slider("top_p", settings.top_p)
         self.top_k = slider("top_k", settings.top_k)
-        most = min(BOUNDS["max_tokens"].maximum, self._room.info.context_length)
+        most = min(BOUNDS["max_tokens"].maximum, self._info().context_length)
         self.max_tokens = slider("max_tokens", min(settings.max_tokens, most), maximum=most)
         seed = BOUNDS["seed"]
         self.seed = gr.Textbox("", label=seed.label, info=seed.hint, max_lines=1, elem_id="seed")
@@ -52,26 +55,25 @@ class SamplingControls:
     def values(self) -> list[Any]:
         return [self.greedy, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed, self.ignore_eos]
 
-    def wire(self, demo: gr.Blocks, quiet: dict[str, Any]) -> None:
-        """quiet: what every event has."""
-        offered = [self.top_k, self.max_tokens, self.seed, self.ignore_eos]
-        demo.load(self.offer, self.max_tokens, offered, queue=False, **quiet)
-        demo.load(_values_in_address, None, [self.temperature, self.top_p, self.top_k, self.seed], queue=False, **quiet)
+    def wire(self, demo: gr.Blocks, silent_event: dict[str, Any]) -> None:
+        adapted = [self.top_k, self.max_tokens, self.seed, self.ignore_eos]
+        demo.load(self.adapt_to_backend, self.max_tokens, adapted, queue=False, **silent_event)
+        demo.load(_values_in_address, None, [self.temperature, self.top_p, self.top_k, self.seed], queue=False, **silent_event)
         sliders = [self.temperature, self.top_p, self.top_k]
-        self.preset.input(_apply_preset, self.preset, [self.greedy, *sliders], queue=False, **quiet)
-        self.greedy.change(self.grey_out, self.greedy, sliders, queue=False, **quiet)
+        self.preset.input(_apply_preset, self.preset, [self.greedy, *sliders], queue=False, **silent_event)
+        self.greedy.change(self.grey_out, self.greedy, sliders, queue=False, **silent_event)
 
-    def offer(self, max_tokens: float) -> list[Any]:
-        """The knobs as the backend understands them at this moment: a server may be another one than when the page was built."""
-        info = self._room.info
+    def adapt_to_backend(self, max_tokens: float) -> list[Any]:
+        """Updates of the controls for what the backend supports."""
+        info = self._info()
         most = min(BOUNDS["max_tokens"].maximum, info.context_length)
         length = gr.update(maximum=most, value=min(max_tokens, most))
-        past = _offered("ignore_eos", info, IGNORE_EOS_HINT)
-        return [_offered("top_k", info), length, _offered("seed", info), past]
+        ignore_eos = _updated("ignore_eos", info, IGNORE_EOS_HINT)
+        return [_updated("top_k", info), length, _updated("seed", info), ignore_eos]
 
     def grey_out(self, greedy: bool) -> list[Any]:
-        """The sliders that greedy makes idle."""
-        top_k = gr.update(interactive=not greedy and "top_k" not in self._room.info.ignored)
+        """Updates of the sliders: greedy decoding does not use them."""
+        top_k = gr.update(interactive=not greedy and "top_k" not in self._info().ignored)
         return [gr.update(interactive=not greedy)] * 2 + [top_k]
 
 
@@ -84,7 +86,7 @@ def sampling_from(
     seed: str | None,
     ignore_eos: bool = False,
 ) -> SamplingParams:
-    """The knobs' values; raises BadRequest for the first one out of bounds."""
+    """The sampling parameters. Raises BadRequest for the first value out of bounds."""
     seed = (seed or "").strip()
     if seed and not seed.isdecimal():
         BOUNDS["seed"].check("seed", seed)
@@ -94,9 +96,9 @@ def sampling_from(
 
 
 def _values_in_address(request: gr.Request) -> list[Any]:
-    """The knobs as a link from the Explore page names them; what it does not name, or names wrongly, stays."""
+    """The values in the page's address, from a link of the Explore page. A value that is missing or wrong changes nothing."""
 
-    def named(name: str) -> Any:
+    def value_of(name: str) -> Any:
         try:
             value = float(request.query_params.get(name) or "")
             BOUNDS[name].check(name, value)
@@ -104,7 +106,7 @@ def _values_in_address(request: gr.Request) -> list[Any]:
             return gr.skip()
         return f"{value:.0f}" if name == "seed" else value
 
-    return [named(name) for name in ("temperature", "top_p", "top_k", "seed")]
+    return [value_of(name) for name in ("temperature", "top_p", "top_k", "seed")]
 
 
 def _apply_preset(name: str | None) -> list[Any]:
@@ -114,7 +116,7 @@ def _apply_preset(name: str | None) -> list[Any]:
     return [False, preset.temperature, preset.top_p, preset.top_k]
 
 
-def _offered(name: str, info: BackendInfo, hint: str = "") -> Any:
-    """A knob without effect says why instead of what it does. hint: for one that is not in BOUNDS."""
-    why = info.ignored.get(name)
-    return gr.update(interactive=why is None, info=why or hint or BOUNDS[name].hint)
+def _updated(name: str, info: BackendInfo, hint: str = "") -> Any:
+    """The update of one control. A control without effect shows the reason. hint: for a name that is not in BOUNDS."""
+    reason = info.ignored.get(name)
+    return gr.update(interactive=reason is None, info=reason or hint or BOUNDS[name].hint)

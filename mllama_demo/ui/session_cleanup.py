@@ -1,6 +1,6 @@
-"""What a kiosk's visitors leave behind, and its removal: rows of the database, files of pictures, what was only attached.
+"""Deletes all data of a kiosk's visitor: rows in the database, image files, and files that were uploaded but never sent.
 
-Blocks: call it in a thread.
+The methods block: call them in a thread.
 """
 
 from __future__ import annotations
@@ -16,42 +16,40 @@ from mllama_demo.ui.page_update import PageSession
 
 
 class SessionCleanup:
-    """Remembers for each open page the files that were uploaded to it, or exported from it. Safe to use from several threads."""
+    """Knows for each open page the files that were uploaded to it or exported from it. Safe to use from several threads."""
 
-    def __init__(self, stores: Stores, pictures: ImageFiles) -> None:
-        self._store, self._pictures, self._feedback = stores.conversations, pictures, stores.feedback
-        self._shares, self._drafts = stores.shares, stores.drafts
-        self._uploads: dict[str, set[Path]] = {}
+    def __init__(self, stores: Stores, image_files: ImageFiles) -> None:
+        self._stores, self._image_files = stores, image_files
+        self._files: dict[str, set[Path]] = {}
         self._asked: dict[str, set[str]] = {}
 
-    def note(self, session: str, uploads: Sequence[Path], image: ImageRef | None = None) -> None:
-        """uploads: files that the page has attached or made; image: of its question, which may never be stored with one."""
-        if uploads:
-            self._uploads.setdefault(session, set()).update(uploads)
+    def note(self, page_id: str, files: Sequence[Path], image: ImageRef | None = None) -> None:
+        """Notes files that the page uploaded or exported, and the image of a question, which may be refused and never stored."""
+        if files:
+            self._files.setdefault(page_id, set()).update(files)
         if image is not None:
-            self._asked.setdefault(session, set()).add(image.digest)
+            self._asked.setdefault(page_id, set()).add(image.digest)
 
-    def leave(self, session: str) -> None:
-        """The page was closed."""
-        self._uploads.pop(session, None)
-        self._asked.pop(session, None)
+    def close_page(self, page_id: str) -> None:
+        self._files.pop(page_id, None)
+        self._asked.pop(page_id, None)
 
-    def erase(self, visit: PageSession) -> None:
-        """Removes all of the visitor's at once and for good. An image that other visitors show too stays theirs."""
-        uploads, asked = self._uploads.pop(visit.session, set()), self._asked.pop(visit.session, set())
-        asked |= {hashlib.sha256(path.read_bytes()).hexdigest() for path in uploads if path.is_file()}
-        self._erase(visit.owner, asked)
-        for path in uploads:
-            self._pictures.discard_upload(path)
+    def erase(self, session: PageSession) -> None:
+        """Deletes all data of the page's owner for good. An image that other owners show too is kept."""
+        files, digests = self._files.pop(session.id, set()), self._asked.pop(session.id, set())
+        digests |= {hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()}
+        self._erase(session.owner, digests)
+        for path in files:
+            self._image_files.discard_upload(path)
 
     def erase_all(self, prefix: str) -> None:
-        """The same for every owner whose name begins so: what a program that ended abruptly left."""
-        for owner in self._store.owners(prefix):
+        """Deletes all data of every owner whose name has this prefix, after a program that could not do it before it ended."""
+        for owner in self._stores.conversations.owners(prefix):
             self._erase(owner, set())
 
-    def _erase(self, owner: str, images: set[str]) -> None:
-        self._shares.erase(owner)
-        self._feedback.erase(owner)
-        self._drafts.erase(owner)
-        for digest in self._store.erase(owner, images):
-            self._pictures.discard(digest)
+    def _erase(self, owner: str, digests: set[str]) -> None:
+        self._stores.shares.erase(owner)
+        self._stores.feedback.erase(owner)
+        self._stores.drafts.erase(owner)
+        for digest in self._stores.conversations.erase(owner, digests):
+            self._image_files.discard(digest)

@@ -1,4 +1,4 @@
-"""How the demo looks: one Gradio theme from system fonts, and the few rules and scripts that Gradio has no setting for."""
+"""The look of the page: a Gradio theme with system fonts, and the style sheets and scripts that are joined into it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from pathlib import Path
 from gradio.themes import Base, Default
 from gradio.themes.utils.sizes import Size, radius_lg
 
+from mllama_demo.ui.gradio_patches import hidden_components, live_answer
+
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
-STATIC = Path(__file__).resolve().parent / "static"
-GRADIO_PATCHES = Path(__file__).resolve().parent / "gradio_patches"
-CSS = (STATIC / "chat.css").read_text(encoding="utf-8")
-PAGE_SCRIPT = "".join((STATIC / name).read_text(encoding="utf-8") for name in ("chat.js", "autoscroll.js", "kiosk.js", "keys.js"))
-HEAD = f"<script>{(GRADIO_PATCHES / 'sse_stream.js').read_text(encoding='utf-8')}</script>"
-# Gradio's own steps, in rem: chat.css makes the root larger on large screens.
+
+def _read(*names: str) -> str:
+    folder = Path(__file__).resolve().parent
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+PATCH_STYLES = tuple(f"gradio_patches/{name}.css" for name in ("media_rules", "chatbot_buttons", "placeholder_height"))
+PATCH_SCRIPTS = tuple(f"gradio_patches/{name}.js" for name in ("page_close", "typed_text", "accessible_names"))
+CSS = _read("static/chat.css", *PATCH_STYLES) + hidden_components.CSS + live_answer.CSS
+# One script, because its parts share one scope; chat.js comes first.
+PAGE_SCRIPT = _read("static/chat.js", "static/autoscroll.js", "static/kiosk.js", "static/keys.js", *PATCH_SCRIPTS)
+HEAD = f"<script>{_read('gradio_patches/sse_stream.js')}</script>"
+# Gradio's own sizes, in rem: gradio_patches/media_rules.css makes the root larger on large screens.
 TEXT = Size(name="text_rem", xxs=".7rem", xs=".75rem", sm=".85rem", md=".95rem", lg="1.0625rem", xl="1.375rem", xxl="1.625rem")
 
 
 def make_theme() -> Base:
-    """Calm and roomy; secondary text dark enough to read on a projector (WCAG AA in light and dark)."""
+    """A theme whose secondary text is dark enough for a projector (WCAG AA in light and dark)."""
     return Default(
         primary_hue="orange", neutral_hue="stone", text_size=TEXT, radius_size=radius_lg, font=FONTS, font_mono=MONO
     ).set(
@@ -41,10 +50,3 @@ def make_theme() -> Base:
         button_cancel_background_fill_dark="#b91c1c",
         button_cancel_background_fill_hover_dark="#991b1b",
     )
-
-
-# Side panels stand open where there is room for them and are drawers elsewhere.
-OPEN_SIDEBARS_ON_WIDE_SCREENS = """() => {
-  if (window.innerWidth >= 1100)
-    document.querySelectorAll(".sidebar:not(.open) .toggle-button").forEach((button) => button.click());
-}"""

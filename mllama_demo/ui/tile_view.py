@@ -1,4 +1,4 @@
-"""What the model sees of a picture, for people to look at: resized, padded and cut into tiles as the image processor does it."""
+"""What the model sees of an image, as HTML: the image resized, padded and cut into tiles as the image processor does it."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from mllama_demo.engine.base import BackendInfo
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.images.tiles import aspect_ratio_id, cut_into_tiles, tile_layout
 
-KEPT = 16
+CACHE_SIZE = 16
 
 
-def not_seen(sentence: str) -> str:
-    """HTML: why there is nothing to see."""
-    return f'<p class="sight-none">{escape(sentence)}</p>'
+def no_tiles(sentence: str) -> str:
+    """HTML: why there are no tiles to show."""
+    return f'<p class="tile-view-empty">{escape(sentence)}</p>'
 
 
-NOTHING = not_seen("No picture yet. Add one, and see it here as the model gets it.")
+NO_IMAGE = no_tiles("No picture yet. Add one, and see it here as the model gets it.")
 
 
 class TileViews:
-    """Makes the HTML for pictures; the last few are kept. Safe to use from several threads."""
+    """Makes the HTML of images, and caches the last few. Safe to use from several threads."""
 
     def __init__(self, info: Callable[[], BackendInfo]) -> None:
-        """info: asked anew each time, since a server may be another one than before."""
+        """info: called for each image, because another server may answer at the same address by now."""
         self._info = info
-        self._kept: OrderedDict[tuple[object, ...], str] = OrderedDict()
+        self._cached: OrderedDict[tuple[object, ...], str] = OrderedDict()
         self._lock = threading.Lock()
 
     def html(self, digest: str, name: str, load: Callable[[], LoadedImage]) -> str:
-        """The tiles of an image as the backend's model gets them, and how they came about. load: called if it must be made."""
+        """The tiles of an image for the backend's model. load: called when the HTML is not cached."""
         info = self._info()
         if not info.tile_size:
-            return not_seen(f"{name}: the server {info.name} does not tell how it cuts pictures into tiles.")
+            return no_tiles(f"{name}: the server {info.name} does not tell how it cuts pictures into tiles.")
         key = digest, name, info.tile_size, info.max_tiles, info.full_canvas
         with self._lock:
-            found = self._kept.pop(key, None)
-        made = found or sight(load(), info)
+            found = self._cached.pop(key, None)
+        made = found or tile_view(load(), info)
         with self._lock:
-            self._kept[key] = made
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            self._cached[key] = made
+            while len(self._cached) > CACHE_SIZE:
+                self._cached.popitem(last=False)
         return made
 
     def discard(self, digest: str) -> None:
-        """Forgets what was made of a picture."""
+        """Removes an image from the cache."""
         with self._lock:
-            for key in [key for key in self._kept if key[0] == digest]:
-                del self._kept[key]
+            for key in [key for key in self._cached if key[0] == digest]:
+                del self._cached[key]
 
 
-def sight(image: LoadedImage, info: BackendInfo) -> str:
-    """HTML: the tiles as pictures in their grid, above the figures of sizes, tiles and aspect ratio."""
+def tile_view(image: LoadedImage, info: BackendInfo) -> str:
+    """HTML: the tiles in their grid, above a list of sizes, tiles and aspect ratio."""
     layout = tile_layout(image.width, image.height, info.tile_size, info.max_tiles, full_canvas=info.full_canvas)
     tiles = "".join(
         f'<img src="{_data_url(tile)}" alt="Tile {index + 1} of {layout.tiles}: row {index // layout.columns + 1}, '
@@ -77,10 +77,9 @@ def sight(image: LoadedImage, info: BackendInfo) -> str:
         ("Padding", f"{padding:.0f} % of the tiles, in black" if padding >= 0.5 else "none"),
     )
     terms = "".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in rows)
-    # Tall pictures stay as wide as others: each tile is a part of the same panel.
     columns = f"grid-template-columns: repeat({layout.columns}, 1fr); --columns: {layout.columns}; --rows: {layout.rows}"
-    larger = '<button type="button" class="act larger">Look closer</button>'
-    return f'<section class="sight"><div class="tiles" style="{columns}">{tiles}</div><dl>{terms}</dl>{larger}</section>'
+    enlarge = '<button type="button" class="message-action enlarge">Look closer</button>'
+    return f'<section class="tile-view"><div class="tiles" style="{columns}">{tiles}</div><dl>{terms}</dl>{enlarge}</section>'
 
 
 def _data_url(tile: Image.Image) -> str:

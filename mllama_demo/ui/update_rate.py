@@ -1,7 +1,7 @@
-"""How often each page is shown what is new of an answer: as often as is pleasant to read, or as often as it keeps up with.
+"""How often each page is updated with the answer that is being written.
 
-A page that draws more slowly than it is sent would fall behind further and further: a long conversation on an old phone. Pages
-say how far behind they are, and are sent less until they have caught up.
+A page that draws more slowly than it receives updates, such as a long conversation on an old phone, would fall behind more and
+more. Pages report how far they are behind, and receive fewer updates until they have caught up.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ SLOWEST = 0.15
 
 
 class UpdateRate:
-    """The pace of every page that has been late, as a part of the best one."""
+    """The rate of every page that has been late, as a fraction of the full rate."""
 
     def __init__(self) -> None:
-        self._paces: dict[str, float] = {}
+        self._rates: dict[str, float] = {}
 
-    def of(self, session: str) -> float:
+    def of(self, page_id: str) -> float:
         """From SLOWEST to 1."""
-        return self._paces.get(session, 1.0)
+        return self._rates.get(page_id, 1.0)
 
-    def heard(self, session: str, behind_ms: float) -> None:
-        """How much later than at its best the page drew the newest update."""
-        if behind_ms > LATE_MS:
-            self._paces[session] = max(SLOWEST, self.of(session) * SLOWER)
-        elif behind_ms < PUNCTUAL_MS and session in self._paces:
-            self._paces[session] *= FASTER
-            if self._paces[session] >= 1:
-                del self._paces[session]
+    def report_lag(self, page_id: str, lag_ms: float) -> None:
+        """Changes the page's rate. lag_ms: how much later than its quickest update the page drew its newest one."""
+        if lag_ms > LATE_MS:
+            self._rates[page_id] = max(SLOWEST, self.of(page_id) * SLOWER)
+        elif lag_ms < PUNCTUAL_MS and page_id in self._rates:
+            self._rates[page_id] *= FASTER
+            if self._rates[page_id] >= 1:
+                del self._rates[page_id]
 
-    def leave(self, session: str) -> None:
-        self._paces.pop(session, None)
+    def close_page(self, page_id: str) -> None:
+        self._rates.pop(page_id, None)

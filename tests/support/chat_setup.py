@@ -1,4 +1,4 @@
-"""A chat room with all that is behind it, the views of its handlers as they come, and what a test reads off them."""
+"""A ChatService on a ManualBackend, the page updates of its methods in order, and what a test reads from them."""
 
 from __future__ import annotations
 
@@ -25,158 +25,172 @@ from mllama_demo.storage.database import Database
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
-from mllama_demo.ui.tile_view import NOTHING
+from mllama_demo.ui.questions import Question
+from mllama_demo.ui.tile_view import NO_IMAGE
 from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, talk, until
 
 PAGE, TAB = PageSession("me", "page"), PageSession("me", "another tab")
-STRANGER = PageSession("a stranger", "their page")
+OTHER_OWNER = PageSession("another owner", "their page")
 SAMPLING = SamplingParams(seed=1)
-
-
-def sampling() -> SamplingParams:
-    return SAMPLING
-
-
 PLACE = "59.9139 N, 10.7522 E"
+Updates = AsyncGenerator[PageUpdate, None]
 
 
-def nothing_open(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INPUT, **changes: Any) -> PageUpdate:
-    """An empty chat beside the list of the others."""
-    view = PageUpdate([], None, "", input, False, list(listed), "", found="", sight=NOTHING)
-    return replace(view, **changes)
+def new_chat(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INPUT, **changes: Any) -> PageUpdate:
+    """The update that shows a new chat. listed: title and id of each conversation in the list."""
+    update = PageUpdate([], None, "", input, False, list(listed), "", search_result="", tile_view=NO_IMAGE)
+    return replace(update, **changes)
+
+
+def new_service(generation: GenerationService, store: ConversationStore) -> ChatService:
+    """A ChatService over `store`, wired as the composition root wires one."""
+    stores = Stores.of(store)
+    return ChatService(generation, AnswerTasks(generation, store, stores.drafts), stores, [])
 
 
 class ChatSetup:
-    """A chat room with all that is behind it."""
+    """A ChatService with its store and its backend."""
 
     def __init__(self, store: ConversationStore | None = None, tokenizer: Any = None, **settings: Any) -> None:
         self.store = store or ConversationStore(Database("sqlite://"))
         self.backend = ManualBackend()
-        self.answerer = GenerationService(self.backend, tokenizer or CodePoints(), self.store, Settings(**settings))
-        self.room = new_service(self.answerer, self.store)
+        self.generation = GenerationService(self.backend, tokenizer or CodePoints(), self.store, Settings(**settings))
+        self.service = new_service(self.generation, self.store)
 
     def close(self) -> None:
-        self.room.close()
+        self.service.close()
         self.store.database.close()
 
-    def keep(self, *texts: str, visit: PageSession = PAGE) -> str:
-        """Stores a conversation; its id."""
-        conversation = talk(*texts)
-        self.store.save(visit.owner, conversation)
-        return conversation.id
+    # --- stored conversations ------------------------------------------------------------------------------------------
 
-    def keep_picture(self, path: Path) -> str:
-        """Stores a conversation of one answered question about a picture; its id."""
+    def store_conversation(self, *texts: str, session: PageSession = PAGE) -> str:
+        """Stores a conversation and returns its id."""
+        return self.store.save(session.owner, talk(*texts)).id
+
+    def store_image_conversation(self, path: Path) -> str:
+        """Stores a conversation of one answered question about an image, and returns its id."""
         image = self.store.put_image(load_image(path.read_bytes(), path.name))
         conversation = Conversation((Message("user", "What is it?", image), Message("assistant", "A square.")), title="a picture")
-        self.store.save(PAGE.owner, conversation)
-        return conversation.id
+        return self.store.save(PAGE.owner, conversation).id
 
-    def kept(self, conversation_id: str) -> list[str]:
+    def stored_texts(self, conversation_id: str) -> list[str]:
         return [message.text for message in self.store.load(PAGE.owner, conversation_id).messages]
 
-    def ask(
-        self, text: str = "", *files: Path, conversation_id: str = "", visit: PageSession = PAGE
-    ) -> AsyncGenerator[PageUpdate, None]:
-        return self.page(self.room.ask(visit, conversation_id, value(text, *files), sampling), visit)
+    # --- what a page does ----------------------------------------------------------------------------------------------
 
-    def retry(self, conversation_id: str, visit: PageSession = PAGE) -> AsyncGenerator[PageUpdate, None]:
-        return self.page(self.room.retry(visit, conversation_id, sampling), visit)
+    async def begin(self, question: Awaitable[Question], session: PageSession = PAGE) -> Updates:
+        """The updates of the event that asks a question, until its answer has begun."""
+        async with aclosing(self.service.answer(session, await question, lambda: SAMPLING)) as updates:
+            async for update in updates:
+                yield update
 
-    def edit(self, conversation_id: str, index: int, text: str, visit: PageSession = PAGE) -> AsyncGenerator[PageUpdate, None]:
-        return self.page(self.room.edit(visit, conversation_id, index, text, sampling), visit)
-
-    async def page(self, views: AsyncGenerator[PageUpdate, None], visit: PageSession = PAGE) -> AsyncGenerator[PageUpdate, None]:
-        """What a page shows after an event that may begin an answer: it follows the answer, and settles."""
-        view = PageUpdate()
-        async with aclosing(views) as stream:
-            async for view in stream:
-                yield view
-        if view.begun:
-            async for later in self.followed(visit, view.conversation_id or ""):
+    async def show(self, question: Awaitable[Question], session: PageSession = PAGE) -> Updates:
+        """The updates of a page that asks a question and follows the answer to its end."""
+        update = PageUpdate()
+        async with aclosing(self.begin(question, session)) as updates:
+            async for update in updates:
+                yield update
+        if update.begun:
+            async for later in self.follow(session, update.conversation_id or ""):
                 yield later
 
-    async def open(self, visit: PageSession, conversation_id: str) -> AsyncGenerator[PageUpdate, None]:
-        """The same for a conversation that is opened, with an answer under way or without."""
-        view = await self.room.open(visit, conversation_id)
-        yield view
-        if view.answering:
-            async for later in self.followed(visit, conversation_id):
+    def ask(self, text: str = "", *files: Path, conversation_id: str = "", session: PageSession = PAGE) -> Updates:
+        return self.show(self.service.questions.ask(session, conversation_id, value(text, *files)), session)
+
+    def retry(self, conversation_id: str, session: PageSession = PAGE) -> Updates:
+        return self.show(self.service.questions.retry(session, conversation_id), session)
+
+    def edit(self, conversation_id: str, index: int, text: str, session: PageSession = PAGE) -> Updates:
+        return self.show(self.service.questions.edit(session, conversation_id, index, text), session)
+
+    async def open(self, session: PageSession, conversation_id: str) -> Updates:
+        """The updates of a page that opens a conversation and follows the answer that is being written, if there is one."""
+        update = await self.service.open(session, conversation_id)
+        yield update
+        if update.answering:
+            async for later in self.follow(session, conversation_id):
                 yield later
 
-    async def restore(self, visit: PageSession) -> AsyncGenerator[PageUpdate, None]:
-        yield await self.room.restore(visit)
-
-    async def followed(self, visit: PageSession, conversation_id: str) -> AsyncGenerator[PageUpdate, None]:
+    async def follow(self, session: PageSession, conversation_id: str) -> Updates:
         failure = None
         try:
-            async with aclosing(self.room.follow(visit, conversation_id)) as stream:
-                async for view in stream:
-                    yield view
+            async with aclosing(self.service.follow(session, conversation_id)) as updates:
+                async for update in updates:
+                    yield update
         except DemoError as error:
             failure = error
-        yield await self.room.settle(visit, conversation_id)
+        yield await self.service.refresh(session, conversation_id)
         if failure is not None:
             raise failure
 
-    async def answered(self, views: AsyncGenerator[PageUpdate, None], *said: str) -> list[PageUpdate]:
-        """All views of a handler whose question is answered with that."""
-        seen = Seen(views)
+    async def answered(self, updates: Updates, *texts: str) -> list[PageUpdate]:
+        """All updates of a page whose question is answered with these texts."""
+        collected = CollectedUpdates(updates)
         await self.backend.taken()
-        await until(lambda: seen.views, "the page shows that it waits")
+        await until(lambda: collected.updates, "the page shows that it waits")
         self.backend.send(READ)
-        self.backend.say(*said)
+        self.backend.say(*texts)
         self.backend.send(finished())
-        return await seen.to_the_end()
+        return await collected.all()
 
-    async def begun(self, views: AsyncGenerator[PageUpdate, None], *said: str) -> Seen:
-        """The views of a handler whose answer has begun with that and is on the page."""
-        seen = Seen(views)
+    async def begun(self, updates: Updates, *texts: str) -> CollectedUpdates:
+        """The updates of a page whose answer has begun with these texts."""
+        collected = CollectedUpdates(updates)
         await self.backend.taken()
         self.backend.send(READ)
-        self.backend.say(*said)
-        await until(lambda: seen.views and lines(seen.views[-1])[-1] == "".join(said), "the first words are on the page")
-        return seen
+        self.backend.say(*texts)
+        shown = lambda: collected.updates and texts_shown(collected.updates[-1])[-1] == "".join(texts)  # noqa: E731
+        await until(shown, "the first words are on the page")
+        return collected
 
 
-class Seen:
-    """The views of a handler, as they come. An answer under way stands below the history that the page has already."""
+class CollectedUpdates:
+    """The updates of a page in order. One with only an answer gets the history that the page shows already."""
 
-    def __init__(self, views: AsyncGenerator[PageUpdate, None]) -> None:
-        self.views: list[PageUpdate] = []
-        self.task = asyncio.create_task(self._collect(views))
+    def __init__(self, updates: Updates) -> None:
+        self.updates: list[PageUpdate] = []
+        self._task = asyncio.create_task(self._collect(updates))
 
-    async def _collect(self, views: AsyncGenerator[PageUpdate, None]) -> None:
+    async def _collect(self, updates: Updates) -> None:
         history = None
-        async with aclosing(views) as stream:
-            async for view in stream:
-                history = history if view.history is None else view.history
-                self.views.append(view if view.live is None else replace(view, history=history))
+        async with aclosing(updates) as stream:
+            async for update in stream:
+                history = history if update.history is None else update.history
+                self.updates.append(update if update.live is None else replace(update, history=history))
 
     @property
     def id(self) -> str:
-        """Of the conversation that the page shows."""
-        return next(view.conversation_id for view in reversed(self.views) if view.conversation_id is not None)
+        """The id of the conversation on the page."""
+        return next(update.conversation_id for update in reversed(self.updates) if update.conversation_id is not None)
 
-    async def to_the_end(self) -> list[PageUpdate]:
-        await self.task
-        return self.views
+    async def all(self) -> list[PageUpdate]:
+        """Waits for the last update."""
+        await self._task
+        return self.updates
 
 
 def value(text: str = "", *files: Path) -> dict[str, Any]:
-    """What the input box sends."""
+    """A value of the question field."""
     return {"text": text, "files": [str(file) for file in files]}
 
 
-def lines(view: PageUpdate) -> list[str]:
-    """The text of each turn on the page."""
-    assert view.history is not None or view.live is not None
-    turns = [*(view.history or []), *(view.live or [])]
-    return [next((part["text"] for part in turn["content"] if isinstance(part, dict)), "") for turn in turns]
+def texts_shown(update: PageUpdate) -> list[str]:
+    """The text of each message on the page."""
+    assert update.history is not None or update.live is not None
+    messages = [*(update.history or []), *(update.live or [])]
+    return [next((part["text"] for part in message["content"] if isinstance(part, dict)), "") for message in messages]
 
 
-def picture(folder: Path, name: str = "square.png", size: tuple[int, int] = (40, 30), exif: bool = False, **options: Any) -> Path:
-    """A picture in a file. exif: with the place where it was taken."""
+def metadata_shown(update: PageUpdate, index: int = -1) -> str:
+    """The HTML under an answer. index: of its message in the history."""
+    assert update.history is not None
+    return update.history[index]["content"][-1]["text"]
+
+
+def image_file(
+    folder: Path, name: str = "square.png", size: tuple[int, int] = (40, 30), exif: bool = False, **options: Any
+) -> Path:
+    """Writes an image. exif: with the place where it was taken."""
     image = Image.new("RGB", size, "green")
     if exif:
         metadata = Image.Exif()
@@ -187,58 +201,46 @@ def picture(folder: Path, name: str = "square.png", size: tuple[int, int] = (40,
     return path
 
 
-def picture_of(view: PageUpdate) -> ComponentMessage:
-    """The picture that the page shows in the first turn."""
-    assert view.history is not None
-    shown = view.history[0]["content"][0]
+def image_shown(update: PageUpdate) -> ComponentMessage:
+    """The image in the first message on the page."""
+    assert update.history is not None
+    shown = update.history[0]["content"][0]
     assert isinstance(shown, ComponentMessage)
     assert shown.component == "image"
     return shown
 
 
-def preview_of(view: PageUpdate) -> Path:
-    """The room's file behind that picture."""
-    return Path(picture_of(view).value["path"])
+def preview_path(update: PageUpdate) -> Path:
+    """The file of that image."""
+    return Path(image_shown(update).value["path"])
 
 
-async def refused(views: AsyncGenerator[PageUpdate, None], error: type[DemoError]) -> tuple[list[PageUpdate], str]:
-    """What was shown before the failure, and its sentence."""
-    seen = Seen(views)
+async def refused_updates(updates: Updates, error: type[DemoError]) -> tuple[list[PageUpdate], str]:
+    """The updates before the failure, and its sentence."""
+    collected = CollectedUpdates(updates)
     with pytest.raises(error) as caught:
-        await seen.to_the_end()
-    return seen.views, str(caught.value)
+        await collected.all()
+    return collected.updates, str(caught.value)
 
 
-async def opened(house: ChatSetup, visit: PageSession, conversation_id: str) -> list[PageUpdate]:
-    return await Seen(house.open(visit, conversation_id)).to_the_end()
+async def open_updates(chat: ChatSetup, session: PageSession, conversation_id: str) -> list[PageUpdate]:
+    return await CollectedUpdates(chat.open(session, conversation_id)).all()
 
 
-def bar(view: PageUpdate, turn: int = -1) -> str:
-    """What stands under an answer."""
-    assert view.history is not None
-    return view.history[turn]["content"][-1]["text"]
-
-
-Act = Callable[[ChatSetup, str, PageSession], Awaitable[Any]]
-CHANGES: dict[str, Act] = {
-    "ask": lambda house, id, visit: Seen(house.ask("And now?", conversation_id=id, visit=visit)).to_the_end(),
-    "retry": lambda house, id, visit: Seen(house.retry(id, visit)).to_the_end(),
-    "edit": lambda house, id, visit: Seen(house.edit(id, 0, "Good evening?", visit)).to_the_end(),
-    "undo": lambda house, id, visit: house.room.undo(visit, id),
-    "rename": lambda house, id, visit: house.room.rename(visit, id, "Mine"),
-    "walk": lambda house, id, visit: house.room.walk(visit, id, 0),
+Action = Callable[[ChatSetup, str, PageSession], Awaitable[Any]]
+CHANGES: dict[str, Action] = {
+    "ask": lambda chat, id, session: CollectedUpdates(chat.ask("And now?", conversation_id=id, session=session)).all(),
+    "retry": lambda chat, id, session: CollectedUpdates(chat.retry(id, session)).all(),
+    "edit": lambda chat, id, session: CollectedUpdates(chat.edit(id, 0, "Good evening?", session)).all(),
+    "undo": lambda chat, id, session: chat.service.undo(session, id),
+    "rename": lambda chat, id, session: chat.service.rename(session, id, "Mine"),
+    "select_version": lambda chat, id, session: chat.service.select_version(session, id, 0),
 }
-ACTS: dict[str, Act] = {
+ACTIONS: dict[str, Action] = {
     **CHANGES,
-    "delete": lambda house, id, visit: house.room.delete(visit, id),
-    "stop": lambda house, id, visit: house.room.stop(visit, id),
-    "look": lambda house, id, visit: house.room.images.look(visit, id, 1),
-    "export": lambda house, id, visit: house.room.export(visit, id, "json"),
+    "delete": lambda chat, id, session: chat.service.delete(session, id),
+    "stop": lambda chat, id, session: chat.service.stop(session, id),
+    "preview": lambda chat, id, session: chat.service.attachments.preview(session, id, 1),
+    "export": lambda chat, id, session: chat.service.export(session, id, "json"),
 }
 REFUSALS = [BackendBusy("The demo is busy: 8 questions are waiting."), BackendUnavailable("The model is still loading.")]
-
-
-def new_service(generation: GenerationService, store: ConversationStore) -> ChatService:
-    """A ChatService over `store`, wired as the composition root wires one."""
-    stores = Stores.of(store)
-    return ChatService(generation, AnswerTasks(generation, store, stores.drafts), stores, [])

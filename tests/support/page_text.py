@@ -1,4 +1,4 @@
-"""What the page says, parsed as a browser would: its text and its elements."""
+"""The HTML of the page, parsed into its text and its elements."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from mllama_demo.chat.conversation import Message
 from mllama_demo.engine.base import BackendInfo, BackendStatus
 from mllama_demo.ui.formatting import (
-    facts_line,
+    metadata_line,
     status_line,
 )
 
 INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=560, max_tiles=4)
 READY = BackendStatus("ready", "", running=1, waiting=0, slots=4, max_waiting=64, estimated_wait_s=0.0)
-FACTS: dict[str, Any] = {
+METADATA: dict[str, Any] = {
     "sampling": {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 256, "seed": 7, "stop": []},
     "dropped": 0,
     "reason": "end_of_turn",
@@ -30,7 +30,7 @@ BOAT = {"digest": "1" * 64, "name": "boat.png", "width": 640, "height": 480, "ro
 
 
 class Page(HTMLParser):
-    """What a browser makes of HTML: the elements with their attributes, and the text."""
+    """HTML as a browser parses it: the elements with their attributes, and the text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def facts(**changes: Any) -> Page:
-    return Page(facts_line(Message("assistant", "A boat.", metadata={**FACTS, **changes})))
+def answer_page(**changes: Any) -> Page:
+    return Page(metadata_line(Message("assistant", "A boat.", metadata={**METADATA, **changes})))
 
 
-def status(**changes: Any) -> Page:
+def status_page(**changes: Any) -> Page:
     return Page(status_line(replace(READY, **changes), INFO))

@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 
-from mllama_demo.ui.page_update import AWAY
+from mllama_demo.ui.gradio_patches.hidden_components import HIDDEN
 from tests.support.program import Program, visitor, wait_until
 
 
@@ -60,7 +60,7 @@ class RawChat:
         question = {"text": text, "files": files or []}
         answer = self.call(self.ask_handler, {self.conversation_field: conversation, self.field("chat-input"): question})
         for id in self.conversations():
-            wait_until(lambda id=id: f'"elem_classes": {json.dumps(list(AWAY))}' in self.open(id), "Stop is away")
+            wait_until(lambda id=id: f'"elem_classes": {json.dumps([HIDDEN])}' in self.open(id), "Stop is away")
         return answer
 
     def open(self, conversation: str) -> str:

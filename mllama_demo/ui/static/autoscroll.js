@@ -1,60 +1,60 @@
-// Which part of the conversation is in sight. Its end stays so while it grows, and when the room for it shrinks: a keyboard, a
-// choice. Unless somebody reads further up, until the next question.
-let log = null, atEnd = true, writing = false, welcomed = null;
-const sized = new WeakSet();
-const toEnd = document.createElement("button");
-toEnd.id = "to-end";
-toEnd.setAttribute("aria-label", "To the end of the conversation");
-toEnd.addEventListener("click", goToEnd);
+// Keeps the end of the conversation in view while it grows and while its container shrinks, for example for a phone's keyboard.
+// A reader who scrolls up stays there until the next question.
+let scrollArea = null, atEnd = true, answerShown = false, shownPlaceholder = null;
+const observedParts = new WeakSet();
+const scrollButton = document.createElement("button");
+scrollButton.id = "scroll-to-end";
+scrollButton.setAttribute("aria-label", "To the end of the conversation");
+scrollButton.addEventListener("click", scrollToEnd);
 
-function setAtEnd(now) {
-  atEnd = now;
-  toEnd.hidden = now;
+function setAtEnd(value) {
+  atEnd = value;
+  scrollButton.hidden = value;
 }
-function goToEnd() {
+function scrollToEnd() {
   setAtEnd(true);
-  if (log?.querySelector(".message-row")) log.scrollTop = log.scrollHeight;
+  if (scrollArea?.querySelector(".message-row")) scrollArea.scrollTop = scrollArea.scrollHeight;
 }
-window.mllamaToEnd = goToEnd;
+window.mllamaScrollToEnd = scrollToEnd;
 
-// The conversation also moves on its own, and is followed then: what counts is who did it.
-let readerMoved = 0, dragging = false;
-const UPWARD = {
+// The browser and this script scroll too. Only a scroll that follows one of these events is the reader's.
+let readerScrolled = 0, draggingScrollbar = false;
+const SCROLLS_UP = {
   wheel: (event) => event.deltaY < 0,
   touchmove: () => true,
-  pointerdown: (event) => (dragging = event.target === log), // its scrollbar
+  pointerdown: (event) => (draggingScrollbar = event.target === scrollArea),
   keydown: (event) => ["ArrowUp", "PageUp", "Home"].includes(event.key) || (event.key === " " && event.shiftKey),
-  focusin: (event) => !!log?.contains(event.target) && event.target.matches(":focus-visible"), // by Tab, to a button further up
+  focusin: (event) => !!scrollArea?.contains(event.target) && event.target.matches(":focus-visible"), // Tab to a button further up
 };
-for (const [kind, upward] of Object.entries(UPWARD))
-  document.addEventListener(kind, (event) => upward(event) && (readerMoved = Date.now()), { capture: true, passive: true });
-document.addEventListener("pointerup", () => (dragging = false), { capture: true });
+for (const [type, scrollsUp] of Object.entries(SCROLLS_UP))
+  document.addEventListener(type, (event) => scrollsUp(event) && (readerScrolled = Date.now()), { capture: true, passive: true });
+document.addEventListener("pointerup", () => (draggingScrollbar = false), { capture: true });
 
-function scrolled() {
-  const near = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  if (near || !log.querySelector(".message-row")) setAtEnd(true);
-  else if (dragging || Date.now() - readerMoved < 1000) setAtEnd(false);
+function onScroll() {
+  const nearEnd = scrollArea.scrollHeight - scrollArea.scrollTop - scrollArea.clientHeight < 40;
+  if (nearEnd || !scrollArea.querySelector(".message-row")) setAtEnd(true);
+  else if (draggingScrollbar || Date.now() - readerScrolled < 1000) setAtEnd(false);
 }
-const resized = new ResizeObserver(() => (atEnd ? goToEnd() : scrolled()));
+const resizeObserver = new ResizeObserver(() => (atEnd ? scrollToEnd() : onScroll()));
 
-// After each change of the page.
-function keepPlace() {
-  const now = history();
-  if (!now) return;
-  if (now !== log) {
-    log = now;
-    log.addEventListener("scroll", scrolled, { passive: true });
-    log.after(toEnd);
+// Called after each change of the page.
+function keepScrollPosition() {
+  const current = history();
+  if (!current) return;
+  if (current !== scrollArea) {
+    scrollArea = current;
+    scrollArea.addEventListener("scroll", onScroll, { passive: true });
+    scrollArea.after(scrollButton);
     setAtEnd(true);
   }
-  for (const part of [log, ...log.children]) {
-    if (!sized.has(part)) resized.observe(part); // the chatbots come later than the room for them
-    sized.add(part);
+  for (const part of [scrollArea, ...scrollArea.children]) {
+    if (!observedParts.has(part)) resizeObserver.observe(part); // Gradio adds the chatbots later than their column
+    observedParts.add(part);
   }
-  const screen = log.querySelector(".placeholder-content");
-  if (screen && screen !== welcomed) log.scrollTop = 0; // the first screen begins at its head
-  welcomed = screen;
-  const wrote = writing;
-  writing = !!log.querySelector("#live .message-row");
-  if (writing && !wrote) goToEnd();
+  const placeholder = scrollArea.querySelector(".placeholder-content");
+  if (placeholder && placeholder !== shownPlaceholder) scrollArea.scrollTop = 0; // the first screen begins at its top
+  shownPlaceholder = placeholder;
+  const wasShown = answerShown;
+  answerShown = !!scrollArea.querySelector("#live-answer .message-row");
+  if (answerShown && !wasShown) scrollToEnd();
 }

@@ -1,9 +1,8 @@
-// The keys that help.py lists, besides those that the question field has by itself. Runs after chat.js, in the same scope.
-const field = () => document.querySelector("#chat-input textarea");
-const CHOOSING = "[type=radio], [type=checkbox], [type=range], [type=file], [type=button]";
-const typing = (element) =>
-  !!element?.closest?.(`input:not(${CHOOSING}), textarea, select, [contenteditable=true], [role=listbox]`);
-const seen = (element) => !!element && element.checkVisibility();
+// The keys that help.py lists, except those of the question field itself. Runs after chat.js, in the same scope.
+const NOT_TYPED_INTO = "[type=radio], [type=checkbox], [type=range], [type=file], [type=button]";
+const isTypedInto = (element) =>
+  !!element?.closest?.(`input:not(${NOT_TYPED_INTO}), textarea, select, [contenteditable=true], [role=listbox]`);
+const isVisible = (element) => !!element && element.checkVisibility();
 
 function showHelp() {
   const dialog = document.querySelector("dialog.help");
@@ -12,12 +11,12 @@ function showHelp() {
 
 function newChat() {
   document.querySelector("#new-chat")?.click();
-  field()?.focus();
+  questionField()?.focus();
 }
 
 document.addEventListener("click", (event) => {
-  if (event.target.closest(".helping")) showHelp();
-  if (event.target.closest(".fresh")) newChat();
+  if (event.target.closest(".help-button")) showHelp();
+  if (event.target.closest(".new-chat-button")) newChat();
   if (event.target.matches("dialog.help")) event.target.close(); // the backdrop
 });
 
@@ -25,22 +24,22 @@ document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
   const stop = document.querySelector("#stop");
-  if (event.key === "Escape" && plain && seen(stop)) stop.click();
-  // By its place on the keyboard: with Alt, the key types another letter on a Mac.
+  if (event.key === "Escape" && plain && isVisible(stop)) stop.click();
+  // By the position of the key: on a Mac, Alt and this key type another letter.
   else if (event.code === "KeyN" && event.altKey && !event.ctrlKey && !event.metaKey) newChat();
-  else if (event.key === "/" && plain && !typing(event.target)) field()?.focus();
-  else if (event.key === "?" && plain && !typing(event.target)) showHelp();
+  else if (event.key === "/" && plain && !isTypedInto(event.target)) questionField()?.focus();
+  else if (event.key === "?" && plain && !isTypedInto(event.target)) showHelp();
   else return;
   event.preventDefault();
 });
 
-// An image that is pasted somewhere else goes where it is meant to go.
+// An image that is pasted elsewhere on the page is pasted into the question field.
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
-  if (!files.length || !field() || typing(event.target) || document.querySelector("dialog[open]")) return;
+  if (!files.length || !questionField() || isTypedInto(event.target) || document.querySelector("dialog[open]")) return;
   event.preventDefault();
   const clipboard = new DataTransfer();
   for (const file of files) clipboard.items.add(file);
-  field().focus();
-  field().dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
+  questionField().focus();
+  questionField().dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
 });

@@ -1,38 +1,39 @@
-// A kiosk: no settings, and the first screen again when nobody has touched it for a while. It says so some seconds before.
-const COUNTED_SECONDS = 10;
-function beKiosk(seconds) {
+// Kiosk mode: hides the settings, and resets the page when nobody has touched it for a while, after a countdown.
+const COUNTDOWN_SECONDS = 10;
+function startKiosk(idleSeconds) {
   document.body.classList.add("kiosk");
-  const counted = Math.min(COUNTED_SECONDS, seconds / 2);
+  const countdownSeconds = Math.min(COUNTDOWN_SECONDS, idleSeconds / 2);
   const countdown = document.createElement("div");
   countdown.id = "kiosk-countdown";
   countdown.hidden = true;
-  countdown.innerHTML = '<div><strong role="alert"></strong><span class="left" aria-hidden="true"></span></div>';
+  countdown.innerHTML = '<div><strong role="alert"></strong><span class="seconds-left" aria-hidden="true"></span></div>';
   document.querySelector(".gradio-container").append(countdown);
-  let touched = Date.now();
-  const dialogs = () => [...document.querySelectorAll("dialog[open]")];
-  const count = (left) => {
-    // Read out once; the number alone changes every second.
-    if (countdown.hidden !== (left === null))
-      countdown.querySelector("strong").textContent = left === null ? "" : "Still there? Touch the screen to go on.";
-    countdown.hidden = left === null;
-    countdown.querySelector(".left").textContent = left === null ? "" : `Everything here will be deleted in ${left} s`;
+  let lastInput = Date.now();
+  const openDialogs = () => [...document.querySelectorAll("dialog[open]")];
+  const showCountdown = (seconds) => {
+    const hidden = seconds === null;
+    // A screen reader reads the sentence once; only the number changes every second.
+    if (countdown.hidden !== hidden)
+      countdown.querySelector("strong").textContent = hidden ? "" : "Still there? Touch the screen to go on.";
+    countdown.hidden = hidden;
+    countdown.querySelector(".seconds-left").textContent = hidden ? "" : `Everything here will be deleted in ${seconds} s`;
   };
-  const touch = () => {
-    touched = Date.now();
-    if (!countdown.hidden) count(null);
+  const onInput = () => {
+    lastInput = Date.now();
+    if (!countdown.hidden) showCountdown(null);
   };
-  for (const event of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"])
-    addEventListener(event, touch, { capture: true, passive: true });
+  for (const type of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"])
+    addEventListener(type, onInput, { capture: true, passive: true });
   setInterval(() => {
     const stop = document.querySelector("#stop");
-    const asked = document.querySelector("#chat-history .message-row") || document.querySelector("#chat-input textarea")?.value ||
-      document.querySelector("#chat-input .thumbnails img") || dialogs().length;
-    if (stop?.offsetParent || !asked) return touch();
-    const left = seconds - (Date.now() - touched) / 1000;
-    if (left > counted) return;
-    dialogs().forEach((dialog) => dialog.close()); // they would lie over the countdown, and keep what they show
-    if (left > 0) return count(Math.ceil(left));
-    touch();
-    document.querySelector("#kiosk-anew").click();
+    const inUse = document.querySelector("#chat-history .message-row") || questionField()?.value ||
+      document.querySelector("#chat-input .thumbnails img") || openDialogs().length;
+    if (stop?.offsetParent || !inUse) return onInput();
+    const secondsLeft = idleSeconds - (Date.now() - lastInput) / 1000;
+    if (secondsLeft > countdownSeconds) return;
+    openDialogs().forEach((dialog) => dialog.close()); // a dialog would cover the countdown and stay for the next visitor
+    if (secondsLeft > 0) return showCountdown(Math.ceil(secondsLeft));
+    onInput();
+    document.querySelector("#kiosk-reset").click();
   }, 500);
 }

@@ -1,4 +1,4 @@
-"""The end of a conversation stays in sight, unless one reads further up; and what is written leaves alone what was said."""
+"""The end of a conversation stays in view while it grows, except for a reader who scrolled up; an update redraws no message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.browser import chat_page as pages
 from tests.support.browser.chat_page import EXAMPLE_IMAGES
 
 pytestmark = pytest.mark.timeout(300)
-# How far below what is seen the conversation ends, in pixels.
+# How far the end of the conversation is below the visible part, in pixels.
 BELOW = """() => {
   const log = document.querySelector("#chat-history");
   return log.scrollHeight - log.scrollTop - log.clientHeight;
@@ -18,7 +18,7 @@ AT_END = f"() => ({BELOW})() < 40"
 
 
 def long_answer(page: Page) -> None:
-    """An answer under way that has filled a low window already."""
+    """Starts an answer and waits until it has filled a low window."""
     page.set_viewport_size({"width": 1280, "height": 560})
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
@@ -33,38 +33,38 @@ def scroll_up(page: Page) -> None:
     page.wait_for_function(f"() => ({BELOW})() >= 200")
 
 
-def test_who_reads_further_up_is_left_there_and_finds_the_way_back(slow_page: Page) -> None:
+def test_a_reader_who_scrolls_up_stays_there_until_the_button_to_the_end_is_pressed(slow_page: Page) -> None:
     page = slow_page
     long_answer(page)
-    way_back = page.get_by_role("button", name="To the end of the conversation")
+    to_end = page.get_by_role("button", name="To the end of the conversation")
     page.wait_for_function(AT_END)
-    expect(way_back).to_be_hidden()
+    expect(to_end).to_be_hidden()
     scroll_up(page)
     place = page.locator("#chat-history").evaluate("log => log.scrollTop")
     pages.wait_growth(page, 5)
     assert page.locator("#chat-history").evaluate("log => log.scrollTop") == place
-    way_back.click()
+    to_end.click()
     page.wait_for_function(AT_END)
-    expect(way_back).to_be_hidden()
+    expect(to_end).to_be_hidden()
     pages.wait_growth(page, 3)
     page.wait_for_function(AT_END)
-    saw = page.locator("#chat-history .saw")
-    expect(saw).not_to_be_in_viewport()
+    image_seen = page.locator("#chat-history .image-seen")
+    expect(image_seen).not_to_be_in_viewport()
     page.keyboard.press("Tab")
-    saw.focus()
+    image_seen.focus()
     pages.wait_growth(page, 5)
-    expect(saw).to_be_in_viewport()
-    way_back.click()
+    expect(image_seen).to_be_in_viewport()
+    to_end.click()
     scroll_up(page)
     pages.stop_button(page).click()
     pages.wait_answered(page)
-    expect(way_back).to_be_visible()
+    expect(to_end).to_be_visible()
     pages.ask(page, "What is 3 + 4?")
     pages.wait_answered(page)
     page.wait_for_function(AT_END)
 
 
-def test_a_conversation_opens_at_its_end_and_the_first_screen_at_its_head(page: Page) -> None:
+def test_a_conversation_opens_at_its_end_and_the_first_screen_at_its_top(page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 480})
     pages.open_chat(page)
     for question in ("What is in this image?", "What colour is it?"):
@@ -81,21 +81,21 @@ def test_a_conversation_opens_at_its_end_and_the_first_screen_at_its_head(page: 
     page.wait_for_function(AT_END)
 
 
-def test_an_update_draws_nothing_anew_of_what_was_said(slow_page: Page) -> None:
+def test_an_update_of_the_answer_redraws_no_message(slow_page: Page) -> None:
     page = slow_page
     long_answer(page)
     page.evaluate(
         """() => {
           window.redrawn = 0;
-          new MutationObserver((changes) => (window.redrawn += changes.length)).observe(document.querySelector("#said"),
+          new MutationObserver((changes) => (window.redrawn += changes.length)).observe(document.querySelector("#messages"),
             { subtree: true, childList: true, characterData: true, attributes: true });
         }"""
     )
     pages.wait_growth(page, 10)
     assert page.evaluate("window.redrawn") == 0
-    buttons = page.locator("#live").get_by_role("button")
+    buttons = page.locator("#live-answer").get_by_role("button")
     assert buttons.count() == 0, "what is not done cannot be answered again, copied or judged"
     pages.stop_button(page).click()
     pages.wait_answered(page)
     assert page.evaluate("window.redrawn") > 0
-    expect(page.locator("#live .message-row")).to_have_count(0)
+    expect(page.locator("#live-answer .message-row")).to_have_count(0)

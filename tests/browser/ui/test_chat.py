@@ -1,4 +1,4 @@
-"""The chat page as visitors meet it: first look, asking, following up, and sampling values."""
+"""The chat page: the first screen, questions, follow-up questions, and sampling values."""
 
 from __future__ import annotations
 
@@ -30,48 +30,48 @@ def test_first_visit_shows_examples_and_a_question_field_without_scrolling(brows
     assert examples.count() == 8
     expect(pages.textarea(page)).to_be_in_viewport(ratio=1)
     expect(page.locator("#status")).to_contain_text("Ready")
-    drawers = page.locator(".sidebar")
-    for drawer in (drawers.first, drawers.last):
-        expect(drawer).to_contain_class("open") if device == "desktop" else expect(drawer).not_to_contain_class("open")
+    sidebars = page.locator(".sidebar")
+    for sidebar in (sidebars.first, sidebars.last):
+        expect(sidebar).to_contain_class("open") if device == "desktop" else expect(sidebar).not_to_contain_class("open")
     expect(page.locator("#new-chat")).to_be_in_viewport() if device == "desktop" else None
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
-    pages.shot(page, f"first-visit-{device}-{scheme}")
+    pages.take_screenshot(page, f"first-visit-{device}-{scheme}")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_question_answer_and_drawers(browsers: Browsers, scheme: str):
+def test_a_phone_shows_question_answer_and_sidebars(browsers: Browsers, scheme: str):
     page = pages.open_chat(browsers.open(viewport=PHONE, color_scheme=scheme))
     pages.ask_and_wait(page, "What is in this image?", DOG)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     expect(pages.textarea(page)).to_be_in_viewport(ratio=1)
-    pages.shot(page, f"answer-phone-{scheme}")
+    pages.take_screenshot(page, f"answer-phone-{scheme}")
     for position, name in enumerate(("Conversations", "Settings")):
         handle = page.get_by_role("button", name=name, exact=True)
         handle.click()
-        drawer = page.locator(".sidebar").nth(position)
-        expect(drawer).to_contain_class("open")
-        expect(drawer.locator("#new-chat, #temperature").first).to_be_in_viewport(ratio=1)
+        sidebar = page.locator(".sidebar").nth(position)
+        expect(sidebar).to_contain_class("open")
+        expect(sidebar.locator("#new-chat, #temperature").first).to_be_in_viewport(ratio=1)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        pages.shot(page, f"{name.lower()}-phone-{scheme}")
+        pages.take_screenshot(page, f"{name.lower()}-phone-{scheme}")
         handle.click()
-        expect(drawer).not_to_contain_class("open")
+        expect(sidebar).not_to_contain_class("open")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_one_click_on_an_example_is_answered_with_what_the_model_saw(browsers: Browsers, scheme: str):
+def test_a_click_on_an_example_is_answered_and_shows_the_image_that_the_model_saw(browsers: Browsers, scheme: str):
     page = pages.open_chat(browsers.open(color_scheme=scheme))
     page.locator("#chat-history").get_by_role("button", name="What is in this image? Tell me a story").click()
     pages.wait_answered(page)
     assert "dog" in pages.last_bot_text(page)
-    assert "dog.png, 640 × 480 px, 4 tiles" in pages.facts(page)
+    assert "dog.png, 640 × 480 px, 4 tiles" in pages.answer_metadata(page)
     picture = pages.user_rows(page).locator("img")
     expect(picture).to_be_visible()
     assert picture.evaluate("(image) => image.naturalWidth > 0")
-    pages.shot(page, f"answer-desktop-{scheme}")
+    pages.take_screenshot(page, f"answer-desktop-{scheme}")
 
 
-def test_an_example_leaves_alone_what_is_typed_and_attached(page: Page):
+def test_an_example_keeps_the_typed_text_and_the_attached_files(page: Page):
     pages.open_chat(page)
     pages.textarea(page).fill("And what is this?")
     pages.attach(page, STOP)
@@ -81,7 +81,7 @@ def test_an_example_leaves_alone_what_is_typed_and_attached(page: Page):
     expect(pages.attached(page)).to_have_count(1)
 
 
-def test_a_photo_from_the_camera_comes_beside_what_is_typed_and_attached(page: Page):
+def test_a_photo_from_the_camera_is_added_to_the_typed_text_and_the_attached_files(page: Page):
     pages.open_chat(page)
     pages.textarea(page).fill("What do you see?")
     pages.attach(page, STOP)
@@ -95,8 +95,8 @@ def test_a_photo_from_the_camera_comes_beside_what_is_typed_and_attached(page: P
     expect(pages.attached(page)).to_have_count(0)
 
 
-def test_a_photo_taken_while_an_answer_is_written_disturbs_nothing(slow_page: Page):
-    """Gradio's client then takes the stream of the upload's progress for the one that it hangs up on."""
+def test_a_photo_taken_while_an_answer_is_written_does_not_disturb_the_answer(slow_page: Page):
+    """Gradio's client then closes the stream of the upload's progress instead of the event stream."""
     page = pages.open_chat(slow_page)
     pages.ask_endlessly(page)
     pages.take_photo(page)
@@ -108,7 +108,7 @@ def test_a_photo_taken_while_an_answer_is_written_disturbs_nothing(slow_page: Pa
     pages.wait_answered(page)
 
 
-def test_words_typed_while_the_page_is_still_opening_are_kept(page: Page):
+def test_text_typed_while_the_page_is_loading_is_kept(page: Page):
     held: list[Route] = []
     page.route("**/queue/join**", lambda route: held.append(route))
     with pages.settled(page):
@@ -127,7 +127,7 @@ def test_an_uploaded_image_is_read(page: Page):
     pages.open_chat(page)
     pages.set_greedy(page, True)
     assert "STOP" in pages.ask_and_wait(page, "What does the text say?", STOP)
-    assert "stop.png" in pages.facts(page)
+    assert "stop.png" in pages.answer_metadata(page)
     expect(pages.attached(page)).to_have_count(0)
 
 
@@ -145,7 +145,7 @@ def test_a_question_without_an_image_is_answered(page: Page):
     pages.textarea(page).press("Enter")
     pages.wait_answered(page)
     assert "Rome" in pages.last_bot_text(page)
-    assert "no image" in pages.facts(page)
+    assert "no image" in pages.answer_metadata(page)
 
 
 def test_an_answer_grows_while_it_is_written_and_stop_keeps_what_is_there(slow_page: Page, slow_server: Program):
@@ -154,34 +154,34 @@ def test_an_answer_grows_while_it_is_written_and_stop_keeps_what_is_there(slow_p
     pages.ask_endlessly(slow_page)
     expect(slow_page.locator("#status")).to_contain_text("1 of 4 slots busy")
     pages.wait_growth(slow_page, 5)
-    pages.shot(slow_page, "answering-desktop")
+    pages.take_screenshot(slow_page, "answering-desktop")
     shown = pages.last_bot_text(slow_page)
     pages.stop_button(slow_page).click()
     pages.wait_answered(slow_page)
-    assert "stopped by hand" in pages.facts(slow_page)
+    assert "stopped by hand" in pages.answer_metadata(slow_page)
     assert pages.last_bot_text(slow_page).startswith(shown)
     expect(pages.stop_button(slow_page)).to_be_hidden()
     lengths = pages.growth(slow_page)
     assert lengths == sorted(set(lengths))
     assert len(lengths) >= 3
     wait_idle(slow_server)
-    pages.shot(slow_page, "stopped-desktop")
+    pages.take_screenshot(slow_page, "stopped-desktop")
     ask_in_a_new_chat(slow_page)
 
 
-def test_a_slow_device_does_not_get_a_sent_question_back(browsers: Browsers):
+def test_a_sent_question_does_not_reappear_in_the_field_on_a_slow_device(browsers: Browsers):
     page = pages.open_chat(browsers.open(viewport=PHONE))
     page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 12})
     for _ in range(2):
         with pages.settled(page):
-            page.locator("#links .fresh").click()
+            page.locator("#links .new-chat-button").click()
         pages.ask_and_wait(page, "What is in this image?", DOG)
         expect(pages.textarea(page)).to_have_value("")
         expect(pages.attached(page)).to_have_count(0)
         expect(page.locator("#which-image")).to_be_hidden()
 
 
-def test_words_typed_while_an_answer_is_written_are_kept(slow_page: Page):
+def test_text_typed_while_an_answer_is_written_is_kept(slow_page: Page):
     pages.open_chat(slow_page)
     pages.ask_endlessly(slow_page)
     pages.textarea(slow_page).fill("And another thing")
@@ -203,7 +203,7 @@ def test_retry_shows_another_answer(page: Page):
     assert pages.bot_rows(page).count() == 1
 
 
-def test_an_edited_question_is_answered_anew_without_what_came_after(page: Page):
+def test_an_edited_question_is_answered_without_the_messages_that_followed(page: Page):
     pages.open_chat(page)
     pages.set_greedy(page, True)
     pages.ask_and_wait(page, "What is 3 + 4?")
@@ -235,7 +235,7 @@ def test_undo_puts_the_question_and_its_image_back(page: Page):
     assert "STOP" in pages.last_bot_text(page)
 
 
-def test_what_stands_in_the_field_is_lost_neither_to_undo_nor_to_an_edit_that_is_refused(page: Page):
+def test_undo_and_a_refused_edit_keep_the_text_in_the_question_field(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
     pages.textarea(page).fill("And of France?")
@@ -257,12 +257,12 @@ def test_the_newest_image_is_what_the_model_sees(page: Page):
     pages.open_chat(page)
     pages.set_greedy(page, True)
     pages.ask_and_wait(page, "What is in this image?", DOG)
-    assert "dog.png" in pages.facts(page)
+    assert "dog.png" in pages.answer_metadata(page)
     pages.ask_and_wait(page, "What does the text say?", STOP)
-    assert "stop.png" in pages.facts(page)
+    assert "stop.png" in pages.answer_metadata(page)
     pages.ask_and_wait(page, "What is in this image?")
-    assert "stop.png" in pages.facts(page)
-    pages.shot(page, "two-images-desktop")
+    assert "stop.png" in pages.answer_metadata(page)
+    pages.take_screenshot(page, "two-images-desktop")
 
 
 # --- sampling ------------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_greedy_greys_out_the_sliders_and_repeats_itself(page: Page):
     for name in ("temperature", "top-p", "top-k"):
         expect(page.locator(f"#{name} input[type=range]")).to_be_disabled()
     expect(page.locator("#max-tokens input[type=range]")).to_be_enabled()
-    pages.shot(page, "greedy-desktop")
+    pages.take_screenshot(page, "greedy-desktop")
     first = pages.ask_and_wait(page, "Tell me a story")
     assert pages.retry(page) == first
 
@@ -287,7 +287,7 @@ def test_the_same_seed_gives_the_same_answer(page: Page):
     assert pages.retry(page) == first
 
 
-def test_a_seed_that_is_no_number_is_named_and_the_question_stays(page: Page):
+def test_a_seed_that_is_no_number_is_refused_and_the_question_is_kept(page: Page):
     pages.open_chat(page)
     pages.set_seed(page, "abc")
     pages.textarea(page).fill(CAPITAL)
@@ -295,7 +295,7 @@ def test_a_seed_that_is_no_number_is_named_and_the_question_stays(page: Page):
     expect(pages.notice(page)).to_contain_text("seed must be a whole number")
     expect(pages.textarea(page)).to_have_value(CAPITAL)
     expect(pages.user_rows(page)).to_have_count(0)
-    pages.shot(page, "notice-desktop")
+    pages.take_screenshot(page, "notice-desktop")
     pages.set_seed(page, "7")
     pages.submit(page)
     pages.wait_answered(page)

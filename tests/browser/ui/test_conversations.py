@@ -1,4 +1,4 @@
-"""What a person does with conversations: versions, search, deleting and bringing back, files, and looking as the model does."""
+"""Managing conversations: versions, search, delete and restore, export and import, and the tiles that the model sees."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def forget(page: Page) -> None:
 # --- versions --------------------------------------------------------------------------------------------------------------
 
 
-def test_arrows_walk_between_answers_and_the_keyboard_stays_with_them(page: Page):
+def test_arrows_select_versions_and_keep_the_keyboard_focus(page: Page):
     pages.open_chat(page)
     pages.set_greedy(page, True)
     first = pages.ask_and_wait(page, CAPITAL)
@@ -39,21 +39,21 @@ def test_arrows_walk_between_answers_and_the_keyboard_stays_with_them(page: Page
     pages.set_slider(page, "temperature", 2)
     pages.set_slider(page, "top-p", 1)
     second = pages.retry(page)
-    assert pages.place(page) == "2 / 2"
-    pages.walk(page, "Previous", "answer")
-    assert (pages.last_bot_text(page), pages.place(page)) == (first, "1 / 2")
+    assert pages.version_number(page) == "2 / 2"
+    pages.select_version(page, "Previous", "answer")
+    assert (pages.last_bot_text(page), pages.version_number(page)) == (first, "1 / 2")
     # The only arrow that leads anywhere now has the focus.
     focused = page.locator("#chat-history button.step:focus")
     expect(focused).to_have_accessible_name("Next version of the answer")
     with pages.settled(page):
         page.keyboard.press("Enter")
-    assert (pages.last_bot_text(page), pages.place(page)) == (second, "2 / 2")
+    assert (pages.last_bot_text(page), pages.version_number(page)) == (second, "2 / 2")
     with pages.settled(page):
         page.reload()
-    assert (pages.last_bot_text(page), pages.place(page)) == (second, "2 / 2")
+    assert (pages.last_bot_text(page), pages.version_number(page)) == (second, "2 / 2")
 
 
-def test_an_edit_keeps_the_old_question_with_all_that_came_after(page: Page):
+def test_an_edit_keeps_the_old_question_and_its_answers_as_a_version(page: Page):
     pages.open_chat(page)
     pages.set_greedy(page, True)
     pages.ask_and_wait(page, "What is 3 + 4?")
@@ -64,18 +64,18 @@ def test_an_edit_keeps_the_old_question_with_all_that_came_after(page: Page):
         page.locator("#chat-history").get_by_role("button", name="Submit").click()
     pages.wait_answered(page)
     expect(pages.user_rows(page)).to_have_count(1)
-    pages.walk(page, "Previous", "question")
+    pages.select_version(page, "Previous", "question")
     expect(pages.user_rows(page)).to_have_count(2)
     expect(pages.user_rows(page).first).to_contain_text("3 + 4")
-    pages.shot(page, "versions-desktop")
-    pages.walk(page, "Next", "question")
+    pages.take_screenshot(page, "versions-desktop")
+    pages.select_version(page, "Next", "question")
     expect(pages.user_rows(page)).to_have_text([CAPITAL])
 
 
 # --- the list --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_conversation_is_found_deleted_and_brought_back(page: Page):
+def test_a_conversation_is_found_deleted_and_restored(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
     with pages.settled(page):
@@ -83,7 +83,7 @@ def test_a_conversation_is_found_deleted_and_brought_back(page: Page):
     pages.ask_and_wait(page, "What is 3 + 4?")
     pages.search(page, "ITALY rome")
     expect(pages.listed(page)).to_have_text([CAPITAL])
-    expect(page.locator("#found")).to_contain_text("1 conversation has “ITALY rome”")
+    expect(page.locator("#search-result")).to_contain_text("1 conversation has “ITALY rome”")
     with pages.settled(page):
         pages.listed(page).click()
     expect(pages.user_rows(page)).to_have_text([CAPITAL])
@@ -93,16 +93,16 @@ def test_a_conversation_is_found_deleted_and_brought_back(page: Page):
     expect(pages.listed(page)).to_have_count(0)
     assert "c=" not in page.url
     expect(page.locator("#deleted-title")).to_contain_text(f"Deleted “{CAPITAL}”")
-    pages.shot(page, "deleted-desktop")
+    pages.take_screenshot(page, "deleted-desktop")
     with pages.settled(page):
-        page.locator("#bring-back").click()
+        page.locator("#restore").click()
     expect(pages.user_rows(page)).to_have_text([CAPITAL])
-    expect(page.locator("#bring-back")).to_be_hidden()
+    expect(page.locator("#restore")).to_be_hidden()
     pages.search(page, "")
     expect(pages.listed(page)).to_have_count(2)
 
 
-def test_what_is_gone_for_good_is_said_and_not_offered_again(page: Page, server: Program):
+def test_a_purged_conversation_cannot_be_restored_and_is_not_offered_again(page: Page, server: Program):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
     pages.open_panel(page, "This conversation")
@@ -113,13 +113,13 @@ def test_what_is_gone_for_good_is_said_and_not_offered_again(page: Page, server:
         database.execute("DELETE FROM messages WHERE conversation_id = ?", (id,))
         database.execute("DELETE FROM conversations WHERE id = ?", (id,))
     with pages.settled(page):
-        page.locator("#bring-back").click()
+        page.locator("#restore").click()
     expect(pages.notice(page)).to_contain_text("gone for good")
     expect(page.locator("#deleted")).to_be_hidden()
-    pages.shot(page, "gone-for-good-desktop")
+    pages.take_screenshot(page, "gone-for-good-desktop")
 
 
-def test_a_conversation_leaves_as_three_kinds_of_file_and_comes_back(browsers: Browsers, page: Page, tmp_path: Path):
+def test_a_conversation_is_exported_in_three_formats_and_imported_again(browsers: Browsers, page: Page, tmp_path: Path):
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is in this image?", DOG)
     pages.retry(page)
@@ -135,21 +135,21 @@ def test_a_conversation_leaves_as_three_kinds_of_file_and_comes_back(browsers: B
     alone = page.context.new_page()
     alone.set_content((tmp_path / "talk.html").read_text(encoding="utf-8"))
     assert alone.locator("img").evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 640
-    pages.shot(alone, "export-desktop")
+    pages.take_screenshot(alone, "export-desktop")
     alone.close()
 
-    stranger = pages.open_chat(browsers.open())
+    other = pages.open_chat(browsers.open())
     (tmp_path / "broken.json").write_text("{}")
     for file in ("broken.json", "talk.json"):
-        with stranger.expect_file_chooser() as chooser:
-            stranger.locator("#import").click()
+        with other.expect_file_chooser() as chooser:
+            other.locator("#import").click()
         chooser.value.set_files(tmp_path / file)
         if file == "broken.json":
-            expect(pages.notice(stranger)).to_contain_text("This file cannot be imported: format: Field required")
-    expect(pages.user_rows(stranger)).to_contain_text("What is in this image?")
-    expect(stranger.locator("#chat-history .facts")).to_contain_text("imported")
-    assert pages.place(stranger) == "2 / 2"
-    expect(pages.listed(stranger)).to_have_count(1)
+            expect(pages.notice(other)).to_contain_text("This file cannot be imported: format: Field required")
+    expect(pages.user_rows(other)).to_contain_text("What is in this image?")
+    expect(other.locator("#chat-history .answer-metadata")).to_contain_text("imported")
+    assert pages.version_number(other) == "2 / 2"
+    expect(pages.listed(other)).to_have_count(1)
 
 
 # --- what the model sees ---------------------------------------------------------------------------------------------------
@@ -161,46 +161,46 @@ def test_an_answer_shows_the_tiles_it_was_made_from(browsers: Browsers, page: Pa
         page = browsers.open(viewport=PHONE)
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is in this image?", DOG)
-    page.locator("#chat-history .saw").click()
-    closeup = page.get_by_role("dialog", name="What the model sees")
-    expect(closeup.get_by_role("img")).to_have_count(4)
-    expect(closeup).to_contain_text("dog.png, 640 × 480 px")
-    expect(closeup).to_contain_text("4 tiles of")
+    page.locator("#chat-history .image-seen").click()
+    dialog = page.get_by_role("dialog", name="What the model sees")
+    expect(dialog.get_by_role("img")).to_have_count(4)
+    expect(dialog).to_contain_text("dog.png, 640 × 480 px")
+    expect(dialog).to_contain_text("4 tiles of")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    pages.shot(page, f"closeup-{device}")
+    pages.take_screenshot(page, f"tiles-enlarged-{device}")
     page.keyboard.press("Escape")
-    expect(closeup).to_have_count(0)
+    expect(dialog).to_have_count(0)
 
 
-def test_a_second_image_lets_one_choose_what_the_model_sees(page: Page):
+def test_with_a_second_image_the_visitor_chooses_what_the_model_sees(page: Page):
     pages.open_chat(page)
     pages.open_panel(page, "What the model sees")
     pages.ask_and_wait(page, "What is in this image?", DOG)
-    sight = page.locator("#sight")
-    expect(sight).to_contain_text("dog.png")
+    tiles = page.locator("#tile-view")
+    expect(tiles).to_contain_text("dog.png")
     pages.attach(page, STOP)
     choice = page.get_by_role("group", name="The model looks at one image at a time.")
     expect(choice.get_by_role("radio")).to_have_count(3)
-    expect(sight).to_contain_text("stop.png, 640 × 480 px")
+    expect(tiles).to_contain_text("stop.png, 640 × 480 px")
     choice.get_by_label("Stay with dog.png").check()
-    expect(sight).to_contain_text("dog.png")
+    expect(tiles).to_contain_text("dog.png")
     choice.get_by_label("Both side by side").check()
-    expect(sight).to_contain_text("dog.png + stop.png")
-    pages.shot(page, "which-image-desktop")
+    expect(tiles).to_contain_text("dog.png + stop.png")
+    pages.take_screenshot(page, "which-image-desktop")
     choice.get_by_label("Stay with dog.png").check()
     pages.ask_and_wait(page, "What is in this image?")
-    assert "saw dog.png" in pages.facts(page)
-    assert "set aside: stop.png" in pages.facts(page)
+    assert "saw dog.png" in pages.answer_metadata(page)
+    assert "set aside: stop.png" in pages.answer_metadata(page)
     expect(choice).to_be_hidden()
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------------
 
 
-def test_figures_run_along_while_an_answer_is_written(slow_page: Page):
+def test_token_counts_and_speed_are_updated_while_an_answer_is_written(slow_page: Page):
     pages.open_chat(slow_page)
     pages.ask_endlessly(slow_page)
-    live = slow_page.locator("#chat-history .live")
+    live = slow_page.locator("#chat-history .live-metadata")
     expect(live).to_contain_text("tokens/s")
     expect(live).to_contain_text(re.compile(r"read \d+ tokens in"))
     expect(live).to_contain_text("of 2048")
@@ -209,7 +209,7 @@ def test_figures_run_along_while_an_answer_is_written(slow_page: Page):
     expect(live).to_have_count(0)
 
 
-def test_a_page_that_lost_its_server_does_not_go_on_saying_that_it_is_ready(browsers: Browsers, tmp_path: Path):
+def test_the_status_line_says_that_the_connection_is_lost(browsers: Browsers, tmp_path: Path):
     browsers.expect_complaint("ERR_|Failed to|Connection|fetch|AbortError")
     with running(tmp_path / "server", tracebacks=True) as program:  # an open page is cut off
         program.wait_ready()

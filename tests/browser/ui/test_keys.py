@@ -1,4 +1,4 @@
-"""The keyboard: everything that the help names does what it says there."""
+"""Every key that the help lists does what the help says."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_the_help_lists_every_key_and_closes(page: Page):
         row = help.locator(".keys > div").filter(has=page.get_by_text(what, exact=True))
         expect(row.locator("kbd")).to_have_text(keys.split(" + "))
     expect(help.get_by_role("listitem")).to_contain_text([*HINTS, "Sampling values", "Explore sampling", "Present"])
-    pages.shot(page, "help-desktop")
+    pages.take_screenshot(page, "help-desktop")
     page.keyboard.press("Escape")
     expect(help).to_be_hidden()
-    page.locator("#masthead").click()
+    page.locator("#page-title").click()
     page.keyboard.press("?")
     expect(help).to_be_visible()
     help.get_by_role("button", name="Close").click()
@@ -49,23 +49,23 @@ def test_enter_sends_and_shift_enter_is_a_new_line(page: Page):
     expect(field).to_have_value("")
 
 
-def test_a_question_mark_or_a_slash_in_a_question_is_just_that(page: Page):
+def test_a_question_mark_or_a_slash_can_be_typed_into_a_question(page: Page):
     pages.open_chat(page)
     page.keyboard.type("Is it 3/4?")
     expect(pages.textarea(page)).to_have_value("Is it 3/4?")
     expect(page.locator("dialog.help")).to_be_hidden()
 
 
-def test_slash_leads_to_the_question_and_types_nothing(page: Page):
+def test_slash_focuses_the_question_field_and_types_nothing(page: Page):
     pages.open_chat(page)
-    page.locator("#masthead").click()
+    page.locator("#page-title").click()
     expect(pages.textarea(page)).not_to_be_focused()
     page.keyboard.press("/")
     expect(pages.textarea(page)).to_be_focused()
     expect(pages.textarea(page)).to_have_value("")
 
 
-def test_keys_act_from_a_control_that_is_not_typed_into(page: Page):
+def test_keys_work_while_a_control_without_text_has_the_focus(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is 3 + 4?")
     for control in (page.locator("#conversations").get_by_role("radio"), page.locator("#temperature").get_by_role("slider")):
@@ -84,13 +84,13 @@ def test_escape_stops_the_answer(slow_page: Page):
     pages.ask_endlessly(slow_page)
     slow_page.keyboard.press("Escape")
     pages.wait_answered(slow_page)
-    assert "stopped by hand" in pages.facts(slow_page)
+    assert "stopped by hand" in pages.answer_metadata(slow_page)
 
 
-def test_alt_n_begins_a_new_chat_and_leads_to_the_question(page: Page):
+def test_alt_n_starts_a_new_chat_and_focuses_the_question_field(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
-    page.locator("#masthead").click()
+    page.locator("#page-title").click()
     page.keyboard.press("Alt+n")
     expect(pages.user_rows(page)).to_have_count(0)
     expect(page).not_to_have_url(re.compile("c="))
@@ -100,7 +100,7 @@ def test_alt_n_begins_a_new_chat_and_leads_to_the_question(page: Page):
 
 def test_an_image_pasted_anywhere_is_attached(page: Page):
     pages.open_chat(page)
-    page.locator("#masthead").click()
+    page.locator("#page-title").click()
     data = base64.b64encode((EXAMPLE_IMAGES / "stop.png").read_bytes()).decode()
     page.evaluate(
         """(data) => {
@@ -117,7 +117,7 @@ def test_an_image_pasted_anywhere_is_attached(page: Page):
     assert "STOP" in pages.ask_and_wait(page, "What does the text say?")
 
 
-def test_on_a_phone_a_new_chat_is_one_touch_away(browsers):
+def test_a_phone_has_a_button_for_a_new_chat_in_the_header(browsers):
     page = pages.open_chat(browsers.open(viewport={"width": 390, "height": 844}))
     pages.ask_and_wait(page, CAPITAL)
     page.locator("#links").get_by_role("button", name="New chat").click()

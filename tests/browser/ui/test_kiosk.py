@@ -1,4 +1,4 @@
-"""A kiosk: no settings, an end to questions, and nothing left of a visitor once nobody is there."""
+"""Kiosk mode: no settings, a limit of questions, and no data of a visitor after the visit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.program import Program, running, wait_until
 pytestmark = pytest.mark.timeout(300)
 IDLE_S = 16
 PASSWORD = "correct horse"
-# A picture that is none of the examples, whose copies in Gradio's folder are for everybody.
+# Not an example image: copies of these in Gradio's cache are kept.
 OWN_PICTURE = pages.ROOT / "configs" / "scenarios" / "images" / "coffee.jpg"
 TABLES = ("conversations", "messages", "images", "shares", "feedback", "drafts")
 
 
 @pytest.fixture(scope="module")
 def kiosk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """Where people sign in, with two questions for a visitor."""
+    """A kiosk with sign-in and a limit of two questions."""
     options = ("--kiosk", "true", "--kiosk-idle-s", str(IDLE_S), "--kiosk-messages-per-hour", "2")
     users = ("--users", f"hall:{hash_password(PASSWORD)}")
     with running(tmp_path_factory.mktemp("kiosk"), *options, *users) as program:
@@ -36,7 +36,7 @@ def kiosk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 def sign_in(page: Page) -> Page:
-    """The kiosk's first screen."""
+    """Opens the kiosk."""
     page.goto("/login")
     page.get_by_label("Name").fill("hall")
     page.get_by_label("Password").fill(PASSWORD)
@@ -52,12 +52,12 @@ def rows(kiosk: Program) -> dict[str, int]:
 
 
 def picture_files(kiosk: Program) -> set[str]:
-    """Previews, attachments, and Gradio's copies of both and of what was uploaded."""
+    """Previews, attachments, and Gradio's copies of these and of uploads."""
     folders = [kiosk.home / "gradio", *kiosk.home.glob("mllama-demo-*")]
     return {str(path) for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_kiosk_limits_and_leaves_nothing(browsers: Browsers, kiosk: Program):
+def test_a_kiosk_limits_questions_and_deletes_everything_of_a_visitor(browsers: Browsers, kiosk: Program):
     browsers.expect_complaint("AbortError|Connection errored out")  # the page is left while something is still asked for
     page = sign_in(browsers.open(kiosk))
     before = picture_files(kiosk)
@@ -71,7 +71,7 @@ def test_a_kiosk_limits_and_leaves_nothing(browsers: Browsers, kiosk: Program):
     assert rows(kiosk)["messages"] == 3
     assert rows(kiosk)["images"] == 1
     assert len(picture_files(kiosk) - before) > 1
-    page.locator("#chat-history .saw").click()
+    page.locator("#chat-history .image-seen").click()
     expect(page.locator("dialog[open]")).to_be_visible()
 
     expect(page.locator("#kiosk-countdown")).to_be_visible()
@@ -91,7 +91,7 @@ def test_a_kiosk_limits_and_leaves_nothing(browsers: Browsers, kiosk: Program):
     pages.ask_and_wait(page, "What is 3 + 4?")  # the next visitor's first question
 
 
-def test_what_was_attached_but_never_sent_goes_too(browsers: Browsers, kiosk: Program):
+def test_a_kiosk_deletes_files_that_were_attached_but_never_sent(browsers: Browsers, kiosk: Program):
     browsers.expect_complaint("AbortError|Connection errored out")
     page = sign_in(browsers.open(kiosk))
     before = picture_files(kiosk)
@@ -102,12 +102,12 @@ def test_what_was_attached_but_never_sent_goes_too(browsers: Browsers, kiosk: Pr
     wait_until(lambda: picture_files(kiosk) == before, "no file is left")
 
 
-def test_neither_a_reload_nor_a_new_chat_is_a_new_visitor(browsers: Browsers, kiosk: Program):
+def test_a_reload_or_a_new_chat_does_not_reset_the_question_limit_of_a_kiosk(browsers: Browsers, kiosk: Program):
     browsers.expect_complaint("AbortError|Connection errored out")
     page = sign_in(browsers.open(kiosk))
     pages.ask_and_wait(page, "What is 3 + 4?")
     with pages.settled(page):
-        page.locator("#links .fresh").click()
+        page.locator("#links .new-chat-button").click()
     expect(pages.user_rows(page)).to_have_count(0)
     pages.ask_and_wait(page, "What is 1 + 1?")
     with pages.settled(page):
@@ -120,7 +120,7 @@ def test_neither_a_reload_nor_a_new_chat_is_a_new_visitor(browsers: Browsers, ki
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_visitor_sees_the_chat_and_nothing_of_the_people_behind(browsers: Browsers, kiosk: Program, scheme: str):
+def test_a_kiosk_shows_the_chat_without_settings_and_links(browsers: Browsers, kiosk: Program, scheme: str):
     browsers.expect_complaint("AbortError|Connection errored out")
     page = sign_in(browsers.open(kiosk, PHONE, color_scheme=scheme))
     found = obstacles(page)
@@ -138,7 +138,7 @@ def test_a_visitor_sees_the_chat_and_nothing_of_the_people_behind(browsers: Brow
     assert not found, "\n".join(found)
 
 
-def test_nobody_rehearses_on_a_kiosk(kiosk: Program):
+def test_a_kiosk_has_no_rehearsal(kiosk: Program):
     with requests.Session() as session:
         session.post(f"{kiosk.url}/login", data={"name": "hall", "password": PASSWORD})
         assert "Rehearse" not in session.get(f"{kiosk.url}/present").text
@@ -146,7 +146,7 @@ def test_nobody_rehearses_on_a_kiosk(kiosk: Program):
         assert (answer.status_code, "This is a kiosk" in answer.text) == (403, True)
 
 
-def test_what_an_abrupt_end_left_is_removed_at_the_next_start(browsers: Browsers, tmp_path: Path):
+def test_kiosk_data_left_by_a_killed_program_is_deleted_at_the_next_start(browsers: Browsers, tmp_path: Path):
     browsers.expect_complaint("net::ERR_|Connection errored out|AbortError|Failed to fetch|network error|503")
     with running(tmp_path, "--kiosk", "true", script=pages.SLOW_DEMO) as program:
         program.wait_ready()

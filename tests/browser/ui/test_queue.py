@@ -1,4 +1,4 @@
-"""More questions than slots: the page says where in line one stands, and a full line loses nobody's words."""
+"""More questions than slots: the page shows the position in the queue, and a full queue refuses a question without losing it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def one_slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A demo with one slot that is slow to be free again, and room for one more to wait."""
+    """A slow demo with one slot and a queue for one question."""
     options = ("--batch-size", "1", "--max-waiting", "1")
     with running(tmp_path_factory.mktemp("one-slot"), *options, script=SLOW_DEMO) as program:
         program.wait_ready()
         yield program
 
 
-def test_one_answers_one_waits_one_is_asked_to_come_back(browsers: Browsers, one_slot: Program):
+def test_with_one_slot_a_second_question_waits_and_a_third_is_refused(browsers: Browsers, one_slot: Program):
     first = pages.open_chat(browsers.open(one_slot))
     second, third = (pages.open_chat(first.context.new_page()) for _ in range(2))
     expect(third.locator("#status")).to_contain_text("Ready · answers at once · 0 of 1 slots busy, 0 waiting")
-    # Only after an answer is there anything to estimate the wait from.
+    # The wait is estimated from earlier answers.
     pages.ask_and_wait(first, "What is the capital of Italy?")
     pages.textarea(third).fill("What is 3 + 4?")
     pages.ask_endlessly(first)
@@ -43,12 +43,12 @@ def test_one_answers_one_waits_one_is_asked_to_come_back(browsers: Browsers, one
     expect(second.locator("#status")).to_contain_text("1 of 1 slots busy, 1 waiting")
     expect(second.locator("#status")).to_contain_text("a question sent now starts in about")
     expect(pages.stop_button(second)).to_be_visible()
-    pages.shot(second, "waiting-desktop")
+    pages.take_screenshot(second, "waiting-desktop")
 
     pages.stop_button(first).click()
     pages.wait_answered(first)
-    assert "stopped by hand" in pages.facts(first)
-    pages.shot(third, "busy-desktop")
+    assert "stopped by hand" in pages.answer_metadata(first)
+    pages.take_screenshot(third, "busy-desktop")
     pages.wait_answered(second)
     assert "Rome" in pages.last_bot_text(second)
     pages.submit(third)
@@ -57,7 +57,7 @@ def test_one_answers_one_waits_one_is_asked_to_come_back(browsers: Browsers, one
     wait_until(lambda: one_slot.health()["running"] == 0, "the slot is free again", 60)
 
 
-def test_who_goes_back_and_forth_between_two_questions_follows_the_one_that_is_shown(browsers: Browsers, one_slot: Program):
+def test_a_page_follows_the_question_that_it_shows(browsers: Browsers, one_slot: Program):
     page = pages.open_chat(browsers.open(one_slot))
     pages.ask_endlessly(page)
     page.locator("#new-chat").click()
@@ -65,7 +65,7 @@ def test_who_goes_back_and_forth_between_two_questions_follows_the_one_that_is_s
     pages.ask(page, "What is the capital of Italy?")
     expect(pages.bot_rows(page)).to_contain_text("Next in line")
     written, waiting = (pages.listed(page).filter(has_text=title) for title in (pages.ENDLESS_QUESTION, "capital of Italy"))
-    # A page hears of a question that waits once a second: it has not let go of the one when it shows the other.
+    # A waiting page is updated once a second: its first event is still running when it opens the other conversation.
     for shown, text in ((written, "tokens/s"), (waiting, "Next in line"), (written, "tokens/s"), (waiting, "Next in line")):
         shown.click()
         expect(pages.user_rows(page)).to_have_count(1)
@@ -82,7 +82,7 @@ def test_who_goes_back_and_forth_between_two_questions_follows_the_one_that_is_s
     assert "Rome" in pages.last_bot_text(page)
 
 
-def test_a_step_of_a_presentation_that_was_left_while_it_waited_is_in_no_line(browsers: Browsers, one_slot: Program):
+def test_a_presentation_step_that_was_left_is_removed_from_the_queue(browsers: Browsers, one_slot: Program):
     first = pages.open_chat(browsers.open(one_slot))
     stage = first.context.new_page()
     stage.goto("/present/first-look")
@@ -106,7 +106,7 @@ def test_a_waiting_question_can_be_stopped(browsers: Browsers, one_slot: Program
     expect(pages.bot_rows(second)).to_contain_text("Next in line")
     pages.stop_button(second).click()
     pages.wait_answered(second)
-    assert "stopped by hand" in pages.facts(second)
+    assert "stopped by hand" in pages.answer_metadata(second)
     wait_until(lambda: one_slot.health()["waiting"] == 0, "nobody waits", 60)
     pages.stop_button(first).click()
     pages.wait_answered(first)

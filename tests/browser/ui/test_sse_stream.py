@@ -1,4 +1,4 @@
-"""On a slow road what the server says together arrives apart: no answer goes unheard, and no stream stays open for nothing."""
+"""On a slow network, messages that the server sends together arrive apart: no answer is lost, and no stream stays open."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.browser.browsers import Browsers
 
 pytestmark = pytest.mark.timeout(300)
 
-# The word that a stream ends waits until something more was asked, and the page has had its number for a while.
+# Delays close_stream until another event was sent and the page has had the event's id for a while.
 LATE_ENDS = """(() => {
   const send = window.fetch;
   let numbered = null;
@@ -35,7 +35,7 @@ LATE_ENDS = """(() => {
   };
 })();"""
 
-# While window.holding is true what is asked is answered, but the page is not told its number until window.release().
+# While window.holding is true, events are answered, but the page gets their ids only after window.release().
 LATE_NUMBERS = """(() => {
   const send = window.fetch;
   window.fetch = async (...args) => {
@@ -47,7 +47,7 @@ LATE_NUMBERS = """(() => {
 })();"""
 
 
-def test_an_answer_to_what_is_asked_while_a_stream_ends_is_heard(page: Page) -> None:
+def test_an_event_sent_while_a_stream_ends_is_answered(page: Page) -> None:
     page.add_init_script(LATE_ENDS)
     pages.open_chat(page)
     assert "Rome" in pages.ask_and_wait(page, "What is the capital of Italy?")
@@ -57,7 +57,7 @@ def test_an_answer_to_what_is_asked_while_a_stream_ends_is_heard(page: Page) -> 
     assert page.evaluate("window.lateEnds") >= 3
 
 
-def test_no_stream_is_opened_for_an_answer_that_came_before_its_number(page: Page) -> None:
+def test_no_stream_is_opened_for_an_event_that_was_answered_already(page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/queue/" in request.url else None)
     page.add_init_script(LATE_NUMBERS)
@@ -71,11 +71,11 @@ def test_no_stream_is_opened_for_an_answer_that_came_before_its_number(page: Pag
     before = len(asked)
     page.evaluate("window.release()")
     expect(pages.user_rows(page)).to_have_count(0)
-    # What the empty chat asks on is asked before a stream is opened for it.
+    # The events that follow the new chat are sent before a stream is opened for them.
     assert "/queue/data" not in "".join(asked[before : before + 1])
 
 
-def test_a_stream_that_cannot_go_on_is_a_lost_connection_and_is_found_again(browsers: Browsers, page: Page) -> None:
+def test_a_stream_that_breaks_off_is_a_lost_connection_and_the_page_reconnects(browsers: Browsers, page: Page) -> None:
     for complaint in ("502", "broken off", "errored out"):
         browsers.expect_complaint(complaint)
     page.add_init_script(LATE_ENDS)

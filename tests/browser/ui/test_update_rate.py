@@ -1,4 +1,4 @@
-"""A page that draws too slowly says so, and is sent less."""
+"""A page that draws too slowly reports it and receives fewer updates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.support.browser import chat_page as pages
 pytestmark = pytest.mark.timeout(300)
 LATE_MS = 5000
 STEP = 4  # tokens: more than the slow model writes between two updates at the best pace
-# Notes the number of tokens that each update of the answer says.
+# Records the number of tokens in each update of the answer.
 WATCH = """() => {
   window.counts = [];
   const look = () => {
-    const count = Number(/writing: (\\d+) tokens/.exec(document.querySelector("#chat-history .live")?.innerText)?.[1]);
+    const count = Number(/writing: (\\d+) tokens/.exec(document.querySelector("#chat-history .live-metadata")?.innerText)?.[1]);
     if (count && count !== window.counts.at(-1)) window.counts.push(count);
   };
   const history = document.querySelector("#chat-history");
@@ -24,7 +24,7 @@ WATCH = """() => {
 }"""
 
 
-def test_a_page_that_falls_behind_says_so_and_is_sent_less_often(slow_page: Page) -> None:
+def test_a_page_that_draws_late_reports_it_and_receives_fewer_updates(slow_page: Page) -> None:
     page = pages.open_chat(slow_page)
     pages.ask_endlessly(page)
     page.evaluate(WATCH)

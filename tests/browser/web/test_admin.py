@@ -54,7 +54,7 @@ def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(brow
     pages.ask_endlessly(chat)
     expect(admin.locator("#slots li.busy")).to_have_count(1)
     expect(admin.locator("#requests tbody tr")).to_contain_text("writing")
-    pages.shot(admin, "admin-busy")
+    pages.take_screenshot(admin, "admin-busy")
     pages.stop_button(chat).click()
     pages.wait_answered(chat)
     expect(admin.locator("#idle")).to_be_visible()
@@ -77,7 +77,7 @@ def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(brow
     for scheme in ("light", "dark"):
         admin.emulate_media(color_scheme=scheme)
         assert not obstacles(admin)
-        pages.shot(admin, f"admin-{scheme}")
+        pages.take_screenshot(admin, f"admin-{scheme}")
     admin.set_viewport_size(PHONE)
     assert admin.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll sideways"
-    pages.shot(admin, "admin-phone")
+    pages.take_screenshot(admin, "admin-phone")

@@ -64,7 +64,7 @@ def test_a_wrong_password_says_so_and_keeps_the_name(browsers: Browsers):
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert not obstacles(page)
-        pages.shot(page, f"login-{scheme}")
+        pages.take_screenshot(page, f"login-{scheme}")
     page.get_by_label("Name").fill("anna")
     page.get_by_label("Password").fill("battery staple")
     page.keyboard.press("Enter")

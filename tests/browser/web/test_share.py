@@ -1,4 +1,4 @@
-"""Sharing a conversation: a link for whoever gets it, on a light page that prints, until it is ended."""
+"""Sharing a conversation by a link: a page without scripts that can be printed, until the sharing ends."""
 
 from __future__ import annotations
 
@@ -24,57 +24,57 @@ def share(page: Page) -> str:
     return link.input_value()
 
 
-def test_a_conversation_is_shared_read_by_a_stranger_and_shared_no_more(browsers: Browsers, page: Page):
+def test_a_conversation_is_shared_read_by_another_visitor_and_unshared(browsers: Browsers, page: Page):
     pages.open_chat(page)
     answer = pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
     pages.open_panel(page, "This conversation")
     link = share(page)
-    expect(page.locator("#share-said")).to_contain_text("Shared until")
-    pages.shot(page, "share-in-the-drawer")
+    expect(page.locator("#share-status")).to_contain_text("Shared until")
+    pages.take_screenshot(page, "share-in-the-sidebar")
 
-    stranger = browsers.open(viewport=PHONE)
-    stranger.goto(link)
-    expect(stranger.get_by_role("heading", level=1)).to_have_text("What is in this image?")
-    expect(stranger.locator("article.answer")).to_contain_text(answer)
-    picture = stranger.locator("article img")
+    other = browsers.open(viewport=PHONE)
+    other.goto(link)
+    expect(other.get_by_role("heading", level=1)).to_have_text("What is in this image?")
+    expect(other.locator("article.answer")).to_contain_text(answer)
+    picture = other.locator("article img")
     assert picture.evaluate("image => image.complete && image.naturalWidth > 0")
-    expect(stranger.locator("body")).to_contain_text("the link expires on")
-    assert stranger.locator("script, form, input, textarea, button").count() == 0
-    assert stranger.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing to scroll sideways"
+    expect(other.locator("body")).to_contain_text("the link expires on")
+    assert other.locator("script, form, input, textarea, button").count() == 0
+    assert other.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing to scroll sideways"
     for scheme in ("light", "dark"):
-        stranger.emulate_media(color_scheme=scheme)
-        assert not obstacles(stranger)
-        pages.shot(stranger, f"share-phone-{scheme}")
-    stranger.emulate_media(media="print")
-    assert stranger.pdf().startswith(b"%PDF")
+        other.emulate_media(color_scheme=scheme)
+        assert not obstacles(other)
+        pages.take_screenshot(other, f"share-phone-{scheme}")
+    other.emulate_media(media="print")
+    assert other.pdf().startswith(b"%PDF")
 
     pages.ask_and_wait(page, "And this is private?")
-    stranger.reload()
-    expect(stranger.locator("article")).to_have_count(2)
+    other.reload()
+    expect(other.locator("article")).to_have_count(2)
 
     with pages.settled(page):
         page.locator("#stop-sharing").click()
-    expect(page.locator("#share-said")).to_contain_text("no longer works")
+    expect(page.locator("#share-status")).to_contain_text("no longer works")
     expect(page.locator("#stop-sharing")).to_be_hidden()
     browsers.expect_complaint("status of 410")
-    stranger.reload()
-    expect(stranger.get_by_role("heading", level=1)).to_have_text("This link is over")
-    assert not obstacles(stranger)
+    other.reload()
+    expect(other.get_by_role("heading", level=1)).to_have_text("This link is over")
+    assert not obstacles(other)
 
 
-def test_a_link_is_shown_once_and_that_there_is_one_stays_to_be_seen(page: Page):
+def test_a_share_link_is_shown_once_and_the_status_stays(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is it?")
     pages.open_panel(page, "This conversation")
     share(page)
     pages.open_chat(page, page.url)
     pages.open_panel(page, "This conversation")
-    expect(page.locator("#share-said")).to_contain_text("Shared until")
+    expect(page.locator("#share-status")).to_contain_text("Shared until")
     expect(page.locator("#share-link")).to_be_hidden()
     expect(page.locator("#stop-sharing")).to_be_visible()
 
 
-def test_a_second_link_that_cannot_be_made_leaves_the_first_to_be_copied(browsers: Browsers, page: Page):
+def test_a_second_link_that_is_refused_leaves_the_first_link(browsers: Browsers, page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is it?")
     pages.open_panel(page, "This conversation")
@@ -89,7 +89,7 @@ def test_a_second_link_that_cannot_be_made_leaves_the_first_to_be_copied(browser
     expect(page.locator("#share-link").locator("input, textarea")).to_have_value(link)
 
 
-def test_where_nothing_was_said_there_is_nothing_to_share(page: Page):
+def test_an_empty_conversation_cannot_be_shared(page: Page):
     pages.open_chat(page)
     menu = page.get_by_role("button", name="This conversation")
     expect(menu).to_be_hidden()
@@ -100,7 +100,7 @@ def test_where_nothing_was_said_there_is_nothing_to_share(page: Page):
     expect(menu).to_be_hidden()
 
 
-def test_a_thumb_and_its_note_are_taken_and_the_thumb_is_still_there_after_a_reload(page: Page):
+def test_a_rating_and_its_note_are_stored_and_the_rating_is_shown_after_a_reload(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is it?")
     pages.message_button(page, "Dislike").click()

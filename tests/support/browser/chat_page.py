@@ -1,4 +1,4 @@
-"""What a person does on the chat page, in their words. Waits for conditions, never for time."""
+"""What a visitor does on the chat page. The functions wait for conditions, not for time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EXAMPLE_IMAGES = ROOT / "mllama_demo" / "images" / "example_images"
 SCREENSHOTS = ROOT / "tests" / "browser" / "screenshots"
 SLOW_DEMO = ROOT / "tests" / "support" / "demos" / "slow_demo.py"
 PATIENCE_MS = 60_000
-# From this width on both drawers stand open.
+# From this width on both sidebars are open.
 WIDE = 1100
-# True once what slides or fades in has arrived; what goes on for ever does not count.
+# True when no animation is running. Endless animations do not count.
 STILL = "() => document.getAnimations().every((a) => !(a.effect.getComputedTiming().endTime < 2000))"
-# Asked by ask_endlessly; any question would do.
+# The question of ask_endlessly; any question would do.
 ENDLESS_QUESTION = "Tell me a story that never ends"
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -32,7 +32,7 @@ STATE = """() => {
   return {
     users: rows.filter((row) => row.classList.contains("user-row")).length,
     bots: bot.length,
-    answered: rows.length > 0 && rows.at(-1) === bot.at(-1) && bot.at(-1).querySelector(".facts") !== null,
+    answered: rows.length > 0 && rows.at(-1) === bot.at(-1) && bot.at(-1).querySelector(".answer-metadata") !== null,
     stop: stop !== null && stop.offsetParent !== null,
   };
 }"""
@@ -43,7 +43,7 @@ STATE = """() => {
 
 @contextmanager
 def settled(page: Page) -> Iterator[None]:
-    """Leaves once the server has answered, to the end, what is done inside and what the page asks on from there."""
+    """On exit, waits until the server has answered all events of the block, and the events that followed them."""
     since = page.evaluate("window.calls?.now()")
     yield
     deadline = time.monotonic() + PATIENCE_MS / 1000
@@ -62,22 +62,22 @@ def _is_settled(page: Page, since: dict[str, Any] | None) -> bool:
 
 
 def open_chat(page: Page, address: str = "/") -> Page:
-    """Goes to the page and waits until it has got its conversation."""
+    """Opens the page and waits until it shows its conversation."""
     with settled(page):
         page.goto(address)
     expect(textarea(page)).to_be_visible()
     return page
 
 
-def shot(page: Page, name: str) -> None:
-    """A picture for people to look at, once what slides or fades in has arrived."""
+def take_screenshot(page: Page, name: str) -> None:
+    """Saves a screenshot for people to look at, when no animation is running."""
     SCREENSHOTS.mkdir(exist_ok=True)
     page.wait_for_function(STILL)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
 def conversation_id(page: Page) -> str:
-    """The id in the address bar, once it is there."""
+    """The conversation's id from the address, when it is there."""
     page.wait_for_url("**/?*c=*")
     return page.url.split("c=")[1].split("&")[0]
 
@@ -95,7 +95,7 @@ def attached(page: Page) -> Locator:
 
 
 def attach(page: Page, path: Path) -> None:
-    """Chooses a file with the paper clip."""
+    """Attaches a file with the upload button."""
     with page.expect_file_chooser() as chooser:
         page.get_by_test_id("upload-button").click()
     with page.expect_response(lambda response: "/upload" in response.url and response.request.method == "POST"):
@@ -104,7 +104,7 @@ def attach(page: Page, path: Path) -> None:
 
 
 def take_photo(page: Page) -> None:
-    """Takes one with the browser's make-believe camera."""
+    """Takes a photo with the browser's fake camera."""
     open_panel(page, "Camera or web address")
     page.locator("#camera").get_by_role("button", name="Click to Access Webcam").click()
     page.wait_for_function("() => document.querySelector('#camera video')?.currentTime > 0")
@@ -112,7 +112,7 @@ def take_photo(page: Page) -> None:
 
 
 def paste_image(page: Page, path: Path) -> None:
-    """Pastes a file as if it had been copied as an image."""
+    """Pastes a file as a copied image."""
     data = base64.b64encode(path.read_bytes()).decode()
     textarea(page).evaluate(
         """(element, [data, name]) => {
@@ -131,7 +131,7 @@ def submit(page: Page) -> None:
 
 
 def ask(page: Page, text: str, image: Path | None = None) -> None:
-    """Sends a question; returns once it stands in the history."""
+    """Sends a question and waits until it is in the history."""
     before = user_rows(page).count()
     textarea(page).fill(text)
     if image is not None:
@@ -141,14 +141,14 @@ def ask(page: Page, text: str, image: Path | None = None) -> None:
 
 
 def ask_and_wait(page: Page, text: str, image: Path | None = None) -> str:
-    """Sends a question; its whole answer."""
+    """Sends a question and returns its complete answer."""
     ask(page, text, image)
     wait_answered(page)
     return last_bot_text(page)
 
 
 def ask_endlessly(page: Page) -> None:
-    """Starts an answer that goes on, whatever the model, until the context is full; returns when some of it is there.
+    """Starts an answer that goes on until the context is full, with any model; returns when it has begun.
 
     On the slow server that takes minutes. Drawn at random, since the likeliest token after the end may be another end. The next
     question is greedy and ends.
@@ -168,14 +168,14 @@ def stop_button(page: Page) -> Locator:
 
 
 def wait_writing(page: Page) -> None:
-    """Waits for the first words of the answer under way."""
+    """Waits for the first words of the answer."""
     expect(page.locator("#chat-history .bot-row").last).not_to_be_empty()
     expect(page.locator("#chat-history .progress")).to_have_count(0)
     expect(stop_button(page)).to_be_visible()
 
 
 def wait_answered(page: Page) -> None:
-    """Waits until the last question has its whole answer and the page knows it."""
+    """Waits until the last question has its complete answer and the page shows it."""
     page.wait_for_function(f"() => {{ const s = ({STATE})(); return s.answered && s.users === s.bots && !s.stop; }}")
 
 
@@ -191,25 +191,27 @@ def bot_rows(page: Page) -> Locator:
 
 
 def last_bot_text(page: Page) -> str:
-    """The last answer without the figures and arrows under it."""
+    """The text of the last answer, without the metadata and arrows under it."""
     texts = bot_rows(page).last.get_by_test_id("bot")
     return "\n".join(
-        texts.evaluate_all("all => all.filter((e) => !e.querySelector('.facts, .live, .versions')).map((e) => e.innerText)")
+        texts.evaluate_all(
+            "all => all.filter((e) => !e.querySelector('.answer-metadata, .live-metadata, .versions')).map((e) => e.innerText)"
+        )
     ).strip()
 
 
-def facts(page: Page) -> str:
-    """The line of figures under the last answer."""
-    return page.locator("#chat-history .facts").last.inner_text()
+def answer_metadata(page: Page) -> str:
+    """The metadata line under the last answer."""
+    return page.locator("#chat-history .answer-metadata").last.inner_text()
 
 
 def message_button(page: Page, name: str) -> Locator:
-    """The last of the small buttons under messages with this name: Retry, Undo, Edit."""
+    """The last button with this name under a message: Retry, Undo, Edit."""
     return page.locator("#chat-history").get_by_role("button", name=name, exact=True).last
 
 
 def retry(page: Page) -> str:
-    """Has the last question answered again; the new answer."""
+    """Retries the last answer and returns the new one."""
     with settled(page):
         message_button(page, "Retry").click()
     wait_answered(page)
@@ -217,13 +219,13 @@ def retry(page: Page) -> str:
 
 
 def watch_growth(page: Page) -> None:
-    """Begins to record the lengths that the last answer takes on."""
+    """Starts to record the lengths of the last answer."""
     page.evaluate(
         """() => {
           window.lengths = [];
           const look = () => {
             const text = [...document.querySelectorAll("#chat-history .bot-row")].at(-1)?.querySelector("[data-testid=bot]");
-            if (!text || text.querySelector(".progress, .facts")) return;
+            if (!text || text.querySelector(".progress, .answer-metadata")) return;
             const length = text.innerText.trim().length;
             if (length && length !== window.lengths.at(-1)) window.lengths.push(length);
           };
@@ -238,22 +240,22 @@ def growth(page: Page) -> list[int]:
 
 
 def wait_growth(page: Page, more: int) -> None:
-    """Waits until the answer under way was seen `more` times longer than now."""
+    """Waits until the answer has grown `more` times from now."""
     page.wait_for_function("target => window.lengths.length >= target", arg=len(growth(page)) + more)
 
 
-def walk(page: Page, step: str, what: str) -> None:
+def select_version(page: Page, step: str, what: str) -> None:
     """Presses an arrow under the last answer. step: Previous or Next. what: question or answer."""
     with settled(page):
         page.locator("#chat-history").get_by_role("button", name=f"{step} version of the {what}").last.click()
 
 
-def place(page: Page) -> str:
-    """Which version of how many is shown under the last answer that has several."""
-    return page.locator("#chat-history .place").last.inner_text()
+def version_number(page: Page) -> str:
+    """The position among the versions under the last answer that has several, such as "1 / 2"."""
+    return page.locator("#chat-history .version-number").last.inner_text()
 
 
-# --- the drawers -----------------------------------------------------------------------------------------------------------
+# --- the sidebars -----------------------------------------------------------------------------------------------------------
 
 
 def set_slider(page: Page, name: str, value: float) -> None:
@@ -274,7 +276,7 @@ def set_greedy(page: Page, on: bool) -> None:
 
 
 def set_ignore_eos(page: Page, on: bool) -> None:
-    """Whether an answer goes on past the end that the model says."""
+    """Whether an answer continues after the model's end-of-turn token."""
     page.locator("#ignore-eos input").set_checked(on)
 
 
@@ -295,7 +297,7 @@ def open_panel(page: Page, title: str) -> None:
 
 
 def listed(page: Page) -> Locator:
-    """The conversations in the left drawer."""
+    """The conversations in the left sidebar."""
     return page.locator("#conversations label")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mllama_demo.chat.conversation import Message
 from mllama_demo.chat.message_summary import answer_figures, duration, image_seen, sampling_values
-from tests.support.page_text import BOAT, FACTS
+from tests.support.page_text import BOAT, METADATA
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_image_is_named_with_its_size_and_its_tiles(rows: int, columns: int,
     ],
 )
 def test_the_sampling_values_in_words(changes: dict[str, Any], expected: str) -> None:
-    assert sampling_values({**FACTS["sampling"], **changes}) == expected
+    assert sampling_values({**METADATA["sampling"], **changes}) == expected
 
 
 def test_what_a_server_does_not_report_is_left_out():

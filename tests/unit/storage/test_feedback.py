@@ -11,7 +11,7 @@ from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.feedback import COLUMNS, MAX_NOTE_LENGTH, Feedback, to_csv
-from mllama_demo.ui.feedback_controls import thumbs
+from mllama_demo.ui.feedback_controls import ratings_shown
 
 SAMPLING = {"temperature": 0.2, "top_p": 0.9}
 
@@ -112,9 +112,9 @@ def test_a_rating_names_a_signed_in_user_and_never_a_visitors_cookie(store, feed
 
 def test_the_chatbot_shows_the_ratings_of_the_shown_versions(store, feedback, conversation):
     feedback.rate("me", conversation.id, 3, True, "m")
-    assert thumbs(store.tree("me", conversation.id), feedback.ratings("me", conversation.id)) == [None, "Like"]
+    assert ratings_shown(store.tree("me", conversation.id), feedback.ratings("me", conversation.id)) == [None, "Like"]
     store.save("me", conversation.cut(3).add(Message("assistant", "Another answer")))
-    assert thumbs(store.tree("me", conversation.id), feedback.ratings("me", conversation.id)) == [None, None]
+    assert ratings_shown(store.tree("me", conversation.id), feedback.ratings("me", conversation.id)) == [None, None]
 
 
 def test_erasing_an_owner_deletes_only_their_ratings(store, feedback, conversation):

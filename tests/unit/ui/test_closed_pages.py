@@ -1,4 +1,4 @@
-"""What becomes of a page that is closed, and what a page costs while it is open."""
+"""What happens when a page is closed, and that an open page holds no connection."""
 
 from __future__ import annotations
 
@@ -30,55 +30,57 @@ def page(store: ConversationStore) -> Iterator[ChatPage]:
 
 
 def open_page(page: ChatPage, session: str, kiosk: bool) -> str:
-    """Opens it as Gradio would; whose conversations it keeps."""
+    """Opens a page as Gradio does, and returns the owner of its conversations."""
     request = SimpleNamespace(session_hash=session, query_params={"kiosk": "1"} if kiosk else {}, username=None, headers={})
-    page._arrived(request)  # what of Gradio's request is read
-    return page._kiosk.visit(request).owner
+    page._start_session(request)  # what of Gradio's request is read
+    return page._kiosk.session_of(request).owner
 
 
 def test_an_open_page_holds_no_connection(page: ChatPage) -> None:
-    """A browser has six to a host; see ChatPage.left."""
+    """A browser allows six connections to a host; see gradio_patches/page_close.js."""
     assert page.build().get_config_file()["connect_heartbeat"] is False
 
 
-async def test_what_was_said_at_a_kiosk_goes_with_its_page(page: ChatPage, store: ConversationStore) -> None:
+async def test_closing_a_kiosk_page_deletes_its_conversations(page: ChatPage, store: ConversationStore) -> None:
     owner, other = open_page(page, "one", kiosk=True), open_page(page, "two", kiosk=True)
     for name in (owner, other):
         store.save(name, talk("What is it?", "A dog."))
-    await page.left("one")
+    await page.close_page("one")
     assert (len(store.list(owner)), len(store.list(other))) == (0, 1)
 
 
-async def test_what_was_said_on_a_visitors_own_page_stays(page: ChatPage, store: ConversationStore) -> None:
+async def test_closing_an_ordinary_page_keeps_its_conversations(page: ChatPage, store: ConversationStore) -> None:
     owner = open_page(page, "one", kiosk=False)
     store.save(owner, talk("What is it?", "A dog."))
-    await page.left("one")
+    await page.close_page("one")
     assert len(store.list(owner)) == 1
 
 
-async def test_a_kiosks_page_is_forgotten_though_the_database_fails(
+async def test_a_closed_kiosk_page_is_forgotten_even_if_the_database_fails(
     page: ChatPage, store: ConversationStore, monkeypatch
 ) -> None:
     owner = open_page(page, "one", kiosk=True)
     store.save(owner, talk("What is it?", "A dog."))
-    assert (await page._room.search(PageSession(owner, "one"), "dog")).found
+    assert (await page._service.search(PageSession(owner, "one"), "dog")).search_result
 
     def fails(*_: object) -> None:
         raise BackendUnavailable("The database does not answer.")
 
     monkeypatch.setattr(store, "erase", fails)
     with pytest.raises(BackendUnavailable):
-        await page.left("one")
-    assert page._kiosk.page("one") is None
-    assert page._room._shelf.listed(PageSession(owner, "one")).found == "", "it searches for nothing any more"
+        await page.close_page("one")
+    assert page._kiosk.kiosk_session("one") is None
+    assert page._service._conversation_list.listed(PageSession(owner, "one")).search_result == "", (
+        "it searches for nothing any more"
+    )
 
 
-async def test_an_unknown_page_may_leave(page: ChatPage) -> None:
-    await page.left("never-seen")
+async def test_closing_an_unknown_page_is_ignored(page: ChatPage) -> None:
+    await page.close_page("never-seen")
 
 
-def test_a_page_follows_an_answer_though_it_has_not_let_go_of_another(page: ChatPage) -> None:
-    """Gradio drops, with all that comes after, an event that is still under way, unless it is one of "multiple"."""
+def test_following_an_answer_may_start_while_the_page_still_follows_another(page: ChatPage) -> None:
+    """See gradio_patches/repeated_events.py."""
     demo = page.build()
-    modes = {(function.name, function.trigger_mode) for function in demo.fns.values() if function.name in ("_follow", "_settle")}
-    assert modes == {("_follow", "multiple"), ("_settle", "multiple")}
+    modes = {(function.name, function.trigger_mode) for function in demo.fns.values() if function.name in ("_follow", "_refresh")}
+    assert modes == {("_follow", "multiple"), ("_refresh", "multiple")}

@@ -1,4 +1,4 @@
-"""Every sentence of the page about waiting, speed and the backend, and that none of them lets HTML through."""
+"""The text and HTML of the page about waiting, speed and the backend. Everything from outside is escaped."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mllama_demo.generation.service import Answer
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.ui.formatting import (
     context,
-    facts_line,
     live_line,
+    metadata_line,
     progress,
+    queue_position,
     status_line,
     versions_bar,
-    wait_in_words,
 )
-from tests.support.page_text import BOAT, FACTS, INFO, READY, Page, facts, status
+from tests.support.page_text import BOAT, INFO, METADATA, READY, Page, answer_page, status_page
 
 SCRIPT = '"><script>alert(1)</script>'
 # --- time ----------------------------------------------------------------------------------------------------------------
@@ -40,8 +40,8 @@ SCRIPT = '"><script>alert(1)</script>'
         (40, 600.0, "Number 40 in line, about 10 min to go"),
     ],
 )
-def test_a_place_in_the_queue_is_said_with_what_is_known_of_the_wait(position: int, estimate: float | None, said: str) -> None:
-    assert wait_in_words(position, estimate) == said
+def test_the_position_in_the_queue_comes_with_the_estimated_wait(position: int, estimate: float | None, said: str) -> None:
+    assert queue_position(position, estimate) == said
 
 
 # --- the backend ---------------------------------------------------------------------------------------------------------
@@ -84,26 +84,26 @@ def test_a_place_in_the_queue_is_said_with_what_is_known_of_the_wait(position: i
         ),
     ],
 )
-def test_the_status_line_says_what_a_question_sent_now_would_meet(changes: dict[str, Any], shown: str, said: str) -> None:
-    page = status(**changes)
+def test_the_status_line_shows_state_slots_and_wait(changes: dict[str, Any], shown: str, said: str) -> None:
+    page = status_page(**changes)
     assert page.text == said
     assert page.elements[0] == ("div", {"class": f"status {shown}", "role": "status", "title": said})
 
 
 @pytest.mark.parametrize("state", ["loading", "down"])
-def test_the_status_line_takes_no_detail_for_html(state: str) -> None:
-    page = status(state=state, detail=SCRIPT)
+def test_a_detail_in_the_status_line_is_escaped(state: str) -> None:
+    page = status_page(state=state, detail=SCRIPT)
     assert SCRIPT in page.text
     assert [tag for tag, _ in page.elements] == ["div", "span"]
 
 
-def test_the_status_line_takes_no_name_of_a_model_for_html() -> None:
+def test_a_model_name_in_the_status_line_is_escaped() -> None:
     page = Page(status_line(READY, replace(INFO, model=SCRIPT)))
     assert SCRIPT in page.text
     assert [tag for tag, _ in page.elements] == ["div", "span"]
 
 
-# --- an answer under way -------------------------------------------------------------------------------------------------
+# --- an answer that is being written -------------------------------------------------------------------------------------
 
 NEW = Answer("id", SamplingParams(), None, 0)
 
@@ -126,7 +126,7 @@ NEW = Answer("id", SamplingParams(), None, 0)
         ),
     ],
 )
-def test_what_stands_where_the_answer_will_be(answer: Answer | None, said: str) -> None:
+def test_the_progress_in_place_of_an_answer(answer: Answer | None, said: str) -> None:
     page = Page(progress(answer, now=100.0))
     assert page.text == said
     assert page.elements == [("span", {"class": "progress"})]
@@ -144,7 +144,7 @@ def test_what_stands_where_the_answer_will_be(answer: Answer | None, said: str) 
         ({"tokens": 3, "wrote_s": 4.0}, "read 812 tokens in 0.4 s · writing: 3 tokens at 0.5 tokens/s context 815 of 2048 "),
     ],
 )
-def test_an_answer_being_written_says_what_was_read_and_how_fast_it_goes(changes: dict[str, Any], said: str) -> None:
+def test_the_live_line_shows_tokens_read_and_the_speed(changes: dict[str, Any], said: str) -> None:
     page = Page(live_line(replace(NEW, phase="writing", prompt_tokens=812, read_s=0.4, **changes), 2048))
     assert page.text == said
 
@@ -157,98 +157,98 @@ def test_the_context_has_a_bar_that_ends_where_it_is_full(used: int, length: int
 # --- versions ------------------------------------------------------------------------------------------------------------
 
 
-def test_one_version_alone_has_no_arrows() -> None:
+def test_a_single_version_has_no_arrows() -> None:
     assert versions_bar(Siblings((0,), 0), Siblings((1,), 0)) == ""
 
 
-def test_arrows_lead_to_the_versions_beside_and_end_at_the_last() -> None:
+def test_arrows_select_the_neighbouring_versions_and_end_at_the_last() -> None:
     page = Page(versions_bar(None, Siblings((1, 4, 7), 2)))
     assert "3 / 3" in page.text
     assert "Previous version of the answer" in page.text
     previous, following = (attributes for tag, attributes in page.elements if tag == "button")
-    assert "act-walk-4" in str(previous["class"])
+    assert "select-version-4" in str(previous["class"])
     assert "disabled" not in previous
     assert "disabled" in following
-    assert "act-walk" not in str(following["class"])
+    assert "select-version" not in str(following["class"])
 
 
-def test_while_an_answer_is_written_the_arrows_rest() -> None:
+def test_arrows_are_disabled_while_an_answer_is_written() -> None:
     page = Page(versions_bar(Siblings((0, 2), 0), None, later=(5,), locked=True))
     assert "1 / 2" in page.text
     assert all("disabled" in attributes for tag, attributes in page.elements if tag == "button")
 
 
-def test_what_came_later_can_be_brought_back() -> None:
+def test_later_messages_can_be_restored() -> None:
     page = Page(versions_bar(None, None, later=(2, 5)))
     [(_, attributes)] = [element for element in page.elements if element[0] == "button"]
-    assert "act-walk-5" in str(attributes["class"])
+    assert "select-version-5" in str(attributes["class"])
     assert page.text == "Bring back 2 later versions"
 
 
 # --- under an answer -----------------------------------------------------------------------------------------------------
 
 
-def test_the_facts_say_what_was_seen_how_fast_it_was_and_why_it_ended() -> None:
-    assert facts(image=BOAT).text == (
+def test_the_metadata_line_has_image_speed_and_stop_reason() -> None:
+    assert answer_page(image=BOAT).text == (
         "saw boat.png, 640 × 480 px, 1 tile · first token after 0.4 s · 32 tokens/s · read 17, wrote 5 tokens · finished"
     )
-    assert facts().text.startswith("no image · ")
-    assert facts(context_length=2048).text.endswith("finished context 22 of 2048 ")
-    assert "waited 3.0 s" in facts(waited_s=3.0).text
+    assert answer_page().text.startswith("no image · ")
+    assert answer_page(context_length=2048).text.endswith("finished context 22 of 2048 ")
+    assert "waited 3.0 s" in answer_page(waited_s=3.0).text
 
 
-def test_what_was_seen_can_be_looked_at_where_the_answer_has_its_number() -> None:
-    message = Message("assistant", "A boat.", metadata={**FACTS, "image": BOAT})
-    [button] = [attributes for tag, attributes in Page(facts_line(message, 3)).elements if tag == "button"]
-    assert "act-look-3" in str(button["class"])
-    assert not [tag for tag, _ in Page(facts_line(message)).elements if tag == "button"]
+def test_a_numbered_answer_has_a_button_that_shows_the_tiles() -> None:
+    message = Message("assistant", "A boat.", metadata={**METADATA, "image": BOAT})
+    [button] = [attributes for tag, attributes in Page(metadata_line(message, 3)).elements if tag == "button"]
+    assert "preview-3" in str(button["class"])
+    assert not [tag for tag, _ in Page(metadata_line(message)).elements if tag == "button"]
 
 
 def test_an_image_that_was_set_aside_is_named_under_the_answer() -> None:
     question = Message("user", "WhichImage?", metadata={"set_aside": ["boat.png", "car.png"]})
-    line = facts_line(Message("assistant", "A boat.", metadata=FACTS), 3, question)
+    line = metadata_line(Message("assistant", "A boat.", metadata=METADATA), 3, question)
     assert "set aside: boat.png, car.png" in Page(line).text
 
 
-def test_the_facts_have_the_sampling_values_as_their_tooltip() -> None:
-    [(tag, attributes)] = facts().elements
-    assert (tag, attributes["class"]) == ("div", "facts")
+def test_the_metadata_line_has_the_sampling_values_as_its_tooltip() -> None:
+    [(tag, attributes)] = answer_page().elements
+    assert (tag, attributes["class"]) == ("div", "answer-metadata")
     assert attributes["title"] == "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"
 
 
 @pytest.mark.parametrize(("key", "missing"), [("ttft_s", "first token"), ("tokens_per_second", "tokens/s")])
 def test_a_figure_that_is_not_known_is_not_shown(key: str, missing: str) -> None:
-    assert missing in facts().text
-    assert missing not in facts(**{key: None}).text
+    assert missing in answer_page().text
+    assert missing not in answer_page(**{key: None}).text
 
 
 def test_a_slow_model_is_not_said_to_stand_still() -> None:
-    said = re.search(r"([\d.]+) tokens/s", facts(tokens_per_second=0.4).text)
+    said = re.search(r"([\d.]+) tokens/s", answer_page(tokens_per_second=0.4).text)
     assert said is None or float(said[1]) > 0
 
 
-def test_an_answer_cut_short_by_the_end_of_the_program_has_a_line_too() -> None:
-    message = Message("assistant", "A bo", metadata={"sampling": FACTS["sampling"], "dropped": 0})
-    assert Page(facts_line(message)).text == "no image"
+def test_a_truncated_answer_has_a_metadata_line() -> None:
+    message = Message("assistant", "A bo", metadata={"sampling": METADATA["sampling"], "dropped": 0})
+    assert Page(metadata_line(message)).text == "no image"
 
 
-def test_a_message_without_figures_has_no_line() -> None:
-    assert facts_line(Message("user", "What is it?")) == ""
+def test_a_message_without_metadata_has_no_line() -> None:
+    assert metadata_line(Message("user", "What is it?")) == ""
 
 
 @pytest.mark.parametrize("reason", [*get_args(FinishReason), "abandoned", "cut_off"])
 def test_every_way_to_end_has_its_words(reason: str) -> None:
-    assert facts(reason=reason).text.endswith(END_REASONS[reason])
+    assert answer_page(reason=reason).text.endswith(END_REASONS[reason])
 
 
 def test_how_an_answer_ended_is_true_for_whoever_reads_it_and_wherever_the_page_was() -> None:
-    """It stands on shared pages and in exports; and an answer is given up when one merely looks at another conversation."""
-    assert facts(reason="cancelled").text.endswith("stopped by hand")
-    assert facts(reason="abandoned").text.endswith("stopped: nobody was watching")
+    """The reason also stands on shared pages and in exports, for readers who did not see the page."""
+    assert answer_page(reason="cancelled").text.endswith("stopped by hand")
+    assert answer_page(reason="abandoned").text.endswith("stopped: nobody was watching")
 
 
 def test_the_cause_of_a_failure_is_shown() -> None:
-    assert facts(reason="error", error="The model is down: no power").text.endswith("failed · The model is down: no power")
+    assert answer_page(reason="error", error="The model is down: no power").text.endswith("failed · The model is down: no power")
 
 
 @pytest.mark.parametrize(
@@ -256,13 +256,13 @@ def test_the_cause_of_a_failure_is_shown() -> None:
     [(1, "the 1 oldest message did not fit and was left out"), (4, "the 4 oldest messages did not fit and were left out")],
 )
 def test_what_was_left_out_is_said(dropped: int, said: str) -> None:
-    assert said in facts(dropped=dropped).text
-    assert "left out" not in facts(dropped=0).text
+    assert said in answer_page(dropped=dropped).text
+    assert "left out" not in answer_page(dropped=0).text
 
 
 def test_a_limit_of_the_backend_is_said() -> None:
-    assert "top_k limited to 64" in facts(top_k_limit=64).text
-    assert "limited" not in facts().text
+    assert "top_k limited to 64" in answer_page(top_k_limit=64).text
+    assert "limited" not in answer_page().text
 
 
 @pytest.mark.parametrize(
@@ -270,12 +270,12 @@ def test_a_limit_of_the_backend_is_said() -> None:
     [
         {"image": {**BOAT, "name": f"boat{SCRIPT}.png"}},
         {"error": SCRIPT, "reason": "error"},
-        {"sampling": {**FACTS["sampling"], "seed": SCRIPT}},
+        {"sampling": {**METADATA["sampling"], "seed": SCRIPT}},
     ],
     ids=["image name", "error", "sampling"],
 )
-def test_nothing_in_the_facts_is_taken_for_html(changes: dict[str, Any]) -> None:
-    page = facts(**changes)
+def test_everything_in_the_metadata_line_is_escaped(changes: dict[str, Any]) -> None:
+    page = answer_page(**changes)
     [(tag, attributes)] = page.elements
     assert tag == "div"
     assert set(attributes) == {"class", "title"}

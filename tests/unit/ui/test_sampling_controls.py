@@ -1,4 +1,4 @@
-"""The sliders follow what the backend understands at this moment, and say why one of them does nothing."""
+"""The sampling controls follow what the backend supports now; a control without effect shows the reason."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ def page(backend) -> Iterator[ChatPage]:
     store.database.close()
 
 
-def test_every_knob_works_where_nothing_is_ignored(page):
-    top_k, max_tokens, seed, ignore_eos = page.knobs.offer(256)
+def test_every_control_is_enabled_where_the_backend_ignores_nothing(page):
+    top_k, max_tokens, seed, ignore_eos = page.sampling_controls.adapt_to_backend(256)
     assert [knob["interactive"] for knob in (top_k, seed, ignore_eos)] == [True] * 3
     assert (top_k["info"], seed["info"]) == (BOUNDS["top_k"].hint, BOUNDS["seed"].hint)
     assert max_tokens["value"] == 256
 
 
 @pytest.mark.parametrize(("name", "place"), [("top_k", 0), ("seed", 2), ("ignore_eos", 3)])
-def test_a_knob_without_effect_is_grey_and_says_why(page, backend, name, place):
+def test_a_control_without_effect_is_disabled_and_shows_the_reason(page, backend, name, place):
     backend.info = replace(backend.info, ignored={name: "This server has none."})
-    knobs: list[Any] = page.knobs.offer(256)
+    knobs: list[Any] = page.sampling_controls.adapt_to_backend(256)
     assert (knobs[place]["interactive"], knobs[place]["info"]) == (False, "This server has none.")
     assert [knobs[other]["interactive"] for other in {0, 2, 3} - {place}] == [True] * 2
 
 
-def test_leaving_greedy_does_not_wake_a_knob_without_effect(page, backend):
+def test_leaving_greedy_does_not_enable_a_control_without_effect(page, backend):
     backend.info = replace(backend.info, ignored={"top_k": "This server has none."})
-    assert [knob["interactive"] for knob in page.knobs.grey_out(False)] == [True, True, False]
-    assert [knob["interactive"] for knob in page.knobs.grey_out(True)] == [False, False, False]
+    assert [knob["interactive"] for knob in page.sampling_controls.grey_out(False)] == [True, True, False]
+    assert [knob["interactive"] for knob in page.sampling_controls.grey_out(True)] == [False, False, False]
 
 
 def test_max_tokens_follows_a_server_with_a_shorter_context(page, backend):
     backend.info = replace(backend.info, context_length=128)
-    _, max_tokens, *_ = page.knobs.offer(256)
+    _, max_tokens, *_ = page.sampling_controls.adapt_to_backend(256)
     assert (max_tokens["maximum"], max_tokens["value"]) == (128, 128)

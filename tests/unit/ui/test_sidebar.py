@@ -1,4 +1,4 @@
-"""What the drawer's buttons do when the database fails or refuses, and what becomes of the files that they make."""
+"""The sidebar's buttons when the database fails or refuses, and the deletion of exported files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage import shares
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.stores import Stores
-from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
 from tests.support.chat_setup import new_service
 from tests.support.manual_backend import CodePoints, ManualBackend, talk
@@ -32,7 +31,7 @@ REQUEST: Any = SimpleNamespace(session_hash="one", query_params={}, username=Non
 @pytest.fixture
 def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(views_module.gr, "Warning", lambda message, **_: said.append(message))
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: said.append(message))
     return said
 
 
@@ -50,18 +49,18 @@ def demo(page: ChatPage) -> gr.Blocks:
     return page.build()
 
 
-async def test_a_new_chat_that_the_database_refuses_is_a_notice_and_the_page_stays(page, store, notices, monkeypatch) -> None:
+async def test_a_database_failure_of_a_new_chat_is_a_notice_and_the_page_stays(page, store, notices, monkeypatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise BackendUnavailable("The database does not answer.")
 
     monkeypatch.setattr(store, "list", fails)
-    assert list(await page._drawer._new(REQUEST)) == [page.status]
+    assert list(await page._sidebar._new(REQUEST)) == [page.status]
     assert notices == ["The database does not answer."]
 
 
-async def test_a_second_link_that_cannot_be_made_leaves_the_first_where_it_is(page, store, notices, monkeypatch) -> None:
-    conversation = store.save(page._kiosk.visit(REQUEST).owner, talk("What is it?", "A dog."))
-    panel = page._drawer._share
+async def test_a_second_link_that_is_refused_leaves_the_first_on_the_page(page, store, notices, monkeypatch) -> None:
+    conversation = store.save(page._kiosk.session_of(REQUEST).owner, talk("What is it?", "A dog."))
+    panel = page._sidebar._share
     monkeypatch.setattr(shares, "MAX_SHARES", 1)
     first = await panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST)
     assert first[panel.path].startswith("share/")
@@ -71,28 +70,28 @@ async def test_a_second_link_that_cannot_be_made_leaves_the_first_where_it_is(pa
 
 
 async def export(page: ChatPage, store: ConversationStore, request: Any) -> list[Path]:
-    """Exports a conversation as the page does; the files that hold it."""
-    conversation = store.save(page._kiosk.visit(request).owner, talk("What is it?", "A dog."))
-    path = await page._drawer._exporter("json")(conversation.id, request)
-    file = page._drawer.exported
+    """Exports a conversation as the page does, and returns the files that contain it."""
+    conversation = store.save(page._kiosk.session_of(request).owner, talk("What is it?", "A dog."))
+    path = await page._sidebar._exporter("json")(conversation.id, request)
+    file = page._sidebar.exported
     served = Path(move_files_to_cache(file.postprocess(path), file, postprocess=True)["path"])
     assert (served.name, "A dog." in served.read_text()) == ("a-talk.json", True)
     return holding(page, served.parents[1])
 
 
 def holding(page: ChatPage, folder: Path) -> list[Path]:
-    files = [path for root in (folder, page._room.previews) for path in root.rglob("*") if path.is_file()]
+    files = [path for root in (folder, page._service.previews) for path in root.rglob("*") if path.is_file()]
     return [path for path in files if "A dog." in path.read_text(errors="replace")]
 
 
-async def test_an_exported_file_is_there_once_and_goes_as_uploads_do(page, demo, store, tmp_path) -> None:
+async def test_an_exported_file_exists_once_and_is_deleted_with_the_uploads(page, demo, store, tmp_path) -> None:
     assert len(await export(page, store, REQUEST)) == 1
     delete_files_created_by_app(demo, None)
     assert holding(page, tmp_path) == []
 
 
-async def test_a_file_exported_at_a_kiosk_goes_with_its_page(page, store, tmp_path) -> None:
+async def test_a_file_exported_on_a_kiosk_is_deleted_when_the_page_is_closed(page, store, tmp_path) -> None:
     request = SimpleNamespace(**{**vars(REQUEST), "query_params": {"kiosk": "1"}})
     assert len(await export(page, store, request)) == 1
-    await page.left("one")
+    await page.close_page("one")
     assert holding(page, tmp_path) == []

@@ -1,4 +1,4 @@
-"""What the model sees of a picture: the tiles and the figures about them."""
+"""What the model sees of an image: the tiles, and the list of sizes about them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image
 
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.images.loading import LoadedImage
-from mllama_demo.ui.tile_view import KEPT, TileViews, sight
+from mllama_demo.ui.tile_view import CACHE_SIZE, TileViews, tile_view
 
 INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=32, max_tiles=4)
 
 
-def picture(width: int, height: int, color: str = "red", name: str = "a.png") -> LoadedImage:
+def image_file(width: int, height: int, color: str = "red", name: str = "a.png") -> LoadedImage:
     return LoadedImage(Image.new("RGB", (width, height), color), b"", "PNG", f"{width} {height} {color}", name)
 
 
@@ -36,7 +36,7 @@ def tiles(html: str) -> list[Image.Image]:
     ],
 )
 def test_the_tiles_are_shown_with_sizes_and_aspect_ratio(size: tuple[int, int], columns: int, said: list[str]) -> None:
-    html = sight(picture(*size), INFO)
+    html = tile_view(image_file(*size), INFO)
     assert f"a.png, {size[0]} × {size[1]} px" in html
     for words in said:
         assert words in html
@@ -45,7 +45,7 @@ def test_the_tiles_are_shown_with_sizes_and_aspect_ratio(size: tuple[int, int], 
 
 
 def test_the_image_lies_in_the_top_left_corner_and_the_rest_is_black() -> None:
-    shown = tiles(sight(picture(64, 48), INFO))
+    shown = tiles(tile_view(image_file(64, 48), INFO))
     assert len(shown) == 4
     for index, tile in enumerate(shown):
         reds = [tile.getpixel((5, y)) for y in (3, 28)]
@@ -53,32 +53,32 @@ def test_the_image_lies_in_the_top_left_corner_and_the_rest_is_black() -> None:
         assert (reds[1][0] > 200) == (index < 2), "the lower half of the lower tiles is padding"
 
 
-def test_a_backend_that_always_takes_all_tiles_shows_all() -> None:
-    assert len(tiles(sight(picture(32, 32), replace(INFO, full_canvas=True)))) == 4
+def test_a_backend_that_always_takes_all_tiles_shows_all_tiles() -> None:
+    assert len(tiles(tile_view(image_file(32, 32), replace(INFO, full_canvas=True)))) == 4
 
 
-def test_a_name_is_not_taken_for_html() -> None:
-    assert "<script" not in sight(picture(8, 8, name="<script>.png"), INFO)
+def test_an_image_name_is_escaped() -> None:
+    assert "<script" not in tile_view(image_file(8, 8, name="<script>.png"), INFO)
 
 
-def test_a_sight_is_made_once_and_the_last_few_are_kept() -> None:
+def test_a_tile_view_is_made_once_and_the_last_few_are_cached() -> None:
     made: list[int] = []
-    sights = TileViews(lambda: INFO)
+    views = TileViews(lambda: INFO)
 
     def show(width: int) -> str:
-        image = picture(width, 8)
-        return sights.html(image.digest, image.name, lambda: made.append(width) or image)
+        image = image_file(width, 8)
+        return views.html(image.digest, image.name, lambda: made.append(width) or image)
 
     first = show(1)
     assert show(1) == first
     assert made == [1]
-    for width in range(2, KEPT + 2):
+    for width in range(2, CACHE_SIZE + 2):
         show(width)
     show(1)
     assert made[-1] == 1
-    assert len(made) == KEPT + 2
+    assert len(made) == CACHE_SIZE + 2
 
 
-def test_where_nobody_can_tell_the_tiles_that_is_said() -> None:
-    sights = TileViews(lambda: replace(INFO, name="far away", tile_size=0, max_tiles=0))
-    assert "the server far away does not tell" in sights.html("x", "a.png", lambda: picture(8, 8))
+def test_a_server_that_does_not_tell_its_tiles_is_named() -> None:
+    views = TileViews(lambda: replace(INFO, name="far away", tile_size=0, max_tiles=0))
+    assert "the server far away does not tell" in views.html("x", "a.png", lambda: image_file(8, 8))

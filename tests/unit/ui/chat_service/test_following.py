@@ -1,66 +1,64 @@
-"""After an answer has begun, a page follows it alone, and settles when it is done."""
+"""After an answer has begun, a page follows it, and refreshes when the answer is complete."""
 
 from __future__ import annotations
 
 import asyncio
 
-from mllama_demo.ui.page_update import PageUpdate, guarded_stream
-from tests.support.chat_setup import PAGE, TAB, ChatSetup, Seen, lines, sampling, value
+from mllama_demo.ui.page_update import PageUpdate
+from tests.support.chat_setup import PAGE, TAB, ChatSetup, CollectedUpdates, texts_shown, value
 from tests.support.manual_backend import READ, finished, until
 
 
-async def test_an_answer_goes_on_when_its_first_event_ends_and_is_followed_to_its_end(house: ChatSetup) -> None:
-    asked = Seen(house.room.ask(PAGE, "", value("Hello?"), sampling))
-    await house.backend.taken()
-    house.backend.send(READ)
-    house.backend.say("Hi ")
-    views = await asked.to_the_end()
+async def test_the_answer_continues_after_the_first_event_and_is_followed_to_its_end(chat: ChatSetup) -> None:
+    asked = CollectedUpdates(chat.begin(chat.service.questions.ask(PAGE, "", value("Hello?"))))
+    await chat.backend.taken()
+    chat.backend.send(READ)
+    chat.backend.say("Hi ")
+    views = await asked.all()
     assert [view.begun for view in views] == [False] * (len(views) - 1) + [True]
-    followed = Seen(house.room.follow(PAGE, asked.id))
-    await until(lambda: followed.views and lines(followed.views[-1]) == ["Hi "], "the page follows")
-    house.backend.say("there")
-    house.backend.send(finished())
-    views = await followed.to_the_end()
+    followed = CollectedUpdates(chat.service.follow(PAGE, asked.id))
+    await until(lambda: followed.updates and texts_shown(followed.updates[-1]) == ["Hi "], "the page follows")
+    chat.backend.say("there")
+    chat.backend.send(finished())
+    views = await followed.all()
     assert views == [PageUpdate(live=view.live) for view in views], "nothing but the answer"
-    assert house.kept(asked.id) == ["Hello?", "Hi there"]
-    settled = await house.room.settle(PAGE, asked.id)
-    assert (lines(settled), settled.answering, settled.title) == (["Hello?", "Hi there"], False, None)
+    assert chat.stored_texts(asked.id) == ["Hello?", "Hi there"]
+    settled = await chat.service.refresh(PAGE, asked.id)
+    assert (texts_shown(settled), settled.answering, settled.title) == (["Hello?", "Hi there"], False, None)
     assert settled.conversations == [("Hello?", asked.id)]
 
 
-async def test_each_page_follows_an_answer_once(house: ChatSetup) -> None:
-    seen = await house.begun(house.ask("Hello?"), "Hi ")
-    assert await Seen(house.room.follow(PAGE, seen.id)).to_the_end() == [], "it does already"
-    tab = Seen(house.open(TAB, seen.id))
-    await until(lambda: tab.views and lines(tab.views[-1]) == ["Hello?", "Hi "], "the tab follows")
-    house.backend.send(finished())
+async def test_each_page_follows_an_answer_once(chat: ChatSetup) -> None:
+    seen = await chat.begun(chat.ask("Hello?"), "Hi ")
+    assert await CollectedUpdates(chat.service.follow(PAGE, seen.id)).all() == [], "it does already"
+    tab = CollectedUpdates(chat.open(TAB, seen.id))
+    await until(lambda: tab.updates and texts_shown(tab.updates[-1]) == ["Hello?", "Hi "], "the tab follows")
+    chat.backend.send(finished())
     for followed in (seen, tab):
-        assert lines((await followed.to_the_end())[-1]) == ["Hello?", "Hi "]
-    assert await Seen(house.room.follow(PAGE, seen.id)).to_the_end() == [], "nothing is under way"
-    nothing = guarded_stream(house.room.follow(PAGE, seen.id))
-    assert await Seen(nothing).to_the_end() == [PageUpdate()], "which leaves the page as it is"
+        assert texts_shown((await followed.all())[-1]) == ["Hello?", "Hi "]
+    assert await CollectedUpdates(chat.service.follow(PAGE, seen.id)).all() == [], "nothing is under way"
 
 
-async def test_a_page_that_shows_something_else_by_now_is_left_alone(house: ChatSetup) -> None:
-    other = house.keep("Before?", "Before.")
-    seen = await house.begun(house.ask("Hello?"), "Hi ")
+async def test_refresh_changes_nothing_on_a_page_that_shows_something_else(chat: ChatSetup) -> None:
+    other = chat.store_conversation("Before?", "Before.")
+    seen = await chat.begun(chat.ask("Hello?"), "Hi ")
     id = seen.id
-    assert await house.room.settle(PAGE, id) == PageUpdate(answering=True), "it is not done"
-    assert await house.room.settle(PAGE, "") == PageUpdate()
-    await Seen(house.open(PAGE, other)).to_the_end()
-    house.backend.send(finished())
-    await seen.to_the_end()
-    assert await house.room.settle(PAGE, id) == PageUpdate()
-    assert lines(await house.room.settle(PAGE, other)) == ["Before?", "Before."]
-    settling = asyncio.create_task(house.room.settle(PAGE, other))
+    assert await chat.service.refresh(PAGE, id) == PageUpdate(answering=True), "it is not done"
+    assert await chat.service.refresh(PAGE, "") == PageUpdate()
+    await CollectedUpdates(chat.open(PAGE, other)).all()
+    chat.backend.send(finished())
+    await seen.all()
+    assert await chat.service.refresh(PAGE, id) == PageUpdate()
+    assert texts_shown(await chat.service.refresh(PAGE, other)) == ["Before?", "Before."]
+    settling = asyncio.create_task(chat.service.refresh(PAGE, other))
     await asyncio.sleep(0)
-    house.room.pages.show(PAGE.session, "")
+    chat.service.pages.show(PAGE.id, "")
     assert await settling == PageUpdate(), "it was left meanwhile"
 
 
-async def test_a_conversation_deleted_in_another_tab_leaves_an_empty_chat_and_what_was_typed(house: ChatSetup) -> None:
-    id = house.keep("Before?", "Before.")
-    await Seen(house.open(PAGE, id)).to_the_end()
-    await house.room.delete(TAB, id)
-    settled = await house.room.settle(PAGE, id)
+async def test_refresh_of_a_conversation_deleted_in_another_tab_shows_a_new_chat_and_keeps_the_input(chat: ChatSetup) -> None:
+    id = chat.store_conversation("Before?", "Before.")
+    await CollectedUpdates(chat.open(PAGE, id)).all()
+    await chat.service.delete(TAB, id)
+    settled = await chat.service.refresh(PAGE, id)
     assert (settled.history, settled.conversation_id, settled.answering, settled.input) == ([], "", False, None)

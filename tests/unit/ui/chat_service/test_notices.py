@@ -1,4 +1,4 @@
-"""An expected failure becomes a notice, an unexpected one is not swallowed; and who a visitor is."""
+"""Failures become notices, unexpected failures are logged; and who owns what a page stores."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.ui.page_update import PageSession, PageUpdate, guarded, guarded_stream, page_session_of
-from tests.support.chat_setup import REFUSALS, Seen
+from mllama_demo.ui.page_update import PageSession, PageUpdate, failures_as_notices, guarded, page_session_of
+from tests.support.chat_setup import REFUSALS, CollectedUpdates
 
 pytestmark = pytest.mark.timeout(60)
 
 
-async def test_an_expected_failure_becomes_a_notice_with_nothing_taken_for_html(notices) -> None:
+async def test_a_failure_becomes_a_notice_that_is_escaped(notices) -> None:
     async def fails() -> str:
         raise BadRequest('"<img src=x onerror=alert(1)>" is no image.')
 
@@ -25,7 +25,7 @@ async def test_an_expected_failure_becomes_a_notice_with_nothing_taken_for_html(
     assert html.unescape(text) == '"<img src=x onerror=alert(1)>" is no image.'
 
 
-async def test_a_busy_backend_is_said_to_be_busy(notices) -> None:
+async def test_a_busy_backend_becomes_a_notice(notices) -> None:
     async def fails() -> None:
         raise REFUSALS[0]
 
@@ -33,8 +33,8 @@ async def test_a_busy_backend_is_said_to_be_busy(notices) -> None:
     assert notices == [str(REFUSALS[0])]
 
 
-async def test_a_stream_ends_at_an_expected_failure_and_leaves_what_was_shown_before(notices) -> None:
-    async def views() -> AsyncGenerator[PageUpdate, None]:
+async def test_a_stream_ends_at_a_failure_and_keeps_earlier_updates(notices) -> None:
+    async def updates() -> AsyncGenerator[PageUpdate, None]:
         yield PageUpdate(title="shown")
         raise NotFound("It is gone.")
 
@@ -42,12 +42,17 @@ async def test_a_stream_ends_at_an_expected_failure_and_leaves_what_was_shown_be
         raise BadRequest("top_p must be lower.")
         yield PageUpdate()
 
-    assert await Seen(guarded_stream(views())).to_the_end() == [PageUpdate(title="shown"), PageUpdate()]
-    assert await Seen(guarded_stream(cannot_begin())).to_the_end() == [PageUpdate()], "a view that changes nothing"
+    async def noticed(updates: AsyncGenerator[PageUpdate, None]) -> AsyncGenerator[PageUpdate, None]:
+        with failures_as_notices():
+            async for update in updates:
+                yield update
+
+    assert await CollectedUpdates(noticed(updates())).all() == [PageUpdate(title="shown")]
+    assert await CollectedUpdates(noticed(cannot_begin())).all() == []
     assert notices == ["It is gone.", "top_p must be lower."]
 
 
-async def test_what_succeeds_is_passed_on_without_a_notice(notices) -> None:
+async def test_a_result_is_returned_without_a_notice(notices) -> None:
     async def works() -> int:
         return 7
 
@@ -55,21 +60,18 @@ async def test_what_succeeds_is_passed_on_without_a_notice(notices) -> None:
     assert notices == []
 
 
-async def test_an_unexpected_failure_is_logged_and_said_without_its_words(notices, caplog) -> None:
+async def test_an_unexpected_failure_is_logged_and_its_text_is_not_shown(notices, caplog) -> None:
     async def fails() -> None:
         raise ZeroDivisionError("a secret")
 
-    async def views() -> AsyncGenerator[PageUpdate, None]:
-        await fails()
-        yield PageUpdate()
-
     assert await guarded(fails()) is None
-    assert await Seen(guarded_stream(views())).to_the_end() == [PageUpdate()]
+    with failures_as_notices():
+        await fails()
     assert notices == ["Something went wrong in the demo; its log has the cause."] * 2
     assert caplog.text.count("ZeroDivisionError: a secret") == 2
 
 
-def test_a_visitor_is_a_cookie_or_else_the_page_itself() -> None:
+def test_the_owner_is_the_user_or_the_cookie_or_the_page() -> None:
     token = "A" * 32
 
     def visit(cookie: str | None, session: str, user: str | None = None) -> PageSession:

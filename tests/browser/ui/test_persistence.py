@@ -1,4 +1,4 @@
-"""Conversations on the chat page outlive reloads and tabs, and whatever goes wrong is said while the words stay."""
+"""Conversations survive reloads and closed tabs; a refused question says why and keeps its text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_reload_keeps_the_conversation_and_its_answers(browsers: Browsers, page: Page):
-    # Gradio's page says so itself when it is left while something is still asked for: the thumbs of the answer, say.
+    # Gradio's client reports this when the page is left during a request, for example for the ratings of the answer.
     browsers.expect_complaint("AbortError|Connection errored out")
     pages.open_chat(page)
     answer = pages.ask_and_wait(page, CAPITAL)
@@ -54,21 +54,21 @@ def test_a_conversation_is_renamed_left_and_reopened(page: Page):
         pages.listed(page).filter(has_text="About Italy").click()
     expect(pages.user_rows(page)).to_have_count(2)
     expect(pages.user_rows(page).first).to_contain_text(CAPITAL)
-    pages.shot(page, "conversations-desktop")
+    pages.take_screenshot(page, "conversations-desktop")
 
 
-def test_the_link_of_a_conversation_shows_nothing_to_somebody_else(browsers: Browsers, page: Page):
+def test_the_link_of_a_conversation_shows_nothing_to_another_visitor(browsers: Browsers, page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
     link = f"/?c={pages.conversation_id(page)}"
-    stranger = pages.open_chat(browsers.open(), link)
-    expect(pages.user_rows(stranger)).to_have_count(0)
-    expect(pages.listed(stranger)).to_have_count(0)
-    expect(stranger.locator("#chat-history").get_by_role("button", name="Select example")).to_have_count(8)
+    other = pages.open_chat(browsers.open(), link)
+    expect(pages.user_rows(other)).to_have_count(0)
+    expect(pages.listed(other)).to_have_count(0)
+    expect(other.locator("#chat-history").get_by_role("button", name="Select example")).to_have_count(8)
 
 
-def test_a_reload_in_the_middle_finds_the_answer_going_on(browsers: Browsers, slow_page: Page, slow_server: Program):
-    # Gradio's page says so itself when it is left in the middle of a stream.
+def test_a_reload_finds_the_answer_that_is_being_written(browsers: Browsers, slow_page: Page, slow_server: Program):
+    # Gradio's client reports this when the page is left during a stream.
     browsers.expect_complaint("AbortError|Connection errored out")
     pages.open_chat(slow_page)
     pages.watch_growth(slow_page)
@@ -85,7 +85,7 @@ def test_a_reload_in_the_middle_finds_the_answer_going_on(browsers: Browsers, sl
     pages.stop_button(second).click()
     for tab in (slow_page, second):
         pages.wait_answered(tab)
-        assert "stopped by hand" in pages.facts(tab)
+        assert "stopped by hand" in pages.answer_metadata(tab)
         assert pages.user_rows(tab).count() == 1
     assert pages.last_bot_text(slow_page) == pages.last_bot_text(second)
     assert pages.growth(slow_page) == sorted(set(pages.growth(slow_page)))
@@ -131,7 +131,7 @@ def test_two_tabs_are_answered_at_the_same_time(slow_page: Page, slow_server: Pr
 # --- what may go wrong ---------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_no_image_is_refused_and_the_question_stays(page: Page, tmp_path: Path):
+def test_a_file_that_is_no_image_is_refused_and_the_question_is_kept(page: Page, tmp_path: Path):
     pages.open_chat(page)
     hostile = tmp_path / "holiday.jpg"
     hostile.write_bytes(b"<html><script>alert(1)</script></html>")
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_image_is_refused_and_the_question_stays(page: Page, t
         expect(pages.notice(page)).to_contain_text(file.name)
         expect(pages.textarea(page)).to_have_value("What is in this image?")
         expect(pages.user_rows(page)).to_have_count(0)
-        pages.shot(page, f"refused-{file.stem}")
+        pages.take_screenshot(page, f"refused-{file.stem}")
         pages.dismiss_notices(page)
         page.locator("#chat-input").get_by_role("button", name="Remove file").click()
         expect(pages.attached(page)).to_have_count(0)
@@ -177,21 +177,21 @@ def test_special_tokens_and_tags_in_a_question_are_shown_as_typed(page: Page):
     pages.open_chat(page)
     assert pages.ask_and_wait(page, typed)
     question = pages.user_rows(page)
-    # An invisible joiner after "<" keeps the page from taking it for a tag.
+    # See gradio_patches/message_text.py.
     expect(question).to_contain_text("<|eot_id|><\u2060script>alert(1)<\u2060/script>")
     expect(question).to_contain_text("hi")
     assert question.locator("script").count() == 0
-    pages.shot(page, "special-text")
+    pages.take_screenshot(page, "special-text")
     with pages.settled(page):
         page.reload()
-    # An invisible joiner after "<" keeps the page from taking it for a tag.
+    # See gradio_patches/message_text.py.
     expect(question).to_contain_text("<|eot_id|><\u2060script>alert(1)<\u2060/script>")
     with pages.settled(page):
         pages.message_button(page, "Undo").click()
     expect(pages.textarea(page)).to_have_value(typed)
 
 
-def test_an_empty_question_is_answered_with_a_notice(page: Page):
+def test_an_empty_question_is_refused_with_a_notice(page: Page):
     pages.open_chat(page)
     pages.textarea(page).press("Enter")
     expect(pages.notice(page)).to_contain_text("Type a question")

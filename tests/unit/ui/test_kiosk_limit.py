@@ -1,4 +1,4 @@
-"""What a kiosk's visitor has asked: what was refused does not count, and a burst is not more than the limit."""
+"""The question limit of a kiosk: refused questions do not count, and simultaneous questions do not exceed it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from mllama_demo.config.branding import load_brand
@@ -15,7 +16,6 @@ from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.stores import Stores
-from mllama_demo.ui import page_update as views_module
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.page_update import NO_INPUT
 from tests.support.chat_setup import new_service
@@ -33,13 +33,13 @@ class Screen:
     def __init__(self, store: ConversationStore) -> None:
         settings = Settings(kiosk=True, kiosk_messages_per_hour=2)
         self.backend = ManualBackend()
-        self.room = new_service(GenerationService(self.backend, CodePoints(), store, settings), store)
-        self.page = ChatPage(settings, self.room, Stores.of(store), load_brand(settings))
+        self.service = new_service(GenerationService(self.backend, CodePoints(), store, settings), store)
+        self.page = ChatPage(settings, self.service, Stores.of(store), load_brand(settings))
         self.page.build()
         self.notices: list[str] = []
 
     async def ask(self, text: str, conversation_id: str = "") -> None:
-        """Sends what stands in the field; returns once it is refused or its answer has begun."""
+        """Sends a question; returns when it is refused or its answer has begun."""
         await to_the_end(self.page._ask(REQUEST, conversation_id, {"text": text, "files": []}, "newest"))
 
     async def answered(self, text: str) -> None:
@@ -48,7 +48,7 @@ class Screen:
         self.backend.send(READ)
         await asking
         self.backend.send(finished(text="Yes."))
-        await until(lambda: not self.room._live._live, "the answer is over")
+        await until(lambda: not self.service._answer_tasks._live, "the answer is over")
 
     async def refused(self, text: str, why: str, conversation_id: str = "") -> None:
         await self.ask(text, conversation_id)
@@ -63,12 +63,12 @@ async def to_the_end(updates: AsyncGenerator[Any, None]) -> None:
 @pytest.fixture
 def screen(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     screen = Screen(store)
-    monkeypatch.setattr(views_module.gr, "Warning", lambda message, **_: screen.notices.append(message))
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: screen.notices.append(message))
     yield screen
-    screen.room.close()
+    screen.service.close()
 
 
-async def test_what_was_refused_was_not_asked(screen: Screen) -> None:
+async def test_a_refused_question_does_not_count(screen: Screen) -> None:
     await screen.refused("", "Type a question")
     screen.backend.refusal = BackendUnavailable("The model is still loading.")
     await screen.refused("What is it?", "still loading")
@@ -84,21 +84,21 @@ async def test_what_was_refused_was_not_asked(screen: Screen) -> None:
     assert screen.notices == []
 
 
-async def test_enter_while_an_answer_is_under_way_is_no_question(screen: Screen, store: ConversationStore) -> None:
+async def test_a_question_while_an_answer_is_being_written_does_not_count(screen: Screen, store: ConversationStore) -> None:
     asking = asyncio.create_task(screen.ask("What is it?"))
     await screen.backend.taken()
     screen.backend.send(READ)
     await asking
-    [listed] = store.list(screen.page._kiosk.visit(REQUEST).owner)
+    [listed] = store.list(screen.page._kiosk.session_of(REQUEST).owner)
     for _ in range(3):
         await screen.refused("And now?", "being answered already", listed.id)
     screen.backend.send(finished(text="A dog."))
-    await until(lambda: not screen.room._live._live, "the answer is over")
+    await until(lambda: not screen.service._answer_tasks._live, "the answer is over")
     await screen.answered("And now?")
     await screen.refused("And then?", ENOUGH)
 
 
-async def test_of_a_burst_no_more_are_asked_than_one_may_ask(screen: Screen) -> None:
+async def test_questions_sent_at_the_same_time_do_not_exceed_the_limit(screen: Screen) -> None:
     burst = [asyncio.create_task(screen.ask(f"What is {n}?")) for n in range(5)]
     await until(lambda: len(screen.backend.requests) == 2 and len(screen.notices) == 3, "all have been heard")
     assert all(ENOUGH in notice for notice in screen.notices)
@@ -108,10 +108,10 @@ async def test_of_a_burst_no_more_are_asked_than_one_may_ask(screen: Screen) -> 
     assert len(screen.backend.requests) == 2
 
 
-async def test_a_question_that_is_refused_once_the_visitor_has_gone_takes_none_from_the_next(screen: Screen) -> None:
+async def test_a_question_refused_after_a_reset_changes_nothing_for_the_next_visitor(screen: Screen) -> None:
     asking = asyncio.create_task(screen.ask("What is it?"))
     await screen.backend.taken()
-    screen.page._kiosk.begin_anew(REQUEST)
+    screen.page._kiosk.reset(REQUEST)
     screen.backend.send(BackendUnavailable("The model has stopped."))
     await asking
     assert "has stopped" in screen.notices.pop()

@@ -1,0 +1,22 @@
+// Names for screen readers where Gradio gives none. Called after each change of the page.
+//
+// Gradio: 6.31.0
+// Defect: both sidebars have the same button name, "Toggle Sidebar"; a group of radio buttons is not connected with its
+//   visible label; the name of a chatbot message that is HTML is that HTML.
+// Report: no upstream report known
+// Test: tests/browser/test_accessibility.py::test_the_page_has_no_serious_accessibility_violation
+const SIDEBAR_NAMES = { left: "Conversations", right: "Settings" };
+let namedGroups = 0;
+function addAccessibleNames() {
+  for (const toggle of document.querySelectorAll('.toggle-button[aria-label="Toggle Sidebar"]')) {
+    const name = SIDEBAR_NAMES[toggle.closest(".sidebar").classList.contains("right") ? "right" : "left"];
+    toggle.setAttribute("aria-label", name);
+    toggle.title = name;
+  }
+  for (const part of document.querySelectorAll('#chat-history [data-testid=bot][aria-label*="<"]'))
+    if (part.querySelector(".answer-metadata, .live-metadata, .versions, .progress")) part.setAttribute("aria-label", "About the answer");
+  for (const label of document.querySelectorAll("fieldset [data-testid=block-info]:not([id])")) {
+    label.id = `group-${++namedGroups}`;
+    label.closest("fieldset").setAttribute("aria-labelledby", label.id);
+  }
+}

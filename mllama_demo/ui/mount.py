@@ -1,0 +1,50 @@
+"""Mounts the chat page on the web application."""
+
+from __future__ import annotations
+
+import atexit
+
+import gradio as gr
+from fastapi import Depends, FastAPI
+
+from mllama_demo.chat.export import MAX_FILE_BYTES
+from mllama_demo.config.branding import Brand
+from mllama_demo.config.settings import Settings
+from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.storage.stores import Stores
+from mllama_demo.ui.chat_page import ChatPage
+from mllama_demo.ui.chat_service import ChatService
+from mllama_demo.ui.gradio_patches.run_history import without_run_history
+from mllama_demo.ui.gradio_patches.signed_in_user import auth_dependency
+from mllama_demo.ui.kiosk import OWNER_PREFIX
+from mllama_demo.ui.theme import CSS, HEAD, make_theme
+from mllama_demo.web.requests import require_same_origin
+
+
+def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Stores, brand: Brand) -> None:
+    """Builds the page and mounts it at the root of `app`."""
+    atexit.register(service.close)
+    service.session_cleanup.erase_all(OWNER_PREFIX)
+    page = ChatPage(settings, service, stores, brand)
+
+    # See gradio_patches/page_close.js.
+    @app.post("/closed/{page_id}", status_code=204, include_in_schema=False, dependencies=[Depends(require_same_origin)])
+    async def closed(page_id: str) -> None:
+        await page.close_page(page_id)
+
+    gr.mount_gradio_app(
+        app,
+        page.build(),
+        path="/",
+        theme=make_theme(),
+        css=CSS + brand.gradio_css(),
+        head=HEAD,
+        auth_dependency=auth_dependency(settings.users is not None),
+        footer_links=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        show_error=True,
+        allowed_paths=[str(service.previews), str(EXAMPLES_FOLDER)],
+        max_file_size=max(settings.max_image_bytes, MAX_FILE_BYTES),
+        **without_run_history(),
+    )

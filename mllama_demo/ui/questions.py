@@ -1,0 +1,125 @@
+"""The question of each event that starts an answer: ask, retry, edit.
+
+Reads the message tree of the conversation from the database; ChatService.answer works on that tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mllama_demo.chat.conversation import Conversation
+from mllama_demo.chat.message_tree import MessageTree
+from mllama_demo.errors import BadRequest, DemoError
+from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.ui.gradio_patches.message_text import unescape_text
+from mllama_demo.ui.history import history
+from mllama_demo.ui.image_files import ImageFiles
+from mllama_demo.ui.page_sessions import PageSessions
+from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
+from mllama_demo.ui.session_cleanup import SessionCleanup
+from mllama_demo.ui.user_message import WhichImage, attached_paths, edited_question, question_from
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question for ChatService.answer.
+
+    Attributes:
+        conversation: The conversation, with the question as its last message.
+        tree: All versions that were stored before the question.
+        on_refusal: What the page shows again when the answer cannot begin.
+        input: The value of the question field once the answer has begun; None leaves it unchanged.
+        refusal: Why the question cannot be answered, where that is known already.
+    """
+
+    conversation: Conversation
+    tree: MessageTree
+    on_refusal: PageUpdate
+    input: dict[str, Any] | None = None
+    refusal: DemoError | None = None
+
+
+class Questions:
+    """Makes questions. A method raises a DemoError when it refuses the conversation or the question; nothing has changed then."""
+
+    def __init__(
+        self, store: ConversationStore, image_files: ImageFiles, session_cleanup: SessionCleanup, pages: PageSessions
+    ) -> None:
+        self._store, self._image_files, self._session_cleanup, self._pages = store, image_files, session_cleanup, pages
+
+    async def ask(
+        self,
+        session: PageSession,
+        conversation_id: str,
+        value: dict[str, Any],
+        which: WhichImage = "newest",
+        typed: bool = True,
+    ) -> Question:
+        """A new question at the end of a conversation.
+
+        Args:
+            conversation_id: The conversation; empty for a new one.
+            value: The value of the question field.
+            which: The image that the model shall see when there are several.
+            typed: The question stands in the question field, which is emptied when the answer has begun.
+        """
+        shown_before = self._pages.shown(session.id)
+        tree = await self._load(session, conversation_id) if conversation_id else MessageTree()
+        conversation = tree.conversation()
+        self._session_cleanup.note(session.id, attached_paths(value))
+        message = await asyncio.to_thread(question_from, value, conversation, which, self._image_files)
+        self._session_cleanup.note(session.id, [], message.image)
+        on_refusal = PageUpdate(await self._history(tree), conversation_id=conversation_id, answering=False)
+        if typed:
+            on_refusal = replace(on_refusal, input=value)
+        if self._pages.shown(session.id) == shown_before:  # else the page has opened another conversation meanwhile
+            self._pages.show(session.id, tree.id)
+        return Question(conversation.add(message), tree, on_refusal, NO_INPUT if typed else None)
+
+    async def retry(self, session: PageSession, conversation_id: str) -> Question:
+        """The last question again; its answer so far stays as another version."""
+        tree = await self._load(session, conversation_id)
+        self._pages.show(session.id, tree.id)
+        conversation = tree.conversation()
+        on_refusal = PageUpdate(await self._history(tree), answering=False)
+        return Question(conversation.cut(last_question(conversation) + 1), tree, on_refusal)
+
+    async def edit(
+        self, session: PageSession, conversation_id: str, index: int, text: str, input: dict[str, Any] | None = None
+    ) -> Question:
+        """The question at `index` with another text. The earlier text, and all that followed, stay as another version.
+
+        Args:
+            index: The position of the question in the conversation.
+            text: The new text, as the chatbot returns it.
+            input: The value of the question field. When the question is refused the new text is added to it, because the chatbot
+                has lost the text by then.
+        """
+        text = unescape_text(text)
+        tree = await self._load(session, conversation_id)
+        self._pages.show(session.id, tree.id)
+        conversation = tree.conversation()
+        input = input or NO_INPUT
+        both = "\n".join(part for part in (input.get("text"), text) if part and part.strip())
+        on_refusal = PageUpdate(await self._history(tree), answering=False, input={**input, "text": both})
+        try:
+            edited = conversation.cut(index).add(edited_question(conversation, index, text))
+        except DemoError as error:
+            return Question(conversation, tree, on_refusal, refusal=error)
+        return Question(edited, tree, on_refusal)
+
+    async def _load(self, session: PageSession, conversation_id: str) -> MessageTree:
+        return await asyncio.to_thread(self._store.tree, session.owner, conversation_id)
+
+    async def _history(self, tree: MessageTree) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(history, tree.conversation(), tree, self._image_files)
+
+
+def last_question(conversation: Conversation) -> int:
+    """The index of the last question."""
+    for index in range(len(conversation.messages) - 1, -1, -1):
+        if conversation.messages[index].role == "user":
+            return index
+    raise BadRequest("There is no question to go back to.")

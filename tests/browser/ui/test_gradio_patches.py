@@ -1,0 +1,51 @@
+"""Style sheets and scripts against defects of Gradio: each test fails without the patch that names it."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.support.browser import chat_page as pages
+from tests.support.browser.browsers import Browsers
+from tests.support.browser.chat_page import EXAMPLE_IMAGES
+
+pytestmark = pytest.mark.timeout(300)
+
+ROOT_FONT = "() => parseFloat(getComputedStyle(document.documentElement).fontSize)"
+
+
+def test_the_root_font_grows_with_the_screen(page: Page) -> None:
+    pages.open_chat(page)
+    sizes = []
+    for width in (1280, 1920, 3840):
+        page.set_viewport_size({"width": width, "height": 800})
+        sizes.append(page.evaluate(ROOT_FONT))
+    assert sizes[0] == 16
+    assert sizes == sorted(set(sizes)), "each is larger than the one before"
+    assert sizes[-1] == 24
+
+
+def test_the_chatbot_has_no_clear_and_no_share_button(page: Page) -> None:
+    pages.open_chat(page)
+    pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
+    page.locator("#chat-history .image-frame").hover()
+    for name in ("Clear", "Share"):
+        buttons = page.locator(f'#chat-history button:is([aria-label="{name}"], [title="{name}"])')
+        expect(buttons.first).to_be_attached()
+        assert not any(button.is_visible() for button in buttons.all()), name
+
+
+def test_the_placeholder_of_the_question_field_stays_on_one_line(page: Page) -> None:
+    pages.open_chat(page)
+    assert pages.textarea(page).evaluate("field => getComputedStyle(field, '::placeholder').whiteSpace") == "nowrap"
+    page.set_viewport_size({"width": 240, "height": 800})
+    page.set_viewport_size({"width": 1280, "height": 800})
+    one_line = pages.textarea(page).evaluate("field => parseFloat(getComputedStyle(field).lineHeight) * 2")
+    assert pages.textarea(page).evaluate("field => field.offsetHeight") < one_line
+
+
+def test_sidebars_are_open_on_wide_screens_only(browsers: Browsers) -> None:
+    for width, opened in ((pages.WIDE, 2), (pages.WIDE - 1, 0)):
+        page = pages.open_chat(browsers.open(viewport={"width": width, "height": 800}))
+        expect(page.locator(".sidebar")).to_have_count(2)
+        expect(page.locator(".sidebar.open")).to_have_count(opened)

@@ -1,0 +1,181 @@
+"""Ask, retry, edit and undo without a browser: what the page shows and what is stored."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+import pytest
+
+from mllama_demo.engine.base import QueueEvent
+from mllama_demo.images.loading import load_image
+from mllama_demo.ui.gradio_patches.message_text import WORD_JOINER
+from mllama_demo.ui.page_update import NO_INPUT, PageUpdate
+from tests.support.chat_setup import (
+    OTHER_OWNER,
+    PAGE,
+    CollectedUpdates,
+    image_file,
+    image_shown,
+    open_updates,
+    preview_path,
+    texts_shown,
+)
+from tests.support.manual_backend import READ, finished, until
+
+pytestmark = pytest.mark.timeout(60)
+
+# The beginning of an answer's HTML before its first token.
+PROGRESS = "<span"
+
+
+def digest_of(path: Path) -> str:
+    return load_image(path.read_bytes(), path.name).digest
+
+
+async def test_a_first_question_is_shown_at_once_streamed_and_listed(chat) -> None:
+    seen = CollectedUpdates(chat.ask("Hello?"))
+    await chat.backend.taken()
+    await until(lambda: seen.updates, "the page shows that it waits")
+    chat.backend.send(QueueEvent(1, None))
+    await until(lambda: "Next in line" in texts_shown(seen.updates[-1])[-1], "the place in the queue")
+    chat.backend.send(READ)
+    await until(lambda: "Reading" in texts_shown(seen.updates[-1])[-1], "the prompt is read")
+    chat.backend.say("Hi ")
+    await until(lambda: texts_shown(seen.updates[-1])[-1] == "Hi ", "the first word")
+    chat.backend.say("there")
+    chat.backend.send(finished())
+    views = await seen.all()
+    first, last = views[0], views[-1]
+    listing = next(n for n, view in enumerate(views) if view.begun)
+    assert [view.conversations for view in views[:-1] if view.conversations is not None] == [last.conversations], "once"
+    assert [view.title for view in views if view.title is not None] == ["Hello?"], "once, since it can be changed meanwhile"
+    assert views[listing].conversations == last.conversations, "as soon as it is stored"
+    assert texts_shown(first)[0] == "Hello?"
+    assert texts_shown(first)[1].startswith(PROGRESS)
+    assert (first.input, first.answering) == (None, True)
+    assert views[listing].input == NO_INPUT, "what was typed goes once the question is taken"
+    assert first.conversation_id
+    assert {view.conversation_id for view in views} == {first.conversation_id, None}
+    assert all(view.input is None for n, view in enumerate(views) if n != listing), "what is typed meanwhile stays"
+    assert {view.answering for view in views[: listing + 1]} == {True}
+    assert views[listing].begun
+    assert all(view == PageUpdate(view.history, view.live) for view in views[listing + 1 : -1]), "then nothing but the answer"
+    assert last.answering is False
+    assert texts_shown(last) == ["Hello?", "Hi there"]
+    assert "finished" in last.history[1]["content"][1]["text"]
+    assert last.conversations == [("Hello?", first.conversation_id)]
+    assert chat.stored_texts(first.conversation_id) == ["Hello?", "Hi there"]
+    assert chat.store.list(OTHER_OWNER.owner) == []
+
+
+async def test_a_follow_up_question_continues_the_conversation(chat) -> None:
+    id = chat.store_conversation("Hello?", "Hi.")
+    views = await chat.answered(chat.ask("And now?", conversation_id=id), "Still here.")
+    assert texts_shown(views[0])[:3] == ["Hello?", "Hi.", "And now?"]
+    assert texts_shown(views[-1]) == chat.stored_texts(id) == ["Hello?", "Hi.", "And now?", "Still here."]
+    assert views[-1].conversations == [("a talk", id)]
+
+
+async def test_a_question_with_an_image_shows_and_sends_the_image(chat, tmp_path) -> None:
+    path = image_file(tmp_path)
+    views = await chat.answered(chat.ask("What is it?", path), "A square.")
+    for view in views:
+        assert image_shown(view).props["alt_text"] == "square.png, 40 × 30 pixels"
+        assert preview_path(view) == chat.service.previews / "shown" / digest_of(path) / "preview.webp"
+        assert texts_shown(view)[0] == "What is it?"
+    assert "saw square.png, 40 × 30 px" in views[-1].history[1]["content"][1]["text"]
+    sent = chat.backend.requests[0].image
+    assert (sent.name, sent.width, sent.height) == ("square.png", 40, 30)
+
+
+async def test_an_image_alone_is_a_question(chat, tmp_path) -> None:
+    views = await chat.answered(chat.ask("", image_file(tmp_path)), "A square.")
+    assert len(views[-1].history[0]["content"]) == 1
+    assert [view.title for view in views if view.title is not None] == ["square.png"]
+
+
+async def test_the_prompt_is_made_from_the_stored_messages_alone(chat) -> None:
+    """The service gets an id and no history: only the stored messages reach the model."""
+    id = chat.store_conversation("Hello?", "Hi.")
+    await chat.answered(chat.ask("  And now?\n", conversation_id=id), "Yes.")
+    prompt = "".join(map(chr, chat.backend.requests[0].prompt_ids))
+    assert [prompt.count(text) for text in ("Hello?", "Hi.", "And now?")] == [1, 1, 1]
+    assert chat.stored_texts(id)[2] == "And now?"
+
+
+async def test_retry_answers_the_last_question_again(chat) -> None:
+    id = chat.store_conversation("Hello?", "Hi.", "And now?", "No.")
+    views = await chat.answered(chat.retry(id), "Yes.")
+    assert texts_shown(views[0])[:3] == ["Hello?", "Hi.", "And now?"]
+    assert texts_shown(views[0])[3].startswith(PROGRESS)
+    assert texts_shown(views[-1]) == chat.stored_texts(id) == ["Hello?", "Hi.", "And now?", "Yes."]
+    assert all(view.input is None for view in views), "what is typed stays"
+    assert [view.answering for view in (views[0], views[-1])] == [True, False]
+
+
+async def test_retry_answers_a_question_that_has_no_answer_yet(chat) -> None:
+    id = chat.store_conversation("Hello?")
+    await chat.answered(chat.retry(id), "Hi.")
+    assert chat.stored_texts(id) == ["Hello?", "Hi."]
+
+
+async def test_edit_replaces_the_question_and_all_that_followed(chat) -> None:
+    id = chat.store_conversation("Hello?", "Hi.", "And now?", "No.")
+    views = await chat.answered(chat.edit(id, 0, " Good evening? "), "Good evening.")
+    assert texts_shown(views[0])[0] == "Good evening?"
+    assert len(texts_shown(views[0])) == 2, "what came after is gone at once"
+    assert texts_shown(views[-1]) == chat.stored_texts(id) == ["Good evening?", "Good evening."]
+    assert all(view.input is None for view in views)
+
+
+async def test_an_edited_question_keeps_its_image(chat, tmp_path) -> None:
+    id = chat.store_image_conversation(image_file(tmp_path))
+    views = await chat.answered(chat.edit(id, 0, ""), "A square.")
+    assert chat.backend.requests[0].image.name == "square.png"
+    assert preview_path(views[-1]).is_file()
+    assert chat.stored_texts(id) == ["", "A square."]
+
+
+@pytest.mark.parametrize("text", ["Is <b>this</b> bold?", "Is 1 < 2 && 3 > 2?", "What does &lt; mean?", "And <!-- this -->?"])
+async def test_a_question_is_shown_as_typed_and_stored_as_typed(chat, text: str) -> None:
+    """The chatbot shows Markdown: nothing that was typed may vanish as a tag or turn into another character."""
+    views = await chat.answered(chat.ask(text), "Well.")
+    for view in views:
+        [shown, _] = texts_shown(view)
+        assert not re.search(r"<[A-Za-z/!?]", shown)
+        assert html.unescape(shown) == shown
+        assert re.sub(f"([<&]){WORD_JOINER}", r"\1", shown) == text
+    assert chat.stored_texts(views[-1].conversation_id)[0] == text
+
+
+@pytest.mark.parametrize("text", ["Is <b>this</b> bold?", "What does &lt; mean?", "And `<b>`, or `&lt;`?"])
+async def test_a_question_that_is_edited_back_as_it_was_stays_as_it_was(chat, text: str) -> None:
+    """The chatbot returns the text that it was given."""
+    id = chat.store_conversation(text, "Well.")
+    [view] = await open_updates(chat, PAGE, id)
+    await chat.answered(chat.edit(id, 0, texts_shown(view)[0]), "Well.")
+    assert chat.stored_texts(id) == [text, "Well."]
+
+
+async def test_undo_puts_the_question_into_the_question_field(chat) -> None:
+    id = chat.store_conversation("Hello?", "Hi.", "And now?", "No.")
+    view = await chat.service.undo(PAGE, id)
+    assert texts_shown(view) == chat.stored_texts(id) == ["Hello?", "Hi."]
+    assert view.input == {"text": "And now?", "files": []}
+    assert view.conversation_id == id
+    assert chat.backend.requests == []
+
+
+async def test_undo_attaches_the_original_image_again(chat, tmp_path) -> None:
+    path = image_file(tmp_path)
+    id = chat.store_image_conversation(path)
+    view = await chat.service.undo(PAGE, id)
+    assert view.history == []
+    [file] = view.input["files"]
+    assert Path(file) == chat.service.previews / "attached" / digest_of(path) / path.name
+    assert Path(file).read_bytes() == path.read_bytes()
+    views = await chat.answered(chat.begin(chat.service.questions.ask(PAGE, id, view.input)), "A square.")
+    assert chat.backend.requests[0].image.name == path.name
+    assert texts_shown(views[-1]) == ["What is it?", "A square."]
