@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from mllama_demo.chat.conversation import Message
+from mllama_demo.engine.token_sampler import TokenTrace
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.images.tiles import TileLayout, tile_layout
-from mllama_demo.sampling import SamplingParams, TokenTrace
+from mllama_demo.sampling import SamplingParams
 
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
 State = Literal["loading", "ready", "down"]

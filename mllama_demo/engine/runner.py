@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.token_sampler import TokenTrace
 from mllama_demo.errors import BadRequest
-from mllama_demo.sampling import TokenTrace
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from mllama_demo.engine.token_sampler import TokenTrace, WholeVocabulary
 from mllama_demo.errors import BadRequest
 from mllama_demo.explore.results import Cell, Token
-from mllama_demo.sampling import SamplingParams, TokenTrace, WholeVocabulary
+from mllama_demo.sampling import SamplingParams
 
 NO_TRACE = "This answer has no record of its candidates: the backend tells no probabilities."
 CutBy = Literal["top_k", "top_p", "greedy"]

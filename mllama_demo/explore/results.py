@@ -26,10 +26,11 @@ from pydantic import (
 )
 
 from mllama_demo.engine.base import FinishReason, Timings
+from mllama_demo.engine.token_sampler import RECORDED_CANDIDATES, TokenTrace
 from mllama_demo.errors import NotFound
 from mllama_demo.explore.grid import MAX_TOKENS, Grid
 from mllama_demo.images.loading import ImageLimits, LoadedImage, load_image
-from mllama_demo.sampling import RECORDED_CANDIDATES, SamplingParams, TokenTrace
+from mllama_demo.sampling import SamplingParams
 
 FORMAT = "mllama-demo exploration"
 VERSION = 2  # 1 had no branches

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mllama_demo.engine.token_sampler import TokenTrace, pick
 from mllama_demo.explore.filter_steps import is_forced
-from mllama_demo.sampling import SamplingParams, TokenTrace, pick
+from mllama_demo.sampling import SamplingParams
 
 Bounds = tuple[float, float]
 # Relative rounding of a sum over a vocabulary in float64.

@@ -9,12 +9,13 @@ import numpy as np
 from PIL import Image
 
 from mllama_demo.engine.base import Timings
+from mllama_demo.engine.token_sampler import TokenSampler, TokenTrace
 from mllama_demo.explore.edits import with_branch
 from mllama_demo.explore.filter_steps import forced_token
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.results import Cell, Run, RunImage, Token, empty_cell
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.sampling import SamplingParams, TokenSampler, TokenTrace
+from mllama_demo.sampling import SamplingParams
 
 WORDS = ("a", "dog", "cat", "on", "the", "mat", "sat", "red", "sun", "sky")
 VOCABULARY = 200

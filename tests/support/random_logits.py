@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from mllama_demo.sampling import Filtered, SamplingParams
+from mllama_demo.engine.token_sampler import Filtered
+from mllama_demo.sampling import SamplingParams
 
 VOCABULARY = 500
 

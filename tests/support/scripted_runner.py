@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.engine.runner import Sampled
-from mllama_demo.sampling import SamplingParams, TokenTrace
+from mllama_demo.engine.token_sampler import TokenTrace
+from mllama_demo.sampling import SamplingParams
 
 LETTER = {QueueEvent: "Q", PrefillEvent: "P", TokenEvent: "T", FinishEvent: "F"}
 

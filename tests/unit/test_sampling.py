@@ -10,20 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from mllama_demo.engine.token_sampler import RECORDED_CANDIDATES, Filtered, TokenSampler, TokenTrace, filter_logits, pick
 from mllama_demo.errors import BadRequest
-from mllama_demo.sampling import (
-    BOUNDS,
-    MAX_STOP_LENGTH,
-    MAX_STOP_STRINGS,
-    PRESETS,
-    RECORDED_CANDIDATES,
-    Filtered,
-    SamplingParams,
-    TokenSampler,
-    TokenTrace,
-    filter_logits,
-    pick,
-)
+from mllama_demo.sampling import BOUNDS, MAX_STOP_LENGTH, MAX_STOP_STRINGS, PRESETS, SamplingParams
 from tests.support.random_logits import random_logits, survivors, warp
 
 

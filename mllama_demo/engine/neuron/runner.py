@@ -19,8 +19,9 @@ from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.neuron.images import VisionInputs, vision_inputs
 from mllama_demo.engine.neuron.sdk import mllama_module
 from mllama_demo.engine.runner import Sampled, image_position
+from mllama_demo.engine.token_sampler import TokenSampler
 from mllama_demo.errors import ConfigError, PromptTooLong
-from mllama_demo.sampling import SamplingParams, TokenSampler
+from mllama_demo.sampling import SamplingParams
 
 # NxDI fills position ids up to the bucket with ones and takes the logits where they are largest: with two tokens the padding
 # is as large as the last of them. One token is no prefill at all: it would be run as a decode step.

@@ -18,11 +18,11 @@ from transformers.utils import logging as transformers_logging
 
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.runner import Sampled, image_position
+from mllama_demo.engine.token_sampler import TokenSampler
 from mllama_demo.engine.torch.kv_cache import Row, SlotCache
 from mllama_demo.engine.torch.meta_mllama import restore_meta_computation
 from mllama_demo.errors import ConfigError
 from mllama_demo.images.loading import LoadedImage
-from mllama_demo.sampling import TokenSampler
 
 # Keys are read up to a multiple of this, so that short answers do not pay for a long cache; see decode().
 KEY_BUCKET = 256

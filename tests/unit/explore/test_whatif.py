@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from mllama_demo.engine.token_sampler import RECORDED_CANDIDATES, TokenSampler, TokenTrace, filter_logits
 from mllama_demo.explore.filter_steps import entropy, filter_steps
 from mllama_demo.explore.whatif import what_if
-from mllama_demo.sampling import RECORDED_CANDIDATES, SamplingParams, TokenSampler, TokenTrace, filter_logits
+from mllama_demo.sampling import SamplingParams
 
 STEPS = 12
 

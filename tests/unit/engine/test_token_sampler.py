@@ -10,7 +10,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mllama_demo.sampling import Filtered, SamplingParams, apply_temperature, filter_logits, keep_top_k, keep_top_p, pick
+from mllama_demo.engine.token_sampler import Filtered, apply_temperature, filter_logits, keep_top_k, keep_top_p, pick
+from mllama_demo.sampling import SamplingParams
 from tests.support.random_logits import random_logits, survivors, warp
 
 
