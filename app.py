@@ -11,7 +11,7 @@ from collections.abc import Sequence  # noqa: E402 (the clock starts before anyt
 from mllama_demo.assembly import Demo  # noqa: E402
 from mllama_demo.config.loader import load_settings  # noqa: E402
 from mllama_demo.errors import DemoError  # noqa: E402
-from mllama_demo.runtime.process import leave  # noqa: E402
+from mllama_demo.runtime.process import exit_process  # noqa: E402
 from mllama_demo.web.serve import fail, serve, set_up_logging  # noqa: E402
 
 
@@ -25,4 +25,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

@@ -18,7 +18,7 @@ from typer.core import TyperArgument, TyperCommand
 
 from mllama_demo import __version__
 from mllama_demo.errors import DemoError
-from mllama_demo.runtime.process import leave
+from mllama_demo.runtime.process import exit_process
 
 USAGE_ERROR = 2
 _SERVE_OPTIONS = "Every option of serve can be given too, such as --model-path DIR; serve --help lists them."
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """The entry point of the process."""
-    leave(main())
+    exit_process(main())
 
 
 def _fail(sentence: str) -> int:

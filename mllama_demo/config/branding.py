@@ -1,4 +1,4 @@
-"""Whose demo this is: title, logo, accent colour and footer, checked once and used by every page. Knows no web framework."""
+"""The branding of a deployment: title, logo, accent colour and footer, checked once and used by every page."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ DEFAULT_COLOR = "#c2410c"
 MAX_LOGO_BYTES = 256 * 2**10
 # WCAG 2.2, success criterion 1.4.3: text of normal size.
 MIN_CONTRAST = 4.5
-# What accent-coloured text stands on, in web/templates/base.html.jinja and in Gradio's theme.
-LIGHT_GROUND = "#f5f5f4"
-DARK_GROUND = "#292524"
+# The backgrounds of accent-coloured text, in web/templates/base.html.jinja and in Gradio's theme.
+LIGHT_BACKGROUND = "#f5f5f4"
+DARK_BACKGROUND = "#292524"
 
 
 @dataclass(frozen=True)
 class Brand:
-    """color: #rrggbb as configured. logo: a data: URI, or none. footer: plain text, possibly empty. customized: whether the
-    colour was chosen, so that a page may keep its own otherwise."""
+    """The branding of every page.
+
+    Attributes:
+        color: #rrggbb as configured.
+        logo: a data: URI.
+        footer: plain text, possibly empty.
+        customized: whether the colour is configured; otherwise a page keeps its own colours.
+    """
 
     title: str
     color: str = DEFAULT_COLOR
@@ -35,27 +41,27 @@ class Brand:
 
     @property
     def on_light(self) -> str:
-        """The colour for text on light ground, as dark as it must be to be read."""
-        return readable(self.color, LIGHT_GROUND, darker=True)
+        """The colour for text on a light background, darkened until the contrast is sufficient."""
+        return readable(self.color, LIGHT_BACKGROUND, darker=True)
 
     @property
     def on_dark(self) -> str:
-        """The colour for text on dark ground, as light as it must be to be read."""
-        return readable(self.color, DARK_GROUND, darker=False)
+        """The colour for text on a dark background, lightened until the contrast is sufficient."""
+        return readable(self.color, DARK_BACKGROUND, darker=False)
 
     @property
-    def ink(self) -> str:
-        """Black or white, whichever is read better on the colour itself; one of them always is."""
+    def text_color(self) -> str:
+        """The colour of text on the accent colour: black or white, the one with more contrast."""
         return "#ffffff" if contrast(self.color, "#ffffff") >= contrast(self.color, "#000000") else "#000000"
 
     def gradio_css(self) -> str:
-        """Rules that bring a chosen colour into a Gradio page; none where it has its own."""
+        """CSS that sets the configured colour in a Gradio page; empty without a configured colour."""
         if not self.customized:
             return ""
-        # Gradio sets its variables on :root and .dark; ours must win in both.
+        # Gradio 6.31 sets its variables on :root and .dark; the doubled selectors have a higher specificity.
         shared = (
             f"--button-primary-background-fill: {self.color}; --button-primary-background-fill-hover: {self.color}; "
-            f"--button-primary-text-color: {self.ink}; --button-primary-border-color: {self.color};"
+            f"--button-primary-text-color: {self.text_color}; --button-primary-border-color: {self.color};"
         )
         return (
             f":root:root {{ {shared} --color-accent: {self.on_light}; --slider-color: {self.on_light}; }}\n"
@@ -63,7 +69,7 @@ class Brand:
         )
 
     def logo_html(self, height_px: int = 28) -> str:
-        """An image that says nothing the title beside it does not; empty without a logo."""
+        """An <img> without a text alternative, because the title is beside it; empty without a logo."""
         return "" if self.logo is None else f'<img class="brand-logo" src="{self.logo}" alt="" height="{height_px}">'
 
     def footer_html(self) -> str:
@@ -71,7 +77,7 @@ class Brand:
 
 
 def load_brand(settings: Settings) -> Brand:
-    """The brand that a deployment is configured with. Raises ConfigError for a logo that cannot be shown."""
+    """The configured branding. Raises ConfigError for a logo that cannot be shown."""
     logo = None if settings.brand_logo is None else _logo(settings.brand_logo)
     color = settings.brand_color or DEFAULT_COLOR
     return Brand(settings.title, color.lower(), logo, settings.brand_footer.strip(), settings.brand_color is not None)
@@ -83,11 +89,11 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def readable(color: str, ground: str, darker: bool) -> str:
-    """The colour itself where text in it can be read on the ground, else the nearest of its hue that can."""
+def readable(color: str, background: str, darker: bool) -> str:
+    """The colour, made darker or lighter until text in it has enough contrast with the background."""
     red, green, blue = _channels(color)
     hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
-    while contrast(color, ground) < MIN_CONTRAST:
+    while contrast(color, background) < MIN_CONTRAST:
         light = max(0.0, light - 0.01) if darker else min(1.0, light + 0.01)
         color = "#" + "".join(f"{round(channel * 255):02x}" for channel in colorsys.hls_to_rgb(hue, light, saturation))
     return color
@@ -104,7 +110,10 @@ def _luminance(color: str) -> float:
 
 
 def _logo(path: Path) -> str:
-    """As a data: URI: a PNG copy without metadata, or the SVG as it is, of which an <img> runs no script and loads nothing."""
+    """The logo as a data: URI.
+
+    An SVG is kept as it is, because an <img> runs no script of it and loads nothing. Other formats become a PNG without metadata.
+    """
     try:
         if path.stat().st_size > MAX_LOGO_BYTES:
             raise ConfigError(f"brand_logo {path} is too large; at most {size_text(MAX_LOGO_BYTES)} are allowed.")
@@ -116,14 +125,13 @@ def _logo(path: Path) -> str:
             raise ConfigError(f"brand_logo {path} is no SVG; a logo is a PNG, JPEG, WebP or SVG file.")
         return "data:image/svg+xml;base64," + base64.b64encode(data).decode("ascii")
     try:
-        # Not through RGB: a logo is often transparent.
-        load_image(data, path.name)
+        load_image(data, path.name)  # checks the file; its RGB image would lose transparency
         from PIL import Image
 
-        picture = Image.open(io.BytesIO(data)).convert("RGBA")
+        image = Image.open(io.BytesIO(data)).convert("RGBA")
     except ImageError as error:
         raise ConfigError(f"brand_logo {path} cannot be shown: {error}") from None
-    picture.thumbnail((512, 128))
+    image.thumbnail((512, 128))
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,6 +1,6 @@
-"""Where the value of an option comes from: defaults < YAML file < environment < command line.
+"""Reads the settings from the YAML file, the environment and the command line; the later ones win.
 
-The flags, the environment variables and `--help` are all derived from the fields of `Settings`, which settings.py has.
+Flags, environment variables and `--help` are derived from the fields of `Settings`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from mllama_demo import __version__
 from mllama_demo.config.model_shape import ModelShape, read_shape
-from mllama_demo.config.neuron import REFUSED, OnDeviceSampling, first_problem
+from mllama_demo.config.neuron import NOT_OPTIONS, OnDeviceSampling, first_problem
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings, allowed_values, expand_home, group
 from mllama_demo.config.yaml_file import parse_mapping, read_file
 from mllama_demo.errors import ConfigError
@@ -33,11 +33,16 @@ def load_settings(
     program: str | None = None,
     shape: ModelShape | None = None,
 ) -> Settings:
-    """Settings from the YAML file, the environment and the command line, the later ones winning.
+    """Reads and checks the settings. `--help` and `--version` end the program.
 
-    argv: without the program's name; None takes sys.argv. environ: None takes os.environ; an empty variable counts as not
-    set. program: what --help calls the program. shape: of the model to check the Neuron options for, instead of the one in
-    model_path. Raises ConfigError with one sentence for the first thing wrong; `--help` and `--version` end the program.
+    Args:
+        argv: the arguments after the program's name; None takes sys.argv.
+        environ: None takes os.environ; an empty variable counts as not set.
+        program: the name of the program in `--help`.
+        shape: the model to check the Neuron options for; None reads the one in model_path.
+
+    Raises:
+        ConfigError: for the first value that cannot be used; the sentence names where the value is from.
     """
     environ = os.environ if environ is None else environ
     from_flags = _read_flags(argv, program)
@@ -63,28 +68,31 @@ def load_settings(
         raise ConfigError(f"{name} must be {allowed_values(name)}, {given} ({origin(name)}).") from None
     _check_neuron(settings, origin, shape)
     known = [entry.partition(":")[0] for entry in settings.users or ()]
-    if stranger := next((name for name in settings.admins or () if name not in known), None):
-        raise ConfigError(f"admins has {stranger!r} ({origin('admins')}), who is not in users; use admin_key without users.")
+    if unknown := next((name for name in settings.admins or () if name not in known), None):
+        raise ConfigError(f"admins has {unknown!r} ({origin('admins')}), who is not in users; use admin_key without users.")
     return settings
 
 
 def _check_neuron(settings: Settings, origin: Callable[[str], str], shape: ModelShape | None) -> None:
-    """What would otherwise show after an hour of compilation. The model's own rules need its config.json, and no weights."""
+    """Raises ConfigError for a rule of Neuron that would otherwise fail after an hour of compilation.
+
+    The rules of the model need its config.json and no weights.
+    """
     if settings.backend not in ("neuron", "vllm"):
         return
     file = settings.model_path / "config.json"
-    if shape is None and os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file it is false where nobody may look
+    if shape is None and os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file it is false in a folder without permission
         shape = read_shape(file)
     problem = first_problem(settings.neuron, shape)
     if problem is not None:
         value = getattr(settings.neuron, problem.key, None) or getattr(settings, problem.key)
         raise ConfigError(
-            f"{problem.key} is {_shown(value)} ({origin(problem.key)}), but {problem.rule}; {_shown(problem.works)} works."
+            f"{problem.key} is {_as_yaml(value)} ({origin(problem.key)}), but {problem.rule}; {_as_yaml(problem.works)} works."
         )
 
 
-def _shown(value: Any) -> str:
-    """As it would stand in YAML."""
+def _as_yaml(value: Any) -> str:
+    """The value as YAML would write it."""
     value = value.model_dump() if isinstance(value, OnDeviceSampling) else value
     value = list(value) if isinstance(value, tuple) else value
     return json.dumps(value) if isinstance(value, (bool, list, dict)) else str(value)
@@ -98,7 +106,7 @@ def _variable(name: str) -> str:
     return ENV_PREFIX + name.upper()
 
 
-def _closest(word: str, known: Sequence[str]) -> str:
+def _hint(word: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else "--help lists all options."
 
@@ -107,17 +115,17 @@ def _read_yaml(path: Path, named_by: str) -> dict[str, Any]:
     file = f"The configuration file {path}"
     content = parse_mapping(read_file(path, f"{file} (named by {named_by})"), file, "of option to value", may_be_empty=True)
     for key in content:
-        if key in REFUSED:
-            raise ConfigError(f"The configuration file {path} has the key {key}, which is no option: {REFUSED[key]}.")
+        if key in NOT_OPTIONS:
+            raise ConfigError(f"The configuration file {path} has the key {key}, which is no option: {NOT_OPTIONS[key]}.")
         if key not in Settings.model_fields:
-            hint = _closest(str(key), list(Settings.model_fields))
+            hint = _hint(str(key), list(Settings.model_fields))
             raise ConfigError(f"The configuration file {path} has an unknown key {key!r}: {hint}")
     return content
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     variables = {_variable(name): name for name in Settings.model_fields}
-    for key in environ:  # only a near miss is worth a word: a Kubernetes service of this name sets a dozen of its own
+    for key in environ:  # warns of a near miss only: a Kubernetes service of this name sets a dozen variables of its own
         if key not in variables and key != CONFIG_VARIABLE and (close := difflib.get_close_matches(key, variables, 1, 0.92)):
             logging.getLogger(__name__).warning("The environment variable %s is no option; did you mean %s?", key, close[0])
     return {name: environ[key] for key, name in variables.items() if environ.get(key)}
@@ -154,16 +162,16 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
 
 
 def _default(name: str) -> str:
-    """In words; a folder of the program without the path that it has on this machine."""
+    """The default in words. A folder of the program has a name instead of its path on this machine."""
     default = Settings.model_fields[name].default
     words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint", SCENARIOS: "the shipped scenarios"}
-    return _shown(default) if isinstance(default, OnDeviceSampling) else _shown(words.get(default, default))
+    return _as_yaml(default) if isinstance(default, OnDeviceSampling) else _as_yaml(words.get(default, default))
 
 
 def _read_flags(argv: Sequence[str] | None, program: str | None) -> dict[str, str]:
     values, unknown = _parser(program).parse_known_args(argv)
     if unknown:
         word = unknown[0].split("=")[0]
-        hint = _closest(word, ["--config", *map(_flag, Settings.model_fields)])
+        hint = _hint(word, ["--config", *map(_flag, Settings.model_fields)])
         raise ConfigError(f"The command line has an unknown {'option' if word.startswith('-') else 'argument'} {word!r}: {hint}")
     return vars(values)

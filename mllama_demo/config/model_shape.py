@@ -1,7 +1,4 @@
-"""The measures of a Llama 3.2 Vision model: from a config.json, or those of the two published sizes. Numbers only, no weights.
-
-Enough to say how large every part of the model is and whether Neuron's code can run it, before any weight is downloaded.
-"""
+"""The sizes of a Llama 3.2 Vision model, read from a config.json or known of the two published models. Needs no weights."""
 
 from __future__ import annotations
 
@@ -18,7 +15,15 @@ LEARNABLE_TOKENS = 8  # embedding rows behind the vocabulary, `<|image|>` first
 
 @dataclass(frozen=True)
 class ModelShape:
-    """layers: of both kinds together. cross_layers: which of them look at the image. tile_size, patch: pixels."""
+    """The sizes of a model, enough to compute its memory and to check whether Neuron's code can run it.
+
+    Attributes:
+        layers: the number of text layers, self-attention and cross-attention together.
+        cross_layers: the indices of the cross-attention layers.
+        vision_features: how many intermediate layers of the vision encoder are passed on with its output.
+        tile_size, patch: in pixels.
+        tiles: the largest number of tiles of an image.
+    """
 
     hidden: int
     ffn: int
@@ -48,17 +53,17 @@ class ModelShape:
 
     @property
     def patches(self) -> int:
-        """Of one tile, with the class token."""
+        """Patches of one tile, and the class token."""
         return (self.tile_size // self.patch) ** 2 + 1
 
     @property
     def vision_tokens(self) -> int:
-        """What cross-attention looks at: every patch of every tile, whether the picture fills it or not."""
+        """Tokens of one image for cross-attention: all patches of all tiles, including the tiles that the image leaves empty."""
         return self.tiles * self.patches
 
     @property
     def ratios(self) -> int:
-        """How many arrangements of at most `tiles` tiles there are."""
+        """The number of aspect ratios: arrangements of at most `tiles` tiles."""
         return sum(self.tiles // height for height in range(1, self.tiles + 1))
 
 
@@ -69,9 +74,9 @@ PUBLISHED = {
 
 
 def neuron_cross_layers(shape: ModelShape) -> tuple[int, ...] | None:
-    """Where NxDI's code looks for the cross-attention layers; None when they cannot be spread as it needs them.
+    """The indices where NxDI's code expects the cross-attention layers; None when it cannot spread them evenly.
 
-    It computes the places from the numbers of layers and does not read them from the configuration (hf_state_dict_conversion.py).
+    NxDI computes the indices from the numbers of layers, in hf_state_dict_conversion.py, and ignores the configuration.
     """
     cross = len(shape.cross_layers)
     if not cross or shape.self_layers % cross:

@@ -1,6 +1,6 @@
-"""The rules that a Neuron configuration must keep, checked in no time, since breaking one costs an hour of compilation.
+"""The options of a Neuron engine and the rules that they must keep, since a broken rule costs an hour of compilation.
 
-Pure: knows instances, limits and the measures of a model, and imports nothing heavy. The limits are those of NxDI's code for
+The module knows instances, limits and the shape of a model, and imports nothing heavy. The limits are those of NxDI's code for
 Llama 3.2 Vision and of AWS's tutorial for it (docs-neuron, "Deploying Llama3.2 Multimodal Models").
 """
 
@@ -30,15 +30,15 @@ CORES: dict[InstanceType, int] = {  # as AWS publishes them
 }
 MAX_TENSOR_PARALLEL = 32  # of NxDI's vision encoder
 MAX_BATCH = 4
-LONG = 16384  # tokens: the longest context of 90B, and from here on one slot is the rule
+LONG_CONTEXT = 16384  # tokens: the longest context of 90B; a longer one leaves memory for one slot
 SCRATCHPAD_PAGE_MIB = 1024  # fixed by NxDI's compiler arguments for this model
 NO_SDK = (
     "The Neuron backend needs the package neuronx-distributed-inference of the AWS Neuron SDK: use the SDK's PyTorch inference "
     "environment on a trn1.32xlarge or inf2.48xlarge instance, or choose the transformers backend (--backend torch)."
 )
 _HOST_SAMPLING = "for sampling on the host, leave on_device_sampling_config at none"
-# Options of NxDI and vLLM that somebody may bring along, and why they are none here.
-REFUSED = {
+# Options of NxDI and vLLM that are no options here, and why.
+NOT_OPTIONS = {
     "tp_degree": "it is called tensor_parallel_size here",
     "max_model_len": "it is called seq_len here",
     "max_length": "it is called seq_len here",
@@ -66,7 +66,7 @@ REFUSED = {
 
 
 class OnDeviceSampling(BaseModel):
-    """on_device_sampling_config, with the tutorial's names and values. Without one, sampling happens on the host."""
+    """The option on_device_sampling_config, with the tutorial's names and defaults. None samples on the host."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -77,7 +77,7 @@ class OnDeviceSampling(BaseModel):
 
 @dataclass(frozen=True)
 class NeuronOptions:
-    """The options that a Neuron engine is compiled for, none left open. Lengths in tokens."""
+    """The options that a Neuron engine is compiled for. Lengths are in tokens."""
 
     instance_type: InstanceType
     tensor_parallel_size: int
@@ -103,13 +103,19 @@ class NeuronOptions:
 
 
 def default_buckets(seq_len: int) -> tuple[int, ...]:
-    """The tutorial's: 1024 and 2048 for most of the traffic, and the whole length. More would take more memory."""
+    """The buckets of AWS's tutorial: 1024 and 2048 tokens for most prompts, and seq_len. More buckets take more memory."""
     return (*(length for length in (1024, 2048) if length < seq_len), seq_len)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """key: the option at fault. rule: what its value breaks, for "but …". works: a value that breaks nothing here."""
+    """A rule that a configuration breaks.
+
+    Attributes:
+        key: the option at fault.
+        rule: the rule, as a sentence continues after "but".
+        works: a value that keeps the rule.
+    """
 
     key: str
     rule: str
@@ -117,7 +123,7 @@ class Problem:
 
 
 def first_problem(options: NeuronOptions, model: ModelShape | None = None) -> Problem | None:
-    """The first rule that the options break; with a model, also whether NxDI can run it so."""
+    """The first rule that the options break. With a model, NxDI's rules for the model are checked too."""
     found = itertools.chain.from_iterable(rule(options) for rule in _RULES)
     if model is not None:
         found = itertools.chain(found, *(rule(options, model) for rule in _MODEL_RULES))
@@ -172,15 +178,15 @@ def _ascending(key: str, buckets: tuple[int, ...], seq_len: int) -> Iterator[Pro
 
 
 def _batch(o: NeuronOptions) -> Iterator[Problem]:
-    if o.seq_len > LONG and o.batch_size > 1:
-        yield Problem("batch_size", f"device memory has room for one slot when seq_len is above {LONG}", 1)
+    if o.seq_len > LONG_CONTEXT and o.batch_size > 1:
+        yield Problem("batch_size", f"device memory has room for one slot when seq_len is above {LONG_CONTEXT}", 1)
     if o.batch_size > MAX_BATCH:
         yield Problem("batch_size", f"NxDI supports at most {MAX_BATCH} slots for this model", MAX_BATCH)
-    if o.seq_len == LONG and o.batch_size > 1:
+    if o.seq_len == LONG_CONTEXT and o.batch_size > 1:
         for key in ("context_encoding_buckets", "token_generation_buckets"):
             if len(getattr(o, key)) > 3:
-                rule = f"at seq_len {LONG} several slots leave room for three buckets"
-                yield Problem(key, rule, list(default_buckets(LONG)))
+                rule = f"at seq_len {LONG_CONTEXT} several slots leave room for three buckets"
+                yield Problem(key, rule, list(default_buckets(LONG_CONTEXT)))
 
 
 def _continuous(o: NeuronOptions) -> Iterator[Problem]:
@@ -224,7 +230,8 @@ def _placement(o: NeuronOptions, m: ModelShape) -> Iterator[Problem]:
         rule = f"NxDI cannot spread its {cross} cross-attention layers evenly over the other {rest}"
         yield Problem("model_path", rule, "a checkpoint of Llama-3.2-11B-Vision or Llama-3.2-90B-Vision")
     elif places != m.cross_layers:
-        rule = f"NxDI looks for cross-attention in the layers {_few(places)}, and this model has it in {_few(m.cross_layers)}"
+        expected, found = _shortened(places), _shortened(m.cross_layers)
+        rule = f"NxDI looks for cross-attention in the layers {expected}, and this model has it in {found}"
         yield Problem("model_path", rule, "a checkpoint of Llama-3.2-11B-Vision or Llama-3.2-90B-Vision")
 
 
@@ -242,8 +249,8 @@ def _divides(degree: int, m: ModelShape) -> bool:
 
 
 def _length(o: NeuronOptions, m: ModelShape) -> Iterator[Problem]:
-    if m.hidden >= 8192 and o.seq_len > LONG:
-        yield Problem("seq_len", f"a model of the size of 90B is limited to {LONG} tokens", LONG)
+    if m.hidden >= 8192 and o.seq_len > LONG_CONTEXT:
+        yield Problem("seq_len", f"a model of the size of 90B is limited to {LONG_CONTEXT} tokens", LONG_CONTEXT)
     if o.seq_len > m.max_positions:
         yield Problem("seq_len", f"the model was made for at most {m.max_positions} tokens", m.max_positions)
 
@@ -262,6 +269,6 @@ def _power_of_two_up_to(number: int) -> int:
     return 1 << (number.bit_length() - 1)
 
 
-def _few(layers: tuple[int, ...]) -> str:
+def _shortened(layers: tuple[int, ...]) -> str:
     shown = ", ".join(map(str, layers[:4]))
     return shown + (f", …, {layers[-1]}" if len(layers) > 4 else "")

@@ -15,11 +15,11 @@ import sys
 
 from mllama_demo.errors import BadRequest, ConfigError
 
-# RFC 7914's parameters, at what OWASP's cheat sheet names as the least with 16 MiB of memory: n=2^14, r=8, p=5.
+# Parameters of RFC 7914. OWASP's cheat sheet names n=2^14, r=8, p=5 as the minimum with 16 MiB of memory.
 _LOG_N, _R, _P = 14, 8, 5
 _SALT_BYTES, _HASH_BYTES = 16, 32
 MIN_LENGTH, MAX_LENGTH = 8, 1000
-# The largest parameters that a configuration may ask of this machine at each login.
+# Bounds the parameters, because every login computes a hash with them.
 _HASH = re.compile(r"scrypt\$(1[4-7])\$8\$([1-9])\$([A-Za-z0-9_-]{22})\$([A-Za-z0-9_-]{43})\Z")
 USER_NAME = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"
 USER = re.compile(rf"({USER_NAME}):(scrypt\$.+)\Z")
@@ -35,12 +35,12 @@ def hash_password(password: str) -> str:
 
 
 def is_hash(text: str) -> bool:
-    """Whether verify can use it."""
+    """Whether `verify` can use the text as a hash."""
     return _HASH.match(text) is not None
 
 
 def verify(password: str, hashed: str) -> bool:
-    """Whether the password is the one that was hashed, in time that does not tell how nearly it is. Takes some 0.2 s."""
+    """Whether the password is the one that was hashed. Compares in constant time and takes about 0.2 s."""
     match = _HASH.match(hashed)
     if match is None or len(password) > MAX_LENGTH:
         return False

@@ -1,6 +1,6 @@
-"""Every option of the demo once: its default, its bounds, its meaning. config.py finds out what is given for them.
+"""Every option of the demo, once: its default, its bounds and its meaning. loader.py finds the values that are given for them.
 
-Knows nothing of what the options do: importing it loads no torch, transformers, gradio or SQLAlchemy.
+Does not know what the options do, and imports no torch, transformers, gradio or SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
@@ -22,7 +23,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 SCENARIOS = _PACKAGE / "present" / "scenarios"
 EMBEDDED_CHECKPOINT = _PACKAGE / "embedded"
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
-_HOST = re.compile(r"[^\s/@,]+")
 _LENGTHS = "lengths in tokens, ascending (in YAML a list)"
 _REMOTE_URL = re.compile(r"https?://[^\s/@?#]+(/[^\s?#]*)?")
 _ADDRESS = "an address such as http://127.0.0.1:8000/v1, without user name and query"
@@ -35,7 +35,15 @@ _YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "
 
 
 def _option(group: str, default: Any, meaning: str, allowed: str | None = None, **constraints: Any) -> Any:
-    """A field of Settings. group: its heading in --help. allowed: in words, where type and bounds do not say it."""
+    """A field of Settings.
+
+    Args:
+        group: the heading of the option in --help.
+        default: its default.
+        meaning: its help text.
+        allowed: what it takes, in words; None where allowed_values derives them from the type and the bounds.
+        constraints: those of pydantic, such as ge and le.
+    """
     return Field(default, description=meaning, json_schema_extra={"group": group, "allowed": allowed}, **constraints)
 
 
@@ -52,11 +60,29 @@ def expand_home(path: str | Path) -> Path:
 
 HomePath = Annotated[Path, AfterValidator(expand_home)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+Host = Annotated[str, Field(pattern=r"^[^\s/@,]+$")]
 Key = Annotated[str, Field(pattern=r"^[!-+\--~]{8,200}$")]
 
 
+def _check_users(entries: list[str] | None) -> list[str] | None:
+    found = [USER.match(entry) for entry in entries or ()]
+    if not all(match is not None and is_hash(match[2]) for match in found):
+        raise ValueError("an entry is a name, a colon and a hash")
+    if len({match[1] for match in found if match}) < len(found):
+        raise ValueError("a name is there twice")
+    return entries
+
+
+def _with_path(url: str) -> str:
+    """The URL without a slash at the end; a URL without a path gets the path of the OpenAI protocol."""
+    if not _REMOTE_URL.fullmatch(url):
+        raise ValueError("no plain address")
+    url = url.rstrip("/")
+    return url if "/" in url.partition("://")[2] else url + "/v1"
+
+
 class Settings(BaseModel):
-    """What one deployment looks like, checked. load_settings makes it; a test may make one from keywords alone."""
+    """The checked options of one deployment. load_settings makes them; a test may make them from keywords."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
@@ -72,7 +98,8 @@ class Settings(BaseModel):
     backend: Literal["torch", "neuron", "vllm", "openai"] = _option(
         "Model",
         "torch",
-        "What runs the model: PyTorch on a CPU or GPU, an AWS Neuron instance, vLLM on such a one, or a server at remote_url.",
+        "What runs the model: PyTorch on a CPU or GPU (torch), an AWS Neuron instance, vLLM on a Neuron instance, or the server "
+        "at remote_url (openai).",
     )
     device: str = _option("Model", "auto", "auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N", pattern=_DEVICE)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option("Model", "auto", "Number format of the weights.")
@@ -89,39 +116,43 @@ class Settings(BaseModel):
     token_generation_buckets: list[int] | None = _option(
         "Neuron", None, "Lengths of prompt and answer to compile for; not set: 1024, 2048 and seq_len.", _LENGTHS
     )
-    sequence_parallel_enabled: bool = _option("Neuron", False, "Cut long prompts across the cores; worth it from 2k tokens.")
-    is_continuous_batching: bool = _option("Neuron", True, "Let new requests join while others are being answered.")
+    sequence_parallel_enabled: bool = _option("Neuron", False, "Divide long prompts among the cores; useful from 2000 tokens.")
+    is_continuous_batching: bool = _option("Neuron", True, "Start a new request while others are being answered.")
     on_device_sampling_config: OnDeviceSampling | None = _option(
         "Neuron", OnDeviceSampling(), "Sample on the device: fast, without probabilities; none: on the host.", _ON_DEVICE
     )
     scratchpad_page_size: int = _option("Neuron", 1024, "MiB of a page of the device's scratchpad.", ge=1, le=65536)
     compiled_artifacts: HomePath | None = _option(
-        "Neuron", None, "Folder for what is compiled; not set: neuron-compiled-artifacts in model_path.", "a path"
+        "Neuron", None, "Folder of compiled models; not set: neuron-compiled-artifacts in model_path.", "a path"
     )
 
-    remote_url: str = _option(
+    remote_url: Annotated[str, AfterValidator(_with_path)] = _option(
         "Remote server", "http://127.0.0.1:8000/v1", "Server of the OpenAI protocol that runs the model.", _ADDRESS
     )
     remote_api_key: str | None = _option(
-        "Remote server", None, "Its key; better in the environment, where nobody reads along.", _KEY, repr=False
+        "Remote server", None, "Key of the remote server; best given by the environment.", _KEY, pattern=r"^[!-~]+$", repr=False
     )
-    remote_model: str | None = _option("Remote server", None, "Its model; not set: the first that it names.", "a name")
+    remote_model: str | None = _option(
+        "Remote server", None, "Model of the remote server; not set: the first that it lists.", "a name"
+    )
     remote_kind: Literal["auto", "vllm_neuron", "vllm", "mllama_demo", "other"] = _option(
-        "Remote server", "auto", "Which program it is, since each ignores other values; auto cannot see the Neuron fork of vLLM."
+        "Remote server",
+        "auto",
+        "Program of the remote server, since each ignores other sampling values; auto does not detect the Neuron fork of vLLM.",
     )
     remote_concurrency: int = _option(
-        "Remote server", 0, "Requests sent to it at the same time; 0 chooses by its kind.", ge=0, le=1024
+        "Remote server", 0, "Requests sent to the remote server at the same time; 0 chooses by remote_kind.", ge=0, le=1024
     )
-    remote_connect_timeout_s: float = _option("Remote server", 5.0, "Seconds to connect.", ge=0.1, le=600)
+    remote_connect_timeout_s: float = _option("Remote server", 5.0, "Seconds to wait for a connection.", ge=0.1, le=600)
     remote_silence_timeout_s: float = _option(
-        "Remote server", 60.0, "Seconds until its first token, and from one to the next.", ge=1, le=86400
+        "Remote server", 60.0, "Seconds to wait for the first token, and from one token to the next.", ge=1, le=86400
     )
 
     max_waiting: int = _option("Queue", 64, "How many requests may wait for a slot; more are refused.", ge=0, le=10000)
     request_time_limit_s: float = _option("Queue", 120.0, "Seconds from sending a request to its last token.", ge=1, le=86400)
 
-    allowed_media_hosts: list[str] | None = _option(
-        "Images", None, "Hosts to fetch images from; not set: any public one; empty: none.", "host names (in YAML a list)"
+    allowed_media_hosts: list[Host] | None = _option(
+        "Images", None, "Hosts to fetch images from; not set: any public host; empty: no host.", "host names (in YAML a list)"
     )
     max_image_bytes: int = _option("Images", ImageLimits.max_bytes, "Largest image file.", ge=1024, le=2**30)
     max_image_pixels: int = _option("Images", ImageLimits.max_pixels, "Largest width times height.", ge=1024, le=10**9)
@@ -134,7 +165,7 @@ class Settings(BaseModel):
     api_keys: list[Key] | None = _option(
         "API",
         None,
-        "Keys, one of which a request to the API must bring; not set: none is asked for.",
+        "Keys of the API. A request must bring one of them; not set: no key is needed.",
         "words of 8 to 200 visible ASCII characters without commas (in YAML a list)",
         min_length=1,
         repr=False,
@@ -142,39 +173,49 @@ class Settings(BaseModel):
     max_request_bytes: int = _option("API", 64 * 2**20, "Largest request to the API.", ge=1024, le=2**30)
 
     scenarios_dir: HomePath = _option("Demos", SCENARIOS, "Folder of the scripted demos.", "a path")
-    kiosk: bool = _option("Demos", False, "For a screen that passers-by use: no settings, and a fresh start when idle.")
-    kiosk_idle_s: float = _option("Demos", 90.0, "Seconds without a touch until a kiosk begins anew.", ge=5, le=86400)
-    kiosk_messages_per_hour: int = _option("Demos", 30, "Questions of one kiosk's visitor within an hour.", ge=1, le=10000)
+    kiosk: bool = _option(
+        "Demos", False, "For a public screen: no settings, and a new conversation when nobody touches the screen."
+    )
+    kiosk_idle_s: float = _option(
+        "Demos", 90.0, "Seconds without a touch until a kiosk starts a new conversation.", ge=5, le=86400
+    )
+    kiosk_messages_per_hour: int = _option(
+        "Demos", 30, "Questions that a visitor of a kiosk may ask within an hour.", ge=1, le=10000
+    )
 
-    max_kept_runs: int = _option("Demos", 200, "Runs of the Explore page kept for each visitor; the oldest go.", ge=1, le=10000)
+    max_kept_runs: int = _option(
+        "Demos", 200, "Runs of the Explore page kept for each visitor; the oldest are deleted.", ge=1, le=10000
+    )
 
-    users: list[str] | None = _option(
-        "People",
+    users: Annotated[list[str] | None, AfterValidator(_check_users)] = _option(
+        "Accounts",
         None,
-        "Who may use the page, after signing in; not set: everybody.",
+        "Users who may sign in and use the page; not set: everybody may use it.",
         "entries as hash-password prints them, each name once (in YAML a list)",
         min_length=1,
         repr=False,
     )
-    admins: list[Name] | None = _option("People", None, "Users who see the page /admin.", "names out of users (in YAML a list)")
+    admins: list[Name] | None = _option(
+        "Accounts", None, "Users who may open the page /admin.", "names out of users (in YAML a list)"
+    )
     admin_key: Key | None = _option(
-        "People",
+        "Accounts",
         None,
-        "Opens the page /admin to everybody who knows it; better in the environment.",
+        "Key that opens the page /admin without users; best given by the environment.",
         "8 to 200 visible ASCII characters without commas",
         repr=False,
     )
 
     brand_logo: HomePath | None = _option(
-        "Brand", None, "Logo beside the title.", "the path of a PNG, JPEG, WebP or SVG file of at most 256 KiB"
+        "Branding", None, "Logo beside the title.", "the path of a PNG, JPEG, WebP or SVG file of at most 256 KiB"
     )
     brand_color: str | None = _option(
-        "Brand", None, "Accent colour; darker or lighter where text in it could not be read.", "a colour such as #c2410c",
+        "Branding", None, "Accent colour; darkened or lightened for text, where needed.", "a colour such as #c2410c",
         pattern=r"^#[0-9a-fA-F]{6}$",
     )  # fmt: skip
-    brand_footer: str = _option("Brand", "", "Text at the foot of every page.", max_length=500)
+    brand_footer: str = _option("Branding", "", "Text at the foot of every page.", max_length=500)
 
-    system_prompt: str = _option("Answers", "", "What the model is told before every conversation.", max_length=10000)
+    system_prompt: str = _option("Answers", "", "Instruction to the model before every conversation.", max_length=10000)
     temperature: float = _sampling_option("temperature")
     top_p: float = _sampling_option("top_p")
     top_k: int = _sampling_option("top_k")
@@ -183,7 +224,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _read(cls, value: Any, info: ValidationInfo) -> Any:
-        """The value that a text from outside of YAML stands for; refuses what pydantic's own conversions would let pass."""
+        """Converts a text from outside of YAML, and refuses what pydantic's own conversions would accept."""
         name = info.field_name or ""
         kind = cls.model_fields[name].annotation
         if isinstance(value, str):  # from the environment or the command line, or put in quotes
@@ -193,32 +234,16 @@ class Settings(BaseModel):
             raise ValueError("YAML's `yes` would count as 1")
         if kind is bool and not isinstance(value, bool):
             raise ValueError("1 and 0 are no yes and no")
-        if name == "allowed_media_hosts" and isinstance(value, list) and not all(_HOST.fullmatch(str(host)) for host in value):
-            raise ValueError("a host name has no scheme and no path")
-        if name == "remote_api_key" and isinstance(value, str) and not re.fullmatch(r"[\x21-\x7e]+", value):
-            raise ValueError("an HTTP header cannot carry it")
-        if name == "users" and isinstance(value, list):
-            _check_users(value)
-        return _with_path(value) if name == "remote_url" and isinstance(value, str) else value
+        return value
 
     @property
     def neuron(self) -> NeuronOptions:
-        """What a Neuron engine is compiled for, with nothing left open."""
-        buckets = list(default_buckets(self.seq_len))
-        return NeuronOptions(
-            instance_type=self.instance_type,
-            tensor_parallel_size=self.tensor_parallel_size,
-            batch_size=self.batch_size,
-            seq_len=self.seq_len,
-            context_encoding_buckets=tuple(buckets if self.context_encoding_buckets is None else self.context_encoding_buckets),
-            token_generation_buckets=tuple(buckets if self.token_generation_buckets is None else self.token_generation_buckets),
-            sequence_parallel_enabled=self.sequence_parallel_enabled,
-            is_continuous_batching=self.is_continuous_batching,
-            on_device_sampling_config=self.on_device_sampling_config,
-            scratchpad_page_size=self.scratchpad_page_size,
-            dtype="bfloat16" if self.dtype == "auto" else self.dtype,
-            device=self.device,
-        )
+        """The options that a Neuron engine is compiled for, with their defaults filled in."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(NeuronOptions)}
+        for name in ("context_encoding_buckets", "token_generation_buckets"):
+            values[name] = default_buckets(self.seq_len) if values[name] is None else tuple(values[name])
+        values["dtype"] = "bfloat16" if self.dtype == "auto" else self.dtype
+        return NeuronOptions(**values)
 
     @property
     def sampling(self) -> SamplingParams:
@@ -227,17 +252,17 @@ class Settings(BaseModel):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What an image may cost."""
+        """The largest image that is accepted."""
         return ImageLimits(self.max_image_bytes, self.max_image_pixels, self.max_image_aspect_ratio)
 
     @property
     def embedded(self) -> bool:
-        """Whether the small checkpoint that comes with the program answers."""
+        """Whether the model is the small checkpoint that comes with the program."""
         return self.backend != "openai" and self.model_path.resolve() == EMBEDDED_CHECKPOINT
 
     @property
     def store_url(self) -> str:
-        """Where conversations are kept, as a SQLAlchemy URL."""
+        """The SQLAlchemy URL of the database that keeps conversations."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'conversations.sqlite3').as_posix()}"
 
 
@@ -269,7 +294,7 @@ def _extra(name: str) -> dict[str, Any]:
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:
-    """The value that a text stands for, where that is no text and no number."""
+    """Converts a text for a bool, a list or a mapping; pydantic converts numbers."""
     if kind is bool:
         return _YES_NO.get(text.strip().lower(), text)
     if name == "on_device_sampling_config":
@@ -277,19 +302,3 @@ def _parse(name: str, kind: Any, text: str) -> Any:
     if kind is not None and list in {get_origin(part) for part in get_args(kind)}:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
-
-
-def _check_users(entries: list[Any]) -> None:
-    found = [USER.match(str(entry)) for entry in entries]
-    if not all(match is not None and is_hash(match[2]) for match in found):
-        raise ValueError("an entry is a name, a colon and a hash")
-    if len({match[1] for match in found if match}) < len(entries):
-        raise ValueError("a name is there twice")
-
-
-def _with_path(url: str) -> str:
-    """Without a slash at the end; where there is no path, with the one of the protocol."""
-    if not _REMOTE_URL.fullmatch(url):
-        raise ValueError("no plain address")
-    url = url.rstrip("/")
-    return url if "/" in url.partition("://")[2] else url + "/v1"

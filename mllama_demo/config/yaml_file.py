@@ -1,4 +1,4 @@
-"""Reads a YAML file that a person wrote: one mapping, no key twice, and an error that says where the trouble is."""
+"""Reads a YAML file with one mapping. Refuses a key that is given twice, and names line and column of an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllama_demo.images.loading import size_text
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key given twice, of which YAML would silently take the last."""
+    """Refuses a key that is given twice; PyYAML would take the last one without a warning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -23,7 +23,16 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
 
 def read_file(path: Path, what: str, max_bytes: int | None = None) -> bytes:
-    """The content of a file. what: it in words, with its path. Raises ConfigError for one that is unreadable or too large."""
+    """Reads a file.
+
+    Args:
+        path: the file.
+        what: the file in words, with its path, for the error message.
+        max_bytes: a larger file is refused.
+
+    Raises:
+        ConfigError: the file cannot be read or is too large.
+    """
     try:
         if max_bytes is not None and path.stat().st_size > max_bytes:
             raise ConfigError(f"{what} is larger than {size_text(max_bytes)}.")
@@ -33,14 +42,24 @@ def read_file(path: Path, what: str, max_bytes: int | None = None) -> bytes:
 
 
 def parse_mapping(data: bytes, what: str, kind: str, may_be_empty: bool = False) -> dict[Any, Any]:
-    """The mapping in a file, UTF-8. what: the file in words; kind: what it maps. Raises ConfigError."""
+    """Parses YAML in UTF-8.
+
+    Args:
+        data: the content of the file.
+        what: the file in words, for the error message.
+        kind: what the mapping has, for the error message.
+        may_be_empty: an empty file counts as an empty mapping.
+
+    Raises:
+        ConfigError: the file is not valid YAML or is no mapping.
+    """
     try:
         content = yaml.load(data.decode("utf-8"), Loader=UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that does not exist
         mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{what} is not valid YAML{place}: {problem}.") from None
+        raise ConfigError(f"{what} is not valid YAML{position}: {problem}.") from None
     content = {} if content is None and may_be_empty else content
     if not isinstance(content, dict):
         raise ConfigError(f"{what} must be a mapping {kind}, got {type(content).__name__}.")

@@ -17,7 +17,7 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.explore.spec import GridSpec, load_spec_image, read_spec
-from mllama_demo.runtime.process import terminated
+from mllama_demo.runtime.process import sigterm_as_interrupt
 from mllama_demo.web.serve import set_up_logging
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run_grid(options: Sequence[str], file: Path, outputs: Outputs) -> int:
 
     backend, tokenizer = make_backend(settings)
     explorer = Explorer(backend, tokenizer, settings)
-    with terminated():
+    with sigterm_as_interrupt():
         try:
             backend.start()
             run, interrupted = asyncio.run(_explore(explorer, spec, image))

@@ -18,7 +18,7 @@ from mllama_demo.errors import BackendUnavailable
 from mllama_demo.images.sources import file_digest
 from mllama_demo.offline.batch import InvalidLine, Question, check_concurrency, read_batch
 from mllama_demo.offline.results import Key, OrderedPrinter, Record, check_same_batch, failed, open_results
-from mllama_demo.runtime.process import terminated
+from mllama_demo.runtime.process import sigterm_as_interrupt
 from mllama_demo.web.serve import set_up_logging
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def main(options: Sequence[str], file: Path, output: Path | None, concurrency: s
     rounds = list(enumerate(given or (None,), start=1))
     # Each round asks all questions. An invalid line is reported in the first round only.
     lines = {(n, line.line): line for n, _ in rounds for line in batch.lines if n == 1 or isinstance(line, Question)}
-    with terminated():
+    with sigterm_as_interrupt():
         if output is None or str(output) == "-":
             printer = OrderedPrinter(sys.stdout, list(lines), as_json=output is not None)
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mllama_demo.errors import ConfigError
-from mllama_demo.runtime.process import only_one
+from mllama_demo.runtime.process import exclusive_lock
 
 Record = dict[str, Any]
 Key = tuple[int, int]  # round and line number
@@ -103,7 +103,7 @@ def open_results(path: Path) -> Iterator[Results]:
         path.touch()
     except OSError as error:
         raise ConfigError(f"The results {path} cannot be written: {error.strerror}.") from None
-    with only_one(path, "Another batch"):
+    with exclusive_lock(path, "Another batch"):
         records, size = _read(path)
         os.truncate(path, size)
         with path.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Ending politely: SIGTERM as Ctrl-C, and folders that only one process at a time may write to."""
+"""Signals and the end of the process, and locks on folders that one process at a time may write to."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from typing import Any, NoReturn
 
 from mllama_demo.errors import ConfigError
 
-MODEL_THREAD = "model"  # the name of a thread that loads a model and runs it
+MODEL_THREAD = "model"  # the name of every thread that loads or runs a model
 
 
 @contextlib.contextmanager
-def terminated() -> Iterator[None]:
-    """SIGTERM, from a system that shuts down or a person, counts as Ctrl-C."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Has no effect outside the main thread."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     try:
         before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, so somebody else minds the signals
+    except ValueError:  # not the main thread
         yield
         return
     try:
@@ -37,10 +37,10 @@ def terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process with an exit code; at once, when a thread still loads a model or does not stop running it.
+def exit_process(code: int) -> NoReturn:
+    """Ends the process. Does not wait for a thread that still loads or runs a model.
 
-    The interpreter would end underneath that thread, and PyTorch abort the process. What is registered for the end is done.
+    PyTorch aborts the process when the interpreter ends under such a thread. Functions registered with atexit are called.
     """
     if not any(thread.name == MODEL_THREAD for thread in threading.enumerate()):
         sys.exit(code)
@@ -51,24 +51,31 @@ def leave(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, work: str) -> Iterator[None]:
-    """Holds an existing folder's lock, which ends with the process however that ends. work: what another one does, for the
-    ConfigError while it does it: "Another compilation"."""
-    handle = os.open(folder, os.O_RDONLY)
+def exclusive_lock(path: Path, work: str) -> Iterator[None]:
+    """Locks an existing file or folder. The operating system releases the lock when the process ends.
+
+    Args:
+        path: the file or folder.
+        work: the work of another process that holds the lock, for the error message, such as "Another compilation".
+
+    Raises:
+        ConfigError: another process holds the lock.
+    """
+    handle = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{work} is writing to {folder}; wait until it has ended.") from None
+            raise ConfigError(f"{work} is writing to {path}; wait until it has ended.") from None
         yield
     finally:
         os.close(handle)
 
 
 def remove_if_abandoned(folder: Path) -> bool:
-    """Removes a working folder whose process is gone; False when it is still at work."""
+    """Removes a working folder that no process has locked; False when one has."""
     try:
-        with only_one(folder, ""):
+        with exclusive_lock(folder, ""):
             shutil.rmtree(folder, ignore_errors=True)
     except (ConfigError, OSError):
         return False

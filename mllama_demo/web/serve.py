@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError, DemoError
-from mllama_demo.runtime.process import terminated
+from mllama_demo.runtime.process import sigterm_as_interrupt
 
 if TYPE_CHECKING:
     from mllama_demo.engine.base import StartedBackend
@@ -91,7 +91,7 @@ def serve(settings: Settings, started: float, make_demo: MakeDemo) -> int:
     server = uvicorn.Server(uvicorn.Config(loading, log_level="warning", timeout_graceful_shutdown=3))
     say(f"{settings.title}: starting on {address}")
     try:
-        with terminated():  # uvicorn repeats the signal that ended it, and SIGTERM would leave no time to tidy up
+        with sigterm_as_interrupt():  # uvicorn repeats the signal that ended it, and SIGTERM would exit_process no time to tidy up
             server.run(sockets=[listener])
     except KeyboardInterrupt:
         say("Stopped.")

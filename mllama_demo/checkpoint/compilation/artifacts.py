@@ -21,7 +21,7 @@ from typing import Any
 
 from mllama_demo.checkpoint.compilation.fingerprint import differences, fingerprint
 from mllama_demo.errors import ConfigError
-from mllama_demo.runtime.process import only_one, remove_if_abandoned
+from mllama_demo.runtime.process import exclusive_lock, remove_if_abandoned
 
 VARIABLE = "NEURON_COMPILED_ARTIFACTS"  # vLLM's, which names the artifact itself
 MODEL_FILE, NEURON_CONFIG = "model.pt", "neuron_config.json"  # NxDI's names
@@ -145,7 +145,7 @@ def new_artifact(target: Place) -> Iterator[Path]:
             for other in work.parent.glob("*" + COMPILING):
                 remove_if_abandoned(other)
         work.mkdir(exist_ok=True)
-        with only_one(work, "Another compilation"):
+        with exclusive_lock(work, "Another compilation"):
             atexit.register(tidy)  # for a thread that is not waited for when the program ends
             try:
                 _empty(work)

@@ -30,7 +30,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.neuron.compiler_log import CompileProgress
 from mllama_demo.engine.neuron.config import neuron_values
 from mllama_demo.errors import ConfigError
-from mllama_demo.runtime.process import terminated
+from mllama_demo.runtime.process import sigterm_as_interrupt
 
 # Of disk, for each graph: as it was traced, as it was compiled, and again in model.pt. An estimate from above.
 _GRAPH_BYTES = GIB
@@ -72,7 +72,7 @@ def main(options: Sequence[str], dry_run: bool) -> int:
         return 0
     check(wanted)
     try:
-        with terminated():
+        with sigterm_as_interrupt():
             folder = compiled(wanted, _Terminal(), say=_say)
     except KeyboardInterrupt:
         raise ConfigError(compile_job.INTERRUPTED) from None

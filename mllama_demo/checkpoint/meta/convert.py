@@ -27,7 +27,7 @@ from mllama_demo.checkpoint.meta.files import MetaFiles
 from mllama_demo.checkpoint.meta.layout import MetaModel, Output, VisionConstants, assemble, check_tensors, meta_model, outputs
 from mllama_demo.checkpoint.meta.weights_file import Entry
 from mllama_demo.errors import CheckpointError, ConfigError
-from mllama_demo.runtime.process import only_one, terminated
+from mllama_demo.runtime.process import exclusive_lock, sigterm_as_interrupt
 
 FILE_LIMIT = 5 * 10**9  # bytes; above it the weights are divided, as the published ones are
 SMALL_FILES = 100 * 10**6  # bytes left free for the tokenizer and the JSON files, generously
@@ -79,10 +79,10 @@ def convert(
     plan = _plan(found, shards, vision, file_limit)
     meta_tokenizer.check_vocabulary(found.tokenizer, tokens, plan.model.vocab)
     journal = json.loads(json.dumps({**found.fingerprint(), "instruct": instruct, "weights": list(plan.files)}))
-    with _one_sentence(work, output_dir), terminated():
+    with _one_sentence(work, output_dir), sigterm_as_interrupt():
         existed = work.exists()
         work.mkdir(parents=True, exist_ok=True)
-        with only_one(work, "Another conversion"), _tidy(work, existed):
+        with exclusive_lock(work, "Another conversion"), _tidy(work, existed):
             done = _resume(work, journal, plan, say)
             _check_space(work, plan, done)
             weights_file.write_json(work / JOURNAL, journal)

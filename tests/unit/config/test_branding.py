@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mllama_demo.config.branding import (
-    DARK_GROUND,
-    LIGHT_GROUND,
+    DARK_BACKGROUND,
+    LIGHT_BACKGROUND,
     MAX_LOGO_BYTES,
     MIN_CONTRAST,
     Brand,
@@ -32,15 +32,15 @@ def test_contrast_is_wcags():
 
 
 @given(st.integers(0, 0xFFFFFF))
-def test_every_colour_can_be_read_on_both_grounds_and_text_on_it(number: int):
+def test_every_colour_can_be_read_on_both_backgrounds_and_text_on_it(number: int):
     brand = Brand("x", f"#{number:06x}")
-    assert contrast(brand.on_light, LIGHT_GROUND) >= MIN_CONTRAST
-    assert contrast(brand.on_dark, DARK_GROUND) >= MIN_CONTRAST
-    assert contrast(brand.ink, brand.color) >= MIN_CONTRAST
+    assert contrast(brand.on_light, LIGHT_BACKGROUND) >= MIN_CONTRAST
+    assert contrast(brand.on_dark, DARK_BACKGROUND) >= MIN_CONTRAST
+    assert contrast(brand.text_color, brand.color) >= MIN_CONTRAST
 
 
 def test_a_colour_that_can_be_read_stays_as_it_is():
-    assert readable("#0b5fff", LIGHT_GROUND, darker=True) == "#0b5fff"
+    assert readable("#0b5fff", LIGHT_BACKGROUND, darker=True) == "#0b5fff"
 
 
 @pytest.mark.parametrize("color", ["red", "#fff", "#12345g", "#1234567", "url(x)", "#000000;x:y"])

@@ -338,8 +338,8 @@ class TestCommandLine:
             "Images:",
             "API:",
             "Demos:",
-            "People:",
-            "Brand:",
+            "Accounts:",
+            "Branding:",
             "Answers:",
         ]
 

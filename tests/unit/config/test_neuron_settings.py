@@ -15,7 +15,7 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.config.model_shape import PUBLISHED
 from mllama_demo.config.neuron import (
     CORES,
-    REFUSED,
+    NOT_OPTIONS,
     InstanceType,
     NeuronOptions,
     OnDeviceSampling,
@@ -222,10 +222,12 @@ def test_what_breaks_no_rule_is_accepted(tmp_path, changes):
     assert load(tmp_path, TUTORIAL | changes).backend == "neuron"
 
 
-@pytest.mark.parametrize("key", REFUSED)
+@pytest.mark.parametrize("key", NOT_OPTIONS)
 def test_an_option_of_nxdi_or_vllm_that_is_none_here_says_why(tmp_path, key):
     message = refusal(tmp_path, TUTORIAL | {key: 1})
-    assert message == f"The configuration file {tmp_path / 'demo.yaml'} has the key {key}, which is no option: {REFUSED[key]}."
+    assert (
+        message == f"The configuration file {tmp_path / 'demo.yaml'} has the key {key}, which is no option: {NOT_OPTIONS[key]}."
+    )
     assert key not in Settings.model_fields
 
 

@@ -9,14 +9,14 @@ import pytest
 
 PROGRAM = """
 import atexit, sys, threading, time
-from mllama_demo.runtime.process import MODEL_THREAD, leave
+from mllama_demo.runtime.process import MODEL_THREAD, exit_process
 atexit.register(print, "tidied")
 for name in sys.argv[1:]:
     threading.Thread(target=time.sleep, args=(600 if name == "model" else 0.5,), name=name, daemon=name == "model").start()
 print("said", end=" ")
 began = time.monotonic()
 atexit.register(lambda: print("others waited for" if time.monotonic() - began > 0.4 else "at once", end=" "))
-leave(130)
+exit_process(130)
 """
 
 
