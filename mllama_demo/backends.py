@@ -136,12 +136,16 @@ def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo
 
 def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, progress: Progress) -> ModelRunner:
     """Compiles first if it must."""
-    from mllama_demo.checkpoint.compilation.compile import check, compilation, compiled, in_words
+    from mllama_demo.checkpoint.compilation.compile import check_can_compile, describe_progress, ensure_compiled, plan_compilation
 
     progress("looking for the compiled model")
-    wanted = compilation(settings)
-    check(wanted)
-    folder = compiled(wanted, lambda now, seconds: progress(f"compiling it first, {in_words(now, seconds)}"), say=log.info)
+    compilation = plan_compilation(settings)
+    check_can_compile(compilation)
+    folder = ensure_compiled(
+        compilation,
+        lambda now, seconds: progress(f"compiling it first, {describe_progress(now, seconds)}"),
+        report=log.info,
+    )
     progress("importing the Neuron SDK")
     from mllama_demo.engine.neuron.runner import NeuronRunner
 

@@ -31,20 +31,20 @@ def main(options: Sequence[str], as_json: bool) -> int:
 
 
 def examine(machine: Machine, settings: Settings) -> list[Finding]:
-    """Everything that there is to say about running this configuration on this machine."""
-    sight = DoctorContext(machine, settings)
+    """Runs all checks."""
+    context = DoctorContext(machine, settings)
     found: list[Finding] = []
     for check in CHECKS:
         try:
-            found += check(sight)
-        except OSError as error:  # above all a folder that this user may not look into
+            found += check(context)
+        except OSError as error:  # mostly a folder without permission
             text = f"{error.filename} cannot be read ({error.strerror})"
             found.append(Finding(check.__name__.replace("_", " "), "fail", text, "check its permissions"))
     return found
 
 
 def report(found: Sequence[Finding]) -> str:
-    """What people read."""
+    """The findings as text."""
     width = max(len(finding.check) for finding in found)
     lines = []
     for finding in found:

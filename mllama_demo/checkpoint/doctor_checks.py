@@ -1,6 +1,6 @@
-"""The doctor's checks of a machine: each is a function of a `DoctorContext`, and what it yields is shown in this order.
+"""The doctor's checks. Each is a function from a `DoctorContext` to `Finding`s; CHECKS has their order.
 
-They look and change nothing, load no PyTorch and ask no network.
+A check changes nothing, imports no PyTorch and uses no network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mllama_demo.checkpoint import neuron_sdks
 from mllama_demo.checkpoint.compilation import artifacts as compiled_artifacts
 from mllama_demo.checkpoint.compilation.compile import Compilation
 from mllama_demo.checkpoint.findings import DoctorContext, Finding, Status
-from mllama_demo.checkpoint.machine import existing, same_chips, version_key
+from mllama_demo.checkpoint.machine import nearest_existing, same_chips, version_key
 from mllama_demo.checkpoint.memory import GIB, core_memory
 from mllama_demo.checkpoint.neuron_sdks import NXDI, Sdk
 from mllama_demo.checkpoint.plan import verdict
@@ -24,11 +24,11 @@ from mllama_demo.config.neuron import CORES, SCRATCHPAD_PAGE_MIB
 from mllama_demo.errors import ConfigError
 
 GB = 10**9
-Judged = tuple[Status, str, str]  # the rest of a Finding
+Verdict = tuple[Status, str, str]  # status, text and remedy of a Finding
 _CORES: dict[str, int] = {**CORES}
 _CORES_PER_DEVICE = 2
 _WITHOUT_NEURON = "or leave --config out to run the small model of this demo with PyTorch"
-_LAPTOP_DISK = GB  # bytes for conversations and their images; a guess
+_LAPTOP_DISK = GB  # bytes for conversations and their images; an estimate
 
 
 # --- the machine ---------------------------------------------------------------------------------------------------------
@@ -57,8 +57,8 @@ def instance(s: DoctorContext) -> Iterator[Finding]:
 def devices(s: DoctorContext) -> Iterator[Finding]:
     count, cores = s.machine.neuron_devices, s.settings.tensor_parallel_size
     if not s.neuron:
-        place = "a GPU" if s.machine.gpu and s.settings.device != "cpu" else "the CPU"
-        runs = f"the model runs with PyTorch on {place}"
+        processor = "a GPU" if s.machine.gpu and s.settings.device != "cpu" else "the CPU"
+        runs = f"the model runs with PyTorch on {processor}"
         if s.has_neuron:
             remedy = "name one of the configurations in configs/ to use Neuron, such as --config configs/trn1-90b.yaml"
             yield Finding("neuron devices", "warn", f"{count}, but not used by this configuration: {runs}", remedy)
@@ -87,7 +87,7 @@ def driver(s: DoctorContext) -> Iterator[Finding]:
     if version is None:
         if on_disk:
             yield Finding("driver", "fail", f"{on_disk} is installed but not loaded", "sudo modprobe neuron")
-        elif s.machine.neuron_devices:  # in a container the host's driver may not be seen
+        elif s.machine.neuron_devices:  # a container may not show the host's driver
             yield Finding("driver", "warn", "its version cannot be seen (/sys/module/neuron)", "see `modinfo neuron` on the host")
         else:
             yield Finding("driver", "fail", "there is none", "install aws-neuronx-dkms, or start from a Neuron AMI")
@@ -131,7 +131,7 @@ def packages(s: DoctorContext) -> Iterator[Finding]:
 
 
 def _sdk(s: DoctorContext, sdk: Sdk) -> Iterator[Finding]:
-    """What is wrong with a known release; nothing when all is well."""
+    """The problems of a known release of the SDK."""
     if differences := sdk.differences(s.machine.versions):
         text = f"like {sdk.name}, but {'; '.join(differences)}"
         yield Finding("neuron sdk", "warn", text, "install the packages as one set; mixed ones may fail while compiling")
@@ -171,7 +171,7 @@ def device_memory(s: DoctorContext) -> Iterator[Finding]:
 
 
 def host_memory(s: DoctorContext) -> Iterator[Finding]:
-    """On Neuron the weights pass through the host and are cut there, which can take them twice (an estimate)."""
+    """On Neuron the host divides the weights among the cores, which can take twice their size (an estimate)."""
     found, free = s.checkpoint, s.machine.memory
     if not isinstance(found, CheckpointInfo):
         return
@@ -190,33 +190,33 @@ def host_memory(s: DoctorContext) -> Iterator[Finding]:
 
 
 def _in_float32(s: DoctorContext) -> bool:
-    """As torch_runner.choose_dtype decides."""
+    """The decision of engine.torch.runner.choose_dtype, without importing torch."""
     on_cpu = not s.machine.gpu or s.settings.device == "cpu"
     return s.settings.dtype == "float32" or (s.settings.dtype == "auto" and on_cpu)
 
 
-# --- what is compiled ----------------------------------------------------------------------------------------------------
+# --- compiled models ----------------------------------------------------------------------------------------------------
 
 
 def disk(s: DoctorContext) -> Iterator[Finding]:
     if not s.neuron:
-        yield from _room(s, "disk", s.settings.data_dir, _LAPTOP_DISK, "for conversations", scarce="warn")
+        yield from _disk_space(s, "disk", s.settings.data_dir, _LAPTOP_DISK, "for conversations", scarce="warn")
         return
     wanted = s.compilation
     if wanted and artifacts_state(wanted)[0] != "ok":
-        yield from _room(s, "disk", wanted.place.folder, wanted.bytes, "for what is compiled", scarce="fail")
+        yield from _disk_space(s, "disk", wanted.location.folder, wanted.bytes, "for what is compiled", scarce="fail")
 
 
-def _room(s: DoctorContext, check: str, folder: Path, needed: int, purpose: str, *, scarce: Status) -> Iterator[Finding]:
-    there = existing(folder)
-    free = s.machine.disk_free(there)
-    if not os.access(there, os.W_OK):
-        yield Finding(check, "fail", f"{there} cannot be written to", f"it is needed {purpose}; name another folder")
+def _disk_space(s: DoctorContext, check: str, folder: Path, needed: int, purpose: str, *, scarce: Status) -> Iterator[Finding]:
+    existing = nearest_existing(folder)
+    free = s.machine.disk_free(existing)
+    if not os.access(existing, os.W_OK):
+        yield Finding(check, "fail", f"{existing} cannot be written to", f"it is needed {purpose}; name another folder")
     elif free < needed:
-        text = f"{_size(free)} free in {there}, and about {_size(needed)} are wanted {purpose}"
+        text = f"{_size(free)} free in {existing}, and about {_size(needed)} are wanted {purpose}"
         yield Finding(check, scarce, text, "make room, or name a folder on another disk")
     else:
-        yield Finding(check, "ok", f"{_size(free)} free in {there}, {purpose}")
+        yield Finding(check, "ok", f"{_size(free)} free in {existing}, {purpose}")
 
 
 def artifacts(s: DoctorContext) -> Iterator[Finding]:
@@ -224,45 +224,49 @@ def artifacts(s: DoctorContext) -> Iterator[Finding]:
         yield Finding("artifacts", *artifacts_state(s.compilation))
 
 
-def artifacts_state(wanted: Compilation) -> Judged:
-    """Whether this very model is compiled. Something else in its place fails, as `serve` would."""
-    folder = wanted.place.folder
+def artifacts_state(wanted: Compilation) -> Verdict:
+    """Whether the model is compiled. Something else in its folder is a failure, because `serve` fails too."""
+    folder = wanted.location.folder
     try:
         if wanted.exists:
             return "ok", f"{folder} was compiled from exactly this", ""
     except ConfigError as error:
         return "fail", str(error), ""
     remedy = "`python -m mllama_demo compile` with the same options; `serve` does it as well"
-    near = None if wanted.place.named else compiled_artifacts.closest(wanted.root, wanted.made_of)
+    near = None if wanted.location.from_environment else compiled_artifacts.closest(wanted.root, wanted.inputs)
     if near:
-        return "warn", f"nothing is compiled from this; in {near[0]}, the closest, {compiled_artifacts.few(near[1])}", remedy
-    return "warn", f"nothing is compiled in {folder if wanted.place.named else wanted.root}", remedy
+        return (
+            "warn",
+            f"nothing is compiled from this; in {near[0]}, the closest, {compiled_artifacts.first_three(near[1])}",
+            remedy,
+        )
+    return "warn", f"nothing is compiled in {folder if wanted.location.from_environment else wanted.root}", remedy
 
 
 # --- environment variables -----------------------------------------------------------------------------------------------
 
 
 def environment(s: DoctorContext) -> Iterator[Finding]:
-    """One finding for each variable that is set and matters; one for all when none is."""
+    """One finding for each relevant variable that is set, or one finding when none is."""
     if not s.neuron:
         return
     found = [
-        Finding(name, *judged)
-        for name, judge in _VARIABLES.items()
-        if (value := s.machine.environ.get(name, "").strip()) and (judged := judge(s, value))
+        Finding(name, *verdict)
+        for name, check in _VARIABLES.items()
+        if (value := s.machine.environ.get(name, "").strip()) and (verdict := check(s, value))
     ]
     none = Finding("environment", "ok", "no variable is set that changes how the model is compiled or run")
     yield from found or [none]
 
 
-def _core_count(s: DoctorContext, value: str) -> Judged:
+def _core_count(s: DoctorContext, value: str) -> Verdict:
     if not value.isdigit():
         return "fail", f"{value!r} is no number of NeuronCores", "unset it"
     return _cores(s, value, int(value))
 
 
-def _core_range(s: DoctorContext, value: str) -> Judged:
-    """As the Neuron runtime reads it: "0-15", "3" or "0,1,4-7"."""
+def _core_range(s: DoctorContext, value: str) -> Verdict:
+    """A list as the Neuron runtime reads it: "0-15", "3" or "0,1,4-7"."""
     cores: set[int] = set()
     for part in value.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
@@ -273,28 +277,28 @@ def _core_range(s: DoctorContext, value: str) -> Judged:
     return _cores(s, value, len(cores))
 
 
-def _cores(s: DoctorContext, value: str, count: int) -> Judged:
+def _cores(s: DoctorContext, value: str, count: int) -> Verdict:
     wanted = s.settings.tensor_parallel_size
     if count < wanted:
         return "fail", f"{value} leaves {count} NeuronCores, but tensor_parallel_size is {wanted}", "unset it"
     return "ok", value, ""
 
 
-def _page_size(s: DoctorContext, value: str) -> Judged:
+def _page_size(s: DoctorContext, value: str) -> Verdict:
     if value != str(SCRATCHPAD_PAGE_MIB):
         text = f"{value}, but this model is compiled for pages of {SCRATCHPAD_PAGE_MIB} MiB"
         return "fail", text, "unset it, and the demo sets the one that fits"
     return "ok", value, ""
 
 
-def _artifacts_variable(s: DoctorContext, value: str) -> Judged:
+def _artifacts_variable(s: DoctorContext, value: str) -> Verdict:
     if s.settings.compiled_artifacts and s.settings.compiled_artifacts != Path(value):
         return "warn", f"{value} is used, and compiled_artifacts ({s.settings.compiled_artifacts}) is not", "unset one of them"
     return "ok", f"{value}; vLLM reads it as well", ""
 
 
-def _rpc_timeout(s: DoctorContext, value: str) -> Judged:
-    """Milliseconds; AWS's tutorial says 180000 where the default of 10000 is not enough."""
+def _rpc_timeout(s: DoctorContext, value: str) -> Verdict:
+    """Milliseconds. AWS's tutorial uses 180000 because the default of 10000 is too short."""
     if not value.isdigit() or int(value) < 180_000:
         return (
             "warn",
@@ -304,16 +308,16 @@ def _rpc_timeout(s: DoctorContext, value: str) -> Judged:
     return "ok", f"{value}; only vLLM's server reads it", ""
 
 
-def _work_dir(s: DoctorContext, value: str) -> Judged:
-    """NxDI empties it at each compilation."""
+def _work_dir(s: DoctorContext, value: str) -> Verdict:
+    """NxDI empties this folder at each compilation."""
     return "ok", f"{value}; not used here, as `compile` works beside the artifact", ""
 
 
-def _compiler_flags(s: DoctorContext, value: str) -> Judged:
+def _compiler_flags(s: DoctorContext, value: str) -> Verdict:
     return "warn", f"{value!r} is given to the compiler besides what NxDI gives it", "unset it unless you know that it is needed"
 
 
-_VARIABLES: dict[str, Callable[[DoctorContext, str], Judged]] = {
+_VARIABLES: dict[str, Callable[[DoctorContext, str], Verdict]] = {
     "NEURON_RT_NUM_CORES": _core_count,
     "NEURON_RT_VISIBLE_CORES": _core_range,
     "NEURON_SCRATCHPAD_PAGE_SIZE": _page_size,
@@ -328,7 +332,7 @@ CHECKS: tuple[Callable[[DoctorContext], Iterator[Finding]], ...] = (
 )
 
 
-# --- words ---------------------------------------------------------------------------------------------------------------
+# --- formatting ---------------------------------------------------------------------------------------------------------------
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""What the doctor looks at and what it says: a `DoctorContext` goes into every check, `Finding`s come out."""
+"""The input and the output of the doctor's checks: a `DoctorContext` and `Finding`s."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from mllama_demo.checkpoint import neuron_sdks
-from mllama_demo.checkpoint.compilation.compile import Compilation, compilation
+from mllama_demo.checkpoint.compilation.compile import Compilation, plan_compilation
 from mllama_demo.checkpoint.machine import Machine
 from mllama_demo.checkpoint.neuron_sdks import Sdk
 from mllama_demo.checkpoint.validate import CheckpointInfo, check_checkpoint
@@ -21,8 +21,13 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """check: what was looked at, in a word or two. text: what was found. remedy: what to do; empty when all is well, or when
-    the text says it."""
+    """The result of a check.
+
+    Attributes:
+        check: the name of the check.
+        text: what was found.
+        remedy: what to do; empty when nothing is to be done or when the text says it.
+    """
 
     check: str
     status: Status
@@ -32,24 +37,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class DoctorContext:
-    """A machine and the configuration that it is to run."""
+    """A machine and the configuration to check it for."""
 
     machine: Machine
     settings: Settings
 
     @property
     def neuron(self) -> bool:
-        """True when the configuration is for NeuronCores."""
+        """Whether the configuration is for NeuronCores."""
         return self.settings.backend == "neuron"
 
     @property
     def has_neuron(self) -> bool:
-        """True when the machine is, or shows devices of, a Neuron instance."""
+        """Whether the machine is a Neuron instance or has Neuron devices."""
         return self.machine.neuron_devices > 0 or self.machine.instance_type in CORES
 
     @cached_property
     def checkpoint(self) -> CheckpointInfo | str:
-        """What the checkpoint says of itself, or the sentence that says why it cannot be used."""
+        """The description of the checkpoint, or the sentence that says why it cannot be used."""
         try:
             return check_checkpoint(self.settings.model_path)
         except CheckpointError as error:
@@ -57,7 +62,7 @@ class DoctorContext:
 
     @cached_property
     def shape(self) -> ModelShape | None:
-        """The model's measures, which need its config.json only."""
+        """The sizes of the model, which need its config.json only."""
         try:
             return read_shape(self.settings.model_path / "config.json")
         except CheckpointError:
@@ -65,12 +70,12 @@ class DoctorContext:
 
     @cached_property
     def sdk(self) -> Sdk | None:
-        """The release that the installed packages come closest to."""
+        """The release of the SDK that the installed packages match best."""
         return neuron_sdks.closest(self.machine.versions)
 
     @cached_property
     def compilation(self) -> Compilation | None:
-        """What `compile` and `serve` would look for; None when the checkpoint cannot be used."""
+        """The compilation that `compile` and `serve` need; None when the checkpoint cannot be used."""
         if isinstance(self.checkpoint, str):
             return None
-        return compilation(self.settings, self.machine.environ)
+        return plan_compilation(self.settings, self.machine.environ)

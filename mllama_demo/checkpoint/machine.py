@@ -1,7 +1,6 @@
-"""What can be known of a machine from its own files, in no time: which EC2 instance it is, its Neuron devices and driver, its
-memory; and the refusals of one that cannot run a configuration for Neuron.
+"""The machine as its files describe it: EC2 instance type, Neuron devices and driver, memory; and checks that need them.
 
-Reads /sys, /proc, /dev and /usr/src under a root that a test may put elsewhere, and never the network.
+Reads /sys, /proc, /dev and /usr/src below a root folder that a test may replace. Uses no network.
 """
 
 from __future__ import annotations
@@ -22,13 +21,20 @@ ROOT = Path("/")
 
 
 def free_bytes(folder: Path) -> int:
-    """Of the disk where the folder is, or would be."""
-    return shutil.disk_usage(existing(folder)).free
+    """Free space on the disk of a folder that may not exist yet."""
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 @dataclass(frozen=True)
 class Machine:
-    """root: where /sys and its like are looked for. versions: of the installed packages, by name. disk_free: as free_bytes."""
+    """A machine.
+
+    Attributes:
+        root: the folder that has sys, proc, dev and usr.
+        environ: its environment variables.
+        versions: the versions of installed packages, by name.
+        disk_free: the function free_bytes, or a test's.
+    """
 
     root: Path
     environ: Mapping[str, str]
@@ -37,12 +43,12 @@ class Machine:
 
     @property
     def product(self) -> str | None:
-        """What the firmware calls the machine; None where it is hidden. On EC2 (Nitro) the name is the instance type."""
+        """The product name in the firmware; None where it is hidden. On EC2 (Nitro) it is the instance type."""
         return self._text("sys/devices/virtual/dmi/id/product_name")
 
     @property
     def instance_type(self) -> str | None:
-        """Of an EC2 instance, such as "trn1.32xlarge"; None when this is none or cannot be known."""
+        """The EC2 instance type, such as "trn1.32xlarge"; None when the machine is no EC2 instance or does not show it."""
         product = self.product or ""
         on_ec2 = (self._text("sys/devices/virtual/dmi/id/sys_vendor") or "").startswith("Amazon")
         return product if on_ec2 and re.fullmatch(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", product) else None
@@ -69,7 +75,7 @@ class Machine:
 
     @property
     def memory(self) -> int | None:
-        """Bytes that a new program can have, within the limit of a container."""
+        """Free memory in bytes, within the limit of a container."""
         sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB$", self._text("proc/meminfo") or "", re.MULTILINE))
         available = sizes.get("MemAvailable") or sizes.get("MemTotal")
         limit = self._text("sys/fs/cgroup/memory.max") or ""
@@ -84,7 +90,7 @@ class Machine:
 
 
 def this_machine(packages: Sequence[str] = ()) -> Machine:
-    """packages: whose versions are wanted."""
+    """This machine. packages: the packages whose versions are looked up."""
     versions = {}
     for name in packages:
         try:
@@ -95,29 +101,29 @@ def this_machine(packages: Sequence[str] = ()) -> Machine:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """To compare versions by; only the release counts ("2.19.8089.0+8ab9f450" as 2.19.8089.0)."""
+    """The sort key of a version. The part after "+" is ignored, as in "2.19.8089.0+8ab9f450"."""
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0]))
 
 
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+def nearest_existing(folder: Path) -> Path:
+    """The folder, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def same_chips(instance: str, other: str) -> bool:
-    """Whether what is compiled for one instance type runs on the other. trn1n is trn1 with more network."""
+    """Whether a model compiled for one instance type runs on the other. trn1n is trn1 with a faster network."""
     first, second = (name.partition(".")[0].removesuffix("n") for name in (instance, other))
     return first == second
 
 
 def check_sdk() -> None:
-    """Raises ConfigError, before anything heavy is imported, where the Neuron SDK is not installed."""
+    """Raises ConfigError when the Neuron SDK is not installed, without importing it."""
     if importlib.util.find_spec("neuronx_distributed_inference") is None:
         raise ConfigError(NO_SDK)
 
 
 def check_devices() -> None:
-    """Raises ConfigError where there is no Neuron device to run a compiled model on."""
+    """Raises ConfigError when the machine has no Neuron device."""
     if not this_machine().neuron_devices:
         raise ConfigError(
             "This machine has no Neuron device (/dev/neuron0), so backend neuron cannot run here; use a trn1.32xlarge or "
@@ -126,8 +132,10 @@ def check_devices() -> None:
 
 
 def check_instance(wanted: InstanceType, cores: int) -> None:
-    """Raises ConfigError when a model for `wanted` on that many NeuronCores is not for this machine. One whose type cannot be
-    told, or has no Neuron, is not judged."""
+    """Raises ConfigError when a model for the instance type `wanted` and `cores` NeuronCores cannot run on this machine.
+
+    A machine of unknown type, or without Neuron, is not checked.
+    """
     name = this_machine().instance_type
     here: InstanceType | None = next((known for known in CORES if known == name), None)
     if here is None or here == wanted:

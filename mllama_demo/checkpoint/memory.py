@@ -1,4 +1,4 @@
-"""How much device memory a Neuron configuration takes on each NeuronCore. Pure arithmetic on the measures of a model.
+"""The device memory that a Neuron configuration takes on each NeuronCore, computed from the sizes of a model.
 
 Exact, from NxDI's layers (models/mllama) and caches (modules/kvcache/multimodal_kv_cache_manager.py), where t is
 tensor_parallel_size, b the bytes of a number, k = max(1, kv heads / t) the key-value heads of a core and d the head size:
@@ -6,7 +6,7 @@ tensor_parallel_size, b the bytes of a number, k = max(1, kv heads / t) the key-
                  and norms, gates, biases after a sum and the position embeddings of tiles (148 MB) whole on every core
     text cache   2 × self-attention layers × batch_size × k × seq_len × d × b
     image cache  2 × cross-attention layers × batch_size × k × (tiles × patches of a tile) × d × b
-Estimated, as nothing upstream states it:
+Estimated, because no source states it:
     scratch      the largest step of a prompt's computation – vision encoder, self-attention, cross-attention or feed-forward,
                  attention scores in float32 and again in b bytes – rounded up to pages of scratchpad_page_size
     graphs       0.1 GiB for the instructions of each compiled graph, one for each bucket
@@ -29,8 +29,8 @@ from mllama_demo.config.neuron import GIB_PER_CORE, NeuronOptions
 
 GIB = 2**30
 _GRAPH_BYTES = 0.1 * GIB
-# From this prompt length on, self-attention on a NeuronCore-v2 is a kernel that never holds its scores
-# (NxDI, NeuronAttentionBase.get_flash_attention_strategy); cross-attention always holds them.
+# From this prompt length on, self-attention on a NeuronCore-v2 is a kernel that stores no attention scores
+# (NxDI, NeuronAttentionBase.get_flash_attention_strategy); cross-attention always stores them.
 _FLASH_ATTENTION = 4096
 
 
@@ -54,12 +54,12 @@ class CoreMemory:
 
     @property
     def free(self) -> int:
-        """Negative when it does not fit."""
+        """Free bytes; negative when the model does not fit."""
         return GIB_PER_CORE * GIB - self.total
 
 
 def core_memory(m: ModelShape, o: NeuronOptions) -> CoreMemory:
-    """What one NeuronCore holds."""
+    """The memory of one NeuronCore."""
     number, heads = o.dtype_bytes, _kv_heads(m, o.tensor_parallel_size)
     row = 2 * o.batch_size * heads * m.head_dim * number  # keys and values of one position in every slot
     graphs = len(o.context_encoding_buckets) + len(o.token_generation_buckets)
@@ -73,7 +73,7 @@ def core_memory(m: ModelShape, o: NeuronOptions) -> CoreMemory:
 
 
 def core_parameters(m: ModelShape, t: int) -> int:
-    """Numbers in the weights of one core; t = 1: of the whole model."""
+    """The number of parameters on one of `t` cores; t = 1 counts the whole model."""
     query, key_value = _share(m.heads, t) * m.head_dim * m.hidden, _kv_heads(m, t) * m.head_dim * m.hidden
     attention, feed_forward = 2 * query + 2 * key_value, 3 * m.hidden * _share(m.ffn, t)
     layer = attention + feed_forward + 2 * m.hidden
@@ -93,10 +93,10 @@ def core_parameters(m: ModelShape, t: int) -> int:
 
 
 def scratch_bytes(m: ModelShape, o: NeuronOptions) -> int:
-    """The largest step of reading the longest prompt, before rounding. An estimate from above: kernels may keep less."""
+    """Bytes of the largest step of the longest prefill, before rounding. An upper estimate: kernels may need less."""
     t, number, length = o.tensor_parallel_size, o.dtype_bytes, o.max_context_length
     padded = m.tiles * 8 * math.ceil(m.patches / 8)
-    tokens = m.vision_tokens * m.hidden * number  # the picture as cross-attention sees it
+    tokens = m.vision_tokens * m.hidden * number  # the image tokens for cross-attention
 
     def scores(heads: int, rows: int, columns: int) -> int:
         return _share(heads, t) * rows * columns * (4 + number)
@@ -104,7 +104,7 @@ def scratch_bytes(m: ModelShape, o: NeuronOptions) -> int:
     vision = padded * m.vision_hidden * number * (3 + m.vision_features + 1)
     vision += max(scores(m.vision_heads, padded, padded), padded * _share(m.vision_ffn, t) * number)
     cross_rows = 2 * len(m.cross_layers) * _kv_heads(m, t) * m.vision_tokens * m.head_dim * number
-    # The residual, its norm and a sum; the residual is cut over the cores when sequence parallel is on.
+    # The residual, its norm and a sum. Sequence parallelism divides two of them among the cores.
     hidden = length * m.hidden * number * 3
     if o.sequence_parallel_enabled:
         hidden = length * m.hidden * number + 2 * math.ceil(length / t) * m.hidden * number
@@ -127,5 +127,5 @@ def _kv_heads(m: ModelShape, t: int) -> int:
 
 
 def _share(count: int, t: int) -> int:
-    """Of one core, when the whole is padded to a multiple of t."""
+    """The share of one core, when the count is padded to a multiple of t."""
     return math.ceil(count / t)

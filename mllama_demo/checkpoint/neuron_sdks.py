@@ -1,6 +1,6 @@
-"""The releases of the AWS Neuron SDK that carry Llama 3.2 Vision, as sets of versions that belong together.
+"""The releases of the AWS Neuron SDK that support Llama 3.2 Vision, with the versions of their packages.
 
-"Known" means that AWS released the packages together and says so in public; none of them was run on a device by this project.
+AWS released the packages of each release together. This project ran none of them on a device.
 Sources, all of AWS:
 - the versions: github.com/aws-neuron/aws-neuron-sdk, src/helperscripts/n2-manifest.json (as of SDK 2.32)
 - transformers: setup.py of github.com/aws-neuron/neuronx-distributed-inference at each release, where it was published
@@ -24,8 +24,13 @@ DRIVER_THAT_NEEDS_NEWER_RUNTIME = ((2, 29), (2, 31, 0))
 
 @dataclass(frozen=True)
 class Sdk:
-    """One release. torch_neuronx: what follows the version of PyTorch, of which there are several. transformers: the release
-    series that NxDI asks for, None where that was not published. driver: of the package aws-neuronx-dkms."""
+    """A release.
+
+    Attributes:
+        torch_neuronx: the version after that of PyTorch, of which a release supports several.
+        transformers: the release series that NxDI requires; None where AWS did not publish it.
+        driver: the version of the package aws-neuronx-dkms.
+    """
 
     release: tuple[int, int, int]
     nxdi: str
@@ -40,7 +45,7 @@ class Sdk:
         return ".".join(map(str, self.release))
 
     def differences(self, versions: Mapping[str, str]) -> list[str]:
-        """Installed packages that are not this release's, in words. One that is not installed is no difference."""
+        """The installed packages that have another version than in this release, in words."""
         wanted = dict(zip(PACKAGES, (self.nxdi, self.nxd, self.compiler, self.torch_neuronx, self.transformers), strict=True))
         found = []
         for package, expected in wanted.items():
@@ -76,7 +81,7 @@ SDKS = (
 
 
 def closest(versions: Mapping[str, str]) -> Sdk | None:
-    """The release that the installed NxDI belongs to; of two with the same NxDI, the one that more of the rest belongs to."""
+    """The release with the installed version of NxDI; of several, the one with the fewest differences."""
     nxdi = versions.get(NXDI, "").partition("+")[0]
     same = [sdk for sdk in SDKS if sdk.nxdi == nxdi]
     return min(same, key=lambda sdk: len(sdk.differences(versions)), default=None)

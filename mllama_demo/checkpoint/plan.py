@@ -1,7 +1,7 @@
-"""`python -m mllama_demo plan --config …`: does this Neuron configuration fit the device, and what else would?
+"""The command `plan`: says whether a Neuron configuration fits the memory of a device, and which others would.
 
-Needs no weights and no device: the model's measures come from its config.json or are those of a published size. The formula is in
-memory.py. Imports nothing heavy.
+Needs no weights and no device. The sizes of the model come from its config.json or from a published model; the formula is in
+memory.py.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
 
 DOES_NOT_FIT = 1
-_TIGHT = GIB  # bytes; less than this is within the error of the estimates
+_TIGHT = GIB  # bytes; less free memory is within the error of the estimates
 _LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 _BATCHES = (1, 2, MAX_BATCH)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A batch size and a context length with the usual buckets. memory: None when `problem` says which rule it breaks."""
+class PlannedSize:
+    """A batch size and a context length with the default buckets. problem: the rule that they break; then memory is None."""
 
     batch_size: int
     seq_len: int
@@ -60,7 +60,7 @@ def main(options: Sequence[str], published: str | None, as_json: bool) -> int:
 
 
 def _shape(settings: Settings, named: str | None) -> tuple[ModelShape, str]:
-    """The model's measures, and where they are from in words."""
+    """The sizes of the model, and where they are from, in words."""
     if named:
         return PUBLISHED[named], f"the published {named} model"
     file = settings.model_path / "config.json"
@@ -72,8 +72,8 @@ def _shape(settings: Settings, named: str | None) -> tuple[ModelShape, str]:
     raise ConfigError(f"{file} does not exist and its folder names no size; download the checkpoint or pass --shape 11B or 90B.")
 
 
-def choices(shape: ModelShape, options: NeuronOptions) -> Iterator[Choice]:
-    """Every usual batch size and context length on the same instance, whether it fits or not."""
+def choices(shape: ModelShape, options: NeuronOptions) -> Iterator[PlannedSize]:
+    """Every common batch size and context length on the same instance, whether it fits or not."""
     for seq_len in (length for length in _LENGTHS if length <= shape.max_positions):
         for batch_size in _BATCHES:
             buckets = default_buckets(seq_len)
@@ -87,11 +87,11 @@ def choices(shape: ModelShape, options: NeuronOptions) -> Iterator[Choice]:
             )
             problem = first_problem(wanted, shape)
             memory = None if problem else core_memory(shape, wanted)
-            yield Choice(batch_size, seq_len, buckets, memory, problem.rule if problem else None)
+            yield PlannedSize(batch_size, seq_len, buckets, memory, problem.rule if problem else None)
 
 
 def verdict(memory: CoreMemory) -> str:
-    """In words, with what is certain kept apart from what is estimated."""
+    """Whether the model fits, in words. Says "by estimate" where the exact part alone does not decide it."""
     free = abs(memory.free) / GIB
     if memory.exact > GIB_PER_CORE * GIB:
         return f"does not fit: weights and caches alone are {memory.exact / GIB:.2f} GiB"
@@ -102,8 +102,8 @@ def verdict(memory: CoreMemory) -> str:
     return f"fits: {free:.2f} GiB free"
 
 
-def report(shape: ModelShape, origin: str, o: NeuronOptions, memory: CoreMemory, found: Sequence[Choice]) -> str:
-    """What people read."""
+def report(shape: ModelShape, origin: str, o: NeuronOptions, memory: CoreMemory, found: Sequence[PlannedSize]) -> str:
+    """The table for a terminal."""
     whole = core_parameters(shape, 1)
     slots = "1 slot" if o.batch_size == 1 else f"{o.batch_size} slots"
     rows = [
@@ -132,7 +132,7 @@ def report(shape: ModelShape, origin: str, o: NeuronOptions, memory: CoreMemory,
     return "\n".join(lines)
 
 
-def _cell(choice: Choice) -> str:
+def _cell(choice: PlannedSize) -> str:
     if choice.memory is None:
         return "- "
     mark = "!" if choice.memory.free < 0 else "*" if choice.memory.free < _TIGHT else " "
@@ -144,7 +144,7 @@ def _buckets(o: NeuronOptions) -> str:
     return context if context == token else f"{context} (prompts) and {token} (answers)"
 
 
-def _as_json(o: NeuronOptions, memory: CoreMemory, found: Sequence[Choice]) -> dict[str, Any]:
+def _as_json(o: NeuronOptions, memory: CoreMemory, found: Sequence[PlannedSize]) -> dict[str, Any]:
     def sizes(m: CoreMemory) -> dict[str, int]:
         parts = {name: getattr(m, name) for name in ("weights", "text_cache", "image_cache", "scratch", "graphs")}
         return {**parts, "total": m.total, "free": m.free}

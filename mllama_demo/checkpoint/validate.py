@@ -1,7 +1,7 @@
-"""Is this folder a whole Llama 3.2 Vision checkpoint? Answered in milliseconds from JSON and safetensors headers alone.
+"""Checks in milliseconds whether a folder is a complete Llama 3.2 Vision checkpoint, and describes it (CheckpointInfo).
 
-Reads no weights and imports nothing heavy, so that a wrong folder is named before torch is loaded; what it finds on the way
-(CheckpointInfo) is what the rest needs to know without transformers.
+Reads JSON and the headers of safetensors files, no weights, and imports nothing heavy, so that a wrong folder is reported before
+torch is imported.
 """
 
 from __future__ import annotations
@@ -26,12 +26,18 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says about itself.
+    """The description of a checkpoint.
 
-    name: of the folder. parameters: numbers in all tensors. bytes: of all weight files. dtype: of most parameters, as torch
-    calls it. tile_size: pixels of one square image tile. patch_size: pixels. image_token_id: the token that stands for the
-    image; at the published checkpoints it equals vocab_size. max_position_embeddings: tokens, the longest context it was
-    made for. eos_token_ids: each of them ends an answer. cross_attention_layers: those that look at the image.
+    Attributes:
+        name: the name of the folder, or of the model in the Hugging Face cache.
+        parameters: the number of parameters in all tensors.
+        bytes: the size of all weight files.
+        dtype: torch's name of the type of most parameters.
+        tile_size, patch_size: the side of a square tile and of a patch, in pixels.
+        image_token_id: the token that stands for an image; in the published checkpoints it equals vocab_size.
+        max_position_embeddings: the longest context in tokens.
+        eos_token_ids: the tokens that end an answer.
+        cross_attention_layers: the indices of the layers that attend to the image.
     """
 
     path: Path
@@ -58,7 +64,7 @@ class _Tensor:
 
 
 def check_checkpoint(path: Path) -> CheckpointInfo:
-    """Checks the folder and says what it holds. Raises CheckpointError with one sentence: which file, and what to do."""
+    """Checks and describes a folder. Raises CheckpointError, which names the file at fault and what to do."""
     try:
         return _check(Path(path))
     except OSError as error:
@@ -80,7 +86,7 @@ def _check(path: Path) -> CheckpointInfo:
 
     text, vision = config["text_config"], config["vision_config"]
     where = path / "config.json"
-    if tile_size != _whole(where, vision, "image_size"):
+    if tile_size != _whole_number(where, vision, "image_size"):
         raise CheckpointError(
             f"{path} cuts images into tiles of {tile_size} pixels, but {where} expects {vision['image_size']}; "
             "download both files again from one place."
@@ -97,12 +103,12 @@ def _check(path: Path) -> CheckpointInfo:
         dtype=_DTYPES.get(common, common.lower()),
         tile_size=tile_size,
         max_tiles=max_tiles,
-        patch_size=_whole(where, vision, "patch_size"),
-        vocab_size=_whole(where, text, "vocab_size"),
-        image_token_id=_whole(where, config, "image_token_index" if "image_token_index" in config else "image_token_id"),
-        max_position_embeddings=_whole(where, text, "max_position_embeddings"),
+        patch_size=_whole_number(where, vision, "patch_size"),
+        vocab_size=_whole_number(where, text, "vocab_size"),
+        image_token_id=_whole_number(where, config, "image_token_index" if "image_token_index" in config else "image_token_id"),
+        max_position_embeddings=_whole_number(where, text, "max_position_embeddings"),
         eos_token_ids=_eos(path, text),
-        num_hidden_layers=_whole(where, text, "num_hidden_layers"),
+        num_hidden_layers=_whole_number(where, text, "num_hidden_layers"),
         cross_attention_layers=tuple(text["cross_attention_layers"]),
         weight_files=tuple(files),
     )
@@ -112,13 +118,13 @@ def _check(path: Path) -> CheckpointInfo:
 
 
 def _name(path: Path) -> str:
-    """The folder's name; for a snapshot in the Hugging Face cache, which is named by a commit, the model's."""
+    """The name of the folder; for a snapshot in the Hugging Face cache, the name of the model."""
     cached = path.parent.parent.name if path.parent.name == "snapshots" else ""
     return cached.split("--")[-1] if cached.startswith("models--") else path.name
 
 
 def _read_json(file: Path, remedy: str = "") -> dict[str, Any]:
-    """The object in a JSON file. remedy: what to do when it is missing."""
+    """Reads the object in a JSON file. remedy: what to do when the file is missing."""
     if not file.exists():
         raise CheckpointError(f"{file.parent} has no {file.name}; {remedy}.")
     data = file.read_bytes()
@@ -133,7 +139,7 @@ def _read_json(file: Path, remedy: str = "") -> dict[str, Any]:
 
 
 def _check_tokenizer(file: Path) -> None:
-    """Looks at both ends only: reading all of a Llama tokenizer takes longer than everything else here."""
+    """Checks both ends of the file only; parsing a Llama tokenizer takes longer than all other checks."""
     if not file.exists():
         raise CheckpointError(f"{file.parent} has no {file.name}; download it from where the checkpoint came from.")
     data = file.read_bytes()
@@ -162,7 +168,7 @@ def _check_architecture(file: Path, config: dict[str, Any]) -> None:
         raise CheckpointError(f"{file} has no list of cross_attention_layers in its text_config; download it again.")
 
 
-def _whole(file: Path, section: dict[str, Any], key: str) -> int:
+def _whole_number(file: Path, section: dict[str, Any], key: str) -> int:
     value = section.get(key)
     if type(value) is not int or value < 0:
         raise CheckpointError(f"{file} must give {key} as a whole number, but it is {value!r}; download it again.")
@@ -170,17 +176,17 @@ def _whole(file: Path, section: dict[str, Any], key: str) -> int:
 
 
 def _image_settings(path: Path) -> tuple[int, int]:
-    """Tile size and most tiles an image, from preprocessor_config.json or where transformers 5 writes them."""
+    """The tile size and the largest number of tiles, from preprocessor_config.json or transformers 5's processor_config.json."""
     files = [file for file in (path / "preprocessor_config.json", path / "processor_config.json") if file.exists()]
     for file in files:
         content = _read_json(file)
         settings = content.get("image_processor", content)
         size = settings.get("size") if isinstance(settings, dict) else None
         if isinstance(size, dict):
-            height, width = _whole(file, size, "height"), _whole(file, size, "width")
+            height, width = _whole_number(file, size, "height"), _whole_number(file, size, "width")
             if height != width or height == 0:
                 raise CheckpointError(f"{file} asks for tiles of {width} × {height}, but tiles are square; download it again.")
-            return height, _whole(file, settings, "max_image_tiles")
+            return height, _whole_number(file, settings, "max_image_tiles")
     raise CheckpointError(
         f"{path} has no image settings (size and max_image_tiles in preprocessor_config.json or processor_config.json); "
         "download preprocessor_config.json from where the checkpoint came from."
@@ -203,7 +209,7 @@ def _eos(path: Path, text: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _weights(path: Path) -> tuple[dict[str, _Tensor], list[str]]:
-    """Every tensor by name, and the files they lie in; the index, where there is one, must agree with the files."""
+    """All tensors by name, and the names of the weight files. An index must agree with the files."""
     if (path / INDEX).exists() and not (path / "model.safetensors").exists():
         placed = _read_json(path / INDEX).get("weight_map")
         if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
@@ -226,7 +232,7 @@ def _weights(path: Path) -> tuple[dict[str, _Tensor], list[str]]:
 
 
 def _read_header(file: Path) -> dict[str, _Tensor]:
-    """The header of one safetensors file: 8 bytes with its length, little-endian; JSON; the data of the tensors end to end.
+    """Reads the header of a safetensors file: 8 bytes with its length, little-endian; JSON; then the data of the tensors.
 
     https://huggingface.co/docs/safetensors#format
     """
@@ -255,7 +261,7 @@ def _read_header(file: Path) -> dict[str, _Tensor]:
 
 
 def _read_entries(file: Path, entries: dict[str, Any]) -> tuple[dict[str, _Tensor], int]:
-    """The tensors of a header and where the last one ends; they must lie end to end and be as large as their shapes say."""
+    """The tensors of a header and the end of the last one. They must be contiguous and as large as their shapes say."""
     entries.pop("__metadata__", None)
     tensors: dict[str, _Tensor] = {}
     position = 0
@@ -270,24 +276,24 @@ def _read_entries(file: Path, entries: dict[str, Any]) -> tuple[dict[str, _Tenso
 
 
 def _newer_name(name: str) -> str:
-    """The published name of a tensor in the spelling that transformers 4.52 and later use in memory."""
+    """The name that transformers 4.52 and later give to a tensor with a published name."""
     if name.startswith("language_model.model."):
         return "model.language_model." + name.removeprefix("language_model.model.")
     return "lm_head.weight" if name == "language_model.lm_head.weight" else "model." + name
 
 
 def _check_essential(path: Path, config: dict[str, Any], tensors: dict[str, _Tensor]) -> None:
-    """One tensor of every part, in every layer, under the published name or the newer one."""
+    """Checks one tensor of every part and every layer, under the published or the newer name."""
     text, vision, where = config["text_config"], config["vision_config"], path / "config.json"
     essential = ["language_model.model.embed_tokens.weight", "language_model.model.norm.weight"]
     if not (text.get("tie_word_embeddings") or config.get("tie_word_embeddings")):
         essential.append("language_model.lm_head.weight")
-    for layer in range(_whole(where, text, "num_hidden_layers")):
+    for layer in range(_whole_number(where, text, "num_hidden_layers")):
         part = "cross_attn" if layer in text["cross_attention_layers"] else "self_attn"
         essential.append(f"language_model.model.layers.{layer}.{part}.q_proj.weight")
     essential += ["vision_model.patch_embedding.weight", "multi_modal_projector.weight"]
     for stack, key in (("transformer", "num_hidden_layers"), ("global_transformer", "num_global_layers")):
-        layers = range(_whole(where, vision, key))
+        layers = range(_whole_number(where, vision, key))
         essential += [f"vision_model.{stack}.layers.{layer}.self_attn.q_proj.weight" for layer in layers]
     for name in essential:
         if name not in tensors and _newer_name(name) not in tensors:

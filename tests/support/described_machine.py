@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mllama_demo.checkpoint.compilation import artifacts
-from mllama_demo.checkpoint.compilation.compile import compilation
+from mllama_demo.checkpoint.compilation.compile import plan_compilation
 from mllama_demo.checkpoint.findings import Finding
 from mllama_demo.checkpoint.machine import Machine
 from mllama_demo.checkpoint.memory import core_parameters
@@ -109,12 +109,12 @@ def write_checkpoint(folder: Path, embedded: Path, size: str) -> Path:
 
 def compile_as(settings: Settings, environ: dict[str, str] | None = None) -> Path:
     """What `compile` leaves behind, with the device's part made up."""
-    wanted = compilation(settings, environ or {})
-    folder = wanted.place.folder
+    wanted = plan_compilation(settings, environ or {})
+    folder = wanted.location.folder
     folder.mkdir(parents=True)
     for name in (artifacts.MODEL_FILE, artifacts.NEURON_CONFIG):
         (folder / name).write_text("{}")
-    artifacts.write_manifest(folder, wanted.made_of, 1.0)
+    artifacts.write_manifest(folder, wanted.inputs, 1.0)
     return folder
 
 

@@ -152,7 +152,7 @@ def test_it_compiles_tells_how_far_it_is_loads_and_warms_up(machine, monkeypatch
     why, told, loads, runner = brought_up(settings(machine), monkeypatch)
     assert why is None
     assert told[0] == "looking for the compiled model"
-    assert any(detail.startswith("compiling it first, 0%, starting the Neuron SDK, 0:0") for detail in told)
+    assert any(detail.startswith("compiling it first, 0%, starting the Neuron SDK, 00:0") for detail in told)
     assert told[-2:] == ["loading the compiled model", "warming up"]
     assert loads == [folder for folder in (machine / "artifacts").iterdir() if folder.is_dir()]
     assert (loads[0] / "model.pt").is_file()

@@ -1,7 +1,7 @@
-"""Folders of compiled models: where one belongs, whether it is what is needed, and how a new one comes to be at one stroke.
+"""Folders of compiled models (artifacts): where one is, whether it can be used, and how a new one is written atomically.
 
-An artifact says beside its files, in compiled-from.json, what it was made of. One that does not say so, says something else or
-has lost a file is never used. Knows nothing of how a model is compiled.
+An artifact has a manifest, compiled-from.json, with all inputs of the compilation and all files. An artifact without a manifest,
+with other inputs or with a missing file is never used. The module does not know how a model is compiled.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mllama_demo.checkpoint.compilation.fingerprint import differences, fingerpr
 from mllama_demo.errors import ConfigError
 from mllama_demo.runtime.process import exclusive_lock, remove_if_abandoned
 
-VARIABLE = "NEURON_COMPILED_ARTIFACTS"  # vLLM's, which names the artifact itself
+ARTIFACT_VARIABLE = "NEURON_COMPILED_ARTIFACTS"  # also read by vLLM; names the artifact itself
 MODEL_FILE, NEURON_CONFIG = "model.pt", "neuron_config.json"  # NxDI's names
 MANIFEST = "compiled-from.json"
-COMPILING = ".compiling"
-# What a tokenizer and an image processor are loaded from, in any version of transformers; copied into the artifact.
+WORK_SUFFIX = ".compiling"
+# The files of a tokenizer and an image processor in all versions of transformers. They are copied into the artifact.
 TOKENIZER_AND_PROCESSOR = (
     "config.json",
     "generation_config.json",
@@ -39,29 +39,34 @@ TOKENIZER_AND_PROCESSOR = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-_HASHED = 2**20  # bytes; up to this size contents count, and not the size alone
+_HASHED = 2**20  # bytes; the manifest has a digest of smaller files, and only the size of larger ones
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the artifact belongs. named: by the environment variable, and not by its fingerprint."""
+class ArtifactLocation:
+    """The folder of an artifact. from_environment: ARTIFACT_VARIABLE names the folder; otherwise its fingerprint does."""
 
     folder: Path
-    named: bool
+    from_environment: bool
 
 
-def place(root: Path, made_of: Mapping[str, Any], environ: Mapping[str, str]) -> Place:
-    """root: the folder of all artifacts of this model."""
-    if environ.get(VARIABLE):
-        return Place(Path(environ[VARIABLE]).expanduser().absolute(), named=True)
-    return Place(root / fingerprint(made_of), named=False)
+def locate(root: Path, inputs: Mapping[str, Any], environ: Mapping[str, str]) -> ArtifactLocation:
+    """The location of the artifact that is compiled from `inputs`. root: the folder of all artifacts of this model."""
+    if environ.get(ARTIFACT_VARIABLE):
+        return ArtifactLocation(Path(environ[ARTIFACT_VARIABLE]).expanduser().absolute(), from_environment=True)
+    return ArtifactLocation(root / fingerprint(inputs), from_environment=False)
 
 
-def is_made_of(place: Place, made_of: Mapping[str, Any]) -> bool:
-    """True for a whole artifact made of exactly this, False where there is none yet. Raises ConfigError, which says what is
-    different, for a folder that holds anything else."""
-    folder = place.folder
-    remedy = f"let {VARIABLE} name another folder, or unset it" if place.named else "remove that folder, and it is compiled anew"
+def is_compiled_from(location: ArtifactLocation, inputs: Mapping[str, Any]) -> bool:
+    """Whether the location holds a complete artifact of exactly these inputs.
+
+    Raises:
+        ConfigError: the folder holds something else; the sentence names the differences.
+    """
+    folder = location.folder
+    remedy = "remove that folder, and it is compiled anew"
+    if location.from_environment:
+        remedy = f"let {ARTIFACT_VARIABLE} name another folder, or unset it"
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not folder.is_dir():
@@ -71,32 +76,32 @@ def is_made_of(place: Place, made_of: Mapping[str, Any]) -> bool:
         raise ConfigError(
             f"{folder} does not say what it was compiled from (it has no readable {MANIFEST}), so it cannot be trusted; {remedy}."
         )
-    if unlike := differences(found["made_of"], made_of):
-        raise ConfigError(f"The compiled model in {folder} is another one: {few(unlike)}; {remedy}.")
+    if different := differences(found["made_of"], inputs):
+        raise ConfigError(f"The compiled model in {folder} is another one: {first_three(different)}; {remedy}.")
     if damage := _damage(folder, found["files"]):
         raise ConfigError(f"The compiled model in {folder} is damaged ({damage}); {remedy}.")
     return True
 
 
-def closest(root: Path, made_of: Mapping[str, Any]) -> tuple[Path, list[str]] | None:
-    """Of the artifacts in root that cannot be used, the one with the fewest differences, and these."""
+def closest(root: Path, inputs: Mapping[str, Any]) -> tuple[Path, list[str]] | None:
+    """The artifact in `root` with the fewest differences from `inputs`, and the differences."""
     found = []
     with contextlib.suppress(OSError):
         for folder in sorted(root.iterdir()):
-            manifest = None if folder.name.endswith(COMPILING) else read_manifest(folder)
+            manifest = None if folder.name.endswith(WORK_SUFFIX) else read_manifest(folder)
             if manifest is not None:
-                found.append((folder, differences(manifest["made_of"], made_of)))
+                found.append((folder, differences(manifest["made_of"], inputs)))
     return min(found, key=lambda item: len(item[1]), default=None)
 
 
-def few(words: list[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f", and {len(words) - 3} more" if len(words) > 3 else ""
-    return ", ".join(words[:3]) + more
+def first_three(differences: list[str]) -> str:
+    """The first three differences, and the number of the others."""
+    more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return ", ".join(differences[:3]) + more
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What the artifact says of itself; None when it says nothing that can be understood."""
+    """The manifest of an artifact; None when it is missing or cannot be read."""
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
         return content if isinstance(content["made_of"], dict) and isinstance(content["files"], dict) else None
@@ -104,14 +109,14 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_manifest(folder: Path, made_of: Mapping[str, Any], seconds: float) -> None:
-    """The last file of an artifact: names all others."""
+def write_manifest(folder: Path, inputs: Mapping[str, Any], seconds: float) -> None:
+    """Writes the manifest, the last file of an artifact. seconds: the duration of the compilation."""
     content = {
-        "fingerprint": fingerprint(made_of),
+        "fingerprint": fingerprint(inputs),
         "compiled_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds),
-        "made_of": made_of,
-        "files": {str(file.relative_to(folder)): _measure(file) for file in sorted(folder.rglob("*")) if file.is_file()},
+        "made_of": inputs,
+        "files": {str(file.relative_to(folder)): _file_record(file) for file in sorted(folder.rglob("*")) if file.is_file()},
     }
     (folder / MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -123,40 +128,43 @@ def copy_tokenizer_and_processor(checkpoint: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_artifact(target: Place) -> Iterator[Path]:
-    """A working folder beside the target, where "artifact" is to be filled; it gets the target's name at the end, at one stroke,
-    and nothing of the working folder is left, whatever happens. What a killed process left there is removed first.
+def new_artifact(target: ArtifactLocation) -> Iterator[Path]:
+    """Yields a working folder beside the target. The caller fills its subfolder "artifact".
 
-    Raises ConfigError while another process compiles the same, or where nothing can be written.
+    At the end the subfolder gets the target's name, by one rename. The working folder is removed in any case, and so are the
+    working folders of killed processes.
+
+    Raises:
+        ConfigError: another process compiles the same, or the folder cannot be written to.
     """
     if target.folder.is_mount():
-        raise ConfigError(f"{target.folder} is a mount point, which cannot get its contents at one stroke; name a folder in it.")
-    work = target.folder.with_name(target.folder.name + COMPILING)
-    made = _make_parents(work)
+        raise ConfigError(f"{target.folder} is a mount point, which cannot be replaced by a rename; name a folder in it.")
+    work = target.folder.with_name(target.folder.name + WORK_SUFFIX)
+    created = _make_parents(work)
 
-    def tidy() -> None:
+    def clean_up() -> None:
         shutil.rmtree(work, ignore_errors=True)
-        for folder in made:  # those that were made for this alone go too, unless they are of use now
+        for folder in created:  # removes the parent folders that were created here, if they are empty
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
     try:
-        if not target.named:
-            for other in work.parent.glob("*" + COMPILING):
+        if not target.from_environment:
+            for other in work.parent.glob("*" + WORK_SUFFIX):
                 remove_if_abandoned(other)
         work.mkdir(exist_ok=True)
         with exclusive_lock(work, "Another compilation"):
-            atexit.register(tidy)  # for a thread that is not waited for when the program ends
+            atexit.register(clean_up)  # the program does not wait for the compiling thread when it ends
             try:
-                _empty(work)
+                _clear(work)
                 (work / "artifact").mkdir()
                 yield work
                 (work / "artifact").rename(target.folder)
             finally:
-                tidy()
-                atexit.unregister(tidy)
+                clean_up()
+                atexit.unregister(clean_up)
     except OSError:
-        tidy()
+        clean_up()
         raise
 
 
@@ -165,7 +173,7 @@ def full_disk(error: BaseException) -> bool:
 
 
 def _make_parents(work: Path) -> list[Path]:
-    """Makes the folders above; returns those that were not there, the innermost first."""
+    """Creates the parent folders; returns the created ones, the innermost first."""
     missing = [folder for folder in work.parents if not folder.exists()]
     try:
         work.parent.mkdir(parents=True, exist_ok=True)
@@ -178,21 +186,21 @@ def _make_parents(work: Path) -> list[Path]:
     return missing
 
 
-def _empty(folder: Path) -> None:
+def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def _measure(file: Path) -> dict[str, Any]:
+def _file_record(file: Path) -> dict[str, Any]:
     size = file.stat().st_size
     return {"bytes": size} | ({"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if size <= _HASHED else {})
 
 
 def _damage(folder: Path, files: Mapping[str, Any]) -> str | None:
-    """The first file that is not as it was, in words."""
+    """Names the first file that is missing or changed, and how; None when all files are intact."""
     for name in dict.fromkeys((MODEL_FILE, NEURON_CONFIG, *files)):
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if name not in files or _measure(folder / name) != files[name]:
+        if name not in files or _file_record(folder / name) != files[name]:
             return f"{name} is not the file that was written"
     return None

@@ -1,6 +1,6 @@
-"""What a compiled model is made of. Two are interchangeable when all of it is equal, and not otherwise.
+"""The inputs of a compilation and their fingerprint. Compiled models with equal inputs are interchangeable.
 
-Reads JSON, headers and samples of weights, never whole weights, and asks for the SDK's versions without importing it.
+Reads JSON, headers and samples of the weights, and the versions of the SDK's packages; imports no package of the SDK.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from mllama_demo.checkpoint.validate import CheckpointInfo
 from mllama_demo.config.neuron import InstanceType
 
-# Of what the demo itself changes in NxDI's model before it is compiled (backend/neuron_sdk.py). Raise it when that changes.
+# Version of the demo's own changes to NxDI's model (engine/neuron/sdk.py). Raise it when these change.
 CORRECTIONS = 1
-# Whatever takes part in turning the model's code into a graph for the device. Beside them, transformers only reads config.json.
+# The packages that turn the model's code into a graph for the device. transformers only reads config.json.
 SDK_PACKAGES = (
     "neuronx-distributed-inference",
     "neuronx-distributed",
@@ -28,13 +28,13 @@ SDK_PACKAGES = (
     "libneuronxla",
     "torch",
 )
-# Variables that NxDI and the compiler read by themselves.
+# Environment variables that NxDI and the compiler read.
 VARIABLES = ("NEURON_CC_FLAGS", "NEURON_LOGICAL_NC_CONFIG")
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 
-def ingredients(checkpoint: CheckpointInfo, values: Mapping[str, Any], instance: InstanceType) -> dict[str, Any]:
-    """All that a compiled model depends on, as JSON. values: see backend.neuron_config.neuron_values."""
+def compilation_inputs(checkpoint: CheckpointInfo, values: Mapping[str, Any], instance: InstanceType) -> dict[str, Any]:
+    """All that a compiled model depends on, as JSON. values: those of engine.neuron.config.neuron_values."""
     return {
         "model": json.loads((checkpoint.path / "config.json").read_bytes()),
         "weights": {name: _sample(checkpoint.path / name) for name in checkpoint.weight_files},
@@ -46,9 +46,9 @@ def ingredients(checkpoint: CheckpointInfo, values: Mapping[str, Any], instance:
     }
 
 
-def fingerprint(made_of: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits that differ when anything in it differs."""
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits that differ when any input differs."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def sdk_versions() -> dict[str, str | None]:
@@ -57,24 +57,26 @@ def sdk_versions() -> dict[str, str | None]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In words, each value that is not the same: "neuron.batch_size is 2 there and 4 here"."""
+    """Each value that differs, in words, such as "neuron.batch_size is 2 there and 4 here"."""
     theirs, ours = dict(_leaves(there)), dict(_leaves(here))
     found, weights = [], set()
     for key in dict.fromkeys((*ours, *theirs)):
         if theirs.get(key) == ours.get(key):
             continue
-        if key.startswith("weights."):  # digests, which say nothing to people
+        if key.startswith("weights."):  # a digest has no meaning for a reader
             weights.add(key.split(".", 1)[1].rpartition(".")[0])
         else:
-            found.append(f"{key} is {_shown(theirs.get(key))} there and {_shown(ours.get(key))} here")
+            found.append(f"{key} is {_shortened_json(theirs.get(key))} there and {_shortened_json(ours.get(key))} here")
     if weights:
         found.append(f"{len(weights)} weight files have other contents ({min(weights)} for one)")
     return found
 
 
 def _sample(file: Path) -> dict[str, Any]:
-    """The size and a digest of the header and of pieces all over the file: a model tuned further has other numbers everywhere,
-    and reading all of them would take minutes at every start."""
+    """The size of a weight file, and a digest of its header and of samples from all over the file.
+
+    A fine-tuned model differs everywhere, and reading whole files would take minutes at every start.
+    """
     size = file.stat().st_size
     digest = hashlib.sha256()
     with file.open("rb") as stream:
@@ -104,6 +106,6 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _shown(value: Any) -> str:
+def _shortened_json(value: Any) -> str:
     text = "missing" if value is None else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -1,4 +1,4 @@
-"""Runs the process that compiles: starts it, tells how far it is, and leaves nothing of it running."""
+"""Runs the worker process that compiles: starts it, reports its progress, and ends it with all processes that it started."""
 
 from __future__ import annotations
 
@@ -20,17 +20,26 @@ import mllama_demo
 from mllama_demo.engine.neuron.compiler_log import CompileLog, CompileProgress
 from mllama_demo.errors import ConfigError
 
-WORK_DIR_VARIABLE = "BASE_COMPILE_WORK_DIR"  # NxD empties the folder it names; the default is one for the whole machine
+WORK_DIR_VARIABLE = "BASE_COMPILE_WORK_DIR"  # NxD empties this folder; its default is one folder for the whole machine
 INTERRUPTED = "The compilation was interrupted; nothing of it was kept."
 TICK_S = 1.0
 _GRACE_S = 5.0
 
 
-def run(job: dict[str, Any], graphs: int, work: Path, log: Path, tell: Callable[[CompileProgress], None]) -> None:
-    """Compiles into job["folder"] and returns when that is done. Calls tell at least every TICK_S seconds.
+def run(job: dict[str, Any], graphs: int, work: Path, log: Path, on_progress: Callable[[CompileProgress], None]) -> None:
+    """Compiles into job["folder"]; returns when the compilation is complete.
 
-    job: see compile_worker. work: a folder for NxD alone. log: a file for all that is logged and printed. Raises ConfigError
-    with one sentence when it failed; whatever is raised, also by tell, the process and all that it started are gone then.
+    An exception, also one of on_progress, ends the worker process and all processes that it started.
+
+    Args:
+        job: the input of worker.py.
+        graphs: the number of graphs to compile.
+        work: a working folder of NxD for this compilation only.
+        log: the file for the output of the worker and the compilers.
+        on_progress: called at least every TICK_S seconds.
+
+    Raises:
+        ConfigError: the compilation failed.
     """
     root = str(Path(mllama_demo.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -41,7 +50,7 @@ def run(job: dict[str, Any], graphs: int, work: Path, log: Path, tell: Callable[
             stdout=subprocess.PIPE,
             stderr=output,
             env={**os.environ, "PYTHONPATH": path, WORK_DIR_VARIABLE: str(work)},
-            start_new_session=True,  # Ctrl-C is for this process, which then ends that one and all that it started
+            start_new_session=True,  # Ctrl-C reaches this process only, which then ends the worker
         )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -52,23 +61,23 @@ def run(job: dict[str, Any], graphs: int, work: Path, log: Path, tell: Callable[
         at_exit.set()
         _end(process)
 
-    atexit.register(end_at_exit)  # a thread that compiles is not waited for when the program ends
+    atexit.register(end_at_exit)  # the program does not wait for the compiling thread when it ends
     try:
-        with contextlib.suppress(BrokenPipeError):  # it is gone already, which shows below
+        with contextlib.suppress(BrokenPipeError):  # the worker has ended, which _follow sees
             process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
-        outcome = _follow(process.stdout, CompileLog(graphs), work, Path(job["folder"]), tell)
+        outcome = _follow(process.stdout, CompileLog(graphs), work, Path(job["folder"]), on_progress)
         if "done" not in outcome:
-            raise ConfigError(INTERRUPTED if at_exit.is_set() else _why(outcome, process, log))
+            raise ConfigError(INTERRUPTED if at_exit.is_set() else _failure(outcome, process, log))
     finally:
         _end(process)
         atexit.unregister(end_at_exit)
 
 
 def _follow(
-    stream: IO[bytes], log: CompileLog, work: Path, folder: Path, tell: Callable[[CompileProgress], None]
+    stream: IO[bytes], log: CompileLog, work: Path, folder: Path, on_progress: Callable[[CompileProgress], None]
 ) -> dict[str, str]:
-    """The last event, empty when the process ended without one."""
+    """Reports progress until the worker ends. Returns its last event; empty when it ended without one."""
     events: queue.Queue[dict[str, str] | None] = queue.Queue()
 
     def read() -> None:
@@ -78,20 +87,21 @@ def _follow(
         events.put(None)
 
     threading.Thread(target=read, name="compile-events", daemon=True).start()
-    told = -TICK_S
+    reported = -TICK_S
     while True:
         with contextlib.suppress(queue.Empty):
             event = events.get(timeout=TICK_S)
             if event is None or "log" not in event:
                 return event or {}
             log.read(event["log"])
-        if time.monotonic() - told >= TICK_S or log.progress.stage == "starting":
+        if time.monotonic() - reported >= TICK_S or log.progress.stage == "starting":
             log.count(len(list(work.glob("*/_tp0_bk*/graph.neff"))), len(list(folder.glob("weights/*.safetensors"))))
-            tell(log.progress)
-            told = time.monotonic()
+            on_progress(log.progress)
+            reported = time.monotonic()
 
 
-def _why(outcome: dict[str, str], process: subprocess.Popen[bytes], log: Path) -> str:
+def _failure(outcome: dict[str, str], process: subprocess.Popen[bytes], log: Path) -> str:
+    """The sentence that says why the compilation failed."""
     if "error" in outcome:
         return outcome["error"]
     if "full" in outcome:
@@ -109,7 +119,7 @@ def _why(outcome: dict[str, str], process: subprocess.Popen[bytes], log: Path) -
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and everything in its group."""
+    """Ends all processes of the worker's process group."""
     for name in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, name)

@@ -1,8 +1,7 @@
-"""The process that compiles. NxDI's compilation happens here and nowhere else, so that it can be ended at any moment together
-with all compilers it started, and so that the demo beside it stays as it was.
+"""The worker process that compiles with NxDI. A separate process can be ended at any time, together with its compilers.
 
-Takes one job as a line of JSON on standard input and gives events as lines of JSON on standard output; what is printed or
-crashes goes to standard error. Ends at once when the standard input ends: whoever asked is gone.
+Reads one job as a line of JSON from standard input, and writes events as lines of JSON to standard output. Compiler output and
+tracebacks go to standard error. The process ends itself when standard input ends, because its parent has ended.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from typing import Any
 from mllama_demo.engine.neuron.config import inference_config
 from mllama_demo.errors import DemoError
 
-NO_ROOM = 2**26  # bytes; with less than this free, whatever failed did so for that
+FULL_DISK_BYTES = 2**26  # with less free space, a failure counts as a full disk
 
 
 def compile_model(model_path: Path, values: dict[str, Any], folder: Path) -> None:
-    """NxDI's files of the checkpoint, compiled as `values` say, into the folder."""
+    """Compiles the checkpoint with NxDI into `folder`. values: see engine.neuron.config.neuron_values."""
     from mllama_demo.engine.neuron.sdk import mllama_module
 
     model = mllama_module().NeuronMllamaForCausalLM(str(model_path), inference_config(model_path, values))
@@ -34,7 +33,7 @@ def compile_model(model_path: Path, values: dict[str, Any], folder: Path) -> Non
 
 
 class _Events(logging.Handler):
-    """Sends log messages to whoever asked."""
+    """Sends log messages and outcomes to the parent process."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(logging.INFO)
@@ -49,9 +48,9 @@ class _Events(logging.Handler):
 
 def main() -> int:
     events = _Events(os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8"))
-    os.dup2(2, 1)  # compilers print
+    os.dup2(2, 1)  # compilers print to standard output
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_one_who_asked, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logger = logging.getLogger("Neuron")
     logger.setLevel(logging.INFO)
@@ -69,19 +68,19 @@ def main() -> int:
     else:
         events.send(done="")
     sys.stderr.flush()
-    os._exit(0)  # without waiting for threads in which a compiler may still run
+    os._exit(0)  # does not wait for threads in which a compiler may still run
 
 
 def _full_disk(error: BaseException, folder: Path) -> bool:
-    """Whether it failed for want of room. torch and safetensors say so in their own words, and compilers say anything at all."""
+    """Whether the disk is full. torch, safetensors and compilers report it in different ways, so the free space counts too."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "No space left on device" in str(error) or shutil.disk_usage(folder).free < NO_ROOM
+    return "No space left on device" in str(error) or shutil.disk_usage(folder).free < FULL_DISK_BYTES
 
 
-def _end_with_the_one_who_asked() -> None:
+def _end_with_parent() -> None:
     sys.stdin.read()
-    os.killpg(0, signal.SIGKILL)  # itself too: it leads a group of its own
+    os.killpg(0, signal.SIGKILL)  # the process group of this process, including itself
 
 
 if __name__ == "__main__":

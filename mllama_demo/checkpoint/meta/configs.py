@@ -1,6 +1,6 @@
-"""The small files of the published Hugging Face layout, from the measures of Meta's checkpoint: config.json and its kin.
+"""The JSON files of the published Hugging Face layout, made from the sizes of Meta's checkpoint.
 
-Read by transformers 4.x and 5.x, NxDI and vLLM alike; so rope_theta and rope_scaling stand where 4.x looks for them.
+transformers 4.x and 5.x, NxDI and vLLM read them; rope_theta and rope_scaling are where transformers 4.x expects them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any
 from mllama_demo.checkpoint.meta.layout import MetaModel
 
 CONTEXT_LENGTH = 131072
-# The pixel statistics of CLIP, which the vision encoder was trained with (MllamaImageProcessor of the published checkpoints).
+# The pixel statistics of CLIP, with which the vision encoder was trained (MllamaImageProcessor of the published checkpoints).
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-# How far above the last plain token each special one stands (128000 in the published vocabulary).
+# Offsets of special tokens from the end of the plain vocabulary (128000 in the published one).
 _BEGIN_OF_TEXT, _END_OF_TEXT, _PAD, _END_OF_MESSAGE, _END_OF_TURN = 0, 1, 4, 8, 9
 
 
 def config(model: MetaModel, dtype: str, instruct: bool) -> dict[str, Any]:
-    """config.json. dtype: as torch calls it."""
+    """config.json. dtype: torch's name of the type."""
     ids = token_ids(model, instruct)
     scaling: dict[str, Any] = {"rope_type": "default"}
     if model.rope_scaling_factor is not None:  # the constants of Meta's apply_scaling
@@ -80,7 +80,7 @@ def config(model: MetaModel, dtype: str, instruct: bool) -> dict[str, Any]:
 
 
 def token_ids(model: MetaModel, instruct: bool) -> dict[str, Any]:
-    """What begins and what ends a text: the base model ends documents, the instruct model also messages and turns."""
+    """The ids of begin, end and padding. A base model ends documents; an instruct model also ends messages and turns."""
     base = model.vocab - 256
     ends = [base + _END_OF_TEXT, base + _END_OF_MESSAGE, base + _END_OF_TURN]
     return {"bos_token_id": base + _BEGIN_OF_TEXT, "eos_token_id": ends if instruct else ends[0], "pad_token_id": base + _PAD}
@@ -92,7 +92,7 @@ def generation_config(model: MetaModel, instruct: bool) -> dict[str, Any]:
 
 
 def preprocessor_config(model: MetaModel) -> dict[str, Any]:
-    """preprocessor_config.json: how pictures become tiles."""
+    """preprocessor_config.json: how an image is divided into tiles."""
     return {
         "image_processor_type": "MllamaImageProcessor",
         "do_convert_rgb": True,

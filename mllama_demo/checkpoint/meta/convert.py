@@ -1,11 +1,10 @@
-"""Meta's original checkpoint → the published Hugging Face layout: `python -m mllama_demo convert --input-dir … --output-dir …`.
+"""The command `convert`: converts Meta's original checkpoint into the published Hugging Face layout.
 
-Memory: the output is written tensor by tensor from mapped input files. Besides PyTorch itself one copy of the largest tensor is
-held, whatever the number of shards: 2.1 GB for 90B and 1.05 GB for 11B, the embeddings in bfloat16; two copies only of the much
-smaller ones that are turned. Disk: as much as the input.
+Memory: the output is written tensor by tensor from mapped input files. One copy of the largest tensor is in memory, whatever the
+number of shards: 2.1 GB for 90B and 1.05 GB for 11B, the embeddings in bfloat16. Disk: as much as the input.
 
-The output folder appears when it is complete, by one rename. Until then everything lies in OUTPUT.converting beside it, where an
-interrupted run goes on from the last whole file.
+The files are written into OUTPUT.converting, which is renamed when it is complete. An interrupted conversion continues there
+after the last complete file.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from mllama_demo.checkpoint.meta.weights_file import Entry
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.runtime.process import exclusive_lock, sigterm_as_interrupt
 
-FILE_LIMIT = 5 * 10**9  # bytes; above it the weights are divided, as the published ones are
-SMALL_FILES = 100 * 10**6  # bytes left free for the tokenizer and the JSON files, generously
+FILE_LIMIT = 5 * 10**9  # bytes; larger weights are divided into several files, as the published ones are
+SMALL_FILES = 100 * 10**6  # bytes for the tokenizer and the JSON files; an upper estimate
 JOURNAL = "conversion.json"
 _DTYPES = {"torch.bfloat16": "BF16", "torch.float16": "F16", "torch.float32": "F32"}
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What will be written, known before anything is."""
+    """What will be written."""
 
     model: MetaModel
     dtype: str
@@ -48,8 +47,8 @@ class _Plan:
 def main(input_dir: Path, output_dir: Path, instruct: bool, num_shards: int | None) -> int:
     """The command `convert`; the arguments are those of `convert()`."""
     started = time.monotonic()
-    convert(input_dir, output_dir, instruct=instruct, num_shards=num_shards, say=_say)
-    _say(f"Done in {time.monotonic() - started:.0f} s: {output_dir} is ready to be used as model_path.")
+    convert(input_dir, output_dir, instruct=instruct, num_shards=num_shards, report=_print)
+    _print(f"Done in {time.monotonic() - started:.0f} s: {output_dir} is ready to be used as model_path.")
     return 0
 
 
@@ -61,17 +60,27 @@ def convert(
     num_shards: int | None = None,
     vision: VisionConstants = VisionConstants(),  # noqa: B008 - frozen
     file_limit: int = FILE_LIMIT,
-    say: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Converts the folder. instruct: the model was tuned to chat, so it gets a chat template and ends its turns.
+    """Converts a checkpoint. A failure leaves no output_dir; the next run with the same input continues after the finished files.
 
-    Raises CheckpointError or ConfigError with one sentence, having written nothing where output_dir is; what was finished of
-    an interrupted or failed conversion is kept in its own folder and used by the next run with the same input.
+    Args:
+        input_dir: Meta's folder.
+        output_dir: the folder to create.
+        instruct: the model is tuned to chat, so it gets a chat template and ends its turns.
+        num_shards: how many shards there must be; None takes what is there.
+        vision: sizes that no file of Meta states.
+        file_limit: the largest weight file in bytes.
+        report: called with one line for each step.
+
+    Raises:
+        CheckpointError: the input cannot be converted.
+        ConfigError: the folders cannot be used, the disk is full, or the conversion was interrupted.
     """
     input_dir, output_dir = input_dir.expanduser(), output_dir.expanduser()
     found = meta_files.find(input_dir, num_shards)
     work = _work_folder(output_dir)
-    say(f"Looking at {len(found.shards)} {'shard' if len(found.shards) == 1 else 'shards'} in {input_dir} …")
+    report(f"Looking at {len(found.shards)} {'shard' if len(found.shards) == 1 else 'shards'} in {input_dir} …")
     from mllama_demo.checkpoint.meta import tokenizer as meta_tokenizer
 
     tokens = meta_tokenizer.read_ranks(found.tokenizer)
@@ -79,14 +88,14 @@ def convert(
     plan = _plan(found, shards, vision, file_limit)
     meta_tokenizer.check_vocabulary(found.tokenizer, tokens, plan.model.vocab)
     journal = json.loads(json.dumps({**found.fingerprint(), "instruct": instruct, "weights": list(plan.files)}))
-    with _one_sentence(work, output_dir), sigterm_as_interrupt():
+    with _explained_errors(work, output_dir), sigterm_as_interrupt():
         existed = work.exists()
         work.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(work, "Another conversion"), _tidy(work, existed):
-            done = _resume(work, journal, plan, say)
+        with exclusive_lock(work, "Another conversion"), _remove_if_empty(work, existed):
+            done = _resume(work, journal, plan, report)
             _check_space(work, plan, done)
             weights_file.write_json(work / JOURNAL, journal)
-            _write_weights(work, plan, done, shards, say)
+            _write_weights(work, plan, done, shards, report)
             with weights_file.whole_file(work / "tokenizer.json") as stream:
                 stream.write(meta_tokenizer.tokenizer_json(tokens).encode())
             for name, content in _json_files(plan, instruct).items():
@@ -118,8 +127,8 @@ def _work_folder(output: Path) -> Path:
     return output.with_name(output.name + ".converting")
 
 
-def _resume(work: Path, journal: dict[str, Any], plan: _Plan, say: Callable[[str], None]) -> set[str]:
-    """Names of the weight files that an earlier run of the same conversion finished."""
+def _resume(work: Path, journal: dict[str, Any], plan: _Plan, report: Callable[[str], None]) -> set[str]:
+    """The weight files that an earlier run of the same conversion finished."""
     if not any(work.iterdir()):
         return set()
     try:
@@ -132,7 +141,7 @@ def _resume(work: Path, journal: dict[str, Any], plan: _Plan, say: Callable[[str
         leftover.unlink()
     done = {name for name, entries in plan.files.items() if weights_file.is_whole(work / name, entries)}
     if done:
-        say(f"Going on with an earlier conversion: {len(done)} of {len(plan.files)} weight files are finished.")
+        report(f"Going on with an earlier conversion: {len(done)} of {len(plan.files)} weight files are finished.")
     return done
 
 
@@ -146,23 +155,23 @@ def _check_space(folder: Path, plan: _Plan, done: set[str]) -> None:
 
 
 def _write_weights(
-    work: Path, plan: _Plan, done: set[str], shards: Sequence[Mapping[str, Any]], say: Callable[[str], None]
+    work: Path, plan: _Plan, done: set[str], shards: Sequence[Mapping[str, Any]], report: Callable[[str], None]
 ) -> None:
     for number, (name, entries) in enumerate(plan.files.items(), 1):
         if name not in done:
-            say(f"Writing {name} ({number} of {len(plan.files)}, {weights_file.size(entries) / 1e9:.2f} GB) …")
+            report(f"Writing {name} ({number} of {len(plan.files)}, {weights_file.size(entries) / 1e9:.2f} GB) …")
             weights_file.write(work / name, entries, lambda entry: assemble(plan.outputs[entry.name], shards))
-    _note_differing(plan, shards, say)
+    _note_differing(plan, shards, report)
     if len(plan.files) > 1:
         weights_file.write_json(work / weights_file.INDEX, weights_file.index(plan.files))
 
 
-def _note_differing(plan: _Plan, shards: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:
-    """Tensors of layers that are not parallel lie in every shard, and should be the same in all."""
+def _note_differing(plan: _Plan, shards: Sequence[Mapping[str, Any]], report: Callable[[str], None]) -> None:
+    """Reports tensors that are whole in every shard but not equal."""
     names = [output.sources[0] for output in plan.outputs.values() if output.split is None]
     differing = [name for name in names if any(not shard[name].equal(shards[0][name]) for shard in shards[1:])]
     if differing:
-        say(f"Note: {len(differing)} tensors differ between shards ({differing[0]} for one); the first shard's are used.")
+        report(f"Note: {len(differing)} tensors differ between shards ({differing[0]} for one); the first shard's are used.")
 
 
 def _json_files(plan: _Plan, instruct: bool) -> dict[str, Any]:
@@ -184,8 +193,8 @@ def _finished(work: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _tidy(work: Path, existed: bool) -> Iterator[None]:
-    """A failure before anything was finished leaves no working folder behind."""
+def _remove_if_empty(work: Path, existed: bool) -> Iterator[None]:
+    """Removes the working folder when a failure comes before the first finished file."""
     try:
         yield
     except BaseException:
@@ -195,8 +204,8 @@ def _tidy(work: Path, existed: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_sentence(work: Path, output: Path) -> Iterator[None]:
-    """Turns a failed disk or an interruption into one sentence that says what to do."""
+def _explained_errors(work: Path, output: Path) -> Iterator[None]:
+    """Turns a disk error or an interruption into one sentence that says what to do."""
     try:
         yield
     except (OSError, KeyboardInterrupt) as error:
@@ -209,5 +218,5 @@ def _one_sentence(work: Path, output: Path) -> Iterator[None]:
         raise ConfigError(f"{error.filename or output} cannot be written or read ({error.strerror or error})" + again) from None
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)

@@ -1,6 +1,6 @@
-"""Finds and opens Meta's original files: params.json, tokenizer.model and consolidated.*.pth, the last without reading them.
+"""Finds and opens Meta's original files: params.json, tokenizer.model and consolidated.*.pth. Weights are mapped, not read.
 
-Everything wrong with the folder is one CheckpointError that names the file and says what to do.
+A problem of the folder is a CheckpointError that names the file and says what to do.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from mllama_demo.errors import CheckpointError
 
 @dataclass(frozen=True)
 class MetaFiles:
-    """params: the content of params.json. tokenizer: tokenizer.model. shards: the weights, in model-parallel order."""
+    """Meta's files. params: the content of params.json. shards: the weight files, in model-parallel order."""
 
     params: dict[str, Any]
     tokenizer: Path
     shards: tuple[Path, ...]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Enough to know the same files again."""
+        """Identifies the files, for a conversion that continues."""
         files = [*self.shards, self.tokenizer]
         return {"params": self.params, "files": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]}
 
 
 def find(folder: Path, num_shards: int | None = None) -> MetaFiles:
-    """Looks at names and params.json only. num_shards: how many there must be; None takes what is there."""
+    """Finds the files, and reads only params.json. num_shards: how many there must be; None takes what is there."""
     if not folder.is_dir():
         raise CheckpointError(
             f"The input folder {folder} {'is a file' if folder.exists() else 'does not exist'}; name Meta's folder."
@@ -79,7 +79,7 @@ def _shards(folder: Path, num_shards: int | None) -> tuple[Path, ...]:
 
 
 def open_shards(files: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """The tensors of each shard, mapped and not read: what is looked at comes from the disk, and the system may drop it again."""
+    """The tensors of each shard, mapped from the files, so that the operating system may drop them from memory."""
     import torch
 
     opened: list[dict[str, Any]] = []

@@ -1,8 +1,7 @@
-"""Which tensors of Meta's checkpoint make which tensor of the published Hugging Face layout, and how. Names and shapes only.
+"""How each tensor of the published Hugging Face layout is made from tensors of Meta's checkpoint: names, shapes, transforms.
 
-Meta cuts its tensors along the model-parallel dimension of the layer they belong to (github.com/meta-llama/llama-models,
-models/llama3/multimodal); a tensor of a layer that is not parallel lies whole in every shard. Imports no torch: the tensors
-that `assemble` handles may as well be on the meta device.
+Meta splits a tensor along the model-parallel dimension of its layer. A tensor of a layer that is not parallel is whole in every
+shard. Source: github.com/meta-llama/llama-models, models/llama3/multimodal.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from typing import Any
 
 from mllama_demo.errors import CheckpointError
 
-IGNORED = frozenset({"text_model.rope.freqs"})  # computed from rope_theta by whoever runs the model
-LEARNABLE_TOKENS = 8  # rows behind the vocabulary, `<|image|>` first; Meta keeps them as learnable_embedding
+IGNORED = frozenset({"text_model.rope.freqs"})  # the model computes it from rope_theta
+LEARNABLE_TOKENS = 8  # rows after the vocabulary, `<|image|>` first; Meta's learnable_embedding
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class VisionConstants:
-    """What Meta's code fixes and no file says: VisionEncoder's defaults in models/llama3/multimodal/model.py."""
+    """Sizes that no file of Meta states: the defaults of VisionEncoder in models/llama3/multimodal/model.py."""
 
     heads: int = 16
     intermediate_layers: tuple[int, ...] = (3, 7, 15, 23, 30)
@@ -31,7 +30,7 @@ class VisionConstants:
 
 @dataclass(frozen=True)
 class MetaModel:
-    """The measures of a checkpoint in Meta's terms. layers: of self-attention only; cross_layers: those that see the image."""
+    """The sizes of a checkpoint in Meta's terms. layers: self-attention layers only. cross_layers: cross-attention layers."""
 
     dim: int
     layers: int
@@ -58,7 +57,7 @@ class MetaModel:
 
     @property
     def patches(self) -> int:
-        """Of one tile, with the class token."""
+        """Patches of one tile, and the class token."""
         return (self.tile_size // self.patch) ** 2 + 1
 
     @property
@@ -69,14 +68,14 @@ class MetaModel:
 
     @property
     def self_positions(self) -> tuple[int, ...]:
-        """Where each self-attention layer stands when both kinds are counted together."""
+        """The index of each self-attention layer among all layers."""
         return tuple(layer for layer in range(self.layers + self.cross_layers) if layer not in set(self.cross_positions))
 
     @property
     def cross_positions(self) -> tuple[int, ...]:
-        """Where each cross-attention layer stands when both kinds are counted together.
+        """The index of each cross-attention layer among all layers.
 
-        Meta's schedule: before every k-th self-attention layer, k = ceil(layers / cross_layers), counted from the last.
+        Meta puts one before every k-th self-attention layer, counted from the last, with k = ceil(layers / cross_layers).
         """
         step = math.ceil(self.layers / self.cross_layers)
         before = list(range(self.layers))[::-step][: self.cross_layers][::-1]
@@ -85,28 +84,30 @@ class MetaModel:
 
 @dataclass(frozen=True)
 class Output:
-    """One tensor of the Hugging Face layout.
+    """A tensor of the Hugging Face layout.
 
-    sources: Meta's tensors, put one below the other. split: the dimension along which shards cut them; None: each has all.
-    turn: what is done to the whole.
+    Attributes:
+        sources: Meta's tensors, concatenated along dimension 0.
+        split: the dimension that the shards divide; None when every shard has the whole tensor.
+        transform: the function that makes the tensor from the concatenated sources.
     """
 
     name: str
     shape: Shape
     sources: tuple[str, ...]
     split: int | None = None
-    turn: Callable[[Any], Any] | None = None
+    transform: Callable[[Any], Any] | None = None
 
 
 def assemble(output: Output, shards: Sequence[Mapping[str, Any]]) -> Any:
-    """The tensor itself, contiguous. At most one copy besides it exists meanwhile."""
+    """Makes the tensor, contiguous. At most one more copy of it is in memory."""
     import torch
 
     parts = [shard[source] for source in output.sources for shard in (shards if output.split is not None else shards[:1])]
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=output.split or 0)
     del parts
-    turned = whole if output.turn is None else output.turn(whole)
-    return turned.reshape(output.shape).contiguous()
+    transformed = whole if output.transform is None else output.transform(whole)
+    return transformed.reshape(output.shape).contiguous()
 
 
 def outputs(model: MetaModel) -> list[Output]:
@@ -124,17 +125,17 @@ def _text(m: MetaModel) -> Iterator[Output]:
     for position, stack, number in sorted(ordered):
         to, of, cross = f"{language}layers.{position}.", f"text_model.{stack}.{number}.", stack != "layers"
         attention = to + ("cross_attn." if cross else "self_attn.")
-        # Only self-attention turns q and k by their position.
-        q_turn, k_turn = (None, None) if cross else (_halves(m.heads), _halves(m.kv_heads))
-        yield Output(attention + "q_proj.weight", (q_rows, m.dim), (of + "attention.wq.weight",), 0, q_turn)
-        yield Output(attention + "k_proj.weight", (kv_rows, m.dim), (of + "attention.wk.weight",), 0, k_turn)
+        # Rotary embeddings apply to q and k of self-attention only.
+        q_transform, k_transform = (None, None) if cross else (_halves(m.heads), _halves(m.kv_heads))
+        yield Output(attention + "q_proj.weight", (q_rows, m.dim), (of + "attention.wq.weight",), 0, q_transform)
+        yield Output(attention + "k_proj.weight", (kv_rows, m.dim), (of + "attention.wk.weight",), 0, k_transform)
         yield Output(attention + "v_proj.weight", (kv_rows, m.dim), (of + "attention.wv.weight",), 0)
         yield Output(attention + "o_proj.weight", (m.dim, q_rows), (of + "attention.wo.weight",), 1)
         if cross:
             yield Output(attention + "q_norm.weight", (m.head_dim,), (of + "attention.q_norm.weight",))
             yield Output(attention + "k_norm.weight", (m.head_dim,), (of + "attention.k_norm.weight",))
-            yield Output(to + "cross_attn_attn_gate", (1,), (of + "gate_attn",), turn=_first)
-            yield Output(to + "cross_attn_mlp_gate", (1,), (of + "gate_ffwd",), turn=_first)
+            yield Output(to + "cross_attn_attn_gate", (1,), (of + "gate_attn",), transform=_first)
+            yield Output(to + "cross_attn_mlp_gate", (1,), (of + "gate_ffwd",), transform=_first)
         yield Output(to + "mlp.gate_proj.weight", (m.ffn, m.dim), (of + "feed_forward.w1.weight",), 0)
         yield Output(to + "mlp.up_proj.weight", (m.ffn, m.dim), (of + "feed_forward.w3.weight",), 0)
         yield Output(to + "mlp.down_proj.weight", (m.dim, m.ffn), (of + "feed_forward.w2.weight",), 1)
@@ -153,13 +154,13 @@ def _vision(m: MetaModel) -> Iterator[Output]:
     position = to + "gated_positional_embedding."
     by_ratio = _by_aspect_ratio(m)
     yield Output(position + "embedding", (m.patches, width), (of + "positional_embedding",))
-    yield Output(position + "gate", (1,), (of + "gated_positional_embedding_gate",), turn=_first)
+    yield Output(position + "gate", (1,), (of + "gated_positional_embedding_gate",), transform=_first)
     tile_shape = (ids, m.tiles * m.patches * width)
-    yield Output(position + "tile_embedding.weight", tile_shape, (of + "gated_positional_embedding",), turn=by_ratio)
+    yield Output(position + "tile_embedding.weight", tile_shape, (of + "gated_positional_embedding",), transform=by_ratio)
     for name in ("pre", "post"):
         tile, source = f"{to}{name}_tile_positional_embedding.", f"{of}{name}_tile_pos_embed."
-        yield Output(tile + "embedding.weight", (ids, m.tiles * width), (source + "embedding",), turn=by_ratio)
-        yield Output(tile + "gate", (1,), (source + "gate",), turn=_first)
+        yield Output(tile + "embedding.weight", (ids, m.tiles * width), (source + "embedding",), transform=by_ratio)
+        yield Output(tile + "gate", (1,), (source + "gate",), transform=_first)
         for what in ("weight", "bias"):
             yield Output(f"{to}layernorm_{name}.{what}", (width,), (f"{of}ln_{name}.{what}",))
     for stack, layers in (("transformer", m.vision_layers), ("global_transformer", m.global_layers)):
@@ -168,7 +169,7 @@ def _vision(m: MetaModel) -> Iterator[Output]:
             if stack == "global_transformer":
                 for gate in ("gate_attn", "gate_ffn"):
                     source = f"{of}{stack}.resblocks.{number}.{gate}"
-                    yield Output(f"{to}{stack}.layers.{number}.{gate}", (1,), (source,), turn=_first)
+                    yield Output(f"{to}{stack}.layers.{number}.{gate}", (1,), (source,), transform=_first)
     entering = (len(m.vision.intermediate_layers) + 1) * width
     projection = "vision_model.vision_projection."
     yield Output("multi_modal_projector.weight", (m.dim, entering), (projection + "weight",), 0)
@@ -188,40 +189,40 @@ def _vision_layer(m: MetaModel, to: str, of: str) -> Iterator[Output]:
             yield Output(f"{to}{norm}.{what}", (m.vision_dim,), (f"{of}{source}.{what}",))
 
 
-# --- what is done to a tensor ---------------------------------------------------------------------------------------------
+# --- transforms ---------------------------------------------------------------------------------------------
 
 
 def _halves(heads: int) -> Callable[[Any], Any]:
-    """Rotary pairs: Meta turns rows (0, 1), (2, 3), … of a head together, the Hugging Face layout (0, d/2), (1, d/2 + 1), …"""
+    """Reorders rotary pairs: rows (0, 1), (2, 3), … of a head in Meta's layout are rows (0, d/2), (1, d/2 + 1), … here."""
 
-    def turn(weight: Any) -> Any:
+    def transform(weight: Any) -> Any:
         return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
-    return turn
+    return transform
 
 
 def _first(gate: Any) -> Any:
-    """A gate is one number, which some of Meta's releases repeat."""
+    """A gate is one number. Some of Meta's releases repeat it."""
     return gate.reshape(-1)[:1]
 
 
 def _by_aspect_ratio(m: MetaModel) -> Callable[[Any], Any]:
     """[rows, columns, …] of tiles to [aspect ratio id, all tiles × …]: the tiles of each ratio row by row, then zeros."""
 
-    def turn(grid: Any) -> Any:
+    def transform(grid: Any) -> Any:
         table = grid.new_zeros((len(m.aspect_ratios) + 1, m.tiles, *grid.shape[2:]))
         for number, (height, width) in enumerate(m.aspect_ratios, 1):
             table[number, : height * width] = grid[:height, :width].flatten(0, 1)
         return table
 
-    return turn
+    return transform
 
 
-# --- what a checkpoint says about itself ----------------------------------------------------------------------------------
+# --- the sizes of a checkpoint ----------------------------------------------------------------------------------
 
 
 def meta_model(params: Mapping[str, Any], shapes: Mapping[str, Shape], shards: int, vision: VisionConstants) -> MetaModel:
-    """The measures, from params.json and from the shapes in one shard. Raises CheckpointError, naming what does not fit."""
+    """The sizes, from params.json and from the shapes in one shard. Raises CheckpointError when they do not fit together."""
     if not any(name.startswith("vision_model.") for name in shapes) or "vision_num_cross_attention_layers" not in params:
         raise CheckpointError("This is a text-only checkpoint, without vision_model tensors; convert a Llama 3.2 Vision one.")
 
@@ -280,7 +281,7 @@ def meta_model(params: Mapping[str, Any], shapes: Mapping[str, Shape], shards: i
 
 
 def check_tensors(model: MetaModel, shapes: Mapping[str, Shape], shards: int) -> None:
-    """Every tensor needed is there in its shape, and none besides. Raises CheckpointError, naming the first that is not."""
+    """Raises CheckpointError for the first tensor that is missing, has another shape or is unknown."""
     used = set()
     for output in outputs(model):
         numbers = 0
@@ -302,7 +303,7 @@ def check_tensors(model: MetaModel, shapes: Mapping[str, Shape], shards: int) ->
 
 
 def _fits(output: Output, numbers: int, source: Shape, shards: int, model: MetaModel) -> bool:
-    if output.turn is _first:
+    if output.transform is _first:
         return numbers >= 1
     if output.name.endswith(("tile_embedding.weight", "tile_positional_embedding.embedding.weight")):
         tail = (model.patches if "gated" in output.name else 1, model.vision_dim)

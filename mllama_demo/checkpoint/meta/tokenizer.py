@@ -16,23 +16,22 @@ from mllama_demo.chat.tokenizer import byte_of_character
 from mllama_demo.checkpoint.meta.configs import CONTEXT_LENGTH
 from mllama_demo.errors import CheckpointError
 
-# From Meta's tokenizer.py (models/llama3): how text is cut into words before byte pairs are merged.
+# From Meta's tokenizer.py (models/llama3): how text is split into words before byte pairs are merged.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _NAMED = (
     *("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>"),
     *("<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>"),
     "<|python_tag|>",
 )
-_RESERVED = 256  # special tokens before `<|image|>`, which the Hugging Face layout puts behind the vocabulary
+_RESERVED = 256  # special tokens before `<|image|>`; the Hugging Face layout puts `<|image|>` after the vocabulary
 SPECIAL_TOKENS = (
     *_NAMED,
     *(f"<|reserved_special_token_{number}|>" for number in range(2, _RESERVED - len(_NAMED) + 2)),
     "<|image|>",
 )
 
-# Behaves as the template of the published checkpoint does for conversations: a turn is a header, two line breaks, its parts
-# and an end; without a picture a system turn with the dates comes first, and a system text beside a picture is refused. Tools
-# are not supported; they are refused, not ignored.
+# Equals the template of the published checkpoint for conversations: a turn is a header, two line breaks, its parts and an end.
+# Without an image a system turn with the dates comes first. A system text with an image is refused, and so are tools.
 CHAT_TEMPLATE = """\
 {%- if tools -%}{{ raise_exception("This chat template has no tools.") }}{%- endif -%}
 {%- set seen = namespace(image=false) -%}
@@ -110,10 +109,10 @@ def check_vocabulary(file: Path, tokens: list[bytes], vocabulary: int) -> None:
 
 
 def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """The pairs that byte-level BPE merges, first things first.
+    """The merges of byte-level BPE, by priority.
 
-    tiktoken merges any two neighbours that make a token, the lowest rank first; so every cut of every token is a merge, in the
-    order of what it makes.
+    tiktoken merges any two neighbours that form a token, the lowest rank first. So every division of every token into two tokens
+    is a merge, in the order of the tokens.
     """
     rank = {token: number for number, token in enumerate(tokens)}
     found: list[tuple[bytes, bytes]] = []
@@ -127,12 +126,12 @@ def tokenizer_json(tokens: list[bytes]) -> str:
     """The content of tokenizer.json."""
     characters = {byte: character for character, byte in byte_of_character().items()}
 
-    def spell(token: bytes) -> str:
+    def as_characters(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
 
-    vocabulary = {spell(token): number for number, token in enumerate(tokens)}
-    pairs = [(spell(left), spell(right)) for left, right in merges(tokens)]
-    # ignore_merges: tiktoken takes a word that is a token as it stands, without merging.
+    vocabulary = {as_characters(token): number for number, token in enumerate(tokens)}
+    pairs = [(as_characters(left), as_characters(right)) for left, right in merges(tokens)]
+    # ignore_merges: tiktoken takes a word that is a token without merging.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [
@@ -155,11 +154,11 @@ def tokenizer_json(tokens: list[bytes]) -> str:
 
 
 def tokenizer_config(instruct: bool) -> dict[str, Any]:
-    """tokenizer_config.json. The spelling of the class and the template in this file are what transformers 4.x reads."""
+    """tokenizer_config.json. transformers 4.x needs this name of the class, and the template in this file."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special_tokens_map(instruct),
-        "clean_up_tokenization_spaces": False,  # text comes back as it was
+        "clean_up_tokenization_spaces": False,  # decoding returns the text unchanged
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": CONTEXT_LENGTH,
         **(chat_template() if instruct else {}),

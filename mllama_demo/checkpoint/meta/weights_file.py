@@ -1,4 +1,4 @@
-"""Writes safetensors files one tensor at a time, so that a file never has to fit in memory, and never leaves half a file.
+"""Writes safetensors files one tensor at a time, so that a file need not fit in memory. No incomplete file gets its name.
 
 The format: 8 bytes with the header's length, little-endian; a JSON header padded with spaces to a multiple of 8; the data of the
 tensors end to end (https://huggingface.co/docs/safetensors#format).
@@ -23,7 +23,7 @@ WIDTH = {"BF16": 2, "F16": 2, "F32": 4}
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to be written. dtype: as safetensors spells it."""
+    """A tensor to write. dtype: safetensors' name of the type."""
 
     name: str
     dtype: str
@@ -37,20 +37,20 @@ class Entry:
 def divide(entries: list[Entry], limit: int) -> dict[str, list[Entry]]:
     """Entries by file name, in order, each file at most `limit` bytes unless a single tensor is larger."""
     files: list[list[Entry]] = [[]]
-    room = limit
+    space = limit
     for entry in entries:
-        if files[-1] and entry.bytes > room:
+        if files[-1] and entry.bytes > space:
             files.append([])
-            room = limit
+            space = limit
         files[-1].append(entry)
-        room -= entry.bytes
+        space -= entry.bytes
     if len(files) == 1:
         return {"model.safetensors": files[0]}
     return {f"model-{number:05d}-of-{len(files):05d}.safetensors": part for number, part in enumerate(files, 1)}
 
 
 def index(files: dict[str, list[Entry]]) -> dict[str, Any]:
-    """What the index of several files says: how large they are together, and where each tensor lies."""
+    """The content of the index of several files: their total size, and the file of each tensor."""
     total = sum(entry.bytes for part in files.values() for entry in part)
     return {"metadata": {"total_size": total}, "weight_map": {entry.name: file for file, part in files.items() for entry in part}}
 
@@ -77,7 +77,7 @@ def size(entries: list[Entry]) -> int:
 
 
 def is_whole(file: Path, entries: list[Entry]) -> bool:
-    """True when the file has exactly this header and length: then it was finished before it got its name."""
+    """Whether the file is complete: it has exactly this header and length."""
     start = header(entries)
     if not file.is_file() or file.stat().st_size != size(entries):
         return False
@@ -86,12 +86,12 @@ def is_whole(file: Path, entries: list[Entry]) -> bool:
 
 
 def write(file: Path, entries: list[Entry], tensor: Callable[[Entry], Any]) -> None:
-    """tensor: makes the torch tensor of an entry, contiguous; it is asked for one after the other and let go in between."""
+    """Writes a file. tensor: makes the contiguous torch tensor of an entry; called for one entry after the other."""
     with whole_file(file) as stream:
         stream.write(header(entries))
         for entry in entries:
             made = tensor(entry)
-            stream.write(memoryview(made.flatten().view(_bytes_type()).numpy()))  # numpy has no bfloat16, but it has bytes
+            stream.write(memoryview(made.flatten().view(_bytes_type()).numpy()))  # numpy has no bfloat16
             del made
 
 
@@ -108,7 +108,7 @@ def write_json(file: Path, content: Any) -> None:
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Iterator[IO[bytes]]:
-    """A stream to write `file` with; the file gets its name when all is on the disk, and does not exist if anything fails."""
+    """Yields a stream to write `file`. The file gets its name when all is on the disk; a failure leaves no file."""
     partial = file.with_name(file.name + PARTIAL)
     try:
         with partial.open("wb") as stream:

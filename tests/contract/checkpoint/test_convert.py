@@ -120,7 +120,7 @@ def test_text_is_read_as_in_metas_computation(converted, weights, shards):
 
 @pytest.mark.parametrize(("columns", "rows"), [(1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 3), (4, 1), (1, 4)])
 @pytest.mark.parametrize("shards", [1, 2])
-def test_pictures_of_every_aspect_ratio_are_seen_as_in_metas_computation(converted, weights, shards, columns, rows):
+def test_images_of_every_aspect_ratio_are_read_as_in_metas_computation(converted, weights, shards, columns, rows):
     ids, image = some_ids(24, image_at=2), picture(columns, rows)
     original = MetaOriginal(SMALL, weights)
     expected = original.logits(ids, original.see(image))
@@ -128,7 +128,7 @@ def test_pictures_of_every_aspect_ratio_are_seen_as_in_metas_computation(convert
     torch.testing.assert_close(logits_of(converted(shards), ids, image), expected, atol=2e-4, rtol=0)
 
 
-def test_every_tensor_of_metas_shows_in_the_logits(weights):
+def test_every_tensor_of_meta_changes_the_logits(weights):
     """The tests above would see any tensor mixed up: each one, changed, changes what the reference says."""
     ids, image = some_ids(24, image_at=2), picture(2, 2)
     original = MetaOriginal(SMALL, weights)
@@ -156,7 +156,7 @@ def test_an_odd_number_of_layers_is_placed_by_metas_schedule(tmp_path):
 
 
 @pytest.mark.parametrize(("sizes", "shards"), [(LLAMA_11B, 1), (LLAMA_90B, 8)])
-def test_the_published_models_come_out_whole_with_nothing_left_over(sizes, shards):
+def test_the_published_models_are_converted_with_every_tensor_used(sizes, shards):
     def part(shape, cut):
         return torch.empty([n // shards if at == cut else n for at, n in enumerate(shape)], device="meta", dtype=torch.bfloat16)
 
@@ -306,7 +306,7 @@ def test_random_text_becomes_the_tokens_that_tiktoken_makes(converted):
         assert tokenizer(text, add_special_tokens=False).input_ids == tiktoken(text, tokens), text
 
 
-def test_special_tokens_stand_where_the_published_vocabulary_has_them(converted):
+def test_special_tokens_have_the_ids_of_the_published_vocabulary(converted):
     tokenizer = AutoTokenizer.from_pretrained(converted(1))
     first = SMALL.vocab_size - 256  # 128000 there
     places = {"<|begin_of_text|>": 0, "<|end_of_text|>": 1, "<|finetune_right_pad_id|>": 4, "<|start_header_id|>": 6,

@@ -180,10 +180,10 @@ def test_one_file_may_be_called_consolidated_pth(tmp_path):
     check_checkpoint(tmp_path / "hf")
 
 
-def test_shards_that_should_be_alike_and_are_not_are_mentioned(folders):
+def test_shards_with_different_copies_of_a_tensor_are_reported(folders):
     lines: list[str] = []
     edit_shard(folders.source, 1, lambda shard: shard["text_model.norm.weight"].mul_(1.5))
-    convert(folders.source, folders.output, instruct=True, vision=EYES, say=lines.append)
+    convert(folders.source, folders.output, instruct=True, vision=EYES, report=lines.append)
     assert any("1 tensors differ between shards (text_model.norm.weight" in line for line in lines)
 
 
@@ -237,7 +237,7 @@ def test_a_mount_point_is_refused(folders, capsys):
 # --- the disk ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_with_too_little_room_is_known_before_anything_is_written(folders, monkeypatch, capsys):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(folders, monkeypatch, capsys):
     usage = shutil.disk_usage(folders.source)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50 * 10**6))
     message = refusal(folders, capsys=capsys)
@@ -284,7 +284,7 @@ def test_a_failure_in_the_first_file_leaves_nothing(folders, monkeypatch, interr
 
 
 @pytest.mark.parametrize("interruption", INTERRUPTIONS)
-def test_a_later_failure_keeps_whole_files_only_and_the_next_run_goes_on_from_them(folders, monkeypatch, interruption):
+def test_a_later_failure_keeps_complete_files_and_the_next_run_continues_after_them(folders, monkeypatch, interruption):
     fail, expected = INTERRUPTIONS[interruption]
     with monkeypatch.context() as patch:
         patch.setattr(converter, "assemble", Failing(60, fail))
@@ -299,7 +299,7 @@ def test_a_later_failure_keeps_whole_files_only_and_the_next_run_goes_on_from_th
 
     (folders.work / "model-00009-of-00099.safetensors.partial").write_bytes(b"what a killed process leaves")
     lines: list[str] = []
-    convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000, say=lines.append)
+    convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000, report=lines.append)
     assert any(f"{len(kept)} of" in line for line in lines)
     assert {name: (folders.output / name).stat().st_mtime_ns for name in kept} == kept
     check_checkpoint(folders.output)
@@ -330,7 +330,7 @@ def test_a_kept_file_that_was_damaged_is_written_again(folders, monkeypatch, dam
 
 
 @pytest.mark.parametrize("change", ["instruct", "input", "journal"])
-def test_the_beginnings_of_another_conversion_are_not_used(folders, monkeypatch, change):
+def test_the_files_of_another_conversion_are_not_used(folders, monkeypatch, change):
     interrupted(folders, monkeypatch)
     if change == "input":
         edit_shard(folders.source, 1, lambda shard: shard["text_model.norm.weight"].mul_(2))

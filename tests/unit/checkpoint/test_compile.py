@@ -14,7 +14,7 @@ from mllama_demo.checkpoint.compilation import artifacts
 from mllama_demo.checkpoint.compilation import compile as module
 from mllama_demo.checkpoint.compilation import job as compile_job
 from mllama_demo.checkpoint.compilation import worker as compile_worker
-from mllama_demo.checkpoint.compilation.compile import compilation
+from mllama_demo.checkpoint.compilation.compile import plan_compilation
 from mllama_demo.checkpoint.machine import check_instance
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
 from mllama_demo.cli import main
@@ -59,7 +59,7 @@ def wanted(config: Path) -> module.Compilation:
         context_encoding_buckets=[64, 128],
         token_generation_buckets=[256],
     )
-    return compilation(settings)
+    return plan_compilation(settings)
 
 
 def compile_it(config: Path, *options: str) -> int:
@@ -83,17 +83,17 @@ def refused(capsys: pytest.CaptureFixture[str], config: Path, *options: str) -> 
 # --- what is made --------------------------------------------------------------------------------------------------------
 
 
-def test_an_artifact_has_nxdis_files_the_tokenizer_the_processor_and_what_it_was_made_of(config, capsys):
+def test_an_artifact_has_nxdis_files_the_tokenizer_the_processor_and_its_inputs(config, capsys):
     assert compile_it(config) == 0
     (folder,) = made(config)
-    assert folder == wanted(config).place.folder
+    assert folder == wanted(config).location.folder
     assert {"model.pt", "neuron_config.json", "weights", "compile.log", "compiled-from.json"} <= {
         f.name for f in folder.iterdir()
     }
     assert sorted(file.name for file in (folder / "weights").iterdir()) == ["tp0_sharded_checkpoint.safetensors"]
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "config.json", "generation_config.json"):
         assert (folder / name).read_bytes() == (config.parent / "model" / name).read_bytes()
-    assert json.loads((folder / "compiled-from.json").read_text())["made_of"] == wanted(config).made_of
+    assert json.loads((folder / "compiled-from.json").read_text())["made_of"] == wanted(config).inputs
     assert json.loads((folder / "neuron_config.json").read_text())["neuron_config"]["context_encoding_buckets"] == [64, 128]
     assert "Compiler status PASS" in (folder / "compile.log").read_text()
     out = capsys.readouterr().out
@@ -101,13 +101,13 @@ def test_an_artifact_has_nxdis_files_the_tokenizer_the_processor_and_what_it_was
     assert out.splitlines()[-1] == f"{folder} is ready; serve with the same options loads it."
 
 
-def test_nxd_works_in_a_folder_of_this_job_alone(config, monkeypatch):
+def test_each_compilation_has_its_own_work_folder_of_nxd(config, monkeypatch):
     monkeypatch.setenv("BASE_COMPILE_WORK_DIR", str(config.parent / "of somebody else"))
     assert compile_it(config) == 0
     assert not (config.parent / "of somebody else").exists()
 
 
-def test_what_was_compiled_is_found_again(config, capsys, monkeypatch):
+def test_a_compiled_model_is_not_compiled_again(config, capsys, monkeypatch):
     assert compile_it(config) == 0
     monkeypatch.setenv("FAKE_COMPILE", "fail")
     assert compile_it(config) == 0
@@ -115,7 +115,7 @@ def test_what_was_compiled_is_found_again(config, capsys, monkeypatch):
     assert len(made(config)) == 1
 
 
-def test_it_says_how_far_it_is(config, capsys, monkeypatch):
+def test_progress_is_reported_with_rising_durations(config, capsys, monkeypatch):
     told = []
     monkeypatch.setattr(module, "_Terminal", lambda: lambda progress, seconds: told.append((progress.stage, seconds)))
     assert compile_it(config) == 0
@@ -123,7 +123,7 @@ def test_it_says_how_far_it_is(config, capsys, monkeypatch):
     assert [seconds for _, seconds in told] == sorted(seconds for _, seconds in told)
 
 
-def test_on_a_terminal_a_bar_is_drawn_over_itself(capsys, monkeypatch):
+def test_a_terminal_shows_one_progress_bar_that_is_redrawn(capsys, monkeypatch):
     monkeypatch.setattr(module.sys, "stdout", SimpleNamespace(isatty=lambda: True, write=print, flush=lambda: None))
     show, lines = module._Terminal(), []
     monkeypatch.setattr("builtins.print", lambda *words, **_: lines.append("".join(words)))
@@ -133,7 +133,7 @@ def test_on_a_terminal_a_bar_is_drawn_over_itself(capsys, monkeypatch):
     assert lines[1].endswith(", 1:02:34\x1b[K")
 
 
-def test_another_configuration_is_compiled_beside_and_says_what_is_different(config, capsys):
+def test_another_configuration_is_compiled_beside_and_its_differences_are_named(config, capsys):
     assert compile_it(config) == 0
     assert compile_it(config, "--batch-size", "2") == 0
     assert "neuron.batch_size is 4 there and 2 here" in capsys.readouterr().out
@@ -163,7 +163,7 @@ def test_the_variable_names_the_artifact_itself(config, monkeypatch, state, caps
     assert "before" in capsys.readouterr().out
 
 
-def test_an_artifact_of_something_else_is_not_trusted_even_when_it_is_named(config, monkeypatch, capsys):
+def test_an_artifact_of_other_inputs_is_refused_even_when_the_variable_names_it(config, monkeypatch, capsys):
     monkeypatch.setenv("NEURON_COMPILED_ARTIFACTS", str(config.parent / "mine"))
     assert compile_it(config) == 0
     before = sorted((f, f.stat().st_mtime_ns) for f in (config.parent / "mine").rglob("*"))
@@ -173,7 +173,7 @@ def test_an_artifact_of_something_else_is_not_trusted_even_when_it_is_named(conf
     assert sorted((f, f.stat().st_mtime_ns) for f in (config.parent / "mine").rglob("*")) == before
 
 
-def test_an_artifact_that_does_not_say_what_it_is_is_not_trusted(config, monkeypatch, capsys):
+def test_an_artifact_without_a_manifest_is_refused(config, monkeypatch, capsys):
     """Such as vLLM's."""
     folder = config.parent / "mine"
     monkeypatch.setenv("NEURON_COMPILED_ARTIFACTS", str(folder))
@@ -205,7 +205,7 @@ def swap_case(file: Path) -> None:
         ("weights/tp0_sharded_checkpoint.safetensors", Path.unlink, "tp0_sharded_checkpoint.safetensors is missing"),
     ],
 )
-def test_a_damaged_artifact_is_not_trusted(config, capsys, name, damage, words):
+def test_a_damaged_artifact_is_refused(config, capsys, name, damage, words):
     assert compile_it(config) == 0
     (folder,) = made(config)
     damage(folder / name)
@@ -216,7 +216,7 @@ def test_a_damaged_artifact_is_not_trusted(config, capsys, name, damage, words):
     assert compile_it(config) == 0
 
 
-def test_an_artifact_under_the_name_of_another_is_not_trusted(config, capsys):
+def test_an_artifact_in_the_folder_of_another_is_refused(config, capsys):
     assert compile_it(config) == 0
     (folder,) = made(config)
     content = json.loads((folder / "compiled-from.json").read_text())
@@ -242,7 +242,7 @@ def test_a_failure_is_one_sentence_and_leaves_nothing_but_its_log(config, capsys
     monkeypatch.setenv("FAKE_COMPILE", how)
     line = refused(capsys, config)
     assert words in line
-    log = Path(f"{wanted(config).place.folder}.log")
+    log = Path(f"{wanted(config).location.folder}.log")
     assert made(config) == ([log] if logged else [])
     if logged:
         assert str(log) in line
@@ -265,7 +265,7 @@ def test_an_sdk_that_does_not_import_is_one_sentence(config, capsys, monkeypatch
     assert not made(config)
 
 
-def test_a_disk_that_is_too_small_is_found_before_anything_is_written(config, capsys, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(config, capsys, monkeypatch):
     usage = SimpleNamespace(free=10**6)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
     line = refused(capsys, config)
@@ -274,8 +274,8 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_written(config, ca
     assert wanted(config).bytes > 2 * 2**20
 
 
-def test_whatever_fails_on_a_disk_without_room_fails_for_that(tmp_path, monkeypatch):
-    free = SimpleNamespace(free=compile_worker.NO_ROOM - 1)
+def test_a_failure_on_a_full_disk_is_reported_as_a_full_disk(tmp_path, monkeypatch):
+    free = SimpleNamespace(free=compile_worker.FULL_DISK_BYTES - 1)
     assert not compile_worker._full_disk(RuntimeError("neuronx-cc failed with 70"), tmp_path)
     monkeypatch.setattr(compile_worker.shutil, "disk_usage", lambda folder: free)
     assert compile_worker._full_disk(RuntimeError("neuronx-cc failed with 70"), tmp_path)
@@ -290,7 +290,7 @@ def test_a_disk_that_fills_up_at_the_end_leaves_nothing(config, capsys, monkeypa
     assert not (config.parent / "artifacts").exists()
 
 
-def test_a_mount_point_is_refused_before_the_hour(config, capsys, monkeypatch):
+def test_a_mount_point_is_refused_before_the_compilation(config, capsys, monkeypatch):
     monkeypatch.setenv("NEURON_COMPILED_ARTIFACTS", str(config.parent / "mine"))
     monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mine")
     assert "is a mount point" in refused(capsys, config)
@@ -304,7 +304,7 @@ def test_a_folder_that_cannot_be_written_is_named(config, capsys):
     assert "--compiled-artifacts" in line
 
 
-def test_a_model_that_cannot_fit_is_refused_before_the_hour(config, capsys, monkeypatch):
+def test_a_model_that_cannot_fit_is_refused_before_the_compilation(config, capsys, monkeypatch):
     monkeypatch.setattr(module, "core_memory", lambda *_: CoreMemory(15 * GIB, 2 * GIB, 0, 0, 0))
     assert "weights and caches alone are 17.0 GiB" in refused(capsys, config)
     assert not made(config)
@@ -333,7 +333,7 @@ def test_a_configuration_for_more_cores_than_this_instance_has_is_refused(tmp_pa
         check_instance("trn1.32xlarge", 4)
 
 
-def test_bad_input_is_refused_as_by_serve(config, capsys):
+def test_compile_refuses_the_same_bad_input_as_serve(config, capsys):
     folder = config.parent / "model"
     assert "does not exist" in refused(capsys, config, "--model-path", str(folder / "no"))
     assert "--dryrun" in refused(capsys, config, "--dryrun")
@@ -345,7 +345,7 @@ def test_bad_input_is_refused_as_by_serve(config, capsys):
 # --- the plan ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_all_and_writes_nothing(config, capsys):
+def test_a_dry_run_describes_the_compilation_and_writes_nothing(config, capsys):
     assert compile_it(config, "--dry-run") == 0
     out = capsys.readouterr().out
     for words in (
@@ -356,12 +356,12 @@ def test_a_dry_run_says_all_and_writes_nothing(config, capsys):
         "to be compiled",
     ):
         assert words in out
-    assert str(wanted(config).place.folder) in out
+    assert str(wanted(config).location.folder) in out
     assert "neuronx-distributed-inference 0.9.0" in out
     assert not (config.parent / "artifacts").exists()
 
 
-def test_a_dry_run_knows_what_is_there(config, capsys):
+def test_a_dry_run_recognizes_a_compiled_model(config, capsys):
     assert compile_it(config) == 0
     assert compile_it(config, "--dry-run") == 0
     assert "compiled; nothing to do" in capsys.readouterr().out

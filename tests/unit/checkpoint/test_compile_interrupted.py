@@ -100,7 +100,7 @@ def test_an_interruption_leaves_nothing(start, name):
     wait_for(lambda: gone(compiler) and gone(worker), "the end of all that was started")
 
 
-def test_what_a_killed_one_left_is_removed_by_the_next(start):
+def test_the_next_compilation_removes_the_work_folder_of_a_killed_one(start):
     one = start()
     compiler = one.compiler()
     worker = one.worker(compiler)
@@ -114,7 +114,7 @@ def test_what_a_killed_one_left_is_removed_by_the_next(start):
     assert one.left() == [leftover.removesuffix(".compiling")]
 
 
-def test_two_do_not_compile_the_same_at_once(start):
+def test_two_processes_do_not_compile_the_same_model(start):
     first = start()
     compiler = first.compiler()
     code, err = start("").ended()
@@ -124,7 +124,7 @@ def test_two_do_not_compile_the_same_at_once(start):
     assert first.left()[0].endswith(".compiling")
 
 
-def test_a_crash_of_the_worker_takes_its_compilers_along(start):
+def test_a_crash_of_the_worker_ends_its_compilers(start):
     one = start()
     compiler = one.compiler()
     os.kill(one.worker(compiler), signal.SIGSEGV)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mllama_demo.checkpoint.compilation import fingerprint as module
-from mllama_demo.checkpoint.compilation.fingerprint import differences, fingerprint, ingredients
+from mllama_demo.checkpoint.compilation.fingerprint import compilation_inputs, differences, fingerprint
 from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.config.neuron import NeuronOptions, OnDeviceSampling
 from mllama_demo.config.settings import Settings
@@ -26,7 +26,7 @@ class Case:
     options: NeuronOptions
 
     def made_of(self) -> dict[str, Any]:
-        found = ingredients(check_checkpoint(self.folder), neuron_values(self.options), self.options.instance_type)
+        found = compilation_inputs(check_checkpoint(self.folder), neuron_values(self.options), self.options.instance_type)
         return json.loads(json.dumps(found))  # as it is read back from a file
 
 
@@ -98,7 +98,7 @@ CHANGES: dict[str, tuple[Callable[[Case, pytest.MonkeyPatch], None], str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_matters_makes_another_fingerprint_and_is_named(name, case, monkeypatch):
+def test_a_relevant_change_changes_the_fingerprint_and_is_named(name, case, monkeypatch):
     before = case.made_of()
     change, words = CHANGES[name]
     change(case, monkeypatch)
@@ -121,7 +121,7 @@ SAME: dict[str, Callable[[Case], None]] = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_does_not_matter_makes_no_difference(name, case):
+def test_an_irrelevant_change_keeps_the_fingerprint(name, case):
     before = case.made_of()
     SAME[name](case)
     after = case.made_of()
@@ -130,11 +130,11 @@ def test_what_does_not_matter_makes_no_difference(name, case):
 
 
 def test_the_fingerprint_is_the_same_when_it_is_read_back(case):
-    found = ingredients(check_checkpoint(case.folder), neuron_values(case.options), case.options.instance_type)
+    found = compilation_inputs(check_checkpoint(case.folder), neuron_values(case.options), case.options.instance_type)
     assert fingerprint(found) == fingerprint(case.made_of())
 
 
-def test_of_large_weights_only_little_is_read(tmp_path, monkeypatch):
+def test_only_samples_of_large_weights_are_read(tmp_path, monkeypatch):
     """A file of 4 GB, most of it a hole: all of it would take seconds."""
     file = tmp_path / "large.safetensors"
     with file.open("wb") as stream:

@@ -45,7 +45,7 @@ def test_the_embedded_checkpoint_has_as_many_parameters_as_its_shape_says(embedd
     assert core_parameters(read_shape(embedded / "config.json"), 1) == check_checkpoint(embedded).parameters
 
 
-def test_by_hand_a_core_of_32_holds_this_much_of_90b():
+def test_a_core_of_32_holds_the_share_of_90b_computed_by_hand():
     attention = 8192 * 128 * (2 + 1 + 1 + 2)  # two of 64 query heads, one key-value head that others hold as well
     layer = attention + 3 * 8192 * 896 + 2 * 8192
     text = 100 * layer + 20 * (2 * 128 + 2) + 128264 * 256 + 4008 * 8192 + 8192
@@ -63,7 +63,7 @@ def test_more_cores_hold_less_each_and_more_together():
     assert together[-1] < 1.1 * together[0]
 
 
-def test_the_caches_by_hand():
+def test_the_caches_have_the_sizes_computed_by_hand():
     memory = core_memory(B90, options())
     assert memory.text_cache == 2 * 80 * 4 * 1 * 2048 * 128 * 2
     assert memory.image_cache == 2 * 20 * 4 * 1 * 6404 * 128 * 2
@@ -85,7 +85,7 @@ def test_scratch_is_whole_pages_and_grows_with_the_longest_prompt():
     assert 0 <= memory.scratch - sizes[-1] < GIB
 
 
-def test_attention_scores_count_until_the_kernel_that_does_not_keep_them():
+def test_attention_scores_count_only_below_the_length_of_the_flash_kernel():
     small = replace(B90, tile_size=84)  # pictures so small that cross-attention is not the largest step
     lengths = (4095, 4096)
     below, at = (
@@ -126,7 +126,7 @@ def test_the_plan_agrees_with_what_is_published(shape, t, batch, seq_len, fits):
     assert (memory.free >= 0) == fits
 
 
-def test_the_worked_numbers_in_the_module_are_right():
+def test_the_table_in_the_docstring_is_what_the_formula_computes():
     lines = re.findall(r"^(11B|90B) (\w+) (\w+) +([\d. ]+)$", formula.__doc__ or "", re.MULTILINE)
     names = {("11B", "trn1", "2048"): "trn1-11b", ("90B", "trn1", "2048"): "trn1-90b"}
     names |= {("90B", "trn1", "16k"): "trn1-90b-16k", ("90B", "inf2", "2048"): "inf2-90b"}
@@ -141,7 +141,7 @@ def test_the_worked_numbers_in_the_module_are_right():
 # --- choices and words ---------------------------------------------------------------------------------------------------
 
 
-def test_choices_cover_what_the_model_can_and_say_which_rule_others_break():
+def test_alternatives_cover_the_models_lengths_and_name_the_rules_that_others_break():
     found = {(choice.batch_size, choice.seq_len): choice for choice in choices(B90, options())}
     assert set(found) == {(batch, 1024 * 2**step) for batch in (1, 2, 4) for step in range(8)}
     assert found[4, 16384].memory is not None
@@ -168,7 +168,7 @@ def test_choices_cover_what_the_model_can_and_say_which_rule_others_break():
         (16, 2, 16384, "fits, by estimate, but tightly: 0."),
     ],
 )
-def test_the_verdict_says_how_sure_it_is(t, batch, seq_len, words):
+def test_the_verdict_says_whether_it_is_an_estimate(t, batch, seq_len, words):
     o = options(seq_len, tensor_parallel_size=t, batch_size=batch, sequence_parallel_enabled=seq_len > 2048)
     assert verdict(core_memory(B90, o)).startswith(words)
 
@@ -189,14 +189,14 @@ def test_a_configuration_that_fits_is_shown_with_its_parts_and_its_alternatives(
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_a_configuration_that_does_not_fit_ends_with_1(capsys):
+def test_plan_ends_with_1_for_a_configuration_that_does_not_fit(capsys):
     assert main(["plan", "--shape", "90b", "--instance-type", "inf2.24xlarge", "--tensor-parallel-size", "8"]) == 1
     out = capsys.readouterr().out
     assert "does not fit: weights and caches alone are 21." in out
     assert "!" in out.split("buckets\n")[-1]
 
 
-def test_programs_get_bytes(capsys):
+def test_plan_prints_bytes_as_json(capsys):
     assert main(["plan", "--config", config("inf2-90b"), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     expected = core_memory(B90, options(instance_type="inf2.48xlarge", tensor_parallel_size=16))

@@ -1,4 +1,4 @@
-"""The doctor's look at a described machine."""
+"""The doctor's diagnose at a described machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def checkpoint_90b(tmp_path, embedded) -> Path:
 
 
 @pytest.fixture
-def look(tmp_path, checkpoint_90b):
-    """look(machine, option=…): the findings of a 90B configuration on it, by what was looked at."""
+def diagnose(tmp_path, checkpoint_90b):
+    """diagnose(machine, option=…): the findings of a 90B configuration on it, by what was looked at."""
 
-    def look(described: Described, **options: Any) -> dict[str, Finding]:
+    def diagnose(described: Described, **options: Any) -> dict[str, Finding]:
         instance = {"instance_type": described.product} if described.product in CORES else {}
         cores = {"tensor_parallel_size": 16} if described.product == "inf2.48xlarge" else {}
         settings = Settings(**{"backend": "neuron", "model_path": checkpoint_90b, **instance, **cores, **options})
         return by_name(examine(described.build(tmp_path / "machine"), settings))
 
-    return look
+    return diagnose

@@ -32,20 +32,20 @@ def statuses(found: dict[str, Finding]) -> set[str]:
 
 
 @pytest.mark.parametrize("described", [TRN1, INF2], ids=["trn1.32xlarge", "inf2.48xlarge"])
-def test_a_machine_as_aws_sells_it_with_everything_in_place_is_ready(look, checkpoint_90b, described):
+def test_a_neuron_instance_with_sdk_and_checkpoint_is_ready(diagnose, checkpoint_90b, described):
     cores = 32 if described is TRN1 else 16
     neuron = {"instance_type": described.product, "tensor_parallel_size": cores}
     compile_as(Settings(backend="neuron", model_path=checkpoint_90b, **neuron))
-    found = look(described)
+    found = diagnose(described)
     assert statuses(found) == {"ok"}
     assert found["instance"].text == f"{described.product}, as configured"
     assert found["neuron sdk"].text == "2.28.1, a set that AWS released together"
     assert report(list(found.values())).endswith("\n\nReady.")
 
 
-def test_the_devices_of_each_instance_have_the_cores_that_are_counted(look):
-    assert look(TRN1)["neuron devices"].text == "16; 32 of 32 NeuronCores are used"
-    assert look(INF2)["neuron devices"].text == "12; 16 of 24 NeuronCores are used"
+def test_the_devices_of_each_instance_have_the_cores_that_are_counted(diagnose):
+    assert diagnose(TRN1)["neuron devices"].text == "16; 32 of 32 NeuronCores are used"
+    assert diagnose(INF2)["neuron devices"].text == "12; 16 of 24 NeuronCores are used"
 
 
 def test_a_laptop_says_that_neuron_is_absent_and_what_runs_instead(tmp_path):
@@ -57,13 +57,13 @@ def test_a_laptop_says_that_neuron_is_absent_and_what_runs_instead(tmp_path):
 
 
 @pytest.mark.parametrize(("device", "place"), [("auto", "a GPU"), ("cpu", "the CPU")])
-def test_with_a_gpu_the_model_runs_there_unless_the_cpu_is_asked_for(look, device, place):
-    found = look(replace(LAPTOP, gpu=True), backend="torch", device=device)
+def test_with_a_gpu_the_model_runs_there_unless_the_cpu_is_asked_for(diagnose, device, place):
+    found = diagnose(replace(LAPTOP, gpu=True), backend="torch", device=device)
     assert found["neuron devices"].text.endswith(f"with PyTorch on {place}")
 
 
-def test_a_laptop_with_a_configuration_for_neuron_is_not_ready(look):
-    found = look(LAPTOP)
+def test_a_laptop_with_a_configuration_for_neuron_is_not_ready(diagnose):
+    found = diagnose(LAPTOP)
     assert found["neuron devices"].status == "fail"
     assert "Neuron is absent here" in found["neuron devices"].text
     assert "leave --config out" in found["neuron devices"].remedy
@@ -71,8 +71,8 @@ def test_a_laptop_with_a_configuration_for_neuron_is_not_ready(look):
     assert "driver" not in found  # one sentence about Neuron is enough
 
 
-def test_a_neuron_machine_that_would_answer_from_its_cpu_is_a_warning(look, embedded):
-    found = look(TRN1, backend="torch", model_path=embedded)
+def test_a_neuron_instance_with_a_configuration_for_the_cpu_is_a_warning(diagnose, embedded):
+    found = diagnose(TRN1, backend="torch", model_path=embedded)
     assert found["neuron devices"].status == "warn"
     assert "16, but not used by this configuration" in found["neuron devices"].text
     assert "--config configs/trn1-90b.yaml" in found["neuron devices"].remedy
@@ -104,10 +104,10 @@ def test_the_memory_in_the_guide_is_what_plan_computes():
 # --- environment variables -----------------------------------------------------------------------------------------------
 
 
-def test_no_variable_needs_to_be_set(look):
-    found = look(TRN1)
+def test_no_variable_needs_to_be_set(diagnose):
+    found = diagnose(TRN1)
     assert found["environment"].status == "ok"
-    assert look(replace(TRN1, environ={"NEURON_RT_NUM_CORES": ""}))["environment"].status == "ok"
+    assert diagnose(replace(TRN1, environ={"NEURON_RT_NUM_CORES": ""}))["environment"].status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -130,22 +130,22 @@ def test_no_variable_needs_to_be_set(look):
         ("NEURON_COMPILED_ARTIFACTS", "/artifacts", "ok"),
     ],
 )
-def test_a_variable_that_is_set_is_judged(look, name, value, status):
-    found = look(replace(TRN1, environ={name: value}))
+def test_a_variable_that_is_set_gets_a_verdict(diagnose, name, value, status):
+    found = diagnose(replace(TRN1, environ={name: value}))
     assert found[name].status == status
     assert bool(found[name].remedy) == (status != "ok")
     assert value in found[name].text
     assert "environment" not in found
 
 
-def test_a_folder_named_by_the_variable_is_where_artifacts_are_looked_for(look, tmp_path):
+def test_a_folder_named_by_the_variable_is_where_artifacts_are_looked_for(diagnose, tmp_path):
     named = Described(environ={"NEURON_COMPILED_ARTIFACTS": str(tmp_path / "named")})
-    assert str(tmp_path / "named") in look(named)["artifacts"].text
-    assert look(named, compiled_artifacts=tmp_path / "other")["NEURON_COMPILED_ARTIFACTS"].status == "warn"
+    assert str(tmp_path / "named") in diagnose(named)["artifacts"].text
+    assert diagnose(named, compiled_artifacts=tmp_path / "other")["NEURON_COMPILED_ARTIFACTS"].status == "warn"
 
 
-def test_on_a_laptop_variables_of_neuron_mean_nothing(look):
-    found = look(replace(LAPTOP, environ={"NEURON_RT_NUM_CORES": "1"}), backend="torch")
+def test_variables_of_neuron_are_ignored_on_a_laptop(diagnose):
+    found = diagnose(replace(LAPTOP, environ={"NEURON_RT_NUM_CORES": "1"}), backend="torch")
     assert not {"environment", "NEURON_RT_NUM_CORES"} & found.keys()
 
 
@@ -158,7 +158,7 @@ def on(tmp_path, monkeypatch):
     return lambda described: monkeypatch.setattr(doctor, "this_machine", lambda packages: described.build(tmp_path / "machine"))
 
 
-def test_on_a_laptop_without_a_configuration_the_verb_ends_with_0(on, capsys):
+def test_doctor_ends_with_0_on_a_laptop_without_a_configuration(on, capsys):
     on(LAPTOP)
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
@@ -166,7 +166,7 @@ def test_on_a_laptop_without_a_configuration_the_verb_ends_with_0(on, capsys):
     assert out.endswith("\n\nReady.\n")
 
 
-def test_a_failure_ends_with_2_and_says_how_many_there_are(on, capsys):
+def test_doctor_ends_with_2_and_counts_the_failures(on, capsys):
     on(LAPTOP)
     assert main(["doctor", "--config", str(ROOT / "configs/trn1-90b.yaml")]) == 2
     printed = capsys.readouterr()
@@ -175,13 +175,13 @@ def test_a_failure_ends_with_2_and_says_how_many_there_are(on, capsys):
     assert max(map(len, printed.out.splitlines())) <= 110
 
 
-def test_warnings_alone_end_with_0(on, capsys):
+def test_doctor_ends_with_0_for_warnings(on, capsys):
     on(replace(TRN1, disk_gb=0.1))
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.endswith("Ready, as far as can be seen; 2 warnings.\n")
 
 
-def test_programs_get_json(on, capsys):
+def test_doctor_prints_json(on, capsys):
     on(LAPTOP)
     assert main(["doctor", "--config", str(ROOT / "configs/inf2-90b.yaml"), "--json"]) == 2
     told = json.loads(capsys.readouterr().out)
@@ -202,7 +202,7 @@ def test_options_that_cannot_be_used_are_one_sentence(argv, words, capsys):
     assert words in printed.err
 
 
-def test_this_machine_is_seen_with_the_packages_that_are_installed():
+def test_this_machine_has_the_versions_of_installed_packages():
     machine = this_machine(("pytest", "no-such-package"))
     assert set(machine.versions) == {"pytest"}
     assert machine.memory is None or machine.memory > 0

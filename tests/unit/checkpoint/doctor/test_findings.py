@@ -28,17 +28,17 @@ from tests.support.described_machine import GB, LAPTOP, SDK_2_28, TRN1, by_name,
         ("trn1.2xlarge", {"tensor_parallel_size": 2}, "warn", "but the configuration is for trn1.32xlarge"),
     ],
 )
-def test_a_configuration_for_another_instance_is_found_out(look, product, options, status, text):
+def test_a_configuration_for_another_instance_is_reported(diagnose, product, options, status, text):
     options = {"instance_type": "trn1.32xlarge", "tensor_parallel_size": 32, **options}
-    finding = look(replace(TRN1, product=product), **options)["instance"]
+    finding = diagnose(replace(TRN1, product=product), **options)["instance"]
     assert finding.status == status
     assert text in finding.text
     assert finding.remedy
 
 
 @pytest.mark.parametrize(("vendor", "product"), [(None, None), ("Amazon EC2", "not a type"), ("Dell Inc.", "trn1.32xlarge")])
-def test_an_instance_that_hides_its_name_is_unknown_and_no_failure(look, vendor, product):
-    finding = look(replace(TRN1, vendor=vendor, product=product))["instance"]
+def test_an_instance_that_hides_its_name_is_unknown_and_no_failure(diagnose, vendor, product):
+    finding = diagnose(replace(TRN1, vendor=vendor, product=product))["instance"]
     assert finding.status == "warn"
     assert finding.text.startswith("no EC2 instance by its name")
 
@@ -51,17 +51,17 @@ def test_an_instance_that_hides_its_name_is_unknown_and_no_failure(look, vendor,
         (0, {}, "fail", "there is no /dev/neuron0"),
     ],
 )
-def test_missing_devices_are_counted(look, devices, options, status, text):
-    finding = look(replace(TRN1, devices=devices), **options)["neuron devices"]
+def test_missing_devices_are_counted(diagnose, devices, options, status, text):
+    finding = diagnose(replace(TRN1, devices=devices), **options)["neuron devices"]
     assert (finding.status, finding.remedy != "") == (status, True)
     assert text in finding.text
 
 
-def test_a_driver_that_is_installed_but_not_loaded_is_told_apart_from_none(look):
-    loaded = look(TRN1)["driver"]
-    unloaded = look(replace(TRN1, driver=None, devices=0))["driver"]
-    missing = look(replace(TRN1, driver=None, driver_on_disk=None, devices=0))["driver"]
-    hidden = look(replace(TRN1, driver=None, driver_on_disk=None))["driver"]
+def test_a_driver_that_is_not_loaded_is_reported_differently_from_a_missing_one(diagnose):
+    loaded = diagnose(TRN1)["driver"]
+    unloaded = diagnose(replace(TRN1, driver=None, devices=0))["driver"]
+    missing = diagnose(replace(TRN1, driver=None, driver_on_disk=None, devices=0))["driver"]
+    hidden = diagnose(replace(TRN1, driver=None, driver_on_disk=None))["driver"]
     assert [finding.status for finding in (loaded, unloaded, missing, hidden)] == ["ok", "fail", "fail", "warn"]
     assert unloaded.text == "2.26.10.0 is installed but not loaded"
     assert unloaded.remedy == "sudo modprobe neuron"
@@ -77,8 +77,8 @@ def test_a_driver_that_is_installed_but_not_loaded_is_told_apart_from_none(look)
         ("2.29.0.0", "warn", "needs the Neuron runtime 2.33 or later"),
     ],
 )
-def test_the_driver_must_suit_the_release_of_the_sdk(look, version, status, text):
-    finding = look(replace(TRN1, driver=version))["driver"]
+def test_the_driver_must_suit_the_release_of_the_sdk(diagnose, version, status, text):
+    finding = diagnose(replace(TRN1, driver=version))["driver"]
     assert finding.status == status
     assert text in finding.text
 
@@ -104,37 +104,37 @@ def test_every_known_release_recognises_itself_and_no_other():
         ("transformers", "4.5.7"),
     ],
 )
-def test_a_package_of_another_release_is_a_warning_that_names_it(look, package, version):
-    finding = look(replace(TRN1, versions={**SDK_2_28, package: version}))["neuron sdk"]
+def test_a_package_of_another_release_is_a_warning_that_names_it(diagnose, package, version):
+    finding = diagnose(replace(TRN1, versions={**SDK_2_28, package: version}))["neuron sdk"]
     assert finding.status == "warn"
     assert f"{package} {version.partition('+')[0]} instead of" in finding.text
 
 
-def test_a_release_that_nobody_knows_is_a_warning_and_no_failure(look):
-    finding = look(replace(TRN1, versions={**SDK_2_28, "neuronx-distributed-inference": "0.99.1"}))["neuron sdk"]
+def test_an_unknown_release_is_a_warning(diagnose):
+    finding = diagnose(replace(TRN1, versions={**SDK_2_28, "neuronx-distributed-inference": "0.99.1"}))["neuron sdk"]
     assert finding.status == "warn"
     assert "0.99.1 is of no release that this demo knows" in finding.text
 
 
-def test_a_release_that_left_trn1_and_inf2_behind_says_so(look, tmp_path):
+def test_a_release_without_trn1_and_inf2_is_a_warning(diagnose, tmp_path):
     versions = dict(zip(neuron_sdks.PACKAGES, ("0.9.17334", "0.18.27753", "2.24.8799.0", "2.9.0.2.13.26312"), strict=False))
-    finding = look(replace(TRN1, versions={**versions, "gradio": "6"}))["neuron sdk"]
+    finding = diagnose(replace(TRN1, versions={**versions, "gradio": "6"}))["neuron sdk"]
     assert (finding.status, finding.text) == ("warn", "2.29.1, whose NxD Inference AWS supports on Trn2 and newer only")
 
 
-def test_the_first_release_is_for_90b_alone(look, tmp_path, embedded):
+def test_the_first_release_supports_90b_only(diagnose, tmp_path, embedded):
     versions = {"neuronx-distributed-inference": "0.1.1", "neuronx-cc": "2.16.372.0", "gradio": "6"}
     first = replace(TRN1, versions=versions, driver="2.19.64.0")
-    assert look(first)["neuron sdk"].status == "ok"
+    assert diagnose(first)["neuron sdk"].status == "ok"
     smaller = write_checkpoint(tmp_path / "11B", embedded, "11B")
-    assert "90B but not 11B" in look(first, model_path=smaller)["neuron sdk"].text
+    assert "90B but not 11B" in diagnose(first, model_path=smaller)["neuron sdk"].text
 
 
-def test_packages_that_are_missing_are_named(look, embedded):
-    nothing = look(replace(TRN1, versions={}))
+def test_packages_that_are_missing_are_named(diagnose, embedded):
+    nothing = diagnose(replace(TRN1, versions={}))
     assert nothing["packages"].text == "gradio is not installed in this environment"
     assert "neuronx-distributed-inference is not installed" in nothing["neuron sdk"].text
-    laptop = look(replace(LAPTOP, versions={"torch": "2.13.0"}), backend="torch")
+    laptop = diagnose(replace(LAPTOP, versions={"torch": "2.13.0"}), backend="torch")
     assert laptop["packages"].status == "fail"
     assert laptop["packages"].text.startswith("transformers and gradio not installed")
 
@@ -152,19 +152,19 @@ def test_a_damaged_checkpoint_is_a_failure_with_the_sentence_of_its_check(tmp_pa
     assert "host memory" not in found
 
 
-def test_an_interrupted_conversion_is_seen(tmp_path):
+def test_an_interrupted_conversion_is_reported(tmp_path):
     (tmp_path / "model.converting").mkdir()
     found = by_name(examine(LAPTOP.build(tmp_path / "machine"), Settings(model_path=tmp_path / "model")))
     assert "give the same convert command again" in found["checkpoint"].remedy
 
 
 @pytest.mark.parametrize(("gigabytes", "status"), [(177, "fail"), (178, "warn"), (354, "warn"), (355, "ok")])
-def test_host_memory_is_held_against_the_weights(look, gigabytes, status):
-    assert look(replace(TRN1, memory_gb=gigabytes))["host memory"].status == status
+def test_host_memory_is_compared_with_the_weights(diagnose, gigabytes, status):
+    assert diagnose(replace(TRN1, memory_gb=gigabytes))["host memory"].status == status
 
 
-def test_the_limit_of_a_container_counts(look):
-    finding = look(replace(TRN1, limit=str(100 * GB)))["host memory"]
+def test_the_limit_of_a_container_counts(diagnose):
+    finding = diagnose(replace(TRN1, limit=str(100 * GB)))["host memory"]
     assert (finding.status, finding.text) == ("fail", "100.0 GB free, less than the 177.2 GB of the weights")
 
 
@@ -185,64 +185,64 @@ def test_on_a_laptop_the_number_format_decides(tmp_path, embedded, dtype, gpu, s
         ({"seq_len": 16384, "batch_size": 2, "tensor_parallel_size": 16}, "warn"),
     ],
 )
-def test_a_configuration_too_large_for_the_device_is_seen_as_plan_sees_it(look, options, status):
+def test_device_memory_has_the_same_verdict_as_plan(diagnose, options, status):
     options = {"sequence_parallel_enabled": options.get("seq_len", 0) > 2048, **options}
-    assert look(TRN1, **options)["device memory"].status == status
+    assert diagnose(TRN1, **options)["device memory"].status == status
 
 
 # --- what is compiled ----------------------------------------------------------------------------------------------------
 
 
-def test_the_disk_must_have_room_for_the_weights_of_every_core(look):
-    assert look(replace(TRN1, disk_gb=205))["disk"].status == "ok"
-    finding = look(replace(TRN1, disk_gb=190))["disk"]
+def test_the_disk_needs_space_for_the_weights_of_every_core(diagnose):
+    assert diagnose(replace(TRN1, disk_gb=205))["disk"].status == "ok"
+    finding = diagnose(replace(TRN1, disk_gb=190))["disk"]
     assert finding.status == "fail"
     assert "190.0 GB free in" in finding.text
     assert "name a folder on another disk" in finding.remedy
 
 
-def test_a_laptop_with_a_full_disk_is_only_warned(look):
-    assert look(replace(LAPTOP, disk_gb=0.5), backend="torch")["disk"].status == "warn"
+def test_a_laptop_with_a_full_disk_is_only_warned(diagnose):
+    assert diagnose(replace(LAPTOP, disk_gb=0.5), backend="torch")["disk"].status == "warn"
 
 
-def test_the_disk_is_that_of_the_nearest_folder_that_exists(look, tmp_path):
+def test_the_disk_is_that_of_the_nearest_folder_that_exists(diagnose, tmp_path):
     there = tmp_path / "big"
     there.mkdir()
-    assert f"in {there}," in look(TRN1, compiled_artifacts=there / "a" / "b")["disk"].text
+    assert f"in {there}," in diagnose(TRN1, compiled_artifacts=there / "a" / "b")["disk"].text
 
 
-def test_a_folder_that_may_not_be_looked_into_is_a_finding_and_no_traceback(look, monkeypatch):
+def test_a_folder_without_permission_is_a_finding_and_no_traceback(diagnose, monkeypatch):
     def refuse(path: Path) -> Any:
         raise PermissionError(13, "Permission denied", "/secret")
 
     monkeypatch.setattr(findings, "check_checkpoint", refuse)
-    found = look(TRN1)
+    found = diagnose(TRN1)
     assert (found["checkpoint"].status, found["checkpoint"].text) == ("fail", "/secret cannot be read (Permission denied)")
 
 
-def test_without_artifacts_the_way_to_make_them_is_shown(look, checkpoint_90b):
-    finding = look(TRN1)["artifacts"]
+def test_missing_artifacts_come_with_the_command_that_makes_them(diagnose, checkpoint_90b):
+    finding = diagnose(TRN1)["artifacts"]
     assert (finding.status, finding.text) == ("warn", f"nothing is compiled in {checkpoint_90b / 'neuron-compiled-artifacts'}")
     assert "`python -m mllama_demo compile`" in finding.remedy
 
 
-def test_artifacts_of_exactly_this_need_no_disk(look, checkpoint_90b):
+def test_a_compiled_model_needs_no_disk_space(diagnose, checkpoint_90b):
     folder = compile_as(Settings(backend="neuron", model_path=checkpoint_90b))
-    found = look(replace(TRN1, disk_gb=1))
+    found = diagnose(replace(TRN1, disk_gb=1))
     assert (found["artifacts"].status, found["artifacts"].text) == ("ok", f"{folder} was compiled from exactly this")
     assert "disk" not in found
 
 
-def test_artifacts_of_another_configuration_are_a_warning_that_says_what_differs(look, checkpoint_90b):
+def test_artifacts_of_another_configuration_are_a_warning_that_says_what_differs(diagnose, checkpoint_90b):
     compile_as(Settings(backend="neuron", model_path=checkpoint_90b, batch_size=2))
-    finding = look(TRN1)["artifacts"]
+    finding = diagnose(TRN1)["artifacts"]
     assert finding.status == "warn"
     assert "neuron.batch_size is 2 there and 4 here" in finding.text
 
 
-def test_another_model_in_the_place_that_the_variable_names_is_a_failure(look, checkpoint_90b, tmp_path):
+def test_another_model_in_the_folder_that_the_variable_names_is_a_failure(diagnose, checkpoint_90b, tmp_path):
     environ = {"NEURON_COMPILED_ARTIFACTS": str(tmp_path / "named")}
     compile_as(Settings(backend="neuron", model_path=checkpoint_90b, batch_size=2), environ)
-    finding = look(replace(TRN1, environ=environ))["artifacts"]
+    finding = diagnose(replace(TRN1, environ=environ))["artifacts"]
     assert finding.status == "fail"
     assert "is another one: " in finding.text
