@@ -91,7 +91,9 @@ def serve(settings: Settings, started: float, make_demo: MakeDemo) -> int:
     server = uvicorn.Server(uvicorn.Config(loading, log_level="warning", timeout_graceful_shutdown=3))
     say(f"{settings.title}: starting on {address}")
     try:
-        with sigterm_as_interrupt():  # uvicorn repeats the signal that ended it, and SIGTERM would exit_process no time to tidy up
+        with (
+            sigterm_as_interrupt()
+        ):  # uvicorn repeats the signal that ended it, and SIGTERM would leave no time to close the backend
             server.run(sockets=[listener])
     except KeyboardInterrupt:
         say("Stopped.")
