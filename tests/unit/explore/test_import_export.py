@@ -19,13 +19,14 @@ import pytest
 
 from mllama_demo.cli import main
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.token_sampler import TokenSampler
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.explore.grid import make_grid
 from mllama_demo.explore.import_export import TOKEN_BYTES, from_json, max_import_bytes, to_csv, to_json
 from mllama_demo.explore.results import Run, Token
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.images.loading import ImageLimits
-from mllama_demo.sampling import SamplingParams, TokenSampler
+from mllama_demo.sampling import SamplingParams
 from tests.support.explore_runs import HOSTILE_TEXT, failed_cell, hostile_run, make_image, make_run
 
 # --- JSON ----------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mllama_demo.engine.token_sampler import filter_logits
 from mllama_demo.errors import BadRequest
 from mllama_demo.explore.compare import Comparison, Divergence, compare, word_diff
 from mllama_demo.explore.grid import make_grid
@@ -22,7 +23,7 @@ from mllama_demo.explore.measures import (
     unique_share,
 )
 from mllama_demo.explore.results import Cell
-from mllama_demo.sampling import SamplingParams, filter_logits
+from mllama_demo.sampling import SamplingParams
 from tests.support.explore_runs import failed_cell, logits_at, make_run, sampled_cell, with_texts
 
 # --- texts ---------------------------------------------------------------------------------------------------------------
