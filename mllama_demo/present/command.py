@@ -13,7 +13,7 @@ from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.present.recording import NOT_SAVED, RecordedStep, Recording, recording_path, save_recording
 from mllama_demo.present.spec import Scenario, find, names, read_scenario
-from mllama_demo.runtime.process import terminated
+from mllama_demo.runtime.process import sigterm_as_interrupt
 from mllama_demo.web.serve import set_up_logging
 
 NOT_AS_EXPECTED = 1
@@ -37,7 +37,7 @@ def main(options: Sequence[str], name: str | None, output: Path | None) -> int:
         raise ConfigError(f"Name what to rehearse with --scenario; in {settings.scenarios_dir} there are: {known}.")
     scenario = read_scenario(find(name, settings), settings)
     output = output or recording_path(scenario, settings)
-    with terminated():
+    with sigterm_as_interrupt():
         recording = _run(settings, scenario)
     saved = save_recording(output, recording, scenario, settings)
     failed = sum(bool(step.problems) for step in recording.steps.values())
