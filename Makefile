@@ -5,9 +5,12 @@ VENV ?= .venv
 NEURON_VENV ?= .venv-neuron
 BIN := $(VENV)/bin
 ARGS ?=
+# Tests run in WORKERS processes, a file at a time; 0 runs them in one process, as a debugger needs.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-neuron check bench screenshots docs reference map train evaluate clean
+.PHONY: help run test test-fast test-neuron check bench screenshots docs reference map train evaluate clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -17,7 +20,10 @@ run: $(VENV)/.run-ready ## Start the demo; ARGS="--port 7870" passes options on
 
 test: $(VENV)/.test-ready ## Run every test: unit, contract, api and browser; ARGS="-k scheduler" chooses
 	@sh scripts/ensure_chromium.sh $(BIN)/python
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/.test-ready ## Run the unit and contract tests without the slow ones
+	$(PYTEST) -m "not slow" tests/unit tests/contract $(ARGS)
 
 test-neuron: $(NEURON_VENV)/.ready ## Test the Neuron engine on NxDI's code; NXD_SRC=… NXDI_SRC=… name the src folders of NxD 0.18 and NxDI 0.9
 	@test -d "$(NXD_SRC)" -a -d "$(NXDI_SRC)" || { echo "NXD_SRC and NXDI_SRC must name the src folders of NxD and NxDI" >&2; exit 2; }

@@ -62,6 +62,7 @@ def environment(folder: Path, packages: list[tuple[str, str, list[str]]]) -> str
     return str(folder / "bin" / "python")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sdk", SDKS)
 def test_nothing_of_the_sdk_is_moved(sdk, tmp_path):
     python, report = environment(tmp_path / "venv", SDKS[sdk]), tmp_path / "report.json"

@@ -267,6 +267,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, chat, steady_cloc
     assert resumed.done == ["talk"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the drawings and fonts that training needs")
 def test_a_short_run_makes_a_checkpoint_from_nothing(tmp_path):
