@@ -23,17 +23,18 @@ SHUTTING_DOWN = "The demo is shutting down."  # why a backend is down that was c
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One answer to make.
+    """One answer to generate.
 
-    prompt_ids: the whole prompt, with one image token where `image` belongs, or none; empty where the model's tokenizer is
-    at the other end of a connection. messages: the turns that the prompt was made of, see prompt.chat_turns; a backend that
-    sends text takes these. conversation_id: requests with the same id share one fair turn in the queue; empty means a
-    conversation of its own. time_limit_s: from submission to the last token, None for no limit. trace: record a TokenTrace,
-    or else TokenLogprobs, with every token where the backend can.
-
-    shared_prompt: requests with the very same prompt and image come along; a backend that can "fork" reads it once for all of
-    them. answered: how many of the last prompt_ids are the answer's own beginning; it goes on as if they had just been
-    generated, with the text and the random number that come next.
+    Attributes:
+        prompt_ids: The whole prompt, with one image token at the place of `image`, or no image token. Empty for a remote server,
+            which has the tokenizer.
+        conversation_id: Requests with the same id share one fair turn in the queue. Empty means a conversation of its own.
+        time_limit_s: Seconds from submission to the last token; None for no limit.
+        trace: Records a TokenTrace, or else TokenLogprobs, with every token, where the backend can.
+        messages: The turns that the prompt was made of, see prompt.chat_turns. A backend that sends text sends these turns.
+        shared_prompt: Other requests have the same prompt and image. A backend that can "fork" prefills the prompt once for all.
+        answered: How many of the last prompt_ids are the beginning of the answer. Generation continues as if the backend had just
+            generated these tokens: with the text and the random number that come next.
     """
 
     prompt_ids: tuple[int, ...]
@@ -47,10 +48,15 @@ class GenerationRequest:
     answered: int = 0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
+    @property
+    def queue_key(self) -> str:
+        """Names the conversation whose fair turn the request takes."""
+        return self.conversation_id or self.id
+
 
 @dataclass(frozen=True)
 class QueueEvent:
-    """The request waits. position: 1 is next. estimated_wait_s: None while nothing is known."""
+    """The request waits. position: 1 is next. estimated_wait_s: seconds; None while unknown."""
 
     position: int
     estimated_wait_s: float | None

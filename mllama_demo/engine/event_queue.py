@@ -1,4 +1,4 @@
-"""From a backend's thread to the event loop that reads an answer. The thread never waits: it hands over and goes on."""
+"""Hands events from the thread of a backend to the event loop that reads an answer. The thread never waits for the reader."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ T = TypeVar("T")
 
 
 class EventQueue(Generic[T]):
-    """One reader's mail. Made, filled and read in the reader's event loop; others call loop.call_soon_threadsafe(put, item)."""
+    """The events of one reader. Created and read in the reader's event loop.
+
+    Other threads call `queue.loop.call_soon_threadsafe(queue.put, item)`.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._mail: deque[T] = deque()
-        self._filled = asyncio.Event()
+        self._items: deque[T] = deque()
+        self._not_empty = asyncio.Event()
 
     def put(self, item: T) -> None:
-        self._mail.append(item)
-        self._filled.set()
+        self._items.append(item)
+        self._not_empty.set()
 
     async def get(self) -> T:
-        """The oldest item; waits for it."""
-        while not self._mail:
-            self._filled.clear()
-            await self._filled.wait()
-        return self._mail.popleft()
+        """Waits for an item. Returns the oldest one."""
+        while not self._items:
+            self._not_empty.clear()
+            await self._not_empty.wait()
+        return self._items.popleft()

@@ -1,23 +1,35 @@
-"""Requests that a backend serves in the event loop of its own thread: taken from any thread, queued and served there, read
-wherever their reader is. Knows neither the web nor who computes the answer.
+"""The common base of backends that queue requests for an engine or a server with slots of its own.
+
+Requests come from any thread, wait in a fair queue, and are served in the event loop of the backend's thread. Each reader reads
+in its own event loop. Knows neither the web nor how an answer is computed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from mllama_demo.engine.base import SHUTTING_DOWN, BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.engine.base import SHUTTING_DOWN, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
 from mllama_demo.engine.event_queue import EventQueue
 from mllama_demo.engine.request_queue import Job, SlotQueue
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError
 
+_JOIN_S = 10.0
+
 
 class RequestLoop:
-    """slots: how many are served at the same time. serve: waits for the job's turn in `queue` and answers it, in the loop; its
-    FinishEvent, or the error of a request that never began. A job's `end` cancels it."""
+    """Serves requests in one event loop.
+
+    Args:
+        slots: Returns how many requests are served at the same time.
+        max_waiting: How many requests may wait beyond the slots.
+        serve: Waits for the job's turn in `queue` and answers it, in the loop. Returns its FinishEvent, or the error of a request
+            that never began. `Job.end` cancels the call.
+    """
 
     def __init__(
         self, slots: Callable[[], int], max_waiting: int, serve: Callable[[Job], Awaitable[FinishEvent | DemoError]]
@@ -32,7 +44,7 @@ class RequestLoop:
     # --- from any thread ------------------------------------------------------------------------------------------------
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> bool:
-        """Runs it in the loop; False when there is none yet, or none any more."""
+        """Runs the function in the loop. Returns False when the loop does not run yet, or has ended."""
         try:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(function, *arguments)
@@ -48,13 +60,13 @@ class RequestLoop:
             self.call(job.end, "cancelled")
 
     def status(self, state: State, detail: str) -> BackendStatus:
-        """The queue of a backend in that state."""
+        """The status of a backend in that state, with the counts of the queue."""
         running, waiting = len(self.queue.running), len(self.queue.waiting)
         wait = self.queue.estimated_wait(waiting) if state == "ready" else None
         return BackendStatus(state, detail, running, waiting, self._slots(), self._max_waiting, wait)
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """See base.Backend.generate, of which everything is here but whether the backend is ready and can run such a request."""
+        """See base.Backend.generate. The caller checks whether the backend is ready and can run the request."""
         with self._lock:
             if request.id in self._jobs:
                 raise BadRequest(f"A request with the id {request.id!r} is already under way.")
@@ -67,7 +79,7 @@ class RequestLoop:
                 raise BackendUnavailable(SHUTTING_DOWN)
             finished = False
             while not finished:
-                event = await job.mail.get()
+                event = await job.events.get()
                 if isinstance(event, DemoError):
                     raise event
                 finished = isinstance(event, FinishEvent)
@@ -76,27 +88,27 @@ class RequestLoop:
             self.cancel(request.id)
 
     def end_all(self, reason: str) -> None:
-        """Ends every request with this error. In the loop, or where there is none any more."""
-        with self._lock:
-            jobs = list(self._jobs.values())
-        for job in jobs:
+        """Ends every request with this error. Called in the loop, or after the loop has ended."""
+        for job in self._all_jobs():
             job.end("error", reason)
 
     def refuse_all(self, reason: str) -> None:
-        """Tells those that came too late to begin, when the loop is over."""
+        """Sends BackendUnavailable to requests that came too late to begin. Called after the loop has ended."""
+        for job in self._all_jobs():
+            job.send(BackendUnavailable(reason))
+
+    def _all_jobs(self) -> list[Job]:
         with self._lock:
-            jobs = list(self._jobs.values())
-        for job in jobs:
-            job.tell(BackendUnavailable(reason))
+            return list(self._jobs.values())
 
     # --- in the loop ----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """From now on requests are served, in the event loop that runs here."""
+        """Serves requests in the running event loop from now on."""
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
-        """Ends all requests; returns when everybody was told."""
+        """Ends all requests. Returns when every reader has its last event."""
         self.end_all(SHUTTING_DOWN)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -106,7 +118,6 @@ class RequestLoop:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, job: Job) -> None:
-        """A request from the queue to its FinishEvent, or to its error when it never began."""
         job.started()
         limit, loop = job.request.time_limit_s, asyncio.get_running_loop()
         timer = None if limit is None else loop.call_later(limit, job.end, "time_limit")
@@ -118,4 +129,86 @@ class RequestLoop:
             with self._lock:
                 self._jobs.pop(job.request.id, None)
             self.queue.leave(job)
-        job.tell(outcome)
+        job.send(outcome)
+
+
+class QueuedBackend(ABC):
+    """A backend with one thread that serves its requests. See base.StartedBackend for the contract.
+
+    Args:
+        info: What the backend is; a subclass may replace `_info` later.
+        max_waiting: How many requests may wait beyond the slots.
+        thread_name: Name of the backend's thread.
+        on_ready: Called from the thread when the backend can answer for the first time.
+        on_down: Called from the thread with the reason when the backend cannot answer any more.
+    """
+
+    _join_while_loading = True  # whether close waits for the thread before the backend was ready once
+
+    def __init__(
+        self,
+        info: BackendInfo,
+        max_waiting: int,
+        thread_name: str,
+        on_ready: Callable[[], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        self._info = info
+        self._on_ready, self._on_down = on_ready, on_down
+        self._state: State = "loading"
+        self._detail = "starting"
+        self._loaded = False
+        self._closing = False
+        self._requests = RequestLoop(lambda: self._info.slots, max_waiting, self._serve)
+        self._thread = threading.Thread(target=self._run, name=thread_name, daemon=True)
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    @property
+    def loaded(self) -> bool:
+        return self._loaded
+
+    def start(self) -> None:
+        if not self._closing:
+            self._thread.start()
+
+    def close(self) -> None:
+        self._closing = True
+        # A thread that still imports, compiles or loads ends with the process.
+        joins = (self._loaded or self._join_while_loading) and self._thread is not threading.current_thread()
+        if self._requests.call(self._interrupt) and joins:
+            self._thread.join(_JOIN_S)
+
+    def status(self) -> BackendStatus:
+        return self._requests.status(self._state, self._detail)
+
+    def cancel(self, request_id: str) -> None:
+        self._requests.cancel(request_id)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if self._state == "loading":
+            raise BackendUnavailable.loading(self._detail)
+        if self._state == "down":
+            raise BackendUnavailable(self._detail)
+        self._check(request)
+        async with contextlib.aclosing(self._requests.stream(request)) as events:
+            async for event in events:
+                yield event
+
+    @abstractmethod
+    def _check(self, request: GenerationRequest) -> None:
+        """Raises a DemoError when the backend cannot run such a request. Called from any thread."""
+
+    @abstractmethod
+    def _run(self) -> None:
+        """The thread: opens `_requests` in an event loop and serves until `_interrupt` is called."""
+
+    @abstractmethod
+    def _interrupt(self) -> None:
+        """Ends the thread soon. Called in the loop."""
+
+    @abstractmethod
+    async def _serve(self, job: Job) -> FinishEvent | DemoError:
+        """Answers one request, see RequestLoop."""

@@ -1,4 +1,4 @@
-"""Waiting for a backend, for programs that have nothing to do before it can answer."""
+"""Waiting for a backend, for commands that do nothing before the backend can answer."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from mllama_demo.errors import BackendUnavailable
 if TYPE_CHECKING:
     from mllama_demo.engine.base import Backend
 
-_TICK_S = 0.1
+_POLL_INTERVAL_S = 0.1
 
 
-async def until_ready(backend: Backend, tell: Callable[[str], None] = lambda _: None) -> None:
-    """Returns once a started backend can answer. tell: hears again and again what it does meanwhile.
+async def until_ready(backend: Backend, report: Callable[[str], None] = lambda _: None) -> None:
+    """Returns once a started backend can answer.
 
-    Raises BackendUnavailable with the cause when it never can.
+    Args:
+        report: Called ten times a second with what the backend does meanwhile.
+
+    Raises:
+        BackendUnavailable: The backend cannot start. The message tells the cause.
     """
     while (status := backend.status()).state == "loading":
-        tell(status.detail)
-        await asyncio.sleep(_TICK_S)
+        report(status.detail)
+        await asyncio.sleep(_POLL_INTERVAL_S)
     if status.state == "down":
         raise BackendUnavailable(status.detail)

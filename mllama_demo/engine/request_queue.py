@@ -1,6 +1,6 @@
-"""Who may be sent to the server now, who waits, and what each request is told meanwhile. Knows no HTTP.
+"""The requests of a backend that queues for a remote server or for vLLM: which request is served, which request waits.
 
-Everything happens in one event loop; only the counts may be read from elsewhere.
+Everything happens in one event loop. Other threads may read the counts. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from mllama_demo.engine.base import Event, FinishEvent, FinishReason, GenerationRequest, QueueEvent, Timings
 from mllama_demo.engine.event_queue import EventQueue
+from mllama_demo.engine.fair_queue import FairQueue
 from mllama_demo.errors import DemoError
 
 # Weight of the newest request in the running mean of how long a request takes.
@@ -20,20 +21,28 @@ HOLD_TIME_WEIGHT = 0.3
 
 @dataclass(eq=False)
 class Job:
-    """A request on its way. pieces: TokenEvents so far. usage: (prompt, completion) tokens, once the server told. told:
-    whether the reader got anything. ended: why it must end early, and the error to tell."""
+    """A request from submission to its end. Times are readings of time.monotonic().
+
+    Attributes:
+        events: The queue that the reader of the answer reads.
+        pieces: Number of TokenEvents so far.
+        usage: Numbers of prompt and completion tokens, once the server reports them.
+        has_sent: Whether the reader got an event.
+        ended: Why the request must end early, and the error to report.
+    """
 
     request: GenerationRequest
-    mail: EventQueue[Event | DemoError]
+    events: EventQueue[Event | DemoError]
     submitted: float = field(default_factory=time.monotonic)
     admitted: float | None = None
     first_token: float | None = None
     last_token: float | None = None
     pieces: int = 0
     usage: tuple[int, int] | None = None
-    told: bool = False
+    has_sent: bool = False
     ended: tuple[FinishReason, str | None] | None = None
     _task: asyncio.Task[None] | None = None
+    queued: bool = False
     _turn: asyncio.Event = field(default_factory=asyncio.Event)
     _position: int | None = None
 
@@ -42,30 +51,30 @@ class Job:
         return (self.admitted or time.monotonic()) - self.submitted
 
     def started(self) -> None:
-        """The current task serves it from here on."""
+        """The current task serves the request from now on."""
         self._task = asyncio.current_task()
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """Ends it early. Its connection is then closed, which is how a server learns that nobody waits."""
+        """Ends the request early. Cancelling the task closes its connection, which tells the server that nobody waits."""
         if self.ended is None:
             self.ended = (reason, error)
-            if self._task is not None:  # else it is asked for when it starts: a task cancelled before never would
+            if self._task is not None:  # a task that starts later reads `ended`; a task cancelled before its start never runs
                 self._task.cancel()
 
-    def tell(self, event: Event | DemoError) -> None:
-        self.told = True
+    def send(self, event: Event | DemoError) -> None:
+        self.has_sent = True
         try:
-            self.mail.loop.call_soon_threadsafe(self.mail.put, event)
-        except RuntimeError:  # the reader's event loop is gone, and with it everybody who could read
+            self.events.loop.call_soon_threadsafe(self.events.put, event)
+        except RuntimeError:  # the event loop of the reader has ended, so nobody reads
             self.end("cancelled")
 
-    def tell_position(self, position: int, estimated_wait_s: float | None) -> None:
+    def send_position(self, position: int, estimated_wait_s: float | None) -> None:
         if self._position != position:
             self._position = position
-            self.tell(QueueEvent(position, estimated_wait_s))
+            self.send(QueueEvent(position, estimated_wait_s))
 
     def token(self) -> int:
-        """Notes that a piece of the answer came; its index."""
+        """Counts one piece of the answer. Returns its index."""
         self.last_token = time.monotonic()
         self.first_token = self.first_token or self.last_token
         self.pieces += 1
@@ -84,24 +93,27 @@ class Job:
 
 
 class SlotQueue:
-    """First come, first served, by so many at a time as slots() says."""
+    """Serves at most slots() requests at a time, in the order of FairQueue."""
 
     def __init__(self, slots: Callable[[], int]) -> None:
         self._slots = slots
-        self.waiting: list[Job] = []
+        self.waiting: FairQueue[Job] = FairQueue()
         self.running: list[Job] = []
         self._hold_time: float | None = None
 
     async def turn(self, job: Job) -> None:
         """Returns once the job has a slot."""
-        self.waiting.append(job)
+        self.waiting.push(job, job.request.queue_key)
+        job.queued = True
         self._fill()
         await job._turn.wait()
 
     def leave(self, job: Job) -> None:
-        """Gives the slot, or the place in the queue, to the next one. Safe to call for a job that is in neither."""
-        if job in self.waiting:
-            self.waiting.remove(job)
+        """Gives the slot, or the place in the queue, to the next job. Safe to call for a job that has neither."""
+        self.waiting.remove(job)
+        if job.queued:
+            job.queued = False
+            self.waiting.finish(job.request.queue_key)
         if job in self.running:
             self.running.remove(job)
             if job.admitted is not None and job.first_token is not None:
@@ -110,20 +122,20 @@ class SlotQueue:
         self._fill()
 
     def forget(self) -> None:
-        """The next waits are not estimated from what was answered so far."""
+        """Estimates the next waits from later answers alone."""
         self._hold_time = None
 
     def estimated_wait(self, ahead: int) -> float | None:
-        """Seconds until a request with so many before it gets a slot; None while nothing is known."""
+        """Seconds until a request with `ahead` others before it gets a slot; None while unknown."""
         if len(self.running) + ahead < self._slots():
             return 0.0
         return None if self._hold_time is None else self._hold_time * (ahead + 1) / self._slots()
 
     def _fill(self) -> None:
         while self.waiting and len(self.running) < self._slots():
-            job = self.waiting.pop(0)
+            job = self.waiting.pop()
             self.running.append(job)
             job.admitted = time.monotonic()
             job._turn.set()
         for index, job in enumerate(self.waiting):
-            job.tell_position(index + 1, self.estimated_wait(index))
+            job.send_position(index + 1, self.estimated_wait(index))

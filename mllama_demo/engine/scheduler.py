@@ -1,7 +1,7 @@
-"""Continuous batching in slots: who waits, who runs, and when each request ends.
+"""Continuous batching in slots: which request waits, which request runs, and when each request ends.
 
-Pure policy over a ModelRunner: no torch, no threads of its own, no web. `step` is called in a loop from one thread;
-`submit`, `cancel` and `status` may be called from any other and never wait for the model.
+The scheduler is policy over a ModelRunner. It knows no torch, no web, and starts no threads. One thread calls `step` in a loop.
+Any thread may call `submit`, `cancel` and `status`, which never wait for the model.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from mllama_demo.engine.base import (
@@ -24,18 +23,24 @@ from mllama_demo.engine.base import (
     Timings,
     TokenEvent,
 )
+from mllama_demo.engine.fair_queue import FairQueue
 from mllama_demo.engine.runner import ModelRunner, RunnerDown, Sampled
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, PromptTooLong
 from mllama_demo.sampling import SamplingParams
 
-# Failures in a row of the same kind: a prefill that works does not excuse decode steps that never do.
+# Failures in a row of the same kind. Prefill and decode are counted apart: a prefill that works does not excuse decode steps that
+# always fail.
 FAILURES_UNTIL_DOWN = 3
 # Weight of the newest request in the running mean of how long a request holds its slot.
 HOLD_TIME_WEIGHT = 0.3
 
 
 class TextStream(Protocol):
-    """Turns one request's token ids into text that is certain: whole characters, and no part of a stop string."""
+    """Turns the token ids of one request into text that is final: whole characters, and no part of a stop string.
+
+    Attributes:
+        stopped: The stop string that ended the text, or None.
+    """
 
     stopped: str | None
 
@@ -46,7 +51,11 @@ class TextStream(Protocol):
 
 @dataclass(frozen=True)
 class SchedulerStatus:
-    """running, waiting: requests. estimated_wait_s: for one sent now, None while unknown. down: why, or None."""
+    """Attributes:
+    running, waiting: Numbers of requests.
+    estimated_wait_s: Seconds that a request sent now would wait; None while unknown.
+    down: Why the model cannot answer, or None.
+    """
 
     running: int
     waiting: int
@@ -54,38 +63,35 @@ class SchedulerStatus:
     down: str | None
 
 
-@dataclass(order=True)
+@dataclass(eq=False)
 class _Job:
-    """A request on its way. Ordered by fair turn, then arrival."""
+    """A request from submission to its end. Times are readings of the scheduler's clock, in seconds."""
 
-    turn: int
-    arrival: int
-    request: GenerationRequest = field(compare=False)
-    submitted: float = field(compare=False)
-    text: TextStream = field(compare=False)
-    slot: int = field(default=-1, compare=False)
-    admitted: float | None = field(default=None, compare=False)
-    first_token: float | None = field(default=None, compare=False)
-    last_token: float | None = field(default=None, compare=False)
-    tokens: int = field(default=0, compare=False)
-    told_position: int | None = field(default=None, compare=False)
-    cancelled: bool = field(default=False, compare=False)
+    request: GenerationRequest
+    submitted: float
+    text: TextStream
+    slot: int = -1
+    admitted: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    tokens: int = 0
+    reported_position: int | None = None
+    cancelled: bool = False
 
     def expired(self, now: float) -> bool:
         limit = self.request.time_limit_s
         return limit is not None and now - self.submitted >= limit
 
 
-def _conversation_of(request: GenerationRequest) -> str:
-    return request.conversation_id or request.id
-
-
 class Scheduler:
     """Admits, batches and ends requests over the slots of one runner.
 
-    The waiting queue is first in, first out within a conversation and fair across conversations by start-time fair
-    queueing (Goyal et al. 1996) with equal weights: a request's turn is the larger of the turn served last and one past its
-    conversation's previous turn, so a burst of one person never delays another person's first question by more than one turn.
+    Args:
+        runner: Computes the tokens.
+        new_text_stream: Makes the text stream of one request from its sampling parameters.
+        end_of_turn_ids: Token ids that end an answer.
+        max_waiting: How many requests may wait beyond the free slots.
+        clock: Returns the time in seconds; only differences count.
     """
 
     def __init__(
@@ -102,16 +108,13 @@ class Scheduler:
         self._end_of_turn_ids = end_of_turn_ids
         self._max_waiting = max_waiting
         self._clock = clock
-        # Guards everything below; held for bookkeeping only, never while the runner works.
+        # Guards everything below. No thread holds the lock while the runner computes.
         self._lock = threading.Lock()
-        self._waiting: list[_Job] = []
+        self._waiting: FairQueue[_Job] = FairQueue()
         self._running: dict[int, _Job] = {}
         self._jobs: dict[str, _Job] = {}
         self._free_slots = list(range(runner.slots))
         self._ended_slots: list[int] = []
-        self._turn = 0
-        self._last_turn: dict[str, int] = {}
-        self._arrivals = 0
         self._hold_time: float | None = None
         self._failures = {"prefill": 0, "decode": 0}
         self._down: str | None = None
@@ -135,16 +138,11 @@ class Scheduler:
             beyond_slots = len(self._waiting) - len(self._free_slots)
             if beyond_slots >= self._max_waiting:
                 raise BackendBusy.behind(beyond_slots)
-            key = _conversation_of(request)
-            turn = max(self._turn, self._last_turn.get(key, -1) + 1)
-            self._last_turn[key] = turn
-            self._arrivals += 1
-            job = _Job(turn, self._arrivals, request, self._clock(), text)
-            insort(self._waiting, job)
-            self._jobs[request.id] = job
+            job = self._jobs[request.id] = _Job(request, self._clock(), text)
+            self._waiting.push(job, request.queue_key)
 
     def _begin_text(self, text: TextStream, request: GenerationRequest) -> None:
-        """Reads the answer's beginning, whose characters the caller has; what it holds back comes with later tokens."""
+        """Feeds the tokens that the prompt already has of the answer. Text that is not final yet comes with later tokens."""
         if not 0 <= request.answered < len(request.prompt_ids):
             raise BadRequest(f"The answer cannot begin with {request.answered} of {len(request.prompt_ids)} prompt tokens.")
         for token_id in request.prompt_ids[len(request.prompt_ids) - request.answered :]:
@@ -173,9 +171,13 @@ class Scheduler:
     # --- from the stepping thread ---------------------------------------------------------------------------------------
 
     def step(self, deliver_early: Callable[[list[tuple[str, Event]]], None] | None = None) -> list[tuple[str, Event]]:
-        """One round: end the cancelled and the expired, prefill one waiting request, decode all running ones.
+        """Runs one round: ends cancelled and expired requests, prefills one waiting request, decodes all running requests.
 
-        Returns the events in order. deliver_early: takes those known before a prefill, which may last seconds.
+        Args:
+            deliver_early: Receives the events that are known before a prefill, which may last seconds.
+
+        Returns:
+            The remaining events, in order.
         """
         events: list[tuple[str, Event]] = []
         with self._lock:
@@ -186,7 +188,7 @@ class Scheduler:
         with self._lock:
             job = self._admit(events)
             if job is not None:
-                self._tell_positions(events)
+                self._report_positions(events)
         if job is not None:
             if deliver_early is not None:
                 deliver_early(events)
@@ -199,11 +201,11 @@ class Scheduler:
             self._decode(batch, events)
             self._release_slots()
         with self._lock:
-            self._tell_positions(events)
+            self._report_positions(events)
         return events
 
     def shutdown(self, reason: str) -> list[tuple[str, Event]]:
-        """Ends every request with `reason` as the error; from now on submit refuses with it."""
+        """Ends every request with `reason` as the error. Later calls of submit raise BackendUnavailable with the reason."""
         events: list[tuple[str, Event]] = []
         with self._lock:
             self._go_down(reason, events)
@@ -223,10 +225,9 @@ class Scheduler:
     def _admit(self, events: list[tuple[str, Event]]) -> _Job | None:  # lock held
         if not self._waiting or not self._free_slots:
             return None
-        job = self._waiting.pop(0)
+        job = self._waiting.pop()
         job.slot = heapq.heappop(self._free_slots)
         job.admitted = self._clock()
-        self._turn = max(self._turn, job.turn)
         self._running[job.slot] = job
         events.append((job.request.id, PrefillEvent(len(job.request.prompt_ids), job.admitted - job.submitted)))
         return job
@@ -307,7 +308,7 @@ class Scheduler:
                 previous = self._hold_time
                 self._hold_time = held if previous is None else previous + HOLD_TIME_WEIGHT * (held - previous)
         del self._jobs[job.request.id]
-        self._forget_turn(job)
+        self._waiting.finish(job.request.queue_key)
         text = "" if reason in ("stop_string", "error") else job.text.finish()
         timings = Timings(
             waited_s=(job.admitted if job.admitted is not None else now) - job.submitted,
@@ -320,35 +321,29 @@ class Scheduler:
         events.append((job.request.id, finish))
 
     def _release_slots(self) -> None:
-        """Gives the slots of ended requests back, without holding the lock: the runner may take its time."""
+        """Releases the slots of ended requests, without the lock, because a runner may need time."""
         with self._lock:
             ended, self._ended_slots = self._ended_slots, []
         for slot in ended:
             try:
                 self._runner.release(slot)
-            except Exception as error:  # the slot is lost, and with it the trust in the runner
+            except Exception as error:  # a runner that cannot release a slot is not used any more
                 with self._lock:
                     self._down = self._down or f"The model is down: a slot could not be released ({error})"
             else:
                 with self._lock:
                     heapq.heappush(self._free_slots, slot)
 
-    def _forget_turn(self, job: _Job) -> None:  # lock held
-        """Drops a conversation's turn once nothing of it is under way: its next request takes the current turn."""
-        key = _conversation_of(job.request)
-        if not any(_conversation_of(other.request) == key for other in self._jobs.values()):
-            self._last_turn.pop(key, None)
-
-    def _tell_positions(self, events: list[tuple[str, Event]]) -> None:  # lock held
+    def _report_positions(self, events: list[tuple[str, Event]]) -> None:  # lock held
         for index, job in enumerate(self._waiting):
-            if job.told_position != index + 1:
-                job.told_position = index + 1
+            if job.reported_position != index + 1:
+                job.reported_position = index + 1
                 events.append((job.request.id, QueueEvent(index + 1, self._estimate_wait(index))))
 
     def _estimate_wait(self, ahead: int) -> float | None:  # lock held
-        """Seconds until a request with `ahead` others before it gets a slot, if each holds its slot for the mean time.
+        """Seconds until a request with `ahead` others before it gets a slot. Assumes that each holds its slot for the mean time.
 
-        One that has held its slot longer is expected to need half as long again, within its max_tokens.
+        A request that has held its slot for longer is expected to need half as long again, within its max_tokens.
         """
         if ahead < len(self._free_slots):
             return 0.0

@@ -4,6 +4,7 @@ alone, so that importing this imports no client."""
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 import ssl
@@ -113,8 +114,9 @@ def _connection(error: Exception) -> str:
             return "it has no TLS certificate that proves its name"
         if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
             return "connection refused, nobody listens there"
-        if isinstance(cause, OSError) and cause.errno and cause.strerror:
-            return cause.strerror.lower()
+        if isinstance(cause, OSError) and cause.errno:
+            # asyncio puts "Connect call failed" and the address in the place of the system's text.
+            return os.strerror(cause.errno).lower()
         if type(cause).__name__ in ("RemoteProtocolError", "ReadError"):
             return "it broke off the connection"
     last = list(_causes(error))[-1]

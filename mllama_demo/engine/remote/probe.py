@@ -49,7 +49,7 @@ def new_client(settings: Settings) -> Any:
     return client
 
 
-async def look(client: Any, settings: Settings) -> RemoteServer:
+async def probe(client: Any, settings: Settings) -> RemoteServer:
     """Raises BackendUnavailable, in words for the people who wait, when no question could be answered now."""
     url = settings.remote_url
     health = await _health(client, url, settings.remote_connect_timeout_s)

@@ -1,5 +1,7 @@
-"""The backend over vLLM in this process, the offline route of AWS's tutorial: its engine steps in a thread and an event loop
-of its own. The queue is here, so that everybody sees their place in it; the engine gets as many requests as it has slots.
+"""The backend over vLLM in this process: the offline route of AWS's tutorial.
+
+vLLM's engine runs in a thread and an event loop of its own, and gets as many requests as it has slots. Further requests wait in
+the queue of this backend, so that each reader learns the position of the request.
 """
 
 from __future__ import annotations
@@ -7,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,28 +18,30 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import (
     SHUTTING_DOWN,
     BackendInfo,
-    BackendStatus,
-    Event,
     FinishEvent,
     FinishReason,
     GenerationRequest,
     PrefillEvent,
-    State,
     TokenEvent,
 )
 from mllama_demo.engine.neuron.compiler_log import telling_of_loading
-from mllama_demo.engine.queued_backend import RequestLoop
+from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.engine.vllm.engine import Fork, engine_prompt, new_engine, new_sampling_params, prepare_environment
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.runtime.process import MODEL_THREAD
 
 log = logging.getLogger(__name__)
-_GRACE_S = 10.0
 
 
-class VLLMBackend:
-    """Runs vLLM's Neuron fork in this process. See base.StartedBackend for the contract."""
+class VLLMBackend(QueuedBackend):
+    """Runs vLLM's Neuron fork in this process.
+
+    Args:
+        warm_up: A request that is answered before the backend is ready.
+    """
+
+    _join_while_loading = False
 
     def __init__(
         self,
@@ -52,56 +55,15 @@ class VLLMBackend:
         on_ready: Callable[[], None] = lambda: None,
         on_down: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """warm_up: a question to ask before anybody else does. on_ready and on_down are called from the backend's thread."""
-        self._settings, self._info, self._fork = settings, info, fork
+        super().__init__(info, settings.max_waiting, MODEL_THREAD, on_ready, on_down)
+        self._settings, self._fork = settings, fork
         self._tokenizer, self._end_of_turn_ids = tokenizer, end_of_turn_ids
         self._warm_up = warm_up
-        self._on_ready, self._on_down = on_ready, on_down
-        self._state: State = "loading"
-        self._detail = "starting"
-        self._loaded = False
-        self._closing = False
-        self._requests = RequestLoop(lambda: info.slots, settings.max_waiting, self._serve)
         # Everything below belongs to the thread.
         self._engine: Any = None
         self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name=MODEL_THREAD, daemon=True)
 
     # --- from any thread ------------------------------------------------------------------------------------------------
-
-    @property
-    def info(self) -> BackendInfo:
-        return self._info
-
-    @property
-    def loaded(self) -> bool:
-        return self._loaded
-
-    def start(self) -> None:
-        if not self._closing:
-            self._thread.start()
-
-    def close(self) -> None:
-        self._closing = True
-        # A thread that still imports, compiles or loads need not be waited for: it ends with the program.
-        if self._requests.call(self._stop.set) and self._loaded and self._thread is not threading.current_thread():
-            self._thread.join(_GRACE_S)
-
-    def status(self) -> BackendStatus:
-        return self._requests.status(self._state, self._detail)
-
-    def cancel(self, request_id: str) -> None:
-        self._requests.cancel(request_id)
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        if self._state == "loading":
-            raise BackendUnavailable.loading(self._detail)
-        if self._state == "down":
-            raise BackendUnavailable(self._detail)
-        self._check(request)
-        async with contextlib.aclosing(self._requests.stream(request)) as events:
-            async for event in events:
-                yield event
 
     def _check(self, request: GenerationRequest) -> None:
         length, context = len(request.prompt_ids), self._info.context_length
@@ -110,6 +72,9 @@ class VLLMBackend:
             raise BadRequest("The prompt is empty.")
         if length > limit:
             raise PromptTooLong(f"The prompt has {length} tokens; this model has room for {limit} and an answer.")
+
+    def _interrupt(self) -> None:
+        self._stop.set()
 
     # --- the thread: the engine -----------------------------------------------------------------------------------------
 
@@ -187,7 +152,7 @@ class VLLMBackend:
         request = job.request
         prompt = await self._prompt(request)
         params = new_sampling_params(request.sampling, self._info.max_top_k, self._end_of_turn_ids)
-        job.tell(PrefillEvent(len(request.prompt_ids), job.waited_s))
+        job.send(PrefillEvent(len(request.prompt_ids), job.waited_s))
         stream = self._engine.generate(prompt, params, request.id)
         finished = False
         try:
@@ -210,7 +175,7 @@ class VLLMBackend:
         """Passes one token on; the reason where the answer ends with it."""
         ended_turn = token_id in self._end_of_turn_ids
         piece = "" if ended_turn else text.push(token_id)
-        job.tell(TokenEvent(job.token(), token_id, piece))
+        job.send(TokenEvent(job.token(), token_id, piece))
         if ended_turn:
             return "end_of_turn"
         if text.stopped is not None:

@@ -27,7 +27,7 @@ def connect(server) -> Iterator[Callable[..., OpenAIBackend]]:
 
     def make(wait: bool = True, **options: Any) -> OpenAIBackend:
         options = {"remote_url": server.url, "backend": "openai", **options}
-        backend = OpenAIBackend(Settings(**options), look_every_s=0.1)
+        backend = OpenAIBackend(Settings(**options), probe_interval_s=0.1)
         backend.start()
         made.append(backend)
         if wait:
