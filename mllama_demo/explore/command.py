@@ -124,8 +124,8 @@ async def _explore(explorer: Explorer, spec: GridSpec, image: LoadedImage | None
     if (task := asyncio.current_task()) is not None and threading.current_thread() is threading.main_thread():
         # asyncio cancels the task on Ctrl-C. An exception from a signal handler would end the event loop and lose the run.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    # disable=None: shown only where stderr is a terminal.
-    with tqdm(bar_format="{desc}", file=sys.stderr, disable=None, leave=False) as status:
+    # disable=None: shown only where stderr is a terminal. tqdm shows nothing in a terminal that reports no size, so it gets one.
+    with tqdm(bar_format="{desc}", file=sys.stderr, disable=None, leave=False, ncols=120, nrows=24) as status:
         await until_ready(explorer.backend, lambda detail: status.set_description_str(f"{detail} …"))
         tqdm.write("\n".join([explorer.estimate(spec.grid).text(), *spec.grid.notes()]), file=sys.stderr)
         async with await explorer.start(spec.grid, image) as tasks:

@@ -39,8 +39,9 @@ def run_and_wait(page: Page, cells: int) -> None:
     def note(response: Response) -> None:
         answered.append(response.url.rpartition("/")[2])
 
+    expect(page.locator("#estimate")).to_contain_text(f"{cells} cell")
+    page.on("response", note)  # before the run, which may finish at once
     run(page, cells)
-    page.on("response", note)
     wait_finished(page)
     deadline = time.monotonic() + pages.PATIENCE_MS / 1000
     while "runs" not in answered or "estimate" not in answered[answered.index("runs") :]:
