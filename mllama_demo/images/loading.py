@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-import numpy as np
 from PIL import Image
 
 from mllama_demo.errors import ImageError
@@ -231,6 +230,8 @@ def _deep_gray(image: Image.Image) -> Image.Image:
     White is 65535 in a 16-bit file. Other files do not define white: it is the smallest of 1 (floating point only), 255 and
     65535 that no value exceeds. If no such value exists, the range from darkest to brightest is stretched to 0 to 255.
     """
+    import numpy as np  # late: the command line imports this module for the limits of images
+
     values = np.asarray(image).astype(np.float32)
     values[~np.isfinite(values)] = 0.0
     low, high = float(values.min()), float(values.max())

@@ -151,7 +151,7 @@ def test_help_imports_nothing_heavy(words):
     code += "print('\\n' + json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.lower().startswith(f"usage: python -m mllama_demo {words[0] if words[1:] else '[options]'}")
-    heavy = {*HEAVY} - ({"yaml", "numpy"} if words[0] == "serve" else set())  # its options are fields of a model
+    heavy = {*HEAVY} - ({"yaml"} if words[0] == "serve" else set())  # its options are fields of a model
     assert not heavy & {*json.loads(done.stdout.splitlines()[-1])}
 
 
