@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from html import escape
 
+from cachetools import LRUCache
 from PIL import Image
 
 from mllama_demo.engine.base import BackendInfo
@@ -32,7 +32,7 @@ class TileViews:
     def __init__(self, info: Callable[[], BackendInfo]) -> None:
         """info: called for each image, because another server may answer at the same address by now."""
         self._info = info
-        self._cached: OrderedDict[tuple[object, ...], str] = OrderedDict()
+        self._cache: LRUCache[tuple[object, ...], str] = LRUCache(CACHE_SIZE)
         self._lock = threading.Lock()
 
     def html(self, digest: str, name: str, load: Callable[[], LoadedImage]) -> str:
@@ -42,19 +42,19 @@ class TileViews:
             return no_tiles(f"{name}: the server {info.name} does not tell how it cuts pictures into tiles.")
         key = digest, name, info.tile_size, info.max_tiles, info.full_canvas
         with self._lock:
-            found = self._cached.pop(key, None)
-        made = found or tile_view(load(), info)
+            cached = self._cache.get(key)
+        if cached is not None:
+            return cached
+        made = tile_view(load(), info)
         with self._lock:
-            self._cached[key] = made
-            while len(self._cached) > CACHE_SIZE:
-                self._cached.popitem(last=False)
+            self._cache[key] = made
         return made
 
     def discard(self, digest: str) -> None:
         """Removes an image from the cache."""
         with self._lock:
-            for key in [key for key in self._cached if key[0] == digest]:
-                del self._cached[key]
+            for key in [key for key in self._cache if key[0] == digest]:
+                del self._cache[key]
 
 
 def tile_view(image: LoadedImage, info: BackendInfo) -> str:
