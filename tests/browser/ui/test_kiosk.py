@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(300)
 IDLE_S = 16
 PASSWORD = "correct horse"
 # Not an example image: copies of these in Gradio's cache are kept.
-OWN_PICTURE = pages.ROOT / "configs" / "scenarios" / "images" / "coffee.jpg"
+OWN_IMAGE = pages.ROOT / "mllama_demo" / "present" / "scenarios" / "images" / "coffee.jpg"
 TABLES = ("conversations", "messages", "images", "shares", "feedback", "drafts")
 
 
@@ -51,7 +51,7 @@ def rows(kiosk: Program) -> dict[str, int]:
         return {table: database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in TABLES}
 
 
-def picture_files(kiosk: Program) -> set[str]:
+def image_files(kiosk: Program) -> set[str]:
     """Previews, attachments, and Gradio's copies of these and of uploads."""
     folders = [kiosk.home / "gradio", *kiosk.home.glob("mllama-demo-*")]
     return {str(path) for folder in folders for path in folder.rglob("*") if path.is_file()}
@@ -60,9 +60,9 @@ def picture_files(kiosk: Program) -> set[str]:
 def test_a_kiosk_limits_questions_and_deletes_everything_of_a_visitor(browsers: Browsers, kiosk: Program):
     browsers.expect_complaint("AbortError|Connection errored out")  # the page is left while something is still asked for
     page = sign_in(browsers.open(kiosk))
-    before = picture_files(kiosk)
+    before = image_files(kiosk)
     assert set(rows(kiosk).values()) == {0}
-    pages.ask_and_wait(page, "What is in this image?", OWN_PICTURE)
+    pages.ask_and_wait(page, "What is in this image?", OWN_IMAGE)
     pages.retry(page)
     pages.textarea(page).fill("And now?")
     pages.submit(page)
@@ -70,7 +70,7 @@ def test_a_kiosk_limits_questions_and_deletes_everything_of_a_visitor(browsers: 
     pages.dismiss_notices(page)
     assert rows(kiosk)["messages"] == 3
     assert rows(kiosk)["images"] == 1
-    assert len(picture_files(kiosk) - before) > 1
+    assert len(image_files(kiosk) - before) > 1
     page.locator("#chat-history .image-seen").click()
     expect(page.locator("dialog[open]")).to_be_visible()
 
@@ -83,7 +83,7 @@ def test_a_kiosk_limits_questions_and_deletes_everything_of_a_visitor(browsers: 
 
     expect(pages.user_rows(page)).to_have_count(0)
     wait_until(lambda: set(rows(kiosk).values()) == {0}, f"no row is left: {rows(kiosk)}")
-    wait_until(lambda: picture_files(kiosk) == before, f"no file is left: {picture_files(kiosk) - before}")
+    wait_until(lambda: image_files(kiosk) == before, f"no file is left: {image_files(kiosk) - before}")
     expect(page.locator("#kiosk-countdown")).to_be_hidden()
     assert "c=" not in page.url
     page.reload()
@@ -94,12 +94,12 @@ def test_a_kiosk_limits_questions_and_deletes_everything_of_a_visitor(browsers: 
 def test_a_kiosk_deletes_files_that_were_attached_but_never_sent(browsers: Browsers, kiosk: Program):
     browsers.expect_complaint("AbortError|Connection errored out")
     page = sign_in(browsers.open(kiosk))
-    before = picture_files(kiosk)
+    before = image_files(kiosk)
     with pages.settled(page):
-        pages.attach(page, OWN_PICTURE)
-    assert picture_files(kiosk) > before
+        pages.attach(page, OWN_IMAGE)
+    assert image_files(kiosk) > before
     page.close()
-    wait_until(lambda: picture_files(kiosk) == before, "no file is left")
+    wait_until(lambda: image_files(kiosk) == before, "no file is left")
 
 
 def test_a_reload_or_a_new_chat_does_not_reset_the_question_limit_of_a_kiosk(browsers: Browsers, kiosk: Program):
@@ -151,7 +151,7 @@ def test_kiosk_data_left_by_a_killed_program_is_deleted_at_the_next_start(browse
     with running(tmp_path, "--kiosk", "true", script=pages.SLOW_DEMO) as program:
         program.wait_ready()
         page = pages.open_chat(browsers.open(program))
-        pages.ask_and_wait(page, "What is in this image?", OWN_PICTURE)
+        pages.ask_and_wait(page, "What is in this image?", OWN_IMAGE)
         pages.ask(page, "Tell me a story")
         wait_until(lambda: rows(program)["drafts"] == 1, "the second answer is under way")
         program.kill()
