@@ -17,7 +17,7 @@ DEFAULT_COLOR = "#c2410c"
 MAX_LOGO_BYTES = 256 * 2**10
 # WCAG 2.2, success criterion 1.4.3: text of normal size.
 MIN_CONTRAST = 4.5
-# The backgrounds of accent-coloured text, in web/templates/base.html.jinja and in Gradio's theme.
+# The backgrounds of accent-coloured text, in web/templates/page.html.jinja and in Gradio's theme.
 LIGHT_BACKGROUND = "#f5f5f4"
 DARK_BACKGROUND = "#292524"
 

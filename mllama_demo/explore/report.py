@@ -59,7 +59,7 @@ def html_report(run: Run, url: str, brand: Brand) -> str:
         small = preview(run.image.load(DEFAULT_LIMITS))
         image_url = f"data:image/webp;base64,{base64.b64encode(small).decode()}"
     return render(
-        "exploration",
+        "explore/report",
         brand,
         run=run,
         image_url=image_url,

@@ -12,9 +12,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope
 
+from mllama_demo.config.branding import Brand
 from mllama_demo.images.loading import size_text
 from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, ApiError
-from mllama_demo.web.templating import POLICY
+from mllama_demo.web.templating import POLICY, render
 
 MAX_FORM_BYTES = 16 * 2**10
 
@@ -101,6 +102,18 @@ def html_page(html: str, status: int = 200, headers: dict[str, str] | None = Non
         "Referrer-Policy": "same-origin",
     }
     return HTMLResponse(html, status, {**common, **(headers or {})})
+
+
+def notice_page(
+    brand: Brand,
+    heading: str,
+    sentence: str,
+    status: int = 200,
+    link: tuple[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+) -> HTMLResponse:
+    """Returns a page with one sentence. link: the address and the label of a button."""
+    return html_page(render("web/notice", brand, heading=heading, sentence=sentence, link=link), status, headers)
 
 
 class StaticAssets(StaticFiles):

@@ -1,8 +1,7 @@
-"""Light pages, most of which need no script and fetch nothing: a conversation to keep or to share, signing in, the operator's
-page, the report of an exploration, and the frame of the Explore page.
+"""Renders the HTML pages beside the chat from the Jinja templates of every feature. Knows no web framework.
 
-One family of templates: base.html.jinja has the look, in light, dark and on paper. Every value is escaped unless a template
-says otherwise. Knows no web framework.
+Each feature keeps its templates in its own folder. "web/base" is the skeleton of every page; "web/page" adds a look with light,
+dark and print colours. Values are escaped unless a template marks them as safe.
 """
 
 from __future__ import annotations
@@ -13,22 +12,35 @@ from typing import Any
 
 from mllama_demo.config.branding import Brand
 
-FOLDER = Path(__file__).resolve().parent / "templates"
-# For pages without a script; images are in the page itself.
+_PACKAGE = Path(__file__).resolve().parents[1]
+# The first part of a template's name: the folder that has the folder "templates".
+_FEATURES = {
+    "web": "web",
+    "auth": "web/auth",
+    "admin": "web/admin",
+    "share": "web/share",
+    "explore": "explore/web",
+    "present": "present/web",
+}
+# The Content-Security-Policy of pages without scripts, whose images are data: URLs.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
-def render(name: str, brand: Brand, /, **values: Any) -> str:
-    """The page `name` (conversation, exploration, explore, login, logout, notice, admin) with the template's values."""
-    return _environment().get_template(f"{name}.html.jinja").render(brand=brand, **values)
+def render(template: str, brand: Brand, /, **values: Any) -> str:
+    """Returns a page as HTML.
+
+    Args:
+        template: feature and name, such as "auth/login" for web/auth/templates/login.html.jinja.
+        values: the variables of the template; one that is missing raises jinja2.UndefinedError.
+    """
+    return _environment().get_template(f"{template}.html.jinja").render(brand=brand, **values)
 
 
 @cache
 def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 
-    return Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    loader = PrefixLoader({name: FileSystemLoader(_PACKAGE / folder / "templates") for name, folder in _FEATURES.items()})
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)

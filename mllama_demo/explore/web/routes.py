@@ -78,7 +78,7 @@ def _natural_number(values: dict[str, Any], name: str) -> int:
 
 
 def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None:
-    html = render("explore", brand)
+    html = render("explore/page", brand)
 
     @router.get("/explore")
     def page() -> HTMLResponse:

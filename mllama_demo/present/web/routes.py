@@ -14,7 +14,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from jinja2 import Environment, FileSystemLoader
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
@@ -26,8 +25,9 @@ from mllama_demo.present.recording import INCOMPLETE, Recording
 from mllama_demo.present.spec import Scenario, names
 from mllama_demo.web.auth.login import user_of
 from mllama_demo.web.errors import ApiError
-from mllama_demo.web.requests import StaticAssets, require_same_origin
+from mllama_demo.web.requests import StaticAssets, notice_page, require_same_origin
 from mllama_demo.web.streaming import NdjsonStream
+from mllama_demo.web.templating import render
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent
@@ -36,12 +36,10 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend: Backend, brand: Brand) -> None:
     """The routes of present mode."""
-    pages = Environment(loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
 
-    def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        text = pages.get_template(template).render(brand=brand, **values)
-        return HTMLResponse(text, status, _NO_STORE)
+    def page(template: str, **values: Any) -> HTMLResponse:
+        return HTMLResponse(render(f"present/{template}", brand, **values), headers=_NO_STORE)
 
     def refuse_unready() -> None:
         status = backend.status()
@@ -58,7 +56,7 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
                 listed.append({"name": name, "script": scenario.script, **told})
             except DemoError as error:
                 listed.append({"name": name, "script": None, "error": str(error)})
-        return page("list.html.jinja", root=".", scenarios=listed, may_rehearse=presenter.may_rehearse(user_of(request)))
+        return page("list", root=".", scenarios=listed, may_rehearse=presenter.may_rehearse(user_of(request)))
 
     router.mount("/present/static", StaticAssets(directory=FOLDER / "static"))
 
@@ -67,23 +65,23 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
         try:
             scenario = presenter.scenario(name)
         except DemoError as error:
-            return page("wrong.html.jinja", error.status, root=root, heading="This demo cannot be played", error=str(error))
+            return notice_page(brand, "This demo cannot be played", str(error), error.status, (f"{root}/present", "All demos"))
         return page(template, root=root, name=name, scenario=scenario, too_small=presenter.model_warning(scenario), **values)
 
     @router.get("/present/{name}")
     def play(name: str, request: Request) -> HTMLResponse:
         may = presenter.may_rehearse(user_of(request))
-        return of_scenario("stage.html.jinja", name, "..", run=secrets.token_urlsafe(24), may_rehearse=may)
+        return of_scenario("stage", name, "..", run=secrets.token_urlsafe(24), may_rehearse=may)
 
     @router.get("/present/{name}/notes")
     def notes(name: str) -> HTMLResponse:
-        return of_scenario("notes.html.jinja", name, "../..")
+        return of_scenario("notes", name, "../..")
 
     @router.get("/present/{name}/rehearsal")
     def rehearsal(name: str, request: Request) -> HTMLResponse:
         if refusal := presenter.rehearsal_refusal(user_of(request)):
-            return page("wrong.html.jinja", 403, root="../..", heading="You cannot rehearse here", error=refusal)
-        return of_scenario("rehearsal.html.jinja", name, "../..")
+            return notice_page(brand, "You cannot rehearse here", refusal, 403, ("../../present", "All demos"))
+        return of_scenario("rehearsal", name, "../..")
 
     @router.post("/present/{name}/rehearsal")
     async def rehearse_now(name: str, request: Request) -> Response:

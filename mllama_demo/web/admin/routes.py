@@ -21,7 +21,7 @@ from mllama_demo.storage.sessions import ADMIN_KEY
 from mllama_demo.web.activity import Activity
 from mllama_demo.web.auth.attempts import TooManyAttempts
 from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, signed_in
-from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, read_form
+from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, notice_page, read_form
 from mllama_demo.web.templating import POLICY, render
 
 LATEST = 50
@@ -54,7 +54,7 @@ def add_admin(
 
     def ask_key(problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
         values = {"heading": "Open", "action": "/admin", "named": False, "name": "", "next": "/admin", "problem": problem}
-        return html_page(render("login", brand, **values), status, headers)
+        return html_page(render("auth/login", brand, **values), status, headers)
 
     def refuse() -> Response:
         return JSONResponse({"detail": "This is for admins; open /admin to become one."}, 401, _PRIVATE)
@@ -62,15 +62,14 @@ def add_admin(
     @app.get("/admin", include_in_schema=False)
     async def admin(request: Request) -> Response:
         if await is_admin(request):
-            html = render("admin", brand, users=settings.users is not None)
+            html = render("admin/page", brand, users=settings.users is not None)
             return html_page(html, headers={"Content-Security-Policy": _POLICY})
         if key is not None:
             return ask_key(status=401)
         if await run_in_threadpool(login.sessions.subject, request.cookies.get(USER_COOKIE)) is None:
             return RedirectResponse("/login?next=/admin", 303, _PRIVATE)
         sentence = "Only the users named in the option admins see this page."
-        link = {"address": "/", "words": "To the chat"}
-        return html_page(render("notice", brand, heading="Not for you", sentence=sentence, link=link), 403)
+        return notice_page(brand, "Not for you", sentence, 403, ("/", "To the chat"))
 
     @app.post("/admin", include_in_schema=False)
     async def open_with_key(request: Request) -> Response:

@@ -21,7 +21,7 @@ from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Sessions
 from mllama_demo.web.auth.attempts import FailedAttempts, TooManyAttempts
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import is_api
-from mllama_demo.web.requests import html_page, is_same_origin, local_path, read_form
+from mllama_demo.web.requests import html_page, is_same_origin, local_path, notice_page, read_form
 from mllama_demo.web.templating import render
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def add_login(app: FastAPI, settings: Settings, brand: Brand, desk: LoginService
 
     def ask(next: str, name: str = "", problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
         values = {"heading": "Sign in", "action": "/login", "named": True, "name": name, "next": next, "problem": problem}
-        return html_page(render("login", brand, **values), status, headers)
+        return html_page(render("auth/login", brand, **values), status, headers)
 
     @app.get("/login", include_in_schema=False)
     async def login_page(request: Request) -> Response:
@@ -178,12 +178,12 @@ def add_login(app: FastAPI, settings: Settings, brand: Brand, desk: LoginService
         user = await run_in_threadpool(desk.sessions.subject, token)
         if user is None:
             return RedirectResponse("/login", 303)
-        return html_page(render("logout", brand, heading="Sign out?", sentence=f"You are signed in as {user}.", link=None))
+        return html_page(render("auth/logout", brand, heading="Sign out?", sentence=f"You are signed in as {user}.", link=None))
 
     @app.post("/logout", include_in_schema=False)
     async def logout(request: Request) -> Response:
         if not is_same_origin(request):
-            return html_page(render("notice", brand, heading="Not signed out", sentence=_CROSS_SITE, link=None), 403)
+            return notice_page(brand, "Not signed out", _CROSS_SITE, 403)
         await run_in_threadpool(desk.sessions.close, request.cookies.get(USER_COOKIE))
         response = RedirectResponse("/login", 303)
         response.delete_cookie(USER_COOKIE)

@@ -75,7 +75,7 @@ def to_html(
         turns.append({"answer": answer, "picture": picture, "text": text, "notes": notes})
     dates = f"Exported on {_today()}" if dates is None else dates
     brand = brand or Brand("Llama 3.2 Vision")
-    return render("conversation", brand, title=conversation.display_title, dates=dates, turns=turns)
+    return render("share/conversation", brand, title=conversation.display_title, dates=dates, turns=turns)
 
 
 def _turns(conversation: Conversation) -> list[tuple[Message, str]]:

@@ -16,9 +16,8 @@ from mllama_demo.errors import DemoError, NotFound
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.storage.shares import Share, ShareGone
 from mllama_demo.storage.stores import Stores
-from mllama_demo.web.requests import html_page
+from mllama_demo.web.requests import html_page, notice_page
 from mllama_demo.web.share.export import to_html
-from mllama_demo.web.templating import render
 
 KEPT_PAGES = 32
 
@@ -64,5 +63,4 @@ def add_share_page(app: FastAPI, settings: Settings, stores: Stores, brand: Bran
             heading = "This link is over" if isinstance(error, ShareGone) else "Nothing is shared here"
             if not isinstance(error, (ShareGone, NotFound)):
                 heading = "Not now"
-            html = render("notice", brand, heading=heading, sentence=str(error), link=None)
-            return html_page(html, error.status, headers)
+            return notice_page(brand, heading, str(error), error.status, headers=headers)

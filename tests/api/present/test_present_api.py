@@ -156,7 +156,7 @@ def test_an_unknown_step_image_or_run_is_refused(slow: Program):
     assert "reload the page" in post(slow, "two-steps/steps/1/short").json()["error"]["message"]
     assert post(slow, "two-steps/steps/1/short").status_code == 400
     assert get(slow, f"/two-steps/images/{'0' * 64}").status_code == 404
-    assert get(slow, "/assets/base.html.jinja").status_code == 404
+    assert get(slow, "/static/page.html.jinja").status_code == 404
 
 
 @pytest.mark.parametrize("path", [f"two-steps/steps/1/{RUN}", "two-steps/rehearsal"])

@@ -81,12 +81,12 @@ def test_titles_and_footers_are_text_on_every_page():
     brand = Brand(nasty, footer=nasty)
     values = {"heading": nasty, "sentence": nasty, "link": None}
     pages = [
-        render("notice", brand, **values),
-        render("logout", brand, **values),
-        render("login", brand, heading=nasty, action="/", named=True, name=nasty, next=nasty, problem=nasty),
-        render("conversation", brand, title=nasty, dates=nasty, turns=[]),
+        render("web/notice", brand, **values),
+        render("auth/logout", brand, **values),
+        render("auth/login", brand, heading=nasty, action="/", named=True, name=nasty, next=nasty, problem=nasty),
+        render("share/conversation", brand, title=nasty, dates=nasty, turns=[]),
         brand.footer_html(),
-        render("explore", brand).replace('<script type="module"', ""),
+        render("explore/page", brand).replace('<script type="module"', ""),
     ]
     for page in pages:
         assert "&lt;script&gt;" in page
