@@ -14,7 +14,6 @@ from mllama_demo.explore.grid import AXES, Estimate, Grid
 from mllama_demo.explore.runner import CellProgress, CellTasks
 
 JsonEvent = dict[str, Any]
-INTERNAL_ERROR = "Something went wrong in the server; its log has the cause."
 # Limits the number of events: a page cannot draw nine cells at 100 tokens a second one by one.
 INTERVAL_S = 0.08
 

@@ -39,7 +39,7 @@ from mllama_demo.openai_api.schema import (
     Usage,
 )
 from mllama_demo.sampling import BOUNDS, SamplingParams
-from mllama_demo.web.errors import ApiError, of_demo_error
+from mllama_demo.web.errors import ApiError
 
 IMAGE_THREADS = 8
 # Messages with more characters per token of the context are refused without tokenizing. The longest tokens have 128 characters.
@@ -286,7 +286,7 @@ class CompletionService:
             param = str(error).partition(" ")[0]
             if param == "max_tokens" and body.max_completion_tokens is not None:
                 raise ApiError(400, str(error).replace(param, "max_completion_tokens", 1), "max_completion_tokens") from None
-            raise of_demo_error(error, param=param) from None
+            raise ApiError.from_demo_error(error, param=param) from None
 
     async def _conversation(self, messages: Sequence[ChatMessage]) -> tuple[Conversation, LoadedImage | None, SeenImage | None]:
         """The conversation and its newest image. Older images are not loaded, because the model sees only one."""
@@ -319,7 +319,7 @@ class CompletionService:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._image_threads, fetch)
         except DemoError as error:
-            raise of_demo_error(error, param=f"messages[{index}].content") from None
+            raise ApiError.from_demo_error(error, param=f"messages[{index}].content") from None
 
     def _seen(self, image: LoadedImage, with_image: Sequence[int]) -> SeenImage:
         info = self._backend.info

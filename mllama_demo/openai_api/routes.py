@@ -31,9 +31,9 @@ from mllama_demo.openai_api.schema import (
     Models,
     Version,
 )
-from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, LOADING_RETRY_S, ApiError, ErrorResponse, of_demo_error, of_validation
+from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, INTERNAL_ERROR, LOADING_RETRY_S, ApiError, ErrorResponse
 from mllama_demo.web.metrics import MeasuredBackend, Metrics
-from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
+from mllama_demo.web.middleware import CALLER, ApiKeys, ApiMiddleware
 from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def add_api(
     models = ServedModels(settings, backend)
     app.include_router(_machine_routes(backend, metrics))
     app.include_router(_v1_routes(backend, models, CompletionService(settings, backend, tokenizer), metrics))
-    app.add_middleware(ApiGuard, keys=Keys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)
+    app.add_middleware(ApiMiddleware, keys=ApiKeys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)
     _add_error_handlers(app, backend)
     _describe_errors(app)
 
@@ -189,7 +189,7 @@ async def _events(
             async for chunk in rest:
                 yield _event(chunk)
         except (ApiError, DemoError) as error:
-            yield _error_event(error if isinstance(error, ApiError) else of_demo_error(error))
+            yield _error_event(error if isinstance(error, ApiError) else ApiError.from_demo_error(error))
         except Exception:
             log.exception("completion %s failed", completion.id)
             yield _error_event(_unexpected())
@@ -228,7 +228,7 @@ def _describe_errors(app: FastAPI) -> None:
 
 
 def _unexpected() -> ApiError:
-    return ApiError(500, "Something went wrong in the server; its log has the cause.", code="internal_error")
+    return ApiError(500, INTERNAL_ERROR, code="internal_error")
 
 
 def _add_error_handlers(app: FastAPI, backend: Backend) -> None:
@@ -238,11 +238,11 @@ def _add_error_handlers(app: FastAPI, backend: Backend) -> None:
 
     async def demo_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, DemoError)
-        return of_demo_error(error, wait_s=backend.status().estimated_wait_s).response()
+        return ApiError.from_demo_error(error, wait_s=backend.status().estimated_wait_s).response()
 
     async def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return of_validation(error.errors()).response()
+        return ApiError.from_validation(error.errors()).response()
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -18,7 +18,7 @@ import gradio as gr
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import LimitReached
 from mllama_demo.ui.page_update import PageSession, page_session_of
-from mllama_demo.web.auth.identity import visitor_of
+from mllama_demo.web.auth.identity import visitor_id
 
 HOUR_S = 3600.0
 OWNER_PREFIX = "kiosk-"
@@ -95,4 +95,4 @@ class Kiosk:
 
 
 def _browser_of(request: gr.Request) -> str:
-    return visitor_of(request.headers.get("cookie")) or page_session_of(request).owner
+    return visitor_id(request.headers.get("cookie")) or page_session_of(request).owner

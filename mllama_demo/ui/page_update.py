@@ -13,7 +13,7 @@ import gradio as gr
 
 from mllama_demo.errors import DemoError
 from mllama_demo.ui.gradio_patches.error_overlay import show_notice
-from mllama_demo.web.auth.identity import owner_of_user, visitor_of
+from mllama_demo.web.auth.identity import owner_of
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,7 @@ class PageSession:
 def page_session_of(request: gr.Request) -> PageSession:
     """The owner is the signed-in user, else the visitor's cookie, else the page alone where there are no cookies."""
     id = str(request.session_hash)
-    if request.username:
-        return PageSession(owner_of_user(request.username), id)
-    return PageSession(visitor_of(request.headers.get("cookie")) or f"session-{id}", id)
+    return PageSession(owner_of(request.headers.get("cookie"), request.username) or f"session-{id}", id)
 
 
 @contextmanager

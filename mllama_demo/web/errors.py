@@ -1,4 +1,4 @@
-"""How a request to the API fails: the error object of the OpenAI API, with a status, for every failure there is.
+"""The errors of the HTTP API: an OpenAI-compatible error object with a status for every failure.
 
 {"error": {"message": …, "type": …, "param": …, "code": …}}
 """
@@ -18,9 +18,10 @@ from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, Image
 
 LOADING_RETRY_S = 2
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; no client receives it
-_LONGEST_ECHO = 80
-# pydantic's error types in the words of JSON instead of Python.
-_WORDS = {
+INTERNAL_ERROR = "Something went wrong in the server; its log has the cause."
+_MAX_VALUE_CHARACTERS = 80
+# pydantic's error types, described in the terms of JSON instead of Python.
+_MESSAGES = {
     "missing": "is missing",
     "model_type": "an object is allowed",
     "model_attributes_type": "an object is allowed",
@@ -32,11 +33,20 @@ _WORDS = {
     "union_tag_invalid": "a part of the type text or image_url is allowed",
     "union_tag_not_found": "a part needs its type, text or image_url",
 }
-_NOTHING_GIVEN = ("missing", "unsupported", "invalid_value", "too_short", "too_long", "union_tag_not_found")
+# Error types whose message does not repeat the value of the request.
+_WITHOUT_VALUE = ("missing", "unsupported", "invalid_value", "too_short", "too_long", "union_tag_not_found")
+_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 
 
 class ErrorBody(BaseModel):
-    """message: a sentence for people. param: the part of the request that is wrong. code: a word for programs."""
+    """The error object.
+
+    Attributes:
+        message: a sentence for people.
+        type: the class of the status, such as "rate_limit_error".
+        param: the part of the request that is wrong, such as "messages[0].role".
+        code: an identifier for programs, such as "queue_full".
+    """
 
     message: str
     type: str
@@ -50,7 +60,7 @@ class ErrorResponse(BaseModel):
 
 @dataclass
 class ApiError(Exception):
-    """A request that fails, ready to be sent. retry_after_s: when another attempt may succeed."""
+    """A failed request. retry_after_s: the seconds after which another attempt may succeed."""
 
     status: int
     message: str
@@ -58,73 +68,70 @@ class ApiError(Exception):
     code: str | None = None
     retry_after_s: float | None = None
 
+    @classmethod
+    def from_demo_error(cls, error: DemoError, *, param: str | None = None, wait_s: float | None = None) -> ApiError:
+        """wait_s: the estimated wait of a new request, if it is known."""
+        if isinstance(error, BackendBusy):
+            return cls(error.status, str(error), code="queue_full", retry_after_s=wait_s or LOADING_RETRY_S)
+        if isinstance(error, BackendUnavailable):
+            return cls(error.status, str(error), code="model_unavailable", retry_after_s=LOADING_RETRY_S)
+        if isinstance(error, PromptTooLong):
+            return cls(error.status, str(error), param="messages", code="context_length_exceeded")
+        if isinstance(error, ImageError):
+            return cls(error.status, str(error), param=param or "messages", code="invalid_image")
+        return cls(error.status, str(error), param=param, code="invalid_value" if error.status == 400 else None)
+
+    @classmethod
+    def from_validation(cls, problems: Sequence[Mapping[str, Any]]) -> ApiError:
+        """Describes the first of the problems that pydantic found in a body."""
+        problem = problems[0]
+        if problem["type"] == "json_invalid":
+            reason = problem.get("ctx", {}).get("error", problem["msg"])
+            return cls(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
+        param = _path([*problem["loc"][1:], problem.get("ctx", {}).get("param")])
+        if not param:
+            if isinstance(problem.get("input"), bytes):
+                return cls(400, "The body must be sent with the header Content-Type: application/json.", code="invalid_json")
+            return cls(400, "The body must be a JSON object.", code="invalid_json")
+        message = _MESSAGES.get(problem["type"], str(problem["msg"]).rstrip("."))
+        value = "" if problem["type"] in _WITHOUT_VALUE else f", got {_describe_value(problem.get('input'))}"
+        return cls(400, f"{param}: {message}{value}.", param=param, code=str(problem["type"]))
+
     @property
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
     def body(self) -> dict[str, Any]:
-        message = self.message.encode(errors="backslashreplace").decode()  # it may echo half a surrogate pair
-        error = ErrorBody(message=message, type=_type(self.status), param=self.param, code=self.code)
-        return ErrorResponse(error=error).model_dump()
+        message = self.message.encode(errors="backslashreplace").decode()  # it may repeat half a surrogate pair of the request
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return ErrorResponse(error=ErrorBody(message=message, type=kind, param=self.param, code=self.code)).model_dump()
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body(), self.status, self.headers)
 
 
-def _type(status: int) -> str:
-    types = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
-    return types.get(status, "invalid_request_error" if status < 500 else "server_error")
+def _path(steps: Sequence[Any]) -> str:
+    """Turns ("messages", 0, "content", "parts", 1, "text", "text") into messages[0].content[1].text.
 
-
-def of_demo_error(error: DemoError, *, param: str | None = None, wait_s: float | None = None) -> ApiError:
-    """wait_s: how long a request sent now would wait, where that is known."""
-    if isinstance(error, BackendBusy):
-        return ApiError(error.status, str(error), code="queue_full", retry_after_s=wait_s or LOADING_RETRY_S)
-    if isinstance(error, BackendUnavailable):
-        return ApiError(error.status, str(error), code="model_unavailable", retry_after_s=LOADING_RETRY_S)
-    if isinstance(error, PromptTooLong):
-        return ApiError(error.status, str(error), param="messages", code="context_length_exceeded")
-    if isinstance(error, ImageError):
-        return ApiError(error.status, str(error), param=param or "messages", code="invalid_image")
-    return ApiError(error.status, str(error), param=param, code="invalid_value" if error.status == 400 else None)
-
-
-def of_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first problem that pydantic found in the body, in words: messages[0].role: …"""
-    problem = problems[0]
-    if problem["type"] == "json_invalid":
-        reason = problem.get("ctx", {}).get("error", problem["msg"])
-        return ApiError(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
-    param = _path([*problem["loc"][1:], problem.get("ctx", {}).get("param")])
-    if not param:
-        if isinstance(problem.get("input"), bytes):
-            return ApiError(400, "The body must be sent with the header Content-Type: application/json.", code="invalid_json")
-        return ApiError(400, "The body must be a JSON object.", code="invalid_json")
-    message = _WORDS.get(problem["type"], str(problem["msg"]).rstrip("."))
-    given = "" if problem["type"] in _NOTHING_GIVEN else f", got {_echo(problem.get('input'))}"
-    return ApiError(400, f"{param}: {message}{given}.", param=param, code=str(problem["type"]))
-
-
-def _path(place: Sequence[Any]) -> str:
-    """("messages", 0, "content", "parts", 1, "text", "text") as messages[0].content[1].text: the second steps behind content
-    and behind a part's number only say which of several types was tried."""
+    The step after "content" and the step after the number of a part are left out: they name the type that pydantic tried.
+    """
     path = ""
-    for index, step in enumerate(place):
-        before = place[max(0, index - 2) : index]
+    for index, step in enumerate(steps):
+        before = steps[max(0, index - 2) : index]
         if step is None or before[-1:] == ["content"] or before[:1] == ["parts"]:
             continue
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
     return path.removeprefix(".")
 
 
-def _echo(value: Any) -> str:
-    """What was sent, short: a data: URL may have megabytes."""
+def _describe_value(value: Any) -> str:
+    """Describes a value of the request in few characters; a data: URL may have megabytes."""
     if isinstance(value, dict):
-        return f"an object of the type {_echo(value['type'])}" if isinstance(value.get("type"), str) else "an object"
+        return f"an object of the type {_describe_value(value['type'])}" if isinstance(value.get("type"), str) else "an object"
     if isinstance(value, list):
         return "a list"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    text = ascii(value[:_LONGEST_ECHO]) if isinstance(value, str) else ascii(value)
-    return text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + "…"
+    text = ascii(value[:_MAX_VALUE_CHARACTERS]) if isinstance(value, str) else ascii(value)
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else text[:_MAX_VALUE_CHARACTERS] + "…"

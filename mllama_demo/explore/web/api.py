@@ -17,11 +17,11 @@ from mllama_demo.errors import BadRequest, DemoError, ImageError
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Grid, make_grid
 from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.runner import Explorer, GridTasks
-from mllama_demo.explore.stream import INTERNAL_ERROR, JsonEvent, cell_events, start_event
+from mllama_demo.explore.stream import JsonEvent, cell_events, start_event
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import BOUNDS
-from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, ApiError, ErrorResponse, of_demo_error
+from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, INTERNAL_ERROR, ApiError, ErrorResponse
 from mllama_demo.web.middleware import CALLER
 from mllama_demo.web.streaming import ClientDisconnected, NdjsonStream, while_connected
 
@@ -116,9 +116,9 @@ async def _fetch(source: str, settings: Settings) -> LoadedImage:
     try:
         return await asyncio.to_thread(fetch_image, source, settings.image_limits, allowed_hosts=settings.allowed_media_hosts)
     except ImageError as error:
-        raise of_demo_error(error, param="image") from None
+        raise ApiError.from_demo_error(error, param="image") from None
     except DemoError as error:
-        raise of_demo_error(error) from None
+        raise ApiError.from_demo_error(error) from None
 
 
 # --- OpenAPI description -------------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from mllama_demo.explore.web.service import EXAMPLE_IMAGES, ExploreService
 from mllama_demo.explore.web.tour import TOUR, why_no_token_view
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.sampling import BOUNDS, SamplingParams
-from mllama_demo.web.auth.identity import owner_of_user, visitor_of
-from mllama_demo.web.auth.login import user_of
+from mllama_demo.web.auth.identity import owner_of
+from mllama_demo.web.auth.login import signed_in_user
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.requests import StaticAssets, read_body, require_same_origin
 from mllama_demo.web.streaming import NdjsonStream
@@ -38,8 +38,7 @@ STATIC = Path(__file__).resolve().parent / "static"
 
 
 def _owner(request: Request) -> str:
-    user = user_of(request)
-    owner = visitor_of(request.headers.get("cookie")) if user is None else owner_of_user(user)
+    owner = owner_of(request.headers.get("cookie"), signed_in_user(request))
     if owner is None:
         raise ApiError(400, "This page needs its cookie to know whose runs are whose; please reload it.", code="no_cookie")
     return owner

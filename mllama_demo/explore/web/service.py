@@ -18,11 +18,12 @@ from mllama_demo.explore.edits import has_own_tokens, with_branch, with_cell
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.run_store import RunStore
 from mllama_demo.explore.runner import CellTasks, Explorer, GridTasks
-from mllama_demo.explore.stream import INTERNAL_ERROR, JsonEvent, cell_events, start_event
+from mllama_demo.explore.stream import JsonEvent, cell_events, start_event
 from mllama_demo.explore.web import views
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
 from mllama_demo.storage.explore_runs import ExploreRuns
+from mllama_demo.web.errors import INTERNAL_ERROR
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from mllama_demo.generation.service import Answer
 from mllama_demo.present.presenter import Presenter, RehearsalStatus
 from mllama_demo.present.recording import INCOMPLETE, Recording
 from mllama_demo.present.spec import Scenario, names
-from mllama_demo.web.auth.login import user_of
-from mllama_demo.web.errors import ApiError
+from mllama_demo.web.auth.login import signed_in_user
+from mllama_demo.web.errors import INTERNAL_ERROR, ApiError
 from mllama_demo.web.requests import StaticAssets, notice_page, require_same_origin
 from mllama_demo.web.streaming import NdjsonStream
 from mllama_demo.web.templating import render
@@ -56,7 +56,7 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
                 listed.append({"name": name, "script": scenario.script, **told})
             except DemoError as error:
                 listed.append({"name": name, "script": None, "error": str(error)})
-        return page("list", root=".", scenarios=listed, may_rehearse=presenter.may_rehearse(user_of(request)))
+        return page("list", root=".", scenarios=listed, may_rehearse=presenter.may_rehearse(signed_in_user(request)))
 
     router.mount("/present/static", StaticAssets(directory=FOLDER / "static"))
 
@@ -70,7 +70,7 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
 
     @router.get("/present/{name}")
     def play(name: str, request: Request) -> HTMLResponse:
-        may = presenter.may_rehearse(user_of(request))
+        may = presenter.may_rehearse(signed_in_user(request))
         return of_scenario("stage", name, "..", run=secrets.token_urlsafe(24), may_rehearse=may)
 
     @router.get("/present/{name}/notes")
@@ -79,14 +79,14 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
 
     @router.get("/present/{name}/rehearsal")
     def rehearsal(name: str, request: Request) -> HTMLResponse:
-        if refusal := presenter.rehearsal_refusal(user_of(request)):
+        if refusal := presenter.rehearsal_refusal(signed_in_user(request)):
             return notice_page(brand, "You cannot rehearse here", refusal, 403, ("../../present", "All demos"))
         return of_scenario("rehearsal", name, "../..")
 
     @router.post("/present/{name}/rehearsal")
     async def rehearse_now(name: str, request: Request) -> Response:
         """NDJSON: the steps' fingerprints, a result of each, and what became of the recording. Ends with its connection."""
-        if refusal := presenter.rehearsal_refusal(user_of(request)):
+        if refusal := presenter.rehearsal_refusal(signed_in_user(request)):
             raise ApiError(403, refusal, code="not_allowed")
         refuse_unready()
         return await _lines(_results(presenter.rehearse(name)))
@@ -126,7 +126,7 @@ async def _lines(events: AsyncGenerator[dict[str, Any], None]) -> Response:
                 yield {"error": str(error)}
             except Exception:
                 log.exception("a step of a presentation failed")
-                yield {"error": "Something went wrong in the server; its log has the cause."}
+                yield {"error": INTERNAL_ERROR}
 
     return NdjsonStream(lines())
 

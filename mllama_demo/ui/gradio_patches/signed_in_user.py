@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mllama_demo.web.auth.login import user_of
+from mllama_demo.web.auth.login import signed_in_user
 
 
 def auth_dependency(sign_in: bool) -> Callable[..., Any] | None:
     """An argument of gr.mount_gradio_app. sign_in: whether this demo has users."""
-    return user_of if sign_in else None
+    return signed_in_user if sign_in else None

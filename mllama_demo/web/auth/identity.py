@@ -1,6 +1,6 @@
-"""Who is asking, and what a browser may do with our pages.
+"""Identifies visitors by a cookie, and sets the security headers of every response.
 
-A visitor is an unguessable cookie: conversations belong to it, so that people who share one demo do not see each other's.
+Conversations belong to an owner: a signed-in user, or else the visitor with an unguessable cookie.
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 import re
 import secrets
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "mllama_visitor"
 COOKIE_DAYS = 365
-PAGES = ("/", "/explore")  # what a visit may begin with
+# The paths that set the cookie. A first visit requests many files at once, and each would set a different cookie.
+PAGES = ("/", "/explore")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}\Z")
 
-# A markdown image in an answer cannot carry data to another host, and nothing is loaded from one.
+# No host but this one: the address of a Markdown image in an answer cannot carry data to another host.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -36,19 +37,22 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
-def visitor_of(cookie_header: str | None) -> str | None:
-    """The visitor's token from a Cookie header, None when there is none or it is not one of ours."""
+def visitor_id(cookie_header: str | None) -> str | None:
+    """Returns the visitor's token from a Cookie header; None without a valid one."""
     token = cookie_parser(cookie_header or "").get(COOKIE, "")
     return token if _TOKEN.match(token) else None
 
 
-def owner_of_user(name: str) -> str:
-    """Whose conversations a user's are, on whatever device; no visitor's token has a colon."""
-    return f"user:{name}"
+def owner_of(cookie_header: str | None, user: str | None) -> str | None:
+    """Returns the owner of the conversations and runs of a request; None without a user and a valid cookie.
+
+    A user has the same owner on every device. A visitor's token has no colon, so it never equals the owner of a user.
+    """
+    return f"user:{user}" if user else visitor_id(cookie_header)
 
 
 class VisitorMiddleware:
-    """Gives new visitors their cookie and every response its security headers."""
+    """Sets the cookie of new visitors, and the security headers of every response that does not set its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -57,17 +61,15 @@ class VisitorMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        cookie = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"), None)
-        newcomer = scope["path"] in PAGES and visitor_of(cookie) is None
+        is_new = scope["path"] in PAGES and visitor_id(Headers(scope=scope).get("cookie")) is None
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                # Pages of our own that need less say so themselves.
                 headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers.setdefault("Referrer-Policy", "no-referrer")
-                if newcomer:
+                if is_new:
                     token = secrets.token_urlsafe(24)
                     secure = "; Secure" if scope.get("scheme") == "https" else ""
                     headers.append(

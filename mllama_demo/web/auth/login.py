@@ -20,7 +20,7 @@ from mllama_demo.errors import BackendUnavailable, DemoError
 from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Sessions
 from mllama_demo.web.auth.attempts import FailedAttempts, TooManyAttempts
 from mllama_demo.web.errors import ApiError
-from mllama_demo.web.middleware import is_api
+from mllama_demo.web.middleware import is_api_path
 from mllama_demo.web.requests import html_page, is_same_origin, local_path, notice_page, read_form
 from mllama_demo.web.templating import render
 
@@ -51,7 +51,7 @@ def credentials(settings: Settings) -> dict[str, str]:
     return found | ({} if settings.admin_key is None else {ADMIN_KEY: settings.admin_key})
 
 
-def user_of(request: Request) -> str | None:
+def signed_in_user(request: Request) -> str | None:
     """The name of who sent a request through the gate; None where nobody signs in."""
     return request.scope.get(SIGNED_IN)
 
@@ -67,13 +67,13 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        if path in _OPEN or path.startswith(_OPEN_BELOW) or (is_api(path) and self._api_has_keys):
+        if path in _OPEN or path.startswith(_OPEN_BELOW) or (is_api_path(path) and self._api_has_keys):
             await self._app(scope, receive, send)
             return
         token = HTTPConnection(scope).cookies.get(USER_COOKIE)
         try:
             user = None
-            if self._sessions is not None and not is_api(path):  # a browser's cookie is no key to the API
+            if self._sessions is not None and not is_api_path(path):  # a browser's cookie is no key to the API
                 user = await run_in_threadpool(self._sessions.subject, token)
         except BackendUnavailable as error:
             await self._refused(scope, JSONResponse({"detail": str(error)}, error.status))(scope, receive, send)
@@ -93,7 +93,7 @@ class AuthMiddleware:
     def _ask(self, scope: Scope) -> Response:
         if scope["type"] == "websocket":
             return Response()
-        if is_api(scope["path"]):
+        if is_api_path(scope["path"]):
             message = "This server asks people to sign in, so its API needs keys; none are configured (option api_keys)."
             return ApiError(401, message, code="invalid_api_key").response()
         if scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", ""):

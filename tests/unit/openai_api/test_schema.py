@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mllama_demo.openai_api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_TOP_LOGPROBS, NEUTRAL, ChatRequest
-from mllama_demo.web.errors import ApiError, of_validation
+from mllama_demo.web.errors import ApiError
 
 HELLO = {"role": "user", "content": "Hello?"}
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
@@ -26,7 +26,7 @@ def error_of(body: Any) -> ApiError:
     """As FastAPI reports what pydantic finds."""
     with pytest.raises(ValidationError) as caught:
         ChatRequest.model_validate(body)
-    return of_validation([{**problem, "loc": ("body", *problem["loc"])} for problem in caught.value.errors()])
+    return ApiError.from_validation([{**problem, "loc": ("body", *problem["loc"])} for problem in caught.value.errors()])
 
 
 # --- taken ---------------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_any_body_is_accepted_or_refused_with_status_400(body: dict[str, Any]) -
     try:
         ChatRequest.model_validate(body)
     except ValidationError as error:
-        found = of_validation([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()])
+        found = ApiError.from_validation([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()])
         assert found.response().status_code == 400
         assert found.param
 

@@ -19,7 +19,7 @@ from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.ui.gradio_patches import environment, live_answer, run_history, signed_in_user
 from mllama_demo.ui.gradio_patches.image_messages import image_message
 from mllama_demo.ui.theme import CSS, HEAD, PAGE_SCRIPT
-from mllama_demo.web.auth.login import user_of
+from mllama_demo.web.auth import login
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "mllama_demo" / "ui" / "gradio_patches"
@@ -104,7 +104,7 @@ def test_the_run_history_is_off_in_versions_that_have_one(monkeypatch: pytest.Mo
 
 def test_a_demo_without_sign_in_has_no_auth_dependency() -> None:
     assert signed_in_user.auth_dependency(sign_in=False) is None
-    assert signed_in_user.auth_dependency(sign_in=True) is user_of
+    assert signed_in_user.auth_dependency(sign_in=True) is login.signed_in_user
     with gr.Blocks() as demo:
         gr.Textbox()
     app = gr.mount_gradio_app(FastAPI(), demo, path="/", auth_dependency=lambda request: None)

@@ -11,11 +11,11 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from mllama_demo.web.errors import ApiError
-from mllama_demo.web.middleware import CALLER, ApiGuard, Keys
+from mllama_demo.web.middleware import CALLER, ApiKeys, ApiMiddleware
 from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
 from tests.support.manual_backend import until
 
-KEYS = Keys(["first-key-123", "second-key-45"])
+KEYS = ApiKeys(["first-key-123", "second-key-45"])
 
 
 class Inner:
@@ -35,7 +35,7 @@ class Inner:
 
 
 async def ask(
-    guard: ApiGuard, path: str = "/v1/models", headers: dict[str, str] | None = None, body: Iterable[bytes] = ()
+    guard: ApiMiddleware, path: str = "/v1/models", headers: dict[str, str] | None = None, body: Iterable[bytes] = ()
 ) -> tuple[int, dict[str, str], bytes]:
     pieces = list(body) or [b""]
     inbox = [{"type": "http.request", "body": p, "more_body": i < len(pieces) - 1} for i, p in enumerate(pieces)]
@@ -60,7 +60,7 @@ async def ask(
 @pytest.mark.parametrize("header", ["Bearer first-key-123", "bearer second-key-45", "BEARER  first-key-123 "])
 async def test_every_key_opens_the_api(header: str) -> None:
     inner = Inner()
-    assert (await ask(ApiGuard(inner, KEYS, 100), headers={"Authorization": header}))[0] == 200
+    assert (await ask(ApiMiddleware(inner, KEYS, 100), headers={"Authorization": header}))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ async def test_every_key_opens_the_api(header: str) -> None:
 async def test_anything_else_is_refused_before_the_application(header: str | None) -> None:
     inner = Inner()
     headers = {} if header is None else {"Authorization": header}
-    status, found, body = await ask(ApiGuard(inner, KEYS, 100), headers=headers)
+    status, found, body = await ask(ApiMiddleware(inner, KEYS, 100), headers=headers)
     error = json.loads(body)["error"]
     assert (status, error["type"], error["code"]) == (401, "authentication_error", "invalid_api_key")
     assert found["www-authenticate"] == "Bearer"
@@ -78,19 +78,19 @@ async def test_anything_else_is_refused_before_the_application(header: str | Non
 
 
 async def test_without_keys_everybody_may_come() -> None:
-    assert (await ask(ApiGuard(Inner(), Keys(), 100)))[0] == 200
+    assert (await ask(ApiMiddleware(Inner(), ApiKeys(), 100)))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/", "/v10/models", "/metrics"])
 async def test_only_the_api_asks_for_keys(path: str) -> None:
-    assert (await ask(ApiGuard(Inner(), KEYS, 100), path))[0] == 200
+    assert (await ask(ApiMiddleware(Inner(), KEYS, 100), path))[0] == 200
 
 
 async def test_a_caller_is_told_apart_by_key_or_else_by_address() -> None:
     inner = Inner()
     for header in ("Bearer first-key-123", "Bearer second-key-45", "bearer first-key-123"):
-        await ask(ApiGuard(inner, KEYS, 100), headers={"Authorization": header})
-    await ask(ApiGuard(inner, Keys(), 100))
+        await ask(ApiMiddleware(inner, KEYS, 100), headers={"Authorization": header})
+    await ask(ApiMiddleware(inner, ApiKeys(), 100))
     first, second, again, stranger = [scope[CALLER] for scope in inner.scopes]
     assert first == again != second
     assert stranger == "api:192.0.2.7"
@@ -101,12 +101,12 @@ async def test_a_caller_is_told_apart_by_key_or_else_by_address() -> None:
 
 
 async def test_a_body_within_the_limit_passes() -> None:
-    assert (await ask(ApiGuard(Inner(), Keys(), 10), body=[b"12345", b"67890"]))[2] == b"10"
+    assert (await ask(ApiMiddleware(Inner(), ApiKeys(), 10), body=[b"12345", b"67890"]))[2] == b"10"
 
 
 async def test_a_body_that_says_it_is_larger_is_refused_unread() -> None:
     inner = Inner()
-    status, _, body = await ask(ApiGuard(inner, Keys(), 2048), headers={"Content-Length": "2049"})
+    status, _, body = await ask(ApiMiddleware(inner, ApiKeys(), 2048), headers={"Content-Length": "2049"})
     assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")
     assert "2 KiB" in json.loads(body)["error"]["message"]
     assert inner.scopes == []
@@ -114,12 +114,12 @@ async def test_a_body_that_says_it_is_larger_is_refused_unread() -> None:
 
 async def test_a_body_that_turns_out_larger_is_refused_where_it_does() -> None:
     with pytest.raises(HTTPException) as caught:
-        await ask(ApiGuard(Inner(), Keys(), 10), body=[b"12345", b"678901"])
+        await ask(ApiMiddleware(Inner(), ApiKeys(), 10), body=[b"12345", b"678901"])
     assert caught.value.status_code == 413
 
 
 async def test_a_key_is_asked_for_before_the_size_is_told() -> None:
-    assert (await ask(ApiGuard(Inner(), KEYS, 10), headers={"Content-Length": "2049"}))[0] == 401
+    assert (await ask(ApiMiddleware(Inner(), KEYS, 10), headers={"Content-Length": "2049"}))[0] == 401
 
 
 # --- errors that tell when to come again -----------------------------------------------------------------------------------

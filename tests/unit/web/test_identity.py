@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllama_demo.web.auth.identity import CONTENT_SECURITY_POLICY, COOKIE, COOKIE_DAYS, VisitorMiddleware, visitor_of
+from mllama_demo.web.auth.identity import CONTENT_SECURITY_POLICY, COOKIE, COOKIE_DAYS, VisitorMiddleware, visitor_id
 
 TOKEN = "abcDEF0123456789_-abcDEF01234567"
 OURS = f"{COOKIE}={TOKEN}"
@@ -31,7 +31,7 @@ OURS = f"{COOKIE}={TOKEN}"
 )
 def test_a_visitor_is_known_by_the_cookie_among_others(header: str) -> None:
     assert len(TOKEN) == 32
-    assert visitor_of(header) == TOKEN
+    assert visitor_id(header) == TOKEN
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_visitor_is_known_by_the_cookie_among_others(header: str) -> None:
 @pytest.mark.parametrize("header", ["{}; " + OURS, OURS + "; {}"], ids=["before", "after"])
 def test_a_strange_cookie_of_another_program_on_this_host_does_no_harm(header: str, strange: str) -> None:
     """Cookies do not know ports: whatever else runs on localhost sends its own along. Losing ours would lose all chats."""
-    assert visitor_of(header.format(strange)) == TOKEN
+    assert visitor_id(header.format(strange)) == TOKEN
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_a_strange_cookie_of_another_program_on_this_host_does_no_harm(header: s
     ],
 )
 def test_a_forged_value_is_nobody(value: str) -> None:
-    assert visitor_of(f"{COOKIE}={value}") is None
-    assert visitor_of(f'{COOKIE}="{value}"') is None
+    assert visitor_id(f"{COOKIE}={value}") is None
+    assert visitor_id(f'{COOKIE}="{value}"') is None
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_a_forged_value_is_nobody(value: str) -> None:
     ],
 )
 def test_without_our_cookie_nobody_is_known(header: str | None) -> None:
-    assert visitor_of(header) is None
+    assert visitor_id(header) is None
 
 
 @given(st.text(max_size=80) | st.text('=;, "\\\x00\r\n' + COOKIE[:3]).map(lambda noise: f"{noise}{COOKIE}={noise}"))
 def test_no_header_is_an_error_and_none_names_anybody_else(header: str) -> None:
-    found = visitor_of(header)
+    found = visitor_id(header)
     assert found is None or re.fullmatch(r"[A-Za-z0-9_-]{32}", found)
 
 
@@ -135,7 +135,7 @@ async def test_a_newcomer_gets_a_cookie_that_no_script_can_read_and_no_other_sit
     assert cookie is not None
     value, *attributes = cookie.split("; ")
     assert sorted(attributes) == sorted(["HttpOnly", "SameSite=Lax", "Path=/", f"Max-Age={COOKIE_DAYS * 86400}"])
-    assert visitor_of(value) == value.removeprefix(f"{COOKIE}=")
+    assert visitor_id(value) == value.removeprefix(f"{COOKIE}=")
     assert ("set-cookie", "own=1") in headers, "cookies of the page itself stay"
 
 
