@@ -1,4 +1,4 @@
-"""The last hour in sums of a minute, and the requests of this moment: what the operator's page shows. Kept in memory alone."""
+"""The activity that the operator's page shows: sums of each minute of the last hour, and the current requests. In memory only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ MINUTES = 60
 
 
 @dataclass
-class Minute:
-    """start: seconds since the epoch. requests: ended in it; failed: of those, with an error. ttft_s: sum of `answered`."""
+class MinuteTotals:
+    """The sums of one minute.
+
+    Attributes:
+        start: seconds since the epoch.
+        tokens: generated tokens.
+        requests: requests that ended, with the failed ones.
+        failed: requests that ended with an error.
+        refused: requests that the backend did not take.
+        ttft_s: the sum of the times to first token of `answered` requests, in seconds.
+        answered: requests that ended and had a first token.
+    """
 
     start: int
     tokens: int = 0
@@ -27,8 +37,8 @@ class Minute:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One that waits or runs. since: time.monotonic() when it came. position: in the queue."""
+class CurrentRequest:
+    """A request that waits or runs. since: time.monotonic() at its start. position: its place in the queue, from 1."""
 
     id: str
     since: float
@@ -40,19 +50,19 @@ class Request:
 
 
 class Activity:
-    """Told of every request by MeasuredBackend. Safe to use from several threads. now: seconds since the epoch."""
+    """Counts requests. MeasuredBackend calls it for each one. Thread-safe. now: returns seconds since the epoch."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._ring: dict[int, Minute] = {}
-        self._requests: dict[str, Request] = {}
+        self._minutes: dict[int, MinuteTotals] = {}  # by start, the oldest first
+        self._requests: dict[str, CurrentRequest] = {}
         self._lock = threading.Lock()
 
-    def asked(self, id: str, image: bool) -> None:
+    def started(self, id: str, image: bool) -> None:
         with self._lock:
-            self._requests[id] = Request(id, time.monotonic(), image)
+            self._requests[id] = CurrentRequest(id, time.monotonic(), image)
 
-    def happened(self, id: str, event: Event) -> None:
+    def on_event(self, id: str, event: Event) -> None:
         with self._lock:
             request = self._requests.get(id)
             if request is None:
@@ -66,31 +76,32 @@ class Activity:
                 self._minute().tokens += count
                 request = replace(request, phase="writing", position=None, tokens=request.tokens + count)
             elif isinstance(event, FinishEvent):
-                self._ended(event)
+                self._count(event)
             self._requests[id] = request
 
     def refused(self) -> None:
         with self._lock:
             self._minute().refused += 1
 
-    def left(self, id: str) -> None:
-        """The request is over, however it ended."""
+    def ended(self, id: str) -> None:
+        """Removes a request, whether it has finished, failed or was cancelled."""
         with self._lock:
             self._requests.pop(id, None)
 
-    def requests(self) -> list[Request]:
-        """Those that run, the oldest first, then those that wait, in the order of the queue."""
+    def requests(self) -> list[CurrentRequest]:
+        """Returns the running requests, the oldest first, then the waiting requests in the order of the queue."""
         with self._lock:
-            found = list(self._requests.values())
-        return sorted(found, key=lambda one: (one.phase == "waiting", one.position or 0, one.since))
+            requests = list(self._requests.values())
+        return sorted(requests, key=lambda request: (request.phase == "waiting", request.position or 0, request.since))
 
-    def minutes(self) -> list[Minute]:
-        """The last 60, the oldest first, the one under way last."""
+    def minutes(self) -> list[MinuteTotals]:
+        """Returns the last 60 minutes; the last element is the current minute."""
         with self._lock:
-            this = self._start()
-            return [replace(self._ring.get(start) or Minute(start)) for start in range(this - 60 * (MINUTES - 1), this + 1, 60)]
+            now = self._start()
+            starts = range(now - 60 * (MINUTES - 1), now + 1, 60)
+            return [replace(self._minutes.get(start) or MinuteTotals(start)) for start in starts]
 
-    def _ended(self, event: FinishEvent) -> None:
+    def _count(self, event: FinishEvent) -> None:
         minute = self._minute()
         minute.requests += 1
         minute.failed += event.reason == "error"
@@ -101,10 +112,10 @@ class Activity:
     def _start(self) -> int:
         return int(self._now()) // 60 * 60
 
-    def _minute(self) -> Minute:
+    def _minute(self) -> MinuteTotals:
         start = self._start()
-        if start not in self._ring:
-            self._ring[start] = Minute(start)
-            for old in [key for key in self._ring if key <= start - 60 * MINUTES]:
-                del self._ring[old]
-        return self._ring[start]
+        if start not in self._minutes:
+            self._minutes[start] = MinuteTotals(start)
+            for old in [key for key in self._minutes if key <= start - 60 * MINUTES]:
+                del self._minutes[old]
+        return self._minutes[start]

@@ -1,7 +1,7 @@
-"""Answers the first requests while the house behind it is still being built.
+"""Serves a loading page, and status 503 for the API, until the real ASGI application is built.
 
-Importing Gradio takes seconds; the port is open from the first one. Until the real application is there, a browser gets a
-page that says what is loading and replaces itself, and everybody else a 503 that may be tried again.
+Building the application imports Gradio, which takes seconds. The loading page replaces itself when the application is there.
+This module imports no web framework, so that it answers from the first second.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from html import escape
 from typing import Any, TypeVar, cast
 
-MEANWHILE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-PAGES = ("/present", "/explore")  # what people open besides /
+CONTENT_SECURITY_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+PAGES = ("/present", "/explore")  # paths that show the loading page, besides /
 T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,7 +23,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# As the API itself will say it.
+# The same error object as that of ApiError.from_demo_error, which needs FastAPI.
 API_ERROR = {
     "error": {
         "message": "The server is still starting. Please try again in a moment.",
@@ -55,17 +55,17 @@ LOADING_PAGE = """<!doctype html>
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """Runs work in a thread that does not keep the program from ending, unlike asyncio.to_thread: imports take seconds."""
+    """Runs `work` in a daemon thread. The process can end meanwhile; it would wait for a thread of asyncio.to_thread."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():
+    def resolve(result: T | None, error: BaseException | None) -> None:
+        if future.done():
             return
         if error is None:
-            done.set_result(cast("T", result))
+            future.set_result(cast("T", result))
         else:
-            done.set_exception(error)
+            future.set_exception(error)
 
     def run() -> None:
         result, error = None, None
@@ -73,15 +73,21 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
             result = work()
         except BaseException as caught:
             error = caught
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile, and nobody waits
-            loop.call_soon_threadsafe(settle, result, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(resolve, result, error)
 
     threading.Thread(target=run, name="build", daemon=True).start()
-    return await done
+    return await future
 
 
 class LoadingApp:
-    """An ASGI application that becomes another one. build: makes the real application; runs once, in a thread."""
+    """An ASGI application that builds the real application in a thread and then passes every request on to it.
+
+    Args:
+        title: the heading of the loading page, as plain text.
+        build: returns the real application; called once.
+        on_failure: called when the real application cannot be built or started.
+    """
 
     def __init__(self, title: str, build: Callable[[], App], on_failure: Callable[[BaseException], None]) -> None:
         self._title = escape(title)
@@ -93,25 +99,25 @@ class LoadingApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run(receive, send)
         elif self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer_meanwhile(scope, send)
+            await self._respond_while_loading(scope, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run(self, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "lifespan.startup.complete"})
-        opening = asyncio.create_task(self._open())
+        starting = asyncio.create_task(self._start())
         await receive()
-        opening.cancel()
+        starting.cancel()
         if self._lifespan is not None and not self._lifespan.done():
             await self._lifespan_in.put({"type": "lifespan.shutdown"})
             await asyncio.wait([self._lifespan])
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _open(self) -> None:
-        """Builds the application, runs its start-up, then lets requests through."""
+    async def _start(self) -> None:
+        """Builds the real application and runs its ASGI start-up; only then requests reach the application."""
         try:
             app = await in_daemon_thread(self._build)
             self._lifespan = asyncio.create_task(self._run_lifespan(app))
@@ -120,7 +126,7 @@ class LoadingApp:
             await asyncio.wait([started, self._lifespan], return_when=asyncio.FIRST_COMPLETED)
             if not started.done():
                 started.cancel()
-                await self._lifespan  # raises what ended it
+                await self._lifespan  # raises the exception that ended it
                 raise RuntimeError("the application ended while it started")
             if started.result()["type"] != "lifespan.startup.complete":
                 raise RuntimeError(started.result().get("message", "the application did not start"))
@@ -132,21 +138,22 @@ class LoadingApp:
         scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
         await app(scope, self._lifespan_in.get, self._lifespan_out.put)
 
-    async def _answer_meanwhile(self, scope: Scope, send: Send) -> None:
-        wants_page = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
-        page = scope["path"] == "/" or (wants_page and scope["path"].startswith(PAGES))
-        page = page and scope["method"] in ("GET", "HEAD")
-        loading: dict[str, Any] = {"status": "loading", "reason": "the page is being loaded", "ui": False}
+    async def _respond_while_loading(self, scope: Scope, send: Send) -> None:
+        accepts_html = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+        is_page = scope["path"] == "/" or (accepts_html and scope["path"].startswith(PAGES))
+        is_page = is_page and scope["method"] in ("GET", "HEAD")
+        loading: dict[str, Any] = {"status": "loading", "reason": "the web page is being loaded", "ui": False}
         if scope["path"].startswith("/v1/"):
             loading |= API_ERROR
-        root = "../" * (scope["path"].count("/") - 1)  # the way to / also below another path, where a proxy has put us
-        body = (LOADING_PAGE.format(title=self._title, root=root) if page else json.dumps(loading)).encode()
+        # A relative address, since a proxy may serve this application below a path of its own.
+        root = "../" * (scope["path"].count("/") - 1)
+        body = (LOADING_PAGE.format(title=self._title, root=root) if is_page else json.dumps(loading)).encode()
         headers = [
-            (b"content-type", b"text/html; charset=utf-8" if page else b"application/json"),
+            (b"content-type", b"text/html; charset=utf-8" if is_page else b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
-            (b"content-security-policy", MEANWHILE_POLICY),
+            (b"content-security-policy", CONTENT_SECURITY_POLICY),
             (b"retry-after", b"1"),
         ]
-        await send({"type": "http.response.start", "status": 200 if page else 503, "headers": headers})
+        await send({"type": "http.response.start", "status": 200 if is_page else 503, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

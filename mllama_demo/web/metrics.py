@@ -139,12 +139,12 @@ class MeasuredBackend:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         metrics, last, how, taken = self._metrics, None, "abort", False
-        self._activity.asked(request.id, image=request.image is not None)
+        self._activity.started(request.id, image=request.image is not None)
         try:
             async with aclosing(self._backend.generate(request)) as events:
                 async for event in events:
                     taken = True
-                    self._activity.happened(request.id, event)
+                    self._activity.on_event(request.id, event)
                     if isinstance(event, TokenEvent):
                         now = time.perf_counter()
                         metrics.generation_tokens.inc()
@@ -160,7 +160,7 @@ class MeasuredBackend:
             self._activity.refused()
             raise
         finally:
-            self._activity.left(request.id)
+            self._activity.ended(request.id)
             if taken:
                 metrics.ended(how)
 

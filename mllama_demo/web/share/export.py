@@ -1,4 +1,4 @@
-"""A conversation as a file for people: Markdown, or one web page that needs no other file and prints well."""
+"""Exports a conversation to a file: JSON, Markdown, or one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ Kind = Literal["html", "md", "json"]
 
 
 def export(kind: str, tree: MessageTree, load: Callable[[ImageRef], LoadedImage], brand: Brand | None = None) -> tuple[str, str]:
-    """The name and the content of the file. JSON has every version, the others what is shown. Raises BadRequest."""
+    """Returns the name and the content of the file. JSON has every version of a message; HTML and Markdown have the shown one.
+
+    Args:
+        kind: "html", "md" or "json".
+        load: returns the image of a reference.
+
+    Raises:
+        BadRequest: there is no such kind.
+    """
     conversation = tree.conversation()
     name = file_name(conversation.display_title, kind)
     if kind == "json":
@@ -36,62 +44,63 @@ def export(kind: str, tree: MessageTree, load: Callable[[ImageRef], LoadedImage]
 
 
 def file_name(title: str, kind: str) -> str:
-    """A name that every file system takes, from the title."""
-    words = re.sub(r"[^\w-]+", "-", title, flags=re.UNICODE).strip("-_")[:60].strip("-_")
-    return f"{words or 'conversation'}.{kind}"
+    """Turns a title into a file name that every file system accepts."""
+    stem = re.sub(r"[^\w-]+", "-", title, flags=re.UNICODE).strip("-_")[:60].strip("-_")
+    return f"{stem or 'conversation'}.{kind}"
 
 
 def to_markdown(conversation: Conversation) -> str:
-    """Markdown; images by name and size, since a Markdown file cannot hold them."""
+    """Returns Markdown. It names each image with its size, since a Markdown file cannot contain images."""
     parts = [f"# {conversation.display_title}", f"*Exported on {_today()}.*"]
-    for message, notes in _turns(conversation):
+    for message, figures in _turns(conversation):
         parts.append("## Question" if message.role == "user" else "## Answer")
         if message.image is not None:
             parts.append(f"*Image: {message.image.name}, {message.image.width} × {message.image.height} px*")
         if message.text.strip():
             parts.append(message.text.strip())
-        if notes:
-            parts.append(f"*{notes}*")
+        if figures:
+            parts.append(f"*{figures}*")
     return "\n\n".join(parts) + "\n"
 
 
 def to_html(
     conversation: Conversation, load: Callable[[ImageRef], LoadedImage], brand: Brand | None = None, dates: str | None = None
 ) -> str:
-    """One web page with everything in it: no script, nothing fetched, pictures as copies without metadata.
+    """Returns an HTML page without scripts and external files. Its images are copies without metadata.
 
-    dates: what stands under the title; None: that it is an export of today.
+    Args:
+        dates: the line under the title; by default the date of the export.
     """
     turns = []
-    for message, notes in _turns(conversation):
+    for message, figures in _turns(conversation):
         answer = message.role == "assistant"
-        picture = None
+        image = None
         if message.image is not None:
             data = base64.b64encode(preview(load(message.image))).decode("ascii")
             alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
-            picture = {"source": f"data:image/webp;base64,{data}", "alt": alt}
+            image = {"source": f"data:image/webp;base64,{data}", "alt": alt}
         # An answer is Markdown; a question is shown as it was typed.
         text = _markdown().render(message.text) if answer else message.text
-        turns.append({"answer": answer, "picture": picture, "text": text, "notes": notes})
+        turns.append({"answer": answer, "image": image, "text": text, "figures": figures})
     dates = f"Exported on {_today()}" if dates is None else dates
     brand = brand or Brand("Llama 3.2 Vision")
     return render("share/conversation", brand, title=conversation.display_title, dates=dates, turns=turns)
 
 
 def _turns(conversation: Conversation) -> list[tuple[Message, str]]:
-    """Each message with what is to be said under it."""
+    """Returns each message with the line of figures below it."""
     turns = []
     question = None
     for message in conversation.messages:
-        notes = []
+        figures = []
         if message.role == "assistant" and message.metadata:
-            notes = [image_seen(message.metadata.get("image")), *answer_figures(message)]
+            figures = [image_seen(message.metadata.get("image")), *answer_figures(message)]
             if question is not None and (aside := images_set_aside(question)):
-                notes.insert(1, aside)
+                figures.insert(1, aside)
             if message.metadata.get("sampling"):
-                notes.append(sampling_values(message.metadata["sampling"]))
+                figures.append(sampling_values(message.metadata["sampling"]))
         question = message if message.role == "user" else None
-        turns.append((message, " · ".join(notes)))
+        turns.append((message, " · ".join(figures)))
     return turns
 
 

@@ -47,8 +47,8 @@ def test_a_wrong_key_opens_nothing(browsers: Browsers):
 def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(browsers: Browsers):
     admin, chat = open_admin(browsers), browsers.open()
     expect(admin.locator("#slots li")).to_have_count(2)
-    expect(admin.locator("#idle")).to_be_visible()
-    expect(admin.locator("#silence")).to_be_visible()
+    expect(admin.locator("#no-requests")).to_be_visible()
+    expect(admin.locator("#no-feedback")).to_be_visible()
 
     pages.open_chat(chat)
     pages.ask_endlessly(chat)
@@ -57,7 +57,7 @@ def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(brow
     pages.take_screenshot(admin, "admin-busy")
     pages.stop_button(chat).click()
     pages.wait_answered(chat)
-    expect(admin.locator("#idle")).to_be_visible()
+    expect(admin.locator("#no-requests")).to_be_visible()
     expect(admin.locator("#answers")).to_have_text("1 ")
     assert admin.locator("#chart-tokens .bar").count() >= 1
     assert admin.locator("#chart-ttft .point").count() == 1
@@ -67,7 +67,7 @@ def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(brow
     chat.locator("#note textarea").fill("<img src=x onerror=alert(1)>")
     chat.locator("#send-note").click()
     expect(admin.locator("#feedback tbody tr")).to_contain_text("<img src=x onerror=alert(1)>")
-    expect(admin.locator("#thumbs")).to_have_text("1 good, 0 bad")
+    expect(admin.locator("#rating-counts")).to_have_text("1 good, 0 bad")
     with admin.expect_download() as download:
         admin.get_by_role("link", name="CSV").click()
     text = download.value.path().read_text(encoding="utf-8-sig")

@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def recent(clock: Clock) -> Activity:
+def activity(clock: Clock) -> Activity:
     return Activity(clock)
 
 
@@ -32,60 +32,60 @@ def finish(reason: str = "end_of_turn", ttft_s: float | None = 0.5) -> FinishEve
     return FinishEvent(reason, "", 10, 2, Timings(0.0, ttft_s, 1.0, 1.5))
 
 
-def answer(recent: Activity, id: str, tokens: int, end: FinishEvent) -> None:
-    recent.asked(id, image=False)
+def answer(activity: Activity, id: str, tokens: int, end: FinishEvent) -> None:
+    activity.started(id, image=False)
     for index in range(tokens):
-        recent.happened(id, TokenEvent(index, 7, "x"))
-    recent.happened(id, end)
-    recent.left(id)
+        activity.on_event(id, TokenEvent(index, 7, "x"))
+    activity.on_event(id, end)
+    activity.ended(id)
 
 
-def test_an_hour_has_sixty_minutes_the_one_under_way_last(recent: Activity, clock: Clock):
+def test_an_hour_has_sixty_minutes_the_one_under_way_last(activity: Activity, clock: Clock):
     clock.now += 59
-    minutes = recent.minutes()
+    minutes = activity.minutes()
     assert [minute.start for minute in minutes] == [NOON - 60 * ago for ago in range(MINUTES - 1, -1, -1)]
     assert all(minute.tokens == minute.requests == 0 for minute in minutes)
 
 
-def test_what_happens_is_summed_in_the_minute_in_which_it_happens(recent: Activity, clock: Clock):
-    answer(recent, "a", 3, finish(ttft_s=0.4))
+def test_what_happens_is_summed_in_the_minute_in_which_it_happens(activity: Activity, clock: Clock):
+    answer(activity, "a", 3, finish(ttft_s=0.4))
     clock.now += 60
-    answer(recent, "b", 2, finish(ttft_s=0.2))
-    answer(recent, "c", 0, finish("error", ttft_s=None))
-    recent.refused()
-    before, now = recent.minutes()[-2:]
+    answer(activity, "b", 2, finish(ttft_s=0.2))
+    answer(activity, "c", 0, finish("error", ttft_s=None))
+    activity.refused()
+    before, now = activity.minutes()[-2:]
     assert (before.tokens, before.requests, before.failed, before.ttft_s) == (3, 1, 0, 0.4)
     assert (now.tokens, now.requests, now.failed, now.refused) == (2, 2, 1, 1)
     assert (now.ttft_s, now.answered) == (0.2, 1), "a mean is over those that had a first token"
 
 
-def test_what_is_older_than_an_hour_is_forgotten(recent: Activity, clock: Clock):
-    answer(recent, "a", 3, finish())
+def test_what_is_older_than_an_hour_is_forgotten(activity: Activity, clock: Clock):
+    answer(activity, "a", 3, finish())
     clock.now += 59 * 60
-    assert recent.minutes()[0].tokens == 3
+    assert activity.minutes()[0].tokens == 3
     clock.now += 60
-    assert sum(minute.tokens for minute in recent.minutes()) == 0
-    answer(recent, "b", 1, finish())
-    assert len(recent._ring) == 1
+    assert sum(minute.tokens for minute in activity.minutes()) == 0
+    answer(activity, "b", 1, finish())
+    assert len(activity._minutes) == 1
 
 
-def test_a_request_is_followed_from_the_queue_to_its_end(recent: Activity):
-    recent.asked("a", image=True)
-    recent.happened("a", QueueEvent(2, 3.0))
-    (request,) = recent.requests()
+def test_a_request_is_followed_from_the_queue_to_its_end(activity: Activity):
+    activity.started("a", image=True)
+    activity.on_event("a", QueueEvent(2, 3.0))
+    (request,) = activity.requests()
     assert (request.phase, request.position, request.image) == ("waiting", 2, True)
-    recent.happened("a", PrefillEvent(40, 1.0))
-    recent.happened("a", TokenEvent(0, 7, "x"))
-    (request,) = recent.requests()
+    activity.on_event("a", PrefillEvent(40, 1.0))
+    activity.on_event("a", TokenEvent(0, 7, "x"))
+    (request,) = activity.requests()
     assert (request.phase, request.position, request.prompt_tokens, request.tokens) == ("writing", None, 40, 1)
-    recent.left("a")
-    assert recent.requests() == []
+    activity.ended("a")
+    assert activity.requests() == []
 
 
-def test_who_runs_comes_before_who_waits_and_those_in_their_order(recent: Activity):
+def test_who_runs_comes_before_who_waits_and_those_in_their_order(activity: Activity):
     for id in ("third", "running", "second"):
-        recent.asked(id, image=False)
-    recent.happened("third", QueueEvent(2, None))
-    recent.happened("second", QueueEvent(1, None))
-    recent.happened("running", PrefillEvent(1, 0.0))
-    assert [request.id for request in recent.requests()] == ["running", "second", "third"]
+        activity.started(id, image=False)
+    activity.on_event("third", QueueEvent(2, None))
+    activity.on_event("second", QueueEvent(1, None))
+    activity.on_event("running", PrefillEvent(1, 0.0))
+    assert [request.id for request in activity.requests()] == ["running", "second", "third"]

@@ -1,7 +1,7 @@
-// Keeps the operator's page true: asks for the figures every two seconds and draws them. Texts of visitors are set as text alone.
+// The operator's page: requests the figures every two seconds and draws them. Texts of visitors are set as text, never as HTML.
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const EVERY = 2000;
+const INTERVAL_MS = 2000;
 const WIDTH = 480, HEIGHT = 170, LEFT = 38, BOTTOM = 20, TOP = 8;
 
 function set(id, text, small) {
@@ -25,17 +25,18 @@ function shape(name, attributes, text) {
   return made;
 }
 
-// The end of an axis: 1, 2 or 5 times a power of ten, so that its half is a round number too.
-function ceiling(value) {
+// The end of an axis: 1, 2, 4, 5 or 10 times a power of ten, so that half of it is a round number too.
+function axisEnd(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 5, 10].map((step) => step * power).find((end) => end >= value * 0.999);
 }
 
-// bars: layers of values from the bottom up, each with its class; or line: one value a minute, null where there is none.
-function chart(id, minutes, { bars = [], line = null, tell, name }) {
+// bars: values of each minute by CSS class, stacked from the bottom up. line: one value for each minute, null for no value.
+// describe: returns the tooltip of a minute.
+function chart(id, minutes, { bars = [], line = null, describe, name }) {
   const sums = minutes.map((_, i) => (line ? line[i] ?? 0 : bars.reduce((sum, bar) => sum + bar.values[i], 0)));
-  const top = ceiling(Math.max(...sums));
+  const top = axisEnd(Math.max(...sums));
   const step = (WIDTH - LEFT) / minutes.length;
   const x = (i) => LEFT + i * step;
   const y = (value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - BOTTOM - TOP);
@@ -74,10 +75,10 @@ function chart(id, minutes, { bars = [], line = null, tell, name }) {
   }
   minutes.forEach((minute, i) => {
     const hit = shape("rect", { class: "hit", x: x(i), width: step, y: TOP, height: HEIGHT - BOTTOM - TOP });
-    hit.append(shape("title", {}, `${clock(minute.start)}: ${tell(minute)}`));
+    hit.append(shape("title", {}, `${clock(minute.start)}: ${describe(minute)}`));
     svg.append(hit);
   });
-  // Under the pointer its words would vanish: wait until it has gone on.
+  // A new drawing would close the tooltip under the pointer, so the old one stays until the pointer leaves.
   if (!$(id).matches(":hover") || !$(id).firstChild) $(id).replaceChildren(svg);
 }
 
@@ -107,7 +108,7 @@ function draw({ model, status, requests, minutes, feedback, now }) {
   set("waiting", `${status.waiting}`, `of ${status.max_waiting} at most`);
   set("wait", status.state !== "ready" ? "–" : status.estimated_wait_s === 0 ? "now" : seconds(status.estimated_wait_s));
   const [before, current] = minutes.slice(-2);
-  // The minute under way, filled up from the one before it: a window of 60 seconds, as nearly as sums of minutes tell.
+  // The last 60 seconds, estimated: the current minute and a share of the minute before it.
   const passed = Math.min(now - current.start, 60);
   set("speed", ((current.tokens + (before.tokens * (60 - passed)) / 60) / 60).toFixed(1));
   const total = (name) => minutes.reduce((sum, minute) => sum + minute[name], 0);
@@ -123,15 +124,15 @@ function draw({ model, status, requests, minutes, feedback, now }) {
     slot.title = busy ? "busy" : "free";
     slot.setAttribute("aria-label", `slot ${i + 1}: ${busy ? "busy" : "free"}`);
   });
-  const words = { waiting: (one) => (one.position ? `waiting, number ${one.position}` : "waiting"), reading: () => "reading", writing: () => "writing" };
-  fill("requests", "idle", requests.map((one) => [
-    words[one.phase](one), seconds(one.seconds), one.image ? "yes" : "no", one.prompt_tokens ?? "–", one.tokens,
+  const phases = { waiting: (one) => (one.position ? `waiting, number ${one.position}` : "waiting"), reading: () => "reading", writing: () => "writing" };
+  fill("requests", "no-requests", requests.map((one) => [
+    phases[one.phase](one), seconds(one.seconds), one.image ? "yes" : "no", one.prompt_tokens ?? "–", one.tokens,
   ]));
 
   chart("chart-tokens", minutes, {
     name: "Tokens a second",
     bars: [{ class: "bar", values: minutes.map((minute) => minute.tokens / 60) }],
-    tell: (minute) => `${minute.tokens} tokens, ${(minute.tokens / 60).toFixed(1)} a second`,
+    describe: (minute) => `${minute.tokens} tokens, ${(minute.tokens / 60).toFixed(1)} a second`,
   });
   chart("chart-requests", minutes, {
     name: "Answers a minute",
@@ -139,35 +140,35 @@ function draw({ model, status, requests, minutes, feedback, now }) {
       { class: "bar", values: minutes.map((minute) => minute.requests - minute.failed) },
       { class: "bad", values: minutes.map((minute) => minute.failed + minute.refused) },
     ],
-    tell: (minute) => `${minute.requests} answers, ${minute.failed} failed, ${minute.refused} refused`,
+    describe: (minute) => `${minute.requests} answers, ${minute.failed} failed, ${minute.refused} refused`,
   });
   chart("chart-ttft", minutes, {
     name: "Seconds to the first token",
     line: minutes.map((minute) => minute.ttft_s),
-    tell: (minute) => (minute.ttft_s === null ? "no answers" : `${seconds(minute.ttft_s)} on average`),
+    describe: (minute) => (minute.ttft_s === null ? "no answers" : `${seconds(minute.ttft_s)} on average`),
   });
 
-  set("thumbs", feedback.good + feedback.bad ? `${feedback.good} good, ${feedback.bad} bad` : "");
-  // Only when there is something new: a table that is drawn anew loses what somebody has marked in it.
-  const seen = JSON.stringify(feedback.latest);
-  if (seen === draw.seen) return;
-  draw.seen = seen;
-  fill("feedback", "silence", feedback.latest.map((one) => [
+  set("rating-counts", feedback.good + feedback.bad ? `${feedback.good} good, ${feedback.bad} bad` : "");
+  // Only after a change: drawing the table again would remove a selection of text in it.
+  const latest = JSON.stringify(feedback.latest);
+  if (latest === draw.latest) return;
+  draw.latest = latest;
+  fill("feedback", "no-feedback", feedback.latest.map((one) => [
     one.given, (one.good ? "good" : "bad") + (one.user ? `, ${one.user}` : ""), { long: one.note || "–" },
     { long: one.question ?? "(deleted)" }, { long: one.answer ?? "(deleted)" }, one.model,
   ]));
 }
 
-async function look() {
+async function refresh() {
   try {
     const answer = await fetch("/admin/figures", { cache: "no-store" });
     if (answer.status === 401) return location.reload();
     if (!answer.ok) throw new Error(`${answer.status}`);
     draw(await answer.json());
-    $("lost").hidden = true;
+    $("connection-lost").hidden = true;
   } catch {
-    $("lost").hidden = false;
+    $("connection-lost").hidden = false;
   }
-  setTimeout(look, EVERY);
+  setTimeout(refresh, INTERVAL_MS);
 }
-look();
+refresh();
