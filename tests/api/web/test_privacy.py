@@ -1,4 +1,4 @@
-"""Conversations stay with their visitor, whatever is sent: the server believes ids and files of nobody."""
+"""Conversations are readable for their owner only: the server checks the ids and file paths of every request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECRET = "The password of the garden gate is xylophone"
 
 @pytest.fixture
 def alice(server: Program) -> Iterator[RawChat]:
-    """A visitor who has said something in confidence."""
+    """A visitor whose conversation has a secret."""
     alice = RawChat(server)
     assert SECRET in alice.ask(SECRET)
     yield alice
@@ -30,12 +30,12 @@ def mallory(server: Program) -> Iterator[RawChat]:
     mallory.http.close()
 
 
-def test_a_visitor_finds_her_own_conversation(alice: RawChat):
+def test_a_visitor_can_open_her_own_conversation(alice: RawChat):
     (id,) = alice.conversations()
     assert SECRET in alice.open(id)
 
 
-def test_no_handler_shows_or_changes_a_conversation_of_somebody_else(alice: RawChat, mallory: RawChat):
+def test_no_handler_shows_or_changes_a_conversation_of_another_visitor(alice: RawChat, mallory: RawChat):
     (id,) = alice.conversations()
     before = alice.open(id)
     assert mallory.conversations() == []
@@ -59,7 +59,7 @@ def test_no_handler_shows_or_changes_a_conversation_of_somebody_else(alice: RawC
     assert "Forged" not in after
 
 
-def test_an_id_made_up_by_the_visitor_makes_no_conversation(mallory: RawChat):
+def test_an_invented_id_creates_no_conversation(mallory: RawChat):
     answer = mallory.ask("Hello", conversation="an-id-of-my-own")
     assert "There is no conversation" in answer
     assert mallory.conversations() == []

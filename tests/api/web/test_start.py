@@ -1,4 +1,4 @@
-"""Starting and ending the program: what it says, when it answers, and how it fails."""
+"""Starting and ending the program: console output, the first responses, and errors at start."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_help_names_every_option_and_loads_nothing_heavy(tmp_path: Path):
     assert imported.isdisjoint(HEAVY)
 
 
-def test_a_taken_port_is_named(tmp_path: Path):
+def test_a_port_in_use_is_named(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -76,7 +76,7 @@ def test_truncated_weights_are_named(tmp_path: Path, embedded: Path):
         ("- 1\n", "mapping"),
     ],
 )
-def test_a_configuration_that_cannot_be_used_says_why(tmp_path: Path, text: str, named: str):
+def test_an_invalid_configuration_is_explained(tmp_path: Path, text: str, named: str):
     file = tmp_path / "demo.yaml"
     file.write_text(text, encoding="utf-8")
     line = assert_one_sentence(tmp_path, "--config", str(file))
@@ -94,7 +94,7 @@ def test_a_bad_value_on_the_command_line_is_named(tmp_path: Path):
     assert "--tempreature" in assert_one_sentence(tmp_path, "--tempreature", "1")
 
 
-def test_a_data_folder_that_cannot_be_written_is_named(tmp_path: Path):
+def test_a_data_folder_without_write_access_is_named(tmp_path: Path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     assert str(blocked) in assert_one_sentence(tmp_path, "--port", str(free_port()), "--data-dir", str(blocked))
@@ -120,7 +120,7 @@ def started(
         yield program, seen
 
 
-def test_health_says_what_is_loading_until_it_is_ready(started):
+def test_health_names_what_is_loading_until_the_model_is_ready(started):
     _, seen = started
     *loading, (ready, _) = seen
     assert loading
@@ -132,7 +132,7 @@ def test_health_says_what_is_loading_until_it_is_ready(started):
     assert ready.json() == {"status": "ready", "running": 0, "waiting": 0, "slots": 4}
 
 
-def test_a_browser_gets_a_page_from_the_first_moment(started):
+def test_a_browser_gets_a_page_at_every_moment_of_the_start(started):
     _, seen = started
     pages = [page for _, page in seen]
     assert {page.status_code for page in pages} == {200}
@@ -147,7 +147,7 @@ def test_the_page_is_up_before_the_model_is(started):
     assert any(health.status_code == 503 and "gradio" in page.text for health, page in seen)
 
 
-def test_the_console_says_where_to_look(started):
+def test_the_console_shows_the_address(started):
     program, _ = started
     lines = program.stdout().splitlines()
     assert program.url in lines[0]
@@ -156,7 +156,7 @@ def test_the_console_says_where_to_look(started):
     assert program.stderr() == ""
 
 
-def test_a_newcomer_gets_a_cookie_that_scripts_cannot_read_and_keeps_it(started):
+def test_a_new_visitor_gets_one_cookie_that_scripts_cannot_read(started):
     program, _ = started
     with visitor() as session:
         first = session.get(program.url + "/", timeout=60)
@@ -170,7 +170,7 @@ def test_a_newcomer_gets_a_cookie_that_scripts_cannot_read_and_keeps_it(started)
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/config", "/no-such-page"])
-def test_every_answer_carries_the_security_headers(started, path: str):
+def test_every_response_has_the_security_headers(started, path: str):
     program, _ = started
     headers = program.get(path).headers
     policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))

@@ -1,4 +1,4 @@
-"""The operator's page: the key opens it, and what happens in the demo shows on it without a reload."""
+"""The operator's page: access with the key, and figures that update without a reload."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_admin(browsers: Browsers) -> Page:
     return page
 
 
-def test_a_wrong_key_opens_nothing(browsers: Browsers):
+def test_a_wrong_key_is_refused(browsers: Browsers):
     browsers.expect_complaint("status of 401")
     page = browsers.open()
     page.goto("/admin")
@@ -44,7 +44,7 @@ def test_a_wrong_key_opens_nothing(browsers: Browsers):
     assert not obstacles(page)
 
 
-def test_an_answer_under_way_the_last_hour_and_feedback_show_as_they_happen(browsers: Browsers):
+def test_current_answers_the_last_hour_and_feedback_update_live(browsers: Browsers):
     admin, chat = open_admin(browsers), browsers.open()
     expect(admin.locator("#slots li")).to_have_count(2)
     expect(admin.locator("#no-requests")).to_be_visible()

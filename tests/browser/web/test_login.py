@@ -1,4 +1,4 @@
-"""Signing in: nothing before, one's own conversations after, on any device, and nothing after signing out."""
+"""Sign-in in a browser: one's own conversations on every device, and no access after signing out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sign_in(page: Page, name: str, address: str = "/") -> None:
     expect(pages.textarea(page)).to_be_visible()
 
 
-def test_a_user_signs_in_and_finds_the_conversations_on_another_device_and_nobody_else_does(browsers: Browsers):
+def test_a_user_has_the_same_conversations_on_every_device_and_no_other_user_has_them(browsers: Browsers):
     laptop = browsers.open()
     laptop.goto("/")
     expect(laptop.get_by_role("heading", name="Sign in")).to_be_visible()
@@ -57,7 +57,7 @@ def test_a_user_signs_in_and_finds_the_conversations_on_another_device_and_nobod
     expect(pages.listed(other)).to_have_count(0)
 
 
-def test_a_wrong_password_says_so_and_keeps_the_name(browsers: Browsers):
+def test_after_a_wrong_password_the_name_is_still_filled_in(browsers: Browsers):
     browsers.expect_complaint("status of 401")
     page = browsers.open()
     page.goto("/")
@@ -74,7 +74,7 @@ def test_a_wrong_password_says_so_and_keeps_the_name(browsers: Browsers):
     assert not obstacles(page)
 
 
-def test_signing_out_takes_two_clicks_and_the_way_back_is_shut(browsers: Browsers):
+def test_sign_out_takes_two_clicks_and_going_back_shows_no_conversation(browsers: Browsers):
     browsers.expect_complaint("AbortError|Connection errored out")  # Gradio's, of the stream that ends as the page is left
     page = browsers.open()
     sign_in(page, "anna")

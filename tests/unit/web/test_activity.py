@@ -40,14 +40,14 @@ def answer(activity: Activity, id: str, tokens: int, end: FinishEvent) -> None:
     activity.ended(id)
 
 
-def test_an_hour_has_sixty_minutes_the_one_under_way_last(activity: Activity, clock: Clock):
+def test_the_last_of_sixty_minutes_is_the_current_one(activity: Activity, clock: Clock):
     clock.now += 59
     minutes = activity.minutes()
     assert [minute.start for minute in minutes] == [NOON - 60 * ago for ago in range(MINUTES - 1, -1, -1)]
     assert all(minute.tokens == minute.requests == 0 for minute in minutes)
 
 
-def test_what_happens_is_summed_in_the_minute_in_which_it_happens(activity: Activity, clock: Clock):
+def test_events_are_summed_in_the_minute_in_which_they_happen(activity: Activity, clock: Clock):
     answer(activity, "a", 3, finish(ttft_s=0.4))
     clock.now += 60
     answer(activity, "b", 2, finish(ttft_s=0.2))
@@ -59,7 +59,7 @@ def test_what_happens_is_summed_in_the_minute_in_which_it_happens(activity: Acti
     assert (now.ttft_s, now.answered) == (0.2, 1), "a mean is over those that had a first token"
 
 
-def test_what_is_older_than_an_hour_is_forgotten(activity: Activity, clock: Clock):
+def test_minutes_older_than_an_hour_are_removed(activity: Activity, clock: Clock):
     answer(activity, "a", 3, finish())
     clock.now += 59 * 60
     assert activity.minutes()[0].tokens == 3
@@ -69,7 +69,7 @@ def test_what_is_older_than_an_hour_is_forgotten(activity: Activity, clock: Cloc
     assert len(activity._minutes) == 1
 
 
-def test_a_request_is_followed_from_the_queue_to_its_end(activity: Activity):
+def test_a_request_is_listed_with_its_phase_until_it_ends(activity: Activity):
     activity.started("a", image=True)
     activity.on_event("a", QueueEvent(2, 3.0))
     (request,) = activity.requests()
@@ -82,7 +82,7 @@ def test_a_request_is_followed_from_the_queue_to_its_end(activity: Activity):
     assert activity.requests() == []
 
 
-def test_who_runs_comes_before_who_waits_and_those_in_their_order(activity: Activity):
+def test_running_requests_come_before_waiting_ones_in_queue_order(activity: Activity):
     for id in ("third", "running", "second"):
         activity.started(id, image=False)
     activity.on_event("third", QueueEvent(2, None))

@@ -1,4 +1,4 @@
-"""Who counts as the same visitor, whom no forged cookie lets in, and which headers go with every response."""
+"""The visitor's cookie: reading it, setting it, rejecting forged values. The security headers of every response."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OURS = f"{COOKIE}={TOKEN}"
         f"_xsrf=2|1a2b3c|4d5e; session=eyJh.eyJz.c2ln==; {OURS}",
     ],
 )
-def test_a_visitor_is_known_by_the_cookie_among_others(header: str) -> None:
+def test_a_visitor_is_identified_by_the_cookie_among_others(header: str) -> None:
     assert len(TOKEN) == 32
     assert visitor_id(header) == TOKEN
 
@@ -39,7 +39,7 @@ def test_a_visitor_is_known_by_the_cookie_among_others(header: str) -> None:
     ['prefs={"theme":"dark"}', "secure", "path=/", "user@site=1", "list[0]=a", "näme=x", "=nameless", 'open="never closed', ""],
 )
 @pytest.mark.parametrize("header", ["{}; " + OURS, OURS + "; {}"], ids=["before", "after"])
-def test_a_strange_cookie_of_another_program_on_this_host_does_no_harm(header: str, strange: str) -> None:
+def test_a_malformed_cookie_of_another_program_on_this_host_is_ignored(header: str, strange: str) -> None:
     """Cookies do not know ports: whatever else runs on localhost sends its own along. Losing ours would lose all chats."""
     assert visitor_id(header.format(strange)) == TOKEN
 
@@ -59,7 +59,7 @@ def test_a_strange_cookie_of_another_program_on_this_host_does_no_harm(header: s
         "' OR 1=1 --" + "A" * 21,
     ],
 )
-def test_a_forged_value_is_nobody(value: str) -> None:
+def test_a_forged_cookie_identifies_no_visitor(value: str) -> None:
     assert visitor_id(f"{COOKIE}={value}") is None
     assert visitor_id(f'{COOKIE}="{value}"') is None
 
@@ -82,12 +82,12 @@ def test_a_forged_value_is_nobody(value: str) -> None:
         "a" * 9999,
     ],
 )
-def test_without_our_cookie_nobody_is_known(header: str | None) -> None:
+def test_a_header_without_our_cookie_identifies_no_visitor(header: str | None) -> None:
     assert visitor_id(header) is None
 
 
 @given(st.text(max_size=80) | st.text('=;, "\\\x00\r\n' + COOKIE[:3]).map(lambda noise: f"{noise}{COOKIE}={noise}"))
-def test_no_header_is_an_error_and_none_names_anybody_else(header: str) -> None:
+def test_any_header_gives_a_valid_token_or_none(header: str) -> None:
     found = visitor_id(header)
     assert found is None or re.fullmatch(r"[A-Za-z0-9_-]{32}", found)
 
@@ -129,7 +129,7 @@ def cookie_set(headers: list[tuple[str, str]]) -> str | None:
     return ours[0] if ours else None
 
 
-async def test_a_newcomer_gets_a_cookie_that_no_script_can_read_and_no_other_site_can_use() -> None:
+async def test_a_new_visitor_gets_a_cookie_that_no_script_and_no_other_site_can_use() -> None:
     _, headers = await ask()
     cookie = cookie_set(headers)
     assert cookie is not None
@@ -139,7 +139,7 @@ async def test_a_newcomer_gets_a_cookie_that_no_script_can_read_and_no_other_sit
     assert ("set-cookie", "own=1") in headers, "cookies of the page itself stay"
 
 
-async def test_the_cookie_is_sent_over_https_only_where_the_page_is() -> None:
+async def test_the_cookie_is_secure_only_over_https() -> None:
     over_tls, plain = cookie_set((await ask(scheme="https"))[1]), cookie_set((await ask())[1])
     assert over_tls is not None
     assert plain is not None
@@ -147,12 +147,12 @@ async def test_the_cookie_is_sent_over_https_only_where_the_page_is() -> None:
     assert "Secure" not in plain
 
 
-async def test_every_newcomer_is_somebody_else() -> None:
+async def test_every_new_visitor_gets_a_different_cookie() -> None:
     cookies = {cookie_set((await ask())[1]) for _ in range(20)}
     assert len(cookies) == 20
 
 
-async def test_who_has_a_cookie_keeps_it() -> None:
+async def test_a_visitor_with_a_cookie_gets_no_other() -> None:
     issued = cookie_set((await ask())[1])
     assert issued is not None
     assert cookie_set((await ask(cookie=issued.split(";")[0]))[1]) is None
@@ -164,7 +164,7 @@ async def test_a_forged_cookie_is_replaced(cookie: str) -> None:
     assert cookie_set((await ask(cookie=cookie))[1]) is not None
 
 
-async def test_only_the_page_gives_a_cookie_and_none_of_its_parts() -> None:
+async def test_only_pages_set_the_cookie() -> None:
     """Many parts are asked for at once on a first visit: each would make the visitor somebody else."""
     for path in ("/health", "/assets/index.js", "/gradio_api/queue/join", "//"):
         assert cookie_set((await ask(path))[1]) is None, path
@@ -193,7 +193,7 @@ def test_the_policy_allows_no_host_but_this_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-async def test_what_is_not_a_request_passes_untouched(kind: str) -> None:
+async def test_other_scopes_than_http_pass_unchanged(kind: str) -> None:
     seen: list[Any] = []
 
     async def app(*arguments: Any) -> None:

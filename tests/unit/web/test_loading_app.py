@@ -1,4 +1,4 @@
-"""The door while the house is being built, once it stands, and when it never will."""
+"""LoadingApp before the real application is built, after it, and when building or starting it fails."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from starlette.routing import Route
 from mllama_demo.web.loading_app import App, LoadingApp
 
 pytestmark = pytest.mark.timeout(60)
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 # For what needs nothing but a few turns of the event loop.
-MOMENT_S = 3.0
+SHORT_TIMEOUT_S = 3.0
 
 
-class House:
+class Builder:
     """Builds the real application when the test allows it, and notes what happens to it."""
 
     def __init__(self, failure: Exception | None = None, startup_failure: Exception | None = None) -> None:
-        self.may_build = threading.Event()
-        self.built_in: str | None = None
+        self.allowed = threading.Event()
+        self.thread: str | None = None
         self.log: list[str] = []
         self._failure, self._startup_failure = failure, startup_failure
 
     def build(self) -> App:
-        assert self.may_build.wait(PATIENCE_S)
-        self.built_in = threading.current_thread().name
+        assert self.allowed.wait(TIMEOUT_S)
+        self.thread = threading.current_thread().name
         self.log.append("built")
         if self._failure is not None:
             raise self._failure
@@ -58,12 +58,12 @@ class House:
 
 
 class Server:
-    """As much of an ASGI server as the door needs."""
+    """As much of an ASGI server as LoadingApp needs."""
 
     def __init__(self, build: Callable[[], App], title: str = "A demo") -> None:
         self.failures: list[BaseException] = []
         self.failed = asyncio.Event()
-        self.door = LoadingApp(title, build, self._note)
+        self.app = LoadingApp(title, build, self._note)
         self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._from_app: asyncio.Queue[Any] = asyncio.Queue()
         self._life: asyncio.Task[None] | None = None
@@ -73,14 +73,14 @@ class Server:
         self.failed.set()
 
     async def start(self) -> None:
-        self._life = asyncio.create_task(self.door({"type": "lifespan"}, self._to_app.get, self._from_app.put))
+        self._life = asyncio.create_task(self.app({"type": "lifespan"}, self._to_app.get, self._from_app.put))
         await self._to_app.put({"type": "lifespan.startup"})
-        assert await asyncio.wait_for(self._from_app.get(), MOMENT_S) == {"type": "lifespan.startup.complete"}
+        assert await asyncio.wait_for(self._from_app.get(), SHORT_TIMEOUT_S) == {"type": "lifespan.startup.complete"}
 
     async def stop(self) -> None:
         assert self._life is not None
         await self._to_app.put({"type": "lifespan.shutdown"})
-        await asyncio.wait_for(self._life, MOMENT_S)
+        await asyncio.wait_for(self._life, SHORT_TIMEOUT_S)
         assert self._from_app.get_nowait() == {"type": "lifespan.shutdown.complete"}
 
     async def ask(self, method: str, path: str, body: bytes = b"", accept: str = "*/*") -> tuple[int, dict[str, str], bytes]:
@@ -95,64 +95,62 @@ class Server:
 
         scope = {"type": "http", "http_version": "1.1", "method": method, "path": path, "query_string": b""}
         scope["headers"] = [(b"accept", accept.encode())]
-        await self.door(scope, receive, send)
+        await self.app(scope, receive, send)
         assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
         headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return sent[0]["status"], headers, sent[1].get("body", b"")
 
-    async def opened(self, patience_s: float = PATIENCE_S) -> None:
+    async def wait_for_application(self, timeout_s: float = TIMEOUT_S) -> None:
         """Waits until the real application answers, or the failure is known."""
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         while (await self.ask("GET", "/health"))[0] == 503 and not self.failures:
-            assert time.monotonic() < deadline, "the door neither opened nor said why"
+            assert time.monotonic() < deadline, "the application neither answers nor has failed"
             await asyncio.sleep(0.002)
 
 
 @pytest.fixture
-def unheard() -> Iterator[None]:
-    """A task whose failure nobody heard of is reported here, and not in the middle of another test."""
+def unhandled_failures() -> Iterator[None]:
+    """Python reports a task whose exception nobody retrieved when the task is collected: here, not during another test."""
     yield
     gc.collect()
 
 
-# --- meanwhile -----------------------------------------------------------------------------------------------------------
-
-
-async def test_until_the_page_is_there_a_browser_is_told_that_it_loads() -> None:
-    house = House()
-    server = Server(house.build, "A fine demo")
+@pytest.fixture
+async def server() -> AsyncGenerator[Server, None]:
+    """A server whose application is built after the test. The test must not have begun the build."""
+    builder = Builder()
+    server = Server(builder.build)
     await server.start()
+    yield server
+    assert builder.log == []
+    builder.allowed.set()
+    await server.wait_for_application()
+    await server.stop()
+
+
+# --- before the application is built -------------------------------------------------------------------------------------
+
+
+async def test_a_browser_gets_the_loading_page_until_the_application_is_built(server: Server) -> None:
     status, headers, body = await server.ask("GET", "/")
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert headers["cache-control"] == "no-store"
     assert int(headers["content-length"]) == len(body)
-    assert "<strong>A fine demo</strong>" in body.decode()
+    assert "<strong>A demo</strong>" in body.decode()
     assert 'fetch("health")' in body.decode(), "the page replaces itself"
-    assert house.log == []
-    house.may_build.set()
-    await server.opened()
-    await server.stop()
 
 
-async def test_so_it_is_on_the_pages_below_and_nowhere_else() -> None:
-    house, browser = House(), "text/html,application/xhtml+xml,*/*;q=0.8"
-    server = Server(house.build)
-    await server.start()
+async def test_the_loading_page_is_shown_below_present_but_not_for_other_paths(server: Server) -> None:
+    browser = "text/html,application/xhtml+xml,*/*;q=0.8"
     for path, health in (("/present", "health"), ("/present/a-demo", "../health"), ("/present/a-demo/notes", "../../health")):
         status, _, body = await server.ask("GET", path, accept=browser)
         assert (status, f'fetch("{health}")' in body.decode()) == (200, True)
     assert (await server.ask("GET", "/health", accept=browser))[0] == 503
     assert (await server.ask("GET", "/present/a-demo/scenario.json"))[0] == 503
-    house.may_build.set()
-    await server.opened()
-    await server.stop()
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/health"), ("POST", "/v1/chat/completions"), ("POST", "/"), ("GET", "/x")])
-async def test_until_the_page_is_there_everybody_else_may_try_again(method: str, path: str) -> None:
-    house = House()
-    server = Server(house.build)
-    await server.start()
+async def test_other_requests_get_503_until_the_application_is_built(server: Server, method: str, path: str) -> None:
     status, headers, body = await server.ask(method, path, b"{}")
     assert (status, headers["content-type"], headers["retry-after"]) == (503, "application/json", "1")
     assert headers["cache-control"] == "no-store"
@@ -162,28 +160,19 @@ async def test_until_the_page_is_there_everybody_else_may_try_again(method: str,
     if path.startswith("/v1/"):
         assert answer["error"]["code"] == "model_unavailable"
     assert answer["reason"]
-    house.may_build.set()
-    await server.opened()
-    await server.stop()
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/", 200), ("/health", 503)])
-async def test_a_head_request_gets_the_same_headers_and_no_body(path: str, expected: int) -> None:
-    house = House()
-    server = Server(house.build)
-    await server.start()
+async def test_a_head_request_gets_the_same_headers_and_no_body(server: Server, path: str, expected: int) -> None:
     _, headers_of_get, _ = await server.ask("GET", path)
     status, headers, body = await server.ask("HEAD", path)
     assert (status, body) == (expected, b"")
     assert headers == headers_of_get
-    house.may_build.set()
-    await server.opened()
-    await server.stop()
 
 
 @pytest.mark.parametrize("title", ["Fish & <b>chips</b>", "{title} {0} %s", "日本 – ½"])
-async def test_the_title_is_text_whatever_is_in_it(title: str) -> None:
-    _, _, body = await Server(House().build, title).ask("GET", "/")
+async def test_the_title_of_the_loading_page_is_escaped(title: str) -> None:
+    _, _, body = await Server(Builder().build, title).ask("GET", "/")
     page = body.decode()
     assert "<b>" not in page
     escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -193,30 +182,30 @@ async def test_the_title_is_text_whatever_is_in_it(title: str) -> None:
 # --- the real application ------------------------------------------------------------------------------------------------
 
 
-async def test_the_real_application_is_built_aside_started_up_and_then_answers_everything() -> None:
-    house = House()
-    server = Server(house.build)
+async def test_the_application_is_built_in_a_thread_started_and_then_gets_every_request() -> None:
+    builder = Builder()
+    server = Server(builder.build)
     await server.start()
-    house.may_build.set()
-    await server.opened()
-    assert house.log == ["built", "started up"]
-    assert house.built_in != threading.current_thread().name, "the event loop answers while it is built"
+    builder.allowed.set()
+    await server.wait_for_application()
+    assert builder.log == ["built", "started up"]
+    assert builder.thread != threading.current_thread().name, "the event loop answers while it is built"
     assert (await server.ask("GET", "/"))[2] == b"GET / "
     assert (await server.ask("POST", "/health", b"hello"))[2] == b"POST /health hello"
     assert (await server.ask("GET", "/missing"))[0] == 404
     assert server.failures == []
     await server.stop()
-    assert house.log == ["built", "started up", "shut down"]
+    assert builder.log == ["built", "started up", "shut down"]
 
 
-async def test_no_request_reaches_the_application_before_its_start_up_is_over() -> None:
-    starting, go_on = asyncio.Event(), asyncio.Event()
+async def test_no_request_reaches_the_application_before_its_startup_is_complete() -> None:
+    starting, finish_startup = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "lifespan", "a request came too early"
         assert (await receive())["type"] == "lifespan.startup"
         starting.set()
-        await go_on.wait()
+        await finish_startup.wait()
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
         await send({"type": "lifespan.shutdown.complete"})
@@ -225,30 +214,30 @@ async def test_no_request_reaches_the_application_before_its_start_up_is_over() 
     await server.start()
     await starting.wait()
     assert (await server.ask("GET", "/health"))[0] == 503
-    go_on.set()
+    finish_startup.set()
     await server.stop()
     assert server.failures == []
 
 
-async def test_stopping_while_the_page_is_being_built_does_not_wait_for_it() -> None:
-    house = House()
-    server = Server(house.build)
+async def test_shutdown_does_not_wait_for_a_build() -> None:
+    builder = Builder()
+    server = Server(builder.build)
     await server.start()
     await server.stop()
     assert server.failures == []
-    assert house.log == []
-    house.may_build.set()
+    assert builder.log == []
+    builder.allowed.set()
 
 
 # --- failing -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_page_that_cannot_be_built_is_reported_once_and_the_door_stays() -> None:
+async def test_a_failed_build_is_reported_once_and_requests_still_get_503() -> None:
     error = ImportError("no module named gradio")
-    house = House(failure=error)
-    server = Server(house.build)
+    builder = Builder(failure=error)
+    server = Server(builder.build)
     await server.start()
-    house.may_build.set()
+    builder.allowed.set()
     await server.failed.wait()
     assert server.failures == [error]
     assert (await server.ask("GET", "/health"))[0] == 503
@@ -256,31 +245,31 @@ async def test_a_page_that_cannot_be_built_is_reported_once_and_the_door_stays()
     assert server.failures == [error]
 
 
-@pytest.mark.usefixtures("unheard")
-async def test_a_start_up_that_fails_is_reported_and_no_request_gets_through() -> None:
-    house = House(startup_failure=RuntimeError("no room for temporary files"))
-    server = Server(house.build)
+@pytest.mark.usefixtures("unhandled_failures")
+async def test_a_failed_startup_is_reported_and_no_request_reaches_the_application() -> None:
+    builder = Builder(startup_failure=RuntimeError("no room for temporary files"))
+    server = Server(builder.build)
     await server.start()
-    house.may_build.set()
+    builder.allowed.set()
     await server.failed.wait()
     [error] = server.failures
     assert "no room for temporary files" in str(error)
     assert (await server.ask("GET", "/health"))[0] == 503
-    assert house.log == ["built"]
+    assert builder.log == ["built"]
 
 
-@pytest.mark.usefixtures("unheard")
-async def test_after_a_start_up_that_failed_the_server_still_stops_in_peace() -> None:
-    house = House(startup_failure=RuntimeError("no room for temporary files"))
-    server = Server(house.build)
+@pytest.mark.usefixtures("unhandled_failures")
+async def test_the_server_stops_after_a_failed_startup() -> None:
+    builder = Builder(startup_failure=RuntimeError("no room for temporary files"))
+    server = Server(builder.build)
     await server.start()
-    house.may_build.set()
+    builder.allowed.set()
     await server.failed.wait()
     await server.stop()
 
 
-@pytest.mark.usefixtures("unheard")
-async def test_an_application_without_a_lifespan_does_not_keep_the_door_shut() -> None:
+@pytest.mark.usefixtures("unhandled_failures")
+async def test_an_application_without_lifespan_gets_requests() -> None:
     """By the ASGI specification a server goes on when the application raises for the lifespan scope."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -291,4 +280,4 @@ async def test_an_application_without_a_lifespan_does_not_keep_the_door_shut() -
 
     server = Server(lambda: app)
     await server.start()
-    await server.opened(MOMENT_S)
+    await server.wait_for_application(SHORT_TIMEOUT_S)

@@ -16,11 +16,11 @@ from mllama_demo.web.metrics import MeasuredBackend, Metrics
 from tests.support.manual_backend import READ, ManualBackend, finished
 
 
-class Watched:
+class Setup:
     def __init__(self) -> None:
-        self.by_hand = ManualBackend()
-        self.metrics = Metrics(self.by_hand, "tiny")
-        self.backend = MeasuredBackend(self.by_hand, self.metrics, Activity())
+        self.manual = ManualBackend()
+        self.metrics = Metrics(self.manual, "tiny")
+        self.backend = MeasuredBackend(self.manual, self.metrics, Activity())
 
     def value(self, name: str, **labels: str) -> float | None:
         page, _ = self.metrics.render()
@@ -37,28 +37,28 @@ class Watched:
                     pass
 
         reading = asyncio.create_task(read())
-        await self.by_hand.taken()
-        self.by_hand.send(READ)
-        self.by_hand.say(*texts)
-        self.by_hand.send(end or finished(tokens=len(texts)))
+        await self.manual.taken()
+        self.manual.send(READ)
+        self.manual.say(*texts)
+        self.manual.send(end or finished(tokens=len(texts)))
         await reading
 
 
 @pytest.fixture
-def watched() -> Watched:
-    return Watched()
+def setup() -> Setup:
+    return Setup()
 
 
-async def test_an_answer_is_counted_and_timed(watched: Watched) -> None:
-    await watched.ask("a", "b", "c")
-    assert watched.value("vllm:prompt_tokens_total") == 5
-    assert watched.value("vllm:generation_tokens_total") == 3
-    assert watched.value("vllm:request_success_total", finished_reason="stop") == 1
-    assert watched.value("vllm:time_to_first_token_seconds_sum") == 1.5
-    assert watched.value("vllm:time_per_output_token_seconds_count") == 2
-    assert watched.value("vllm:e2e_request_latency_seconds_sum") == 3.5
-    assert watched.value("vllm:request_queue_time_seconds_sum") == 0.5
-    assert watched.value("vllm:request_generation_tokens_sum") == 3
+async def test_an_answer_is_counted_and_timed(setup: Setup) -> None:
+    await setup.ask("a", "b", "c")
+    assert setup.value("vllm:prompt_tokens_total") == 5
+    assert setup.value("vllm:generation_tokens_total") == 3
+    assert setup.value("vllm:request_success_total", finished_reason="stop") == 1
+    assert setup.value("vllm:time_to_first_token_seconds_sum") == 1.5
+    assert setup.value("vllm:time_per_output_token_seconds_count") == 2
+    assert setup.value("vllm:e2e_request_latency_seconds_sum") == 3.5
+    assert setup.value("vllm:request_queue_time_seconds_sum") == 0.5
+    assert setup.value("vllm:request_generation_tokens_sum") == 3
 
 
 @pytest.mark.parametrize(
@@ -73,33 +73,33 @@ async def test_an_answer_is_counted_and_timed(watched: Watched) -> None:
         ("error", "error"),
     ],
 )
-async def test_requests_are_counted_by_how_they_end(watched: Watched, reason: Any, counted: str) -> None:
-    await watched.ask("a", end=finished(reason))
+async def test_requests_are_counted_by_how_they_end(setup: Setup, reason: Any, counted: str) -> None:
+    await setup.ask("a", end=finished(reason))
     for name in ("stop", "length", "abort", "error"):
-        assert watched.value("vllm:request_success_total", finished_reason=name) == (name == counted)
+        assert setup.value("vllm:request_success_total", finished_reason=name) == (name == counted)
 
 
-async def test_a_reader_that_leaves_is_an_abort(watched: Watched) -> None:
-    async with aclosing(watched.backend.generate(GenerationRequest((1,)))) as events:
+async def test_a_closed_generator_counts_as_an_abort(setup: Setup) -> None:
+    async with aclosing(setup.backend.generate(GenerationRequest((1,)))) as events:
         beginning = asyncio.ensure_future(anext(events))
-        await watched.by_hand.taken()
-        watched.by_hand.send(READ)
+        await setup.manual.taken()
+        setup.manual.send(READ)
         await beginning
-    assert watched.value("vllm:request_success_total", finished_reason="abort") == 1
-    assert watched.by_hand.closed
+    assert setup.value("vllm:request_success_total", finished_reason="abort") == 1
+    assert setup.manual.closed
 
 
 @pytest.mark.parametrize(("error", "reason"), [(BackendBusy("Full."), "busy"), (BackendUnavailable("Down."), "unavailable")])
-async def test_a_refusal_is_counted_and_passed_on(watched: Watched, error: Exception, reason: str) -> None:
-    watched.by_hand.refusal = error
+async def test_a_refusal_is_counted_and_raised(setup: Setup, error: Exception, reason: str) -> None:
+    setup.manual.refusal = error
     with pytest.raises(type(error)):
-        await anext(watched.backend.generate(GenerationRequest((1,))))
-    assert watched.value("mllama_demo_requests_refused_total", reason=reason) == 1
-    assert watched.value("vllm:request_success_total", finished_reason="abort") == 0
+        await anext(setup.backend.generate(GenerationRequest((1,))))
+    assert setup.value("mllama_demo_requests_refused_total", reason=reason) == 1
+    assert setup.value("vllm:request_success_total", finished_reason="abort") == 0
 
 
-def test_the_queue_and_the_slots_are_those_of_the_moment(watched: Watched) -> None:
-    assert (watched.value("mllama_demo_slots"), watched.value("mllama_demo_queue_limit")) == (2, 8)
-    assert (watched.value("vllm:num_requests_running"), watched.value("mllama_demo_ready")) == (0, 1)
-    watched.by_hand.state = "down"
-    assert watched.value("mllama_demo_ready") == 0
+def test_gauges_show_the_current_queue_and_slots(setup: Setup) -> None:
+    assert (setup.value("mllama_demo_slots"), setup.value("mllama_demo_queue_limit")) == (2, 8)
+    assert (setup.value("vllm:num_requests_running"), setup.value("mllama_demo_ready")) == (0, 1)
+    setup.manual.state = "down"
+    assert setup.value("mllama_demo_ready") == 0

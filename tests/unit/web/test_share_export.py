@@ -1,4 +1,4 @@
-"""A conversation as a file for people: complete, harmless, and without what a photo says about where it was taken."""
+"""Exported conversations: complete, without scripts, and without the metadata of photos."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import load_image
 from mllama_demo.web.share.export import export, file_name, to_html, to_markdown
 
-PLACE = "59.9139 N, 10.7522 E"
+LOCATION = "59.9139 N, 10.7522 E"
 SCRIPT = "<script>alert(1)</script>"
 
 
 def photo() -> bytes:
     metadata = Image.Exif()
-    metadata[0x010E] = PLACE
+    metadata[0x010E] = LOCATION
     file = io.BytesIO()
     Image.new("RGB", (60, 40), "red").save(file, "JPEG", exif=metadata)
     return file.getvalue()
 
 
 RED = load_image(photo(), "red.jpg")
-FACTS = {
+METADATA = {
     "image": {"digest": RED.digest, "name": "red.jpg", "width": 60, "height": 40, "rows": 1, "columns": 1},
     "sampling": {"temperature": 0.6, "top_p": 0.9, "top_k": 0, "max_tokens": 256, "seed": 7, "stop": []},
     "reason": "end_of_turn",
 }
-TALK = Conversation(
+CONVERSATION = Conversation(
     (
         Message("user", f"What is *this*?\n{SCRIPT}", ImageRef(RED.digest, 'red".jpg', 60, 40)),
-        Message("assistant", f"A **red** thing. {SCRIPT} ![x](https://example.com/spy.png)", metadata=FACTS),
+        Message("assistant", f"A **red** thing. {SCRIPT} ![x](https://example.com/spy.png)", metadata=METADATA),
     ),
     title=f"Red & {SCRIPT}",
 )
@@ -53,8 +53,8 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_the_web_page_has_everything_in_it_and_runs_nothing() -> None:
-    html = to_html(TALK, lambda ref: RED)
+def test_the_html_page_is_complete_and_has_no_script() -> None:
+    html = to_html(CONVERSATION, lambda ref: RED)
     elements = Elements(html).found
     assert "script" not in [tag for tag, _ in elements]
     assert "What is *this*?\n&lt;script&gt;" in html, "a question is shown as typed"
@@ -66,19 +66,19 @@ def test_the_web_page_has_everything_in_it_and_runs_nothing() -> None:
     assert not [tag for tag, _ in elements if tag in ("iframe", "object")]
 
 
-def test_a_picture_in_the_web_page_is_a_copy_without_its_place() -> None:
-    assert PLACE.encode() in RED.data
+def test_an_image_in_the_html_page_has_no_metadata() -> None:
+    assert LOCATION.encode() in RED.data
     import base64
 
-    [encoded] = re.findall(r'src="data:image/webp;base64,([^"]+)"', to_html(TALK, lambda ref: RED))
+    [encoded] = re.findall(r'src="data:image/webp;base64,([^"]+)"', to_html(CONVERSATION, lambda ref: RED))
     data = base64.b64decode(encoded)
-    assert PLACE.encode() not in data
+    assert LOCATION.encode() not in data
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (60, 40)
 
 
 def test_markdown_has_questions_answers_images_and_figures() -> None:
-    text = to_markdown(TALK)
+    text = to_markdown(CONVERSATION)
     headings = re.findall(r"^#+ .*", text, re.MULTILINE)
     assert headings == [f"# Red & {SCRIPT}", "## Question", "## Answer"]
     assert '*Image: red".jpg, 60 × 40 px*' in text
@@ -87,8 +87,8 @@ def test_markdown_has_questions_answers_images_and_figures() -> None:
 
 
 @pytest.mark.parametrize("kind", ["html", "md", "json"])
-def test_each_kind_is_named_after_the_title(kind: str) -> None:
-    tree = MessageTree(title="What's up, Zoë?").with_messages(TALK.messages)
+def test_a_file_is_named_after_the_title(kind: str) -> None:
+    tree = MessageTree(title="What's up, Zoë?").with_messages(CONVERSATION.messages)
     name, content = export(kind, tree, lambda ref: RED)
     assert name == f"What-s-up-Zoë.{kind}"
     assert "red" in content
@@ -96,7 +96,7 @@ def test_each_kind_is_named_after_the_title(kind: str) -> None:
         assert json.loads(content)["title"] == "What's up, Zoë?"
 
 
-def test_another_kind_is_refused() -> None:
+def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(BadRequest, match="html, md, json, not as 'exe'"):
         export("exe", MessageTree(), lambda ref: RED)
 
@@ -105,5 +105,5 @@ def test_another_kind_is_refused() -> None:
     ("title", "name"),
     [("", "conversation.md"), ("../../etc/passwd", "etc-passwd.md"), ("…", "conversation.md"), ("x" * 99, "x" * 60 + ".md")],
 )
-def test_a_file_name_is_harmless(title: str, name: str) -> None:
+def test_a_file_name_has_only_safe_characters(title: str, name: str) -> None:
     assert file_name(title, "md") == name

@@ -1,4 +1,4 @@
-"""Keys and sizes are checked before the application hears of a request; a client that leaves ends its work."""
+"""API keys and body sizes are checked before the application, and work ends when its client disconnects."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def ask(
 
 
 @pytest.mark.parametrize("header", ["Bearer first-key-123", "bearer second-key-45", "BEARER  first-key-123 "])
-async def test_every_key_opens_the_api(header: str) -> None:
+async def test_each_valid_key_is_accepted(header: str) -> None:
     inner = Inner()
     assert (await ask(ApiMiddleware(inner, KEYS, 100), headers={"Authorization": header}))[0] == 200
 
@@ -66,7 +66,7 @@ async def test_every_key_opens_the_api(header: str) -> None:
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "first-key-123", "Basic first-key-123", "Bearer first-key-12é"]
 )
-async def test_anything_else_is_refused_before_the_application(header: str | None) -> None:
+async def test_a_request_without_a_valid_key_does_not_reach_the_application(header: str | None) -> None:
     inner = Inner()
     headers = {} if header is None else {"Authorization": header}
     status, found, body = await ask(ApiMiddleware(inner, KEYS, 100), headers=headers)
@@ -77,23 +77,23 @@ async def test_anything_else_is_refused_before_the_application(header: str | Non
     assert "first-key" not in body.decode()
 
 
-async def test_without_keys_everybody_may_come() -> None:
+async def test_without_configured_keys_the_api_is_open() -> None:
     assert (await ask(ApiMiddleware(Inner(), ApiKeys(), 100)))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/", "/v10/models", "/metrics"])
-async def test_only_the_api_asks_for_keys(path: str) -> None:
+async def test_paths_outside_the_api_need_no_key(path: str) -> None:
     assert (await ask(ApiMiddleware(Inner(), KEYS, 100), path))[0] == 200
 
 
-async def test_a_caller_is_told_apart_by_key_or_else_by_address() -> None:
+async def test_a_caller_is_identified_by_key_or_else_by_address() -> None:
     inner = Inner()
     for header in ("Bearer first-key-123", "Bearer second-key-45", "bearer first-key-123"):
         await ask(ApiMiddleware(inner, KEYS, 100), headers={"Authorization": header})
     await ask(ApiMiddleware(inner, ApiKeys(), 100))
-    first, second, again, stranger = [scope[CALLER] for scope in inner.scopes]
+    first, second, again, keyless = [scope[CALLER] for scope in inner.scopes]
     assert first == again != second
-    assert stranger == "api:192.0.2.7"
+    assert keyless == "api:192.0.2.7"
     assert "first-key" not in first
 
 
@@ -104,7 +104,7 @@ async def test_a_body_within_the_limit_passes() -> None:
     assert (await ask(ApiMiddleware(Inner(), ApiKeys(), 10), body=[b"12345", b"67890"]))[2] == b"10"
 
 
-async def test_a_body_that_says_it_is_larger_is_refused_unread() -> None:
+async def test_a_body_that_is_announced_too_large_does_not_reach_the_application() -> None:
     inner = Inner()
     status, _, body = await ask(ApiMiddleware(inner, ApiKeys(), 2048), headers={"Content-Length": "2049"})
     assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")
@@ -112,25 +112,25 @@ async def test_a_body_that_says_it_is_larger_is_refused_unread() -> None:
     assert inner.scopes == []
 
 
-async def test_a_body_that_turns_out_larger_is_refused_where_it_does() -> None:
+async def test_a_chunked_body_is_refused_at_the_limit() -> None:
     with pytest.raises(HTTPException) as caught:
         await ask(ApiMiddleware(Inner(), ApiKeys(), 10), body=[b"12345", b"678901"])
     assert caught.value.status_code == 413
 
 
-async def test_a_key_is_asked_for_before_the_size_is_told() -> None:
+async def test_the_key_is_checked_before_the_size() -> None:
     assert (await ask(ApiMiddleware(Inner(), KEYS, 10), headers={"Content-Length": "2049"}))[0] == 401
 
 
-# --- errors that tell when to come again -----------------------------------------------------------------------------------
+# --- Retry-After -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (2.1, "3")])
-def test_a_time_to_come_again_is_in_whole_seconds_and_never_now(seconds: float, header: str) -> None:
+def test_retry_after_is_at_least_one_whole_second(seconds: float, header: str) -> None:
     assert ApiError(429, "Busy.", retry_after_s=seconds).response().headers["retry-after"] == header
 
 
-# --- clients that leave ----------------------------------------------------------------------------------------------------
+# --- clients that disconnect ----------------------------------------------------------------------------------------------------
 
 
 class Connection:
@@ -156,7 +156,7 @@ class Connection:
             self.closed = True
 
 
-async def test_work_of_a_client_that_leaves_is_cancelled() -> None:
+async def test_work_is_cancelled_when_its_client_disconnects() -> None:
     connection = Connection()
     ended: list[str] = []
 
@@ -172,7 +172,7 @@ async def test_work_of_a_client_that_leaves_is_cancelled() -> None:
     assert ended == ["cleaned up"]
 
 
-async def test_work_of_a_client_that_stays_gives_its_result_or_its_error() -> None:
+async def test_work_of_a_connected_client_returns_its_result_or_raises_its_error() -> None:
     async def answer() -> int:
         return 5
 
@@ -185,7 +185,7 @@ async def test_work_of_a_client_that_stays_gives_its_result_or_its_error() -> No
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_a_stream_is_closed_when_its_client_or_its_server_leaves(cancelled: bool) -> None:
+async def test_a_stream_is_closed_when_the_client_disconnects_or_the_server_cancels(cancelled: bool) -> None:
     connection, sent = Connection(), []
 
     async def send(message: Any) -> None:
