@@ -11,8 +11,9 @@ from collections.abc import Sequence  # noqa: E402 (the clock starts before anyt
 from mllama_demo.assembly import Demo  # noqa: E402
 from mllama_demo.config.loader import load_settings  # noqa: E402
 from mllama_demo.errors import DemoError  # noqa: E402
+from mllama_demo.runtime.console import report_error, set_up_logging  # noqa: E402
 from mllama_demo.runtime.process import exit_process  # noqa: E402
-from mllama_demo.web.serve import fail, serve, set_up_logging  # noqa: E402
+from mllama_demo.web.serve import serve  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return serve(load_settings(argv), STARTED, Demo)
     except DemoError as error:
-        return fail(error)
+        return report_error(error)
 
 
 if __name__ == "__main__":

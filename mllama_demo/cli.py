@@ -18,9 +18,9 @@ from typer.core import TyperArgument, TyperCommand
 
 from mllama_demo import __version__
 from mllama_demo.errors import DemoError
+from mllama_demo.runtime.console import ERROR_EXIT_CODE, report_error
 from mllama_demo.runtime.process import exit_process
 
-USAGE_ERROR = 2
 _SERVE_OPTIONS = "Every option of serve can be given too, such as --model-path DIR; serve --help lists them."
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not arguments:
             print(typer.Context(program, info_name=name).get_help(), file=sys.stderr)
-            return USAGE_ERROR
+            return ERROR_EXIT_CODE
         if arguments[0] == "help":
             arguments[0] = "--help"
         with program.make_context(name, list(arguments)) as context:
@@ -57,13 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Exit as end:  # --help and --version
         return end.exit_code
     except DemoError as error:
-        return _fail(str(error))
+        return report_error(error)
     except typer.TyperException as error:  # a command line that Typer cannot use
         known = [command.name for command in app.registered_commands]
         hint = f"{arguments[0]} --help" if arguments[0] in known else "--help"
-        return _fail(f"The command line cannot be used: {' '.join(error.format_message().split()).rstrip('.')}; see {hint}.")
+        problem = " ".join(error.format_message().split()).rstrip(".")
+        return report_error(f"The command line cannot be used: {problem}; see {hint}.")
     except KeyboardInterrupt:
-        return _fail("Interrupted.")
+        return report_error("Interrupted.")
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -72,11 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """The entry point of the process."""
     exit_process(main())
-
-
-def _fail(sentence: str) -> int:
-    print(f"mllama-demo: {sentence}", file=sys.stderr, flush=True)
-    return USAGE_ERROR
 
 
 class SettingsCommand(TyperCommand):

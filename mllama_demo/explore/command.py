@@ -17,8 +17,8 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.explore.spec import GridSpec, load_spec_image, read_spec
+from mllama_demo.runtime.console import set_up_logging
 from mllama_demo.runtime.process import sigterm_as_interrupt
-from mllama_demo.web.serve import set_up_logging
 
 if TYPE_CHECKING:
     from tqdm import tqdm

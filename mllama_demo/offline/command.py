@@ -18,8 +18,8 @@ from mllama_demo.errors import BackendUnavailable
 from mllama_demo.images.sources import file_digest
 from mllama_demo.offline.batch import InvalidLine, Question, check_concurrency, read_batch
 from mllama_demo.offline.results import Key, OrderedPrinter, Record, check_same_batch, failed, open_results
+from mllama_demo.runtime.console import set_up_logging
 from mllama_demo.runtime.process import sigterm_as_interrupt
-from mllama_demo.web.serve import set_up_logging
 
 if TYPE_CHECKING:
     from mllama_demo.offline.ask import BatchRunner

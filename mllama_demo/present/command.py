@@ -13,8 +13,8 @@ from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.present.recording import NOT_SAVED, RecordedStep, Recording, recording_path, save_recording
 from mllama_demo.present.spec import Scenario, find, names, read_scenario
+from mllama_demo.runtime.console import set_up_logging
 from mllama_demo.runtime.process import sigterm_as_interrupt
-from mllama_demo.web.serve import set_up_logging
 
 NOT_AS_EXPECTED = 1
 

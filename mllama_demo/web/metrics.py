@@ -1,6 +1,6 @@
-"""What happens in the queue and in the slots, for Prometheus, under vLLM's names so that its dashboards work.
+"""Prometheus metrics of a backend, under the names of vLLM so that dashboards for vLLM work.
 
-Measured around the backend, so that questions from the browser count as those from the API do. Names that vLLM does not have
+MeasuredBackend wraps the backend, so requests of the chat count as requests of the API do. Metrics that vLLM does not have
 begin with mllama_demo.
 """
 
@@ -19,16 +19,17 @@ from mllama_demo.engine.base import Backend, BackendInfo, BackendStatus, Event, 
 from mllama_demo.errors import BackendBusy, BackendUnavailable
 from mllama_demo.web.activity import Activity
 
-# Seconds, and tokens. The edges are vLLM's where a dashboard compares, with finer ones below for small models.
+# Bucket edges in seconds and in tokens: those of vLLM, and finer ones below for small models.
 _TTFT_EDGES = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0)
 _TOKEN_EDGES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
 _REQUEST_EDGES = (0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
 _LENGTH_EDGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
-_FINISHED = {"end_of_turn": "stop", "stop_string": "stop", "cancelled": "abort", "error": "error"}  # others: length
+# vLLM's finished_reason of each FinishReason; all others are "length".
+_FINISHED_REASONS = {"end_of_turn": "stop", "stop_string": "stop", "cancelled": "abort", "error": "error"}
 
 
 class Metrics:
-    """The figures of one backend. Every sample has the label model_name."""
+    """The metrics of one backend. Every sample has the label model_name."""
 
     def __init__(self, backend: Backend, model_name: str) -> None:
         self._registry = registry = CollectorRegistry()
@@ -55,7 +56,7 @@ class Metrics:
             "vllm:request_success", "Requests by how they ended.", [*labels, "finished_reason"], registry=registry
         )
         self._refused = Counter(
-            "mllama_demo_requests_refused", "Requests that were not taken.", [*labels, "reason"], registry=registry
+            "mllama_demo_requests_refused", "Requests that were refused.", [*labels, "reason"], registry=registry
         )
         for reason in ("stop", "length", "abort", "error"):
             self._ended.labels(model_name, reason)
@@ -63,19 +64,19 @@ class Metrics:
             self._refused.labels(model_name, reason)
 
     def ended(self, reason: str) -> None:
-        """reason: a FinishReason, or abort where the client left first."""
-        self._ended.labels(self._model, _FINISHED.get(reason, "abort" if reason == "abort" else "length")).inc()
+        """reason: a FinishReason, or "abort" when the client disconnected first."""
+        self._ended.labels(self._model, _FINISHED_REASONS.get(reason, "abort" if reason == "abort" else "length")).inc()
 
     def refused(self, error: BackendBusy | BackendUnavailable) -> None:
         self._refused.labels(self._model, "busy" if isinstance(error, BackendBusy) else "unavailable").inc()
 
     def render(self) -> tuple[bytes, str]:
-        """The page and its content type: the plain format, in which vLLM's names keep their colon for every scraper."""
+        """Returns the metrics and their content type. The text format 0.0.4 keeps the colon of vLLM's names for every scraper."""
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class _StatusCollector(Collector):
-    """Gauges read from the backend at the moment of the scrape."""
+    """Gauges that are read from the backend when Prometheus requests them."""
 
     def __init__(self, backend: Backend, model_name: str) -> None:
         self._backend = backend
@@ -88,7 +89,7 @@ class _StatusCollector(Collector):
             ("vllm:num_requests_waiting", "Requests that wait for a slot.", status.waiting),
             ("mllama_demo_slots", "Requests that can have a slot at the same time.", status.slots),
             ("mllama_demo_queue_limit", "Requests that may wait; more are refused.", status.max_waiting),
-            ("mllama_demo_ready", "1 when a request would be taken, 0 while loading or down.", status.state == "ready"),
+            ("mllama_demo_ready", "1 when a request would be accepted, 0 while loading or down.", status.state == "ready"),
         ]
         if status.estimated_wait_s is not None:
             help = "Seconds that a request sent now would wait for a slot."
@@ -100,7 +101,7 @@ class _StatusCollector(Collector):
 
 
 class MeasuredBackend:
-    """A Backend that counts what goes through it."""
+    """A Backend that counts the requests to another one."""
 
     def __init__(self, backend: Backend, metrics: Metrics, activity: Activity) -> None:
         self._backend = backend
@@ -138,21 +139,21 @@ class MeasuredBackend:
             raise error
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        metrics, last, how, taken = self._metrics, None, "abort", False
+        metrics, last_token, reason, accepted = self._metrics, None, "abort", False
         self._activity.started(request.id, image=request.image is not None)
         try:
             async with aclosing(self._backend.generate(request)) as events:
                 async for event in events:
-                    taken = True
+                    accepted = True
                     self._activity.on_event(request.id, event)
                     if isinstance(event, TokenEvent):
                         now = time.perf_counter()
                         metrics.generation_tokens.inc()
-                        if last is not None:
-                            metrics.per_token.observe(now - last)
-                        last = now
+                        if last_token is not None:
+                            metrics.per_token.observe(now - last_token)
+                        last_token = now
                     elif isinstance(event, FinishEvent):
-                        how = event.reason
+                        reason = event.reason
                         self._observe(event)
                     yield event
         except (BackendBusy, BackendUnavailable) as error:
@@ -161,8 +162,8 @@ class MeasuredBackend:
             raise
         finally:
             self._activity.ended(request.id)
-            if taken:
-                metrics.ended(how)
+            if accepted:
+                metrics.ended(reason)
 
     def _observe(self, finish: FinishEvent) -> None:
         metrics, timings = self._metrics, finish.timings

@@ -1,11 +1,9 @@
-"""From settings to a running server, and from a failure to one sentence and an exit code."""
+"""Runs the web server: opens the port, shows the loading page, builds the web application and starts the model."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError, DemoError
+from mllama_demo.runtime.console import set_up_logging
 from mllama_demo.runtime.process import sigterm_as_interrupt
 
 if TYPE_CHECKING:
     from mllama_demo.engine.base import StartedBackend
     from mllama_demo.web.loading_app import App
-
-USAGE_ERROR = 2
 
 
 class Demo(Protocol):
@@ -63,15 +60,15 @@ def serve(settings: Settings, started: float, make_demo: MakeDemo) -> int:
 
     from mllama_demo.web.loading_app import LoadingApp
 
-    address = f"http://{_printable(settings.host)}:{listener.getsockname()[1]}"
-    failure: list[str] = []
+    address = f"http://{_display_host(settings.host)}:{listener.getsockname()[1]}"
+    failures: list[str] = []
 
     def stop_with(reason: str) -> None:
-        failure.append(reason)
+        failures.append(reason)
         server.should_exit = True
 
     def on_ready() -> None:
-        say(f"Ready in {time.perf_counter() - started:.1f} s. Open {address}")
+        print(f"Ready in {time.perf_counter() - started:.1f} s. Open {address}", flush=True)
 
     def on_down(reason: str) -> None:
         # A model that never loaded ends the program. A model that failed later leaves the page up, which tells the reason.
@@ -83,35 +80,34 @@ def serve(settings: Settings, started: float, make_demo: MakeDemo) -> int:
     def build() -> App:
         app = demo.app()
         what = "API" if settings.api_only else "Page"
-        say(f"{what} up after {time.perf_counter() - started:.1f} s; {_coming(settings)} …")
+        print(f"{what} up after {time.perf_counter() - started:.1f} s; {_model_source(settings)} …", flush=True)
         demo.backend.start()
         return app
 
     loading = LoadingApp(settings.title, build, lambda error: stop_with(f"The page could not be built: {error}"))
     server = uvicorn.Server(uvicorn.Config(loading, log_level="warning", timeout_graceful_shutdown=3))
-    say(f"{settings.title}: starting on {address}")
+    print(f"{settings.title}: starting on {address}", flush=True)
     try:
-        with (
-            sigterm_as_interrupt()
-        ):  # uvicorn repeats the signal that ended it, and SIGTERM would leave no time to close the backend
+        # uvicorn raises the signal that ended it once more. SIGTERM would then end the process before close().
+        with sigterm_as_interrupt():
             server.run(sockets=[listener])
     except KeyboardInterrupt:
-        say("Stopped.")
+        print("Stopped.", flush=True)
     finally:
         demo.close()
-    if failure:
-        raise DemoError(failure[0])
+    if failures:
+        raise DemoError(failures[0])
     return 0
 
 
-def _coming(settings: Settings) -> str:
+def _model_source(settings: Settings) -> str:
     if settings.backend == "openai":
         return f"asking the server at {settings.remote_url}"
-    return f"loading the model from {_short(settings.model_path)}"
+    return f"loading the model from {_display_path(settings.model_path)}"
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a taken port is known before anything heavy is loaded. Raises ConfigError."""
+    """Returns a bound socket. A port in use is found before anything heavy is imported. Raises ConfigError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
@@ -124,28 +120,13 @@ def open_port(host: str, port: int) -> socket.socket:
     return listener
 
 
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def fail(error: DemoError) -> int:
-    """Prints the sentence; the exit code for a demo that could not start."""
-    print(f"mllama-demo: {error}", file=sys.stderr, flush=True)
-    return USAGE_ERROR
-
-
-def set_up_logging() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("mllama_demo").setLevel(logging.INFO)
-
-
-def _printable(host: str) -> str:
+def _display_host(host: str) -> str:
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
 
 
-def _short(path: Path) -> str:
+def _display_path(path: Path) -> str:
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The operator's page: the queue and the slots at this moment, the last hour, and what visitors think of the answers."""
+"""The operator's page: the queue and the slots, sums of the last hour, and the ratings of answers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from mllama_demo.storage.feedback import Feedback, Rating, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY
 from mllama_demo.web.activity import Activity
 from mllama_demo.web.auth.attempts import TooManyAttempts
-from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, signed_in
+from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, login_form, redirect_signed_in
 from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, notice_page, read_form
 from mllama_demo.web.templating import POLICY, render
 
 LATEST = 50
-# Beyond what this many characters show, the CSV file has the whole text.
-SHOWN_CHARACTERS = 400
+MAX_CHARACTERS = 400  # of each text on the page; the CSV file has the whole text
 _POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
 _PRIVATE = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
 
@@ -38,23 +37,23 @@ def add_admin(
     brand: Brand,
     backend: Backend,
     activity: Activity,
-    login: LoginService,
+    service: LoginService,
 ) -> None:
-    """GET /admin, its script, its figures as JSON, and the feedback as CSV; each for admins alone."""
+    """Adds /admin, its figures as JSON and the feedback as CSV. Admins are the users of the option admins, and whoever has
+    the admin key."""
     app.mount("/admin/static", StaticAssets(directory=Path(__file__).resolve().parent / "static"))
     admins = frozenset(settings.admins or ())
     key = settings.admin_key
-    secret = (key or "").encode()
+    key_bytes = (key or "").encode()
+
+    async def subject_of(request: Request, cookie: str) -> str | None:
+        return await run_in_threadpool(service.sessions.subject, request.cookies.get(cookie))
 
     async def is_admin(request: Request) -> bool:
-        user = await run_in_threadpool(login.sessions.subject, request.cookies.get(USER_COOKIE))
-        if user in admins:
-            return True
-        return await run_in_threadpool(login.sessions.subject, request.cookies.get(ADMIN_COOKIE)) == ADMIN_KEY
+        return await subject_of(request, USER_COOKIE) in admins or await subject_of(request, ADMIN_COOKIE) == ADMIN_KEY
 
-    def ask_key(problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
-        values = {"heading": "Open", "action": "/admin", "named": False, "name": "", "next": "/admin", "problem": problem}
-        return html_page(render("auth/login", brand, **values), status, headers)
+    def key_form(problem: str = "", status: int = 200, retry_s: int | None = None) -> Response:
+        return login_form(brand, next="/admin", name=None, problem=problem, status=status, retry_s=retry_s)
 
     def refuse() -> Response:
         return JSONResponse({"detail": "This is for admins; open /admin to become one."}, 401, _PRIVATE)
@@ -65,8 +64,8 @@ def add_admin(
             html = render("admin/page", brand, users=settings.users is not None)
             return html_page(html, headers={"Content-Security-Policy": _POLICY})
         if key is not None:
-            return ask_key(status=401)
-        if await run_in_threadpool(login.sessions.subject, request.cookies.get(USER_COOKIE)) is None:
+            return key_form(status=401)
+        if await subject_of(request, USER_COOKIE) is None:
             return RedirectResponse("/login?next=/admin", 303, _PRIVATE)
         sentence = "Only the users named in the option admins see this page."
         return notice_page(brand, "Not for you", sentence, 403, ("/", "To the chat"))
@@ -75,28 +74,26 @@ def add_admin(
     async def open_with_key(request: Request) -> Response:
         form = await read_form(request) if is_same_origin(request) else None
         if form is None or key is None:
-            return ask_key("The form could not be read; please load the page anew and try again.", 400)
-        given = form.get("password", "").encode()
+            return key_form("The form could not be read; please reload the page and try again.", 400)
+        password = form.get("password", "").encode()
         try:
-            token = await login.sign_in(request, ADMIN_KEY, lambda: hmac.compare_digest(given, secret))
-        except TooManyAttempts as error:
-            return ask_key(str(error), error.status, {"Retry-After": str(error.retry_s)})
+            token = await service.sign_in(request, ADMIN_KEY, lambda: hmac.compare_digest(password, key_bytes))
         except DemoError as error:
-            return ask_key(str(error), error.status)
+            return key_form(str(error), error.status, error.retry_s if isinstance(error, TooManyAttempts) else None)
         if token is None:
-            return ask_key("This is not the key.", 401)
-        return signed_in(request, "/admin", ADMIN_COOKIE, token, path="/admin")
+            return key_form("This is not the key.", 401)
+        return redirect_signed_in(request, "/admin", ADMIN_COOKIE, token, path="/admin")
 
     @app.get("/admin/figures", include_in_schema=False)
     async def figures(request: Request) -> Response:
         if not await is_admin(request):
             return refuse()
         try:
-            opinions = await run_in_threadpool(lambda: [_shown(one) for one in feedback.latest(LATEST)])
+            opinions = await run_in_threadpool(lambda: [_rating_view(one) for one in feedback.latest(LATEST)])
             good, bad = await run_in_threadpool(feedback.counts)
         except DemoError as error:
             return JSONResponse({"detail": str(error)}, error.status, _PRIVATE)
-        body = _now(backend, activity) | {"feedback": {"good": good, "bad": bad, "latest": opinions}}
+        body = _figures(backend, activity) | {"feedback": {"good": good, "bad": bad, "latest": opinions}}
         return JSONResponse(body, headers=_PRIVATE)
 
     @app.get("/admin/feedback.csv", include_in_schema=False)
@@ -108,7 +105,7 @@ def add_admin(
         return StreamingResponse(to_csv(feedback.latest()), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-def _now(backend: Backend, activity: Activity) -> dict[str, Any]:
+def _figures(backend: Backend, activity: Activity) -> dict[str, Any]:
     status, info, now = backend.status(), backend.info, time.monotonic()
     requests = [
         {
@@ -136,13 +133,13 @@ def _now(backend: Backend, activity: Activity) -> dict[str, Any]:
     return {"now": int(time.time()), "model": model, "status": asdict(status), "requests": requests, "minutes": minutes}
 
 
-def _shown(one: Rating) -> dict[str, Any]:
+def _rating_view(one: Rating) -> dict[str, Any]:
     return {
         "given": one.given.strftime("%Y-%m-%d %H:%M"),
         "good": one.good,
-        "note": one.note[:SHOWN_CHARACTERS],
+        "note": one.note[:MAX_CHARACTERS],
         "model": one.model,
-        "question": None if one.question is None else one.question[:SHOWN_CHARACTERS],
-        "answer": None if one.answer is None else one.answer[:SHOWN_CHARACTERS],
+        "question": None if one.question is None else one.question[:MAX_CHARACTERS],
+        "answer": None if one.answer is None else one.answer[:MAX_CHARACTERS],
         "user": one.user,
     }

@@ -1,4 +1,4 @@
-"""Signing in: the gate in front of everything a user's name is asked for, the page that asks, and the way out."""
+"""Sign-in: the middleware that requires it, the pages /login and /logout, and the sessions behind them."""
 
 from __future__ import annotations
 
@@ -28,154 +28,166 @@ log = logging.getLogger(__name__)
 
 USER_COOKIE = "mllama_session"
 ADMIN_COOKIE = "mllama_admin"
-# Set by AuthMiddleware: the name of who is signed in.
-SIGNED_IN = "mllama_demo.user"
-# Open to everybody: signing in itself, what was shared on purpose, the operator's page with its own lock, and what
-# load balancers and monitoring ask.
-_OPEN = (
-    "/login",
-    "/logout",
-    "/health",
-    "/version",
-    "/metrics",
-    "/admin",
-    "/manifest.json",
-)  # browsers fetch the last without cookies
-_OPEN_BELOW = ("/share/", "/admin/")
-_CROSS_SITE = "This form was not sent from a page of this server. Please go back, load the page anew and try again."
+_SIGNED_IN_USER = "mllama_demo.user"  # the key in an ASGI scope
+# Paths without sign-in: sign-in itself, shared conversations, the operator's page (which checks admins itself), what load
+# balancers and monitoring request, and the manifest, which browsers request without cookies.
+_PUBLIC_PATHS = ("/login", "/logout", "/health", "/version", "/metrics", "/admin", "/manifest.json")
+_PUBLIC_PREFIXES = ("/share/", "/admin/")
+_NO_STORE = {"Cache-Control": "no-store"}
+_CROSS_SITE = "This form was not sent from a page of this server. Please go back, reload the page and try again."
 
 
 def credentials(settings: Settings) -> dict[str, str]:
-    """For each user, and for the admin key, what their sessions depend on."""
+    """Returns the password hash of each user, and the admin key under the name ADMIN_KEY."""
     found = {match[1]: match[2] for entry in settings.users or () if (match := USER.match(entry))}
     return found | ({} if settings.admin_key is None else {ADMIN_KEY: settings.admin_key})
 
 
 def signed_in_user(request: Request) -> str | None:
-    """The name of who sent a request through the gate; None where nobody signs in."""
-    return request.scope.get(SIGNED_IN)
+    """Returns the name of the user; None where no sign-in is required."""
+    return request.scope.get(_SIGNED_IN_USER)
 
 
 class AuthMiddleware:
-    """Lets only those through who are signed in, and the API's clients where keys are asked for."""
+    """Refuses requests without a signed-in user. Requests to the API pass if the API checks keys itself.
+
+    Args:
+        sessions: None where the server has no pages, so that no user can sign in.
+        api_has_keys: whether the option api_keys is set.
+    """
 
     def __init__(self, app: ASGIApp, sessions: Sessions | None, api_has_keys: bool) -> None:
         self._app, self._sessions, self._api_has_keys = app, sessions, api_has_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] not in ("http", "websocket") or self._is_public(scope["path"]):
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
-        if path in _OPEN or path.startswith(_OPEN_BELOW) or (is_api_path(path) and self._api_has_keys):
-            await self._app(scope, receive, send)
-            return
-        token = HTTPConnection(scope).cookies.get(USER_COOKIE)
-        try:
-            user = None
-            if self._sessions is not None and not is_api_path(path):  # a browser's cookie is no key to the API
+        user, refusal = None, None
+        if self._sessions is not None and not is_api_path(scope["path"]):  # a session does not replace an API key
+            try:
+                token = HTTPConnection(scope).cookies.get(USER_COOKIE)
                 user = await run_in_threadpool(self._sessions.subject, token)
-        except BackendUnavailable as error:
-            await self._refused(scope, JSONResponse({"detail": str(error)}, error.status))(scope, receive, send)
-            return
-        if user is None:
-            await self._refused(scope, self._ask(scope))(scope, receive, send)
-            return
-        scope[SIGNED_IN] = user
-        await self._app(scope, receive, send)
-
-    def _refused(self, scope: Scope, response: Response) -> ASGIApp:
-        async def close(scope: Scope, receive: Receive, send: Send) -> None:
+            except BackendUnavailable as error:
+                refusal = JSONResponse({"detail": str(error)}, error.status)
+        if user is not None:
+            scope[_SIGNED_IN_USER] = user
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
+        else:
+            await (refusal or _sign_in_required(scope))(scope, receive, send)
 
-        return close if scope["type"] == "websocket" else response
+    def _is_public(self, path: str) -> bool:
+        return path in _PUBLIC_PATHS or path.startswith(_PUBLIC_PREFIXES) or (is_api_path(path) and self._api_has_keys)
 
-    def _ask(self, scope: Scope) -> Response:
-        if scope["type"] == "websocket":
-            return Response()
-        if is_api_path(scope["path"]):
-            message = "This server asks people to sign in, so its API needs keys; none are configured (option api_keys)."
-            return ApiError(401, message, code="invalid_api_key").response()
-        if scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", ""):
-            query = scope["query_string"].decode("latin-1")
-            wanted = quote(local_path(scope["path"] + (f"?{query}" if query else "")), safe="/")
-            return RedirectResponse(f"/login?next={wanted}" if wanted != "/" else "/login", 303, {"Cache-Control": "no-store"})
-        return JSONResponse({"detail": "Please sign in; the page to do so is /login."}, 401, {"Cache-Control": "no-store"})
+
+def _sign_in_required(scope: Scope) -> Response:
+    if is_api_path(scope["path"]):
+        message = "This server asks people to sign in, so its API needs keys; none are configured (option api_keys)."
+        return ApiError(401, message, code="invalid_api_key").response()
+    if scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", ""):
+        query = scope["query_string"].decode("latin-1")
+        next = quote(local_path(scope["path"] + (f"?{query}" if query else "")), safe="/")
+        return RedirectResponse(f"/login?next={next}" if next != "/" else "/login", 303, _NO_STORE)
+    return JSONResponse({"detail": "Please sign in; the page to do so is /login."}, 401, _NO_STORE)
 
 
 class LoginService:
-    """Takes a name and a password, or a key, and hands out sessions; slows down who guesses.
+    """Opens sessions, and limits wrong passwords: 10 for an address, 60 for a name from all addresses, in 10 minutes.
 
-    An address gets few attempts. A name gets more, from all addresses together, so that nobody locks its owner out easily.
+    The limit of a name is higher, so that others cannot easily lock its owner out.
     """
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
-        self._of_address, self._of_name = FailedAttempts(10), FailedAttempts(60)
+        self._by_address, self._by_name = FailedAttempts(10), FailedAttempts(60)
 
-    async def sign_in(self, request: Request, subject: str, right: Callable[[], bool]) -> str | None:
-        """The token of a new session, or None when `right`, called in a thread, says no. Raises TooManyAttempts."""
+    async def sign_in(self, request: Request, subject: str, is_correct: Callable[[], bool]) -> str | None:
+        """Opens a session.
+
+        Args:
+            subject: the name of the user, or ADMIN_KEY.
+            is_correct: checks the password or the key; called in a thread.
+
+        Returns:
+            The token of the session; None for a wrong password.
+
+        Raises:
+            TooManyAttempts: the limit of the address or of the name is reached.
+        """
         address, name = request.client.host if request.client else "unknown", subject[:64]
-        # Counted before it is looked at, so that many at once gain nothing.
-        self._of_address.add(address)
-        self._of_name.add(name)
-        if not await run_in_threadpool(right):
+        # Counted before the check, so that parallel attempts do not pass the limit.
+        self._by_address.add(address)
+        self._by_name.add(name)
+        if not await run_in_threadpool(is_correct):
             log.warning("wrong password for %r from %s", name, address)
             return None
-        self._of_address.remove_last(address)
-        self._of_name.remove_last(name)
+        self._by_address.remove_last(address)
+        self._by_name.remove_last(name)
         return await run_in_threadpool(self.sessions.open, subject)
 
 
-def signed_in(request: Request, address: str, cookie: str, token: str, path: str = "/") -> Response:
-    """Sends the browser on, with its new cookie."""
-    response = RedirectResponse(address, 303, {"Cache-Control": "no-store"})
+def redirect_signed_in(request: Request, address: str, cookie: str, token: str, path: str = "/") -> Response:
+    """Redirects to a path of this server and sets the cookie of the session. path: where the browser sends the cookie."""
+    response = RedirectResponse(address, 303, _NO_STORE)
     secure = request.url.scheme == "https"
     response.set_cookie(cookie, token, int(LIFETIME.total_seconds()), path=path, secure=secure, httponly=True, samesite="lax")
     return response
 
 
-def add_auth_middleware(app: FastAPI, settings: Settings, login: LoginService | None) -> None:
-    """Requires a sign-in in front of every route when the settings name users. login: None where there are no pages."""
+def login_form(
+    brand: Brand, *, next: str, name: str | None, problem: str = "", status: int = 200, retry_s: int | None = None
+) -> Response:
+    """Returns the page with the sign-in form.
+
+    Args:
+        next: the path to redirect to after sign-in; the form of the operator's page is sent to its own path.
+        name: the value of the field for the name; None for a form that asks for the admin key alone.
+        problem: the error message above the form.
+    """
+    heading, action = ("Open", next) if name is None else ("Sign in", "/login")
+    html = render("auth/login", brand, heading=heading, action=action, name=name, next=next, problem=problem)
+    return html_page(html, status, None if retry_s is None else {"Retry-After": str(retry_s)})
+
+
+def add_auth_middleware(app: FastAPI, settings: Settings, service: LoginService | None) -> None:
+    """Requires sign-in for every route if the settings name users. service: None where the server has no pages."""
     if settings.users is not None:
-        app.add_middleware(AuthMiddleware, sessions=login.sessions if login else None, api_has_keys=bool(settings.api_keys))
+        app.add_middleware(AuthMiddleware, sessions=service.sessions if service else None, api_has_keys=bool(settings.api_keys))
 
 
-def add_login(app: FastAPI, settings: Settings, brand: Brand, desk: LoginService) -> None:
-    """The routes /login and /logout, when the settings name users."""
+def add_login(app: FastAPI, settings: Settings, brand: Brand, service: LoginService) -> None:
+    """Adds the routes /login and /logout if the settings name users."""
     if settings.users is None:
         return
 
-    def ask(next: str, name: str = "", problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
-        values = {"heading": "Sign in", "action": "/login", "named": True, "name": name, "next": next, "problem": problem}
-        return html_page(render("auth/login", brand, **values), status, headers)
-
     @app.get("/login", include_in_schema=False)
     async def login_page(request: Request) -> Response:
-        return ask(local_path(request.query_params.get("next")))
+        return login_form(brand, next=local_path(request.query_params.get("next")), name="")
 
     @app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
         if not is_same_origin(request):
-            return ask("/", problem=_CROSS_SITE, status=403)
+            return login_form(brand, next="/", name="", problem=_CROSS_SITE, status=403)
         form = await read_form(request)
         if form is None:
-            return ask("/", problem="The form could not be read; please try again.", status=400)
+            return login_form(brand, next="/", name="", problem="The form could not be read; please try again.", status=400)
         next, name, password = local_path(form.get("next")), form.get("name", "").strip(), form.get("password", "")
+        shown_name = name[:64]
         try:
-            token = await desk.sign_in(request, name, lambda: desk.sessions.password_matches(name, password))
-        except TooManyAttempts as error:
-            return ask(next, name[:64], str(error), error.status, {"Retry-After": str(error.retry_s)})
+            token = await service.sign_in(request, name, lambda: service.sessions.password_matches(name, password))
         except DemoError as error:
-            return ask(next, name[:64], str(error), error.status)
+            retry_s = error.retry_s if isinstance(error, TooManyAttempts) else None
+            return login_form(brand, next=next, name=shown_name, problem=str(error), status=error.status, retry_s=retry_s)
         if token is None:
-            return ask(next, name[:64], "That name and password do not belong together.", 401)
-        return signed_in(request, next, USER_COOKIE, token)
+            problem = "That name and password do not belong together."
+            return login_form(brand, next=next, name=shown_name, problem=problem, status=401)
+        return redirect_signed_in(request, next, USER_COOKIE, token)
 
     @app.get("/logout", include_in_schema=False)
     async def logout_page(request: Request) -> Response:
-        token = request.cookies.get(USER_COOKIE)
-        user = await run_in_threadpool(desk.sessions.subject, token)
+        user = await run_in_threadpool(service.sessions.subject, request.cookies.get(USER_COOKIE))
         if user is None:
             return RedirectResponse("/login", 303)
         return html_page(render("auth/logout", brand, heading="Sign out?", sentence=f"You are signed in as {user}.", link=None))
@@ -184,7 +196,7 @@ def add_login(app: FastAPI, settings: Settings, brand: Brand, desk: LoginService
     async def logout(request: Request) -> Response:
         if not is_same_origin(request):
             return notice_page(brand, "Not signed out", _CROSS_SITE, 403)
-        await run_in_threadpool(desk.sessions.close, request.cookies.get(USER_COOKIE))
+        await run_in_threadpool(service.sessions.close, request.cookies.get(USER_COOKIE))
         response = RedirectResponse("/login", 303)
         response.delete_cookie(USER_COOKIE)
         return response

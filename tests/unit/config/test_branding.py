@@ -83,7 +83,7 @@ def test_titles_and_footers_are_text_on_every_page():
     pages = [
         render("web/notice", brand, **values),
         render("auth/logout", brand, **values),
-        render("auth/login", brand, heading=nasty, action="/", named=True, name=nasty, next=nasty, problem=nasty),
+        render("auth/login", brand, heading=nasty, action="/", name=nasty, next=nasty, problem=nasty),
         render("share/conversation", brand, title=nasty, dates=nasty, turns=[]),
         brand.footer_html(),
         render("explore/page", brand).replace('<script type="module"', ""),
