@@ -13,7 +13,8 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ConfigError
 
 PASSWORD = "correct horse"
-HASH = hash_password(PASSWORD)
+# Written out, because the ids of the tests below must be the same in every process of a parallel run.
+HASH = "scrypt$14$8$5$9WFVCJFQE1EByqKpG0t_og$l-dmjysEYxjA8L0czSgbIIaXOdEt223abzxRpUNsOGY"
 OTHER = hash_password("battery staple")
 
 
