@@ -23,6 +23,7 @@ from mllama_demo.generation.service import Answer
 from mllama_demo.present.presenter import Presenter, RehearsalStatus
 from mllama_demo.present.recording import INCOMPLETE, Recording
 from mllama_demo.present.spec import Scenario, names
+from mllama_demo.sampling import SamplingParams
 from mllama_demo.web.auth.login import signed_in_user
 from mllama_demo.web.errors import INTERNAL_ERROR, ApiError
 from mllama_demo.web.requests import StaticAssets, notice_page, require_same_origin
@@ -138,13 +139,12 @@ _INCOMPLETE_REASONS = {
 
 
 def _script(scenario: Scenario, rehearsal: RehearsalStatus, settings: Settings) -> dict[str, Any]:
-    """All that the page needs, so that it can go on when the server is gone."""
+    """Everything that the page needs to play the scenario without the server."""
     recording, steps = rehearsal.recording, []
     for index, step in enumerate(scenario.steps):
-        found = recording.step(scenario, index) if recording else None
         recorded = None
-        if found is not None and recording is not None:
-            recorded = {"text": found.answer, "total_s": found.total_s, "date": recording.date, "model": recording.model}
+        if recording is not None and (answer := recording.step(scenario, index)) is not None:
+            recorded = {"text": answer.answer, "total_s": answer.total_s, "date": recording.date, "model": recording.model}
         image = scenario.images[index]
         steps.append(
             {
@@ -153,7 +153,7 @@ def _script(scenario: Scenario, rehearsal: RehearsalStatus, settings: Settings) 
                 "continues": step.continues,
                 "notes": step.notes.strip(),
                 "image": None if image is None else f"{scenario.name}/images/{image.digest}",
-                "parameters": _shown(scenario.samplings[index]),
+                "parameters": _sampling_text(scenario.samplings[index]),
                 "limit_s": min(scenario.time_limit_s(index), settings.request_time_limit_s),
                 "recorded": recorded,
                 "fingerprint": scenario.fingerprint(index),
@@ -174,7 +174,7 @@ async def _results(events: AsyncGenerator[Scenario | Recording | RehearsalStatus
 
 
 def _result(recording: Recording) -> dict[str, Any]:
-    """What came of the last step of a rehearsal so far."""
+    """The result of the latest step of a rehearsal."""
     index = len(recording.steps) - 1
     step = recording.steps[index]
     figures = {"ttft_s": step.ttft_s, "total_s": step.total_s, "tokens": step.completion_tokens}
@@ -183,7 +183,7 @@ def _result(recording: Recording) -> dict[str, Any]:
 
 
 async def _events(answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[dict[str, Any], None]:
-    """What is new in each moment of an answer."""
+    """For each state of an answer, the phase and the new text."""
     sent = ""
     async with aclosing(answers):
         async for answer in answers:
@@ -204,8 +204,8 @@ def _event(answer: Answer, sent: str) -> dict[str, Any]:
     return event
 
 
-def _shown(sampling: Any) -> str:
-    """The parameters of a step, small print."""
+def _sampling_text(sampling: SamplingParams) -> str:
+    """The sampling values of a step as text."""
     if sampling.greedy:
         return f"greedy · at most {sampling.max_tokens} tokens"
     seed = "" if sampling.seed is None else f" · seed {sampling.seed}"

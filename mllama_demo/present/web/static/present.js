@@ -1,13 +1,13 @@
-// Plays a scenario: one step at a time, asked live, and from its recording, labelled as such, when the model fails.
+// Plays a scenario step by step. When the model fails, shows the recorded answer with a label.
 import { events } from "./events.js";
 
 const page = document.body.dataset;
 const at = (id) => document.getElementById(id);
 const channel = new BroadcastChannel(`mllama-present-${page.name}`);
-const SILENCE_MS = 20000; // without a sign of life for this long, a stage cannot wait any more
+const SILENCE_MS = 20000; // the page stops waiting for an answer when nothing arrives for this long
 const RECORDED_CHUNK_MS = 60;
-const SMALLEST = 0.55; // of an answer's usual size
-const CHANGED = 409; // the status where the file has another step in this place by now
+const SMALLEST = 0.55; // the smallest font size of an answer, relative to the usual one
+const CHANGED = 409; // the status for a step that was changed in the file
 const WAITED = { silence: "the model gave no sign in time.", limit: "the answer took longer than this step may take." };
 
 function clockFrom(since) {
@@ -20,14 +20,14 @@ function keys(act) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const name = { ArrowRight: "next", PageDown: "next", " ": "next", ArrowLeft: "back", PageUp: "back",
       n: "notes", f: "full", r: "again" }[event.key];
-    if (event.repeat && (name || event.key === "Enter")) return event.preventDefault(); // a key held down is pressed once
+    if (event.repeat && (name || event.key === "Enter")) return event.preventDefault(); // ignores the repetitions of a held key
     if (!name || (event.key === " " && event.target.closest("button, a"))) return;
     event.preventDefault();
     act(name);
   });
 }
 
-// Which stage a notes window belongs to: other tabs may play the same demo. A reload leaves it as it is, for notes that are open.
+// The id of this presentation, to which a notes window belongs. Other tabs may play the same scenario. A reload keeps the id.
 function stageId() {
   const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
   const id = (reloaded && history.state) || page.run;
@@ -41,11 +41,11 @@ async function stage() {
   const script = await (await fetch(`${base}/scenario.json`)).json();
   const steps = script.steps.map((step) => ({ ...step, text: "", phase: "new", label: "", trouble: "", figures: "" }));
   const recorded = steps.filter((step) => step.recorded).length;
-  // Pictures are here, as the recordings are, before the network can fail: address to a copy of ours.
+  // URL of each image → object URL of a copy, fetched in advance because the network may fail later.
   const pictures = new Map(steps.filter((step) => step.image).map((step) => [page.base + step.image, null]));
   const address = (step) => pictures.get(page.base + step.image) ?? page.base + step.image;
   const missing = () => [...pictures.keys()].filter((key) => !pictures.get(key));
-  async function hold() {
+  async function preload() {
     document.body.dataset.held = "under way";
     for (const key of missing()) {
       const answer = await fetch(key).catch(() => null);
@@ -85,7 +85,7 @@ async function stage() {
     tell();
   }
 
-  // A remote cannot scroll: a long answer becomes smaller until all of it is seen, or its end where that is too small.
+  // Presenter remotes cannot scroll. Reduces the font until the answer fits; at the smallest size, scrolls to the end.
   let fitted = "";
   function fit(text) {
     const box = at("answer");
@@ -113,7 +113,7 @@ async function stage() {
     const mine = (asking = new AbortController());
     const index = place;
     const step = steps[index];
-    step.asked = mine; // asked again, the step belongs to the newer question
+    step.asked = mine; // the latest question owns the step
     Object.assign(step, { text: "", phase: "busy", label: "", trouble: "", figures: "" });
     show();
     const limit = setTimeout(() => mine.abort("limit"), step.limit_s * 1000);
@@ -143,7 +143,7 @@ async function stage() {
       const why = mine.signal.aborted ? WAITED[mine.signal.reason] : error.message;
       if (why && error.status === CHANGED) Object.assign(step, { phase: "done", trouble: why });
       else if (why) await fallBack(step, mine, why, redraw);
-      // Somebody went on: what was written stays, and is asked anew when wanted.
+      // The presenter moved on: the text so far stays.
       else if (step.asked === mine) Object.assign(step, { phase: step.text ? "done" : "new", figures: "" });
     } finally {
       clearTimeout(limit);
@@ -153,7 +153,7 @@ async function stage() {
     redraw();
   }
 
-  // The recorded answer, never without its label: the label stands before the first word does.
+  // Shows the recorded answer. The label is set before the first word.
   async function fallBack(step, mine, why, redraw) {
     if (!step.recorded) {
       step.figures = "";
@@ -199,7 +199,7 @@ async function stage() {
     try {
       const told = await (await fetch(`${page.base}../health`)).json();
       tellState(told.status === "ready" ? "" : told.reason);
-      if (document.body.dataset.held === "not yet") hold();
+      if (document.body.dataset.held === "not yet") preload();
     } catch {
       tellState("the server cannot be reached");
     }
@@ -223,11 +223,11 @@ async function stage() {
   setInterval(() => (at("clock").textContent = clockFrom(began)), 500);
   setInterval(health, 5000);
   health();
-  hold();
+  preload();
   show();
 }
 
-// A window that no stage opened belongs to the first one that answers.
+// A notes window that was opened by hand follows the first presentation that answers.
 function notes() {
   let stage = location.hash.slice(1);
   let began = 0;

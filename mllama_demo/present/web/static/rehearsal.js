@@ -1,13 +1,13 @@
-// The rehearsal page: plays the whole scenario once on the server and shows what came of each step.
+// The rehearsal page: the server asks all steps, and the page shows the result of each.
 import { events } from "./events.js";
 
 const at = (id) => document.getElementById(id);
 const rows = [...document.querySelectorAll("#steps > li")];
-let under = null; // the rehearsal under way
+let running = null; // the AbortController of the rehearsal under way
 
-function show(row, state, words) {
+function show(row, state, verdict) {
   row.dataset.state = state;
-  row.querySelector(".verdict").textContent = words;
+  row.querySelector(".verdict").textContent = verdict;
 }
 
 function result(row, told) {
@@ -21,16 +21,16 @@ function result(row, told) {
   row.querySelector(".figures").textContent = `${first} · whole answer ${told.total_s.toFixed(2)} s · ${told.tokens} tokens${speed}`;
 }
 
-function doing(going) {
-  at("start").hidden = going;
-  at("stop").hidden = !going;
-  at("progress").hidden = !going;
-  at(going ? "stop" : "start").focus({ preventScroll: true });
+function setRunning(isRunning) {
+  at("start").hidden = isRunning;
+  at("stop").hidden = !isRunning;
+  at("progress").hidden = !isRunning;
+  at(isRunning ? "stop" : "start").focus({ preventScroll: true });
 }
 
 async function rehearse() {
-  const mine = (under = new AbortController());
-  doing(true);
+  const mine = (running = new AbortController());
+  setRunning(true);
   at("progress").value = 0;
   at("said").className = "";
   for (const row of rows) {
@@ -64,11 +64,11 @@ async function rehearse() {
     at("said").textContent = `${mine.signal.aborted ? "Stopped" : `Stopped: ${error.message}`} Nothing was recorded; an earlier recording stays.`
       .replace(/^Stopped Nothing/, "Stopped. Nothing");
   }
-  mine.abort(); // closes the connection also after a mistake of ours
-  under = null;
-  doing(false);
+  mine.abort(); // closes the connection, also after an exception in this script
+  running = null;
+  setRunning(false);
 }
 
 at("start").addEventListener("click", rehearse);
-at("stop").addEventListener("click", () => under?.abort());
-addEventListener("keydown", (event) => event.key === "Escape" && under?.abort());
+at("stop").addEventListener("click", () => running?.abort());
+addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
