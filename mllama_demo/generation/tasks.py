@@ -104,10 +104,10 @@ class AnswerTasks:
     def get(self, conversation_id: str) -> AnswerTask | None:
         return self._live.get(conversation_id)
 
-    def of(self, owner: str) -> list[AnswerTask]:
+    def of_owner(self, owner: str) -> list[AnswerTask]:
         return [task for task in self._live.values() if task.owner == owner]
 
-    def refuse_second(self, conversation_id: str) -> None:
+    def require_idle(self, conversation_id: str) -> None:
         """Raises BadRequest while the conversation is being answered."""
         if conversation_id in self._live:
             raise BadRequest("This conversation is being answered already; wait for it or press Stop.")
@@ -116,7 +116,7 @@ class AnswerTasks:
         self, owner: str, conversation: Conversation, sampling: SamplingParams, tree: MessageTree | None = None
     ) -> AnswerTask:
         """Starts to answer the last turn. The conversation is stored as soon as the backend accepts the request."""
-        self.refuse_second(conversation.id)
+        self.require_idle(conversation.id)
         task = self._live[conversation.id] = AnswerTask(owner, conversation, tree)
         for work in (self._run(task, sampling), self._stop_when_unwatched(task), self._save_drafts(task)):
             running = asyncio.create_task(work)
@@ -137,7 +137,7 @@ class AnswerTasks:
             async for _ in changes:
                 pass
 
-    async def adopt(self, owner: str) -> None:
+    async def recover_drafts(self, owner: str) -> None:
         """Stores the owner's answers of which only a draft exists, because a process crashed or could not store them."""
         await asyncio.to_thread(self._drafts.recover, owner, frozenset(self._live))
 
@@ -180,7 +180,7 @@ class AnswerTasks:
                     await asyncio.to_thread(save_draft)
                 await asyncio.sleep(REFRESH_INTERVAL_S)
         finally:
-            # The draft of an answer that could not be saved is its only copy, see adopt.
+            # The draft of an answer that could not be saved is its only copy, see recover_drafts.
             if task.saved or task.discarded:
                 with contextlib.suppress(DemoError):  # a draft that stays is not recovered, since the conversation has gone on
                     await asyncio.to_thread(self._drafts.delete, task.id)

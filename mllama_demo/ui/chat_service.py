@@ -87,7 +87,7 @@ class ChatService:
 
     async def open(self, session: PageSession, conversation_id: str) -> PageUpdate:
         """Shows a conversation, with the answer that is being written; a new chat when the conversation does not exist."""
-        await self._answer_tasks.adopt(session.owner)
+        await self._answer_tasks.recover_drafts(session.owner)
         task = self._task_of(session, conversation_id)
         try:
             tree = task.tree if task else await self._load(session, conversation_id)
@@ -140,7 +140,7 @@ class ChatService:
 
     async def erase(self, session: PageSession) -> PageUpdate:
         """Deletes everything of the session's owner for good, and shows a new chat."""
-        for task in self._answer_tasks.of(session.owner):
+        for task in self._answer_tasks.of_owner(session.owner):
             await self._answer_tasks.discard(task)
         await asyncio.to_thread(self.session_cleanup.erase, session)
         return await self.new(session)
@@ -295,7 +295,7 @@ class ChatService:
     def _require_changeable(self, session: PageSession, conversation_id: str) -> None:
         """Raises BadRequest while the conversation is being answered."""
         if self._task_of(session, conversation_id) is not None:
-            self._answer_tasks.refuse_second(conversation_id)
+            self._answer_tasks.require_idle(conversation_id)
         self.pages.drop_tasks(conversation_id)
 
     # --- what a page shows ----------------------------------------------------------------------------------------------

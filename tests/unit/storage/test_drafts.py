@@ -148,7 +148,7 @@ async def test_the_draft_of_an_answer_that_could_not_be_stored_is_recovered_unle
         assert isinstance(live.error, BackendUnavailable) is not discarded
         mended.append(True)
         later(monkeypatch, LIFETIME * 1.1)
-        await answers.adopt(ME)
+        await answers.recover_drafts(ME)
         return texts(store, conversation)
 
     assert await story() == ["Tell me a story", *([] if discarded else ["On"])]

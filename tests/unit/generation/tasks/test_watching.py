@@ -175,6 +175,6 @@ async def test_an_answer_that_cannot_be_stored_fails_and_the_conversation_can_be
     backend.send(READ)
     await watch(task)
     assert str(task.error) == "The disk is full."
-    answers.refuse_second(HELLO.id)
+    answers.require_idle(HELLO.id)
     await until(lambda: backend.closed, "the request was given up")
     store.database.close()
