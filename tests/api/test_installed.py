@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mllama_demo import __version__
-from tests.support.program import ROOT, clean_environment, running, visitor
+from tests.support.paths import ROOT
+from tests.support.program import clean_environment, running, visitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from tests.support.browser import chat_page as pages
 from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import Browsers
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
+from tests.support.paths import EXAMPLE_IMAGES
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytestmark = pytest.mark.timeout(900)
-ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "requirements-neuron.txt"
 # What such an environment holds, as far as the demo's packages could touch it: name, version, and what it asks for. SDK 2.24
 # has transformers 4.51 and SDK 2.28 has 4.57.

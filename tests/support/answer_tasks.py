@@ -12,7 +12,9 @@ from mllama_demo.generation.tasks import AnswerTask, AnswerTasks
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.drafts import Drafts
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, talk, until
+from tests.support.code_points import CodePoints
+from tests.support.manual_backend import READ, ManualBackend, talk
+from tests.support.waiting import until
 
 OFTEN = 1000.0  # yields per second: a watcher sees nearly every change
 

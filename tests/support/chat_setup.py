@@ -27,7 +27,9 @@ from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.tile_view import NO_IMAGE
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, talk, until
+from tests.support.code_points import CodePoints
+from tests.support.manual_backend import READ, ManualBackend, finished, talk
+from tests.support.waiting import until
 
 PAGE, TAB = PageSession("me", "page"), PageSession("me", "another tab")
 OTHER_OWNER = PageSession("another owner", "their page")

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-DATA = Path(__file__).resolve().parents[1] / "contract" / "data"
+from tests.support.paths import ROOT
+
+DATA = ROOT / "tests" / "contract" / "data"
 GENERATIONS = ("0.6", "0.7", "0.9")
 
 

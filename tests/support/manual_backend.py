@@ -1,10 +1,9 @@
-"""For the tests above the backend: a Backend whose every event the test sends by hand, and a tokenizer as simple as can be."""
+"""For the tests above the backend: a Backend whose every event the test sends by hand."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from mllama_demo.chat.conversation import Conversation, Message
@@ -19,24 +18,9 @@ from mllama_demo.engine.base import (
     Timings,
     TokenEvent,
 )
+from tests.support.waiting import until
 
 PATIENCE_S = 20.0
-SPECIAL = 0xE000
-
-
-class CodePoints:
-    """As much of a tokenizer as prompts need: every character is a token, special tokens are private-use characters."""
-
-    def __init__(self) -> None:
-        self._names: list[str] = []
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(character) for character in text]
-
-    def special_id(self, name: str) -> int:
-        if name not in self._names:
-            self._names.append(name)
-        return SPECIAL + self._names.index(name)
 
 
 class ManualBackend:
@@ -107,13 +91,6 @@ READ = PrefillEvent(prompt_tokens=5, waited_s=0.5)
 
 def finished(reason: FinishReason = "end_of_turn", text: str = "", error: str | None = None, tokens: int = 3) -> FinishEvent:
     return FinishEvent(reason, text, 5, tokens, Timings(0.5, 1.5, 2.0, 3.5), error)
-
-
-async def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        await asyncio.sleep(0.002)
 
 
 def talk(*texts: str) -> Conversation:

@@ -11,8 +11,8 @@ import yaml
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(file for file in (ROOT / "configs").glob("*.yaml") if "backend: neuron" in file.read_text())
 TUTORIAL: dict[str, Any] = {
     "backend": "neuron",

@@ -10,7 +10,9 @@ import openai
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.program import ROOT, Program, visitor, wait_until
+from tests.support.paths import ROOT
+from tests.support.program import Program, visitor
+from tests.support.waiting import wait_until
 
 KEY = "a-key-for-the-tests"
 NAME = "tiny"

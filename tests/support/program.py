@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 
 import requests
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 120
+from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE_S, wait_until
+
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
 
 
@@ -65,15 +65,6 @@ def visitor() -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     return session
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE_S) -> Any:
-    """Asks again and again; returns the first true answer. Raises AssertionError naming what never came."""
-    deadline = time.monotonic() + timeout
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
-        time.sleep(0.05)
-    return answer
 
 
 @dataclass

@@ -10,7 +10,8 @@ from typing import Any
 import requests
 
 from mllama_demo.ui.gradio_patches.hidden_components import HIDDEN
-from tests.support.program import Program, visitor, wait_until
+from tests.support.program import Program, visitor
+from tests.support.waiting import wait_until
 
 
 class RawChat:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -12,14 +10,6 @@ from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, Token
 from mllama_demo.engine.remote.backend import OpenAIBackend
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
-from tests.support.protocol_server import PATIENCE_S
-
-
-def until(condition: Callable[[], Any], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 3 * PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what()}"
-        time.sleep(0.01)
 
 
 def request(text: str = "What is it?", image: LoadedImage | None = None, **options: Any) -> GenerationRequest:

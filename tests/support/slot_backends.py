@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -16,17 +15,11 @@ from mllama_demo.engine.runner import ModelRunner
 from mllama_demo.engine.slot_backend import Progress, SlotBackend
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.sampling import SamplingParams
+from tests.support.code_points import CodePoints
 from tests.support.scripted_runner import END_IDS, ScriptedRunner
 
 PATIENCE_S = 20.0
 MOST_TOKENS = 4096
-
-
-class CodePoints:
-    """As much of a tokenizer as the backend needs: every token is a character."""
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return chr(token_id).encode()
 
 
 class Pace:
@@ -97,13 +90,6 @@ def text(events: list[Event]) -> str:
 def end(events: list[Event]) -> FinishEvent:
     assert isinstance(events[-1], FinishEvent)
     return events[-1]
-
-
-def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.002)
 
 
 def idle(backend: SlotBackend) -> bool:

@@ -15,8 +15,8 @@ import typer
 from mllama_demo import __version__, cli
 from mllama_demo.cli import main
 from mllama_demo.errors import ConfigError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [command.name or "" for command in cli.app.registered_commands]
 HEAVY = (
     "torch",

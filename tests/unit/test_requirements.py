@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.support.paths import ROOT
+
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
-ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OF_THE_NEURON_SDK = {"numpy", "tokenizers", "torch", "transformers"}
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.program import PATIENCE_S, ROOT, Program, clean_environment, free_port, wait_until
+from tests.support.paths import ROOT
+from tests.support.program import Program, clean_environment, free_port
+from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 FAKE_SDK = ROOT / "tests" / "support" / "fake_sdk"

@@ -19,8 +19,9 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.engine.remote.backend import OpenAIBackend
 from mllama_demo.sampling import SamplingParams
-from tests.support.program import Program, free_port, running, visitor, wait_until
+from tests.support.program import Program, free_port, running, visitor
 from tests.support.raw_gradio_client import RawChat
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 START_S = 400  # two programs start at the same time

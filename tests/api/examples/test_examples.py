@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.program import ROOT, Program, clean_environment, free_port, visitor, wait_until
+from tests.support.paths import ROOT
+from tests.support.program import Program, clean_environment, free_port, visitor
+from tests.support.waiting import wait_until
 
 EXAMPLES = ROOT / "examples"
 OWN_BACKEND = "own_backend.py"

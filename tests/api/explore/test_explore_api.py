@@ -10,7 +10,8 @@ import requests
 
 from mllama_demo.explore.import_export import from_json
 from tests.support.openai_clients import AUTHORIZED, NAME, PICTURES, data_url, post, user, wait_idle
-from tests.support.program import Program, visitor, wait_until
+from tests.support.program import Program, visitor
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 GRID = {"prompt": "What is this?", "temperature": [0.5, 1.5], "top_p": 1.0, "seed": [1, 2], "max_tokens": 8}

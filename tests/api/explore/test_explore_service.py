@@ -14,8 +14,9 @@ import pytest
 import requests
 
 from tests.support.openai_clients import wait_idle
-from tests.support.program import Program, wait_until
+from tests.support.program import Program
 from tests.support.program import visitor as new_session
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 # A greedy answer that takes some seconds, because nothing ends it before max_tokens.

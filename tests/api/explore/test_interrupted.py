@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mllama_demo.explore.import_export import from_json
-from tests.support.program import PATIENCE_S, start_command
+from tests.support.program import start_command
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(400)
 CELLS = 14

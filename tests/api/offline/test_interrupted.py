@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.program import PATIENCE_S, start_command, wait_until
+from tests.support.program import start_command
+from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 LINES = 40

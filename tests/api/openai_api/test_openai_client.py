@@ -13,7 +13,8 @@ import openai
 import pytest
 
 from tests.support.openai_clients import NAME, PICTURES, about, async_client, client, data_url, metric, user, wait_idle
-from tests.support.program import Program, wait_until
+from tests.support.program import Program
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -25,7 +25,8 @@ from tests.support.openai_clients import (
     user,
     wait_idle,
 )
-from tests.support.program import Program, running, visitor, wait_until
+from tests.support.program import Program, running, visitor
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

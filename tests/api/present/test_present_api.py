@@ -15,14 +15,15 @@ import pytest
 import requests
 
 from mllama_demo.config.passwords import hash_password
-from tests.api.web.test_accounts import sign_in
+from tests.support.accounts import PASSWORD, sign_in
 from tests.support.openai_clients import PICTURES, wait_idle
-from tests.support.program import ROOT, Program, clean_environment, free_port, running, visitor, wait_until
+from tests.support.paths import ROOT
+from tests.support.program import Program, clean_environment, free_port, running, visitor
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 SLOW_DEMO = ROOT / "tests" / "support" / "demos" / "slow_demo.py"
 RUN, OTHER_RUN = "r" * 32, "s" * 32
-PASSWORD = "correct horse"
 TWO_STEPS = """title: Two steps
 image: dog.png
 steps:

@@ -17,10 +17,11 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
+from tests.support.accounts import PASSWORD, sign_in
 from tests.support.program import Program, running
 
 pytestmark = pytest.mark.timeout(300)
-PASSWORD, KEY = "correct horse", "the-operators-key"
+KEY = "the-operators-key"
 HTML = {"Accept": "text/html"}
 SCRIPT = "<script>alert(1)</script>"
 
@@ -50,13 +51,6 @@ def conversation(store: ConversationStore) -> Conversation:
     image = store.put_image(load_image(dog.read_bytes(), "dog.png"))
     messages = (Message("user", f"What is it? {SCRIPT}", image), Message("assistant", f"A *dog*. {SCRIPT}"))
     return store.save("user:anna", Conversation(messages, title=f"Dogs {SCRIPT}")).conversation()
-
-
-def sign_in(demo: Program, name: str = "anna", password: str = PASSWORD, **fields: str) -> requests.Session:
-    session = requests.Session()
-    answer = session.post(f"{demo.url}/login", data={"name": name, "password": password, **fields}, allow_redirects=False)
-    assert answer.status_code == 303, answer.text
-    return session
 
 
 # --- without sign-in -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.program import PATIENCE_S, Program, free_port, run, running, visitor
+from tests.support.program import Program, free_port, run, running, visitor
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(300)
 

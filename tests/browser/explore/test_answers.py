@@ -31,7 +31,8 @@ from tests.support.browser.explore_page import (
     wait_finished,
     wait_token,
 )
-from tests.support.program import Program, running, wait_until
+from tests.support.program import Program, running
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 BLUE = "rgb(11, 95, 255)"

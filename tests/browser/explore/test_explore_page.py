@@ -8,7 +8,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
 from tests.support.browser.explore_page import (
     branch,
     cell,
@@ -20,6 +19,7 @@ from tests.support.browser.explore_page import (
     token_ids,
     wait_token,
 )
+from tests.support.paths import EXAMPLE_IMAGES
 from tests.support.program import Program
 
 pytestmark = pytest.mark.timeout(400)

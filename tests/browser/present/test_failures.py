@@ -12,11 +12,12 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.browser.browsers import Browsers
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
-from tests.support.program import Program, free_port, running, visitor, wait_until
+from tests.support.paths import DEMOS, EXAMPLE_IMAGES
+from tests.support.program import Program, free_port, running, visitor
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
-FAILING_DEMO = Path(__file__).resolve().parents[2] / "support" / "demos" / "failing_demo.py"
+FAILING_DEMO = DEMOS / "failing_demo.py"
 LABEL = re.compile(r"^Recorded on \d{1,2} [A-Z][a-z]+ \d{4} · embedded$")
 STEP = """  - prompt: {}
     image: {}

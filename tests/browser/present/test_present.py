@@ -9,8 +9,9 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import Browsers
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
-from tests.support.program import Program, running, wait_until
+from tests.support.paths import EXAMPLE_IMAGES
+from tests.support.program import Program, running
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

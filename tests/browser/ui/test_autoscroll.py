@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.browser import chat_page as pages
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
+from tests.support.paths import EXAMPLE_IMAGES
 
 pytestmark = pytest.mark.timeout(300)
 # How far the end of the conversation is below the visible part, in pixels.

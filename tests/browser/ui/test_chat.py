@@ -7,8 +7,8 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.support.browser import chat_page as pages
 from tests.support.browser.browsers import DESKTOP, PHONE, Browsers
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
 from tests.support.browser.chats import CAPITAL, DOG, ask_in_a_new_chat, wait_idle
+from tests.support.paths import EXAMPLE_IMAGES
 from tests.support.program import Program
 
 pytestmark = pytest.mark.timeout(300)

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.support.browser import chat_page as pages
 from tests.support.browser.browsers import PHONE, Browsers
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
+from tests.support.paths import EXAMPLE_IMAGES
 from tests.support.program import Program, running
 
 pytestmark = pytest.mark.timeout(600)

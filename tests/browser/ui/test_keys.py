@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from mllama_demo.ui.help import HINTS, KEYS
 from tests.support.browser import chat_page as pages
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
+from tests.support.paths import EXAMPLE_IMAGES
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -12,16 +12,18 @@ import requests
 from playwright.sync_api import Page, expect
 
 from mllama_demo.config.passwords import hash_password
+from tests.support.accounts import PASSWORD
 from tests.support.browser import chat_page as pages
 from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
-from tests.support.program import Program, running, wait_until
+from tests.support.paths import EXAMPLE_IMAGES, ROOT
+from tests.support.program import Program, running
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 IDLE_S = 16
-PASSWORD = "correct horse"
 # Not an example image: copies of these in Gradio's cache are kept.
-OWN_IMAGE = pages.ROOT / "mllama_demo" / "present" / "scenarios" / "images" / "coffee.jpg"
+OWN_IMAGE = ROOT / "mllama_demo" / "present" / "scenarios" / "images" / "coffee.jpg"
 TABLES = ("conversations", "messages", "images", "shares", "feedback", "drafts")
 
 
@@ -124,7 +126,7 @@ def test_a_kiosk_shows_the_chat_without_settings_and_links(browsers: Browsers, k
     browsers.expect_complaint("AbortError|Connection errored out")
     page = sign_in(browsers.open(kiosk, PHONE, color_scheme=scheme))
     found = obstacles(page)
-    pages.ask_and_wait(page, "What is in this image?", pages.EXAMPLE_IMAGES / "dog.png")
+    pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
     for part in ("#settings", "#sign-out", "#share", "#conversations", "#import", "#note-row", "#more-images"):
         expect(page.locator(part)).to_be_hidden()
     for name in ("Like", "Dislike"):

@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 from tests.support.browser import chat_page as pages
 from tests.support.browser.browsers import Browsers
 from tests.support.browser.chat_page import SLOW_DEMO
-from tests.support.program import Program, running, wait_until
+from tests.support.program import Program, running
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

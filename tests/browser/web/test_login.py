@@ -8,13 +8,13 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from mllama_demo.config.passwords import hash_password
+from tests.support.accounts import PASSWORD
 from tests.support.browser import chat_page as pages
 from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.program import Program, running
 
 pytestmark = pytest.mark.timeout(400)
-PASSWORD = "correct horse"
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.cli import main
 from mllama_demo.errors import DemoError
 from tests.support.meta_checkpoint import Sizes, random_weights, save
+from tests.support.paths import ROOT
 
 SMALL = Sizes(intermediate=(0, 1, 2, 0, 1))  # as many as the published models have, so that the command itself can convert it
 EYES = VisionConstants(heads=4, intermediate_layers=SMALL.intermediate)
-ROOT = Path(__file__).resolve().parents[3]
 
 
 class Folders(NamedTuple):

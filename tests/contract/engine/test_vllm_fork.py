@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import inspect
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.vllm.arguments import engine_arguments
 from mllama_demo.engine.vllm.engine import Fork, engine_prompt, sampling_values
 from mllama_demo.sampling import SamplingParams
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 RECORDED = sorted((ROOT / "tests" / "contract" / "data").glob("vllm_neuron_*.json"))
 # SAMPLING_PARAMS of the tutorial.
 TUTORIAL = [(1, 1.0, 1.0, 256), (1, 0.9, 1.0, 256), (10, 0.9, 0.5, 512), (10, 0.75, 0.5, 1024)]

@@ -28,9 +28,10 @@ from mllama_demo.explore.whatif import what_if
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
+from tests.support.paths import EXAMPLE_IMAGES
 
 pytestmark = pytest.mark.timeout(900)
-DOG = Path(__file__).resolve().parents[3] / "mllama_demo" / "images" / "example_images" / "dog.png"
+DOG = EXAMPLE_IMAGES / "dog.png"
 # The temperatures are high enough for different answers, so that an error in sharing becomes visible.
 GRID = make_grid({"prompt": "What do you see?", "temperature": [0.0, 1.6, 2.0], "top_p": 1.0, "seed": [1, 2], "max_tokens": 16})
 

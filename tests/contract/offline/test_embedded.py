@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mllama_demo.cli import main
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.timeout(600)
-ROOT = Path(__file__).resolve().parents[3]
 PICTURES = ROOT / "mllama_demo" / "images" / "example_images"
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from playwright.sync_api import Error, Locator, Page, expect
 
-ROOT = Path(__file__).resolve().parents[3]
-EXAMPLE_IMAGES = ROOT / "mllama_demo" / "images" / "example_images"
+from tests.support.paths import DEMOS, ROOT
+
 SCREENSHOTS = ROOT / "tests" / "browser" / "screenshots"
-SLOW_DEMO = ROOT / "tests" / "support" / "demos" / "slow_demo.py"
+SLOW_DEMO = DEMOS / "slow_demo.py"
 PATIENCE_MS = 60_000
 # From this width on both sidebars are open.
 WIDE = 1100

@@ -5,8 +5,9 @@ from __future__ import annotations
 from playwright.sync_api import Page, expect
 
 from tests.support.browser import chat_page as pages
-from tests.support.browser.chat_page import EXAMPLE_IMAGES
-from tests.support.program import Program, wait_until
+from tests.support.paths import EXAMPLE_IMAGES
+from tests.support.program import Program
+from tests.support.waiting import wait_until
 
 CAPITAL = "What is the capital of Italy?"
 DOG = EXAMPLE_IMAGES / "dog.png"

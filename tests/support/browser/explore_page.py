@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, Page, Response, expect
 
 from tests.support.browser import chat_page as pages
+from tests.support.paths import DEMOS
 
-FAILING_SEED_DEMO = Path(__file__).resolve().parents[1] / "demos" / "failing_seed_demo.py"
+FAILING_SEED_DEMO = DEMOS / "failing_seed_demo.py"
 # With greedy sampling, nothing ends the answer to this prompt before max_tokens.
 ENDLESS_PROMPT = "x " * 299 + "x"
 

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,8 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.config.model_shape import PUBLISHED, read_shape
 from mllama_demo.config.neuron import NeuronOptions, default_buckets
 from mllama_demo.config.settings import Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 B11, B90 = PUBLISHED["11B"], PUBLISHED["90B"]
 
 

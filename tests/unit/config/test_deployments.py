@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.errors import ConfigError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 LAPTOP = ROOT / "configs" / "laptop.yaml"
 
 

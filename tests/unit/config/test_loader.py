@@ -18,8 +18,8 @@ from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.sampling import BOUNDS, SamplingParams
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 LAPTOP = ROOT / "configs" / "laptop.yaml"
 NUMBERS = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
 

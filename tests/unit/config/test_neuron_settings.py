@@ -24,7 +24,8 @@ from mllama_demo.config.neuron import (
 )
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
-from tests.support.neuron_options import CONFIGS, ROOT, TUTORIAL, load, refusal, write
+from tests.support.neuron_options import CONFIGS, TUTORIAL, load, refusal, write
+from tests.support.paths import ROOT
 
 LONG: dict[str, Any] = {"seq_len": 16384, "context_encoding_buckets": [1024, 2048, 16384], "token_generation_buckets": [16384]}
 

@@ -25,8 +25,8 @@ from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, Conf
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
 from tests.support.fake_vllm import GENERATIONS, FakeVLLM
-from tests.support.manual_backend import until
 from tests.support.neuron_fakes import be_an_instance, have_a_device, install_sdk
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 PATIENCE_S = 60.0

@@ -15,8 +15,8 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.vllm.arguments import engine_arguments, engine_environment, neuron_overrides
 from mllama_demo.engine.vllm.command import command
+from tests.support.paths import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 TUTORIAL = {
     "context_encoding_buckets": [1024, 2048],
     "token_generation_buckets": [1024, 2048],

@@ -11,8 +11,8 @@ from mllama_demo.errors import BadRequest, ConfigError, ImageError
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, BackendSpeed, estimate, make_grid, measured_speed
 from mllama_demo.explore.spec import load_spec_image, read_spec
 from mllama_demo.sampling import SamplingParams
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = Settings(temperature=0.4, top_p=0.7, top_k=9)
 
 

@@ -18,20 +18,14 @@ from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.runner import QUEUE_AHEAD, CellProgress, CellTasks, Explorer
 from mllama_demo.explore.stream import cell_events
 from mllama_demo.sampling import SamplingParams
+from tests.support.code_points import CodePoints
 from tests.support.explore_runs import make_image, make_run, sampled_cell
-from tests.support.manual_backend import CodePoints as Prompts
-from tests.support.manual_backend import ManualBackend, until
+from tests.support.manual_backend import ManualBackend
 from tests.support.scripted_runner import END, END_IDS, ScriptedRunner
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 ALL = frozenset({"images", "seed", "probabilities", "fork"})
-
-
-class CodePoints(Prompts):
-    """Tokens of the private use area are special tokens without text."""
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return b"" if 0xE000 <= token_id < 0xF900 else chr(token_id).encode()
 
 
 def grid(seeds: int = 3, **values: Any) -> Grid:

@@ -22,7 +22,8 @@ from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
-from tests.support.manual_backend import READ, SPECIAL, CodePoints, ManualBackend, finished, talk
+from tests.support.code_points import SPECIAL, CodePoints
+from tests.support.manual_backend import READ, ManualBackend, finished, talk
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -11,9 +11,10 @@ import pytest
 from mllama_demo.errors import ConfigError
 from mllama_demo.offline.batch import Batch, InvalidLine, Question, check_concurrency, read_batch
 from mllama_demo.sampling import SamplingParams
+from tests.support.paths import CONFIGS
 
 DEFAULTS = SamplingParams(temperature=0.25, top_p=0.75, top_k=5, max_tokens=32)
-TUTORIAL = Path(__file__).resolve().parents[3] / "configs" / "offline" / "tutorial.yaml"
+TUTORIAL = CONFIGS / "offline" / "tutorial.yaml"
 
 
 def batch(tmp_path: Path, content: str | bytes, name: str = "batch.jsonl") -> Batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from mllama_demo.openai_api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_TOP_LOGPROBS, NEUTRAL, ChatRequest
 from mllama_demo.web.errors import ApiError
+from tests.support.paths import ROOT
 
 HELLO = {"role": "user", "content": "Hello?"}
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
@@ -182,5 +182,5 @@ def test_any_body_is_accepted_or_refused_with_status_400(body: dict[str, Any]) -
 
 
 def test_the_documentation_names_every_accepted_or_refused_field() -> None:
-    text = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
     assert [name for name in (*ChatRequest.model_fields, *NEUTRAL) if f"`{name}" not in text and f".{name}`" not in text] == []

@@ -16,7 +16,8 @@ from mllama_demo.present import recording as recordings
 from mllama_demo.present.presenter import Presenter, RehearsalStatus
 from mllama_demo.present.recording import Recording
 from mllama_demo.present.spec import Scenario, read_scenario
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished
+from tests.support.code_points import CodePoints
+from tests.support.manual_backend import READ, ManualBackend, finished
 
 RUN = "r" * 32
 DEMO = "title: T\nsteps:\n  - prompt: What is 3 + 4?\n  - prompt: And 1 + 1?\n    continues: true\n"

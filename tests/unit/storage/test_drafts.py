@@ -17,7 +17,9 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.drafts import LIFETIME, Drafts
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, talk, until
+from tests.support.code_points import CodePoints
+from tests.support.manual_backend import READ, ManualBackend, finished, talk
+from tests.support.waiting import until
 
 ME = "me"
 PART = Message("assistant", "Once the", metadata={"sampling": {"temperature": 0.6}, "dropped": 0})

@@ -20,8 +20,8 @@ from mllama_demo.ui.gradio_patches import environment, live_answer, run_history,
 from mllama_demo.ui.gradio_patches.image_messages import image_message
 from mllama_demo.ui.theme import CSS, HEAD, PAGE_SCRIPT
 from mllama_demo.web.auth import login
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "mllama_demo" / "ui" / "gradio_patches"
 PATCHES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".py", ".js", ".css") and path.stem != "__init__")
 REPORTS = re.compile(r"no upstream report known|https://github\.com/gradio-app/gradio/(issues|pull)/\d+")

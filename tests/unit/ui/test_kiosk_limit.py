@@ -19,7 +19,9 @@ from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.page_update import NO_INPUT
 from tests.support.chat_setup import new_service
-from tests.support.manual_backend import READ, CodePoints, ManualBackend, finished, until
+from tests.support.code_points import CodePoints
+from tests.support.manual_backend import READ, ManualBackend, finished
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -17,7 +17,8 @@ from mllama_demo.storage.database import Database
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from tests.support.chat_setup import new_service
-from tests.support.manual_backend import CodePoints, ManualBackend
+from tests.support.code_points import CodePoints
+from tests.support.manual_backend import ManualBackend
 
 pytestmark = pytest.mark.timeout(180)
 

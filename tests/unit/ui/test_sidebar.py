@@ -21,7 +21,8 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from tests.support.chat_setup import new_service
-from tests.support.manual_backend import CodePoints, ManualBackend, talk
+from tests.support.code_points import CodePoints
+from tests.support.manual_backend import ManualBackend, talk
 
 pytestmark = pytest.mark.timeout(180)
 

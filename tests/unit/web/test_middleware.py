@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import CALLER, ApiKeys, ApiMiddleware
 from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
-from tests.support.manual_backend import until
+from tests.support.waiting import until
 
 KEYS = ApiKeys(["first-key-123", "second-key-45"])
 

@@ -10,7 +10,7 @@ import pytest
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.remote.backend import OpenAIBackend
 from tests.support.protocol_server import ProtocolServer
-from tests.support.remote_backends import until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def connect(server) -> Iterator[Callable[..., OpenAIBackend]]:
         backend.start()
         made.append(backend)
         if wait:
-            until(lambda: backend.status().state == "ready", lambda: f"ready; {backend.status()}")
+            wait_until(lambda: backend.status().state == "ready", lambda: f"ready; {backend.status()}")
         return backend
 
     yield make

@@ -12,7 +12,8 @@ import pytest
 from mllama_demo.engine.base import FinishEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest
 from tests.support.protocol_server import PATIENCE_S, Exchange, ProtocolServer
-from tests.support.remote_backends import answer, events_of, request, until
+from tests.support.remote_backends import answer, events_of, request
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -85,7 +86,7 @@ async def test_a_time_limit_closes_the_connection(server, connect):
     server.chat = lambda exchange: (exchange.say("So far"), gone.append(exchange.wait_gone()))
     text, last = await answer(connect(), request(time_limit_s=1.5))
     assert (text, last.reason) == ("So far", "time_limit")
-    until(lambda: gone == [True], lambda: "the connection is closed")
+    wait_until(lambda: gone == [True], lambda: "the connection is closed")
 
 
 # --- cancelling ----------------------------------------------------------------------------------------------------------
@@ -103,8 +104,8 @@ async def test_closing_the_stream_closes_the_connection(server, connect):
                     return
 
     await read_a_little()
-    until(lambda: gone == [True], lambda: "the connection is closed")
-    until(lambda: backend.status().running == 0, lambda: "the slot is free")
+    wait_until(lambda: gone == [True], lambda: "the connection is closed")
+    wait_until(lambda: backend.status().running == 0, lambda: "the slot is free")
 
 
 async def test_cancelling_finishes_the_stream_and_closes_the_connection(server, connect):
@@ -120,7 +121,7 @@ async def test_cancelling_finishes_the_stream_and_closes_the_connection(server, 
     last = event
     assert isinstance(last, FinishEvent)
     assert last.reason == "cancelled"
-    until(lambda: gone == [True], lambda: "the connection is closed")
+    wait_until(lambda: gone == [True], lambda: "the connection is closed")
 
 
 async def test_a_stream_that_is_closed_at_once_is_never_sent(server, connect):
@@ -133,7 +134,7 @@ async def test_a_stream_that_is_closed_at_once_is_never_sent(server, connect):
         await asyncio.gather(task, return_exceptions=True)
         await stream.aclose()
     assert [type(e) for e in await events_of(backend, request())][-1] is FinishEvent
-    until(lambda: backend.status().running == backend.status().waiting == 0, lambda: "nothing is under way")
+    wait_until(lambda: backend.status().running == backend.status().waiting == 0, lambda: "nothing is under way")
 
 
 # --- many at once --------------------------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ async def test_no_more_are_sent_at_once_than_the_server_has_slots(server, connec
         return event
 
     reading = [asyncio.ensure_future(read(index)) for index in range(5)]
-    await asyncio.to_thread(until, lambda: len(server.asked) == 2 and len(positions) == 3, lambda: "three wait")
+    await asyncio.to_thread(wait_until, lambda: len(server.asked) == 2 and len(positions) == 3, lambda: "three wait")
     assert (backend.status().running, backend.status().waiting) == (2, 3)
     with pytest.raises(BackendBusy, match="3 questions are waiting"):
         await anext(backend.generate(request()))
@@ -199,13 +200,13 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(connect):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     backend = connect(wait=False, remote_url=f"http://127.0.0.1:{port}/v1")
-    until(lambda: "connection refused" in backend.status().detail, lambda: backend.status().detail)
+    wait_until(lambda: "connection refused" in backend.status().detail, lambda: backend.status().detail)
     assert (backend.status().state, backend.loaded) == ("loading", False)
     with pytest.raises(BackendUnavailable, match="connection refused"):
         await answer(backend)
     late = ProtocolServer(port)
     try:
-        until(lambda: backend.status().state == "ready", lambda: backend.status().detail)
+        wait_until(lambda: backend.status().state == "ready", lambda: backend.status().detail)
         assert (await answer(backend))[0] == "Hello!"
     finally:
         late.stop()
@@ -218,14 +219,14 @@ async def test_a_server_that_restarts_is_found_again(server, connect):
     assert (await answer(backend))[0] == "Hello!"
     server.stop()
     # A connection that is being accepted while the server stops is reset; the next one is refused.
-    until(lambda: "connection refused" in backend.status().detail, lambda: f"refused, not {backend.status()}")
+    wait_until(lambda: "connection refused" in backend.status().detail, lambda: f"refused, not {backend.status()}")
     assert backend.status().state == "down"
     with pytest.raises(BackendUnavailable, match="connection refused"):
         await answer(backend)
     again = ProtocolServer(server.port)
     again.models[0]["id"] = "another-model"
     try:
-        until(lambda: backend.status().state == "ready", lambda: backend.status().detail)
+        wait_until(lambda: backend.status().state == "ready", lambda: backend.status().detail)
         assert (await answer(backend))[0] == "Hello!"
         assert backend.info.model == again.asked[0].body["model"] == "another-model"
         assert len(downs) == 1
@@ -243,15 +244,15 @@ async def test_a_server_that_restarts_is_found_again(server, connect):
 def test_a_server_without_an_engine_is_down_until_it_has_one(server, connect, health, said):
     server.health = health
     backend = connect(wait=False)
-    until(lambda: said in backend.status().detail, lambda: backend.status().detail)
+    wait_until(lambda: said in backend.status().detail, lambda: backend.status().detail)
     server.health = (404, {"detail": "Not Found"})
-    until(lambda: backend.status().state == "ready", lambda: "a server without /health is taken for healthy")
+    wait_until(lambda: backend.status().state == "ready", lambda: "a server without /health is taken for healthy")
 
 
 async def test_a_wrong_key_is_named_without_being_told(server, connect):
     server.key = "right-key"
     backend = connect(wait=False, remote_api_key="wrong-key")
-    until(lambda: "remote_api_key" in backend.status().detail, lambda: backend.status().detail)
+    wait_until(lambda: "remote_api_key" in backend.status().detail, lambda: backend.status().detail)
     assert "401" in backend.status().detail
     assert "wrong-key" not in backend.status().detail
     assert (await answer(connect(remote_api_key="right-key")))[0] == "Hello!"
@@ -270,10 +271,10 @@ async def test_nothing_of_the_environment_goes_to_the_server(server, connect, mo
 
 async def test_a_model_that_is_not_served_is_named_with_those_that_are(server, connect):
     backend = connect(wait=False, remote_model="b-model")
-    until(lambda: "b-model" in backend.status().detail, lambda: backend.status().detail)
+    wait_until(lambda: "b-model" in backend.status().detail, lambda: backend.status().detail)
     assert "a-model" in backend.status().detail
     server.models.append({"id": "b-model"})
-    until(lambda: backend.status().state == "ready", lambda: "ready")
+    wait_until(lambda: backend.status().state == "ready", lambda: "ready")
     assert (await answer(backend))[0] == "Hello!"
     assert server.asked[0].body["model"] == "b-model"
 

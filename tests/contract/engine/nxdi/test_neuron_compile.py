@@ -34,8 +34,8 @@ from mllama_demo.engine.neuron.sdk import import_nxdi, mllama_module
 from mllama_demo.engine.slot_backend import SlotBackend
 from tests.contract.engine.nxdi import cpu_device
 from tests.contract.engine.nxdi.cases import as_seen, ask, picture
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[4]
 FAKE = ROOT / "tests" / "support" / "fake_sdk" / "neuronx_distributed_inference"
 CONFIGS = [file for file in sorted((ROOT / "configs").glob("*.yaml")) if "backend: neuron" in file.read_text()]
 

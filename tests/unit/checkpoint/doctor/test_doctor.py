@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,8 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.config.model_shape import PUBLISHED
 from mllama_demo.config.settings import Settings
 from tests.support.described_machine import LAPTOP, TRN1, Described, by_name, compile_as
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[4]
 INF2 = Described(product="inf2.48xlarge", devices=12, memory_gb=380)
 
 

@@ -13,16 +13,8 @@ from mllama_demo.engine.runner import ModelRunner, RunnerDown
 from mllama_demo.engine.slot_backend import Progress
 from mllama_demo.errors import BackendUnavailable, CheckpointError
 from tests.support.scripted_runner import END, ScriptedRunner
-from tests.support.slot_backends import (
-    MOST_TOKENS,
-    PATIENCE_S,
-    end,
-    new_backend,
-    read,
-    refused_with,
-    request,
-    until,
-)
+from tests.support.slot_backends import MOST_TOKENS, PATIENCE_S, end, new_backend, read, refused_with, request
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -35,7 +27,7 @@ async def test_closing_ends_everybody_and_refuses_what_comes_later(make) -> None
     backend = make(runner)
 
     def close_when_one_waits(request_ids: tuple[str, ...]) -> None:
-        until(lambda: backend.status().waiting == 1, "one runs and one waits")
+        wait_until(lambda: backend.status().waiting == 1, "one runs and one waits")
         backend.close()  # from its own thread, where it cannot wait for itself
 
     runner.on_decode = close_when_one_waits
@@ -86,7 +78,7 @@ def threads_of_the_backend() -> set[threading.Thread]:
 async def used_and_closed() -> None:
     backend = new_backend(ScriptedRunner(scripts={"a": "A" + END}))
     backend.start()
-    until(lambda: backend.status().state == "ready", "loaded")
+    wait_until(lambda: backend.status().state == "ready", "loaded")
     await read(backend, request("a"))
     backend.close()
 
@@ -95,7 +87,7 @@ async def closed_in_the_middle_of_a_request() -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000)
     backend = new_backend(runner, slots=1)
     backend.start()
-    until(lambda: backend.status().state == "ready", "loaded")
+    wait_until(lambda: backend.status().state == "ready", "loaded")
     async with aclosing(backend.generate(request("a", max_tokens=MOST_TOKENS))) as stream:
         await anext(stream)
         await asyncio.to_thread(backend.close)
@@ -110,7 +102,7 @@ async def failed_to_load() -> None:
     backend.start()
     backend.close()
     # close does not wait for a thread that loads, or loaded in vain: it cannot be stopped, but ends by itself.
-    until(lambda: threads_of_the_backend() <= before, "the thread has ended")
+    wait_until(lambda: threads_of_the_backend() <= before, "the thread has ended")
 
 
 async def went_down() -> None:
@@ -118,9 +110,9 @@ async def went_down() -> None:
     runner.fail_prefill["a"] = RunnerDown("gone")
     backend = new_backend(runner)
     backend.start()
-    until(lambda: backend.status().state == "ready", "loaded")
+    wait_until(lambda: backend.status().state == "ready", "loaded")
     await read(backend, request("a"))
-    until(lambda: backend.status().state == "down", "down")
+    wait_until(lambda: backend.status().state == "down", "down")
     backend.close()
 
 

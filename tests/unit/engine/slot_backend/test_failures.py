@@ -25,8 +25,8 @@ from tests.support.slot_backends import (
     refused_with,
     request,
     text,
-    until,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -57,9 +57,9 @@ async def test_a_full_queue_refuses_the_next_request_and_serves_those_in_it(make
 
     async def scene() -> list[list[Event]]:
         first = asyncio.create_task(read(backend, request("a")))
-        await asyncio.to_thread(until, lambda: backend.status().running == 1, "a has the slot")
+        await asyncio.to_thread(wait_until, lambda: backend.status().running == 1, "a has the slot")
         others = asyncio.create_task(read(backend, request("b"), request("c")))
-        await asyncio.to_thread(until, lambda: backend.status().waiting == 2, "b and c wait")
+        await asyncio.to_thread(wait_until, lambda: backend.status().waiting == 2, "b and c wait")
         with pytest.raises(BackendBusy, match="2 questions are waiting"):
             await read(backend, request("d"))
         pace.run_free()
@@ -77,9 +77,9 @@ async def test_a_full_queue_says_how_many_wait(make, waiting: int, said: str) ->
     pace = Pace(runner)
     backend = make(runner, pace, max_waiting=waiting)
     first = asyncio.create_task(read(backend, request("a")))
-    await asyncio.to_thread(until, lambda: backend.status().running == 1, "a has the slot")
+    await asyncio.to_thread(wait_until, lambda: backend.status().running == 1, "a has the slot")
     others = asyncio.create_task(read(backend, *(request(name) for name in "bc"[:waiting])))
-    await asyncio.to_thread(until, lambda: backend.status().waiting == waiting, "the others wait")
+    await asyncio.to_thread(wait_until, lambda: backend.status().waiting == waiting, "the others wait")
     with pytest.raises(BackendBusy, match=said):
         await read(backend, request("d"))
     pace.run_free()
@@ -241,7 +241,7 @@ async def test_a_runner_that_goes_down_takes_everybody_along_by_name(make) -> No
     runner.fail_decode = [None, RunnerDown("the device is lost")]
     backend = make(runner, pace, on_down=lambda reason: (told.append(reason), down.set()))
     reading = asyncio.create_task(read(backend, request("a"), request("b")))
-    await asyncio.to_thread(until, lambda: backend.status().waiting == 1, "one runs and one waits")
+    await asyncio.to_thread(wait_until, lambda: backend.status().waiting == 1, "one runs and one waits")
     pace.run_free()
     for events in await reading:
         assert end(events).reason == "error"
@@ -266,7 +266,7 @@ async def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> Non
     backend = make(runner, pace, on_down=lambda reason: down.set())
     reading = [asyncio.create_task(read(backend, request(name, max_tokens=MOST_TOKENS if name == "b" else 8))) for name in "abc"]
     pace.allow(1)
-    await asyncio.to_thread(until, lambda: backend.status().waiting == 1, "two run and one waits")
+    await asyncio.to_thread(wait_until, lambda: backend.status().waiting == 1, "two run and one waits")
     pace.allow(8)
     await asyncio.to_thread(down.wait, PATIENCE_S)
     answers = [events for [events] in await asyncio.wait_for(asyncio.gather(*reading), MOMENT_S)]
@@ -294,7 +294,7 @@ async def test_a_listener_that_fails_does_not_stop_the_backend() -> None:
     backend = new_backend(ScriptedRunner(scripts={"a": "A" + END}), on_ready=say_ready)
     backend.start()
     try:
-        until(lambda: backend.status().state == "ready", "the model is loaded")
+        wait_until(lambda: backend.status().state == "ready", "the model is loaded")
         [events] = await asyncio.wait_for(read(backend, request("a")), MOMENT_S)
         assert text(events) == "A"
     finally:

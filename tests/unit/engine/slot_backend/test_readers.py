@@ -12,7 +12,8 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
 from mllama_demo.engine.base import Event, PrefillEvent, QueueEvent, TokenEvent
 from tests.support.scripted_runner import END, LETTER, ScriptedRunner, check_legal
-from tests.support.slot_backends import MOST_TOKENS, PATIENCE_S, Pace, end, idle, read, request, text, until
+from tests.support.slot_backends import MOST_TOKENS, PATIENCE_S, Pace, end, idle, read, request, text
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -56,7 +57,7 @@ async def test_the_backend_sleeps_between_requests_and_wakes_for_each(make) -> N
     for name in "abc":
         [events] = await read(backend, request(name))
         assert text(events) == name
-        until(lambda: idle(backend), "the slot is free")
+        wait_until(lambda: idle(backend), "the slot is free")
 
 
 async def test_more_requests_than_slots_are_told_their_place_and_all_get_their_own_answer(make) -> None:
@@ -117,7 +118,7 @@ async def test_a_reader_that_never_reads_does_not_hold_up_others(make) -> None:
         assert stuck.wait(PATIENCE_S)
         answers = await read(backend, *map(request, "abcd"))
         assert [text(events) for events in answers] == list("abcd")
-        until(lambda: idle(backend), "the sleeper's answer is complete without anybody reading it")
+        wait_until(lambda: idle(backend), "the sleeper's answer is complete without anybody reading it")
     finally:
         go_on.set()
         sleeper.join(PATIENCE_S)
@@ -149,7 +150,7 @@ async def test_closing_the_stream_cancels_the_request_and_frees_its_slot(make) -
     pace.allow(2)  # the step under way, and b's
     [events] = await read(backend, request("b"))
     assert text(events) == "B"
-    until(lambda: idle(backend), "both slots are free")
+    wait_until(lambda: idle(backend), "both slots are free")
     assert sum("a" in batch for batch in runner.decoded()) == 1
     assert runner.holders == {}
 
@@ -165,7 +166,7 @@ async def test_closing_the_stream_of_a_waiting_request_takes_it_out_of_the_queue
             assert await anext(second) == QueueEvent(1, None)
         pace.run_free()
         assert kinds([event async for event in first]) == "T" * 20 + "F"
-    until(lambda: idle(backend), "nobody waits")
+    wait_until(lambda: idle(backend), "nobody waits")
     assert runner.prefilled() == ["a"]
 
 
@@ -174,11 +175,11 @@ async def test_a_cancelled_task_cancels_its_request(make) -> None:
     pace = Pace(runner)
     backend = make(runner, pace)
     reading = asyncio.create_task(read(backend, request("a", max_tokens=MOST_TOKENS)))
-    await asyncio.to_thread(until, runner.prefilled, "a has its slot")
+    await asyncio.to_thread(wait_until, runner.prefilled, "a has its slot")
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     pace.allow(1)
-    until(lambda: idle(backend), "the request has ended")
+    wait_until(lambda: idle(backend), "the request has ended")
     assert len(runner.decoded()) <= 1
 
 
@@ -188,7 +189,7 @@ async def test_a_request_cancelled_by_its_id_finishes_as_cancelled_with_what_it_
     backend = make(runner, pace)
     running, waiting = (asyncio.create_task(read(backend, request(name))) for name in "ab")
     pace.allow(3)
-    await asyncio.to_thread(until, lambda: len(runner.decoded()) == 4, "the fourth step has begun")
+    await asyncio.to_thread(wait_until, lambda: len(runner.decoded()) == 4, "the fourth step has begun")
     backend.cancel("a")
     backend.cancel("b")
     backend.cancel("nobody")
@@ -196,7 +197,7 @@ async def test_a_request_cancelled_by_its_id_finishes_as_cancelled_with_what_it_
     first, second = (await running)[0], (await waiting)[0]
     assert (text(first), end(first).reason) == ("four ", "cancelled")
     assert (kinds(second)[-1], end(second).reason, end(second).completion_tokens) == ("F", "cancelled", 0)
-    until(lambda: idle(backend), "both have ended")
+    wait_until(lambda: idle(backend), "both have ended")
 
 
 def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> None:
@@ -208,7 +209,7 @@ def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> 
     assert isinstance(loop.run_until_complete(asyncio.wait_for(anext(stream), PATIENCE_S)), PrefillEvent)
     loop.close()
     pace.allow(1)  # its events find nobody
-    until(lambda: idle(backend), "the request has ended")
+    wait_until(lambda: idle(backend), "the request has ended")
     assert len(runner.decoded()) == 1
     assert runner.holders == {}
     pace.run_free()

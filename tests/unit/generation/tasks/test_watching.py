@@ -15,7 +15,8 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from tests.support.answer_tasks import EARLIER, HELLO, ME, OFTEN, begin, done, new_answers, shown, texts, watch
-from tests.support.manual_backend import READ, ManualBackend, finished, talk, until
+from tests.support.manual_backend import READ, ManualBackend, finished, talk
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 

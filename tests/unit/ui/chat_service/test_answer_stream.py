@@ -18,7 +18,8 @@ from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.gradio_patches.generator_end import UNCHANGED
 from tests.support.chat_setup import PAGE, TAB, ChatSetup, CollectedUpdates, texts_shown
-from tests.support.manual_backend import READ, finished, until
+from tests.support.manual_backend import READ, finished
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 REQUEST: Any = SimpleNamespace(session_hash="one", query_params={}, username=None, headers={})  # what is read of Gradio's request

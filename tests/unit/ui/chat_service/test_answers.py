@@ -24,7 +24,8 @@ from tests.support.chat_setup import (
     texts_shown,
     value,
 )
-from tests.support.manual_backend import READ, finished, until
+from tests.support.manual_backend import READ, finished
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 

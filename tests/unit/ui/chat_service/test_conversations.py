@@ -23,7 +23,8 @@ from tests.support.chat_setup import (
     open_updates,
     texts_shown,
 )
-from tests.support.manual_backend import finished, until
+from tests.support.manual_backend import finished
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 

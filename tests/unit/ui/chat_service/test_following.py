@@ -6,7 +6,8 @@ import asyncio
 
 from mllama_demo.ui.page_update import PageUpdate
 from tests.support.chat_setup import PAGE, TAB, ChatSetup, CollectedUpdates, texts_shown, value
-from tests.support.manual_backend import READ, finished, until
+from tests.support.manual_backend import READ, finished
+from tests.support.waiting import until
 
 
 async def test_the_answer_continues_after_the_first_event_and_is_followed_to_its_end(chat: ChatSetup) -> None:

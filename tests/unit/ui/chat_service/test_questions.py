@@ -22,7 +22,8 @@ from tests.support.chat_setup import (
     preview_path,
     texts_shown,
 )
-from tests.support.manual_backend import READ, finished, until
+from tests.support.manual_backend import READ, finished
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 
