@@ -15,8 +15,8 @@ from mllama_demo.checkpoint.machine import check_devices, check_instance, check_
 from mllama_demo.checkpoint.validate import CheckpointInfo, check_checkpoint
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo, GenerationRequest, StartedBackend
-from mllama_demo.engine.neuron.compiler_log import telling_of_loading
-from mllama_demo.engine.remote.providers import NO_SEED
+from mllama_demo.engine.neuron.compiler_log import report_loading
+from mllama_demo.engine.remote.providers import SEED_UNSUPPORTED
 from mllama_demo.engine.runner import ModelRunner
 from mllama_demo.engine.slot_backend import Progress, SlotBackend
 from mllama_demo.engine.vllm.engine import check_vllm, installed_fork
@@ -129,7 +129,7 @@ def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo
         max_top_k=None if sampling is None else sampling.global_topk,
         max_prompt=options.max_context_length,
         full_canvas=True,
-        ignored={} if sampling is None else {"seed": NO_SEED},
+        ignored={} if sampling is None else {"seed": SEED_UNSUPPORTED},
     )
     return info, _load_neuron_runner
 
@@ -150,7 +150,7 @@ def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, progress
     from mllama_demo.engine.neuron.runner import NeuronRunner
 
     progress("loading the compiled model")
-    with telling_of_loading(progress):
+    with report_loading(progress):
         return NeuronRunner.load(folder, checkpoint.image_token_id)
 
 
@@ -177,7 +177,7 @@ def _vllm(
         max_top_k=None if options.on_device_sampling_config is None else options.on_device_sampling_config.global_topk,
         max_prompt=options.max_context_length,
         full_canvas=True,
-        ignored={"seed": NO_SEED},
+        ignored={"seed": SEED_UNSUPPORTED},
     )
     ends = frozenset(checkpoint.eos_token_ids)
     return VLLMBackend(

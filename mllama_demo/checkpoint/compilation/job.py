@@ -95,7 +95,7 @@ def _follow(
                 return event or {}
             log.read(event["log"])
         if time.monotonic() - reported >= TICK_S or log.progress.stage == "starting":
-            log.count(len(list(work.glob("*/_tp0_bk*/graph.neff"))), len(list(folder.glob("weights/*.safetensors"))))
+            log.update_counts(len(list(work.glob("*/_tp0_bk*/graph.neff"))), len(list(folder.glob("weights/*.safetensors"))))
             on_progress(log.progress)
             reported = time.monotonic()
 

@@ -1,7 +1,7 @@
-"""How far compiling and loading are, read off what NxD and NxDI log: messages in, a stage and a share of the whole out.
+"""Reads the progress of compiling and loading a model out of the log messages of NxD and NxDI.
 
-The messages are those of logger "Neuron" at INFO in neuronx_distributed/trace/model_builder.py (0.18) and
-neuronx_distributed_inference/models/application_base.py (0.9); a message that is none of them changes nothing.
+Logger "Neuron" writes these messages at level INFO, in neuronx_distributed/trace/model_builder.py (NxD 0.18) and
+neuronx_distributed_inference/models/application_base.py (NxDI 0.9). Other messages are ignored.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-# Each stage's share of the bar. By experience the compiler takes most of the time; nothing upstream says how much.
-_SHARES = {"starting": 0.0, "tracing": 0.1, "compiling": 0.7, "building": 0.02, "weights": 0.18}
-_STAGES = list(_SHARES)
+# Each stage's share of the progress bar: estimates, because upstream does not publish how long a stage takes.
+_STAGE_SHARES = {"starting": 0.0, "tracing": 0.1, "compiling": 0.7, "building": 0.02, "weights": 0.18}
+_STAGES = list(_STAGE_SHARES)
 _SHARDS = re.compile(r"Sharding weights for ranks: (\d+)\.\.\.(\d+)")
 
 
 @dataclass(frozen=True)
 class CompileProgress:
-    """stage: of the keys of _SHARES. done, total: graphs traced or compiled, or cores whose weights are cut."""
+    """How far a compilation is.
+
+    Attributes:
+        stage: One of the keys of _STAGE_SHARES.
+        done: Graphs traced or compiled, or cores whose weights are written, in this stage.
+        total: All graphs or cores of this stage; 0 for a stage that counts nothing.
+    """
 
     stage: str
     done: int
@@ -28,9 +34,9 @@ class CompileProgress:
 
     @property
     def fraction(self) -> float:
-        """Of the whole, from 0 to 1."""
-        before = sum(_SHARES[stage] for stage in _STAGES[: _STAGES.index(self.stage)])
-        return before + _SHARES[self.stage] * (self.done / self.total if self.total else 0.0)
+        """Share of the whole compilation that is done, 0 to 1."""
+        before = sum(_STAGE_SHARES[stage] for stage in _STAGES[: _STAGES.index(self.stage)])
+        return before + _STAGE_SHARES[self.stage] * (self.done / self.total if self.total else 0.0)
 
     def __str__(self) -> str:
         count = f"{self.done} of {self.total}"
@@ -44,44 +50,48 @@ class CompileProgress:
 
 
 class CompileLog:
-    """Follows one compilation of `graphs` graphs, one for each bucket."""
+    """Follows one compilation of `graphs` graphs. NxDI compiles one graph for each bucket."""
 
     def __init__(self, graphs: int) -> None:
         self.progress = CompileProgress("starting", 0, graphs)
         self._graphs = graphs
 
     def read(self, message: str) -> None:
-        """Takes the next log message."""
+        """Updates progress from the next log message."""
         if message.startswith("Generating HLOs for the following models"):
-            self._to("tracing", 0, self._graphs)
+            self._advance("tracing", 0, self._graphs)
         elif message.startswith("Finished generating HLO for"):
-            self._to("tracing", self.progress.done + 1 if self.progress.stage == "tracing" else 1, self._graphs)
+            self._advance("tracing", self.progress.done + 1 if self.progress.stage == "tracing" else 1, self._graphs)
         elif message.startswith(("Starting compilation for the priority HLO", "Generated all HLOs")):
-            self._to("compiling", 0, self._graphs)
+            self._advance("compiling", 0, self._graphs)
         elif message.startswith("Done compilation for the priority HLO"):
-            self._to("compiling", 1, self._graphs)
+            self._advance("compiling", 1, self._graphs)
         elif message.startswith("Finished Compilation for all HLOs"):
-            self._to("building", 0, 0)
+            self._advance("building", 0, 0)
         elif found := _SHARDS.match(message):
-            self._to("weights", 0, int(found[2]) - int(found[1]) + 1)
+            self._advance("weights", 0, int(found[2]) - int(found[1]) + 1)
         elif message.startswith("Done Sharding weights in"):
-            self._to("weights", self.progress.total, self.progress.total)
+            self._advance("weights", self.progress.total, self.progress.total)
 
-    def count(self, compiled: int, sharded: int) -> None:
-        """Takes what lies in the working folder, since between two messages there may be half an hour: graphs that are
-        compiled, cores whose weights are written."""
+    def update_counts(self, compiled: int, sharded: int) -> None:
+        """Updates progress from the files that exist, because half an hour may pass between two log messages.
+
+        Args:
+            compiled: Graphs whose compiled file exists.
+            sharded: Cores whose weights are written.
+        """
         stage = self.progress.stage
         if stage in ("compiling", "weights"):
-            self._to(stage, {"compiling": compiled, "weights": sharded}[stage], self.progress.total)
+            self._advance(stage, {"compiling": compiled, "weights": sharded}[stage], self.progress.total)
 
-    def _to(self, stage: str, done: int, total: int) -> None:
+    def _advance(self, stage: str, done: int, total: int) -> None:
         reached = CompileProgress(stage, min(done, total), total)
-        if reached.fraction >= self.progress.fraction:  # a bar that runs back helps nobody
+        if reached.fraction >= self.progress.fraction:  # progress never decreases
             self.progress = reached
 
 
 def loading_stage(message: str) -> str | None:
-    """What a compiled model that is being loaded does now, in words; None for a message that does not say."""
+    """Returns the stage of loading that a log message announces, as text for the user, or None."""
     for start, stage in (
         ("Loading presharded checkpoints", "loading the weights onto the device"),
         ("Sharding weights on load", "cutting the weights for the cores"),
@@ -93,19 +103,19 @@ def loading_stage(message: str) -> str | None:
 
 
 @contextlib.contextmanager
-def telling_of_loading(tell: Callable[[str], None]) -> Iterator[None]:
-    """Calls tell with each stage that is logged meanwhile."""
+def report_loading(report: Callable[[str], None]) -> Iterator[None]:
+    """Calls `report` with each stage of loading that is logged inside the with block."""
 
     class Stages(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if stage := loading_stage(record.getMessage()):
-                tell(stage)
+                report(stage)
 
     logger, handler = logging.getLogger("Neuron"), Stages(logging.INFO)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # what is below a warning is for tell alone
+    logger.propagate = False  # keeps NxDI's INFO messages out of the demo's log
     try:
         yield
     finally:

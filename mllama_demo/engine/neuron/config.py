@@ -1,6 +1,6 @@
-"""From the demo's Neuron options to NxDI's configuration objects: the one place where the two vocabularies meet.
+"""Translates the demo's Neuron options into NxDI's configuration. No other module knows both sets of names.
 
-neuron_values is pure and made of JSON alone, so that it can be printed, compared and sent to another process.
+neuron_values returns JSON values only, so that they can be printed, hashed and sent to another process.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from mllama_demo.config.neuron import NeuronOptions
 
 
 def neuron_values(options: NeuronOptions) -> dict[str, Any]:
-    """The keyword arguments of NxDI's MultimodalVisionNeuronConfig, by its names. What must not change under a model that is
-    loaded later is said even where it is NxDI's default today."""
+    """Returns the keyword arguments of NxDI's MultimodalVisionNeuronConfig.
+
+    Values that a compiled model depends on are listed even where they are the defaults of NxDI 0.9, because a later default may
+    differ.
+    """
     sampling = options.on_device_sampling_config
     return {
         "tp_degree": options.tensor_parallel_size,
         "torch_dtype": options.dtype,
-        # Prompts are read one slot at a time, and all slots decode together.
+        # A prefill reads the prompt of one slot; a decode step runs all slots.
         "batch_size": options.batch_size,
         "ctx_batch_size": 1,
         "tkg_batch_size": options.batch_size,
@@ -35,19 +38,19 @@ def neuron_values(options: NeuronOptions) -> dict[str, Any]:
         "on_device_sampling_config": None if sampling is None else sampling.model_dump(),
         "output_logits": False,
         "async_mode": False,
-        # The compiler is told this size whatever stands here; with it, loading tells the runtime the same.
+        # NxDI 0.9 compiles this model for 1024 MiB whatever this value is. The value tells the runtime the same size at loading.
         "scratchpad_page_size": options.scratchpad_page_size,
-        # Cutting the weights for the cores once, instead of at every start.
+        # Shards the weights once when compiling, instead of at every start.
         "save_sharded_checkpoint": True,
     }
 
 
 def inference_config(model_path: Path, values: dict[str, Any]) -> Any:
-    """NxDI's MllamaInferenceConfig for the checkpoint. Raises ConfigError where there is no Neuron SDK."""
+    """Returns NxDI's MllamaInferenceConfig for a checkpoint and neuron_values. Raises ConfigError without the Neuron SDK."""
     from mllama_demo.engine.neuron.sdk import import_nxdi, mllama_module
 
     mllama, config = mllama_module(), import_nxdi("models.config")
-    values = copy.deepcopy(values)  # NxDI sorts the buckets in place
+    values = copy.deepcopy(values)  # NxDI 0.9 sorts the buckets in place
     if values["on_device_sampling_config"] is not None:
         values["on_device_sampling_config"] = config.OnDeviceSamplingConfig(**values["on_device_sampling_config"])
     load_config = import_nxdi("utils.hf_adapter").load_pretrained_config(str(model_path))

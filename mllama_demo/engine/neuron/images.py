@@ -1,4 +1,4 @@
-"""Images as a compiled Llama 3.2 Vision model takes them: on four tiles, as the tensors of NxDI's forward."""
+"""Makes the image tensors of NxDI's forward. Each image fills all tiles of the compiled Llama 3.2 Vision model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from mllama_demo.images.tiles import tile_layout
 
 @dataclass(frozen=True)
 class VisionInputs:
-    """The image arguments of one row. pixel_values: [1, 1, tiles, 3, side, side] in the model's dtype. aspect_ratios: int32
-    [1, 1, 2], rows and columns. num_chunks: int32 [1, 1], tiles in use. has_image: int32 [1]."""
+    """The image arguments of one row.
+
+    Attributes:
+        pixel_values: [1, 1, tiles, 3, tile size, tile size] in the model's dtype.
+        aspect_ratios: int32 [1, 1, 2], rows and columns of tiles.
+        num_chunks: int32 [1, 1], tiles in use.
+        has_image: int32 [1], 0 or 1.
+    """
 
     pixel_values: torch.Tensor
     aspect_ratios: torch.Tensor
@@ -24,14 +30,14 @@ class VisionInputs:
 
 
 def on_full_canvas(image: Image.Image, tile_size: int, max_tiles: int) -> Image.Image:
-    """The RGB image as the model's own preprocessing sizes it, but never on fewer than max_tiles tiles: one that would take
-    fewer is drawn as large as they allow, in the top left corner of a black canvas (with four tiles: 2 × 2, 1 × 4 or 4 × 1).
+    """Resizes an RGB image so that it uses all max_tiles tiles (with four tiles: 2 × 2, 1 × 4 or 4 × 1).
 
-    NxDI's prefill hides the empty tiles of an image that fills fewer, but its decode has no such mask: every generated token
-    after the first would see what the vision encoder makes of nothing, and answers change for it. With all tiles in use,
-    prefill and decode see the same. All of them are computed anyway, and an image that takes them all by itself comes out as
-    NxDI would have made it, to the bit. Enlarged rather than padded: a model that has learnt from images of a fair size knows
-    a blurred one better than one lost in black.
+    The image lies in the top left corner of a black canvas. The prefill of NxDI 0.9 masks unused tiles, but its decode does not:
+    each token after the first would attend to the vision encoder's output for empty tiles. With all tiles in use, prefill and
+    decode attend to the same tiles. This costs no time, because NxDI computes all tiles in any case.
+
+    A small image is enlarged, not padded, because the model recognises a blurred image better than a tiny one. For an image that
+    uses all tiles in the model's own preprocessing, the result is the same to the bit.
     """
     layout = tile_layout(image.width, image.height, tile_size, max_tiles, full_canvas=True)
     canvas = Image.new("RGB", (layout.columns * tile_size, layout.rows * tile_size))
@@ -40,10 +46,10 @@ def on_full_canvas(image: Image.Image, tile_size: int, max_tiles: int) -> Image.
 
 
 def vision_inputs(config: Any, image: Image.Image | None) -> VisionInputs:
-    """What NxDI's get_image_tensors makes of one row with one RGB image or none. config: a MllamaInferenceConfig."""
+    """Returns NxDI's image tensors for one row with an RGB image, or without one. `config` is a MllamaInferenceConfig."""
     row = []
     if image is not None:
         row.append(on_full_canvas(image, config.vision_config.image_size, config.vision_config.max_num_tiles))
-    # One row at a time: given several, NxDI looks at the first alone to see whether there are images.
+    # For several rows, NxDI 0.9 checks only the first for an image. So each call has one row.
     pixels, ratios, chunks, has_image = import_nxdi("models.mllama.utils").get_image_tensors(config, [row])
     return VisionInputs(pixels, ratios.to(torch.int32), chunks.to(torch.int32), has_image)

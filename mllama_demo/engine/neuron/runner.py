@@ -1,7 +1,7 @@
-"""Runs NxDI's NeuronMllamaForCausalLM in the slots it was compiled for.
+"""Runs NxDI's NeuronMllamaForCausalLM in the slots that the model was compiled for.
 
-Prompts are read one row at a time; every decode step feeds all rows in slot order, since the compiled graph has no other
-shape. Samples on the device, or on the host where the model was compiled to return logits.
+A prefill reads the prompt of one row. A decode step runs all rows in slot order, because the compiled graph has no other shape.
+The device samples, or the host when the model was compiled to return logits.
 """
 
 from __future__ import annotations
@@ -23,30 +23,39 @@ from mllama_demo.engine.token_sampler import TokenSampler
 from mllama_demo.errors import ConfigError, PromptTooLong
 from mllama_demo.sampling import SamplingParams
 
-# NxDI fills position ids up to the bucket with ones and takes the logits where they are largest: with two tokens the padding
-# is as large as the last of them. One token is no prefill at all: it would be run as a decode step.
-SHORTEST_PREFILL = 3
+# NxDI 0.9 pads position ids to the bucket with ones and returns the logits at the largest position. With two tokens, the padding
+# is as large as the last position. NxDI runs an input of one token as a decode step.
+MIN_PREFILL_TOKENS = 3
 
 
 @dataclass
 class _Slot:
-    """A live sequence. length: tokens in the cache. last: sampled, not yet fed. device_sampling: see device_sampling()."""
+    """The sequence in a slot.
+
+    Attributes:
+        device_sampling: See device_sampling().
+        length: Tokens in the cache.
+        last_token: The newest token, which the next decode step feeds to the model.
+    """
 
     sampler: TokenSampler
     device_sampling: tuple[float, float, float]
     length: int
-    last: int
+    last_token: int
     has_image: bool
 
 
 class NeuronRunner:
-    """A ModelRunner over a loaded NeuronMllamaForCausalLM. Not thread-safe; the backend's thread owns it.
+    """A ModelRunner over a loaded NeuronMllamaForCausalLM. The runner is not thread-safe; the backend's thread owns it.
 
-    global_topk: how many candidates the device can choose among, None when sampling happens on the host.
+    Attributes:
+        global_topk: Candidates that the device can choose from. None when the host samples.
+
+    Raises:
+        ConfigError: The model was compiled in a way that this runner cannot use.
     """
 
     def __init__(self, model: Any, image_token_id: int) -> None:
-        """Raises ConfigError for a model that was compiled in a way this runner cannot use."""
         self._model, self._config = model, model.config
         compiled = self._config.neuron_config
         _check_compiled(compiled)
@@ -60,8 +69,8 @@ class NeuronRunner:
 
     @classmethod
     def load(cls, artifacts: Path, image_token_id: int) -> NeuronRunner:
-        """Loads a compiled model onto the device, which takes minutes. Raises ConfigError where there is no Neuron SDK."""
-        # NxDI compiles for this page size, but its loader does not set it for the runtime.
+        """Loads a compiled model onto the device, which takes minutes. Raises ConfigError without the Neuron SDK."""
+        # NxDI 0.9 always compiles for this page size, but does not tell the runtime when the model's configuration omits it.
         os.environ.setdefault("NEURON_SCRATCHPAD_PAGE_SIZE", str(SCRATCHPAD_PAGE_MIB))
         model = mllama_module().NeuronMllamaForCausalLM(str(artifacts))
         model.load(str(artifacts))
@@ -81,17 +90,17 @@ class NeuronRunner:
             TokenSampler(request.sampling, trace=request.trace, skip=request.answered),
             device_sampling(request.sampling, self.global_topk),
             length=len(prompt),
-            last=prompt[-1],
+            last_token=prompt[-1],
             has_image=request.image is not None,
         )
         vision = vision_inputs(self._config, None if request.image is None else request.image.pixels)
         output, row = self._read_prompt(slot, prompt, state, vision, image_at), 0
-        if len(prompt) < SHORTEST_PREFILL:
-            # The caches are right; the last prompt token, fed once more at its own position, gives the logits.
+        if len(prompt) < MIN_PREFILL_TOKENS:
+            # The cache is right, the logits are not. Feeding the last prompt token again at its position gives the right logits.
             state.length -= 1
             output, row = self._step({**self._live, slot: state}), slot
             state.length += 1
-        sampled = self._take(state, output, row)
+        sampled = self._next_token(state, output, row)
         self._live[slot] = state
         return sampled
 
@@ -105,7 +114,7 @@ class NeuronRunner:
         for slot in slots:
             state = self._live[slot]
             state.length += 1
-            result.append(self._take(state, output, slot))
+            result.append(self._next_token(state, output, slot))
         return result
 
     def release(self, slot: int) -> None:
@@ -114,8 +123,8 @@ class NeuronRunner:
     # --- the two forwards -----------------------------------------------------------------------------------------------
 
     def _read_prompt(self, slot: int, prompt: Sequence[int], state: _Slot, vision: VisionInputs, image_at: int) -> Any:
-        """Fills the slot's caches; what the model returns for this one row."""
-        ids = torch.tensor([[*prompt, *[prompt[-1]] * (SHORTEST_PREFILL - len(prompt))]])
+        """Fills the slot's caches. Returns the model's output for this row."""
+        ids = torch.tensor([[*prompt, *[prompt[-1]] * (MIN_PREFILL_TOKENS - len(prompt))]])
         return self._model.forward(
             input_ids=ids,
             attention_mask=None,
@@ -130,16 +139,16 @@ class NeuronRunner:
         )
 
     def _step(self, live: dict[int, _Slot]) -> Any:
-        """One step of every row; what the model returns for all of them, in slot order.
+        """Runs one decode step. Returns the model's output for all rows, in slot order.
 
-        Every row writes its key and value, asked for or not. So a live row that sits out is fed exactly what its own turn will
-        feed it, where it will feed it, or once it is full at the last position, which nothing reads any more. Free rows write
-        at position 0, which the next prefill overwrites.
+        Each row writes a key and a value into its cache, also a row whose output is not needed. Such a row gets the token and
+        position of its own next step, so the write does no harm. A full row writes at its last position, which is not read again.
+        A free row writes at position 0, which the next prefill overwrites.
         """
         ids, positions, images = [0] * self.slots, [0] * self.slots, [0] * self.slots
         sampling = [device_sampling(SamplingParams(temperature=0.0), self.global_topk)] * self.slots
         for slot, state in live.items():
-            ids[slot], positions[slot] = state.last, min(state.length, self.max_seq_len - 1)
+            ids[slot], positions[slot] = state.last_token, min(state.length, self.max_seq_len - 1)
             images[slot], sampling[slot] = int(state.has_image), state.device_sampling
         return self._model.forward(
             input_ids=torch.tensor(ids)[:, None],
@@ -154,21 +163,21 @@ class NeuronRunner:
             has_image=torch.tensor(images, dtype=torch.int32),
         )
 
-    def _take(self, state: _Slot, output: Any, row: int) -> Sampled:
-        """The row's next token: the one the device chose, or one drawn here from its logits."""
+    def _next_token(self, state: _Slot, output: Any, row: int) -> Sampled:
+        """Returns the row's next token, chosen by the device or sampled here from the row's logits."""
         if self.global_topk is not None:
-            state.last, trace = int(output.tokens[row]), None
+            state.last_token, trace = int(output.tokens[row]), None
         else:
-            state.last, trace = state.sampler.sample(output.logits[row, -1].float().numpy())
-        return Sampled(state.last, trace)
+            state.last_token, trace = state.sampler.sample(output.logits[row, -1].float().numpy())
+        return Sampled(state.last_token, trace)
 
 
 def device_sampling(params: SamplingParams, global_topk: int | None) -> tuple[float, float, float]:
-    """top_k, top_p and temperature as NxDI's sampler takes them; it checks nothing itself.
+    """Returns top_k, top_p and temperature for the on-device sampler of NxDI 0.9, which does not check them.
 
-    It knows no greedy: temperature 0 would divide by zero, top_k 1 is the likeliest token. It knows no "off" for top_k: 0 would
-    draw almost evenly, the whole vocabulary is out of its reach, so it becomes global_topk, and so do larger values. Its
-    nucleus is a little narrower than the host's: the token that reaches top_p is left out, unless it is the likeliest.
+    - Greedy decoding becomes top_k 1, because the sampler divides by the temperature.
+    - top_k 0 (off) and values above global_topk become global_topk: with 0 the sampler would draw almost evenly.
+    - The sampler leaves out the token that reaches top_p, unless it is the likeliest. The host's sampler includes that token.
     """
     if params.greedy:
         return 1.0, 1.0, 1.0
@@ -176,7 +185,7 @@ def device_sampling(params: SamplingParams, global_topk: int | None) -> tuple[fl
 
 
 def _check_compiled(compiled: Any) -> None:
-    """Raises ConfigError naming the first setting of a NeuronConfig that this runner cannot work with."""
+    """Checks a NeuronConfig. Raises ConfigError with the first setting that this runner cannot use."""
     sampling = compiled.on_device_sampling_config
     one_row = compiled.batch_size == 1
     for setting, wrong, needed in (

@@ -1,5 +1,6 @@
-"""The door to neuronx-distributed-inference (NxDI), which exists on Neuron instances only: imported when asked for, corrected
-where its compiled graph would otherwise be wrong, and missed in one sentence.
+"""Imports neuronx-distributed-inference (NxDI) and corrects one function of it that would compile to a wrong graph.
+
+NxDI is installed on Neuron instances only, so the import happens at the first call. A missing NxDI raises a ConfigError.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ _PACKAGE = "neuronx_distributed_inference"
 
 
 def import_nxdi(module: str) -> Any:
-    """A module of NxDI by its name within the package. Raises ConfigError where NxDI is missing or does not import."""
+    """Imports a module of NxDI by its name inside the package. Raises ConfigError when NxDI is missing or broken."""
     try:
         return importlib.import_module(f"{_PACKAGE}.{module}")
     except ModuleNotFoundError as error:
         if error.name != _PACKAGE:
-            raise _broken(error) from error
+            raise _import_failure(error) from error
         raise ConfigError(NO_SDK) from None
     except Exception as error:
-        raise _broken(error) from error
+        raise _import_failure(error) from error
 
 
-def _broken(error: Exception) -> ConfigError:
+def _import_failure(error: Exception) -> ConfigError:
     cause = str(error) or type(error).__name__
     return ConfigError(
         f"The AWS Neuron SDK of this environment cannot be imported; reinstall it as one set of versions ({cause})."
@@ -35,17 +36,25 @@ def _broken(error: Exception) -> ConfigError:
 
 
 def mllama_module() -> Any:
-    """NxDI's modeling_mllama, with aspect ratio ids that can be compiled. The only way to its model classes, so that no model
-    is ever compiled without them."""
-    # NxDI looks the ids up in Python lists while the graph is traced. That makes them constants: those of the example input,
-    # one tile, whatever image comes later.
+    """Returns NxDI's modeling_mllama after replacing its aspect ratio ids. Model classes must come from here only."""
+    # While the graph is traced, NxDI 0.9 looks the ids up in Python lists. The graph then holds the ids of the example input (one
+    # tile) as constants, whatever the image is.
     import_nxdi("models.mllama.modeling_mllama_vision").convert_aspect_ratios_to_ids = aspect_ratio_ids
     return import_nxdi("models.mllama.modeling_mllama")
 
 
 def aspect_ratio_ids(aspect_ratios: torch.Tensor, max_tiles: int) -> torch.Tensor:
-    """The ids of (rows, columns) pairs [..., 2], int32 [...], by table look-up: the shapes of up to max_tiles tiles are
-    numbered from 1 by rows, then columns. Other pairs have no id, and no error in a graph could say so."""
+    """Returns the ids of tile layouts, by a table look-up that can be traced.
+
+    Layouts of up to max_tiles tiles are numbered from 1, by rows and then columns. Other layouts are not checked, because a
+    compiled graph cannot raise an error.
+
+    Args:
+        aspect_ratios: [..., 2], rows and columns.
+
+    Returns:
+        int32 [...].
+    """
     table, next_id = [], 1
     for rows in range(1, max_tiles + 1):
         for columns in range(1, max_tiles + 1):

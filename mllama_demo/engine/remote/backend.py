@@ -27,9 +27,9 @@ from mllama_demo.engine.base import (
 )
 from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.remote import protocol
-from mllama_demo.engine.remote.errors import RemoteTimeout, RemoteUnreachable, explained, too_long
+from mllama_demo.engine.remote.errors import RemoteTimeout, RemoteUnreachable, context_length_refusal, to_demo_error
 from mllama_demo.engine.remote.probe import RemoteServer, new_client, probe
-from mllama_demo.engine.remote.providers import PROVIDERS, WRONG_LOGPROBS
+from mllama_demo.engine.remote.providers import LOGPROBS_ARE_TOKEN_IDS, PROVIDERS
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.images.loading import LoadedImage
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 5.0
 PROBE_INTERVAL_WHILE_DOWN_S = 1.0
-ENCODED_IMAGES = 8
+CACHED_IMAGE_URLS = 8
 
 
 class OpenAIBackend(QueuedBackend):
@@ -64,12 +64,12 @@ class OpenAIBackend(QueuedBackend):
         self._settings = settings
         self._url = settings.remote_url
         self._probe_interval_s = probe_interval_s
-        self._wrong_logprobs = False
-        kind = PROVIDERS["other" if settings.remote_kind == "auto" else settings.remote_kind]
-        self._server = RemoteServer(kind, settings.remote_model or "remote", None, None)
+        self._logprobs_are_token_ids = False
+        provider = PROVIDERS["other" if settings.remote_kind == "auto" else settings.remote_kind]
+        self._server = RemoteServer(provider, settings.remote_model or "remote", None, None)
         super().__init__(self._info_of(self._server), settings.max_waiting, "remote", on_ready, on_down)
-        # Everything below belongs to the thread.
-        self._image_urls: LRUCache[str, str] = LRUCache(ENCODED_IMAGES)
+        # Only the thread uses the fields below.
+        self._image_urls: LRUCache[str, str] = LRUCache(CACHED_IMAGE_URLS)
         self._client: Any = None
         self._main_task: asyncio.Task[None] | None = None
         self._probe_now = asyncio.Event()
@@ -80,15 +80,15 @@ class OpenAIBackend(QueuedBackend):
         if not request.messages:
             raise BadRequest("The conversation is empty; ask something first.")
 
-    # --- the thread: is the server there? -------------------------------------------------------------------------------
+    # --- the thread: connection and probes ------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             self._detail = "importing the client"
-            import openai  # noqa: F401 - here, since it takes a second and an event loop would stand still meanwhile
+            import openai  # noqa: F401 - takes a second; later the import would block the event loop
 
             self._detail = f"connecting to {self._url}"
-            asyncio.run(self._live())
+            asyncio.run(self._main())
         except Exception as error:
             if not isinstance(error, DemoError):
                 log.exception("the connection to the server failed")
@@ -96,9 +96,9 @@ class OpenAIBackend(QueuedBackend):
             self._on_down(self._detail)
         self._requests.refuse_all(self._detail)
 
-    async def _live(self) -> None:
+    async def _main(self) -> None:
         self._client = new_client(self._settings)
-        self._main_task = asyncio.current_task()  # while it may be interrupted
+        self._main_task = asyncio.current_task()  # _interrupt cancels the task
         self._requests.open()
         try:
             while not self._closing:
@@ -134,7 +134,7 @@ class OpenAIBackend(QueuedBackend):
         if server != self._server:
             self._server, self._info = server, self._info_of(server)
             length = f", {server.context_length} tokens of context" if server.context_length else ""
-            log.info("the server at %s, %s, serves %s%s", self._url, server.kind.label, server.model, length)
+            log.info("the server at %s, %s, serves %s%s", self._url, server.provider.label, server.model, length)
         if self._state == "ready":
             return
         first, self._loaded = not self._loaded, True
@@ -157,20 +157,20 @@ class OpenAIBackend(QueuedBackend):
             job.end("error", reason)
 
     def _info_of(self, server: RemoteServer) -> BackendInfo:
-        settings, kind = self._settings, server.kind
-        capabilities, ignored = kind.capabilities, dict(kind.ignored)
-        if self._wrong_logprobs:
-            capabilities, ignored = capabilities - {"logprobs"}, {**ignored, "logprobs": WRONG_LOGPROBS}
+        settings, provider = self._settings, server.provider
+        capabilities, ignored = provider.capabilities, dict(provider.ignored)
+        if self._logprobs_are_token_ids:
+            capabilities, ignored = capabilities - {"logprobs"}, {**ignored, "logprobs": LOGPROBS_ARE_TOKEN_IDS}
         return BackendInfo(
             name="openai",
             model=server.model,
-            device=f"{kind.label} at {self._url}",
-            slots=settings.remote_concurrency or server.slots or kind.concurrency,
+            device=f"{provider.label} at {self._url}",
+            slots=settings.remote_concurrency or server.slots or provider.concurrency,
             context_length=server.context_length or settings.seq_len,
-            tile_size=kind.tile_size,
-            max_tiles=kind.max_tiles,
+            tile_size=provider.tile_size,
+            max_tiles=provider.max_tiles,
             capabilities=capabilities,
-            max_top_k=kind.max_top_k,
+            max_top_k=provider.max_top_k,
             ignored=ignored,
         )
 
@@ -186,13 +186,13 @@ class OpenAIBackend(QueuedBackend):
         except Exception as error:
             module = type(error).__module__.partition(".")[0]
             if not isinstance(error, (DemoError, ValueError)) and module not in ("openai", "httpx", "httpx2"):
-                log.exception("request %s failed by a mistake of this program", job.request.id)
-            return self._failure(job, explained(error, self._url, self._settings.remote_api_key))
-        reason, why = job.ended or ("cancelled", None)
-        return self._finish(job, reason) if why is None else self._failure(job, BackendUnavailable(why))
+                log.exception("request %s failed because of a bug in the demo", job.request.id)
+            return self._failure(job, to_demo_error(error, self._url, self._settings.remote_api_key))
+        reason, message = job.ended or ("cancelled", None)
+        return self._finish(job, reason) if message is None else self._failure(job, BackendUnavailable(message))
 
     def _failure(self, job: Job, error: DemoError) -> FinishEvent | DemoError:
-        """The outcome of a failed request: the error itself before the first event, later a FinishEvent with its text."""
+        """Returns the outcome of a failed request: the error before the first event, later a FinishEvent with its message."""
         log.warning("request %s: %s", job.request.id, error)
         if isinstance(error, RemoteUnreachable):
             self._set_down(str(error))
@@ -203,57 +203,58 @@ class OpenAIBackend(QueuedBackend):
         return job.finish(reason, error, stop_string, self.estimate.count(job.request.messages))
 
     async def _answer(self, job: Job) -> FinishEvent:
-        """Sends the request and passes the answer on. Raises what the client raises."""
-        request, wanted = job.request, job.request.sampling.max_tokens
+        """Sends the request to the server and the answer to the reader. Raises the exceptions of the client."""
+        request, wanted_max_tokens = job.request, job.request.sampling.max_tokens
         url = None if request.image is None else await self._image_url(request.image)
-        asked_for = min(wanted, self._info.context_length - 1)
+        max_tokens = min(wanted_max_tokens, self._info.context_length - 1)
         try:
-            stream = await self._create_stream(request, url, asked_for)
+            stream = await self._create_stream(request, url, max_tokens)
         except Exception as error:
             # On a context-length error, retry once with the max_tokens that the server says still fit.
-            refusal = too_long(error)
-            if refusal is None or refusal.prompt is None:
+            refusal = context_length_refusal(error)
+            if refusal is None or refusal.prompt_tokens is None:
                 raise
-            self.estimate.learn(request.messages, refusal.prompt)
-            left = refusal.limit - refusal.prompt
-            if not 1 <= left < asked_for:
+            self.estimate.learn(request.messages, refusal.prompt_tokens)
+            left = refusal.context_length - refusal.prompt_tokens
+            if not 1 <= left < max_tokens:
                 raise
-            asked_for = left
-            stream = await self._create_stream(request, url, asked_for)
+            max_tokens = left
+            stream = await self._create_stream(request, url, max_tokens)
         async with stream:
             job.send(PrefillEvent(self.estimate.count(request.messages), job.waited_s))
-            last = protocol.Piece()
-            async for chunk in stream:
-                piece = protocol.piece(chunk)
-                if piece.error is not None:
-                    raise BackendUnavailable(f"The server at {self._url} failed on this request: {piece.error}")
-                job.usage = piece.usage or job.usage
-                last = piece if piece.finish else last
-                self._send_piece(job, piece)
+            last = protocol.ParsedChunk()
+            async for received in stream:
+                chunk = protocol.parse_chunk(received)
+                if chunk.error is not None:
+                    raise BackendUnavailable(f"The server at {self._url} failed on this request: {chunk.error}")
+                job.usage = chunk.usage or job.usage
+                last = chunk if chunk.finish else last
+                self._send_chunk(job, chunk)
         if job.usage is not None:
             self.estimate.learn(request.messages, job.usage[0])
         if last.finish is None:
             raise BackendUnavailable(f"The server at {self._url} broke off its answer.")
-        reason = protocol.reason(last.finish, last.stop_reason, asked_for, wanted)
+        reason = protocol.to_finish_reason(last.finish, last.stop_reason, max_tokens, wanted_max_tokens)
         if reason is None:
             raise BackendUnavailable(f"The server at {self._url} ended its answer early ({last.finish}).")
         return self._finish(job, reason, stop_string=last.stop_reason if reason == "stop_string" else None)
 
     def _create_stream(self, request: GenerationRequest, image_url: str | None, max_tokens: int) -> Coroutine[Any, Any, Any]:
         server = self._server
-        return self._client.chat.completions.create(**protocol.body(request, server.kind, server.model, image_url, max_tokens))
+        arguments = protocol.completion_arguments(request, server.provider, server.model, image_url, max_tokens)
+        return self._client.chat.completions.create(**arguments)
 
-    def _send_piece(self, job: Job, piece: protocol.Piece) -> None:
-        logprobs = piece.logprobs if job.request.trace and not self._wrong_logprobs else ()
-        if not protocol.credible(logprobs):
-            logprobs, self._wrong_logprobs = (), True
+    def _send_chunk(self, job: Job, chunk: protocol.ParsedChunk) -> None:
+        logprobs = chunk.logprobs if job.request.trace and not self._logprobs_are_token_ids else ()
+        if not protocol.are_log_probabilities(logprobs):
+            logprobs, self._logprobs_are_token_ids = (), True
             self._info = self._info_of(self._server)
-            log.warning("%s Probabilities are not shown.", WRONG_LOGPROBS)
-        if piece.text or logprobs:
-            job.send(TokenEvent(job.token(), -1, piece.text, logprobs=logprobs))
+            log.warning("%s Probabilities are not shown.", LOGPROBS_ARE_TOKEN_IDS)
+        if chunk.text or logprobs:
+            job.send(TokenEvent(job.token(), -1, chunk.text, logprobs=logprobs))
 
     async def _image_url(self, image: LoadedImage) -> str:
-        """The image as a data URL. Each question of a conversation sends its image again, so the newest URLs are cached."""
+        """Encodes the image. Each question of a conversation sends its image again, so the newest data URLs are cached."""
         url = self._image_urls.get(image.digest) or await asyncio.to_thread(protocol.data_url, image)
         self._image_urls[image.digest] = url
         return url

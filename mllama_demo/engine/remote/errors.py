@@ -1,5 +1,7 @@
-"""Why a server could not answer, in one sentence with its own words. Knows the openai client's exceptions by their fields
-alone, so that importing this imports no client."""
+"""Translates an exception of the openai client into an error of the demo: one sentence that quotes the server.
+
+The exceptions are recognised by the names of their classes and fields, so that this module does not import the openai client.
+"""
 
 from __future__ import annotations
 
@@ -15,98 +17,113 @@ from typing import Any
 
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
 
-_MOST_CHARACTERS = 400
-_LENGTH = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)")
-_PROMPT = re.compile(r"\((\d+) in the messages|(?:has|contains at least) (\d+) input tokens|\(length (\d+)\)")
+_MAX_MESSAGE_CHARACTERS = 400
+_CONTEXT_LENGTH = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)")
+_PROMPT_TOKENS = re.compile(r"\((\d+) in the messages|(?:has|contains at least) (\d+) input tokens|\(length (\d+)\)")
 
 
 class RemoteUnreachable(BackendUnavailable):
-    """Nobody listens at the address, or somebody who does not speak HTTP."""
+    """No program listens at the address, or the program does not speak HTTP."""
 
 
 class RemoteTimeout(BackendUnavailable):
-    """The server accepted the connection and then said nothing for too long. It may be busy."""
+    """The server accepted the connection and then sent nothing for too long. The server may be busy."""
 
 
 @dataclass(frozen=True)
-class TooLong:
-    """A refusal for length. limit: of prompt and answer together, in tokens. prompt: as the server counts it, if it told."""
+class ContextLengthRefusal:
+    """A refusal because the request does not fit into the model's context.
 
-    limit: int
-    prompt: int | None
+    Attributes:
+        context_length: Tokens of prompt and answer together that fit.
+        prompt_tokens: Length of the prompt as the server counts it. None when the server does not tell it.
+    """
+
+    context_length: int
+    prompt_tokens: int | None
 
 
-def too_long(error: Exception) -> TooLong | None:
-    """What the server says about lengths, when they are why it refused."""
-    said = server_message(error)
-    if getattr(error, "status_code", None) not in (400, 413, 422) or not (limit := _LENGTH.search(said)):
+def context_length_refusal(error: Exception) -> ContextLengthRefusal | None:
+    """Reads the lengths out of the server's message. Returns None when the server refused for another reason."""
+    message = server_message(error)
+    if getattr(error, "status_code", None) not in (400, 413, 422) or not (length := _CONTEXT_LENGTH.search(message)):
         return None
-    prompt = _PROMPT.search(said)
-    return TooLong(int(limit[1]), int(next(filter(None, prompt.groups()))) if prompt else None)
+    prompt = _PROMPT_TOKENS.search(message)
+    return ContextLengthRefusal(int(length[1]), int(next(filter(None, prompt.groups()))) if prompt else None)
 
 
-def explained(error: Exception, url: str, secret: str | None = None) -> DemoError:
-    """The error for the person who asked. error: whatever the client raised. secret: what must not be read in it, even if the
-    server repeats it."""
+def to_demo_error(error: Exception, url: str, secret: str | None = None) -> DemoError:
+    """Translates an exception for the user.
+
+    Args:
+        error: What the client raised. A DemoError is returned unchanged.
+        url: The server's address.
+        secret: Text to remove from the message, for example the API key: some servers repeat the key.
+    """
     if isinstance(error, DemoError):
         return error
-    found = _explained(error, url)
-    return type(found)(str(found).replace(secret, "…")) if secret else found
+    translated = _translate(error, url)
+    return type(translated)(str(translated).replace(secret, "…")) if secret else translated
 
 
-def _explained(error: Exception, url: str) -> DemoError:
+def _translate(error: Exception, url: str) -> DemoError:
     server = f"The server at {url}"
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
-        return _refused(error, status, server)
+        return _translate_status(error, status, server)
     names = {type(cause).__name__ for cause in _causes(error)}
     if "ConnectTimeout" in names:
         return RemoteUnreachable(f"{server} cannot be reached: it did not accept the connection in time.")
     if any("Timeout" in name for name in names):
         return RemoteTimeout(f"{server} was silent for too long; it may be overloaded or stuck.")
     if "APIConnectionError" in names or any(isinstance(cause, OSError) for cause in _causes(error)):
-        return RemoteUnreachable(f"{server} cannot be reached: {_connection(error)}.")
+        return RemoteUnreachable(f"{server} cannot be reached: {_connection_failure(error)}.")
     if "RemoteProtocolError" in names or "ReadError" in names:
         return RemoteUnreachable(f"{server} broke off the connection.")
     if "APIError" in names:
         return BackendUnavailable(f"{server} failed on this request: {_shortened(str(error))}")
-    return BackendUnavailable(f"{server} answered what is no chat completion ({_shortened(str(error)) or type(error).__name__}).")
+    return BackendUnavailable(
+        f"{server} sent an answer that is no chat completion ({_shortened(str(error)) or type(error).__name__})."
+    )
 
 
 def server_message(error: Exception) -> str:
-    """The server's own words. Most send {"error": {"message"}}, vLLM's older versions a flat {"object": "error", "message"},
-    FastAPI {"detail"}, and proxies a page."""
+    """The message in the body of a refusal, or "" when the body has none.
+
+    Most servers send {"error": {"message"}}. vLLM before 0.10.1 sends a flat {"object": "error", "message"}, FastAPI sends
+    {"detail"}. A proxy sends an HTML page, which is ignored.
+    """
     body: Any = getattr(error, "body", None)
     if isinstance(body, Mapping):
         body = body.get("error", body)
     if isinstance(body, Mapping):
         body = next((body[key] for key in ("message", "detail", "reason") if body.get(key)), "")
-    if isinstance(body, list):  # FastAPI's validation: one entry for each field
+    if isinstance(body, list):  # FastAPI sends one entry for each field that is wrong
         body = "; ".join(str(entry.get("msg", entry)) if isinstance(entry, Mapping) else str(entry) for entry in body)
     text = str(body or "")
     return "" if re.match(r"\s*<", text) else _shortened(text)
 
 
-def _refused(error: Exception, status: int, server: str) -> DemoError:
-    said = server_message(error)
+def _translate_status(error: Exception, status: int, server: str) -> DemoError:
+    message = server_message(error)
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "unknown status"
-    words = f"{status}: {said}" if said else f"{status}, {phrase}"
-    if too_long(error) is not None:
-        return PromptTooLong(f"{server} finds this conversation too long ({words})")
+    reason = f"{status}: {message}" if message else f"{status}, {phrase}"
+    if context_length_refusal(error) is not None:
+        return PromptTooLong(f"{server} finds this conversation too long ({reason})")
     if status in (401, 403):
-        return BackendUnavailable(f"{server} does not accept the API key ({words}); set remote_api_key to one that it knows.")
+        return BackendUnavailable(f"{server} does not accept the API key ({reason}); set remote_api_key to one that it knows.")
     if status == 404:
-        return BackendUnavailable(f"{server} has not what was asked for ({words}); check remote_url and remote_model.")
+        return BackendUnavailable(f"{server} does not have what was requested ({reason}); check remote_url and remote_model.")
     if status == 429:
-        return BackendBusy(f"{server} is busy ({words}). Please try again in a moment.")
+        return BackendBusy(f"{server} is busy ({reason}). Please try again in a moment.")
     if status == 503:
-        return BackendUnavailable(f"{server} is not ready ({words})")
+        return BackendUnavailable(f"{server} is not ready ({reason})")
     if 400 <= status < 500:
-        return BadRequest(f"{server} refused this request ({words})")
-    return BackendUnavailable(f"{server} failed on this request ({words})")
+        return BadRequest(f"{server} refused this request ({reason})")
+    return BackendUnavailable(f"{server} failed on this request ({reason})")
 
 
-def _connection(error: Exception) -> str:
+def _connection_failure(error: Exception) -> str:
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             return "its host name is not known"
@@ -115,7 +132,7 @@ def _connection(error: Exception) -> str:
         if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
             return "connection refused, nobody listens there"
         if isinstance(cause, OSError) and cause.errno:
-            # asyncio puts "Connect call failed" and the address in the place of the system's text.
+            # asyncio replaces the system's text by "Connect call failed" and the address.
             return os.strerror(cause.errno).lower()
         if type(cause).__name__ in ("RemoteProtocolError", "ReadError"):
             return "it broke off the connection"
@@ -124,7 +141,7 @@ def _connection(error: Exception) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and all that led to it; of several at once, as from a host with two addresses, each."""
+    """Yields the exception, its causes and the members of exception groups, as a host with two addresses raises them."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -138,4 +155,4 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _shortened(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+    return text if len(text) <= _MAX_MESSAGE_CHARACTERS else text[: _MAX_MESSAGE_CHARACTERS - 1] + "…"

@@ -1,6 +1,7 @@
-"""A request as JSON of the OpenAI chat-completions protocol, and what comes back as text, figures and reasons.
+"""Converts a request to the OpenAI chat-completions protocol, and the chunks of a streamed answer back.
 
-Pure: no connection, no client. The client's objects are read with care, since it checks nothing of what a server sends.
+Pure functions: the module knows no connection and no client. The openai client (3.57) does not check what a server sends, so any
+field of a chunk may be missing, null or of another type.
 """
 
 from __future__ import annotations
@@ -17,40 +18,42 @@ from mllama_demo.engine.base import FinishReason, GenerationRequest, TokenLogpro
 from mllama_demo.engine.remote.providers import Provider
 from mllama_demo.images.loading import LoadedImage
 
-TOP_LOGPROBS = 20  # the most that vLLM and OpenAI give
-_LARGEST_PNG = 8 * 2**20  # bytes; beyond it a JPEG of nearly no loss is sent
+TOP_LOGPROBS = 20  # the maximum of vLLM and OpenAI
+_MAX_PNG_BYTES = 8 * 2**20  # a larger image is sent as JPEG
 _LOSSY = ("JPEG", "WEBP")
-_MARKUP = re.compile(r"<\|(?=\w+\|>)")
+_SPECIAL_TOKEN = re.compile(r"<\|(?=\w+\|>)")
 _WORD_JOINER = "\u2060"
-# Rounding may lift a logprob a little above 0; a token id in its place is a whole number.
-_LARGEST_LOGPROB = 1e-3
+# Rounding may lift a logprob a little above 0. A token id sent in its place is a whole number.
+_MAX_LOGPROB = 1e-3
 
 
-def body(request: GenerationRequest, kind: Provider, model: str, image_url: str | None, max_tokens: int) -> dict[str, Any]:
-    """The keyword arguments of client.chat.completions.create. image_url: of request.image."""
+def completion_arguments(
+    request: GenerationRequest, provider: Provider, model: str, image_url: str | None, max_tokens: int
+) -> dict[str, Any]:
+    """Returns the keyword arguments of client.chat.completions.create. `max_tokens` replaces that of the request."""
     sampling = request.sampling
     values: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    top_k = sampling.top_k_within(kind.max_top_k)
-    if sampling.greedy and kind.takes_top_k and kind.greedy_as_top_k:
+    top_k = sampling.top_k_within(provider.max_top_k)
+    if sampling.greedy and provider.takes_top_k and provider.greedy_as_top_k:
         values, top_k = {"temperature": 1.0, "top_p": 1.0}, 1
     elif sampling.greedy:
         values, top_k = {"temperature": 0.0, "top_p": 1.0}, 0
-    if sampling.seed is not None and "seed" not in kind.ignored:
+    if sampling.seed is not None and "seed" not in provider.ignored:
         values["seed"] = sampling.seed
     if sampling.stop:
         values["stop"] = list(sampling.stop)
-    if request.trace and "logprobs" in kind.capabilities:
+    if request.trace and "logprobs" in provider.capabilities:
         values |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-    more: dict[str, Any] = {}
-    if kind.takes_top_k and top_k > 0:  # older vLLM refuses the 0 that means all
-        more["top_k"] = top_k
-    if sampling.ignore_eos and "ignore_eos" not in kind.ignored:
-        more["ignore_eos"] = True
-    if more:
-        values["extra_body"] = more
+    extra: dict[str, Any] = {}  # parameters that the OpenAI protocol does not have
+    if provider.takes_top_k and top_k > 0:  # vLLM up to 0.8 refuses 0; without top_k it samples from all tokens
+        extra["top_k"] = top_k
+    if sampling.ignore_eos and "ignore_eos" not in provider.ignored:
+        extra["ignore_eos"] = True
+    if extra:
+        values["extra_body"] = extra
     return {
         "model": model,
-        "messages": [_message(turn, image_url, kind.reads_markup) for turn in request.messages],
+        "messages": [_message(turn, image_url, provider.parses_special_tokens) for turn in request.messages],
         "max_tokens": max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -58,10 +61,10 @@ def body(request: GenerationRequest, kind: Provider, model: str, image_url: str 
     }
 
 
-def _message(turn: Message, image_url: str | None, defuse: bool) -> dict[str, Any]:
+def _message(turn: Message, image_url: str | None, break_special_tokens: bool) -> dict[str, Any]:
     text = turn.text.strip()
-    if defuse:
-        text = _MARKUP.sub(f"<{_WORD_JOINER}|", text)
+    if break_special_tokens:
+        text = _SPECIAL_TOKEN.sub(f"<{_WORD_JOINER}|", text)
     if turn.image is None:
         return {"role": turn.role, "content": text}
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": image_url}}]
@@ -69,22 +72,30 @@ def _message(turn: Message, image_url: str | None, defuse: bool) -> dict[str, An
 
 
 def data_url(image: LoadedImage) -> str:
-    """The checked pixels, never the file that somebody sent: exactly as PNG, or nearly as JPEG where they were lossy before
-    or are many."""
+    """Encodes the checked pixels, never the user's file. PNG keeps the pixels exactly.
+
+    An image that came as JPEG or WebP, or that is larger than _MAX_PNG_BYTES as PNG, becomes a JPEG of high quality.
+    """
     out = io.BytesIO()
     kind = "jpeg" if image.format in _LOSSY else "png"
     if kind == "png":
         image.pixels.save(out, "PNG", compress_level=3)
-    if kind == "jpeg" or out.tell() > _LARGEST_PNG:
+    if kind == "jpeg" or out.tell() > _MAX_PNG_BYTES:
         kind, out = "jpeg", io.BytesIO()
         image.pixels.save(out, "JPEG", quality=95, subsampling=0)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One chunk of a stream. usage: (prompt, completion) tokens. finish, stop_reason: once, at the end. error: the server's
-    words, when it failed in the middle."""
+class ParsedChunk:
+    """One chunk of a streamed answer.
+
+    Attributes:
+        usage: Prompt tokens and completion tokens of the whole answer, usually in the last chunk.
+        finish: finish_reason, in the chunk that ends the answer.
+        stop_reason: The stop string in that chunk when one ended the answer; vLLM's extension of the protocol.
+        error: The server's message when it failed during the answer.
+    """
 
     text: str = ""
     logprobs: tuple[TokenLogprobs, ...] = ()
@@ -94,18 +105,18 @@ class Piece:
     error: str | None = None
 
 
-def piece(chunk: Any) -> Piece:
-    """A chunk as the client made it, with anything missing or null."""
-    if getattr(chunk, "object", None) == "error":  # vLLM's older, flat form, which the client takes for a chunk
-        return Piece(error=str(getattr(chunk, "message", None) or "no reason given"))
-    told = getattr(chunk, "usage", None)
-    read, wrote = getattr(told, "prompt_tokens", None), getattr(told, "completion_tokens", None)
-    usage = (read, wrote) if isinstance(read, int) and isinstance(wrote, int) else None
+def parse_chunk(chunk: Any) -> ParsedChunk:
+    """Reads a chunk object of the openai client."""
+    if getattr(chunk, "object", None) == "error":  # the flat form of vLLM before 0.10.1, which openai takes for a chunk
+        return ParsedChunk(error=str(getattr(chunk, "message", None) or "no reason given"))
+    counts = getattr(chunk, "usage", None)
+    prompt, completion = getattr(counts, "prompt_tokens", None), getattr(counts, "completion_tokens", None)
+    usage = (prompt, completion) if isinstance(prompt, int) and isinstance(completion, int) else None
     choice = next(iter(getattr(chunk, "choices", None) or ()), None)
     if choice is None:
-        return Piece(usage=usage)
+        return ParsedChunk(usage=usage)
     content = getattr(getattr(choice, "delta", None), "content", None)
-    return Piece(
+    return ParsedChunk(
         text=content if isinstance(content, str) else "",
         logprobs=_logprobs(getattr(getattr(choice, "logprobs", None), "content", None)),
         usage=usage,
@@ -125,19 +136,25 @@ def _logprobs(entries: Any) -> tuple[TokenLogprobs, ...]:
     )
 
 
-def credible(logprobs: tuple[TokenLogprobs, ...]) -> bool:
-    """Whether they can be logarithms of probabilities at all. The Neuron fork of vLLM sends token ids in their place."""
+def are_log_probabilities(logprobs: tuple[TokenLogprobs, ...]) -> bool:
+    """Whether all values can be logarithms of probabilities. vLLM's Neuron fork (0.6 to 0.9) sends token ids instead."""
     values = [value for step in logprobs for value in (step.logprob, *(rival for _, rival in step.likeliest))]
-    return all(value <= _LARGEST_LOGPROB for value in values)
+    return all(value <= _MAX_LOGPROB for value in values)
 
 
-def reason(finish: str, stop_reason: Any, asked_for: int, wanted: int) -> FinishReason | None:
-    """Why an answer ended. asked_for: max_tokens as sent, less than wanted where the context has no room for more. None: it
-    did not end well."""
-    if finish == "length" and stop_reason in ("context_full", "time_limit"):  # another copy of this demo says so
+def to_finish_reason(finish: str, stop_reason: Any, sent_max_tokens: int, wanted_max_tokens: int) -> FinishReason | None:
+    """Translates why an answer ended. Returns None when the answer was cut off, for example by a content filter.
+
+    Args:
+        finish: finish_reason of the server.
+        stop_reason: stop_reason of the server.
+        sent_max_tokens: max_tokens in the request to the server; smaller than wanted when the context has no room for more.
+        wanted_max_tokens: max_tokens of the user.
+    """
+    if finish == "length" and stop_reason in ("context_full", "time_limit"):  # sent by another copy of this demo
         return stop_reason
     if finish == "length":
-        return "max_tokens" if asked_for >= wanted else "context_full"
+        return "max_tokens" if sent_max_tokens >= wanted_max_tokens else "context_full"
     if finish in ("stop", "tool_calls", "function_call"):
         return "stop_string" if isinstance(stop_reason, str) else "end_of_turn"
     return None

@@ -1,6 +1,6 @@
-"""The servers of the OpenAI protocol that this demo knows, and what each of them ignores, lacks or does differently.
+"""The programs that serve the OpenAI protocol, and what each of them ignores, lacks or does differently.
 
-Pure facts. A server that silently ignores a value looks as if it obeyed: here it is said, so that the page can say it.
+The module holds facts only. A server may ignore a parameter silently, so the page must tell the user which ones have no effect.
 """
 
 from __future__ import annotations
@@ -8,17 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-NO_SEED = "The Neuron device draws by a chance of its own; no seed repeats it."
-NO_TOP_K = "This server speaks the plain OpenAI protocol, which has no top_k."
-NO_IGNORE_EOS = "This server speaks the plain OpenAI protocol, which has no ignore_eos."
-WRONG_LOGPROBS = "This server sends token ids in the place of probabilities."
+SEED_UNSUPPORTED = "The Neuron device draws its own random numbers, so a seed has no effect."
+TOP_K_UNSUPPORTED = "This server speaks the plain OpenAI protocol, which has no top_k."
+IGNORE_EOS_UNSUPPORTED = "This server speaks the plain OpenAI protocol, which has no ignore_eos."
+LOGPROBS_ARE_TOKEN_IDS = "This server sends token ids in the place of probabilities."
 
 
 @dataclass(frozen=True)
 class Provider:
-    """capabilities, ignored, max_top_k, tile_size, max_tiles: as in base.BackendInfo. concurrency: requests at the same time
-    where the server does not tell its slots. takes_top_k: the protocol has none. greedy_as_top_k: its temperature may not
-    be 0. reads_markup: `<|eot_id|>` in what somebody typed would end the turn there."""
+    """A program that serves the OpenAI protocol. Fields that are not listed here are those of base.BackendInfo.
+
+    Attributes:
+        label: Name of the program for the user.
+        concurrency: Requests sent at the same time when the server does not tell its number of slots.
+        takes_top_k: Whether the server reads top_k, which the OpenAI protocol does not have.
+        greedy_as_top_k: Whether greedy decoding is requested as top_k 1, because the server divides by the temperature.
+        parses_special_tokens: Whether the server reads `<|eot_id|>` in a user's text as a token, which would end the turn.
+    """
 
     label: str
     capabilities: frozenset[str]
@@ -26,31 +32,31 @@ class Provider:
     ignored: Mapping[str, str] = field(default_factory=dict)
     takes_top_k: bool = True
     greedy_as_top_k: bool = False
-    reads_markup: bool = True
+    parses_special_tokens: bool = True
     max_top_k: int | None = None
     tile_size: int = 0
     max_tiles: int = 0
 
 
 PROVIDERS: dict[str, Provider] = {
-    # Seed, penalties and min_p never reach the device, and its logprobs are token ids. It serves one family of models with
-    # images, Llama 3.2 Vision, whose tiles are known. The tutorial's server has four slots.
+    # vLLM's Neuron fork (0.6 to 0.9) does not send seed, penalties and min_p to the device, and returns token ids as logprobs.
+    # Its only family of models with images is Llama 3.2 Vision, so the tiles are known. The server of AWS's tutorial has 4 slots.
     "vllm_neuron": Provider(
         "vLLM on Neuron",
         frozenset({"images"}),
         concurrency=4,
-        ignored={"seed": NO_SEED},
+        ignored={"seed": SEED_UNSUPPORTED},
         greedy_as_top_k=True,
         tile_size=560,
         max_tiles=4,
     ),
     "vllm": Provider("vLLM", frozenset({"images", "seed", "logprobs"}), concurrency=16),
-    "mllama_demo": Provider("mllama_demo", frozenset({"images", "seed", "logprobs"}), concurrency=4, reads_markup=False),
+    "mllama_demo": Provider("mllama_demo", frozenset({"images", "seed", "logprobs"}), concurrency=4, parses_special_tokens=False),
     "other": Provider(
         "OpenAI protocol",
         frozenset({"images", "seed"}),
         concurrency=8,
-        ignored={"top_k": NO_TOP_K, "ignore_eos": NO_IGNORE_EOS},
+        ignored={"top_k": TOP_K_UNSUPPORTED, "ignore_eos": IGNORE_EOS_UNSUPPORTED},
         takes_top_k=False,
     ),
 }

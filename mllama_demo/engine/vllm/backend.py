@@ -1,6 +1,6 @@
-"""The backend over vLLM in this process: the offline route of AWS's tutorial.
+"""The backend over vLLM's Neuron fork in this process, as in the offline part of AWS's tutorial.
 
-vLLM's engine runs in a thread and an event loop of its own, and gets as many requests as it has slots. Further requests wait in
+vLLM's engine runs in its own thread and event loop, and gets as many requests as it has slots. Further requests wait in
 the queue of this backend, so that each reader learns the position of the request.
 """
 
@@ -24,10 +24,10 @@ from mllama_demo.engine.base import (
     PrefillEvent,
     TokenEvent,
 )
-from mllama_demo.engine.neuron.compiler_log import telling_of_loading
+from mllama_demo.engine.neuron.compiler_log import report_loading
 from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.request_queue import Job
-from mllama_demo.engine.vllm.engine import Fork, engine_prompt, new_engine, new_sampling_params, prepare_environment
+from mllama_demo.engine.vllm.engine import VllmFork, engine_prompt, new_engine, new_sampling_params, prepare_environment
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, PromptTooLong
 from mllama_demo.runtime.process import MODEL_THREAD
 
@@ -38,6 +38,7 @@ class VLLMBackend(QueuedBackend):
     """Runs vLLM's Neuron fork in this process.
 
     Args:
+        end_of_turn_ids: Tokens that end an answer.
         warm_up: A request that is answered before the backend is ready.
     """
 
@@ -47,7 +48,7 @@ class VLLMBackend(QueuedBackend):
         self,
         settings: Settings,
         info: BackendInfo,
-        fork: Fork,
+        fork: VllmFork,
         tokenizer: Tokenizer,
         end_of_turn_ids: frozenset[int],
         warm_up: GenerationRequest,
@@ -59,7 +60,7 @@ class VLLMBackend(QueuedBackend):
         self._settings, self._fork = settings, fork
         self._tokenizer, self._end_of_turn_ids = tokenizer, end_of_turn_ids
         self._warm_up = warm_up
-        # Everything below belongs to the thread.
+        # Only the thread uses the fields below.
         self._engine: Any = None
         self._stop = asyncio.Event()
 
@@ -82,10 +83,10 @@ class VLLMBackend(QueuedBackend):
         try:
             self._detail = "importing vLLM"
             prepare_environment(self._settings)
-            with telling_of_loading(self._progress):
+            with report_loading(self._progress):
                 self._detail = "loading the model, or compiling it first, which can take an hour"
                 self._engine = new_engine(self._settings)
-            asyncio.run(self._live())
+            asyncio.run(self._main())
             self._requests.refuse_all(self._detail)
         except Exception as error:
             if self._closing:
@@ -97,18 +98,18 @@ class VLLMBackend(QueuedBackend):
     def _progress(self, detail: str) -> None:
         self._detail = detail
 
-    async def _live(self) -> None:
+    async def _main(self) -> None:
         self._detail = "warming up"
         self._requests.open()
         async for event in self._requests.stream(self._warm_up):
             if isinstance(event, FinishEvent) and event.error:
                 raise BackendUnavailable(event.error)
-        self._requests.queue.forget()  # the first steps are slow: the next waits are not estimated from them
+        self._requests.queue.forget()  # the first steps are slow and would spoil the estimate of waits
         self._loaded, self._state, self._detail = True, "ready", ""
         try:
             self._on_ready()
         except Exception:
-            log.exception("telling that the model is ready failed")
+            log.exception("the on_ready callback failed")
         while not self._stop.is_set() and not self._closing:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
@@ -137,7 +138,7 @@ class VLLMBackend(QueuedBackend):
             if job.ended is None:
                 await self._requests.queue.turn(job)
                 return await self._answer(job, text), None
-        except asyncio.CancelledError:  # by job.end; and vLLM ends the stream of an aborted request so
+        except asyncio.CancelledError:  # raised by job.end, and by vLLM for an aborted request
             pass
         except Exception as error:
             cause = str(error) or type(error).__name__
@@ -150,7 +151,7 @@ class VLLMBackend(QueuedBackend):
 
     async def _answer(self, job: Job, text: IncrementalText) -> FinishReason:
         request = job.request
-        prompt = await self._prompt(request)
+        prompt = await asyncio.to_thread(self._build_prompt, request)
         params = new_sampling_params(request.sampling, self._info.max_top_k, self._end_of_turn_ids)
         job.send(PrefillEvent(len(request.prompt_ids), job.waited_s))
         stream = self._engine.generate(prompt, params, request.id)
@@ -158,34 +159,31 @@ class VLLMBackend(QueuedBackend):
         try:
             async for output in stream:
                 finished = output.finished
-                # The ids are those of the whole answer so far.
+                # Each output repeats the token ids of the whole answer.
                 for token_id in output.outputs[0].token_ids[job.pieces :]:
-                    reason = self._take(job, text, token_id)
+                    reason = self._send_token(job, text, token_id)
                     if reason is not None:
                         return reason
-            return "context_full"  # the engine ends an answer for no other reason that is not seen here
+            return "context_full"  # _send_token sees every other reason before the engine does
         finally:
             if not finished:
-                with contextlib.suppress(Exception):  # of an engine that is down
+                with contextlib.suppress(Exception):  # raised when the engine is down
                     await self._engine.abort(request.id)
-                with contextlib.suppress(asyncio.CancelledError):  # which vLLM's streams raise when they are closed
+                with contextlib.suppress(asyncio.CancelledError):  # raised by vLLM's stream when it is closed
                     await stream.aclose()
 
-    def _take(self, job: Job, text: IncrementalText, token_id: int) -> FinishReason | None:
-        """Passes one token on; the reason where the answer ends with it."""
+    def _send_token(self, job: Job, text: IncrementalText, token_id: int) -> FinishReason | None:
+        """Sends one token to the reader. Returns the reason when the answer ends with this token."""
         ended_turn = token_id in self._end_of_turn_ids
-        piece = "" if ended_turn else text.push(token_id)
-        job.send(TokenEvent(job.token(), token_id, piece))
+        new_text = "" if ended_turn else text.push(token_id)
+        job.send(TokenEvent(job.token(), token_id, new_text))
         if ended_turn:
             return "end_of_turn"
         if text.stopped is not None:
             return "stop_string"
         return "max_tokens" if job.pieces >= job.request.sampling.max_tokens else None
 
-    async def _prompt(self, request: GenerationRequest) -> dict[str, Any]:
-        return await asyncio.to_thread(self._prompt_now, request)
-
-    def _prompt_now(self, request: GenerationRequest) -> dict[str, Any]:
+    def _build_prompt(self, request: GenerationRequest) -> dict[str, Any]:
         image = None
         if request.image is not None:
             from mllama_demo.engine.neuron.images import on_full_canvas

@@ -1,6 +1,6 @@
-"""`python -m mllama_demo vllm-command --config …`: the shell command that serves a Neuron configuration with vLLM.
+"""`python -m mllama_demo vllm-command --config …`: prints the shell command that serves a Neuron configuration with vLLM.
 
-Prints and starts nothing. The demo is then a front end for it: see configs/vllm-server.yaml. Imports nothing heavy.
+The command is printed, not run. With configs/vllm-server.yaml the demo is a front end for that server.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from mllama_demo.engine.vllm.arguments import Generation, server_environment, se
 NOTES: dict[Generation, tuple[str, ...]] = {
     "legacy": (
         "For the Neuron fork of vLLM, 0.6 to 0.9, the only vLLM that serves Llama 3.2 Vision on Neuron.",
-        "Where nothing is compiled for these values yet, it first compiles: 20 to 60 minutes.",
+        "The first start with these values compiles the model: 20 to 60 minutes.",
     ),
     "v1": (
         "For the vLLM-Neuron plugin, vLLM 0.11 and later. It does NOT serve Llama 3.2 Vision:",
-        "the engine refuses this model. Here to compare, and for the day when it does.",
+        "the engine refuses this model. The command is for comparison only.",
     ),
 }
 
 
 def main(options: Sequence[str], generation: Generation, host: str, port: int) -> int:
-    """The command `vllm-command`, with the options of `serve`. host, port: where vLLM's server is to listen."""
-    # Whatever the demo itself runs, the command is for a Neuron instance, and its values are checked for one.
+    """Runs `vllm-command` with the options of `serve`. vLLM's server will listen at host and port. Returns the exit status."""
+    # The printed command is for a Neuron instance whatever backend the configuration names, so its values are checked for Neuron.
     settings = load_settings([*options, "--backend", "neuron"])
     print("\n".join(f"# {note}" for note in NOTES[generation]), file=sys.stderr)
     print(command(settings, generation, host, port))
@@ -35,8 +35,7 @@ def main(options: Sequence[str], generation: Generation, host: str, port: int) -
 
 
 def command(settings: Settings, generation: Generation = "legacy", host: str = "127.0.0.1", port: int = 8000) -> str:
-    """One shell command, over several lines. host, port: where it listens; a server of its own without a key is best kept to
-    its machine."""
+    """Returns the shell command, over several lines. The default host is loopback because the server asks for no API key."""
     variables = [f"{name}={shlex.quote(value)}" for name, value in server_environment(settings, generation).items()]
     flags = [*server_flags(settings, generation), "--host", host, "--port", str(port)]
     lines = [*variables, "python3 -m vllm.entrypoints.openai.api_server"]

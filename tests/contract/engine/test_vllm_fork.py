@@ -15,7 +15,7 @@ from PIL import Image
 from mllama_demo.config.loader import load_settings
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.vllm.arguments import engine_arguments
-from mllama_demo.engine.vllm.engine import Fork, engine_prompt, sampling_values
+from mllama_demo.engine.vllm.engine import VllmFork, engine_prompt, sampling_values
 from mllama_demo.sampling import SamplingParams
 from tests.support.paths import ROOT
 
@@ -78,7 +78,7 @@ def test_the_sampling_values_are_ones_the_fork_has_and_mean_what_the_tutorial_me
 @pytest.mark.parametrize("empty_image", [True, False])
 @pytest.mark.parametrize("image", [None, Image.new("RGB", (8, 8))], ids=["text", "image"])
 def test_a_prompt_has_only_keys_that_the_fork_reads(fork, image, empty_image) -> None:
-    prompt = engine_prompt(GenerationRequest((1, 2, 3)), Fork(empty_image), image)
+    prompt = engine_prompt(GenerationRequest((1, 2, 3)), VllmFork(empty_image), image)
     assert set(prompt) <= set(fork["TokensPrompt"])
     assert prompt["prompt_token_ids"] == [1, 2, 3]
     assert ("multi_modal_data" in prompt) == (image is not None or empty_image)

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from mllama_demo.engine.neuron.compiler_log import CompileLog, CompileProgress, loading_stage, telling_of_loading
+from mllama_demo.engine.neuron.compiler_log import CompileLog, CompileProgress, loading_stage, report_loading
 
 # As NxD 0.18 and NxDI 0.9 write them for four graphs on 32 cores; the figures are made up.
 RECORDED = """\
@@ -74,7 +74,7 @@ def test_the_bar_goes_from_nothing_to_all_and_never_back():
     for message in RECORDED:
         log.read(message)
         shares.append(log.progress.fraction)
-        log.count(2, 0)
+        log.update_counts(2, 0)
         shares.append(log.progress.fraction)
     assert shares == sorted(shares)
     assert shares[1] == 0
@@ -85,11 +85,11 @@ def test_between_two_messages_files_tell_how_far_it_is():
     log = CompileLog(4)
     for message in RECORDED[: RECORDED.index("Starting compilation for all HLOs") + 1]:
         log.read(message)
-    log.count(3, 0)
+    log.update_counts(3, 0)
     assert log.progress == CompileProgress("compiling", 3, 4)
     for message in RECORDED[:-1]:
         log.read(message)
-    log.count(4, 20)
+    log.update_counts(4, 20)
     assert log.progress == CompileProgress("weights", 20, 32)
 
 
@@ -105,7 +105,7 @@ def test_any_other_message_changes_nothing(message):
 
 def test_files_of_an_earlier_stage_do_not_count():
     log = CompileLog(2)
-    log.count(2, 2)
+    log.update_counts(2, 2)
     assert log.progress == CompileProgress("starting", 0, 2)
 
 
@@ -125,7 +125,7 @@ def test_loading_has_stages_too(message, stage):
 def test_stages_of_loading_are_told_and_the_logger_is_left_as_it_was(caplog):
     logger, told = logging.getLogger("Neuron"), []
     before = (logger.level, logger.propagate, list(logger.handlers))
-    with telling_of_loading(told.append):
+    with report_loading(told.append):
         logger.info("Warming up the model.")
         logger.info("Something else")
     logger.info("Sharding weights on load...")

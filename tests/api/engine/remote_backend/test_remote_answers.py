@@ -12,7 +12,12 @@ import pytest
 from PIL import Image
 
 from mllama_demo.engine.base import PrefillEvent, TokenEvent
-from mllama_demo.engine.remote.providers import NO_IGNORE_EOS, NO_SEED, NO_TOP_K, WRONG_LOGPROBS
+from mllama_demo.engine.remote.providers import (
+    IGNORE_EOS_UNSUPPORTED,
+    LOGPROBS_ARE_TOKEN_IDS,
+    SEED_UNSUPPORTED,
+    TOP_K_UNSUPPORTED,
+)
 from mllama_demo.errors import PromptTooLong
 from mllama_demo.images.loading import load_image
 from tests.support.protocol_server import PATIENCE_S, Exchange
@@ -99,7 +104,7 @@ async def test_the_neuron_fork_gets_no_seed_and_its_way_of_being_greedy(server, 
     assert "seed" not in greedy
     assert "seed" not in drawn
     assert backend.info.capabilities == {"images"}
-    assert backend.info.ignored == {"seed": NO_SEED}
+    assert backend.info.ignored == {"seed": SEED_UNSUPPORTED}
     assert (backend.info.tile_size, backend.info.max_tiles, backend.info.slots) == (560, 4, 4)
 
 
@@ -119,7 +124,7 @@ async def test_an_unknown_server_gets_the_plain_protocol(server, connect):
     body = server.asked[0].body
     assert (body["temperature"], body["stop"]) == (0.0, ["###"])
     assert "top_k" not in body
-    assert backend.info.ignored == {"top_k": NO_TOP_K, "ignore_eos": NO_IGNORE_EOS}
+    assert backend.info.ignored == {"top_k": TOP_K_UNSUPPORTED, "ignore_eos": IGNORE_EOS_UNSUPPORTED}
 
 
 @pytest.mark.parametrize(("owner", "sent"), [("vllm", True), ("somebody", None)])
@@ -181,7 +186,7 @@ async def test_token_ids_in_the_place_of_probabilities_are_not_shown(server, con
     *_, token, last = await events_of(backend, request(trace=True))
     assert (token.text, token.logprobs, last.reason) == ("cat", (), "end_of_turn")
     assert "logprobs" not in backend.info.capabilities
-    assert backend.info.ignored["logprobs"] == WRONG_LOGPROBS
+    assert backend.info.ignored["logprobs"] == LOGPROBS_ARE_TOKEN_IDS
 
 
 # --- lengths -------------------------------------------------------------------------------------------------------------
