@@ -1,4 +1,7 @@
-"""Settings to a backend. The one place that knows which backends exist; heavy imports happen inside its loaders."""
+"""Makes the backend that the settings name. No other module knows which backends exist.
+
+The loaders import torch, transformers, the Neuron SDK and vLLM when the backend loads, not when this module is imported.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ from mllama_demo.sampling import SamplingParams
 log = logging.getLogger(__name__)
 Load = Callable[[Settings, CheckpointInfo, Progress], ModelRunner]
 
-# Below this a decode step is so short that threads spend it waiting for each other: on two idle cores two threads are no
-# faster than one, and on two busy ones they were ten times slower (benchmarks/first_light.py --threads).
+# A decode step of a smaller model is so short that threads mostly wait for each other. Two threads were no faster than one on two
+# idle cores, and ten times slower on two busy cores (benchmarks/first_light.py --threads).
 SMALL_MODEL_PARAMETERS = 50_000_000
 
 
@@ -38,8 +41,15 @@ def make_backend(
     on_ready: Callable[[], None] = lambda: None,
     on_down: Callable[[str], None] = lambda reason: None,
 ) -> tuple[StartedBackend, Tokenizer | TokenEstimate]:
-    """A backend that is not started yet, and its tokenizer, or an estimate where that is elsewhere. Raises CheckpointError in
-    milliseconds for an unusable folder, and ConfigError for a machine that the backend cannot run on."""
+    """Makes a backend without starting it.
+
+    Returns:
+        The backend and its tokenizer. A remote server has the tokenizer itself; the second value is then a TokenEstimate.
+
+    Raises:
+        CheckpointError: The model folder cannot be used. Found in milliseconds, before the model is loaded.
+        ConfigError: The backend cannot run on this machine.
+    """
     if settings.backend == "openai":
         return _remote(settings, on_ready, on_down)
     if settings.backend == "vllm":
@@ -117,7 +127,7 @@ def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, progress:
 
 
 def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo, Load]:
-    """Where the device samples, it tells no probabilities, and its chance cannot be repeated by a seed."""
+    """On-device sampling (NxDI) returns no probabilities and takes no seed."""
     options = settings.neuron
     sampling = options.on_device_sampling_config
     info = _info(
@@ -135,7 +145,7 @@ def _neuron(settings: Settings, checkpoint: CheckpointInfo) -> tuple[BackendInfo
 
 
 def _load_neuron_runner(settings: Settings, checkpoint: CheckpointInfo, progress: Progress) -> ModelRunner:
-    """Compiles first if it must."""
+    """Compiles the model first if no compiled model fits the settings."""
     from mllama_demo.checkpoint.compilation.compile import check_can_compile, describe_progress, ensure_compiled, plan_compilation
 
     progress("looking for the compiled model")
@@ -164,7 +174,7 @@ def _vllm(
     on_ready: Callable[[], None],
     on_down: Callable[[str], None],
 ) -> StartedBackend:
-    """Its probabilities are wrong upstream, so that none are told."""
+    """The capabilities lack "logprobs", because the Neuron forks of vLLM return wrong ones."""
     from mllama_demo.engine.vllm.backend import VLLMBackend
 
     options = settings.neuron
@@ -185,13 +195,13 @@ def _vllm(
     )
 
 
-# --- a server ------------------------------------------------------------------------------------------------------------
+# --- remote server -------------------------------------------------------------------------------------------------------
 
 
 def _remote(
     settings: Settings, on_ready: Callable[[], None], on_down: Callable[[str], None]
 ) -> tuple[StartedBackend, TokenEstimate]:
-    """The model and its tokenizer are the server's: model_path is of no concern."""
+    """Ignores settings.model_path, because the server has the model and the tokenizer."""
     if importlib.util.find_spec("openai") is None:
         raise ConfigError("Backend openai needs the package openai, which is not installed; pip install openai.")
     from mllama_demo.engine.remote.backend import OpenAIBackend
@@ -201,10 +211,10 @@ def _remote(
 
 
 def _warm_up_request(tokenizer: Tokenizer) -> GenerationRequest:
-    """A question about a blank picture, for two tokens whatever they are: every part of the model takes part in the answer."""
+    """Returns a request with an image, for two tokens of any kind, so that every part of the model runs once."""
     from PIL import Image
 
-    picture = LoadedImage(Image.new("RGB", (64, 64)), b"", "PNG", "warm-up", "warm-up")
-    question = Message("user", "Hello", ImageRef.of(picture))
+    image = LoadedImage(Image.new("RGB", (64, 64)), b"", "PNG", "warm-up", "warm-up")
+    question = Message("user", "Hello", ImageRef.of(image))
     sampling = SamplingParams(max_tokens=2, ignore_eos=True)
-    return GenerationRequest(tuple(encode_chat((question,), tokenizer)), sampling, image=picture)
+    return GenerationRequest(tuple(encode_chat((question,), tokenizer)), sampling, image=image)

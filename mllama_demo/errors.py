@@ -1,76 +1,75 @@
-"""Every way a request can fail, each with a sentence for the user and a status for the API.
+"""The expected failures. Each has a message for the user and an HTTP status.
 
-Raise one of these and the message is shown as it stands, in the browser and in the API's error object. Anything else that
-escapes is a bug.
+The browser and the API's error object show the message unchanged. Any other exception that leaves a handler is a bug.
 """
 
 from __future__ import annotations
 
 
 class DemoError(Exception):
-    """Base of all expected failures. `str(error)` is one or two plain sentences; `status` is the HTTP status."""
+    """Base class. `str(error)` is one or two sentences for the user; `status` is the HTTP status."""
 
     status = 500
 
 
 class BadRequest(DemoError):
-    """The request itself is wrong: the message names the value and what is allowed."""
+    """The request is invalid. The message has the value and what is allowed."""
 
     status = 400
 
 
 class ImageError(BadRequest):
-    """The bytes or the address given as an image cannot be used."""
+    """The bytes or the URL of an image cannot be used."""
 
 
 class PromptTooLong(BadRequest):
-    """The conversation does not fit the context, even with its oldest text turns dropped."""
+    """The conversation exceeds the context, even without its oldest text turns."""
 
 
 class NotFound(DemoError):
-    """The named thing does not exist, or belongs to somebody else."""
+    """The named object does not exist, or belongs to another visitor."""
 
     status = 404
 
 
 class Conflict(DemoError):
-    """What is asked does not fit what is there or under way by now; the message says what to do."""
+    """The request conflicts with the current state, such as an answer that is running. The message says what to do."""
 
     status = 409
 
 
 class BackendBusy(DemoError):
-    """The waiting queue is full; trying again later may work."""
+    """The queue is full. The same request may succeed later."""
 
     status = 429
 
     @classmethod
     def behind(cls, waiting: int) -> BackendBusy:
-        """For a queue in which so many wait already."""
+        """Returns the error for a queue with `waiting` requests."""
         questions = "1 question is" if waiting == 1 else f"{waiting} questions are"
         return cls(f"The demo is busy: {questions} waiting already. Please try again in a moment.")
 
 
 class LimitReached(DemoError):
-    """One visitor has asked for more than a visitor may; the message says when it goes on."""
+    """A visitor has used up a limit. The message says when the visitor may continue."""
 
     status = 429
 
 
 class BackendUnavailable(DemoError):
-    """The model is still loading, or it is down; the message says which and why."""
+    """The model is loading or down. The message says which and why."""
 
     status = 503
 
     @classmethod
     def loading(cls, detail: str) -> BackendUnavailable:
-        """detail: what is being loaded at this moment."""
+        """Returns the error for a model that is loading. `detail`: what is being loaded."""
         return cls(f"The model is still loading ({detail}). Please try again in a moment.")
 
 
 class ConfigError(DemoError):
-    """The configuration cannot be used: names the key, the value and what is allowed."""
+    """The configuration is invalid. The message has the key, the value and what is allowed."""
 
 
 class CheckpointError(DemoError):
-    """The model folder is missing, incomplete or of another architecture."""
+    """The model folder is missing, is incomplete or has another architecture."""

@@ -1,6 +1,6 @@
-"""The sampling values of a request: their bounds, defaults, labels and presets, for the page, the API and the command line.
+"""The sampling values of a request: bounds, defaults, labels and presets for the page, the API and the command line.
 
-engine/token_sampler.py applies the values. This module imports no numpy, because the command line reads the bounds.
+engine/token_sampler.py applies the values. This module does not import numpy, because the command line must start fast.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ from typing import Any
 
 from mllama_demo.errors import BadRequest
 
-# vLLM draws the same line.
+# vLLM samples greedily below the same temperature.
 GREEDY_BELOW = 1e-5
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The legal range of one value, its default and how a person would call it. hint: a few words beside a slider."""
+    """The allowed range, the default and the texts of one sampling value.
+
+    Attributes:
+        label: The name on the page.
+        hint: A few words beside the slider.
+        help: What the value does, for the documentation.
+    """
 
     label: str
     minimum: float
@@ -28,7 +34,7 @@ class Bound:
     help: str
 
     def check(self, name: str, value: Any) -> None:
-        """Raises BadRequest naming the value and the range unless minimum <= value <= maximum."""
+        """Raises BadRequest unless minimum <= value <= maximum. The message has the value and the range."""
         is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
         if isinstance(value, bool) or not is_number or not self.minimum <= value <= self.maximum or (self.whole and value % 1):
             kind = "a whole number" if self.whole else "a number"
@@ -36,7 +42,7 @@ class Bound:
 
     @property
     def whole(self) -> bool:
-        """True for values that count something."""
+        """Whether the value must be a whole number."""
         return self.step >= 1
 
 
@@ -59,9 +65,12 @@ MAX_STOP_LENGTH = 64
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen and when to end. Checks itself; raises BadRequest naming the first value out of bounds.
+    """How tokens are sampled and where the answer ends. Raises BadRequest for the first value out of bounds.
 
-    ignore_eos: the end that the model itself says is a token like any other; the answer goes on until something else ends it.
+    Attributes:
+        seed: None for a random seed.
+        stop: The answer ends before the first of these strings.
+        ignore_eos: The model's end-of-turn token does not end the answer.
     """
 
     temperature: float = BOUNDS["temperature"].default
@@ -91,22 +100,21 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """True where no random draw is needed: top_k 1, or a temperature so low that dividing by it would overflow."""
+        """Whether the likeliest token is always chosen: top_k is 1, or a division by the temperature would overflow."""
         return self.temperature < GREEDY_BELOW or self.top_k == 1
 
     def top_k_within(self, limit: int | None) -> int:
-        """top_k for a backend that can choose among `limit` candidates at most: a larger one, and 0 for all, become the limit.
-        None is no limit."""
+        """Returns top_k, or `limit` if top_k is larger or 0 (all). `limit`: most candidates of the backend; None for no limit."""
         return self.top_k if limit is None or 0 < self.top_k <= limit else limit
 
     def as_greedy(self) -> SamplingParams:
-        """The same request with the likeliest token taken at every step."""
+        """Returns the same values at temperature 0."""
         return replace(self, temperature=0.0)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named set of values for the sliders."""
+    """A named set of values that the page offers."""
 
     name: str
     temperature: float

@@ -1,1 +1,1 @@
-"""The shared backend: queue, slots, tokens. `base` holds the nouns that the rest of the program speaks in."""
+"""Backends generate answers. `base` has the types that the rest of the program uses."""

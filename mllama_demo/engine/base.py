@@ -1,6 +1,6 @@
-"""The nouns of generation: a request goes in, a stream of events comes out.
+"""The types of generation: a backend takes a GenerationRequest and yields a stream of events.
 
-The UI and the API know this module and nothing below it.
+The UI and the API import this module and no other module of the engine. This module knows no model and no web framework.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mllama_demo.sampling import SamplingParams
 
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
 State = Literal["loading", "ready", "down"]
-SHUTTING_DOWN = "The demo is shutting down."  # why a backend is down that was closed
+SHUTTING_DOWN = "The demo is shutting down."  # BackendStatus.detail of a closed backend
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class GenerationRequest:
     """One answer to generate.
 
     Attributes:
-        prompt_ids: The whole prompt, with one image token at the place of `image`, or no image token. Empty for a remote server,
-            which has the tokenizer.
-        conversation_id: Requests with the same id share one fair turn in the queue. Empty means a conversation of its own.
+        prompt_ids: The token ids of the whole prompt. The prompt has one image token if there is an `image`, and none otherwise.
+            Empty for a remote server, which has its own tokenizer.
+        conversation_id: Requests with the same id share one turn in the fair queue. Empty: the request has a turn of its own.
         time_limit_s: Seconds from submission to the last token; None for no limit.
-        trace: Records a TokenTrace, or else TokenLogprobs, with every token, where the backend can.
-        messages: The turns that the prompt was made of, see prompt.chat_turns. A backend that sends text sends these turns.
-        shared_prompt: Other requests have the same prompt and image. A backend that can "fork" prefills the prompt once for all.
-        answered: How many of the last prompt_ids are the beginning of the answer. Generation continues as if the backend had just
-            generated these tokens: with the text and the random number that come next.
+        trace: The backend records a TokenTrace with every token, or TokenLogprobs, or nothing, as its capabilities allow.
+        messages: The turns that the prompt was made from, see prompt.chat_turns. A backend that sends text sends these turns.
+        shared_prompt: Other requests have the same prompt and image. A backend with the capability "fork" prefills them once.
+        answered: How many of the last prompt_ids already belong to the answer. Generation continues after them with the next
+            text and the next random number, as if the backend had just generated them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -50,13 +50,18 @@ class GenerationRequest:
 
     @property
     def queue_key(self) -> str:
-        """Names the conversation whose fair turn the request takes."""
+        """The key of the request's turn in the fair queue."""
         return self.conversation_id or self.id
 
 
 @dataclass(frozen=True)
 class QueueEvent:
-    """The request waits. position: 1 is next. estimated_wait_s: seconds; None while unknown."""
+    """The request waits.
+
+    Attributes:
+        position: 1 is next.
+        estimated_wait_s: None while unknown.
+    """
 
     position: int
     estimated_wait_s: float | None
@@ -64,8 +69,12 @@ class QueueEvent:
 
 @dataclass(frozen=True)
 class PrefillEvent:
-    """The request has a slot and its prompt is being read. prompt_tokens: an estimate where the tokenizer is not at hand.
-    waited_s: time spent in the queue."""
+    """The request has a slot and its prefill begins.
+
+    Attributes:
+        prompt_tokens: An estimate if the backend has no tokenizer.
+        waited_s: Seconds in the queue.
+    """
 
     prompt_tokens: int
     waited_s: float
@@ -73,9 +82,14 @@ class PrefillEvent:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """What a server tells of one step, as natural logarithms of probabilities. text, logprob: of the token itself.
-    likeliest: the likeliest tokens and theirs, descending. Whether temperature and filters came before is the server's
-    choice, so they cannot be filtered again as a TokenTrace can."""
+    """The log probabilities (natural logarithm) of one step, as a server reports them.
+
+    A server may report them before or after temperature and filters, so they cannot be filtered again as a TokenTrace can.
+
+    Attributes:
+        text, logprob: The generated token.
+        likeliest: The likeliest tokens with their log probabilities, descending.
+    """
 
     text: str
     logprob: float
@@ -84,9 +98,12 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """One generated token. text: the characters that became certain with it, often one token late, possibly none.
+    """One generated token, or several tokens that a server sent together.
 
-    A server may send several tokens at once, and only as text: token_id is then -1, and logprobs has one for each token.
+    Attributes:
+        token_id: -1 if a server sent only text.
+        text: The characters that are final with this token: often those of the token before, possibly none.
+        logprobs: One entry for each token that a server sent.
     """
 
     index: int
@@ -98,7 +115,14 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of one request. ttft: submission to first token, None when there was none. decode: first to last token."""
+    """Durations of one request, in seconds.
+
+    Attributes:
+        waited_s: Time in the queue.
+        ttft_s: From submission to the first token; None without a token.
+        decode_s: From the first to the last token.
+        total_s: From submission to the end.
+    """
 
     waited_s: float
     ttft_s: float | None
@@ -114,11 +138,13 @@ class Timings:
 
 @dataclass(frozen=True)
 class FinishEvent:
-    """The last event of every request, exactly one.
+    """The end of a request. Every stream has exactly one, as its last event.
 
-    text: characters held back until now (empty after a stop string, which is never emitted). error: for reason "error", a
-    sentence with the cause. stop_string: for reason "stop_string", which one. estimated: the numbers of tokens are estimates,
-    since a server did not tell them.
+    Attributes:
+        text: Characters that no TokenEvent had. Empty after a stop string, which is never part of the text.
+        error: A sentence with the cause, for the reason "error".
+        stop_string: The stop string that was found, for the reason "stop_string".
+        estimated: The token counts are estimates, because the server did not report them.
     """
 
     reason: FinishReason
@@ -136,14 +162,17 @@ Event = QueueEvent | PrefillEvent | TokenEvent | FinishEvent
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What a backend is and can do. Known before the model is loaded, though a server may tell more once it answers.
+    """What a backend is and can do. Known before the model is loaded; a remote server may change it with its first reply.
 
-    context_length: tokens, prompt and answer together. tile_size: pixels of one square image tile, 0 where nobody can tell.
-    capabilities: of "images", "seed", "probabilities" (a TokenTrace with every token), "logprobs" (TokenLogprobs) and "fork"
-    (see GenerationRequest.shared_prompt); the UI offers what is in it and greys out the rest. ignored: sampling values without
-    effect, and for each a sentence why. max_top_k: the most candidates it can choose among, see SamplingParams.top_k_within.
-    max_prompt: tokens, the longest prompt where that is less than the context. full_canvas: every image takes max_tiles tiles,
-    see images.tiles.tile_layout.
+    Attributes:
+        context_length: Most tokens of prompt and answer together.
+        tile_size: Pixels of a side of one square image tile; 0 if unknown.
+        capabilities: Any of "images", "seed", "probabilities" (a TokenTrace with every token), "logprobs" (TokenLogprobs) and
+            "fork" (see GenerationRequest.shared_prompt). The UI disables the controls of the others.
+        max_top_k: Most candidates to choose among, see SamplingParams.top_k_within; None for no limit.
+        max_prompt: Most tokens of a prompt, if that is less than context_length.
+        full_canvas: Every image takes max_tiles tiles, see images.tiles.tile_layout.
+        ignored: Sampling values without effect. Maps each name to a sentence with the reason.
     """
 
     name: str
@@ -160,7 +189,7 @@ class BackendInfo:
     ignored: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def tile_layout(self, width: int, height: int) -> TileLayout | None:
-        """How the model sees an image of width × height pixels; None where nobody can tell."""
+        """Returns the tiles of an image of width × height pixels; None if the tile size is unknown."""
         if not self.tile_size:
             return None
         return tile_layout(width, height, self.tile_size, self.max_tiles, full_canvas=self.full_canvas)
@@ -168,8 +197,14 @@ class BackendInfo:
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """The backend at one moment. detail: what is loading, or why it is down. estimated_wait_s: for a request sent now;
-    0 when a slot is free, None while nothing is known."""
+    """The state of a backend at one moment.
+
+    Attributes:
+        detail: What is being loaded, or why the backend is down.
+        running, waiting: Numbers of requests.
+        max_waiting: How many requests may wait.
+        estimated_wait_s: Wait of a request sent now: 0 if a slot is free, None while unknown.
+    """
 
     state: State
     detail: str
@@ -181,7 +216,7 @@ class BackendStatus:
 
 
 class Backend(Protocol):
-    """Anything that turns requests into tokens."""
+    """Generates answers. Methods may be called from any thread; `generate` from a thread with an event loop."""
 
     @property
     def info(self) -> BackendInfo: ...
@@ -189,30 +224,34 @@ class Backend(Protocol):
     def status(self) -> BackendStatus: ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """Queues the request and streams its events, a FinishEvent last. Closing the stream cancels the request.
+        """Queues the request and yields its events; the last one is a FinishEvent. Closing the generator cancels the request.
 
-        Raises BackendBusy when the queue is full, BackendUnavailable while loading or down, PromptTooLong and BadRequest
-        for requests that can never run; each before the first event.
+        Errors are raised before the first event.
+
+        Raises:
+            BackendBusy: The queue is full.
+            BackendUnavailable: The backend is loading or down.
+            PromptTooLong, BadRequest: The request can never run.
         """
         ...
 
     def cancel(self, request_id: str) -> None:
-        """Ends a waiting or running request; its stream finishes with reason "cancelled". Unknown ids are ignored."""
+        """Ends a waiting or running request with the reason "cancelled". Ignores unknown ids."""
         ...
 
     def close(self) -> None:
-        """Ends all requests and frees the device. Safe to call twice."""
+        """Ends all requests and frees the device. May be called twice."""
         ...
 
 
 class StartedBackend(Backend, Protocol):
-    """A backend with a beginning: it is made at once, and comes up behind the page that tells how far it is."""
+    """A backend that loads in the background. `status().detail` says what is being loaded."""
 
     @property
     def loaded(self) -> bool:
-        """Whether it came up at all, even if it is down now."""
+        """True once the backend has been ready, even if it is down now."""
         ...
 
     def start(self) -> None:
-        """Begins to load or to connect; returns at once."""
+        """Begins to load or to connect. Returns at once."""
         ...

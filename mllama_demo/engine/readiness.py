@@ -1,4 +1,4 @@
-"""Waiting for a backend, for commands that do nothing before the backend can answer."""
+"""Waits until a backend is ready. For commands that need the model before they begin."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _POLL_INTERVAL_S = 0.1
 
 
 async def until_ready(backend: Backend, report: Callable[[str], None] = lambda _: None) -> None:
-    """Returns once a started backend can answer.
+    """Returns once a started backend is ready.
 
     Args:
-        report: Called ten times a second with what the backend does meanwhile.
+        report: Called ten times a second with what is being loaded.
 
     Raises:
-        BackendUnavailable: The backend cannot start. The message tells the cause.
+        BackendUnavailable: The backend is down. The message has the cause.
     """
     while (status := backend.status()).state == "loading":
         report(status.detail)

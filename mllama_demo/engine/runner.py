@@ -1,7 +1,7 @@
-"""What the scheduler needs from a model: slots that are prefilled one at a time and decoded all together.
+"""The interface between the scheduler and a model: slots are prefilled one at a time and decoded together.
 
-A Neuron-compiled model has a fixed batch of slots with a contiguous cache; the transformers runner is shaped the same way.
-Parking, padding and buckets are the runner's own business.
+A Neuron-compiled model has a fixed batch of slots with a contiguous cache; the PyTorch runner has the same shape. Each runner
+decides about padding, buckets and the inputs of idle slots.
 """
 
 from __future__ import annotations
@@ -17,40 +17,44 @@ from mllama_demo.errors import BadRequest
 
 @dataclass(frozen=True)
 class Sampled:
-    """The token chosen for one slot at one step."""
+    """The token that was sampled for one slot in one step."""
 
     token_id: int
     trace: TokenTrace | None = None
 
 
 class RunnerDown(Exception):
-    """Raised by a runner that cannot go on: the backend goes down instead of trying the next request."""
+    """Raised by a runner that can serve no further request. The backend is down from then on."""
 
 
 class ModelRunner(Protocol):
-    """A model with `slots` independent sequences of up to `max_seq_len` tokens each. Called from one thread only."""
+    """A model with `slots` independent sequences of at most `max_seq_len` tokens each. Called from one thread only."""
 
     slots: int
     max_seq_len: int
 
     def prefill(self, slot: int, request: GenerationRequest) -> Sampled:
-        """Reads the whole prompt into a free slot and samples the first token. May raise; the slot is then released."""
+        """Prefills a free slot with the whole prompt and samples the first token. If it raises, the caller releases the slot."""
         ...
 
     def decode(self, slots: Sequence[int]) -> list[Sampled]:
-        """One step: feeds each named slot the token it sampled last and samples the next, in the order of `slots`.
+        """Feeds the last sampled token of each slot in `slots` and samples the next token. Returns them in the order of `slots`.
 
-        Slots not named keep their state. A slot is never decoded past max_seq_len tokens.
+        Other slots keep their state. The caller never decodes a slot past max_seq_len tokens.
         """
         ...
 
     def release(self, slot: int) -> None:
-        """Ends the slot's sequence. Safe on a free slot."""
+        """Ends the sequence in the slot. Does nothing to a free slot."""
         ...
 
 
 def image_position(request: GenerationRequest, image_token_id: int) -> int:
-    """Where the prompt's image token is, 0 without an image. Raises BadRequest unless there is one of each, or neither."""
+    """Returns the index of the image token in the prompt; 0 without an image.
+
+    Raises:
+        BadRequest: The prompt of a request with an image has not exactly one image token, or a request without an image has one.
+    """
     count = request.prompt_ids.count(image_token_id)
     if request.image is None:
         if count:

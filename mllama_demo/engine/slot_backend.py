@@ -1,7 +1,7 @@
-"""The backend over a ModelRunner: one thread loads the model and steps the scheduler, event loops read streams.
+"""The backend that runs a model in this process: one thread loads the ModelRunner and steps the scheduler.
 
-The stepping thread never waits for a reader: it hands over one batch of events a step and goes on. A reader that stops
-reading costs at most max_tokens small objects.
+Readers consume events in their own event loops, and the model thread never waits for them. The events of a slow reader stay in
+memory, at most max_tokens small objects. This module knows no torch and no web.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from mllama_demo.runtime.process import MODEL_THREAD
 
 log = logging.getLogger(__name__)
 
-# Called by a loader with what it does right now, for the people who wait.
+# Called by a loader with the stage that it begins. Users see the stage while they wait.
 Progress = Callable[[str], None]
 
 
-def _hand_over(batch: list[tuple[EventQueue[Event], Event]]) -> None:
+def _put_events(batch: list[tuple[EventQueue[Event], Event]]) -> None:
     for stream, event in batch:
         stream.put(event)
 
 
-def _answer(scheduler: Scheduler, request: GenerationRequest) -> None:
-    """Has one request answered to its end. Raises BackendUnavailable when that fails."""
+def _run_request(scheduler: Scheduler, request: GenerationRequest) -> None:
+    """Runs one request to its end. Raises BackendUnavailable if the request fails."""
     scheduler.submit(request)
     while scheduler.has_work():
         for _, event in scheduler.step():
@@ -43,7 +43,7 @@ def _answer(scheduler: Scheduler, request: GenerationRequest) -> None:
 
 
 class SlotBackend:
-    """Loads a runner in the background and serves requests through its slots. See base.StartedBackend for the contract."""
+    """Loads a runner in a thread and serves requests in its slots. See base.StartedBackend for the contract."""
 
     def __init__(
         self,
@@ -57,10 +57,13 @@ class SlotBackend:
         on_ready: Callable[[], None] = lambda: None,
         on_down: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """load_runner runs in the backend's thread once start() is called; on_ready and on_down are called from there.
+        """
 
-        warm_up: a question to answer, in the way of every other, before the backend says that it is ready. Without an answer
-        to it the backend goes down.
+        Args:
+            load_runner: Called in the backend's thread after start(), like on_ready and on_down.
+            warm_up: A request that the runner answers before the backend is ready. The backend is down if the request fails.
+            max_waiting: How many requests may wait beyond the slots.
+            on_down: Takes the reason.
         """
         self._info = info
         self._load_runner = load_runner
@@ -92,7 +95,7 @@ class SlotBackend:
     def close(self) -> None:
         self._closing = True
         self._wake.set()
-        # A thread that still imports or loads cannot be stopped and need not be waited for: it ends with the program.
+        # A thread that still imports or loads cannot be stopped. It is a daemon thread and ends with the process.
         if self.loaded and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
 
@@ -139,25 +142,25 @@ class SlotBackend:
             runner = self._load_runner(self._progress)
             if self._warm_up is not None and not self._closing:
                 self._progress("warming up")
-                # A scheduler of its own: the first steps are slow, and the waits it estimates from them would be wrong.
-                _answer(self._new_scheduler(runner), self._warm_up)
+                # The first steps are slow. A separate scheduler keeps them out of the wait estimates.
+                _run_request(self._new_scheduler(runner), self._warm_up)
         except Exception as error:
-            if self._closing:  # what it was loading with was taken away, and nobody waits
+            if self._closing:  # close() may break loading, and nobody waits for the model
                 return
             if not isinstance(error, DemoError):
                 log.exception("loading the model failed")
-            self._go_down(f"The model could not be loaded: {str(error) or type(error).__name__}")
+            self._set_down(f"The model could not be loaded: {str(error) or type(error).__name__}")
             return
         if self._closing:
             return
-        # What "auto" has come to.
+        # settings.device may be "auto"; the runner knows the device that was chosen.
         self._info = replace(self._info, device=getattr(runner, "device", self._info.device))
         scheduler = self._scheduler = self._new_scheduler(runner)
         self._state, self._detail = "ready", ""
         try:
             self._on_ready()
         except Exception:
-            log.exception("telling that the model is ready failed")
+            log.exception("the on_ready callback failed")
         reason = SHUTTING_DOWN
         try:
             self._serve(scheduler)
@@ -167,7 +170,7 @@ class SlotBackend:
         reason = scheduler.status().down or reason
         self._deliver(scheduler.shutdown(reason))
         if not self._closing:
-            self._go_down(reason)
+            self._set_down(reason)
 
     def _new_scheduler(self, runner: ModelRunner) -> Scheduler:
         return Scheduler(
@@ -178,7 +181,7 @@ class SlotBackend:
         )
 
     def _serve(self, scheduler: Scheduler) -> None:
-        """Steps until the backend is closed or its model is down."""
+        """Steps the scheduler until the backend is closed or the model is down."""
         while not self._closing and scheduler.status().down is None:
             if scheduler.has_work():
                 self._deliver(scheduler.step(self._deliver))
@@ -186,7 +189,7 @@ class SlotBackend:
                 self._wake.wait()
                 self._wake.clear()
 
-    def _go_down(self, reason: str) -> None:
+    def _set_down(self, reason: str) -> None:
         self._state, self._detail = "down", reason
         log.error("%s", reason)
         self._on_down(reason)
@@ -201,8 +204,8 @@ class SlotBackend:
                 batches[stream.loop].append((stream, event))
         for loop, batch in batches.items():
             try:
-                loop.call_soon_threadsafe(_hand_over, batch)
-            except RuntimeError:  # the reader's event loop is gone, and with it everybody who could read
+                loop.call_soon_threadsafe(_put_events, batch)
+            except RuntimeError:  # the event loop is closed, so its readers are gone
                 for stream, _ in batch:
                     self._abandon(stream)
 

@@ -1,7 +1,7 @@
-"""The filters that apply sampling values to logits, the draw of a token, and the record of what each filter removed.
+"""Samples tokens from logits with numpy, and records what each filter removed.
 
-Uses numpy only. Every backend that samples on the host draws here, and a finished answer can be filtered again here without a
-model. The order is that of transformers and vLLM: temperature, then top_k, then top_p.
+Every backend that samples on the host uses TokenSampler. TokenTrace.refilter applies other values to a finished answer, without
+a model. The order of the filters is that of transformers and vLLM: temperature, then top_k, then top_p.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 
 from mllama_demo.sampling import SamplingParams
 
-RECORDED_CANDIDATES = 64
+RECORDED_CANDIDATES = 64  # of each step, in a TokenTrace
 
 
 # --- filters -------------------------------------------------------------------------------------------------------------
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """logits / temperature, in float64. logits: [n]. temperature must be > 0 (0 means greedy, which draws nothing)."""
+    """Returns logits [n] / temperature in float64. Raises ValueError for temperature 0, which means greedy."""
     if temperature <= 0:
         raise ValueError("temperature 0 is greedy: take the argmax instead of dividing")
     return np.asarray(logits, dtype=np.float64) / temperature
 
 
 def keep_top_k(sorted_logits: np.ndarray, top_k: int) -> int:
-    """How many of the descending sorted_logits [n] survive top_k (0 = all). Ties with the k-th survive, as in transformers."""
+    """Returns how many of the descending sorted_logits [n] top_k keeps (0: all). Keeps ties with the k-th, like transformers."""
     n = len(sorted_logits)
     if top_k <= 0 or top_k >= n:
         return n
@@ -34,10 +34,10 @@ def keep_top_k(sorted_logits: np.ndarray, top_k: int) -> int:
 
 
 def keep_top_p(sorted_probabilities: np.ndarray, top_p: float) -> int:
-    """How many of the descending sorted_probabilities [n] form the nucleus: the fewest whose sum reaches top_p, at least one.
+    """Returns how many of the descending sorted_probabilities [n] top_p keeps: the fewest whose sum reaches top_p, at least one.
 
-    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration". A token survives while the mass before it is
-    below top_p, which is what transformers' TopPLogitsWarper keeps.
+    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration". A token is kept if the sum before it is below top_p,
+    as in transformers' TopPLogitsWarper.
     """
     if top_p >= 1.0:
         return len(sorted_probabilities)
@@ -46,7 +46,7 @@ def keep_top_p(sorted_probabilities: np.ndarray, top_p: float) -> int:
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits[0])  # descending: the first is the largest
+    weights = np.exp(logits - logits[0])  # logits are descending, so logits[0] is the maximum
     return weights / weights.sum()
 
 
@@ -57,10 +57,12 @@ def _log_sum_exp(logits: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Filtered:
-    """The candidates after every filter, likeliest first.
+    """The candidates after all filters. top_k keeps the first `after_top_k` of `order`; top_p keeps the first `kept`.
 
-    order: [n] token ids, descending by logit, ties by id. probabilities: [kept] renormalised. after_top_k >= kept: how many
-    survived each filter; what lies between was cut by top_p, what lies beyond after_top_k by top_k.
+    Attributes:
+        order: [n] token ids, descending by logit, ties by id.
+        probabilities: [kept] renormalised probabilities.
+        after_top_k: Number of candidates that top_k keeps.
     """
 
     order: np.ndarray
@@ -73,7 +75,7 @@ class Filtered:
 
 
 def filter_logits(logits: np.ndarray, params: SamplingParams) -> Filtered:
-    """Applies temperature, top_k and top_p to logits [n]; greedy keeps exactly one."""
+    """Applies temperature, top_k and top_p to logits [n]. Greedy keeps exactly one candidate."""
     logits = np.asarray(logits, dtype=np.float64)
     order = np.lexsort((np.arange(len(logits)), -logits))
     if params.greedy:
@@ -87,9 +89,9 @@ def filter_logits(logits: np.ndarray, params: SamplingParams) -> Filtered:
 
 
 def pick(probabilities: np.ndarray, draw: float) -> int:
-    """Index of the candidate that a uniform draw in [0, 1) falls on; probabilities [n] sum to 1, likeliest first."""
+    """Returns the index of the candidate that a uniform draw in [0, 1) selects from probabilities [n], which sum to 1."""
     reached = np.cumsum(probabilities)
-    # The sum may end a little below 1; the last candidate that adds to it takes what is missing.
+    # Rounding may leave the sum below 1. A draw beyond the sum selects the last candidate with a probability above 0.
     last = int(np.searchsorted(reached, reached[-1], side="left"))
     return min(int(np.searchsorted(reached, draw, side="right")), last)
 
@@ -99,11 +101,13 @@ def pick(probabilities: np.ndarray, draw: float) -> int:
 
 @dataclass(frozen=True)
 class WholeVocabulary:
-    """What a TokenTrace knows of the candidates that it does not record.
+    """Numbers about the whole vocabulary of one step, beyond the candidates that a TokenTrace records.
 
-    size: tokens in the vocabulary. chosen_rank: how many candidates come before the chosen one, by logit, ties by id.
-    log_masses: the log of the summed exp(logit / temperature) of what is left after temperature, after top_k and after top_p,
-    so exp(logit / temperature - log_masses[stage]) is a candidate's probability at that stage; None for greedy.
+    Attributes:
+        size: Tokens in the vocabulary.
+        chosen_rank: How many candidates come before the chosen one, by logit, ties by id.
+        log_masses: Logarithm of the sum of exp(logit / temperature) over the candidates left after temperature, top_k and top_p.
+            exp(logit / temperature - log_masses[stage]) is a probability at that stage. None for greedy.
     """
 
     size: int
@@ -113,12 +117,16 @@ class WholeVocabulary:
 
 @dataclass(frozen=True)
 class TokenTrace:
-    """What the sampler saw at one step, enough to replay it with other values.
+    """The record of one sampling step, enough to repeat the step with other sampling values.
 
-    token_ids, logits: [m] the likeliest candidates before any filter, descending, m <= RECORDED_CANDIDATES.
-    log_mass: log of the summed exp(logit) over the whole vocabulary, so exp(logit - log_mass) is the raw probability.
-    draw: the uniform number in [0, 1) that chose, None for greedy. chosen: the token id, chosen_logit its logit, since it need
-    not be among the candidates. after_top_k, after_top_p: how many of the whole vocabulary survived each filter.
+    Attributes:
+        token_ids: [m] the likeliest candidates before any filter, descending; m <= 64.
+        logits: [m] of token_ids.
+        log_mass: Logarithm of the sum of exp(logit) over the vocabulary. exp(logit - log_mass) is an unfiltered probability.
+        chosen: The sampled token id, which may be outside the recorded candidates.
+        chosen_logit: Its logit.
+        draw: The uniform random number in [0, 1) that selected the token; None for greedy.
+        after_top_k, after_top_p: How many tokens of the whole vocabulary are left after the filter.
     """
 
     token_ids: tuple[int, ...]
@@ -132,25 +140,30 @@ class TokenTrace:
     whole: WholeVocabulary | None = None
 
     def raw_probabilities(self) -> np.ndarray:
-        """[m] probability of each recorded candidate under the unfiltered model at temperature 1."""
+        """Returns the probabilities [m] of the recorded candidates at temperature 1 without filters."""
         return np.exp(np.asarray(self.logits) - self.log_mass)
 
     def unrecorded_mass(self) -> float:
-        """Probability at temperature 1 of everything outside the recorded candidates."""
+        """Returns the probability at temperature 1 of all tokens outside the recorded candidates."""
         return max(0.0, 1.0 - float(self.raw_probabilities().sum()))
 
     def refilter(self, params: SamplingParams) -> Filtered:
-        """The filters with other values over the recorded candidates alone. Exact where the survivors all lie among them
-        (greedy, or a top_k within the record); otherwise it leaves out the tail, whose size unrecorded_mass tells."""
+        """Applies other sampling values to the recorded candidates.
+
+        The result is exact if the values keep recorded candidates only (greedy, or a top_k of at most m). Otherwise the tail of
+        the vocabulary is missing; unrecorded_mass returns its probability.
+        """
         local = filter_logits(np.asarray(self.logits), params)
         return Filtered(np.asarray(self.token_ids)[local.order], local.probabilities, local.after_top_k)
 
 
 @dataclass
 class TokenSampler:
-    """Draws one request's tokens. Its random numbers depend on the seed alone, never on who else is in the batch.
+    """Samples the tokens of one request. The random numbers depend on the seed alone, not on other requests in the batch.
 
-    skip: how many tokens of the answer are there already; their random numbers count as drawn.
+    Attributes:
+        trace: `sample` also returns a TokenTrace.
+        skip: How many tokens of the answer exist already. Their random numbers are skipped.
     """
 
     params: SamplingParams
@@ -163,7 +176,7 @@ class TokenSampler:
         self._random.random(self.skip)
 
     def sample(self, logits: np.ndarray) -> tuple[int, TokenTrace | None]:
-        """Chooses a token from logits [vocabulary]; raises FloatingPointError when they are not finite numbers."""
+        """Samples a token from logits [vocabulary]. Raises FloatingPointError if a logit is NaN or the largest is infinite."""
         logits = np.asarray(logits)
         if np.isnan(logits).any() or not np.isfinite(logits.max()):
             raise FloatingPointError("the model returned logits that are not finite numbers")

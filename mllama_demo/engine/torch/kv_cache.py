@@ -1,6 +1,6 @@
-"""Static key/value caches with one row per slot, in the shape that transformers' Mllama layers expect of a cache.
+"""A static key/value cache with one row per slot, with the interface that transformers' Mllama layers expect.
 
-A prefill writes one row from position 0; a decode writes one token of every row, each at its own position.
+A prefill writes the row of one slot from position 0. A decode step writes one token in every row, each at its own position.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-# Keys and values [kv_heads, n, head_dim] of one slot in one layer; None for a layer that took no part.
-Row = tuple[torch.Tensor, torch.Tensor] | None
+# Keys and values [kv_heads, n, head_dim] of one slot in one layer; None for cross-attention without an image.
+LayerKV = tuple[torch.Tensor, torch.Tensor] | None
 
 
 class SelfAttentionSlots:
-    """keys, values: [slots, kv_heads, max_seq_len, head_dim]."""
+    """The cache of one self-attention layer. keys, values: [slots, kv_heads, max_seq_len, head_dim]."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         self.keys, self.values = keys, values
@@ -22,16 +22,23 @@ class SelfAttentionSlots:
 
 
 class CrossAttentionSlots(SelfAttentionSlots):
-    """keys, values: [slots, kv_heads, tiles * patches, head_dim]. is_initialized: whether the layer takes part at all."""
+    """The cache of one cross-attention layer. keys, values: [slots, kv_heads, tiles * patches, head_dim].
+
+    Mllama skips the layer in a forward without cross_attention_states if is_initialized is False.
+    """
 
 
 class SlotCache:
-    """The caches of all layers. Aim it with for_prefill or for_decode before each forward."""
+    """The caches of all layers. Call for_prefill or for_decode before each forward."""
 
     def __init__(
         self, config: Any, slots: int, max_seq_len: int, vision_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """config: the MllamaTextConfig. vision_tokens: keys of one image in cross-attention."""
+        """
+        Args:
+            config: The MllamaTextConfig.
+            vision_tokens: Cross-attention keys of one image, tiles * patches.
+        """
         head_dim = config.hidden_size // config.num_attention_heads
         self.layers: list[SelfAttentionSlots] = []
         for index in range(config.num_hidden_layers):
@@ -45,32 +52,32 @@ class SlotCache:
         self._length = max_seq_len
 
     def for_prefill(self, slot: int, *, with_image: bool) -> None:
-        """The next forward reads one prompt into `slot`."""
+        """Prepares the next forward: a prefill of `slot`."""
         self._slot = slot
         self._use_cross_attention(with_image)
 
     def for_decode(self, positions: torch.Tensor, length: int, *, with_images: bool) -> None:
-        """The next forward feeds one token a row: row r is written at positions[r], and keys [0, length) are read."""
+        """Prepares the next forward: a decode step that writes row r at positions[r] and attends to keys [0, length)."""
         self._slot, self._positions, self._length = None, positions, length
         self._use_cross_attention(with_images)
 
-    def copy_out(self, slot: int, length: int, *, with_image: bool) -> list[Row]:
-        """A copy of what a prefill of `length` tokens left in the slot: keys and values of each layer that took part."""
-        rows: list[Row] = []
+    def copy_out(self, slot: int, length: int, *, with_image: bool) -> list[LayerKV]:
+        """Returns a copy of the keys and values of each layer after a prefill of `length` tokens in the slot."""
+        layers: list[LayerKV] = []
         for layer in self.layers:
             cross = isinstance(layer, CrossAttentionSlots)
             if cross and not with_image:
-                rows.append(None)
+                layers.append(None)
                 continue
             end = None if cross else length
-            rows.append((layer.keys[slot, :, :end].clone(), layer.values[slot, :, :end].clone()))
-        return rows
+            layers.append((layer.keys[slot, :, :end].clone(), layer.values[slot, :, :end].clone()))
+        return layers
 
-    def copy_in(self, slot: int, rows: list[Row]) -> None:
-        """Puts such a copy into a slot, as if its prompt had been read there."""
-        for layer, row in zip(self.layers, rows, strict=True):
-            if row is not None:
-                keys, values = row
+    def copy_in(self, slot: int, layers: list[LayerKV]) -> None:
+        """Writes the result of copy_out into a slot, which is then in the state after the same prefill."""
+        for layer, copied in zip(self.layers, layers, strict=True):
+            if copied is not None:
+                keys, values = copied
                 layer.keys[slot, :, : keys.shape[1]] = keys
                 layer.values[slot, :, : values.shape[1]] = values
 
@@ -79,12 +86,12 @@ class SlotCache:
             if isinstance(layer, CrossAttentionSlots):
                 layer.is_initialized = use
 
-    # --- what transformers' layers call ---------------------------------------------------------------------------------
+    # --- called by transformers' layers ---------------------------------------------------------------------------------
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_index: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores new keys and values [rows, kv_heads, n, head_dim]; returns those to attend to."""
+        """Stores new keys and values [rows, kv_heads, n, head_dim]. Returns the keys and values to attend to."""
         layer = self.layers[layer_index]
         if self._slot is not None:
             length = keys.shape[2]
@@ -96,5 +103,5 @@ class SlotCache:
         return layer.keys[:, :, : self._length], layer.values[:, :, : self._length]
 
     def get_seq_length(self, layer_index: int = 0) -> int:
-        """Asked only to find positions and masks, which the runner gives explicitly."""
+        """Returns 0. transformers uses the length only to compute positions and masks, which the runner passes explicitly."""
         return 0

@@ -1,64 +1,79 @@
-"""Runs transformers' MllamaForConditionalGeneration in slots, on a CPU or a CUDA device, with Meta's computation.
+"""Runs Llama 3.2 Vision with PyTorch and transformers on a CPU or a CUDA device: a ModelRunner with a fixed number of slots.
 
-Shaped like the Neuron-compiled model: prompts are read one slot at a time, every decode step feeds the whole batch with
-rows in slot order, and idle rows are parked where they harm nothing. Sampling happens on the host.
+A prefill computes one slot. A decode step computes the whole batch, with one row for each slot, also for idle slots. This is the
+shape of a Neuron-compiled model. Sampling runs on the host. meta_mllama corrects two differences between transformers and Meta.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from transformers import AutoImageProcessor, MllamaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.runner import Sampled, image_position
 from mllama_demo.engine.token_sampler import TokenSampler
-from mllama_demo.engine.torch.kv_cache import Row, SlotCache
+from mllama_demo.engine.torch.kv_cache import LayerKV, SlotCache
 from mllama_demo.engine.torch.meta_mllama import restore_meta_computation
 from mllama_demo.errors import ConfigError
 from mllama_demo.images.loading import LoadedImage
 
-# Keys are read up to a multiple of this, so that short answers do not pay for a long cache; see decode().
+# A decode step attends to the longest sequence, rounded up to a multiple of this, instead of the whole cache.
 KEY_BUCKET = 256
-# Read prompts kept for requests that share them. One takes as much memory as its part of a slot's cache.
+# Prefilled prompts in memory for requests that share them. Each is as large as the prompt's part of a slot's cache.
 SHARED_PROMPTS = 2
 
 
 @dataclass
-class _Slot:
-    """A live sequence. length: tokens in the cache. last: sampled, not yet fed."""
+class _SlotState:
+    """The sequence in a slot.
+
+    Attributes:
+        length: Tokens in the cache.
+        last_token: The last sampled token, which is not in the cache yet.
+    """
 
     sampler: TokenSampler
     length: int
-    last: int
+    last_token: int
     has_image: bool
 
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """What cross-attention sees of one image. states: [tiles, patches, hidden]; tile_mask: [tiles] of bool."""
+    """The input of cross-attention for one image.
+
+    Attributes:
+        states: [tiles, patches, hidden].
+        tile_mask: [tiles] bool; False for padding.
+    """
 
     states: torch.Tensor
     tile_mask: torch.Tensor
 
 
 @dataclass(frozen=True)
-class _ReadPrompt:
-    """What reading a prompt left behind, for other slots to begin with. logits: [vocabulary] after its last token."""
+class _SharedPrompt:
+    """The result of a prefill, to copy into other slots.
+
+    Attributes:
+        logits: [vocabulary] after the last token of the prompt.
+        layers: The slot's part of the cache.
+    """
 
     logits: Any
-    rows: list[Row]
+    layers: list[LayerKV]
     tile_mask: torch.Tensor | None
 
 
 class TorchRunner:
-    """A ModelRunner over transformers. Not thread-safe; the backend's thread owns it."""
+    """A ModelRunner, see engine.runner. Not thread-safe: only the backend's thread calls it."""
 
     def __init__(
         self,
@@ -72,21 +87,20 @@ class TorchRunner:
     ) -> None:
         self.slots, self.max_seq_len = slots, max_seq_len
         self._model = model.eval()
-        self._cross_rows = restore_meta_computation(model)
+        self._cross_output = restore_meta_computation(model)
         self._text = model.model.language_model
         self._device, self._dtype = model.device, model.dtype
-        self._process_image = image_processor
+        self._image_processor = image_processor
         self._image_token_id = image_token_id
         self._max_tiles = model.model.vision_model.max_num_tiles
         self._patches = model.model.vision_model.num_patches
         self._cache = SlotCache(
             model.config.text_config, slots, max_seq_len, self._max_tiles * self._patches, self._dtype, self._device
         )
-        self._tiles = torch.zeros(slots, self._max_tiles, dtype=torch.bool, device=self._device)
-        self._live: dict[int, _Slot] = {}
-        self._vision_cache: OrderedDict[str, VisionFeatures] = OrderedDict()
-        self._vision_cache_size = vision_cache_size
-        self._read: OrderedDict[tuple[tuple[int, ...], str], _ReadPrompt] = OrderedDict()
+        self._tile_masks = torch.zeros(slots, self._max_tiles, dtype=torch.bool, device=self._device)
+        self._live: dict[int, _SlotState] = {}
+        self._vision_cache: LRUCache[str, VisionFeatures] = LRUCache(vision_cache_size)
+        self._shared_prompts: LRUCache[tuple[tuple[int, ...], str], _SharedPrompt] = LRUCache(SHARED_PROMPTS)
 
     @classmethod
     def load(
@@ -99,12 +113,12 @@ class TorchRunner:
         dtype: torch.dtype = torch.float32,
         vision_cache_size: int = 16,
     ) -> TorchRunner:
-        """Loads a checkpoint folder in the published Hugging Face layout; nothing is fetched from anywhere."""
+        """Loads a checkpoint folder in the published Hugging Face layout. Never downloads."""
         transformers_logging.disable_progress_bar()
         model = MllamaForConditionalGeneration.from_pretrained(path, dtype=dtype, local_files_only=True)
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
         return cls(
-            model.to(device),  # type: ignore[arg-type]  # a decorator of transformers hides what .to() takes
+            model.to(device),  # type: ignore[arg-type]  # transformers decorates .to(), which hides its parameter types
             processor,
             model.config.image_token_index,
             slots=slots,
@@ -114,7 +128,7 @@ class TorchRunner:
 
     @property
     def device(self) -> str:
-        """Where the model is: cpu, cuda:0."""
+        """The device of the model, such as cpu or cuda:0."""
         return str(self._device)
 
     # --- ModelRunner ----------------------------------------------------------------------------------------------------
@@ -123,10 +137,10 @@ class TorchRunner:
     def prefill(self, slot: int, request: GenerationRequest) -> Sampled:
         if slot in self._live:
             raise ValueError(f"slot {slot} is in use")
-        logits = self._read_or_copy(slot, request) if request.shared_prompt else self._read_prompt(slot, request)
+        logits = self._shared_prefill_logits(slot, request) if request.shared_prompt else self._prefill_logits(slot, request)
         sampler = TokenSampler(request.sampling, trace=request.trace, skip=request.answered)
         token, trace = sampler.sample(logits)
-        self._live[slot] = _Slot(sampler, len(request.prompt_ids), token, request.image is not None)
+        self._live[slot] = _SlotState(sampler, len(request.prompt_ids), token, request.image is not None)
         return Sampled(token, trace)
 
     @torch.inference_mode()
@@ -136,52 +150,50 @@ class TorchRunner:
         for slot in slots:
             state = self._live[slot]
             state.length += 1
-            state.last, trace = state.sampler.sample(logits[slot].numpy())
-            result.append(Sampled(state.last, trace))
+            state.last_token, trace = state.sampler.sample(logits[slot].numpy())
+            result.append(Sampled(state.last_token, trace))
         return result
 
     def release(self, slot: int) -> None:
         self._live.pop(slot, None)
-        self._tiles[slot] = False
+        self._tile_masks[slot] = False
 
-    # --- the two forwards -----------------------------------------------------------------------------------------------
+    # --- forwards of the text model ------------------------------------------------------------------------------------
 
-    def _read_or_copy(self, slot: int, request: GenerationRequest) -> Any:
-        """As _read_prompt, which runs for the first of the requests that share a prompt; the others get a copy."""
+    def _shared_prefill_logits(self, slot: int, request: GenerationRequest) -> Any:
+        """Does the same as _prefill_logits, but copies the result if another request had the same prompt and image."""
         key = (request.prompt_ids, "" if request.image is None else request.image.digest)
-        read = self._read.get(key)
-        if read is None:
-            logits = self._read_prompt(slot, request)
+        prompt = self._shared_prompts.get(key)
+        if prompt is None:
+            logits = self._prefill_logits(slot, request)
             with_image = request.image is not None
-            rows = self._cache.copy_out(slot, len(request.prompt_ids), with_image=with_image)
-            read = self._read[key] = _ReadPrompt(logits, rows, self._tiles[slot].clone() if with_image else None)
-            while len(self._read) > SHARED_PROMPTS:
-                self._read.popitem(last=False)
+            layers = self._cache.copy_out(slot, len(request.prompt_ids), with_image=with_image)
+            prompt = _SharedPrompt(logits, layers, self._tile_masks[slot].clone() if with_image else None)
+            self._shared_prompts[key] = prompt
         else:
-            self._read.move_to_end(key)
-            self._cache.copy_in(slot, read.rows)
-            if read.tile_mask is not None:
-                self._tiles[slot] = read.tile_mask
-        return read.logits
+            self._cache.copy_in(slot, prompt.layers)
+            if prompt.tile_mask is not None:
+                self._tile_masks[slot] = prompt.tile_mask
+        return prompt.logits
 
-    def _read_prompt(self, slot: int, request: GenerationRequest) -> Any:
-        """Fills the slot's caches; the logits [vocabulary] after the last prompt token, on the host."""
+    def _prefill_logits(self, slot: int, request: GenerationRequest) -> Any:
+        """Prefills the slot. Returns the logits [vocabulary] after the last prompt token, on the host."""
         ids = torch.tensor([request.prompt_ids], device=self._device)
         length = ids.shape[1]
-        features, rows, cross_mask = None, None, None
+        features, sees_image, cross_mask = None, None, None
         image_at = image_position(request, self._image_token_id)
         if request.image is not None:
             features = self.vision_features(request.image)
-            rows = torch.arange(length, device=self._device) >= image_at
-            cross_mask = self._cross_mask(features.tile_mask[None], rows[None])
-            self._tiles[slot] = features.tile_mask
+            sees_image = torch.arange(length, device=self._device)[None] >= image_at
+            cross_mask = self._cross_mask(features.tile_mask[None], sees_image)
+            self._tile_masks[slot] = features.tile_mask
         self._cache.for_prefill(slot, with_image=features is not None)
         causal = torch.ones(length, length, dtype=torch.bool, device=self._device).tril()
         hidden = self._forward(
             ids,
             torch.arange(length, device=self._device)[None],
             causal[None, None],
-            rows=None if rows is None else rows[None],
+            sees_image=sees_image,
             cross_mask=cross_mask,
             cross_states=None if features is None else features.states,
         )
@@ -189,27 +201,29 @@ class TorchRunner:
         return logits[0].cpu().numpy()
 
     def _decode_logits(self, slots: Sequence[int]) -> torch.Tensor:
-        """One step of every row; logits [slots, vocabulary] on the host, meaningful for the named slots only."""
-        # Free rows write at position 0, which the next prefill overwrites. Live rows that sit out are parked on the last
-        # position: their own turn to use it overwrites it before anything reads it.
+        """Runs one decode step. Returns logits [slots, vocabulary] on the host; only the rows of `slots` are valid.
+
+        The step also writes keys and values for all other slots. A free slot gets them at position 0, which its next prefill
+        overwrites. A live slot gets them at the last position, which its own last token overwrites before any step attends to it.
+        """
         ids, positions, images = [0] * self.slots, [0] * self.slots, [False] * self.slots
         for slot, state in self._live.items():
             positions[slot] = self.max_seq_len - 1
             if slot in slots:
-                ids[slot], positions[slot], images[slot] = state.last, state.length, state.has_image
+                ids[slot], positions[slot], images[slot] = state.last_token, state.length, state.has_image
         longest = max(self._live[slot].length for slot in slots) + 1
-        # Masked keys weigh exactly zero, so how many are read changes the work, not the answer.
+        # Masked keys have a weight of exactly 0, so the number of keys changes the work and not the result.
         length = min(self.max_seq_len, -(-longest // KEY_BUCKET) * KEY_BUCKET)
         position_ids = torch.tensor(positions, device=self._device)
         mask = torch.arange(length, device=self._device)[None] <= position_ids[:, None]
-        rows = torch.tensor(images, device=self._device)[:, None] if any(images) else None
-        cross_mask = None if rows is None else self._cross_mask(self._tiles, rows)
-        self._cache.for_decode(position_ids, max(length, 1), with_images=rows is not None)
+        sees_image = torch.tensor(images, device=self._device)[:, None] if any(images) else None
+        cross_mask = None if sees_image is None else self._cross_mask(self._tile_masks, sees_image)
+        self._cache.for_decode(position_ids, max(length, 1), with_images=sees_image is not None)
         hidden = self._forward(
             torch.tensor(ids, device=self._device)[:, None],
             position_ids[:, None],
             mask[:, None, None],
-            rows=rows,
+            sees_image=sees_image,
             cross_mask=cross_mask,
             cross_states=None,
         )
@@ -221,41 +235,50 @@ class TorchRunner:
         positions: torch.Tensor,
         mask: torch.Tensor,
         *,
-        rows: torch.Tensor | None,
+        sees_image: torch.Tensor | None,
         cross_mask: torch.Tensor | None,
         cross_states: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Hidden states [batch, length, hidden]. rows: [batch, length] True where cross-attention is let through."""
-        full_rows = None if rows is None else rows[:, None, :, None].to(self._dtype)
-        self._cross_rows.mask = None if full_rows is None else full_rows[:, 0]
+        """Runs the text model. Returns hidden states [batch, length, hidden].
+
+        Args:
+            ids, positions: [batch, length].
+            mask: [batch, 1, length, keys] bool, True for the keys of self-attention that a token attends to.
+            sees_image: [batch, length] bool, False for tokens without an image before them; None if there is no image.
+            cross_mask: See _cross_mask.
+            cross_states: VisionFeatures.states in a prefill; None takes the keys and values from the cache.
+        """
+        row_mask = None if sees_image is None else sees_image[:, None, :, None].to(self._dtype)
+        self._cross_output.mask = None if row_mask is None else row_mask[:, 0]
         output = self._text(
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
             cross_attention_states=cross_states,
             cross_attention_mask=cross_mask,
-            full_text_row_masked_out_mask=full_rows,
+            full_text_row_masked_out_mask=row_mask,
             past_key_values=self._cache,
             use_cache=True,
         )
         return output.last_hidden_state
 
-    def _cross_mask(self, tiles: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Which vision keys each row may see: bool [batch, 1, length, tiles * patches]. Rows that see nothing are opened
-        wide, since a softmax over nothing is undefined; their result is silenced afterwards."""
-        keys = tiles.repeat_interleave(self._patches, dim=1)[:, None, None]
-        return keys | ~rows[:, None, :, None]
+    def _cross_mask(self, tile_masks: torch.Tensor, sees_image: torch.Tensor) -> torch.Tensor:
+        """Returns which vision keys each token attends to: [batch, 1, length, tiles * patches] bool.
+
+        A token that sees no image attends to all keys, because a softmax over no keys is undefined. _forward masks its output.
+        """
+        keys = tile_masks.repeat_interleave(self._patches, dim=1)[:, None, None]
+        return keys | ~sees_image[:, None, :, None]
 
     # --- vision ---------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def vision_features(self, image: LoadedImage) -> VisionFeatures:
-        """The image's features, computed once while it stays among the last `vision_cache_size` images."""
-        found = self._vision_cache.get(image.digest)
-        if found is not None:
-            self._vision_cache.move_to_end(image.digest)
-            return found
-        inputs = self._process_image(images=[[image.pixels]], return_tensors="pt").to(self._device)
+        """Returns the features of the image. The last `vision_cache_size` images stay in memory; 0 keeps none."""
+        cached = self._vision_cache.get(image.digest)
+        if cached is not None:
+            return cached
+        inputs = self._image_processor(images=[[image.pixels]], return_tensors="pt").to(self._device)
         output = self._model.model.vision_model(
             pixel_values=inputs["pixel_values"].to(self._dtype),
             aspect_ratio_ids=inputs["aspect_ratio_ids"],
@@ -263,14 +286,17 @@ class TorchRunner:
         )
         states = self._model.model.multi_modal_projector(output.last_hidden_state)
         features = VisionFeatures(states.reshape(-1, self._patches, states.shape[-1]), inputs["aspect_ratio_mask"][0, 0].bool())
-        self._vision_cache[image.digest] = features
-        while len(self._vision_cache) > self._vision_cache_size:
-            self._vision_cache.popitem(last=False)
+        if self._vision_cache.maxsize:  # an LRUCache of size 0 raises ValueError for every item
+            self._vision_cache[image.digest] = features
         return features
 
 
 def choose_device(name: str) -> str:
-    """ "auto" takes a CUDA device where there is one; a named one must exist, or ConfigError says what does."""
+    """Returns the device `name`; for "auto", cuda if there is a CUDA device, otherwise cpu.
+
+    Raises:
+        ConfigError: The machine does not have the device.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -282,7 +308,7 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtype(name: str, device: str) -> torch.dtype:
-    """ "auto" is float32 on a CPU, where smaller types are slower, and bfloat16 elsewhere."""
+    """Returns the dtype `name`. "auto" is bfloat16, but float32 on a CPU, where smaller types are slower."""
     if name == "auto":
         return torch.float32 if device == "cpu" else torch.bfloat16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
