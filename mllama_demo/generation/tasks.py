@@ -1,6 +1,7 @@
-"""Runs answers in the background and stores them. An answer belongs to a conversation, so a reloaded page finds it again.
+"""Runs answers in the background and stores them.
 
-An answer that no page watches is stopped after a while, so that a closed page does not hold a slot.
+An answer belongs to a conversation, not to a page: a reloaded page finds the running answer again. An answer that no page
+watches is stopped after UNWATCHED_SECONDS, so that a closed page does not occupy a slot.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ UNWATCHED_SECONDS = 30.0
 
 
 class AnswerTask:
-    """One answer under way.
+    """One running answer.
 
     Attributes:
-        conversation: ends with the question. Ends with the answer once that is saved.
-        abandoned: whether the answer was stopped because no page watched it.
-        discarded: whether nothing of the answer is to be stored.
-        watchers: number of pages that watch.
+        conversation: The conversation up to the question; after the answer is saved, up to the answer.
+        stopped: Whether `stop` was called.
+        abandoned: Whether the answer was stopped because no page watched it.
+        discarded: Whether nothing of the answer may be stored.
+        saved: Whether the finished answer is stored.
+        watchers: Number of pages that watch the answer.
     """
 
     def __init__(self, owner: str, conversation: Conversation, tree: MessageTree | None = None) -> None:
@@ -55,7 +58,7 @@ class AnswerTask:
         self.watchers = 0
         self._changed = asyncio.Event()
 
-    def change(self) -> None:
+    def notify_watchers(self) -> None:
         """Wakes all watchers."""
         self._changed.set()
         self._changed = asyncio.Event()
@@ -63,11 +66,11 @@ class AnswerTask:
     async def watch(
         self, per_second: float | Callable[[], float], at_least_every_s: float | None = None
     ) -> AsyncGenerator[None, None]:
-        """Yields at once and after each change. Yields a last time when `done` is set.
+        """Yields at once, after each change, and a last time when `done` is set.
 
         Args:
-            per_second: the highest rate of yields.
-            at_least_every_s: seconds between yields while nothing changes; None does not yield then.
+            per_second: Highest rate of yields, or a function that returns the current one.
+            at_least_every_s: Longest time between two yields while nothing changes; None for no limit.
         """
         self.watchers += 1
         try:
@@ -85,7 +88,7 @@ class AnswerTask:
 
 
 class AnswerTasks:
-    """The answers under way in this process, at most one for a conversation. Used from one event loop."""
+    """The running answers of this process, at most one for a conversation. Used from one event loop."""
 
     def __init__(
         self,
@@ -98,30 +101,34 @@ class AnswerTasks:
         self._store = store
         self._drafts = drafts
         self._unwatched_seconds = unwatched_seconds
-        self._live: dict[str, AnswerTask] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._by_conversation: dict[str, AnswerTask] = {}
+        self._asyncio_tasks: set[asyncio.Task[None]] = set()
 
     def get(self, conversation_id: str) -> AnswerTask | None:
-        return self._live.get(conversation_id)
+        return self._by_conversation.get(conversation_id)
 
     def of_owner(self, owner: str) -> list[AnswerTask]:
-        return [task for task in self._live.values() if task.owner == owner]
+        return [task for task in self._by_conversation.values() if task.owner == owner]
 
     def require_idle(self, conversation_id: str) -> None:
         """Raises BadRequest while the conversation is being answered."""
-        if conversation_id in self._live:
+        if conversation_id in self._by_conversation:
             raise BadRequest("This conversation is being answered already; wait for it or press Stop.")
 
     def start(
         self, owner: str, conversation: Conversation, sampling: SamplingParams, tree: MessageTree | None = None
     ) -> AnswerTask:
-        """Starts to answer the last turn. The conversation is stored as soon as the backend accepts the request."""
+        """Starts to answer the last turn. The conversation is stored as soon as the backend accepts the request.
+
+        Raises:
+            BadRequest: The conversation is being answered already.
+        """
         self.require_idle(conversation.id)
-        task = self._live[conversation.id] = AnswerTask(owner, conversation, tree)
-        for work in (self._run(task, sampling), self._stop_when_unwatched(task), self._save_drafts(task)):
-            running = asyncio.create_task(work)
-            self._tasks.add(running)
-            running.add_done_callback(self._tasks.discard)
+        task = self._by_conversation[conversation.id] = AnswerTask(owner, conversation, tree)
+        for coroutine in (self._run(task, sampling), self._stop_when_unwatched(task), self._save_drafts(task)):
+            asyncio_task = asyncio.create_task(coroutine)
+            self._asyncio_tasks.add(asyncio_task)
+            asyncio_task.add_done_callback(self._asyncio_tasks.discard)
         return task
 
     def stop(self, task: AnswerTask) -> None:
@@ -130,7 +137,7 @@ class AnswerTasks:
         self._service.backend.cancel(task.request_id)
 
     async def discard(self, task: AnswerTask) -> None:
-        """Ends the answer and stores nothing of it. Returns when nothing more will be stored."""
+        """Ends the answer without storing it. Returns when nothing of the answer can be stored any more."""
         task.discarded = True
         self.stop(task)
         async with aclosing(task.watch(per_second=100)) as changes:
@@ -138,22 +145,22 @@ class AnswerTasks:
                 pass
 
     async def recover_drafts(self, owner: str) -> None:
-        """Stores the owner's answers of which only a draft exists, because a process crashed or could not store them."""
-        await asyncio.to_thread(self._drafts.recover, owner, frozenset(self._live))
+        """Stores the drafts that the owner's answers left when a process crashed or could not store the answers."""
+        await asyncio.to_thread(self._drafts.recover, owner, frozenset(self._by_conversation))
 
     async def _run(self, task: AnswerTask, sampling: SamplingParams) -> None:
         try:
             async with aclosing(self._service.answer(task.conversation, sampling, task.request_id)) as answers:
                 async for answer in answers:
-                    if task.stopped:  # the backend ignored the earlier call if it did not have the request yet
+                    if task.stopped:  # a backend ignores the cancellation of a request that has not reached it
                         self._service.backend.cancel(task.request_id)
                     if task.answer is None and not task.discarded:
                         task.tree = await asyncio.to_thread(self._store.save, task.owner, task.conversation)
                         task.conversation = task.tree.conversation()
                     task.answer = answer
-                    task.change()
+                    task.notify_watchers()
             await asyncio.to_thread(self._save, task)
-        except asyncio.CancelledError:  # the process ends
+        except asyncio.CancelledError:  # the process ends: no other thread can be awaited
             self._save(task)
             raise
         except DemoError as error:
@@ -162,12 +169,12 @@ class AnswerTasks:
             log.exception("answering conversation %s failed", task.id)
             task.error = DemoError("Something went wrong while answering; the server's log has the cause.")
         finally:
-            del self._live[task.id]
+            del self._by_conversation[task.id]
             task.done = True
-            task.change()
+            task.notify_watchers()
 
     async def _save_drafts(self, task: AnswerTask) -> None:
-        """Stores the unfinished answer again and again, so that a crash of this process does not lose it."""
+        """Stores a draft of the unfinished answer every REFRESH_INTERVAL_S, so that a crash does not lose the text so far."""
 
         def save_draft() -> None:
             with task.save_lock:
@@ -180,9 +187,9 @@ class AnswerTasks:
                     await asyncio.to_thread(save_draft)
                 await asyncio.sleep(REFRESH_INTERVAL_S)
         finally:
-            # The draft of an answer that could not be saved is its only copy, see recover_drafts.
+            # The draft is the only copy of an answer that could not be saved; recover_drafts stores it later.
             if task.saved or task.discarded:
-                with contextlib.suppress(DemoError):  # a draft that stays is not recovered, since the conversation has gone on
+                with contextlib.suppress(DemoError):  # a leftover draft is ignored once its conversation is longer
                     await asyncio.to_thread(self._drafts.delete, task.id)
 
     def _save(self, task: AnswerTask) -> None:

@@ -44,7 +44,7 @@ def texts(store: ConversationStore, conversation: Conversation) -> list[str]:
 
 
 def expired(drafts: Drafts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What would be adopted if the program ended now."""
+    """The texts that would be recovered if the program ended now."""
     with monkeypatch.context() as patch:
         later(patch, LIFETIME * 1.1)
         return [draft.text for _, _, draft in drafts._expired(ME)]
@@ -56,8 +56,8 @@ def test_an_expired_draft_becomes_a_truncated_answer(store, drafts, monkeypatch)
     drafts.put(ME, conversation, PART)
     later(monkeypatch, LIFETIME * 1.1)
     drafts.recover(ME)
-    kept = store.load(ME, conversation.id).messages[-1]
-    assert (kept.role, kept.text, kept.metadata) == ("assistant", "Once the", {**PART.metadata, "reason": "cut_off"})
+    answer = store.load(ME, conversation.id).messages[-1]
+    assert (answer.role, answer.text, answer.metadata) == ("assistant", "Once the", {**PART.metadata, "reason": "cut_off"})
     drafts.recover(ME)
     assert texts(store, conversation) == ["Tell me a story", "Once the"]
 
@@ -114,11 +114,11 @@ async def test_an_answer_has_a_draft_only_while_it_is_generated(store, drafts, m
     answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, Drafts(store))
     monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
     conversation = talk("Tell me a story")
-    live = answers.start(ME, conversation, SamplingParams())
+    task = answers.start(ME, conversation, SamplingParams())
     await begun(backend)
     await until(lambda: expired(drafts, monkeypatch) == ["On"], "what was written is drafted")
     backend.send(finished())
-    await until(lambda: live.done, "the answer is kept")
+    await until(lambda: task.done, "the answer is stored")
     await until(lambda: not expired(drafts, monkeypatch), "its draft is gone")
     assert texts(store, conversation) == ["Tell me a story", "On"]
 
@@ -139,15 +139,15 @@ async def test_the_draft_of_an_answer_that_could_not_be_stored_is_recovered_unle
 
     async def story() -> Any:
         conversation = talk("Tell me a story")
-        live = answers.start(ME, conversation, SamplingParams())
+        task = answers.start(ME, conversation, SamplingParams())
         await begun(backend)
         await until(lambda: expired(drafts, monkeypatch) == ["On"], "what was written is drafted")
         if discarded:
-            await answers.discard(live)
+            await answers.discard(task)
         else:
             backend.send(finished())
-        await until(lambda: live.done and not answers._tasks, "everything about the answer is over")
-        assert isinstance(live.error, BackendUnavailable) is not discarded
+        await until(lambda: task.done and not answers._asyncio_tasks, "everything about the answer is over")
+        assert isinstance(task.error, BackendUnavailable) is not discarded
         mended.append(True)
         later(monkeypatch, LIFETIME * 1.1)
         await answers.recover_drafts(ME)

@@ -50,7 +50,7 @@ class Screen:
         self.backend.send(READ)
         await asking
         self.backend.send(finished(text="Yes."))
-        await until(lambda: not self.service._answer_tasks._live, "the answer is over")
+        await until(lambda: not self.service._answer_tasks._by_conversation, "the answer is over")
 
     async def refused(self, text: str, why: str, conversation_id: str = "") -> None:
         await self.ask(text, conversation_id)
@@ -95,7 +95,7 @@ async def test_a_question_while_an_answer_is_being_written_does_not_count(screen
     for _ in range(3):
         await screen.refused("And now?", "being answered already", listed.id)
     screen.backend.send(finished(text="A dog."))
-    await until(lambda: not screen.service._answer_tasks._live, "the answer is over")
+    await until(lambda: not screen.service._answer_tasks._by_conversation, "the answer is over")
     await screen.answered("And now?")
     await screen.refused("And then?", ENOUGH)
 

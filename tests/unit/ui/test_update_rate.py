@@ -40,15 +40,15 @@ def test_a_closed_page_is_forgotten() -> None:
 
 
 async def test_a_watcher_follows_the_current_rate() -> None:
-    live, pace, seen = AnswerTask("me", talk("Hello?")), 1000.0, []
-    async with aclosing(live.watch(lambda: pace, 0.001)) as moments:
+    task, rate, seen = AnswerTask("me", talk("Hello?")), 1000.0, []
+    async with aclosing(task.watch(lambda: rate, 0.001)) as moments:
         async for _ in moments:
             seen.append(time.monotonic())
             if len(seen) == 2:
-                pace = 4.0
+                rate = 4.0
             if len(seen) == 4:
-                live.done = True
-                live.change()
-            if live.done:
+                task.done = True
+                task.notify_watchers()
+            if task.done:
                 break
     assert seen[3] - seen[1] >= 2 * 0.24, "two moments at four a second"
