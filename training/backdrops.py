@@ -1,4 +1,4 @@
-"""Backgrounds: plain colours and a few sceneries, each drawn from a random generator at any size."""
+"""Draws backgrounds of any size: plain colours and a few sceneries, varied by a random generator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pixels = np.ndarray  # float32 [height, width, 3], 0 to 255
 
 
 def backdrop(name: str, width: int, height: int, noise: np.random.Generator) -> Image.Image:
-    """A background by its name in COLOURS or SCENERY."""
+    """Draws the background with this name, a key of COLOURS or SCENERY, in RGB."""
     pixels = _plain(COLOURS[name], width, height, noise) if name in COLOURS else _SCENERY[name](width, height, noise)
     if noise.random() < 0.3:
         pixels = pixels + noise.normal(0, noise.uniform(1, 6), pixels.shape)
@@ -34,7 +34,7 @@ def _plain(base: tuple[int, int, int], width: int, height: int, noise: np.random
 
 
 def clouds(width: int, height: int, noise: np.random.Generator, grains: int) -> Pixels:
-    """Smooth random light and dark, 0 to 1, about `grains` patches across: float32 [height, width, 1]."""
+    """Smooth random brightness, about `grains` patches wide: float32 [height, width, 1], values 0 to 1."""
     small = noise.random((max(2, grains * height // max(width, 1) + 1), grains + 1)).astype(np.float32)
     image = Image.fromarray((small * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image, np.float32)[:, :, None] / 255
@@ -111,7 +111,7 @@ def _sea(width: int, height: int, noise: np.random.Generator) -> Pixels:
 
 
 def _blurry(width: int, height: int, noise: np.random.Generator) -> Pixels:
-    """Out-of-focus patches of a few muted colours, as behind a photograph's subject."""
+    """Blurred patches of a few muted colours, like the out-of-focus background of a photograph."""
     pixels = np.broadcast_to(_colour((140, 140, 135), noise, 30), (height, width, 3)).copy()
     for _ in range(4):
         pixels += (clouds(width, height, noise, int(noise.integers(2, 6))) - 0.5) * noise.uniform(-90, 90, 3)

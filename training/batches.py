@@ -1,4 +1,4 @@
-"""Endless random batches, drawn in worker processes while the model computes."""
+"""Endless random batches of labelled pictures. On a GPU, worker processes draw them while the model computes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ from training.model import ASPECT_RATIOS, MAX_TILES, PATCH, TILE
 from training.render import disturb, render
 from training.scenes import sample_scene
 
-TINTED = 0.3  # share of drawings in other colours: a green apple is an apple, and so is a grey one
+TINTED = 0.3  # share of drawings whose colours are changed, because an object's colour does not decide what it is
 
 
 @dataclass
 class Pictures:
-    """tiles: uint8 [batch, tiles, 3, 84, 84]. ratio: [batch]. filled: bool [batch, tiles]. labels: int16 [batch, heads,
-    tiles, patches]."""
+    """Pictures as the model reads them.
+
+    Attributes:
+        tiles: uint8 [batch, tiles, 3, 84, 84].
+        ratio: Aspect ratio ids, int64 [batch].
+        filled: Which tiles hold a part of the picture, bool [batch, tiles].
+        labels: Patch labels (labels.py), int16 [batch, heads, tiles, patches].
+    """
 
     tiles: Tensor
     ratio: Tensor
@@ -37,7 +43,14 @@ class Pictures:
 
 
 def cut_tiles(pixels: np.ndarray, layout: TileLayout) -> np.ndarray:
-    """The resized picture, uint8 [height, width, 3], on its canvas and cut: uint8 [tiles, 3, 84, 84], as the processor does."""
+    """Cuts a resized picture into tiles as the image processor does. Pixels and tiles without picture are zero.
+
+    Args:
+        pixels: uint8 [layout.height, layout.width, 3].
+
+    Returns:
+        uint8 [MAX_TILES, 3, 84, 84].
+    """
     canvas = np.zeros((layout.rows * TILE, layout.columns * TILE, 3), np.uint8)
     canvas[: layout.height, : layout.width] = pixels
     tiles = np.zeros((MAX_TILES, 3, TILE, TILE), np.uint8)
@@ -47,7 +60,14 @@ def cut_tiles(pixels: np.ndarray, layout: TileLayout) -> np.ndarray:
 
 
 class PictureStream(IterableDataset[Pictures]):
-    """Batches of labelled pictures without words. crowded, written: the shares full of things, and with a text."""
+    """Endless batches of labelled pictures without conversations.
+
+    Args:
+        batch: Pictures per batch.
+        seed: Seed of the random stream; each worker process adds its number.
+        crowded: Share of pictures that are full of things.
+        written: Share of pictures that show a text.
+    """
 
     def __init__(self, batch: int, seed: str, crowded: float = 0.0, written: float = 0.0) -> None:
         self.batch, self.seed, self.crowded, self.written = batch, seed, crowded, written
@@ -60,7 +80,7 @@ class PictureStream(IterableDataset[Pictures]):
             yield self.draw(rng, bank)
 
     def draw(self, rng: random.Random, bank: Any) -> Any:
-        """One batch."""
+        """Draws one batch."""
         rows = []
         for _ in range(self.batch):
             draw = rng.random()
@@ -73,7 +93,7 @@ class PictureStream(IterableDataset[Pictures]):
 
     @staticmethod
     def pack(rows: list[Any], bank: Any) -> Pictures:
-        """scene, image, layout of each picture, as tensors."""
+        """Turns rows of (scene, resized image, tile layout) into tensors."""
         layouts = [layout for _, _, layout in rows]
         return Pictures(
             torch.from_numpy(np.stack([cut_tiles(np.asarray(image), layout) for _, image, layout in rows])),
@@ -84,5 +104,5 @@ class PictureStream(IterableDataset[Pictures]):
 
 
 def stream(dataset: IterableDataset[Any], workers: int) -> Iterator[Any]:
-    """Batches of the dataset, made ahead by worker processes; by this process, when it needs them, with none."""
+    """Iterates over the dataset. Worker processes prepare batches in advance. Without workers, each batch is made on demand."""
     return iter(DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=4)) if workers else iter(dataset)

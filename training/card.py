@@ -1,4 +1,4 @@
-"""Writes the model card from what was measured: `python -m training.card FIGURES.json CURVE.jsonl` prints it."""
+"""Writes the model card from measured figures: `python -m training.card FIGURES.json CURVE.jsonl` prints the card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ _TEMPLATE = Path(__file__).parent / "assets" / "card.md"
 
 
 def card(result: dict[str, Any], curve: list[dict[str, Any]]) -> str:
-    """The text of the card. result: as evaluate() returns it. curve: the lines of a run's curve.jsonl."""
+    """The text of the card.
+
+    Args:
+        result: What evaluate() returned.
+        curve: The lines of the run's curve.jsonl.
+    """
     figures = result["figures"]
     return _TEMPLATE.read_text(encoding="utf-8").format(
         objects=", ".join(kind.name for kind in OBJECTS),
@@ -37,7 +42,7 @@ def card(result: dict[str, Any], curve: list[dict[str, Any]]) -> str:
 
 
 def _curve(lines: list[dict[str, Any]]) -> str:
-    """A dozen lines of the curve, as a table, means over the steps between them."""
+    """The curve as a Markdown table: each stage is cut into seven parts, and each row has the means over one part."""
     text = [
         "| stage | minutes | learning rate | loss about pictures | patches recognised | letters recognised |",
         "|---|---|---|---|---|---|",
@@ -62,7 +67,7 @@ def _mean(lines: list[dict[str, Any]], name: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the card."""
+    """Prints the card. Returns the exit code 0."""
     parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
     parser.add_argument("figures", type=Path)
     parser.add_argument("curve", type=Path)

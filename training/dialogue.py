@@ -1,4 +1,7 @@
-"""Conversations as token ids, in the demo's own chat format, and endless batches of them with their pictures."""
+"""Endless batches of conversations with their pictures, as token ids in the demo's own chat format.
+
+The module adds to each token its label, its position and what it refers to in the picture. It does not choose what is said.
+"""
 
 from __future__ import annotations
 
@@ -29,24 +32,31 @@ from training.talk.conversation import conversation
 from training.talk.exchange import Exchange
 from training.talk.without_picture import small_talk
 
-MAX_LENGTH, TURNS = 168, 6  # tokens of a training conversation; a turn that would pass it is left out
-LONG_LENGTH, LONG_TURNS, LONG_SHARE = 504, 18, 3  # of a long one, of which a batch holds a third as many
-TALKS = 2  # about each picture, which is seen once for all of them, beside a list of words
-WORDS = 60  # in such a list, as far as they fit
-CONTENT = 3.0
-WITHOUT_PICTURE, LONG = 7, 12  # one batch in this many has no pictures, is of long conversations
-# Half of the conversations are spread over up to this many positions, as if more had been said between their turns: short ones
-# then teach to look back far. (Randomised positions: Ruoss et al., 2023.)
+MAX_LENGTH, TURNS = 168, 6  # most tokens and turns of a conversation; a turn that does not fit is left out
+# Most tokens and turns of a long conversation. A batch of long conversations has 1 / LONG_SHARE as many pictures.
+LONG_LENGTH, LONG_TURNS, LONG_SHARE = 504, 18, 3
+TALKS = 2  # conversations about each picture, which the vision model encodes once for all of them
+WORDS = 60  # entries of the word list (listening.word_list) about each picture; the list is cut at MAX_LENGTH tokens
+CONTENT = 3.0  # weight of tokens that the picture decides (content_weights)
+WITHOUT_PICTURE, LONG = 7, 12  # one batch in WITHOUT_PICTURE has no pictures, one in LONG has long conversations
+# Half of the conversations get position ids with gaps between the turns, up to this position. Short conversations so teach
+# attention over long distances. (Randomised positions: Ruoss et al., 2023.)
 FURTHEST = 1800
 
 
 @dataclass
 class Talk:
-    """Conversations of a batch, several about each picture.
+    """A batch of conversations, several about each picture.
 
-    ids, labels, positions: [rows, length], labels IGNORE except on answers. image_at, picture: [rows], where the image token is
-    and which of the pictures is meant. lookups: int16 [rows, length, LOOKUPS], IGNORE except where a thing is mentioned. The last
-    four are None without pictures.
+    The last four attributes are None in a batch without pictures.
+
+    Attributes:
+        ids: Token ids, [rows, length].
+        labels: Token ids to learn, [rows, length]; IGNORE except on answers.
+        positions: Position ids, [rows, length].
+        image_at: Index of the image token, [rows].
+        picture: Index of the row's picture in `pictures`, [rows].
+        lookups: What mentions refer to, int16 [rows, length, LOOKUPS]; IGNORE where nothing is mentioned.
     """
 
     ids: Tensor
@@ -64,7 +74,7 @@ class Talk:
 
 @dataclass
 class Row:
-    """One conversation. mentions: each with the index of its last token."""
+    """One conversation as tokens. mentions: pairs of the index of a mention's last token and the mention."""
 
     ids: list[int]
     labels: list[int]
@@ -77,7 +87,10 @@ class Row:
 
 
 class ChatFormat:
-    """Exchanges to ids, as mllama_demo/chat/prompt.py writes them, faster for the many short texts that come again and again."""
+    """Encodes exchanges as mllama_demo/chat/prompt.py does.
+
+    An LRU cache of encoded texts makes this faster, because training repeats many short texts.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -91,13 +104,17 @@ class ChatFormat:
         )
 
     def _encode_text(self, text: str) -> tuple[list[int], list[tuple[int, Mention]]]:
-        """Ids, and the mentions with the index of the token that holds their last character."""
+        """The token ids, and each mention with the index of the token that holds its last character."""
         ids = self._tokenizer.encode(text)
         ends = list(itertools.accumulate(len(self._tokenizer.token_bytes(id)) for id in ids))
         return ids, [(bisect.bisect_left(ends, len(text[: hit.end].encode())), hit) for hit in mentions(text)]
 
     def encode(self, exchanges: Sequence[Exchange], image_turn: int | None, limit: int = 2**31) -> Row:
-        """As many exchanges as fit into `limit` tokens; the first ones always."""
+        """Encodes as many exchanges as fit into `limit` tokens, at least those up to the image.
+
+        Args:
+            image_turn: Index of the exchange whose question has the image; None without an image.
+        """
         row = Row([self.begin], [IGNORE])
         for index, exchange in enumerate(exchanges):
             asked, asked_of = self._encode(exchange.question)
@@ -114,14 +131,14 @@ class ChatFormat:
         return row
 
     def _topic(self, exchange: Exchange, asked_of: Sequence[tuple[int, Mention]]) -> list[tuple[int, Mention]]:
-        """What the question is about, to be known again where the answer begins."""
+        """The mention that the question is about, with the index of the last token before the answer."""
         named = {(mention.kind, mention.colour) for _, mention in asked_of}
         if len(named) == 1 or (exchange.kind == "relation" and len(named) == 2):
             return [(len(self._assistant), asked_of[-1][1])]
         return [(len(self._assistant), Mention(0, exchange.about))] if exchange.about else []
 
     def encode_list(self, text: str, limit: int) -> Row:
-        """A question that is a list of words about a picture, cut to `limit` tokens; nothing answers it."""
+        """Encodes a question that is a list of words about a picture, cut to `limit` tokens. It has no answer to learn."""
         row = Row([self.begin], [IGNORE])
         row.add([*self._user, self.image])
         ids, mentioned = self._encode_text(text)
@@ -134,8 +151,14 @@ _FUNCTION_WORDS = "a an the on in at of front".split()
 
 
 def content_weights(tokenizer: Tokenizer, size: int) -> Tensor:
-    """[vocabulary]: how much each token of an answer counts. Names, numbers, colours, places and letters, which the picture
-    decides, count CONTENT times as much as the wording, much of which is chance."""
+    """Loss weights of the tokens of an answer, float32 [size].
+
+    The picture decides names, numbers, colours, places and letters: their weight is CONTENT. The wording is partly random: its
+    weight is 1.
+
+    Args:
+        size: Size of the vocabulary.
+    """
     phrases = [name for kind in KINDS for name in (kind.name, kind.many)] + [*COLOURS, *SCENERY, *REGIONS.values(), *NUMBERS]
     words = {word for phrase in phrases for word in phrase.split()} - set(_FUNCTION_WORDS) | {"above", "below"}
     first = {word.capitalize() for word in (*NUMBERS, "yes", "no", "nothing")}  # these begin an answer
@@ -146,7 +169,7 @@ def content_weights(tokenizer: Tokenizer, size: int) -> Tensor:
 
 
 class TalkStream(PictureStream):
-    """Batches of conversations about pictures; every eighth batch is of conversations without one."""
+    """Endless batches of conversations about pictures. Every WITHOUT_PICTURE-th batch has conversations without pictures."""
 
     def __init__(self, batch: int, seed: str, tokenizer: Path) -> None:
         super().__init__(batch, seed)
@@ -174,7 +197,7 @@ class TalkStream(PictureStream):
             colours = seen_colours(image) if scene.foreign else ()
             for _ in range(talks):
                 exchanges = conversation(rng, scene, turns, seen_colours=colours)
-                late = rng.random() < 0.08  # the picture comes after a first exchange without one
+                late = rng.random() < 0.08  # the picture comes with the second question
                 if late:
                     exchanges = [small_talk(rng), *exchanges]
                 rows.append(self._format.encode(exchanges, int(late), length))
@@ -202,7 +225,7 @@ class TalkStream(PictureStream):
         return Talk(ids, labels, positions, image_at, picture, torch.from_numpy(lookups), self.pack(list(drawn), bank))
 
     def _positions(self, rng: random.Random, labels: list[int], length: int) -> list[int]:
-        """Position ids of one conversation: one after the other, or with gaps where a turn ends."""
+        """Position ids of one conversation: consecutive, or with gaps after the ends of turns."""
         assert self._format is not None
         ends = [index + 1 for index, label in enumerate(labels) if label == self._format.end]
         gaps = [0] * length

@@ -1,7 +1,7 @@
-"""Drawings, fonts and photographs, ready to be pasted: rasterised once from the packages and kept in the cache.
+"""The bank of drawings, fonts and photographs that pictures are made of. It is made once from the packages and cached.
 
 Held out for evaluation: one style of each kind, all of openmoji, two font families, a fifth of the unknown drawings, and
-every photograph that does not come with scikit-image.
+all photographs except those of scikit-image.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from training import packages
 from training.kinds import OBJECTS
 from training.scenes import Split
 
-SIDE = 112  # pixels of a stored drawing; more than the model ever sees of one, save when it fills the picture
+SIDE = 112  # pixels of a side of a stored drawing; the model sees more only of a drawing that fills the picture
 NEW_STYLE = "openmoji"
-# Photographs in scikit-image that look like photographs; the rest are diagrams.
+# The photographs among the pictures of scikit-image; the others are diagrams.
 _PHOTOS = (
     "astronaut brick camera cell chelsea clock_motion coffee coins grass gravel hubble_deep_field ihc moon motorcycle_left "
     "motorcycle_right retina rocket"
 ).split()
-# Drawings whose names have one of these parts are too near to something that the model can name, or are signs and letters.
+# A drawing whose name has one of these parts is no "unknown thing": it looks like a kind that the model can name, or is a sign.
 _TOO_NEAR = (
     "dog cat rabbit fish bird frog elephant bee penguin pig lion tiger monkey owl turtle snake octopus crab butterfly cow snail "
     "tree cactus flower mushroom rose tulip hibiscus blossom bouquet apple banana strawberry melon pizza cake carrot lemon "
@@ -47,7 +47,12 @@ _TOO_NEAR = (
 
 
 class DrawingBank:
-    """Everything that gets pasted. of(): drawings of a kind. unknown: drawings of what the model cannot name."""
+    """Drawings, fonts and photographs.
+
+    Attributes:
+        unknown: RGBA drawings of things that the model cannot name, by split.
+        photos: RGB photographs for training.
+    """
 
     def __init__(self, folder: Path) -> None:
         with np.load(folder / "drawings.npz") as data:
@@ -67,11 +72,16 @@ class DrawingBank:
         self._sized: dict[tuple[Path, int], ImageFont.FreeTypeFont] = {}
 
     def of(self, kind: str, split: str) -> list[Image.Image]:
-        """RGBA drawings, SIDE pixels square. split: "train", "test" (a style held out for this kind) or NEW_STYLE."""
+        """RGBA drawings of a kind, SIDE × SIDE pixels.
+
+        Args:
+            split: "train", "test" (the style that is held out for this kind) or NEW_STYLE. A kind without drawings in the split
+                gives its training drawings.
+        """
         return self._of.get((kind, split)) or self._of[kind, "train"]
 
     def font(self, style: int, size: int, split: Split) -> ImageFont.FreeTypeFont:
-        """One of the split's fonts at a size in pixels."""
+        """A font of the split. style: any number, taken modulo the number of fonts. size: in pixels, at least 4."""
         fonts = self._fonts[split]
         key = (fonts[style % len(fonts)], max(4, size))
         if key not in self._sized:
@@ -82,7 +92,7 @@ class DrawingBank:
 
 
 def _split(kind: str, style: str) -> Split:
-    """Every kind has one style held out; which one it is differs from kind to kind, so that all styles are trained on."""
+    """The split of a kind's drawing in a style. A hash chooses one held-out style for each kind; training sees all styles."""
     styles = [package.name for package in packages.EMOJI if package.name != NEW_STYLE]
     return "test" if style == styles[zlib.crc32(kind.encode()) % len(styles)] else "train"
 
@@ -92,7 +102,7 @@ def _unknown_split(icon: str) -> Split:
 
 
 def load_bank(cache: Path = packages.CACHE) -> DrawingBank:
-    """The bank, made first where it is missing (fetches packages; takes a minute)."""
+    """Loads the bank. Makes it first if it is missing: this fetches packages and takes a minute."""
     folder = cache / "bank"
     if not (folder / "complete").exists():
         _make(folder, cache)
@@ -136,8 +146,8 @@ def _is_unknown(icon: str) -> bool:
 
 
 def rasterise(svg: str, side: int = SIDE) -> np.ndarray | None:
-    """The SVG's visible part, fitted into the middle of a square: uint8 [side, side, 4]. None when it draws nothing."""
-    import resvg_py  # only needed to make the bank
+    """The visible part of an SVG, scaled to a square and centred: uint8 [side, side, 4], RGBA. None for an empty drawing."""
+    import resvg_py  # needed only to make the bank
 
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * side))
     image = Image.open(io.BytesIO(png)).convert("RGBA")

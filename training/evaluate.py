@@ -1,6 +1,6 @@
-"""Evaluates a checkpoint: a table by type of question, with the number of cases and 95 % intervals, from a fixed seed.
+"""Evaluates a checkpoint: the share of right answers by type of question, with 95 % intervals.
 
-Answers are greedy and come through the demo's own runner. `python -m training.evaluate FOLDER` prints the table.
+The cases come from a fixed seed. The answers are greedy. `python -m training.evaluate FOLDER` prints the table.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SEED = 20_260
 COLUMNS: tuple[Column, ...] = ("scenes", "drawings", "phrasings")
 SAMPLED_PICTURES, SAMPLES = 12, 20
 MOST_PHOTOS = 200
-CHANGED_SHARE = 2  # as many times the cases of a row for each changed file
+CHANGED_SHARE = 2  # a row of changed files has this many times the cases of another row
 
 
 def wilson(right: int, cases: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927)."""
+    """The 95 % confidence interval of the share right / cases (Wilson, 1927)."""
     z = 1.96
     share, spread = right / cases, z * z / cases
     middle = (share + spread / 2) / (1 + spread)
@@ -46,7 +46,7 @@ def wilson(right: int, cases: int) -> tuple[float, float]:
 
 
 def held_out_photos(folder: Path | None = None) -> list[Image.Image]:
-    """Photographs that training never sees: scikit-learn's two, and those of a folder."""
+    """Photographs that training never sees, in RGB: the two of scikit-learn, and up to about MOST_PHOTOS of a folder."""
     files = [file.getvalue() for file in packages.read_photos(packages.PHOTOS[1]).values()]
     if folder:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
@@ -61,9 +61,18 @@ def held_out_photos(folder: Path | None = None) -> list[Image.Image]:
 
 
 def evaluate(checkpoint: Path, cases: int, photos: Path | None = None, examples: int = 0) -> dict[str, Any]:
-    """Runs the whole evaluation, prints the table and returns its figures: {row: {column: [right, cases]}}."""
+    """Runs the whole evaluation and prints the table.
+
+    Args:
+        cases: Number of cases of each row and column.
+        photos: Folder of photographs to add to those of scikit-learn.
+        examples: Number of replies to print.
+
+    Returns:
+        "figures": {row: {column: [right, cases]}}; "replies": a list of [row, column, question, gold, reply, is right].
+    """
     began = time.monotonic()
-    held_out_photos(photos)  # fetched once, before several processes want them
+    held_out_photos(photos)  # fetches the package once, before several processes read it
     with tempfile.TemporaryDirectory() as folder:
         work_together(_part, checkpoint, cases, photos, Path(folder))
         figures: dict[str, Any] = {}
@@ -83,7 +92,7 @@ def evaluate(checkpoint: Path, cases: int, photos: Path | None = None, examples:
 
 
 def _part(team: Team, checkpoint: Path, cases: int, photos: Path | None, folder: Path) -> None:
-    """One member's share of the rows."""
+    """Evaluates the rows of one process and writes its figures to `folder`."""
     answerer, bank = Answerer(checkpoint), load_bank()
     figures: dict[str, Any] = {}
     replies: list[Any] = []
@@ -110,7 +119,7 @@ def _judge(answerer: Answerer, cases: Sequence[Case], title: str, column: str, r
 
 
 def _changed(answerer: Answerer, bank: DrawingBank, many: int) -> dict[str, Any]:
-    """Shares right of the same questions on changed files, and on the files as they are."""
+    """Figures for the same questions about unchanged and about changed files."""
     cases = changed_cases(random.Random(f"{SEED}/changed"), bank, many)
     result = {}
     for name in ("as it is", *CHANGES):
@@ -120,7 +129,7 @@ def _changed(answerer: Answerer, bank: DrawingBank, many: int) -> dict[str, Any]
 
 
 def _sampled(answerer: Answerer, bank: DrawingBank, pictures: int) -> dict[str, Any]:
-    """At temperature 1: how many of the descriptions of one picture differ, and how many say nothing false."""
+    """Figures at temperature 1: how many descriptions of a picture are different, and how many say nothing false."""
     rng = random.Random(f"{SEED}/sampled")
     different = true = 0
     for _ in range(pictures):
@@ -148,7 +157,7 @@ _HEADS = {"scenes": "new scenes", "drawings": "new drawings, fonts", "phrasings"
 
 
 def table(figures: dict[str, Any], goals: dict[str, float]) -> str:
-    """The figures as a Markdown table."""
+    """The figures as a Markdown table. goals: {row: share aimed at}, 0 for none."""
     lines = [
         "| type of question | goal | " + " | ".join(_HEADS[c] for c in COLUMNS) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
@@ -168,13 +177,13 @@ def _cell(figure: list[int] | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the table. Exit code 0."""
+    """Prints the table. Returns the exit code 0."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--cases", type=int, default=100, help="of each type and column (default 100)")
-    parser.add_argument("--photos", type=Path, help="folder of photographs to add to the two that scikit-learn brings")
-    parser.add_argument("--examples", type=int, default=0, help="print so many replies with their judgement")
-    parser.add_argument("--json", type=Path, help="write the figures and every reply here")
+    parser.add_argument("--cases", type=int, default=100, help="cases of each type and column (default 100)")
+    parser.add_argument("--photos", type=Path, help="folder of photographs to add to the two of scikit-learn")
+    parser.add_argument("--examples", type=int, default=0, help="number of replies to print with their judgement")
+    parser.add_argument("--json", type=Path, help="file for the figures and all replies")
     args = parser.parse_args(argv)
     result = evaluate(args.checkpoint, args.cases, args.photos, args.examples)
     if args.json:

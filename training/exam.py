@@ -1,7 +1,7 @@
-"""The questions of the evaluation: for each row of its table, cases drawn from a fixed seed.
+"""The questions of the evaluation: the rows of its table, and how to draw cases for a row.
 
-Three columns. "scenes": pictures never drawn before, of drawings and fonts that training has seen. "drawings": with the one
-drawing style of each kind, and the fonts, that training has not. "phrasings": questions worded as training never did.
+A row has up to three columns. "scenes": new scenes, with drawings, fonts and phrasings of the training. "drawings": new scenes,
+with drawings and fonts that are held out from training. "phrasings": new scenes, with phrasings that are held out from training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ Change = Callable[[Image.Image], bytes]
 
 @dataclass(frozen=True)
 class Case:
-    """A question whose answer can be judged. scene: None without a picture."""
+    """A question whose reply can be judged.
+
+    Attributes:
+        scene: What the picture shows; None without a picture.
+        judge: Returns True for a right reply.
+    """
 
     prompt: Prompt
     exchange: Exchange
@@ -40,7 +45,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. goal: what is aimed at, 0 for none. columns: those that mean something for it."""
+    """A row of the table.
+
+    Attributes:
+        draw: Draws a random case for a column.
+        goal: The share of right replies that is aimed at, 0 for none.
+        columns: The columns that the row has.
+    """
 
     title: str
     draw: Callable[[random.Random, DrawingBank, Column], Case]
@@ -59,7 +70,14 @@ def _draw_image(scene: Scene, bank: DrawingBank, column: Column, style: str = ""
 def about(
     kind: str, want: str, keep: Callable[[Scene, Exchange], bool] = lambda scene, exchange: True, style: str = ""
 ) -> Callable[[random.Random, DrawingBank, Column], Case]:
-    """Draws cases of one kind of question about scenes of one kind."""
+    """Returns a function that draws cases of one kind of question.
+
+    Args:
+        kind: Kind of question (talk/conversation.py).
+        want: Kind of scene (scenes.sample_scene).
+        keep: Returns False for cases that do not belong to the row.
+        style: Drawing style (DrawingBank.of); empty for the column's split.
+    """
 
     def draw(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
         while True:
@@ -75,7 +93,7 @@ def about(
 
 
 def _follow_up(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
-    """A later question of a conversation, one that leans on the question before it."""
+    """Draws a question that needs the question before it to be understood."""
     while True:
         scene = sample_scene(rng, "test", rng.choice(("one", "several", "count")))
         asked = replace(scene, split="test" if column == "phrasings" else "train")
@@ -105,7 +123,7 @@ def _foreign(kind: ForeignKind) -> Callable[[random.Random, DrawingBank, Column]
 
 
 def photographs(pictures: Sequence[Image.Image]) -> Callable[[random.Random, DrawingBank, Column], Case]:
-    """Cases of photographs that training never saw: whole ones and cuts."""
+    """Returns a function that draws cases about the given photographs, whole or cropped."""
 
     def draw(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
         image = rng.choice(pictures)
@@ -130,7 +148,7 @@ def _foreign_case(rng: random.Random, scene: Scene, image: Image.Image, column: 
 
 
 def talk(*kinds: str) -> Callable[[random.Random, DrawingBank, Column], Case]:
-    """Draws cases of small talk."""
+    """Returns a function that draws cases without a picture. kinds: of talk/without_picture.py."""
 
     def draw(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
         exchange = small_talk(rng, rng.choice(kinds), "test" if column == "phrasings" else "train")
@@ -157,7 +175,7 @@ def _scaled(by: float) -> Change:
 
 
 def _turned_by_exif(image: Image.Image) -> bytes:
-    """Stored lying on its side, with the note that says how to turn it upright."""
+    """A PNG file with rotated pixels and the EXIF orientation tag (0x0112) that turns the picture upright again."""
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
@@ -179,17 +197,17 @@ CHANGES: dict[str, Change] = {
 
 
 def changed_cases(rng: random.Random, bank: DrawingBank, many: int) -> list[dict[str, Case]]:
-    """For each of `many` pictures the same question on the picture as it is and after each change."""
+    """Draws `many` cases, each as a dict from "as it is" and the names in CHANGES to the case with that file."""
     result = []
     kinds = (("single", "one"), ("what", "several"), ("count", "count"), ("where", "one"), ("read", "text"))
     for index in range(many):
         kind, want = kinds[index % len(kinds)]
         while True:
-            # In grey nobody can tell a colour, so nothing here is asked or judged by one.
+            # A grey picture shows no colour, so questions and judgements here use none.
             scene = sample_scene(rng, "test", want)
             asked = replace(in_grey(scene), split="train")
             exchange = ask(rng, asked, kind)
-            # Below two tiles' worth of pixels half the size is another picture.
+            # Half of a picture with fewer than 168 pixels (two tiles) a side would be too small to recognise.
             if exchange is not None and not scene.grey and min(scene.width, scene.height) >= 168:
                 break
         image = _draw_image(scene, bank, "scenes")
@@ -204,7 +222,7 @@ def changed_cases(rng: random.Random, bank: DrawingBank, many: int) -> list[dict
 
 
 def _colour_blind(exchange: Exchange, scene: Scene, grey: Scene) -> Callable[[str], bool]:
-    """True for a reply that is right of the scene, with or without its colours."""
+    """Returns a judge that accepts a reply that is right for the scene with or without colours."""
 
     def judge(reply: str) -> bool:
         return right(exchange, replace(grey, grey=False), reply) or right(exchange, grey, reply)
@@ -248,7 +266,7 @@ def _unknown(scene: Scene, exchange: Exchange) -> bool:
 
 
 def rows(photos: Sequence[Image.Image]) -> list[Row]:
-    """Every row of the table but those of changed files and of sampling."""
+    """All rows of the table, except the rows of changed files and of sampling. photos: held-out photographs."""
     return [
         Row("name one thing", about("single", "one"), 0.90),
         Row("name one thing, style never seen", about("single", "one", style=NEW_STYLE), columns=("scenes",)),

@@ -1,4 +1,4 @@
-"""Draws the example pictures of the chat page: `python -m training.examples` writes them where the page looks for them."""
+"""Draws the example pictures of the chat page: `python -m training.examples` writes them to EXAMPLES_FOLDER."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.scenes import Box, Scene, Thing
 
 
 def _at(x: float, y: float, size: float, width: int = 640, height: int = 480) -> Box:
-    """A square box around a point, its side a share of the height."""
+    """A square box around the point (x, y). x, y: fractions of the picture. size: side as a fraction of the height."""
     half_width, half_height = size * height / width / 2, size / 2
     return x - half_width, y - half_height, x + half_width, y + half_height
 
@@ -21,7 +21,7 @@ def _things(kind: str, *places: Box, colour: str | None = None, style: int = 0) 
     return [Thing(kind, colour, place, style=style) for place in places]
 
 
-# All drawings are those of Noto Emoji, whose licence (Apache-2.0) is this project's.
+# All drawings are of Noto Emoji, which has the licence of this project (Apache-2.0).
 EXAMPLES: dict[str, Scene] = {
     "dog.png": Scene(tuple(_things("dog", _at(0.5, 0.55, 0.6))), "a green meadow", 640, 480, 3),
     "shapes.png": Scene(
@@ -54,7 +54,7 @@ EXAMPLES: dict[str, Scene] = {
 
 
 def main() -> int:
-    """Writes every example picture."""
+    """Writes all example pictures. Returns the exit code 0."""
     bank = load_bank()
     for name, scene in EXAMPLES.items():
         render(scene, bank).quantize(128).save(EXAMPLES_FOLDER / name, optimize=True)

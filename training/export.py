@@ -1,4 +1,4 @@
-"""Writes the student as a checkpoint folder in the published Hugging Face layout, which transformers 4.57, 5.x and NxDI read."""
+"""Writes the model as a checkpoint folder in the published Hugging Face layout, which transformers 4.57, 5.x and NxDI read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from transformers import MllamaConfig
 from training.model import ASPECT_RATIOS, IMAGE_MEAN, IMAGE_STD, MAX_TILES, TILE, Student
 
 CHAT_TEMPLATE = Path(__file__).parent / "assets" / "chat_template.jinja"
-# So small a model, stopped by the clock, is less sure than it should be: at temperature 1 four of ten descriptions said something
-# false. Its logits are written multiplied by this, measured so that at temperature 1 six of ten descriptions still differ; what
-# is likeliest stays so. The factor stands in the file's metadata, for load().
+# The export multiplies the logits by this factor. Without the factor, four of ten descriptions at temperature 1 say something
+# false, because so small a model is underconfident. With it, six of ten descriptions at temperature 1 are still different. Greedy
+# answers do not change. The metadata of the weight file keeps the factor for load().
 LOGIT_SCALE = 2.5
 HEAD = "lm_head.weight"
-# transformers 5 names a module otherwise than the published files do.
+# Prefixes of parameter names: in transformers 5, and in the published files.
 _NAMES = (
     ("model.language_model.", "language_model.model."),
     ("model.vision_model.", "vision_model."),
@@ -39,7 +39,11 @@ _VISION_KEYS = (
 
 
 def published_name(name: str) -> str:
-    """The name in published checkpoints of a parameter of transformers' MllamaForConditionalGeneration."""
+    """The name that a parameter of MllamaForConditionalGeneration (transformers 5) has in published checkpoints.
+
+    Raises:
+        ValueError: The parameter is unknown.
+    """
     for ours, theirs in _NAMES:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
@@ -47,7 +51,11 @@ def published_name(name: str) -> str:
 
 
 def load(student: Student, folder: Path) -> None:
-    """Takes over the weights of an exported checkpoint. Raises ValueError for one of another size."""
+    """Loads the weights of an exported checkpoint into the student.
+
+    Raises:
+        ValueError: The checkpoint has parameters of other shapes.
+    """
     with safe_open(folder / "model.safetensors", "pt") as file:
         there, scale = set(file.keys()), float((file.metadata() or {}).get("logit_scale", 1))
         for name, value in student.model.state_dict().items():
@@ -58,14 +66,14 @@ def load(student: Student, folder: Path) -> None:
 
 
 def export(student: Student, tokenizer: Path, folder: Path) -> None:
-    """Replaces the checkpoint files in the folder, float16; other files in it stay. tokenizer: a tokenizer.json."""
+    """Writes the checkpoint files, weights in float16. Other files in the folder stay. tokenizer: path of a tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
         published_name(name): (LOGIT_SCALE * value if name == HEAD else value).detach().to("cpu", torch.float16).contiguous()
         for name, value in student.model.state_dict().items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt", "logit_scale": str(LOGIT_SCALE)})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it for its owner alone
+    (folder / "model.safetensors").chmod(0o644)  # safetensors creates the file with mode 0600
     shutil.copyfile(tokenizer, folder / "tokenizer.json")
     shutil.copyfile(CHAT_TEMPLATE, folder / "chat_template.jinja")
     for name, content in describe(student.model.config).items():
@@ -73,7 +81,7 @@ def export(student: Student, tokenizer: Path, folder: Path) -> None:
 
 
 def describe(config: MllamaConfig) -> dict[str, Any]:
-    """The JSON files beside the weights, by name. Rotary settings are spelt the older way, which newer versions read too."""
+    """The JSON files of the checkpoint, by file name. RoPE has the keys of transformers 4, which transformers 5 reads too."""
     text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
     ids = {name: text[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {

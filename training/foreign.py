@@ -1,4 +1,4 @@
-"""Pictures from outside the small world: noise, textures, photographs, screens. The model learns not to name things in them."""
+"""Draws pictures of none of the known things: noise, textures, photographs, screens. The model learns to name nothing in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.scenes import ForeignKind, Split
 def foreign_picture(
     kind: ForeignKind, width: int, height: int, noise: np.random.Generator, bank: DrawingBank, split: Split
 ) -> Image.Image:
-    """A picture of the kind, mode RGB."""
+    """Draws a picture of the kind in RGB. A "photo" is a real or a synthetic one. split: of the fonts in a screen."""
     if kind == "noise":
         return _noise(width, height, noise)
     if kind == "texture":
@@ -59,7 +59,7 @@ def _texture(width: int, height: int, noise: np.random.Generator) -> Image.Image
 
 
 def _fractal(width: int, height: int, noise: np.random.Generator, octaves: int = 5) -> np.ndarray:
-    """Random light and dark with as much of it at every scale, as natural pictures have: float32 [height, width, 1]."""
+    """Random brightness with the 1/f spectrum of natural pictures: float32 [height, width, 1]."""
     total = np.zeros((height, width, 1), np.float32)
     for octave in range(octaves):
         total += clouds(width, height, noise, 2 ** (octave + 1)) / 2**octave
@@ -67,7 +67,7 @@ def _fractal(width: int, height: int, noise: np.random.Generator, octaves: int =
 
 
 def _photo(width: int, height: int, noise: np.random.Generator, bank: DrawingBank) -> Image.Image:
-    """A cut from a real photograph, in another light."""
+    """A part of a real photograph with random brightness, contrast and colours."""
     photo = bank.photos[int(noise.integers(len(bank.photos)))]
     scale = noise.uniform(0.3, 1.0)
     wide = min(photo.width, max(16, int(scale * photo.width)))
@@ -84,7 +84,7 @@ def _photo(width: int, height: int, noise: np.random.Generator, bank: DrawingBan
 
 
 def _landscape(width: int, height: int, noise: np.random.Generator) -> Image.Image:
-    """Light, layers, texture and soft blobs, which give a picture the statistics of a photograph."""
+    """A synthetic photograph: light, layers, texture and soft blobs give the picture the statistics of a photograph."""
     pixels = noise.uniform(20, 220, 3) + (_fractal(width, height, noise) - 0.9) * noise.uniform(60, 260, 3)
     for _ in range(noise.integers(1, 4)):
         ridge = noise.uniform(0.2, 0.9) + 0.25 * (clouds(width, 2, noise, int(noise.integers(2, 9)))[0, :, 0] - 0.5)
@@ -107,7 +107,7 @@ _WORDS = "File Edit View Report Total Revenue Status Open Pending User Settings 
 
 
 def _screen(width: int, height: int, noise: np.random.Generator, bank: DrawingBank, split: Split) -> Image.Image:
-    """A window, a page or a chart: bars, boxes, and lines of text too small to read."""
+    """A window, a page or a chart, with bars, boxes and lines of small text."""
     dark = noise.random() < 0.35
     ground = tuple(int(v) for v in (noise.integers(15, 60, 3) if dark else noise.integers(225, 256, 3)))
     ink = tuple(int(v) for v in (noise.integers(170, 250, 3) if dark else noise.integers(20, 110, 3)))

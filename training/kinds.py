@@ -1,6 +1,6 @@
-"""The closed world of the embedded checkpoint: what it can name, in which colours, where, and on which backgrounds.
+"""The vocabulary of the embedded checkpoint: the things, colours, places and backgrounds that it can name.
 
-Every word that the drawings and the sentences share stands here once. Knows nothing of pixels or sentences.
+Drawings and sentences share these words. The module knows nothing of pixels or sentences.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """Something the model can name. icons: names of drawings of it in the emoji sets; none for a shape drawn by us."""
+    """A kind of thing that the model can name.
+
+    Attributes:
+        icons: Names of its drawings in the emoji sets; empty for a shape, which shapes.py draws.
+        plural: The plural, if it is not name + "s".
+    """
 
     name: str
     category: str
@@ -26,7 +31,7 @@ class Kind:
         return "an" if self.name[0] in "aeio" or self.name.startswith("um") else "a"
 
 
-# category: name (plural where it is not name + s) = drawings. The emoji sets call some drawings by two names.
+# Lines of "category: name(plural)=icons; ...". The plural is given if it is not name + s. Some icons have two names.
 _TABLE = """
 animal: dog=dog-face; cat=cat-face; rabbit=rabbit-face; fish(fish)=tropical-fish; bird=bird; frog=frog; elephant=elephant
 animal: bee=honeybee; penguin=penguin; pig=pig-face; lion=lion,lion-face; monkey=monkey-face; owl=owl; turtle=turtle; snake=snake
@@ -59,7 +64,13 @@ KINDS = _read_table()
 BY_NAME = {kind.name: kind for kind in KINDS}
 OBJECTS = tuple(kind for kind in KINDS if kind.icons)
 SHAPES = tuple(kind for kind in KINDS if not kind.icons)
-CATEGORIES = ("animal", "plant", "food", "vehicle", "shape")  # those that are asked about; "thing" is the rest
+CATEGORIES = (
+    "animal",
+    "plant",
+    "food",
+    "vehicle",
+    "shape",
+)  # the categories that questions ask for; all other things have the category "thing"
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
@@ -75,7 +86,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (135, 135, 135),
 }
 
-# Backgrounds that are more than a colour: a name, and the phrase that puts things in front of it.
+# Backgrounds that are not a plain colour: the name, and the phrase for a thing in front of the background.
 SCENERY: dict[str, str] = {
     "a green meadow": "on a green meadow",
     "a sandy beach": "on a sandy beach",
@@ -103,7 +114,7 @@ REGIONS: dict[tuple[int, int], str] = {
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 MAX_COUNT = 6
 
-# What a patch of a picture can belong to, for the dense labels of the first stage.
+# Classes of the patch labels (labels.py), besides the kinds.
 BACKGROUND, TEXT, UNKNOWN, FOREIGN = "background", "text", "unknown thing", "foreign picture"
 PATCH_KINDS = (BACKGROUND, TEXT, UNKNOWN, FOREIGN, *(kind.name for kind in KINDS))
 PATCH_SURFACES = ("none", *COLOURS, *SCENERY)

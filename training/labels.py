@@ -1,4 +1,7 @@
-"""What each patch of a picture shows: the dense labels that teach the vision layers to see before anything is said."""
+"""Labels that say for each 14 × 14 patch of a picture what it shows.
+
+The first stage of training learns the vision layers from these labels alone, without text.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from training.render import fit_text
 from training.scenes import Scene, Thing
 
 IGNORE = -100
-# The heads of the first stage and how many classes each has.
+# The classification heads, and the number of classes of each.
 HEADS = {
     "kind": len(PATCH_KINDS),
     "surface": len(PATCH_SURFACES),  # colour of a shape or text; colour or scenery of the background
-    "region": len(REGIONS),  # of the thing that the patch belongs to
-    "count": MAX_COUNT,  # how many of its kind there are, less one
+    "region": len(REGIONS),  # where in the picture the patch's thing is
+    "count": MAX_COUNT,  # number of things of the same kind, minus one
     "character": len(CHARACTERS),
-    "place": MAX_WORD,  # of that character in its word
+    "place": MAX_WORD,  # index of the character in its word
 }
 _KIND = {name: index for index, name in enumerate(PATCH_KINDS)}
 _SURFACE = {name: index for index, name in enumerate(PATCH_SURFACES)}
@@ -29,7 +32,13 @@ _REGION = {cell: index for index, cell in enumerate(REGIONS)}
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Centres of patches. x, y: pixels of the resized picture, [rows, columns]; inside: which lie in it, the rest is padding."""
+    """The centres of all patches, each array [rows, columns].
+
+    Attributes:
+        x: In pixels of the resized picture.
+        y: In pixels of the resized picture.
+        inside: True for a patch of the picture, False for a patch of padding.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -37,7 +46,7 @@ class PatchGrid:
 
 
 def patch_grid(layout: TileLayout, tile_size: int, patch_size: int) -> PatchGrid:
-    """The grid over all tiles of a layout."""
+    """The grid of all tiles of a layout. tile_size, patch_size: in pixels."""
     per_tile = tile_size // patch_size
     x, y = np.meshgrid(
         (np.arange(layout.columns * per_tile) + 0.5) * patch_size, (np.arange(layout.rows * per_tile) + 0.5) * patch_size
@@ -48,7 +57,11 @@ def patch_grid(layout: TileLayout, tile_size: int, patch_size: int) -> PatchGrid
 def patch_labels(
     scene: Scene, layout: TileLayout, tile_size: int, patch_size: int, max_tiles: int, bank: DrawingBank
 ) -> np.ndarray:
-    """int16 [heads, max_tiles, patches of a tile], heads in the order of HEADS, IGNORE where a head has nothing to say."""
+    """The labels of a scene's patches.
+
+    Returns:
+        int16 [heads, max_tiles, patches of a tile], heads in the order of HEADS. IGNORE where a head has no label.
+    """
     grid = patch_grid(layout, tile_size, patch_size)
     maps = {name: np.full(grid.x.shape, IGNORE, np.int16) for name in HEADS}
     maps["kind"][grid.inside] = _KIND[BACKGROUND if scene.foreign is None else FOREIGN]

@@ -1,9 +1,8 @@
-"""What a word of the conversation refers to in the picture: labels that teach the text layers to look things up.
+"""Labels that say what a mention in a conversation refers to in the picture ("the red star": there, one, at the top, …).
 
-An answer is one or two words that the picture decides, so conversations alone teach slowly where to look. Here every mention of a
-thing, in questions as in answers, has labels of its own – is it there, how many, where, in which colour, on which side of it the
-thing mentioned before is, what is at the side that is asked about – which heads on the cross-attention layers must tell at the
-mention's last token. The heads are thrown away after training.
+The picture decides only one or two words of an answer, so answers alone train cross-attention slowly. For each mention of a thing
+or a place, in questions and answers, extra heads on the cross-attention layers predict these labels at the mention's last token.
+The heads are not exported.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from training.talk.places import once, side_of, things_at, things_beside
 from training.talk.questions import SIDES
 
 BINS = 8
-# The heads and how many classes each has.
+# The heads, and the number of classes of each.
 LOOKUPS = {
     "there": 2,
     "count": MAX_COUNT + 1,
     "region": len(REGIONS),
     "colour": len(COLOURS),
-    "column": BINS,  # of the centre
-    "row": BINS,
-    "across": 2,  # the thing mentioned before is left of it, right of it
-    "down": 2,  # above it, below it
-    "who": len(KINDS) + 2,  # what is at its side, or at a place of the picture: a kind, a text, nothing
+    "column": BINS,  # x of the thing's centre
+    "row": BINS,  # y of the thing's centre
+    "across": 2,  # the thing mentioned before is left or right of this thing
+    "down": 2,  # the thing mentioned before is above or below this thing
+    "who": len(KINDS) + 2,  # what is at the mentioned side of the thing, or at the mentioned place: a kind, a text, nothing
 }
-_ONE = tuple(LOOKUPS).index("region")  # from here on what is known of a single thing only
+_ONE = tuple(LOOKUPS).index("region")  # the lookups from here on need that exactly one thing is meant
 _BESIDE = tuple(LOOKUPS).index("across")
 _WHO = tuple(LOOKUPS).index("who")
 _REGION = {cell: index for index, cell in enumerate(REGIONS)}
@@ -61,10 +60,14 @@ _MENTION = re.compile(
 
 @dataclass(frozen=True)
 class Mention:
-    """A thing that a text speaks of, or a place whose thing it asks for.
+    """A thing or a place that a text mentions.
 
-    end: index of the character after it. kind: empty for a place. side: set in "left of the dog". before: kind and colour of the
-    thing mentioned before it in the same text.
+    Attributes:
+        end: Index of the character after the mention.
+        kind: Kind of the thing; empty for a place.
+        side: The side in mentions like "left of the dog".
+        before: Kind and colour of the previous thing in the same text.
+        place: A value of REGIONS; empty for a thing.
     """
 
     end: int
@@ -76,7 +79,7 @@ class Mention:
 
 
 def mentions(text: str) -> list[Mention]:
-    """Every mention in a text, a thing with the colour before it. A word in capitals is written in the picture: no mention."""
+    """All mentions in a text. A word in capitals quotes a text in the picture, so it is no mention."""
     found: list[Mention] = []
     before = None
     for hit in _MENTION.finditer(text):
@@ -91,7 +94,7 @@ def mentions(text: str) -> list[Mention]:
 
 
 def look_up(scene: Scene, mention: Mention) -> np.ndarray:
-    """int16 [lookups]: what the picture says of a mention, in the order of LOOKUPS; IGNORE where it says nothing."""
+    """The labels of a mention: int16 [len(LOOKUPS)], in the order of LOOKUPS; IGNORE where the scene does not decide."""
     found = np.full(len(LOOKUPS), IGNORE, np.int16)
     if scene.foreign:
         return found
@@ -116,7 +119,7 @@ def look_up(scene: Scene, mention: Mention) -> np.ndarray:
 
 
 def _things(scene: Scene, kind: str, colour: str | None) -> list[Thing] | None:
-    """Those that a mention means; None for a drawing with a colour, since it has no one colour."""
+    """The things that a mention can mean. None for a drawing with a colour, because drawings have several colours."""
     if colour and (scene.grey or (kind in BY_NAME and BY_NAME[kind].icons)):
         return None
     return [thing for thing in scene.things if thing.kind == kind and colour in (None, thing.colour)]
@@ -129,7 +132,7 @@ def _of_one(thing: Thing) -> list[int]:
 
 
 def _beside(one: Thing, other: Thing) -> list[int]:
-    """On which side of the other the first is, along both axes."""
+    """The labels "across" and "down": on which sides of `other` the thing `one` is."""
     sides = side_of(one, other, 0), side_of(one, other, 1)
     return [IGNORE if side is None else int(side in ("right of", "below")) for side in sides]
 
@@ -144,9 +147,9 @@ def _who(things: list[Thing] | None) -> int:
 
 
 def word_list(rng: random.Random, scene: Scene, many: int) -> str:
-    """Things and places in random order, about half of the things in the picture: many lookups in few tokens."""
+    """A list of `many` random things and places: many lookups in few tokens. Half of its things are in the picture."""
     known = [group for group in groups(scene) if group.kind in BY_NAME]
-    # Groups of many come more often, or most counts would be one.
+    # Large groups are chosen more often. Otherwise most counts would be one.
     shares = [group.count for group in known]
     tints = sorted({group.colour for group in known if group.colour}) or list(COLOURS)
     words = []
@@ -160,7 +163,7 @@ def word_list(rng: random.Random, scene: Scene, many: int) -> str:
 
 
 def _other(rng: random.Random, scene: Scene, tints: list[str]) -> Group:
-    """A kind that is hardly ever in the picture, in a colour that is."""
+    """A random kind, usually absent from the picture, in a colour of the picture."""
     kind = rng.choice(KINDS)
     return Group(kind.name, None if kind.icons or scene.grey else rng.choice(tints), "", 1)
 

@@ -1,6 +1,6 @@
-"""The model: a true MllamaForConditionalGeneration with Meta's order of vision features, small enough for a laptop.
+"""The model: a small MllamaForConditionalGeneration of transformers, with Meta's order of vision features, and its losses.
 
-Cross-attention layers sit where NxDI requires them, and every head count is even, for tensor parallel 2.
+The cross-attention layers are at the indices that NxDI requires. All head counts are even, for tensor parallel 2.
 """
 
 from __future__ import annotations
@@ -20,15 +20,28 @@ from training.labels import HEADS, IGNORE
 from training.listening import LOOKUPS
 
 TILE, PATCH, MAX_TILES = 84, 14, 4
-PATCHES = (TILE // PATCH) ** 2 + 1  # of a tile, the class token included
-ASPECT_RATIOS = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]  # rows, columns; as the processor numbers them
+PATCHES = (TILE // PATCH) ** 2 + 1  # vision tokens of a tile, the class token included
+ASPECT_RATIOS = [
+    [1, 1],
+    [1, 2],
+    [1, 3],
+    [1, 4],
+    [2, 1],
+    [2, 2],
+    [3, 1],
+    [4, 1],
+]  # [rows, columns], in the order of the image processor; id 0 is padding
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class Size:
-    """Widths and depths. Text: self layers + cross layers; vision: local + global layers."""
+    """Widths and depths of the model. The text model has self_layers + cross_layers layers, the vision model local + global.
+
+    Attributes:
+        intermediate: Vision layers whose input goes to the projector too.
+    """
 
     text_width: int = 192
     text_heads: int = 6
@@ -40,11 +53,15 @@ class Size:
     vision_heads: int = 4
     local_layers: int = 4
     global_layers: int = 1
-    intermediate: tuple[int, ...] = (1, 3)  # vision layers whose INPUT goes to the projector too
+    intermediate: tuple[int, ...] = (1, 3)
 
 
 def cross_attention_layers(self_layers: int, cross_layers: int) -> list[int]:
-    """Where NxDI looks for them: after every f - 1 self-attention layers, f = ceil(self / cross); self must be a multiple."""
+    """The layer indices at which NxDI expects cross-attention: one such layer in each group of self / cross + 1 layers.
+
+    Raises:
+        ValueError: self_layers is no multiple of cross_layers.
+    """
     if self_layers % cross_layers:
         raise ValueError(f"{self_layers} self-attention layers are no multiple of {cross_layers} cross-attention layers")
     every = self_layers // cross_layers
@@ -52,7 +69,11 @@ def cross_attention_layers(self_layers: int, cross_layers: int) -> list[int]:
 
 
 def make_config(size: Size, vocab_size: int, bos: int, eos: int, pad: int) -> MllamaConfig:
-    """The configuration. vocab_size: without the image token, whose id it is."""
+    """The configuration of the model.
+
+    Args:
+        vocab_size: Number of tokens without the image token; also the id of the image token.
+    """
     text = MllamaTextConfig(
         vocab_size=vocab_size,
         hidden_size=size.text_width,
@@ -85,7 +106,7 @@ def make_config(size: Size, vocab_size: int, bos: int, eos: int, pad: int) -> Ml
 
 
 class Student(nn.Module):
-    """The model with the heads that the dense labels need; only the model is kept afterwards."""
+    """The model with extra heads for patch labels (labels.py) and lookups (listening.py). Only the model is exported."""
 
     def __init__(self, config: MllamaConfig) -> None:
         super().__init__()
@@ -95,7 +116,7 @@ class Student(nn.Module):
         self.heads = nn.Linear(width, sum(HEADS.values()))
         crossing = config.text_config.cross_attention_layers
         self.lookup_heads = nn.ModuleList(nn.Linear(width, sum(LOOKUPS.values())) for _ in crossing)
-        self._looked: list[Tensor] = []  # what left each cross-attention layer in the last talk_loss
+        self._looked: list[Tensor] = []  # outputs of the cross-attention layers in the last talk_loss
         for index in crossing:
             self.model.model.language_model.layers[index].register_forward_hook(self._keep)
         self._open_gates()
@@ -104,7 +125,7 @@ class Student(nn.Module):
         self._looked.append(output[0] if isinstance(output, tuple) else output)
 
     def _open_gates(self) -> None:
-        """transformers starts gates at zero, from where vision hardly learns."""
+        """Sets the gates above zero. transformers starts them at zero, and then vision hardly learns."""
         with torch.no_grad():
             vision = self.model.model.vision_model
             for layer in vision.global_transformer.layers:
@@ -122,9 +143,15 @@ class Student(nn.Module):
                     layer.cross_attn_mlp_gate.fill_(0.5)
 
     def see(self, tiles: Tensor, ratio: Tensor, filled: Tensor) -> Tensor:
-        """What cross-attention sees: [batch, tiles * patches, text width].
+        """Encodes pictures.
 
-        tiles: uint8 [batch, tiles, 3, 84, 84]; ratio: [batch], aspect ratio ids; filled: bool [batch, tiles].
+        Args:
+            tiles: uint8 [batch, tiles, 3, 84, 84].
+            ratio: Aspect ratio ids, [batch].
+            filled: Which tiles hold a part of the picture, bool [batch, tiles].
+
+        Returns:
+            The cross-attention states, [batch, tiles * PATCHES, text width].
         """
         mean, std = (torch.tensor(v, device=tiles.device).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
         pixels = (tiles.float() / 255 - mean) / std * filled[:, :, None, None, None]
@@ -134,9 +161,14 @@ class Student(nn.Module):
         return self.model.model.multi_modal_projector(states).reshape(len(tiles), -1, self.heads.in_features)
 
     def patch_loss(self, states: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the dense labels and, for the curve, the accuracy of each head where there is something to see.
+        """Cross-entropy of the patch labels.
 
-        labels: int16 [batch, heads, tiles, patches without the class token].
+        Args:
+            states: What `see` returned.
+            labels: int16 [batch, heads, tiles, patches without the class token].
+
+        Returns:
+            The loss, and the accuracy of each head. The accuracy of "kind" leaves out background patches.
         """
         patches = states.reshape(len(states), MAX_TILES, PATCHES, -1)[:, :, 1:]
         logits = self.heads(patches).split(list(HEADS.values()), dim=-1)
@@ -148,7 +180,7 @@ class Student(nn.Module):
                 continue
             wanted, guess = wanted[kept], logits[index].flatten(0, 2)[kept]
             each = F.cross_entropy(guess, wanted, reduction="none")
-            # Most patches are background: they count less, or nothing else would be learned.
+            # Most patches show background. Their smaller weight lets the other classes be learned.
             importance = torch.where(wanted == 0, 0.15, 1.0) if name == "kind" else torch.ones_like(each)
             total = total + weight * (each * importance).sum() / importance.sum()
             shown = wanted > 0 if name == "kind" else torch.ones_like(wanted, dtype=torch.bool)
@@ -166,11 +198,16 @@ class Student(nn.Module):
         filled: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss over answer tokens. ids, labels: [batch, length], labels IGNORE except on answers. positions: the same,
-        rising along each row; None for 0, 1, 2 and so on.
+        """Mean cross-entropy of the answer tokens.
 
-        image_at: [batch], position of each image token; None, with states and filled, for conversations without a picture.
-        weights: [vocabulary], how much each token counts; None for all the same.
+        Args:
+            ids: Token ids, [batch, length].
+            labels: Token ids to learn, [batch, length]; IGNORE except on answers.
+            positions: Position ids, [batch, length], rising along each row; None for 0, 1, 2, ….
+            image_at: Index of each row's image token, [batch]. None in a batch without pictures, as states and filled.
+            states: What `see` returned for each row's picture.
+            filled: Which tiles hold a part of the picture, bool [batch, tiles].
+            weights: Loss weight of each token of the vocabulary, [vocabulary]; None for equal weights.
         """
         extra: dict[str, Tensor] = {}
         self.cross_rows.mask = None
@@ -184,10 +221,11 @@ class Student(nn.Module):
             self.cross_rows.mask = rows[:, 0]
             extra = {
                 "cross_attention_states": states,
-                "cross_attention_mask": keys | ~sees[:, None, :, None],  # rows that see nothing are open, and silenced after
+                "cross_attention_mask": keys
+                | ~sees[:, None, :, None],  # tokens before the image attend to all; the row mask clears the result
                 "full_text_row_masked_out_mask": rows,
             }
-        if positions is not None:  # transformers takes a gap for the start of another sequence unless it is told who sees whom
+        if positions is not None:  # without this mask transformers takes a gap for the start of another sequence
             causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
             extra |= {"position_ids": positions, "attention_mask": causal[None, None].expand(len(ids), 1, -1, -1)}
         hidden = self.model.model.language_model(input_ids=ids, use_cache=False, **extra).last_hidden_state
@@ -197,14 +235,17 @@ class Student(nn.Module):
         return F.cross_entropy(logits, wanted[kept], weight=weights)
 
     def lookup_loss(self, lookups: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss of what mentions refer to, for the rows of the talk_loss just called, and, for the curve, the accuracy after the
-        last cross-attention layer.
+        """Mean loss of the lookups over the cross-attention layers. Uses the layer outputs of the talk_loss called just before.
 
-        lookups: int16 [batch, length, LOOKUPS].
+        Args:
+            lookups: int16 [batch, length, LOOKUPS].
+
+        Returns:
+            The loss, and the accuracy of each lookup after the last cross-attention layer.
         """
         at = (lookups != IGNORE).any(-1)
         wanted = lookups[at].long()
-        # A batch may mention nothing; its gradients are still those of every head, as the other members' are.
+        # A batch without mentions still needs a gradient for each head, because all processes average the same gradients.
         total = torch.stack([0.0 * (head.weight.sum() + head.bias.sum()) for head in self.lookup_heads]).sum()
         right: dict[str, float] = {}
         for head, hidden in zip(self.lookup_heads, self._looked, strict=True):
@@ -234,7 +275,7 @@ _HEAD_WEIGHTS = {"kind": 1.0, "surface": 0.4, "region": 0.3, "count": 0.4, "char
 
 
 def whiten_patches(student: Student, patches: Tensor) -> None:
-    """Starts the patch embedding as a PCA whitening of real patches [n, 3 * 14 * 14], which saves it the slow first phase."""
+    """Initialises the patch embedding with a PCA whitening of patches [n, 3 * 14 * 14]. This makes early training faster."""
     embedding = student.model.model.vision_model.patch_embedding
     centred = patches - patches.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))

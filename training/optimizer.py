@@ -1,7 +1,7 @@
-"""Muon for the matrices inside the layers, AdamW for everything else, under one learning rate.
+"""Muon for the weight matrices of the layers, AdamW for all other parameters, with one learning rate.
 
-Several times faster here than AdamW alone. Muon: Keller Jordan et al., 2024; the scaling that matches AdamW's update size:
-Liu et al., "Muon is scalable for LLM training", 2025. (PyTorch's own computes in bfloat16, slow on CPUs without it.)
+Training is several times faster with both than with AdamW alone. Muon: Keller Jordan et al., 2024. The scaling to AdamW's update
+size: Liu et al., "Muon is scalable for LLM training", 2025. PyTorch's own Muon computes in bfloat16, which many CPUs do slowly.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from training.team import Team
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix updates are made orthogonal by five Newton-Schulz steps.
+    """SGD with momentum whose matrix updates are made orthogonal by five Newton-Schulz steps.
 
-    That costs as much as some pictures, so the members of a team each do a part of the matrices.
+    The orthogonalisation is expensive, so each process of the team does it for a part of the matrices.
     """
 
     def __init__(
@@ -53,16 +53,19 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     return wide.T if matrix.shape[0] > matrix.shape[1] else wide
 
 
-# Learning rates of what AdamW trains, as shares of Muon's. Pixels of a patch are so alike that a step which is small for each
-# weight of the patch embedding adds up to a large one for its output.
+# Learning rates of AdamW as shares of Muon's. The patch embedding has its own share: the pixels of a patch are so similar that
+# small steps of its weights add up to a large change of its output.
 ADAM_SHARE, PATCH_EMBEDDING_SHARE = 0.25, 0.04
 
 
 class Optimizer:
-    """Both optimizers as one.
+    """Muon and AdamW as one optimizer.
 
-    parts: modules that learn, each with its share of the learning rate. layers: those modules in them whose matrices Muon
-    trains. patch_embedding: see above.
+    Args:
+        parts: The modules to train, each with its share of the learning rate.
+        layers: The modules whose matrices Muon trains.
+        patch_embedding: The module that PATCH_EMBEDDING_SHARE applies to.
+        team: The processes that compute together.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Optimizer:
         )
 
     def step(self, lr: float) -> None:
-        """One update at the learning rate, with gradients clipped to norm 1, and cleared afterwards."""
+        """Clips the gradients to norm 1, makes one update and clears the gradients."""
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         for optimizer in self._both:
             for group in optimizer.param_groups:

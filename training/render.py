@@ -1,4 +1,4 @@
-"""A scene's pixels. Everything random in them comes from the scene's seed, so a scene drawn twice is the same picture."""
+"""Draws the picture of a scene. All randomness comes from the scene's seed: the same scene gives the same picture."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ _PALETTE = np.array(list(COLOURS.values()), np.float32)
 def render(
     scene: Scene, bank: DrawingBank, size: tuple[int, int] | None = None, style: str = "", tinted: float = 0.0
 ) -> Image.Image:
-    """The picture, mode RGB. size: in pixels, when not the scene's own. style: of DrawingBank.of, else the scene's split.
-    tinted: share of drawings in other colours than their own."""
+    """Draws the scene in RGB.
+
+    Args:
+        size: Width and height in pixels; None for the scene's own size.
+        style: Split or style of the drawings (DrawingBank.of); empty for the scene's split.
+        tinted: Share of drawings whose colours are changed.
+    """
     width, height = size or (scene.width, scene.height)
     noise = np.random.default_rng(scene.seed)
     if scene.foreign is not None:
@@ -69,7 +74,7 @@ def _paste(
 
 
 def _tinted(layer: Image.Image, noise: np.random.Generator) -> Image.Image:
-    """The drawing with its hues turned a little, paler or stronger, darker or lighter."""
+    """The drawing with randomly changed hue, saturation and brightness."""
     pixels = np.asarray(layer, np.float32)
     colours, alpha = pixels[..., :3], pixels[..., 3:]
     luma = colours @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -82,7 +87,7 @@ def _tinted(layer: Image.Image, noise: np.random.Generator) -> Image.Image:
 def fit_text(
     thing: Thing, wide: int, high: int, bank: DrawingBank, split: Split
 ) -> tuple[ImageFont.FreeTypeFont, tuple[int, int, int, int]]:
-    """The font at the size at which the text just fits into wide × high, and the box of its ink."""
+    """The font at the largest size at which the text fits into wide × high pixels, and the bounding box of the drawn text."""
     left, top, right, bottom = bank.font(thing.style, 40, split).getbbox(thing.text)
     font = bank.font(thing.style, int(40 * min(wide / (right - left), high / (bottom - top))), split)
     left, top, right, bottom = (round(v) for v in font.getbbox(thing.text))
@@ -102,14 +107,14 @@ def _jitter(colour: tuple[int, int, int], noise: np.random.Generator) -> tuple[i
 
 
 def _readable_on(image: Image.Image, thing: Thing) -> tuple[int, int, int]:
-    """Black or white, whichever shows on this part of the picture; for grey pictures, whose things have no colour."""
+    """Black or white, whichever contrasts with the picture behind the thing. For things without a colour, in grey pictures."""
     box = [round(f * side) for f, side in zip(thing.box, (image.width, image.height) * 2, strict=True)]
     mean = np.asarray(image.crop((box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1))), np.float32).mean()
     return (20, 20, 20) if mean > 128 else (235, 235, 235)
 
 
 def seen_colours(image: Image.Image) -> tuple[str, ...]:
-    """Names of the one or two colours that cover most of a picture, the larger first."""
+    """Names of the one or two colours that cover most of the picture, the most frequent first."""
     pixels = np.asarray(image.resize((24, 24), Image.Resampling.BOX), np.float32).reshape(-1, 1, 3)
     nearest = ((pixels - _PALETTE) ** 2).sum(-1).argmin(-1)
     counts = np.bincount(nearest, minlength=len(_NAMES)) / len(nearest)
@@ -118,7 +123,7 @@ def seen_colours(image: Image.Image) -> tuple[str, ...]:
 
 
 def disturb(image: Image.Image, rng: random.Random) -> Image.Image:
-    """What happens to pictures on their way: JPEG, blur, other brightness and contrast, noise. Most stay as they are."""
+    """Randomly adds blur, other brightness and contrast, noise, and JPEG artefacts, as augmentation."""
     if rng.random() < 0.12:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
     if rng.random() < 0.3:

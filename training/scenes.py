@@ -1,7 +1,7 @@
-"""What is in a picture: things with their places, drawn at random. A scene is values only; render.py makes pixels of it.
+"""Random scenes: which things a picture shows, and where. A scene holds plain values; render.py draws its pixels.
 
-Held out from training, so that figures can be taken on them: pairs of kinds never shown together, one drawing style of each
-kind (drawings.py), font families (drawings.py), words, and drawings of unknown things.
+Held out from training for the evaluation: an eighth of all pairs of kinds, one drawing style of each kind (drawings.py), two font
+families (drawings.py), a tenth of all words (words.py), and a fifth of the drawings of unknown things.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Split = Literal["train", "test"]
 ForeignKind = Literal["noise", "texture", "photo", "screen"]
 Box = tuple[float, float, float, float]
 
-# Things of these colours would hardly show on these backgrounds; a plain background hides its own colour only.
+# Colours that are hard to see on a background, besides the background's own colour.
 _HIDDEN_ON: dict[str, tuple[str, ...]] = {
     "a green meadow": ("green",),
     "a sandy beach": ("yellow", "orange", "white"),
@@ -52,20 +52,24 @@ _HIDDEN_ON: dict[str, tuple[str, ...]] = {
     "yellow": ("white", "orange"),
     "white": ("yellow",),
 }
-# A centre nearer than this to a border between two of the nine regions, or two centres nearer than this to being level, are
-# not asked about: people would disagree on the answer.
+# Fractions of the picture: the distance of a centre to the border between two of the nine regions, and the offset of two centres
+# along an axis. Below these margins people would disagree on an answer, so that nothing is asked.
 REGION_MARGIN = 0.045
 SIDE_MARGIN = 0.15
-MIRRORED, TURNED = 0.1, 0.15  # shares of things that are drawn so
+MIRRORED, TURNED = 0.1, 0.15  # shares of things that are drawn mirrored, and turned by up to 12 degrees
 
 
 @dataclass(frozen=True)
 class Thing:
     """One thing in a picture.
 
-    kind: a name in kinds.py, TEXT or UNKNOWN. colour: of shapes and text, None for drawings and in grey pictures. box: left,
-    top, right, bottom as fractions of the picture. text: what a TEXT says. style: which drawing or font, as a number that
-    render.py takes modulo their count. mirrored, angle (degrees): how it is turned.
+    Attributes:
+        kind: A name in kinds.py, TEXT or UNKNOWN.
+        colour: Colour of a shape or text; None for drawings and in grey pictures.
+        box: Left, top, right, bottom, as fractions of the picture.
+        text: The characters of a TEXT.
+        style: Number of the drawing or font; render.py takes it modulo the number of drawings or fonts.
+        angle: Rotation in degrees.
     """
 
     kind: str
@@ -83,13 +87,13 @@ class Thing:
 
     @property
     def region(self) -> str | None:
-        """Where the centre is, in the words of REGIONS; None when it is too near a border to call."""
+        """The region of the centre, a value of REGIONS; None within REGION_MARGIN of a border."""
         cell = self.cell
         return None if cell is None else REGIONS[cell]
 
     @property
     def cell(self) -> tuple[int, int] | None:
-        """Column and row of the 3 × 3 grid; None when too near a border."""
+        """Column and row of the centre in the 3 × 3 grid; None within REGION_MARGIN of a border."""
         found = []
         for value in self.centre:
             if min(abs(value - 1 / 3), abs(value - 2 / 3)) < REGION_MARGIN:
@@ -100,9 +104,18 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture to be drawn. things: from left to right. background: a colour or a name in SCENERY. foreign: set when the
-    picture is of no world that the model knows. width, height: of the picture in pixels. grey: without colours. seed: of
-    everything random in its pixels."""
+    """Everything that decides the pixels of a picture.
+
+    Attributes:
+        things: Sorted from left to right.
+        background: A name in COLOURS or SCENERY.
+        width: In pixels.
+        height: In pixels.
+        seed: Seed of the randomness in the pixels.
+        foreign: Set if the picture shows nothing that the model can name (foreign.py).
+        grey: Whether the picture has no colours.
+        split: Which drawings, fonts and phrasings the picture and its questions may use.
+    """
 
     things: tuple[Thing, ...]
     background: str
@@ -122,13 +135,17 @@ class Scene:
 
 
 def held_out_pair(first: str, second: str) -> bool:
-    """True for the eighth of all pairs of kinds that are never trained together."""
+    """True for an eighth of all pairs of kinds. Training never shows the two kinds of such a pair together."""
     return zlib.crc32("|".join(sorted((first, second))).encode()) % 8 == 0
 
 
 def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> Scene:
-    """A random scene. want: "one", "several", "count", "text", "blank", "unknown" or "foreign"; empty for the training
-    mix. Or "crowd": as many things as there is room for, which teaches seeing faster but is too much to talk about."""
+    """Draws a random scene.
+
+    Args:
+        want: "one", "several", "count", "text", "blank", "unknown", "foreign", or empty for a random one of these. "crowd" gives
+            up to 13 things, which trains the vision layers faster but is too much for a conversation.
+    """
     width, height = _sample_size(rng)
     seed = rng.randrange(2**31)
     want = (
@@ -155,7 +172,7 @@ def sample_scene(rng: random.Random, split: Split = "train", want: str = "") -> 
 
 
 def in_grey(scene: Scene) -> Scene:
-    """The scene without colours, in its pixels and in what can be said of it."""
+    """The scene as a grey picture, whose things have no colour."""
     things = tuple(replace(thing, colour=None) for thing in scene.things)
     background = scene.background
     if scene.plain and background not in ("white", "black"):
@@ -167,7 +184,7 @@ def in_grey(scene: Scene) -> Scene:
 
 
 def _sample_size(rng: random.Random) -> tuple[int, int]:
-    """Width and height in pixels: shapes from 1:4 to 4:1 with square ones the most, a few smaller than one tile."""
+    """Width and height in pixels, with ratios from 1:4 to 4:1, mostly near square. A few pictures are at most one tile large."""
     if rng.random() < 0.05:
         return rng.randint(56, 84), rng.randint(56, 84)
     long_side = rng.randint(150, 1200)
@@ -238,7 +255,7 @@ def _sample_crowd(rng: random.Random, width: int, height: int, background: str, 
 
 
 def _distinct(rng: random.Random, count: int, split: Split, start: Sequence[str] = ()) -> list[str]:
-    """Names of `count` more kinds beside `start`, no pair of them held out in training; a test scene may hold any pair."""
+    """`start` and up to `count` other kinds. Training scenes get no held-out pair; test scenes get any pair."""
     names = list(start) or [_pick_kind(rng).name]
     total = len(start) + count
     for _ in range(60):
@@ -251,9 +268,9 @@ def _distinct(rng: random.Random, count: int, split: Split, start: Sequence[str]
 
 
 def _place(rng: random.Random, width: int, height: int, share: float, boxes: Sequence[Box]) -> Box | None:
-    """A free box whose longer side is `share` of the picture's shorter side; None when there is no room.
+    """A square box that overlaps no other; None after 40 attempts. share: side as a share of the picture's shorter side.
 
-    Places are drawn evenly over the nine regions, as far as the size lets the centre reach them.
+    The nine regions are equally likely, as far as the box fits into the picture there.
     """
     side = share * min(width, height)
     half_width, half_height = side / width / 2, side / height / 2
@@ -275,9 +292,9 @@ def _overlap(one: Box, other: Box) -> bool:
 
 # --- text ----------------------------------------------------------------------------------------------------------------
 
-# Letters narrower than this, in pixels as the model sees the picture, cannot be told apart.
+# The model cannot tell apart letters narrower than this, in pixels of the resized picture.
 MIN_LETTER_PIXELS = 15.0
-SEEN_SIDE = 168  # pixels that the longer side of a picture has at least, as the model sees it (2 × 2 tiles of 84)
+SEEN_SIDE = 168  # least length of the longer side of a resized picture, in pixels (2 tiles of 84)
 
 
 def _sample_text(rng: random.Random, width: int, height: int, background: str, split: Split) -> list[Thing]:
@@ -289,7 +306,7 @@ def _sample_text(rng: random.Random, width: int, height: int, background: str, s
     else:
         text = word(rng, longest, split)
     assert all(character in CHARACTERS for character in text)
-    # The share of the picture's width. A letter is about as wide as 0.7 of its height, so tall words are short ones.
+    # `share` is the text's width as a share of the picture's width. A letter is about 0.7 as wide as it is high.
     least = max(0.3, len(text) * MIN_LETTER_PIXELS / seen_width)
     most = min(0.95, len(text) * 0.7 * 0.6 * height / width)
     share = rng.uniform(min(least, 0.95), max(least, most))

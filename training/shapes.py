@@ -1,4 +1,4 @@
-"""Coloured shapes, drawn once as masks."""
+"""Masks of the shapes: circle, square, triangle, …"""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 
 from PIL import Image, ImageDraw
 
-_SIDE = 384  # drawn large and shrunk, for smooth edges
+_SIDE = 384  # pixels; shapes are drawn large and scaled down, for smooth edges
 
 
 def _on_heart(t: float) -> tuple[float, float]:
-    """The well-known heart curve."""
+    """A point of the parametric heart curve, scaled into the unit square. t: 0 to 2π."""
     height = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
     return 0.5 + 0.5 * math.sin(t) ** 3, 0.46 - height / 34
 
@@ -36,7 +36,7 @@ _POLYGONS: dict[str, list[tuple[float, float]]] = {
 
 @functools.cache
 def shape_mask(name: str) -> Image.Image | None:
-    """Where the shape is, mode L, 128 pixels square; None for a name that is no shape."""
+    """The mask of a shape, 128 × 128 pixels, mode L (255 inside the shape); None if the name is no shape."""
     mask = Image.new("L", (_SIDE, _SIDE))
     draw = ImageDraw.Draw(mask)
     if name == "circle":

@@ -1,7 +1,7 @@
-"""Who computes: on a GPU one process, with others that draw; on a CPU one single-threaded process a core.
+"""The processes that train together: on a GPU, one, with workers that draw; on a CPU, one single-threaded process per core.
 
-Processes that meet once a step lose little when the machine has other work; threads that meet thousands of times a step wait
-for the slowest each time (measured: a fifth of the speed beside one busy program).
+Processes synchronise once per step, threads thousands of times per step. With threads, another busy program on the machine slowed
+training down to a fifth (measured), because all threads wait for the slowest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Team:
-    """One member of the team. workers: processes of its own that draw pictures."""
+    """One training process and its place among all of them.
+
+    Attributes:
+        rank: Number of the process, 0 to size - 1.
+        size: Number of processes.
+        workers: Number of worker processes that draw pictures for this process.
+    """
 
     rank: int
     size: int
@@ -28,17 +34,17 @@ class Team:
     workers: int
 
     def average(self, params: Sequence[Tensor], value: float) -> float:
-        """Makes each parameter's gradient the mean over all members; returns the mean of the value."""
+        """Replaces each gradient by its mean over all processes. Returns the mean of `value` over all processes."""
         if self.size == 1:
             return value
-        learning = [param for param in params if param.grad is not None]  # the same ones in every member
+        learning = [param for param in params if param.grad is not None]  # the same parameters in every process
         *grads, mean = self.add_up([*(param.grad for param in learning), torch.tensor(value)])
         for param, grad in zip(learning, grads, strict=True):
             param.grad = grad / self.size
         return float(mean / self.size)
 
     def add_up(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The sum of each tensor over all members."""
+        """The sum of each tensor over all processes."""
         if self.size == 1 or not tensors:
             return list(tensors)
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -48,7 +54,7 @@ class Team:
 
 
 def work_together(task: Callable[..., None], *args: Any, members: int = 0) -> None:
-    """Runs task(team, *args) in every member. members: processes on a CPU, 0 for one a core."""
+    """Runs task(team, *args) in every process. members: number of processes on a CPU, 0 for one per core."""
     if torch.cuda.is_available():
         task(Team(0, 1, torch.device("cuda"), max(1, (os.cpu_count() or 2) - 2)), *args)
         return

@@ -1,6 +1,6 @@
-"""Trains the tokenizer: Llama 3's byte-level BPE and special tokens, with a vocabulary made for these conversations.
+"""Trains the tokenizer: byte-level BPE with the special tokens of Llama 3, and a vocabulary for the training conversations.
 
-Capital words and digits that stand in pictures are left out of its corpus, so that they are spelt letter by letter.
+The corpus leaves out digits and quoted words in capitals, so that the model spells texts of pictures letter by letter.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from training.scenes import sample_scene
 from training.talk.conversation import conversation
 
-VOCABULARY = 2048  # without the image token, whose id this is
+VOCABULARY = 2048  # number of tokens without the image token; also the id of the image token
 IMAGE_TOKEN = "<|image|>"
-# Llama 3.2's names, as far as a conversation has them; reserved ones keep the count a round sixteen.
+# The special tokens of Llama 3.2 that conversations use. Reserved tokens make them sixteen.
 SPECIAL = (
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -31,7 +31,7 @@ SPECIAL = (
     "<|python_tag|>",
     *(f"<|reserved_special_token_{i}|>" for i in range(2, 7)),
 )
-# How Llama 3 cuts text into pieces before merging bytes (its published tokenizer.json).
+# The pre-tokenization pattern of Llama 3 (its published tokenizer.json).
 _PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPELT = re.compile(r'"[A-Z0-9]+"|\d')
 
@@ -47,7 +47,7 @@ def _corpus(seed: int, conversations: int) -> Iterator[str]:
 
 
 def train_tokenizer(seed: int = 1, conversations: int = 12_000) -> Tokenizer:
-    """A tokenizer of VOCABULARY entries and the image token."""
+    """Trains a tokenizer with VOCABULARY tokens and the image token on random conversations."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,7 +1,8 @@
-"""Two stages: first the vision layers learn to see, from labels of every patch; then everything learns to talk.
+"""The training loop and its two stages.
 
-Each stage has a budget in minutes. State is saved every few minutes and at the end, so a run that was stopped goes on where it
-was; the curve is a JSON line every fifty steps.
+Stage "see" trains the vision layers on patch labels. Stage "talk" trains the whole model on conversations. Each stage has a
+budget in minutes. The state is saved every SAVE_EVERY_S and after a stage, so that a stopped run can be resumed. curve.jsonl gets
+a line every LOG_EVERY steps.
 """
 
 from __future__ import annotations
@@ -29,18 +30,25 @@ from training.tokenizer import VOCABULARY
 LOG_EVERY = 20
 SAVE_EVERY_S = 120.0
 WARM_UP_STEPS = 30
-SEE_SHARE = 0.3  # of a budget of minutes
-CROWDED, WRITTEN = 0.5, 0.25  # shares of crowded pictures and of texts while learning to see
-# Text layers that know nothing yet would spoil what the vision layers know: these rest at first, and then learn slower.
+SEE_SHARE = 0.3  # share of the minutes for stage "see"
+CROWDED, WRITTEN = 0.5, 0.25  # shares of crowded pictures and of pictures with text in stage "see"
+# The untrained text layers would spoil the trained vision layers. In stage "talk", the vision layers are frozen for the first
+# VISION_RESTS of the time. After that their learning rate is multiplied by VISION_SHARE.
 VISION_RESTS, VISION_SHARE = 0.15, 0.4
-SEEING, LISTENING = 0.4, 0.3  # weights of the labels of patches and of mentions while talking
-DECAY = 0.4  # the last part of a stage, in which the learning rate falls to zero: most of the gain comes there
-CLIP_SECONDS = 30.0  # a longer pause between two steps is a pause of the machine, not of training
+SEEING, LISTENING = 0.4, 0.3  # loss weights of patch labels and of lookups in stage "talk"
+DECAY = 0.4  # last share of a stage, in which the learning rate falls to zero; most of the improvement happens there
+CLIP_SECONDS = 30.0  # longest step that counts against the budget; a longer one means that the machine was suspended
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training. minutes: of computation. rate: the highest learning rate. batch: pictures a step."""
+    """A stage of the training.
+
+    Attributes:
+        minutes: Budget of computing time.
+        rate: Highest learning rate.
+        batch: Pictures per step, over all processes.
+    """
 
     name: str
     minutes: float
@@ -50,13 +58,13 @@ class Stage:
 
 
 def learning_rate(stage: Stage, step: int, spent_s: float) -> float:
-    """Rises over the first steps, stays, and falls linearly to zero at the end of the stage's budget."""
+    """The learning rate: rises over WARM_UP_STEPS, is constant, and falls linearly to 1 % in the last DECAY of the budget."""
     left = max(0.0, 1 - spent_s / (60 * stage.minutes))
     return stage.rate * min(1.0, (step + 1) / WARM_UP_STEPS) * min(1.0, left / DECAY + 0.01)
 
 
 class Run:
-    """One training run in a folder: student, progress and curve, saved together. team: who else computes with it."""
+    """A training run: the student and its progress, saved in `folder` as state.pt and curve.jsonl."""
 
     def __init__(self, folder: Path, student: Student, team: Team) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +82,7 @@ class Run:
         self._optimizer_state = state["optimizer"]
 
     def save(self, optimizer: Optimizer | None) -> None:
-        """Writes the whole state; a kill in the middle leaves the one before. Members other than the first write nothing."""
+        """Replaces state.pt atomically. Only the process with rank 0 writes."""
         if self.team.rank:
             return
         state = {
@@ -95,7 +103,12 @@ class Run:
         batches: Callable[[int, str], Iterator[Any]],
         loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]],
     ) -> None:
-        """Runs or resumes a stage until its minutes are spent. batches: of a size, from a seed, an endless stream."""
+        """Runs or resumes a stage until its minutes are spent.
+
+        Args:
+            batches: Returns an endless stream of batches for a batch size and a seed.
+            loss_of: Returns the loss of a batch and figures for the curve.
+        """
         if stage.name in self.done:
             return
         if self.stage == stage.name and self._optimizer_state:
@@ -103,7 +116,7 @@ class Run:
         else:
             self.stage, self.step, self.spent_s = stage.name, 0, 0.0
         self._optimizer_state = None
-        # Resumed, the stream goes on with pictures not drawn before.
+        # The step in the seed gives a resumed run new pictures.
         source = batches(stage.batch // self.team.size, f"{stage.name}/{stage.seed}/{self.step}/{self.team.rank}")
         sums: dict[str, list[float]] = defaultdict(list)
         saved = marked = before = time.monotonic()
@@ -113,7 +126,7 @@ class Run:
             loss, figures = loss_of(next(source))
             loss.backward()
             now = time.monotonic()
-            # Gradients and time are averaged together, so that every member takes the same step at the same rate.
+            # The mean over all processes of gradients and time gives every process the same step and learning rate.
             self.spent_s += self.team.average(optimizer.params, min(now - before, CLIP_SECONDS))
             before = now
             optimizer.step(rate)
@@ -146,14 +159,14 @@ class Run:
 
 
 def layers(student: Student) -> list[nn.Module]:
-    """The layers whose matrices Muon trains."""
+    """The modules whose matrices Muon trains."""
     model = student.model.model
     vision = model.vision_model
     return [vision.transformer, vision.global_transformer, model.multi_modal_projector, model.language_model.layers]
 
 
 def learn_to_see(run: Run, stage: Stage) -> None:
-    """Stage one: vision layers and projector, from the labels of each patch."""
+    """Stage "see": trains the vision layers and the projector on patch labels."""
     student = run.student
     model = student.model.model
     parts = [(model.vision_model, 1.0), (model.multi_modal_projector, 1.0), (student.heads, 1.0)]
@@ -167,7 +180,7 @@ def learn_to_see(run: Run, stage: Stage) -> None:
 
 
 def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
-    """Stage two: everything, from conversations, with the labels of the patches as a reminder."""
+    """Stage "talk": trains the whole model on conversations, lookups and patch labels. tokenizer: folder of tokenizer.json."""
     student = run.student
     weights = content_weights(Tokenizer(tokenizer), student.model.config.text_config.vocab_size).to(run.team.device)
 
@@ -205,7 +218,7 @@ def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
 
 
 def _patches(seed: int) -> Tensor:
-    """Normalised patches of things in 300 pictures: [n, 3 * 14 * 14]."""
+    """Normalised patches that show things, from 300 pictures: float32 [n, 3 * 14 * 14]."""
     from training.model import IMAGE_MEAN, IMAGE_STD, PATCH, TILE
 
     pictures = next(iter(PictureStream(300, f"patches/{seed}")))
@@ -217,9 +230,12 @@ def _patches(seed: int) -> Tensor:
 
 
 def make_checkpoint(team: Team, folder: Path, out: Path, minutes: float, batch: int, start: Path | None = None) -> None:
-    """Both stages in the folder, which holds tokenizer.json, then the checkpoint in `out`. Goes on where it was.
+    """Runs or resumes both stages, then writes the checkpoint to `out`.
 
-    start: a checkpoint with the same tokenizer whose weights to begin with, at lower rates than from nothing.
+    Args:
+        folder: Folder of the run. Holds tokenizer.json.
+        minutes: Budget of both stages together.
+        start: Checkpoint with the same tokenizer to start from, with lower learning rates; None for new weights.
     """
     torch.manual_seed(0)
     special = Tokenizer(folder).special_id

@@ -1,4 +1,4 @@
-"""Words to be read in pictures: common short ones, and invented ones so that reading is more than knowing words."""
+"""Words for the texts in pictures: common short words, and invented ones, so that the model learns to read letter by letter."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ENDS = ["", "", "", *"B D G K L M N P R S T X CK LD LL MP ND NG NK NT RD RK RN 
 
 
 def held_out_word(text: str) -> bool:
-    """True for the tenth of all words that training never shows."""
+    """True for a tenth of all words, which training never shows."""
     return zlib.crc32(text.encode()) % 10 == 0
 
 
 def word(rng: random.Random, longest: int, split: str) -> str:
-    """A word of at most min(longest, 8) capital letters, from the part of all words that belongs to the split."""
+    """A random word of the split, in capital letters. longest: most letters, at most 8. split: "train" or "test"."""
     longest = min(longest, 8)
     while True:
         if rng.random() < 0.45:

@@ -1,6 +1,6 @@
-"""The language half of the training set: questions about scenes with true, varied answers, small talk, and honesty.
+"""The texts of the training set: questions about scenes with true answers, and small talk without a picture.
 
-ask: one question about a picture. small_talk: one without. conversation: several turns. truth.py judges replies.
+ask makes one question about a scene, small_talk one without a scene, conversation several turns. truth.py judges replies.
 """
 
 from training.talk.conversation import KINDS_OF_QUESTION, ask, conversation

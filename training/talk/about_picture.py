@@ -1,6 +1,6 @@
-"""Questions about a picture and their true answers: what, how many, which colour, is there, what is written.
+"""Questions about a scene with true answers: what it shows, how many, which colour, whether something is there, what a text says.
 
-Each maker takes (rng, scene) and returns None where the scene gives no answer on which people would agree.
+Each public function of (rng, scene) makes one exchange. It returns None if people would disagree on the answer.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def what(rng: random.Random, scene: Scene) -> Exchange:
 
 
 def name_all(rng: random.Random, found: Sequence[Group], scene: Scene) -> str:
-    """One sentence that names all things."""
+    """A sentence that names all things."""
     if not found:
         return rng.choice(_EMPTY).format(empty=empty_background(scene))
     if len(found) == 1 and found[0].kind == UNKNOWN:
@@ -125,7 +125,7 @@ def name_all(rng: random.Random, found: Sequence[Group], scene: Scene) -> str:
 
 
 def single(rng: random.Random, scene: Scene) -> Exchange | None:
-    """What is this? Only with one thing."""
+    """Asks "What is this?" about a scene with exactly one thing."""
     found = groups(scene)
     if len(scene.things) != 1:
         return None
@@ -163,7 +163,7 @@ def _topic(found: Sequence[Group]) -> str:
 
 
 def count(rng: random.Random, scene: Scene) -> Exchange | None:
-    """How many of one kind, of one category, or of all things."""
+    """Asks for the number of things of a kind, of a category, or of all things."""
     known = [group for group in groups(scene) if group.kind in BY_NAME]
     draw = rng.random()
     if draw < 0.12 and len(known) == len(groups(scene)):
@@ -174,7 +174,7 @@ def count(rng: random.Random, scene: Scene) -> Exchange | None:
         total = sum(group.count for group in known if BY_NAME[group.kind].category == category)
         if category in CATEGORIES and category != "food" and 0 < total <= MAX_COUNT:
             return _count(rng, scene, "count", total, category, CATEGORY_MANY[category])
-    # Groups of many come first, or most answers would be one.
+    # Large groups are chosen more often. Otherwise most answers would be one.
     asked = rng.choices(known, [group.count for group in known])[0].kind if known and draw < 0.9 else ""
     kind = asked or absent(rng, scene)
     return _count(rng, scene, "count", scene.count(kind), kind, BY_NAME[kind].many, kind)
@@ -196,7 +196,7 @@ def count_answer(rng: random.Random, total: int, counted: str) -> str:
 
 
 def colour(rng: random.Random, scene: Scene) -> Exchange | None:
-    """The colour of shapes or of text; now and then of something that is not there."""
+    """Asks for the colour of a shape or a text; sometimes of a thing that is not there."""
     coloured = [group for group in groups(scene) if group.colour]
     if rng.random() < 0.08:
         return missing(rng, scene, "colour")
@@ -211,7 +211,7 @@ def colour(rng: random.Random, scene: Scene) -> Exchange | None:
 
 
 def _no_colour(rng: random.Random, scene: Scene, kind: str) -> Exchange:
-    """Drawings differ in colour from set to set and have several: the model does not learn them and says so."""
+    """Asks for the colour of a drawing. The answer admits not to know, because drawings have several colours."""
     question = pose(rng, "colour", scene.split, the=f"the {kind}", be="is")
     return Exchange("colour", question, no_colour_answer(rng, kind), None, kind)
 
@@ -241,10 +241,10 @@ def background(rng: random.Random, scene: Scene) -> Exchange:
 
 
 def yesno(rng: random.Random, scene: Scene) -> Exchange | None:
-    """Is it there, is it that colour, are there so many: yes as often as no."""
+    """Asks whether a thing is there, has a colour, or is there so many times. Yes and no are about equally frequent."""
     known = [group for group in groups(scene) if group.kind in BY_NAME]
     draw = rng.random()
-    yes = rng.random() < 0.55  # evens out those given up below
+    yes = rng.random() < 0.55  # more than half, because more questions with "yes" are given up below
     if known and draw < 0.12:
         return _is_colour(rng, scene, rng.choice(known), yes)
     if known and draw < 0.2:
@@ -274,7 +274,7 @@ def _isabsent(rng: random.Random, scene: Scene, known: Sequence[Group]) -> Excha
     found = groups(scene)
     tints = {group.colour for group in known if group.colour}
     shapes = [group for group in known if group.colour]
-    if shapes and rng.random() < 0.35:  # the shape is there, but in another colour
+    if shapes and rng.random() < 0.35:  # asks for a shape of the scene in a wrong colour
         kind = rng.choice(shapes).kind
         tint: str | None = rng.choice([tint for tint in COLOURS if tint not in tints])
     else:
@@ -312,7 +312,7 @@ def _is_count(rng: random.Random, scene: Scene, group: Group, yes: bool) -> Exch
 
 
 def category(rng: random.Random, scene: Scene) -> Exchange | None:
-    """Is there an animal, and which animals there are."""
+    """Asks whether things of a category are there, or which."""
     found = groups(scene)
     present = {BY_NAME[group.kind].category for group in found if group.kind in BY_NAME} & set(CATEGORIES)
     yes = rng.random() < 0.5
@@ -323,7 +323,7 @@ def category(rng: random.Random, scene: Scene) -> Exchange | None:
     if not hits and (
         any(group.kind == UNKNOWN for group in found) or ({"food", "plant", "animal"} & present and name in ("food", "plant"))
     ):
-        return None  # a carrot is a plant to some
+        return None  # people disagree whether a carrot is a plant
     about = hits[0].kind if len(hits) == 1 else ""
     if hits and rng.random() < 0.4:
         every = named(hits)
@@ -342,7 +342,7 @@ def category(rng: random.Random, scene: Scene) -> Exchange | None:
 
 
 def read(rng: random.Random, scene: Scene) -> Exchange:
-    """What the text says, or that there is none."""
+    """Asks what the text says, or whether there is a text."""
     texts = [thing.text for thing in scene.things if thing.kind == TEXT]
     draw = rng.random()
     if not texts:

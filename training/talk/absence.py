@@ -1,4 +1,4 @@
-"""What is not in the picture: kinds to ask for in vain, and how to say that something is not there."""
+"""Questions about things that are not in the picture, and answers that say so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.talk.questions import pose
 
 
 def absent(rng: random.Random, scene: Scene) -> str:
-    """A kind that is not there; half of the time of the same category as one that is."""
+    """The name of a kind that is not in the scene; in half of the cases of the same category as a thing in the scene."""
     present = {thing.kind for thing in scene.things}
     categories = {BY_NAME[kind].category for kind in present if kind in BY_NAME}
     near = categories and rng.random() < 0.5
@@ -24,7 +24,7 @@ def absent(rng: random.Random, scene: Scene) -> str:
 
 
 def missing(rng: random.Random, scene: Scene, ask: str) -> Exchange:
-    """Where or of which colour is something that is not there."""
+    """Asks where a thing is that is not there, or which colour it has. ask: "where" or "colour"."""
     kind = BY_NAME[absent(rng, scene)]
     question = pose(rng, ask, scene.split, the=f"the {kind.name}", be="is")
     answer = rng.choice(
@@ -36,7 +36,12 @@ def missing(rng: random.Random, scene: Scene, ask: str) -> Exchange:
 
 
 def no_answer(rng: random.Random, found: Sequence[Group], one: str) -> str:
-    """No, with what there is instead half of the time. one: what is not there, without an article."""
+    """An answer "No", in half of the cases with what is there instead.
+
+    Args:
+        found: The groups of the scene.
+        one: The missing thing, without an article.
+    """
     forms = ["No.", f"No, there is no {one}.", f"No, I see no {one}.", f"No, I do not see {with_article(one)}."]
     if not found:
         forms.append("No, the picture is empty.")

@@ -1,6 +1,6 @@
-"""What a free-text reply claims of a picture: things with colours and counts, places, backgrounds, quoted texts.
+"""Parses what a free-text reply claims about a picture: things with colours and counts, places, backgrounds, quoted texts.
 
-Reads any wording made of the words of the closed world; trusts no phrasing of ours.
+The parser knows the words in kinds.py. It does not depend on the phrasings of the training answers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from training.kinds import COLOURS, KINDS, NUMBERS, REGIONS, SCENERY, TEXT, UNKN
 
 
 class Mention(NamedTuple):
-    """A kind that a reply names. colour: None when it gives none. count: 0 for "no dog", None for "the dog" or "dogs"."""
+    """A thing that a reply names. colour: None if the reply gives none. count: 0 for "no dog", None for "the dog" or "dogs"."""
 
     kind: str
     colour: str | None
@@ -22,8 +22,16 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True)
 class Claims:
-    """All that a reply claims. places: kind and region. sides: kind, side, kind. references: mentions that only say beside
-    what something is, as the cat in "left of the cat"."""
+    """Everything that a reply claims.
+
+    Attributes:
+        references: Mentions that only say where another thing is, like the cat in "left of the cat".
+        places: Pairs of kind and region.
+        sides: Triples of kind, side and kind, like ("dog", "left of", "cat").
+        backgrounds: Names in COLOURS or SCENERY.
+        texts: Quoted texts.
+        colours: All colours that the reply names.
+    """
 
     mentions: tuple[Mention, ...]
     references: tuple[Mention, ...]
@@ -80,7 +88,7 @@ class _Found(NamedTuple):
 
 
 def plain_words(reply: str) -> str:
-    """The reply in small letters, with American spelling and without short forms."""
+    """The reply in lower case, with American spelling, without contractions."""
     text = reply.lower().replace("’", "'").replace("n't", " not").replace("can not", "cannot").replace("ca not", "cannot")
     text = text.replace("grey", "gray").replace("colour", "color").replace("centre", "center").replace("-", " ")
     text = text.replace("recognise", "recognize").replace("i'm", "i am")
@@ -88,30 +96,30 @@ def plain_words(reply: str) -> str:
 
 
 def mentions(reply: str) -> list[Mention]:
-    """The kinds that the reply names, with colour and count where it gives them."""
+    """The things that the reply names, without references (Claims)."""
     return list(claims(reply).mentions)
 
 
 def places(reply: str) -> set[str]:
-    """The regions that the reply names, also without a preposition, in the words of REGIONS."""
+    """The regions that the reply names, with or without a preposition, as values of REGIONS."""
     return {_PLACES[found] for found in _BARE_PLACE.findall(plain_words(_cut_quotes(reply)[0]))}
 
 
 def sides(reply: str) -> set[str]:
-    """The sides that the reply names: left of, right of, above, below."""
+    """The sides that the reply names: "left of", "right of", "above", "below"."""
     words = plain_words(_cut_quotes(reply)[0])
     found = {side for word, side in _SIDES.items() if re.search(rf"\b{word} of\b", words)}
     return found | {side for word, side in _OVER_UNDER.items() if re.search(rf"\b{word}\b", words)}
 
 
 def numbers(reply: str) -> list[int]:
-    """The numbers in the reply, in words or digits, in their order; articles are none."""
+    """The numbers in the reply, in words or digits, in their order. Articles do not count as one."""
     words = _WORD.findall(plain_words(_cut_quotes(reply)[0]))
     return [_COUNTS[word] for word in words if word in _COUNTS and word not in ("a", "an", "single")]
 
 
 def claims(reply: str) -> Claims:
-    """All that the reply claims."""
+    """Parses the reply."""
     text, texts = _cut_quotes(reply)
     text = plain_words(text)
     text = _UNKNOWN.sub(" <unknown> ", text)
@@ -150,7 +158,7 @@ def claims(reply: str) -> Claims:
 
 
 def _cut_quotes(reply: str) -> tuple[str, tuple[str, ...]]:
-    """The reply with its quoted texts replaced by marks, and those texts."""
+    """The reply with each quoted text replaced by its number in quotes, and the quoted texts."""
     straight = reply.replace("“", '"').replace("”", '"')
     texts = tuple(re.findall(r'"([^"]*)"?', straight))
     counter = iter(range(len(texts)))
@@ -158,10 +166,10 @@ def _cut_quotes(reply: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _find(words: list[str]) -> list[_Found]:
-    """The kinds in the words of one sentence."""
+    """The things in the words of one sentence."""
     found = []
     position = 0
-    clause = 0  # where the clause began, for what a "not" reaches
+    clause = 0  # start of the clause; a "not" applies only to its own clause
     while position < len(words):
         if words[position] in _ENDS or words[position] in (",", "but", "only"):
             clause = position + 1
@@ -189,7 +197,7 @@ def _find(words: list[str]) -> list[_Found]:
 
 
 def _before(words: list[str], position: int, clause: int) -> tuple[int, str | None, int | None, bool]:
-    """Where the noun phrase begins, its colour, its count, and whether it is definite."""
+    """The start of the noun phrase that ends at `position`, its colour, its count, and whether it is definite."""
     start, colour = position, None
     while start > clause and (words[start - 1] in COLOURS or words[start - 1] in _ADJECTIVES):
         start -= 1
@@ -204,7 +212,7 @@ def _before(words: list[str], position: int, clause: int) -> tuple[int, str | No
 
 
 def _after(words: list[str], end: int) -> str | None:
-    """The colour in "the star is red"."""
+    """The colour after a noun phrase, as in "the star is red"."""
     rest = words[end : end + 4]
     if not rest or rest[0] not in ("is", "are"):
         return None
@@ -213,7 +221,7 @@ def _after(words: list[str], end: int) -> str | None:
 
 
 def _negated(before: list[str]) -> bool:
-    """True after "do not see", "cannot find", "is not a"."""
+    """Whether the words negate what follows, like "do not see", "cannot find", "is not a"."""
     for index, word in enumerate(before):
         if word in ("not", "cannot", "without", "neither"):
             after = before[index + 1 : index + 2]
@@ -223,14 +231,14 @@ def _negated(before: list[str]) -> bool:
 
 
 def _side_before(words: list[str], start: int) -> str | None:
-    """The side that ends just before a noun phrase: left of, above."""
+    """The side named directly before the noun phrase, like "left of" or "above"."""
     if start >= 2 and words[start - 1] == "of" and words[start - 2] in _SIDES:
         return _SIDES[words[start - 2]]
     return _OVER_UNDER.get(words[start - 1]) if start >= 1 else None
 
 
 def _beside(words: list[str], found: list[_Found]) -> list[tuple[str, str, str]]:
-    """Who is at which side of whom: the last one named before, else the first one named after."""
+    """Triples of kind, side and kind. The first kind is the last thing named before the reference, else the first one after."""
     result = []
     for index, one in enumerate(found):
         side = _side_before(words, one.start) if one.reference else None

@@ -1,4 +1,4 @@
-"""Chooses what is asked: single questions by weight, and conversations whose later questions lean on the earlier ones."""
+"""Chooses the questions: single questions by weight, and conversations whose later questions refer to the earlier ones."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _MAKERS: dict[str, Maker] = {
     "story": stories.story,
     "cannot": honesty.cannot,
 }
-# How often each kind is asked. The hard, visual kinds dominate, and what only some scenes allow is asked more often there:
-# of scenes with several of a kind, how many; of scenes with different things, where they are; of text, what it says.
+# How often each kind of question is asked. The hard, visual kinds are frequent. A kind that only some scenes allow is asked more
+# often there: _MANY for scenes with several things of a kind, _SEVERAL for scenes with different kinds, _TEXT for texts.
 _WEIGHTS = {
     "what": 14.0,
     "describe": 11.0,
@@ -65,10 +65,14 @@ def _weights(scene: Scene) -> list[float]:
 
 
 def ask(rng: random.Random, scene: Scene, kind: str = "", seen_colours: tuple[str, ...] = ()) -> Exchange | None:
-    """A question about the scene and its true answer.
+    """Makes a question about the scene with its true answer.
 
-    kind: one of KINDS_OF_QUESTION; empty for the training mix, which always finds one. seen_colours: the one or two colours
-    that a foreign picture mostly has. None when the scene has no answer of this kind on which people would agree.
+    Args:
+        kind: One of KINDS_OF_QUESTION; empty for the training mix, which always gives a question.
+        seen_colours: The one or two main colours of a foreign picture.
+
+    Returns:
+        None if people would disagree on the answer to a question of this kind.
     """
     if scene.foreign:
         return honesty.foreign(rng, scene, seen_colours, kind)
@@ -85,7 +89,7 @@ def ask(rng: random.Random, scene: Scene, kind: str = "", seen_colours: tuple[st
 def conversation(
     rng: random.Random, scene: Scene | None, turns: int, split: str = "train", seen_colours: tuple[str, ...] = ()
 ) -> list[Exchange]:
-    """So many turns about the scene, or without a picture. Later questions may say "it" of what was spoken of before."""
+    """Makes `turns` exchanges about the scene, or small talk if the scene is None. Later questions may use "it" and "them"."""
     if scene is None:
         exchanges = [small_talk(rng, split=split)]
         while len(exchanges) < turns:

@@ -1,6 +1,6 @@
-"""A question with its answer, and how questions are asked: phrasings kept apart for training and test, and careless typing.
+"""A question with its answer, the phrasings of questions, split into training and test, and careless typing.
 
-Knows nothing of pictures.
+The module knows nothing of pictures.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TEST_SHARE = 8  # one phrasing in this many is kept for the test, by the hash of what it says
-COMMON_SHARE = 0.2  # of training questions that are phrased as most people would
+TEST_SHARE = 8  # one phrasing in this many is held out for the test
+COMMON_SHARE = 0.2  # share of training questions that have a common phrasing
 
 _PREFIXES = (
     "Please tell me: ",
@@ -40,8 +40,10 @@ _SUFFIXES = (", please", " please", ", can you tell me", ", do you know")
 class Exchange:
     """One question and its answer.
 
-    kind: of question. gold: what a reply is judged by; its type depends on the kind (talk/truth.py). about: the kind of the
-    one thing that is spoken of, so that the next question can call it "it"; empty when there is none.
+    Attributes:
+        kind: Kind of question.
+        gold: The true answer as a value, for the judges in truth.py. Its type depends on the kind.
+        about: Kind of the one thing that the exchange is about, which the next question can call "it"; empty for none.
     """
 
     kind: str
@@ -52,15 +54,16 @@ class Exchange:
 
 
 def meaning(phrasing: str) -> str:
-    """The phrasing without what carelessness and slots vary: by this, training and test differ."""
+    """The phrasing without variation of spelling and slots. Two phrasings with the same meaning are in the same split."""
     text = phrasing.lower().replace("'s ", " is ").replace("colour", "color").replace("{color}", "color")
     return re.sub(r"[^\w{} +*=-]", "", re.sub(r"\{image\}|\bpicture\b|\bphoto\b|\bdrawing\b", "image", text)).strip()
 
 
 class Pool:
-    """Ways to say something, parted by their hash: an eighth only for the test, the rest for training.
+    """Phrasings of one kind of question, split by hash: 1 / TEST_SHARE for the test, the rest for training.
 
-    The first `keep` entries are what most people say: always for training, and more often. Both parts hold at least one entry.
+    The first `keep` entries are common phrasings: they are always for training and are picked more often. Each split has at least
+    one entry.
     """
 
     def __init__(self, entries: Sequence[str], keep: int = 1) -> None:
@@ -79,7 +82,11 @@ class Pool:
 
 
 def read_pools(name: str, parted: str = "\n") -> dict[str, Pool]:
-    """The pools of a file in phrasings/: "[kind n]" opens one of which the first n entries are always for training."""
+    """Reads the pools of a file in phrasings/. A line "[kind n]" starts a pool with keep = n.
+
+    Args:
+        parted: Separator of the entries.
+    """
     pools = {}
     text = (Path(__file__).parent / "phrasings" / name).read_text(encoding="utf-8")
     for section in text.split("\n[")[1:]:
@@ -90,7 +97,7 @@ def read_pools(name: str, parted: str = "\n") -> dict[str, Pool]:
 
 
 def sloppy(rng: random.Random, text: str) -> str:
-    """The text as people type it: often as it is, else without a capital, without its mark, or all in small letters."""
+    """The text as people type it: mostly unchanged, else without its capital, without its end mark, or in lower case."""
     draw = rng.random()
     if draw < 0.6:
         return text
@@ -102,7 +109,7 @@ def sloppy(rng: random.Random, text: str) -> str:
 
 
 def careless(rng: random.Random, text: str) -> str:
-    """The text as people type it, now and then with a polite word before or after it."""
+    """The text as people type it (sloppy), sometimes with polite words before or after it."""
     draw = rng.random()
     if draw < 0.82:
         return sloppy(rng, text)

@@ -1,4 +1,4 @@
-"""Small knowledge for small talk: capitals, simple facts, jokes, and the tutorial's two prompts without a picture."""
+"""Facts for small talk: capitals, colours, sounds, opposites, jokes, and the two prompts without a picture of the tutorial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Later questions of a conversation: they say "it" or "them" of what was spoken of, or only name another thing."""
+"""Follow-up questions: they call the thing of the last exchange "it" or "them", or repeat the last question for another thing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ASKED = read_pools("follow_ups.txt")
 
 
 def follow_up(rng: random.Random, scene: Scene, last: Exchange) -> Exchange | None:
-    """A question that leans on the last exchange, or None when that one was not about one thing or one kind."""
+    """A question that refers to the last exchange; None if that exchange was not about one kind of thing."""
     if scene.foreign:
         question = careless(rng, _ASKED[rng.choice(_OF_IT)].pick(rng, scene.split))
         return honesty.foreign(rng, scene, last.gold, question=question) if last.kind == "foreign" else None
@@ -41,7 +41,7 @@ def follow_up(rng: random.Random, scene: Scene, last: Exchange) -> Exchange | No
 
 
 def keep_talking(rng: random.Random, last: Exchange, split: str) -> Exchange | None:
-    """Without a picture: another joke or story, the capital of another country."""
+    """A follow-up without a picture: another joke or story, or the capital of another country. None in other cases."""
     if rng.random() < 0.5:
         return None
     if last.kind in ("joke", "told"):
@@ -149,7 +149,7 @@ def _category(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None
 
 
 def _and_the(rng: random.Random, scene: Scene, last: Exchange) -> Exchange | None:
-    """And the star? The last question again, of another thing."""
+    """Repeats the last question for another thing, as in "And the star?"."""
     others = [group for group in groups(scene) if group.kind != last.about and (group.kind in BY_NAME or group.kind == TEXT)]
     if not others:
         return None

@@ -1,4 +1,4 @@
-"""What the model says where it must not pretend: foreign pictures, things it cannot know, no picture, tasks beyond it."""
+"""Answers that admit a limit: unknown pictures, questions that a picture cannot answer, a missing picture, tasks out of scope."""
 
 from __future__ import annotations
 
@@ -91,7 +91,13 @@ _LOAD = (
 
 
 def foreign(rng: random.Random, scene: Scene, seen_colours: tuple[str, ...], kind: str = "", question: str = "") -> Exchange:
-    """A question, or any of a kind, about a picture of another world, and the answer that it is not recognized."""
+    """Makes a question about a foreign picture, and the answer that the model does not recognize it.
+
+    Args:
+        seen_colours: The main colours of the picture, which the answer may name.
+        kind: Kind of question; empty for a random one.
+        question: The question itself, if it is chosen already.
+    """
     question = question or any_question(rng, scene.split, kind)
     return Exchange("foreign", question, _foreign_answer(rng, seen_colours), seen_colours)
 
@@ -105,16 +111,16 @@ def _foreign_answer(rng: random.Random, seen_colours: tuple[str, ...]) -> str:
 
 
 def cannot(rng: random.Random, scene: Scene) -> Exchange:
-    """A question that the picture does not answer."""
+    """Makes a question that a picture cannot answer."""
     return Exchange("cannot", pose(rng, "cannot", scene.split), rng.choice(_CANNOT).format(me=ME, seen=seen(scene)))
 
 
 def no_image(rng: random.Random, split: str) -> Exchange:
-    """A question about a picture where there is none."""
+    """Makes a question about a picture without a picture; the answer asks for one."""
     return Exchange("no_image", any_question(rng, split), rng.choice(_NO_IMAGE))
 
 
 def beyond(rng: random.Random, subject: str) -> str:
-    """The answer to a task that is beyond the model."""
+    """An answer to a task that the model cannot do. subject: a key of _DO."""
     do = rng.choice(_DO[subject if rng.random() < 0.5 else "anything"])
     return rng.choice(_BEYOND).format(me=ME, do=do) + rng.choice(_LOAD)

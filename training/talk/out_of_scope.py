@@ -1,4 +1,4 @@
-"""Tasks beyond the model: prompts built from many sentence shapes and fillers, both kept apart for training and test."""
+"""Prompts for tasks that the model cannot do, made of templates and fillers. Both are split into training and test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SUBJECTS = tuple(TEMPLATES)
 
 
 def out_of_scope(rng: random.Random, split: str) -> Exchange:
-    """A prompt beyond the model and its honest answer. The test combines only templates and fillers that training lacks."""
+    """Makes a prompt that the model cannot answer, and an answer that says so. Test prompts use held-out parts only."""
     subject = rng.choice(_SUBJECTS)
     template = TEMPLATES[subject].pick(rng, split)
     question = template.format_map(_Drawn(rng, split))
@@ -22,7 +22,7 @@ def out_of_scope(rng: random.Random, split: str) -> Exchange:
 
 
 class _Drawn(dict[str, str]):
-    """Draws a filler when a template asks for it."""
+    """A mapping for str.format_map that draws a random filler for each name on first access."""
 
     def __init__(self, rng: random.Random, split: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Noun phrases of a scene: groups of equal things, articles, plurals, lists, backgrounds. Knows nothing of questions."""
+"""Noun phrases for a scene: groups of equal things, articles, plurals, lists, backgrounds. Questions are not known here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WITHOUT_COLOUR = {text: " ".join(word for word in text.split() if word not in C
 
 @dataclass(frozen=True)
 class Group:
-    """All things of a scene that one phrase names: of one kind and colour."""
+    """All things of a scene with the same kind, colour and text. One phrase names them."""
 
     kind: str
     colour: str | None
@@ -23,7 +23,7 @@ class Group:
 
     @property
     def phrase(self) -> str:
-        """As it is first named: a red star, three dogs, the text "STOP", something I do not know."""
+        """The phrase at the first mention: a red star, three dogs, the text "STOP", something I do not know."""
         if self.kind == TEXT:
             return f'the text "{self.text}"'
         if self.kind == UNKNOWN:
@@ -34,14 +34,14 @@ class Group:
 
     @property
     def full(self) -> str:
-        """The phrase, with the colour of a text."""
+        """The phrase at the first mention, with the colour of a text."""
         if self.kind == TEXT and self.colour:
             return f'the {self.colour} text "{self.text}"'
         return self.phrase
 
     @property
     def the(self) -> str:
-        """As it is named again: the star, the dogs, the text."""
+        """The phrase at a later mention: the star, the dogs, the text."""
         if self.kind == UNKNOWN:
             return "the thing I do not know"
         return "the " + noun(self.kind, many=self.count > 1)
@@ -73,12 +73,12 @@ def group_of(thing: Thing) -> Group:
 
 
 def keys(found: Iterable[Group]) -> tuple[tuple[str, str | None, int], ...]:
-    """What a reply is judged by: kind, colour and count of each group."""
+    """Kind, colour and count of each group, as the gold of an exchange."""
     return tuple(group.key for group in found)
 
 
 def noun(kind: str, colour: str | None = None, many: bool = False) -> str:
-    """The kind in singular or plural with its colour, without an article."""
+    """The kind with its colour, without an article. many: whether in the plural."""
     name = kind if kind == TEXT else (BY_NAME[kind].many if many else kind)
     return f"{colour} {name}" if colour else name
 
@@ -97,12 +97,12 @@ def named(found: Sequence[Group]) -> str:
 
 
 def be(found: Sequence[Group]) -> str:
-    """Is or are, for a list that is the subject."""
+    """ "is" or "are" after a list of the groups."""
     return "is" if len(found) == 1 and found[0].count == 1 else "are"
 
 
 def there(found: Sequence[Group]) -> str:
-    """Is or are, after "there": as the first of the list wants it."""
+    """ "is" or "are" between "there" and a list of the groups: the first group decides."""
     return found[0].verb
 
 
@@ -111,14 +111,14 @@ def number(count: int, one: str, many: str) -> str:
 
 
 def background(scene: Scene) -> str:
-    """The background as a noun phrase: a white background, a green meadow; in grey without colours of scenery."""
+    """The background as a noun phrase: a white background, a green meadow. A grey picture's scenery has no colour: a meadow."""
     if scene.plain:
         return with_article(f"{scene.background} background")
     return _WITHOUT_COLOUR[scene.background] if scene.grey else scene.background
 
 
 def before_background(scene: Scene) -> str:
-    """The phrase that puts things in front of the background."""
+    """The phrase for a thing in front of the background: on a white background, in a night sky."""
     if scene.plain:
         return "on " + background(scene)
     phrase = SCENERY[scene.background]
@@ -126,11 +126,11 @@ def before_background(scene: Scene) -> str:
 
 
 def empty_background(scene: Scene) -> str:
-    """What an empty picture shows."""
+    """A noun phrase for what an empty picture shows."""
     return f"a plain {scene.background} background" if scene.plain else background(scene)
 
 
 def seen(scene: Scene) -> str:
-    """All that is in the picture, as a list; the background when there is nothing else."""
+    """All things of the scene as a list; the background if the scene is empty."""
     found = groups(scene)
     return named(found) if found else empty_background(scene)

@@ -1,4 +1,4 @@
-"""Questions about where things are: in which ninth of the picture, relative to each other, what is at one side."""
+"""Questions about places: in which region of the picture a thing is, on which side of another thing, and what is at a place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from training.talk.exchange import Exchange, capital
 from training.talk.phrases import Group, group_of, groups, keys, listed, there
 from training.talk.questions import OPPOSITE, SIDES, asked_place, pose
 
-DOMINANT = 1.4  # an open "where" needs the offset along one axis to be this many times that along the other, in pixels
+DOMINANT = (
+    1.4  # "Where is the dog relative to the cat?": the offset along one axis must be this many times the other offset, in pixels
+)
 
 _WHERE = (
     "{The} is {place}.",
@@ -24,16 +26,16 @@ _WHERE = (
 _RELATIVE = ("{The} is {side} {the2}.", "It is {side} {the2}.", "{Side} {the2}.", "I see it {side} {the2}.")
 _AT_PLACE = ("{Place} there {be} {all}.", "{All}.", "It is {all}.", "I see {all}.", "There {be} {all}.", "{All} {be} {place}.")
 _BORDERS = {"on the left": (0, -1), "on the right": (0, 1), "at the top": (1, -1), "at the bottom": (1, 1)}
-_INNER = tuple(name for (column, row), name in REGIONS.items() if (column == 1) == (row == 1))  # corners and the center
+_INNER = tuple(name for (column, row), name in REGIONS.items() if (column == 1) == (row == 1))  # the corners and the center
 
 
 def once(scene: Scene) -> list[Thing]:
-    """The known things whose kind occurs once."""
+    """The known things whose kind is in the scene exactly once."""
     return [thing for thing in scene.things if thing.kind != UNKNOWN and scene.count(thing.kind) == 1]
 
 
 def side_of(one: Thing, other: Thing, axis: int) -> str | None:
-    """Left of or right of (axis 0), above or below (axis 1); None when they are nearly level."""
+    """The side of `other` where `one` is: "left of", "right of" (axis 0), "above", "below" (axis 1). None within SIDE_MARGIN."""
     offset = one.centre[axis] - other.centre[axis]
     if abs(offset) < SIDE_MARGIN:
         return None
@@ -41,7 +43,7 @@ def side_of(one: Thing, other: Thing, axis: int) -> str | None:
 
 
 def main_axis(scene: Scene, one: Thing, other: Thing) -> int | None:
-    """The axis along which two things are clearly farther apart, in pixels; None when neither is."""
+    """The axis along which the two things are clearly farther apart in pixels: 0 for x, 1 for y, None for neither."""
     across = abs(one.centre[0] - other.centre[0]) * scene.width
     down = abs(one.centre[1] - other.centre[1]) * scene.height
     if across >= DOMINANT * down:
@@ -50,7 +52,7 @@ def main_axis(scene: Scene, one: Thing, other: Thing) -> int | None:
 
 
 def main_side(scene: Scene, one: Thing, other: Thing) -> str | None:
-    """Where one is relative to the other, in one word on which people would agree; else None."""
+    """The side of `other` along the main axis on which `one` is; None if people would disagree."""
     axis = main_axis(scene, one, other)
     return None if axis is None else side_of(one, other, axis)
 
@@ -73,7 +75,7 @@ def where(rng: random.Random, scene: Scene) -> Exchange | None:
 
 
 def _the(rng: random.Random, thing: Thing) -> str:
-    """The thing as it is asked for, now and then with its colour."""
+    """The thing as a question names it, sometimes with its colour."""
     return f"the {thing.colour} {thing.kind}" if thing.colour and rng.random() < 0.3 else f"the {thing.kind}"
 
 
@@ -97,7 +99,7 @@ def relation(rng: random.Random, scene: Scene) -> Exchange | None:
 
 
 def is_relation(rng: random.Random, scene: Scene, one: Thing, other: Thing, ask: str = "relation") -> Exchange | None:
-    """Is the dog left of the cat? Yes as often as no."""
+    """Asks "Is the dog left of the cat?". Yes and no are equally frequent."""
     axis = rng.randrange(2)
     side = side_of(one, other, axis) or side_of(one, other, 1 - axis)
     if side is None:
@@ -112,7 +114,7 @@ def is_relation(rng: random.Random, scene: Scene, one: Thing, other: Thing, ask:
 
 
 def _what_relation(rng: random.Random, scene: Scene, other: Thing) -> Exchange | None:
-    """What is left of the cat?"""
+    """Asks "What is left of the cat?"."""
     side = rng.choice(tuple(SIDES))
     hits = things_beside(scene, other, side)
     if hits is None:
@@ -132,7 +134,7 @@ def _what_relation(rng: random.Random, scene: Scene, other: Thing) -> Exchange |
 
 
 def things_beside(scene: Scene, other: Thing, side: str) -> list[Thing] | None:
-    """The things at a side of another; None unless every thing is clearly there or clearly not."""
+    """The things at a side of `other`. None if a thing is neither clearly at that side nor clearly elsewhere."""
     axis = 0 if side in ("left of", "right of") else 1
     hits = []
     for thing in scene.things:
@@ -147,7 +149,7 @@ def things_beside(scene: Scene, other: Thing, side: str) -> list[Thing] | None:
         ):
             return None
     if any(sum(hit.kind == thing.kind for hit in hits) < scene.count(thing.kind) for thing in hits):
-        return None  # some of its kind are elsewhere
+        return None  # another thing of the same kind is elsewhere
     return hits
 
 
@@ -156,7 +158,7 @@ def _one_kind(found: list[Group]) -> str:
 
 
 def extreme(rng: random.Random, scene: Scene) -> Exchange | None:
-    """What is on the left, at the top left, in the center?"""
+    """Asks what is at a place: "What is on the left?", "What is in the center?"."""
     if len(scene.things) < 2:
         return None
     if rng.random() < 0.65:
@@ -171,8 +173,11 @@ def extreme(rng: random.Random, scene: Scene) -> Exchange | None:
 
 
 def things_at(scene: Scene, place: str) -> list[Thing] | None:
-    """What is at a place as people mean it: in a corner or the center all that is there; at a border the outermost thing, when it
-    alone is outermost, on its half of the picture, and the one of its kind. None when people would disagree."""
+    """The things that people would name at a place; None if people would disagree.
+
+    In a corner or the center, these are all things in that region. At a border ("on the left"), it is the outermost thing, if it
+    is clearly the outermost, on that half of the picture, and the only one of its kind.
+    """
     if place in _INNER:
         found = [(thing.region, thing) for thing in scene.things]
         return None if any(region is None for region, _ in found) else [thing for region, thing in found if region == place]
@@ -201,7 +206,7 @@ def _at_place(rng: random.Random, scene: Scene, place: str, hits: list[Thing]) -
 
 
 def details(rng: random.Random, scene: Scene) -> list[str]:
-    """Up to two more sentences for a description: where a thing is, or where two are relative to each other."""
+    """Up to two more sentences for a description: where a thing is, or on which side of another thing."""
     if len(scene.things) > 4 or rng.random() < 0.4:
         return []
     sentences = []

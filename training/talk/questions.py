@@ -1,4 +1,4 @@
-"""All ways to ask about a picture, by kind of question. Knows the words of the closed world, not a scene."""
+"""The phrasings of all questions about a picture, by kind of question. The module knows the words in kinds.py, but no scene."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from training.talk.exchange import careless, read_pools
 _IMAGES = ("image", "image", "image", "picture", "picture", "picture", "photo", "drawing")
 _COLOURS = ("color", "color", "colour")
 
-# {image} image, picture ..; {color} color or colour; {a} a dog; {the} the dog; {many} dogs; {the2} the cat; {tint} red;
-# {side} left of; {place} at the top; {category} an animal; {categories} animals; {be} is or are; {pic} the noun again.
+# Slots, with an example of each: {image} picture; {color} colour; {a} a dog; {the} the dog; {many} dogs; {the2} the cat;
+# {tint} red; {side} left of; {place} at the top; {category} an animal; {categories} animals; {be} is; {number} two.
 QUESTIONS = read_pools("things.txt") | read_pools("places.txt")
 SIDES: dict[str, tuple[str, ...]] = {
     "left of": ("left of", "to the left of", "on the left of"),
@@ -26,19 +26,19 @@ _PICTURE_KINDS = tuple(kind for kind in QUESTIONS if kind not in ("count_all", "
 
 
 def pose(rng: random.Random, kind: str, split: str, **slots: str) -> str:
-    """A question of this kind, with the slots filled and carelessly typed."""
+    """Makes a question of this kind, carelessly typed. slots: the values of the phrasing's slots."""
     template = QUESTIONS[kind].pick(rng, split)
     text = template.format(image=rng.choice(_IMAGES), color=rng.choice(_COLOURS), **slots)
     return careless(rng, text[0].upper() + text[1:])
 
 
 def asked_place(rng: random.Random, place: str) -> str:
-    """The region as asked, in either spelling."""
+    """The region in British or American spelling."""
     return place.replace("center", "centre") if "center" in place and rng.random() < 0.3 else place
 
 
 def any_question(rng: random.Random, split: str, kind: str = "") -> str:
-    """A question about a picture whatever is in it: for pictures of another world, and when there is none."""
+    """Makes a question that fits no particular scene, for foreign pictures and for a missing picture. kind: empty for any."""
     one, other = rng.sample(KINDS, 2)
     category = rng.choice(CATEGORIES)
     return pose(

@@ -1,6 +1,6 @@
-"""Short stories: an opening, what happens and an end, about the things of a picture or about any kind of thing.
+"""Short stories about the things of a scene or about one kind of thing: an opening, a plot and an end.
 
-No plot names a thing, a colour or a place of the closed world, so that a story says nothing false about the picture.
+No plot uses a thing, a colour or a place of kinds.py, so that a story says nothing false about the picture.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from training.talk.exchange import Exchange, capital
 from training.talk.phrases import Group, before_background, empty_background, groups, named
 from training.talk.questions import pose
 
-# {who} a dog, {The} The dog, {they} it, {was} was, {their} its, {where} on a green meadow; the same in the plural.
+# Slots, with an example of each: {who} a dog; {The} The dog; {they} it; {was} was; {where} on a green meadow.
 _OPENINGS = (
     "Once upon a time there {was} {who}{where}.",
     "Once there {was} {who}{where}.",
@@ -77,7 +77,7 @@ _BOTH = ("The image shows {all}.", "I can see {all}.", "The picture shows {all}.
 
 
 def story(rng: random.Random, scene: Scene) -> Exchange:
-    """A story about the picture; for some questions after naming what it shows."""
+    """Asks for a story about the scene. Some questions also ask what the picture shows; the answer then begins with that."""
     found = groups(scene)
     both = bool(found) and rng.random() < 0.35
     question = pose(rng, "what_story" if both else "story", scene.split)
@@ -89,7 +89,7 @@ def story(rng: random.Random, scene: Scene) -> Exchange:
 
 
 def story_of(rng: random.Random, kind: str) -> str:
-    """A story about one thing of a kind, without a picture."""
+    """Tells a story about one thing of a kind, without a scene."""
     return _plot(rng, Group(kind, None, "", 1), None, "")
 
 

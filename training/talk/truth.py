@@ -1,4 +1,4 @@
-"""Judges a free-text reply against a scene, whatever its wording: pure functions, used by the evaluation and the tests."""
+"""Judges whether a free-text reply is right for a scene, in any wording. The evaluation and the tests use these functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ASKS_FOR_IMAGE = re.compile(
 )
 _YES = re.compile(r"^(?:yes|yeah|there (?:is|are) (?!no\b)|i (?:can )?see (?!no\b)|it is (?!not\b))")
 _NO = re.compile(r"^(?:no|nope|none|nothing|not|there (?:is|are) no|i (?:can )?see no|i do not|i cannot|it is not|it does not)\b")
-# What a reply to small talk has to contain.
+# Patterns that a right reply to small talk contains.
 _SMALL_TALK = {
     "greeting": r"\b(?:hello|hi|hey)\b",
     "how_are_you": r"\b(?:fine|well|good)\b",
@@ -42,9 +42,10 @@ _SMALL_TALK = {
 
 
 def false_mentions(reply: str, scene: Scene, in_places: bool = True) -> list[str]:
-    """Everything in the reply that is not so in the scene: kinds, colours, counts, places, texts, the background.
+    """Everything that the reply says and that is false for the scene: kinds, colours, counts, places, texts, the background.
 
-    in_places: also judges "on the left" as the region of the one thing in that sentence.
+    Args:
+        in_places: Whether to judge places too. A place like "on the left" belongs to the one thing in its sentence.
     """
     said = claims(reply)
     wrong = [_spoken(mention) for mention in (*said.mentions, *said.references) if not _is_true(mention, scene)]
@@ -80,7 +81,7 @@ def _is_background(name: str, scene: Scene) -> bool:
 
 
 def _near(thing: Thing, place: str) -> bool:
-    """True when the centre is in the region or too near to its border to call."""
+    """Whether the centre is in the region or within REGION_MARGIN of it."""
     pairs = zip(thing.centre, _CELLS[place], strict=True)
     return all(cell / 3 - REGION_MARGIN <= value <= (cell + 1) / 3 + REGION_MARGIN for value, cell in pairs)
 
@@ -100,7 +101,7 @@ def _beside(scene: Scene, one: str, side: str, other: str) -> bool:
 
 
 def right(exchange: Exchange, scene: Scene | None, reply: str) -> bool:
-    """True when the reply answers the question of the exchange truly. scene: None for small talk."""
+    """Whether the reply is a right answer to the question of the exchange. scene: None for small talk."""
     if not reply.strip():
         return False
     if exchange.kind in _JUDGES_OF_TALK:
@@ -112,7 +113,7 @@ def right(exchange: Exchange, scene: Scene | None, reply: str) -> bool:
 
 
 def says_yes(reply: str) -> bool | None:
-    """Whether the reply means yes or no, by its first words; None when neither."""
+    """True for a reply that begins with a yes, False for a no, None for neither."""
     words = plain_words(reply).strip()
     if _NO.match(words):
         return False
@@ -120,12 +121,12 @@ def says_yes(reply: str) -> bool | None:
 
 
 def _says_not(reply: str) -> bool:
-    """True when the reply says that something is not there, and claims nothing by the way."""
+    """Whether the reply says that something is not there."""
     return _NOTHING.search(plain_words(reply)) is not None
 
 
 def _names(gold: Sequence[tuple[str, str | None, int]], said: Claims, scene: Scene) -> bool:
-    """True when each of these groups is named with its colour and count."""
+    """Whether the reply names each group of `gold` with its colour and count."""
     texts = {text.upper() for text in said.texts}
     for kind, colour, count in gold:
         if kind == TEXT:
@@ -150,7 +151,7 @@ def _gold_groups(exchange: Exchange) -> tuple[tuple[str, str | None, int], ...]:
 
 
 def _describe(exchange: Exchange, scene: Scene, reply: str) -> bool:
-    """Nothing false, and something true."""
+    """Whether the reply says something true and nothing false."""
     gold = _gold_groups(exchange)
     if false_mentions(reply, scene):
         return False
@@ -200,7 +201,7 @@ def _relation(exchange: Exchange, scene: Scene, reply: str) -> bool:
 
 
 def _exactly(exchange: Exchange, scene: Scene, reply: str) -> bool:
-    """These groups and no others; what only says beside what they are does not count."""
+    """Whether the reply names exactly the gold groups. References (Claims) do not count."""
     gold = _gold_groups(exchange)
     said = claims(reply)
     named = {mention.kind for mention in said.mentions if mention.count != 0}
@@ -241,7 +242,7 @@ def _sure(exchange: Exchange, scene: Scene, reply: str) -> bool:
 
 
 def _story(exchange: Exchange, scene: Scene, reply: str) -> bool:
-    """At least two sentences, about something in the picture, and nothing in it that is not in the picture."""
+    """Whether the reply has at least two sentences, names a thing of the scene and says nothing false."""
     said = claims(reply)
     named = {mention.kind for mention in said.mentions} | ({TEXT} if said.texts else set())
     kinds = {kind for kind, _, _ in _gold_groups(exchange)}
@@ -257,7 +258,7 @@ def _cannot(exchange: Exchange, scene: Scene, reply: str) -> bool:
 
 
 def _foreign(exchange: Exchange, scene: Scene, reply: str) -> bool:
-    """Says that it does not recognize it, and names no thing."""
+    """Whether the reply says that the picture is not recognized, and names no thing."""
     named = [m for m in claims(reply).mentions if m.count != 0 and m.kind in BY_NAME]
     return _NOT_RECOGNIZED.search(plain_words(reply)) is not None and not named
 
@@ -287,7 +288,7 @@ _JUDGES: dict[str, Callable[[Exchange, Scene, str], bool]] = {
 
 
 def _beyond(exchange: Exchange, reply: str) -> bool:
-    """Says what it is, and what to load instead."""
+    """Whether the reply says what the model is and which model to load instead."""
     words = plain_words(reply)
     return _ME in words and ("model path" in words or "llama" in words)
 
@@ -302,7 +303,7 @@ def _sum(exchange: Exchange, reply: str) -> bool:
 
 
 def _knows(exchange: Exchange, reply: str) -> bool:
-    """The gold word is in the reply."""
+    """Whether the gold word is in the reply."""
     return re.search(rf"\b{re.escape(plain_words(str(exchange.gold)).rstrip('.'))}\b", plain_words(reply)) is not None
 
 

@@ -1,4 +1,4 @@
-"""Talk without a picture: greetings, who the model is, jokes, stories, sums, capitals, simple facts, and what is beyond it."""
+"""Questions without a picture: greetings, what the model is, jokes, stories, sums, capitals, simple facts, tasks out of scope."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _HELLO_AGAIN = (
     "Hello! I am looking at the image, just ask.",
     "Hi! Ask me what is in the image.",
 )
-_SHORT = ("greeting", "how_are_you", "thanks", "bye")  # no polite words before or after these
+_SHORT = ("greeting", "how_are_you", "thanks", "bye")  # kinds without polite words before or after the question
 _CAPITAL_ANSWERS = ("{1}.", "The capital of {0} is {1}.", "It is {1}.", "{1} is the capital of {0}.")
 _SUM_ANSWERS = ("{0} {sign} {1} = {2}.", "{2}.", "It is {2}.", "{0} {sign} {1} is {2}.")
 _FIXED_FACTS = tuple(facts.FIXED.items())
@@ -116,7 +116,7 @@ def _famous(rng: random.Random, split: str) -> Exchange:
 
 
 def _fact(rng: random.Random, split: str) -> Exchange:
-    draw = rng.randrange(5 if split == "test" else 6)  # the last kind has but one phrasing of each question
+    draw = rng.randrange(5 if split == "test" else 6)  # the last kind has one phrasing of each question, which only training uses
     if draw == 0:
         what, gold = rng.choice(tuple(facts.COLOUR_OF.items()))
         pool, answers = (
@@ -164,13 +164,13 @@ _WEIGHTS = {kinds: [_MAKERS[kind][1] for kind in kinds] for kinds in (KINDS_OF_S
 
 
 def small_talk(rng: random.Random, kind: str = "", split: str = "train") -> Exchange:
-    """A question that needs no picture, or one that lacks its picture. kind: one of KINDS_OF_SMALL_TALK, or any."""
+    """Makes a question without a picture. kind: one of KINDS_OF_SMALL_TALK; empty for a random one."""
     kind = kind or rng.choices(KINDS_OF_SMALL_TALK, _WEIGHTS[KINDS_OF_SMALL_TALK])[0]
     return _MAKERS[kind][0](rng, split)
 
 
 def aside(rng: random.Random, split: str) -> Exchange:
-    """Small talk that makes sense while a picture is being looked at."""
+    """Makes small talk that fits into a conversation about a picture."""
     kind = rng.choices(_WITH_PICTURE, _WEIGHTS[_WITH_PICTURE])[0]
     if kind == "greeting":
         return Exchange(kind, sloppy(rng, _TALK[kind].pick(rng, split)), rng.choice(_HELLO_AGAIN))
