@@ -68,7 +68,9 @@ class Talk:
     pictures: Pictures | None = None
 
     def to(self, device: torch.device) -> Talk:
-        moved = [value if value is None else value.to(device) for value in (getattr(self, f.name) for f in fields(self))]
+        moved: list[Any] = [
+            value if value is None else value.to(device) for value in (getattr(self, f.name) for f in fields(self))
+        ]
         return Talk(*moved)
 
 

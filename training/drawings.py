@@ -151,7 +151,7 @@ def rasterise(svg: str, side: int = SIDE) -> np.ndarray | None:
 
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * side))
     image = Image.open(io.BytesIO(png)).convert("RGBA")
-    box = image.getchannel("A").point(lambda a: 255 if a > 20 else 0).getbbox()
+    box = image.getchannel("A").point([255 if alpha > 20 else 0 for alpha in range(256)]).getbbox()
     if box is None:
         return None
     image = image.crop(box)

@@ -23,7 +23,7 @@ from mllama_demo.sampling import SamplingParams
 from training import packages
 from training.answers import MAX_TOKENS, Answerer, Prompt, png
 from training.drawings import DrawingBank, load_bank
-from training.exam import CHANGES, Case, Column, changed_cases, rows
+from training.exam import CHANGES, Case, Column, Row, changed_cases, rows
 from training.render import render
 from training.scenes import sample_scene
 from training.talk.truth import false_mentions
@@ -96,7 +96,7 @@ def _part(team: Team, checkpoint: Path, cases: int, photos: Path | None, folder:
     answerer, bank = Answerer(checkpoint), load_bank()
     figures: dict[str, Any] = {}
     replies: list[Any] = []
-    jobs = [(row, column) for row in rows(held_out_photos(photos)) for column in row.columns]
+    jobs: list[tuple[Row, Column]] = [(row, column) for row in rows(held_out_photos(photos)) for column in row.columns]
     for row, column in jobs[team.rank :: team.size]:
         rng = random.Random(f"{SEED}/{row.title}/{column}")
         drawn = [row.draw(rng, bank, column) for _ in range(cases)]

@@ -82,7 +82,8 @@ def export(student: Student, tokenizer: Path, folder: Path) -> None:
 
 def describe(config: MllamaConfig) -> dict[str, Any]:
     """The JSON files of the checkpoint, by file name. RoPE has the keys of transformers 4, which transformers 5 reads too."""
-    text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
+    parts: Any = config  # transformers also declares the two parts as dicts
+    text, vision = parts.text_config.to_dict(), parts.vision_config.to_dict()
     ids = {name: text[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {
         "config.json": {

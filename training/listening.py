@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,7 @@ _SIDE = {wording: side for side, wordings in SIDES.items() for wording in wordin
 _PLACE = {spelling: place for place in REGIONS.values() for spelling in (place, place.replace("center", "centre"))}
 
 
-def _any_of(words: Sequence[str]) -> str:
+def _any_of(words: Iterable[str]) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 

@@ -112,9 +112,10 @@ class Student(nn.Module):
         super().__init__()
         self.model = MllamaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
         self.cross_rows = restore_meta_computation(self.model)
-        width = config.text_config.hidden_size
+        text: Any = config.text_config  # transformers also declares it as a dict
+        width = text.hidden_size
         self.heads = nn.Linear(width, sum(HEADS.values()))
-        crossing = config.text_config.cross_attention_layers
+        crossing = text.cross_attention_layers
         self.lookup_heads = nn.ModuleList(nn.Linear(width, sum(LOOKUPS.values())) for _ in crossing)
         self._looked: list[Tensor] = []  # outputs of the cross-attention layers in the last talk_loss
         for index in crossing:
@@ -127,7 +128,8 @@ class Student(nn.Module):
     def _open_gates(self) -> None:
         """Sets the gates above zero. transformers starts them at zero, and then vision hardly learns."""
         with torch.no_grad():
-            vision = self.model.model.vision_model
+            vision: Any = self.model.model.vision_model
+            layers: Any = self.model.model.language_model.layers
             for layer in vision.global_transformer.layers:
                 layer.gate_attn.fill_(math.pi / 4)
                 layer.gate_ffn.fill_(math.pi / 4)
@@ -137,7 +139,7 @@ class Student(nn.Module):
                 vision.post_tile_positional_embedding,
             ):
                 part.gate.fill_(0.5)
-            for layer in self.model.model.language_model.layers:
+            for layer in layers:
                 if hasattr(layer, "cross_attn_attn_gate"):
                     layer.cross_attn_attn_gate.fill_(1.0)
                     layer.cross_attn_mlp_gate.fill_(0.5)
@@ -246,7 +248,8 @@ class Student(nn.Module):
         at = (lookups != IGNORE).any(-1)
         wanted = lookups[at].long()
         # A batch without mentions still needs a gradient for each head, because all processes average the same gradients.
-        total = torch.stack([0.0 * (head.weight.sum() + head.bias.sum()) for head in self.lookup_heads]).sum()
+        heads: list[Any] = list(self.lookup_heads)
+        total = torch.stack([0.0 * (head.weight.sum() + head.bias.sum()) for head in heads]).sum()
         right: dict[str, float] = {}
         for head, hidden in zip(self.lookup_heads, self._looked, strict=True):
             logits = head(F.rms_norm(hidden[at], hidden.shape[-1:])).split(list(LOOKUPS.values()), dim=-1)

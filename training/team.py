@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Team:
         if self.size == 1:
             return value
         learning = [param for param in params if param.grad is not None]  # the same parameters in every process
-        *grads, mean = self.add_up([*(param.grad for param in learning), torch.tensor(value)])
+        *grads, mean = self.add_up([*(param.grad for param in learning if param.grad is not None), torch.tensor(value)])
         for param, grad in zip(learning, grads, strict=True):
             param.grad = grad / self.size
         return float(mean / self.size)
@@ -61,7 +62,7 @@ def work_together(task: Callable[..., None], *args: Any, members: int = 0) -> No
     members = members or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
-        torch.multiprocessing.spawn(_member, (members, str(meeting), task, args), nprocs=members)
+        spawn(_member, (members, str(meeting), task, args), nprocs=members)
 
 
 def _member(rank: int, size: int, meeting: str, task: Callable[..., None], args: tuple[Any, ...]) -> None:

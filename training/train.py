@@ -182,7 +182,7 @@ def learn_to_see(run: Run, stage: Stage) -> None:
 def learn_to_talk(run: Run, stage: Stage, tokenizer: Path) -> None:
     """Stage "talk": trains the whole model on conversations, lookups and patch labels. tokenizer: folder of tokenizer.json."""
     student = run.student
-    weights = content_weights(Tokenizer(tokenizer), student.model.config.text_config.vocab_size).to(run.team.device)
+    weights = content_weights(Tokenizer(tokenizer), student.model.lm_head.out_features).to(run.team.device)
 
     def loss_of(batch: Any) -> tuple[Tensor, dict[str, float]]:
         talk = batch.to(run.team.device)

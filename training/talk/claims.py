@@ -65,8 +65,8 @@ _BARE_PLACE = re.compile(rf"\b({_PLACE_WORDS})\b(?:{_OF_PICTURE}|(?! of\b))")
 _SCENERY_FORMS: dict[str, str] = {}
 for _name in SCENERY:
     *_adjective, _head = [word for word in _name.split() if word not in ("a", "an", "the")]
-    _before = " ".join(_adjective)
-    _SCENERY_FORMS[_name] = rf"{_before} {_head}" if _head == "background" else rf"(?:{_before} )?{_head}" if _before else _head
+    _prefix = " ".join(_adjective)
+    _SCENERY_FORMS[_name] = rf"{_prefix} {_head}" if _head == "background" else rf"(?:{_prefix} )?{_head}" if _prefix else _head
 _BACKGROUNDS = [(re.compile(rf"\b{form}\b"), name) for name, form in _SCENERY_FORMS.items()]
 _PLAIN = re.compile(
     rf"\b(?:plain )?({_COLOUR}) background\b|\bbackground (?:is|of|in)(?: a)?(?: plain)? ({_COLOUR})\b"

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TEST_SHARE = 8  # one phrasing in this many is held out for the test
 COMMON_SHARE = 0.2  # share of training questions that have a common phrasing
@@ -49,7 +50,7 @@ class Exchange:
     kind: str
     question: str
     answer: str
-    gold: object = None
+    gold: Any = None
     about: str = ""
 
 

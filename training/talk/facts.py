@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-CAPITALS = dict(
-    entry.split(": ")
+CAPITALS = {
+    country: city
     for entry in """France: Paris; Germany: Berlin; Italy: Rome; Spain: Madrid; Portugal: Lisbon; England: London; Ireland: Dublin
 Austria: Vienna; Switzerland: Bern; Belgium: Brussels; Greece: Athens; Poland: Warsaw; Sweden: Stockholm; Norway: Oslo
 Denmark: Copenhagen; Finland: Helsinki; Iceland: Reykjavik; Hungary: Budapest; Russia: Moscow; Turkey: Ankara; Egypt: Cairo
@@ -13,7 +13,8 @@ Brazil: Brasilia; Argentina: Buenos Aires; Chile: Santiago; Peru: Lima; Colombia
 the United States: Washington; the Czech Republic: Prague; Romania: Bucharest; South Korea: Seoul""".replace("\n", "; ").split(
         "; "
     )
-)
+    for country, city in [entry.split(": ")]
+}
 
 FAMOUS = {
     "Italy": "Rome is famous for the Colosseum, the Vatican and good food.",
@@ -66,13 +67,14 @@ SOUNDS = {
     "a bird": "tweet",
 }
 
-OPPOSITES = dict(
-    pair.split("/")
+OPPOSITES = {
+    first: second
     for pair in """big/small; hot/cold; day/night; up/down; left/right; black/white; open/closed; old/new; good/bad; happy/sad
 fast/slow; high/low; long/short; full/empty; light/dark; wet/dry; hard/soft; yes/no; early/late; rich/poor""".replace(
         "\n", "; "
     ).split("; ")
-)
+    for first, second in [pair.split("/")]
+}
 OPPOSITES.update({second: first for first, second in list(OPPOSITES.items())})
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
