@@ -182,7 +182,7 @@ class Scheduler:
         events: list[tuple[str, Event]] = []
         with self._lock:
             if self._down is not None:
-                self._go_down(self._down, events)
+                self._set_down(self._down, events)
             self._end_cancelled_and_expired(events)
         self._release_slots()
         with self._lock:
@@ -208,7 +208,7 @@ class Scheduler:
         """Ends every request with `reason` as the error. Later calls of submit raise BackendUnavailable with the reason."""
         events: list[tuple[str, Event]] = []
         with self._lock:
-            self._go_down(reason, events)
+            self._set_down(reason, events)
         self._release_slots()
         return events
 
@@ -287,9 +287,9 @@ class Scheduler:
             for job in jobs:
                 self._end(job, "error", events, f"The model failed on this request: {cause}")
             if isinstance(error, RunnerDown) or self._failures[kind] >= FAILURES_UNTIL_DOWN:
-                self._go_down(f"The model is down: {cause}", events)
+                self._set_down(f"The model is down: {cause}", events)
 
-    def _go_down(self, reason: str, events: list[tuple[str, Event]]) -> None:  # lock held
+    def _set_down(self, reason: str, events: list[tuple[str, Event]]) -> None:  # lock held
         self._down = reason
         for job in list(self._jobs.values()):
             self._end(job, "error", events, reason)

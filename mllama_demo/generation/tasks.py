@@ -149,6 +149,7 @@ class AnswerTasks:
         await asyncio.to_thread(self._drafts.recover, owner, frozenset(self._by_conversation))
 
     async def _run(self, task: AnswerTask, sampling: SamplingParams) -> None:
+        saved: MessageTree | None = None
         try:
             async with aclosing(self._service.answer(task.conversation, sampling, task.request_id)) as answers:
                 async for answer in answers:
@@ -159,9 +160,9 @@ class AnswerTasks:
                         task.conversation = task.tree.conversation()
                     task.answer = answer
                     task.notify_watchers()
-            await asyncio.to_thread(self._save, task)
+            saved = await asyncio.to_thread(self._save, task)
         except asyncio.CancelledError:  # the process ends: no other thread can be awaited
-            self._save(task)
+            saved = self._save(task)
             raise
         except DemoError as error:
             task.error = error
@@ -169,6 +170,9 @@ class AnswerTasks:
             log.exception("answering conversation %s failed", task.id)
             task.error = DemoError("Something went wrong while answering; the server's log has the cause.")
         finally:
+            # The tree with the answer and `done` change together: a page that reads between them would show the answer twice.
+            if saved is not None:
+                task.tree, task.conversation = saved, saved.conversation()
             del self._by_conversation[task.id]
             task.done = True
             task.notify_watchers()
@@ -192,16 +196,17 @@ class AnswerTasks:
                 with contextlib.suppress(DemoError):  # a leftover draft is ignored once its conversation is longer
                     await asyncio.to_thread(self._drafts.delete, task.id)
 
-    def _save(self, task: AnswerTask) -> None:
+    def _save(self, task: AnswerTask) -> MessageTree | None:
+        """Stores the answer. Returns the tree with the answer, or None when there is nothing to store."""
         with task.save_lock:
             if task.answer is None or task.discarded or task.saved:
-                return
+                return None
             message = self._service.message(task.answer)
             if task.abandoned:
                 message = replace(message, metadata={**message.metadata, "reason": "abandoned"})
-            task.tree = self._store.save(task.owner, task.conversation.add(message))
-            task.conversation = task.tree.conversation()
+            tree = self._store.save(task.owner, task.conversation.add(message))
             task.saved = True
+            return tree
 
     async def _stop_when_unwatched(self, task: AnswerTask) -> None:
         unwatched = 0.0

@@ -93,7 +93,7 @@ class VLLMBackend(QueuedBackend):
                 return
             if not isinstance(error, DemoError):
                 log.exception("loading the model failed")
-            self._go_down(f"The model could not be loaded: {str(error) or type(error).__name__}")
+            self._set_down(f"The model could not be loaded: {str(error) or type(error).__name__}")
 
     def _progress(self, detail: str) -> None:
         self._detail = detail
@@ -116,7 +116,7 @@ class VLLMBackend(QueuedBackend):
         self._state, self._detail = "down", SHUTTING_DOWN
         await self._requests.close()
 
-    def _go_down(self, reason: str) -> None:
+    def _set_down(self, reason: str) -> None:
         if self._state == "down":
             return
         self._state, self._detail = "down", reason
@@ -143,7 +143,7 @@ class VLLMBackend(QueuedBackend):
         except Exception as error:
             cause = str(error) or type(error).__name__
             if getattr(self._engine, "errored", False):
-                self._go_down(f"The model is down: {cause}")
+                self._set_down(f"The model is down: {cause}")
                 return "error", self._detail
             log.exception("request %s failed", job.request.id)
             return "error", f"The model failed on this request: {cause}"

@@ -11,6 +11,7 @@ import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree
+from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
@@ -117,6 +118,26 @@ async def test_discard_returns_when_nothing_more_will_be_stored(backend, role: s
     store.delete(ME, HELLO.id)
     assert store.list(ME) == []
     store.database.close()
+
+
+async def test_the_stored_answer_appears_in_the_tree_when_the_task_is_done(answers, backend, monkeypatch) -> None:
+    """A page that saw the answer in the tree before `done` would show the answer twice."""
+    save, stored, go_on = answers._save, threading.Event(), threading.Event()
+
+    def save_and_wait(task: AnswerTask) -> MessageTree | None:
+        tree = save(task)
+        stored.set()
+        assert go_on.wait(PATIENCE_S)
+        return tree
+
+    monkeypatch.setattr(answers, "_save", save_and_wait)
+    task = await begin(answers, backend, HELLO, "Hi.")
+    backend.send(finished())
+    assert await asyncio.to_thread(stored.wait, PATIENCE_S)
+    assert (task.done, len(task.tree.conversation().messages), len(task.conversation.messages)) == (False, 1, 1)
+    go_on.set()
+    await done(task)
+    assert [len(task.tree.conversation().messages), len(task.conversation.messages)] == [2, 2]
 
 
 async def test_a_deleted_conversation_does_not_come_back_with_its_answer(answers, backend, store) -> None:
