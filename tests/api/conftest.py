@@ -12,7 +12,7 @@ from tests.support.program import Program, running
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The demo with its default settings, ready to answer, and used to rude requests."""
+    """The demo with its default settings, ready to answer, and allowed to log tracebacks of malformed requests."""
     with running(tmp_path_factory.mktemp("server"), tracebacks=True) as program:
         program.wait_ready()
         yield program

@@ -13,7 +13,7 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.drafts import Drafts
 from tests.support.code_points import CodePoints
-from tests.support.manual_backend import READ, ManualBackend, talk
+from tests.support.manual_backend import READ, ManualBackend, conversation_of
 from tests.support.waiting import until
 
 OFTEN = 1000.0  # yields per second: a watcher sees nearly every change
@@ -24,8 +24,8 @@ def new_answers(store: ConversationStore, backend: ManualBackend, **options: Any
 
 
 ME = "me"
-HELLO = talk("Hello?")
-EARLIER = talk("Hello?", "Hi.", "And now?")
+HELLO = conversation_of("Hello?")
+EARLIER = conversation_of("Hello?", "Hi.", "And now?")
 
 
 def texts(store: ConversationStore, conversation: Conversation) -> list[str]:

@@ -28,7 +28,7 @@ from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.tile_view import NO_IMAGE
 from tests.support.code_points import CodePoints
-from tests.support.manual_backend import READ, ManualBackend, finished, talk
+from tests.support.manual_backend import READ, ManualBackend, conversation_of, finished
 from tests.support.waiting import until
 
 PAGE, TAB = PageSession("me", "page"), PageSession("me", "another tab")
@@ -67,7 +67,7 @@ class ChatSetup:
 
     def store_conversation(self, *texts: str, session: PageSession = PAGE) -> str:
         """Stores a conversation and returns its id."""
-        return self.store.save(session.owner, talk(*texts)).id
+        return self.store.save(session.owner, conversation_of(*texts)).id
 
     def store_image_conversation(self, path: Path) -> str:
         """Stores a conversation of one answered question about an image, and returns its id."""

@@ -74,7 +74,7 @@ async def said(
     return whole, [chunk for chunk in chunks if isinstance(chunk, ChatChunk)]
 
 
-def spelled(request: GenerationRequest) -> str:
+def prompt_text(request: GenerationRequest) -> str:
     """Its prompt, each special token as a bar."""
     return "".join("|" if id >= SPECIAL else chr(id) for id in request.prompt_ids)
 

@@ -93,6 +93,6 @@ def finished(reason: FinishReason = "end_of_turn", text: str = "", error: str | 
     return FinishEvent(reason, text, 5, tokens, Timings(0.5, 1.5, 2.0, 3.5), error)
 
 
-def talk(*texts: str) -> Conversation:
+def conversation_of(*texts: str) -> Conversation:
     roles = ("user", "assistant")
     return Conversation(tuple(Message(roles[i % 2], text) for i, text in enumerate(texts)), title="a talk")

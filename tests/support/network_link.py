@@ -1,4 +1,4 @@
-"""A road to a server that can be cut and mended, as that of a phone in a train."""
+"""A network link to a server that a test interrupts and restores, as the link of a phone in a train."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NetworkLink:
             _shut(end)
 
     def mend(self, port: int | None = None) -> None:
-        """Opens the road again. port: where it leads from now on, if elsewhere."""
+        """Restores the link. port: the port that the link leads to from now on, if another one."""
         self._port = port or self._port
         self._open = True
 

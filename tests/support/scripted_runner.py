@@ -33,7 +33,7 @@ def trace_of(token_id: int) -> TokenTrace:
 class Call:
     """One call of the scheduler. slots, requests: those named in it. live: every prefilled, unreleased slot at that moment."""
 
-    verb: str
+    method: str
     slots: tuple[int, ...]
     requests: tuple[str, ...]
     live: tuple[int, ...]
@@ -125,11 +125,11 @@ class ScriptedRunner:
 
     def prefilled(self) -> list[str]:
         """Request ids in the order of their prefills."""
-        return [call.requests[0] for call in self.calls if call.verb == "prefill"]
+        return [call.requests[0] for call in self.calls if call.method == "prefill"]
 
     def decoded(self) -> list[tuple[str, ...]]:
         """Request ids of each decode call."""
-        return [call.requests for call in self.calls if call.verb == "decode"]
+        return [call.requests for call in self.calls if call.method == "decode"]
 
     def _next_token(self, slot: int) -> Sampled:
         sequence = self._taken.setdefault(slot, _Sequence(GenerationRequest((1,), id=f"nobody in slot {slot}")))
@@ -138,11 +138,11 @@ class ScriptedRunner:
         sequence.tokens += 1
         return Sampled(token_id, trace_of(token_id) if sequence.request.trace else None)
 
-    def _called(self, verb: str, slots: tuple[int, ...], requests: tuple[str, ...]) -> None:
+    def _called(self, method: str, slots: tuple[int, ...], requests: tuple[str, ...]) -> None:
         self._thread = self._thread or threading.get_ident()
         if self._thread != threading.get_ident():
-            self._violation(f"{verb} from another thread")
-        self.calls.append(Call(verb, slots, requests, self.live))
+            self._violation(f"{method} from another thread")
+        self.calls.append(Call(method, slots, requests, self.live))
 
     def _violation(self, breach: str) -> None:
         self.violations.append(f"call {len(self.calls)}: {breach}")

@@ -22,7 +22,7 @@ PATIENCE_S = 20.0
 MOST_TOKENS = 4096
 
 
-class Pace:
+class StepControl:
     """Makes each decode step of the runner wait until the test allows it."""
 
     def __init__(self, runner: ScriptedRunner) -> None:
@@ -58,13 +58,15 @@ class Backends:
     """Makes started backends that are ready, and keeps them with their runners."""
 
     def __init__(self) -> None:
-        self.made: list[tuple[SlotBackend, ScriptedRunner, Pace | None]] = []
+        self.made: list[tuple[SlotBackend, ScriptedRunner, StepControl | None]] = []
 
-    def __call__(self, runner: ScriptedRunner, pace: Pace | None = None, tokenizer: Any = None, **options: Any) -> SlotBackend:
+    def __call__(
+        self, runner: ScriptedRunner, control: StepControl | None = None, tokenizer: Any = None, **options: Any
+    ) -> SlotBackend:
         ready = threading.Event()
         backend = new_backend(runner, tokenizer, runner.slots, on_ready=ready.set, **options)
         backend.start()
-        self.made.append((backend, runner, pace))
+        self.made.append((backend, runner, control))
         assert ready.wait(PATIENCE_S)
         return backend
 

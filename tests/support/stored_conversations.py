@@ -25,7 +25,7 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path.as_posix()}"
 
 
-def talk(*texts: str, title: str = "") -> Conversation:
+def conversation_of(*texts: str, title: str = "") -> Conversation:
     roles = ("user", "assistant")
     return Conversation(tuple(Message(roles[i % 2], text) for i, text in enumerate(texts)), title=title)
 

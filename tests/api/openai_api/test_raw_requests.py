@@ -100,7 +100,7 @@ def test_the_tutorials_image_request_is_answered_or_refused_with_a_reason(api: P
     assert "only hosts that its operator chose" in refused["error"]["message"]
 
 
-# --- rude bodies -----------------------------------------------------------------------------------------------------------
+# --- malformed bodies -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -288,9 +288,9 @@ def test_an_unreadable_recording_is_reported_and_not_played(slow: Program, no_re
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def demo_with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """With users, a brand, and a server with the model that nobody has started yet."""
-    home = tmp_path_factory.mktemp("house")
+    home = tmp_path_factory.mktemp("demo_with_users")
     folder = write_scenarios(home / "scenarios")
     users = ",".join(f"{name}:{hash_password(PASSWORD)}" for name in ("anna", "ben"))
     options = ("--users", users, "--admins", "anna", "--title", "Fish & Chips", "--scenarios-dir", str(folder))
@@ -301,40 +301,40 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         yield program
 
 
-def test_every_route_needs_a_sign_in(house: Program):
+def test_every_route_needs_a_sign_in(demo_with_users: Program):
     for path in ("", "/two-steps", "/two-steps/scenario.json", "/two-steps/rehearsal", "/assets/present.js"):
-        assert get(house, path).status_code == 401
-    assert post(house, f"two-steps/steps/1/{RUN}").status_code == 401
+        assert get(demo_with_users, path).status_code == 401
+    assert post(demo_with_users, f"two-steps/steps/1/{RUN}").status_code == 401
 
 
-def test_only_admins_may_rehearse_where_users_sign_in(house: Program):
-    with sign_in(house, "ben", PASSWORD) as ben:
-        assert "Rehearse" not in ben.get(f"{house.url}/present").text
-        page = ben.get(f"{house.url}/present/two-steps/rehearsal")
+def test_only_admins_may_rehearse_where_users_sign_in(demo_with_users: Program):
+    with sign_in(demo_with_users, "ben", PASSWORD) as ben:
+        assert "Rehearse" not in ben.get(f"{demo_with_users.url}/present").text
+        page = ben.get(f"{demo_with_users.url}/present/two-steps/rehearsal")
         assert (page.status_code, "named in the option admins" in page.text) == (403, True)
-        answer = ben.post(f"{house.url}/present/two-steps/rehearsal")
+        answer = ben.post(f"{demo_with_users.url}/present/two-steps/rehearsal")
         assert (answer.status_code, "named in the option admins" in answer.json()["error"]["message"]) == (403, True)
-    with sign_in(house, "anna", PASSWORD) as anna:
-        assert 'href="./present/two-steps/rehearsal"' in anna.get(f"{house.url}/present").text
-        assert anna.get(f"{house.url}/present/two-steps/rehearsal").status_code == 200
-        answer = anna.post(f"{house.url}/present/two-steps/rehearsal")
+    with sign_in(demo_with_users, "anna", PASSWORD) as anna:
+        assert 'href="./present/two-steps/rehearsal"' in anna.get(f"{demo_with_users.url}/present").text
+        assert anna.get(f"{demo_with_users.url}/present/two-steps/rehearsal").status_code == 200
+        answer = anna.post(f"{demo_with_users.url}/present/two-steps/rehearsal")
         assert (answer.status_code, "The model is not ready" in answer.json()["error"]["message"]) == (503, True)
 
 
-def test_every_page_has_the_brand(house: Program):
-    with sign_in(house, "anna", PASSWORD) as anna:
+def test_every_page_has_the_brand(demo_with_users: Program):
+    with sign_in(demo_with_users, "anna", PASSWORD) as anna:
         for path in ("", "/two-steps", "/two-steps/notes", "/two-steps/rehearsal", "/broken", "/nothing"):
-            text = anna.get(f"{house.url}/present{path}").text
+            text = anna.get(f"{demo_with_users.url}/present{path}").text
             assert "Fish &amp; Chips" in text
             assert "Ask &lt;us&gt; at stand 7" in text
             assert '<img src="data:image/png;base64,' in text or '<img class="logo" src="data:image/png;base64,' in text
             assert re.search(r"--accent: (light-dark\()?#0f766e", text)
 
 
-def test_without_a_model_pages_load_and_steps_report_why_they_fail(house: Program):
-    with sign_in(house, "ben", PASSWORD) as ben:
-        assert ben.get(f"{house.url}/present/two-steps").status_code == 200
-        assert len(ben.get(f"{house.url}/present/two-steps/scenario.json").json()["steps"]) == 2
-        answer = ben.post(f"{house.url}/present/two-steps/steps/1/{RUN}")
+def test_without_a_model_pages_load_and_steps_report_why_they_fail(demo_with_users: Program):
+    with sign_in(demo_with_users, "ben", PASSWORD) as ben:
+        assert ben.get(f"{demo_with_users.url}/present/two-steps").status_code == 200
+        assert len(ben.get(f"{demo_with_users.url}/present/two-steps/scenario.json").json()["steps"]) == 2
+        answer = ben.post(f"{demo_with_users.url}/present/two-steps/steps/1/{RUN}")
         assert answer.status_code == 503
         assert "cannot be reached" in answer.json()["error"]["message"]

@@ -17,7 +17,7 @@ from mllama_demo.chat.message_summary import END_REASONS, EndReason
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.images.loading import LoadedImage, load_image
-from tests.support.manual_backend import talk
+from tests.support.manual_backend import conversation_of
 
 
 def png(color: str) -> bytes:
@@ -177,7 +177,7 @@ def test_the_size_of_an_image_is_read_from_the_image(exported) -> None:
 
 
 def test_the_number_of_messages_is_limited() -> None:
-    tree = MessageTree(title="long").with_messages(talk(*(str(n) for n in range(MAX_MESSAGES))).messages)
+    tree = MessageTree(title="long").with_messages(conversation_of(*(str(n) for n in range(MAX_MESSAGES))).messages)
     data = json.loads(to_json(tree, lambda ref: RED))
     assert len(read(data)[0].nodes) == MAX_MESSAGES
     data["messages"].append({**data["messages"][0], "number": MAX_MESSAGES, "parent": MAX_MESSAGES - 1})

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree, Siblings
 from mllama_demo.errors import NotFound
-from tests.support.manual_backend import talk
+from tests.support.manual_backend import conversation_of
 
-FIRST = talk("one", "two", "three", "four").messages
+FIRST = conversation_of("one", "two", "three", "four").messages
 EDITED = (*FIRST[:2], Message("user", "other"), Message("assistant", "answer"))
 RETRIED = (*FIRST[:3], Message("assistant", "again"))
 
@@ -81,7 +81,7 @@ words = st.sampled_from(["a", "b"])
 def test_no_message_is_ever_lost_and_one_path_is_shown(shown: list[list[str]], data: st.DataObject) -> None:
     tree, ever = MessageTree(), set[tuple[str, ...]]()
     for texts in shown:
-        tree = tree.with_messages(talk(*texts).messages)
+        tree = tree.with_messages(conversation_of(*texts).messages)
         ever |= {tuple(texts[: n + 1]) for n in range(len(texts))}
         assert shown_texts(tree) == texts
     if tree.nodes:

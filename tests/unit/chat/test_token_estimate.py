@@ -13,18 +13,18 @@ ENGLISH = "The quick brown fox jumps over the lazy dog, and nobody in the villag
 CHINESE = "敏捷的棕色狐狸跳过了那只懒惰的狗，村子里的人从来没有见过这样的事情。"
 
 
-def talk(*texts: str) -> tuple[Message, ...]:
+def conversation_of(*texts: str) -> tuple[Message, ...]:
     return tuple(Message("assistant" if index % 2 else "user", text) for index, text in enumerate(texts))
 
 
 def test_the_first_estimate_for_english_is_high_but_below_twice_the_count(tokenizer):
-    messages = talk(ENGLISH * 5, ENGLISH, ENGLISH * 3)
+    messages = conversation_of(ENGLISH * 5, ENGLISH, ENGLISH * 3)
     true = len(encode_chat(messages, tokenizer))
     assert true * 0.5 < TokenEstimate().count(messages) < true * 2
 
 
 def test_the_estimate_rises_at_once_and_falls_slowly():
-    estimate, messages = TokenEstimate(), talk(CHINESE * 5)
+    estimate, messages = TokenEstimate(), conversation_of(CHINESE * 5)
     first = estimate.count(messages)
     estimate.learn(messages, 2 * first)
     assert estimate.count(messages) >= 2 * first, "too low a guess loses an answer"
@@ -38,21 +38,21 @@ def test_the_estimate_rises_at_once_and_falls_slowly():
 
 def test_short_texts_and_images_do_not_change_the_estimate():
     estimate, picture = TokenEstimate(), ImageRef("digest", "a.png", 8, 8)
-    messages = talk(ENGLISH * 5)
+    messages = conversation_of(ENGLISH * 5)
     before = estimate.count(messages)
-    estimate.learn(talk("Hi"), 4000)
+    estimate.learn(conversation_of("Hi"), 4000)
     estimate.learn((Message("user", ENGLISH * 5, picture),), 9000)
     assert estimate.count(messages) == before
 
 
 def test_a_prompt_is_cut_by_the_estimate_and_has_messages_alone():
-    messages = talk(*[ENGLISH] * 9)
+    messages = conversation_of(*[ENGLISH] * 9)
     prompt = build_prompt(Conversation(messages), TokenEstimate(), context_length=300, max_tokens=64)
     assert prompt.token_ids == ()
     assert 0 < prompt.dropped < 9
     assert prompt.messages == messages[prompt.dropped :]
     with pytest.raises(PromptTooLong, match="needs about"):
-        build_prompt(Conversation(talk(ENGLISH * 20)), TokenEstimate(), context_length=300, max_tokens=64)
+        build_prompt(Conversation(conversation_of(ENGLISH * 20)), TokenEstimate(), context_length=300, max_tokens=64)
 
 
 def test_the_turns_for_a_server_hold_one_image_and_no_system_turn_beside_it():
@@ -65,5 +65,7 @@ def test_the_turns_for_a_server_hold_one_image_and_no_system_turn_beside_it():
         ("assistant", "Yes.", None),
         ("user", "Second", new),
     ]
-    alone = build_prompt(Conversation(talk("Hi")), TokenEstimate(), context_length=300, max_tokens=64, system_prompt="Be brief.")
+    alone = build_prompt(
+        Conversation(conversation_of("Hi")), TokenEstimate(), context_length=300, max_tokens=64, system_prompt="Be brief."
+    )
     assert [m.role for m in alone.messages] == ["system", "user"]

@@ -23,7 +23,7 @@ from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from tests.support.code_points import SPECIAL, CodePoints
-from tests.support.manual_backend import READ, ManualBackend, finished, talk
+from tests.support.manual_backend import READ, ManualBackend, conversation_of, finished
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -108,7 +108,7 @@ def prompt_text(request: GenerationRequest) -> str:
 async def test_a_missing_seed_is_drawn_sent_and_stored(service) -> None:
     seeds = set()
     for _ in range(3):
-        request, states = await answer(service, talk("Hello?"))
+        request, states = await answer(service, conversation_of("Hello?"))
         seed = request.sampling.seed
         assert seed is not None
         assert BOUNDS["seed"].minimum <= seed <= BOUNDS["seed"].maximum
@@ -121,13 +121,13 @@ async def test_a_missing_seed_is_drawn_sent_and_stored(service) -> None:
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
 async def test_a_given_seed_is_used(service, seed: int) -> None:
     sampling = SamplingParams(temperature=1.5, top_k=3, seed=seed, stop=("!",))
-    request, states = await answer(service, talk("Hello?"), sampling)
+    request, states = await answer(service, conversation_of("Hello?"), sampling)
     assert request.sampling == sampling
     assert states[-1].sampling == sampling
 
 
 async def test_the_request_has_its_id_its_conversation_and_the_time_limit(backend, store) -> None:
-    conversation = talk("Hello?")
+    conversation = conversation_of("Hello?")
     request, states = await answer(new_service(backend, store, request_time_limit_s=33.0), conversation)
     assert (request.id, request.conversation_id, request.time_limit_s) == ("the-id", conversation.id, 33.0)
     assert {state.request_id for state in states} == {"the-id"}
@@ -136,12 +136,12 @@ async def test_the_request_has_its_id_its_conversation_and_the_time_limit(backen
 @pytest.mark.parametrize(("own", "used"), [(5.0, 5.0), (50.0, 33.0)])
 async def test_the_shorter_time_limit_applies(backend, store, own: float, used: float) -> None:
     service = new_service(backend, store, request_time_limit_s=33.0)
-    assert (await answer(service, talk("Hello"), time_limit_s=own))[0].time_limit_s == used
+    assert (await answer(service, conversation_of("Hello"), time_limit_s=own))[0].time_limit_s == used
 
 
 async def test_the_prompt_has_the_deployments_system_prompt_and_all_turns(backend, store) -> None:
     service = new_service(backend, store, system_prompt="Be brief.")
-    request, states = await answer(service, talk("Hello?", "Hi.", "And now?"))
+    request, states = await answer(service, conversation_of("Hello?", "Hi.", "And now?"))
     turns = ["Be brief.", "Hello?", "Hi.", "And now?"]
     places = [prompt_text(request).index(turn) for turn in turns]
     assert places == sorted(places)
@@ -160,7 +160,7 @@ async def test_the_model_sees_the_newest_image(service, store) -> None:
 
 
 async def test_a_conversation_without_images_sends_none(service) -> None:
-    request, states = await answer(service, talk("Hello?"))
+    request, states = await answer(service, conversation_of("Hello?"))
     assert request.image is None
     assert states[-1].image is None
 
@@ -190,7 +190,7 @@ def test_the_least_recently_used_image_is_dropped_from_memory(service, store) ->
 async def test_messages_that_do_not_fit_are_left_out_and_counted(store) -> None:
     backend = ManualBackend(context_length=200)
     service = new_service(backend, store)
-    request, states = await answer(service, talk("a" * 60, "b" * 60, "c" * 30, "d" * 10, "And now?"))
+    request, states = await answer(service, conversation_of("a" * 60, "b" * 60, "c" * 30, "d" * 10, "And now?"))
     assert {state.dropped for state in states} == {2}
     assert "a" * 60 not in prompt_text(request)
     assert "b" * 60 not in prompt_text(request)
@@ -204,7 +204,7 @@ async def test_messages_that_do_not_fit_are_left_out_and_counted(store) -> None:
 async def test_a_prompt_that_is_too_long_is_not_sent_to_the_backend(store) -> None:
     backend = ManualBackend(context_length=100)
     with pytest.raises(PromptTooLong):
-        await first(new_service(backend, store), talk("x" * 200))
+        await first(new_service(backend, store), conversation_of("x" * 200))
     assert backend.requests == []
 
 
@@ -218,11 +218,11 @@ async def test_a_question_about_a_missing_image_is_not_sent_to_the_backend(servi
 async def test_a_refusal_of_the_backend_is_raised_before_the_first_state(service, backend, refusal: DemoError) -> None:
     backend.refusal = refusal
     with pytest.raises(type(refusal), match=str(refusal)):
-        await first(service, talk("Hello?"))
+        await first(service, conversation_of("Hello?"))
 
 
 async def test_closing_the_answer_closes_the_backends_stream(service, backend) -> None:
-    async with aclosing(service.answer(talk("Hello?"), SamplingParams(), "the-id")) as states:
+    async with aclosing(service.answer(conversation_of("Hello?"), SamplingParams(), "the-id")) as states:
         beginning = asyncio.ensure_future(anext(states))
         await backend.taken()
         backend.send(READ)
@@ -334,7 +334,7 @@ async def test_a_stored_message_is_loaded_unchanged(service, store) -> None:
 
 async def test_a_backend_without_seeds_gets_and_stores_none(service, backend):
     backend.info = replace(backend.info, capabilities=frozenset({"images"}))
-    request, states = await answer(service, talk("Hi"), SamplingParams(seed=7), "Hello")
+    request, states = await answer(service, conversation_of("Hi"), SamplingParams(seed=7), "Hello")
     assert request.sampling.seed is None
     assert service.message(states[-1]).metadata["sampling"]["seed"] is None
 
@@ -347,7 +347,7 @@ async def test_a_backend_without_tile_size_stores_no_tiles(service, backend, sto
 
 
 async def test_a_request_has_the_turns_for_backends_that_send_text(service):
-    request, _ = await answer(service, talk("Hi"), SamplingParams(), "Hello")
+    request, _ = await answer(service, conversation_of("Hi"), SamplingParams(), "Hello")
     assert [(turn.role, turn.text) for turn in request.messages] == [("user", "Hi")]
 
 

@@ -15,7 +15,7 @@ from mllama_demo.errors import BackendBusy, DemoError
 from mllama_demo.openai_api.completion import Completion
 from mllama_demo.openai_api.schema import ChatChunk
 from mllama_demo.web.errors import ApiError
-from tests.support.completions import begin, body, part, picture, said, spelled, taken
+from tests.support.completions import begin, body, part, picture, prompt_text, said, taken
 from tests.support.manual_backend import READ, ManualBackend, finished
 
 pytestmark = pytest.mark.timeout(60)
@@ -90,20 +90,20 @@ async def test_the_prompt_has_roles_and_texts_in_order() -> None:
             "Four?",
         )
     )
-    prompt = spelled(request)
+    prompt = prompt_text(request)
     places = [prompt.index(word) for word in ("system", "Be brief.", "One\ntwo", "Three.", "Four?")]
     assert places == sorted(places)
 
 
 async def test_the_deployments_system_prompt_is_used_unless_the_request_has_one() -> None:
-    assert "Be kind." in spelled((await taken(body(), system_prompt="Be kind."))[0])
+    assert "Be kind." in prompt_text((await taken(body(), system_prompt="Be kind."))[0])
     own = body({"role": "system", "content": "Be odd."}, "Hello?")
-    assert "Be kind." not in spelled((await taken(own, system_prompt="Be kind."))[0])
+    assert "Be kind." not in prompt_text((await taken(own, system_prompt="Be kind."))[0])
 
 
 async def test_system_text_beside_an_image_moves_into_the_user_turn() -> None:
     own = body({"role": "system", "content": "Be brief."}, {"role": "user", "content": [part(picture())]})
-    prompt = spelled((await taken(own))[0])
+    prompt = prompt_text((await taken(own))[0])
     assert "Be brief." in prompt
     assert "system" not in prompt
 

@@ -16,7 +16,7 @@ from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import MAX_TITLE_LENGTH, ConversationStore
 from mllama_demo.storage.database import Database
-from tests.support.stored_conversations import image, talk, texts
+from tests.support.stored_conversations import conversation_of, image, texts
 
 # --- round trip ----------------------------------------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ class TestRoundTrip:
         assert store_with_images.load("ann", first.id) == later
 
     def test_a_conversation_survives_closing_and_opening_the_database(self, url):
-        conversation = talk("Hello", "Hi", title="Greetings")
+        conversation = conversation_of("Hello", "Hi", title="Greetings")
         with closing(Database(url)) as database:
             store = ConversationStore(database)
             ref = store.put_image(image("red"))
@@ -73,7 +73,7 @@ class TestRoundTrip:
             assert store.image_bytes(ref.digest) == image("red").data
 
     def test_an_unchanged_beginning_is_not_written_again(self, store):
-        conversation = talk("one", "two", "three")
+        conversation = conversation_of("one", "two", "three")
         store.save("ann", conversation)
         before = self.rows(store)
         store.save("ann", conversation.cut(2).add(Message("user", "else")).add(Message("assistant", "four")))
@@ -86,7 +86,7 @@ class TestRoundTrip:
             return connection.exec_driver_sql("SELECT rowid, position FROM messages ORDER BY position").all()
 
     def test_a_save_that_fails_changes_nothing(self, store):
-        conversation = talk("one", "two")
+        conversation = conversation_of("one", "two")
         store.save("ann", conversation)
         with pytest.raises(NotFound, match="not stored"):
             store.save("ann", conversation.cut(1).add(Message("user", "look", ImageRef("0" * 64, "a.png", 1, 1))))
@@ -94,7 +94,7 @@ class TestRoundTrip:
 
     def test_a_lone_surrogate_is_refused(self, store):
         with pytest.raises(BadRequest, match="surrogate"):
-            store.save("ann", talk("\ud800"))
+            store.save("ann", conversation_of("\ud800"))
 
 
 # --- owners --------------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class TestRoundTrip:
 class TestOwnership:
     @pytest.fixture
     def anns(self, store):
-        conversation = talk("a secret", title="Ann's")
+        conversation = conversation_of("a secret", title="Ann's")
         store.save("ann", conversation)
         return conversation
 
@@ -128,7 +128,7 @@ class TestOwnership:
         assert store.load("ann", anns.id) == anns
 
     def test_a_list_shows_only_the_owners_conversations(self, store, anns):
-        store.save("bob", talk("something else"))
+        store.save("bob", conversation_of("something else"))
         assert [summary.id for summary in store.list("ann")] == [anns.id]
         assert store.list("eve") == []
 
@@ -138,7 +138,7 @@ class TestOwnership:
 
 class TestListing:
     def test_the_last_changed_conversation_comes_first(self, store):
-        old, new = talk("old"), talk("new")
+        old, new = conversation_of("old"), conversation_of("new")
         store.save("ann", old)
         store.save("ann", new)
         assert [s.id for s in store.list("ann")] == [new.id, old.id]
@@ -146,31 +146,31 @@ class TestListing:
         assert [s.id for s in store.list("ann")] == [old.id, new.id]
 
     def test_saving_without_a_change_keeps_the_place_in_the_list(self, store):
-        old, new = talk("old"), talk("new")
+        old, new = conversation_of("old"), conversation_of("new")
         for conversation in (old, new, old):
             store.save("ann", conversation)
         assert [s.id for s in store.list("ann")] == [new.id, old.id]
 
     def test_saving_only_another_title_keeps_the_place_in_the_list(self, store):
-        old, new = talk("old", title="before"), talk("new")
+        old, new = conversation_of("old", title="before"), conversation_of("new")
         for conversation in (old, new, replace(old, title="after")):
             store.save("ann", conversation)
         assert [s.title for s in store.list("ann")] == ["", "after"]
 
     def test_a_summary_has_the_title_and_the_time(self, store):
         before = datetime.now(timezone.utc)
-        store.save("ann", talk("one", "two", "three", title="Counting"))
+        store.save("ann", conversation_of("one", "two", "three", title="Counting"))
         (summary,) = store.list("ann")
         assert summary.title == "Counting"
         assert before <= summary.updated <= datetime.now(timezone.utc)
 
     def test_a_list_stops_at_its_limit(self, store):
         for i in range(5):
-            store.save("ann", talk(str(i)))
+            store.save("ann", conversation_of(str(i)))
         assert len(store.list("ann", limit=3)) == 3
 
     def test_a_new_title_is_trimmed_and_keeps_place_and_messages(self, store):
-        old, new = talk("old", title="before"), talk("new")
+        old, new = conversation_of("old", title="before"), conversation_of("new")
         store.save("ann", old)
         store.save("ann", new)
         store.rename("ann", old.id, "  after \n")
@@ -179,14 +179,14 @@ class TestListing:
 
     @pytest.mark.parametrize("title", ["", "   ", "x" * (MAX_TITLE_LENGTH + 1)])
     def test_a_title_of_the_wrong_length_is_refused(self, store, title):
-        conversation = talk("hello", title="kept")
+        conversation = conversation_of("hello", title="kept")
         store.save("ann", conversation)
         with pytest.raises(BadRequest, match=f"1 to {MAX_TITLE_LENGTH} characters"):
             store.rename("ann", conversation.id, title)
         assert store.load("ann", conversation.id).title == "kept"
 
     def test_the_longest_title_is_accepted(self, store):
-        conversation = talk("hello")
+        conversation = conversation_of("hello")
         store.save("ann", conversation)
         store.rename("ann", conversation.id, "x" * MAX_TITLE_LENGTH)
         assert store.load("ann", conversation.id).title == "x" * MAX_TITLE_LENGTH
@@ -216,7 +216,7 @@ class TestThreads:
         assert len(store.list("owner 0")) == len(store.list("owner 1")) == 4
 
     def test_of_two_saves_of_one_conversation_one_wins_whole(self, store):
-        first = talk("question")
+        first = conversation_of("question")
         store.save("ann", first)
         versions = [Conversation(tuple(Message("user", f"{n}.{i}") for i in range(5)), first.id) for n in range(8)]
         with ThreadPoolExecutor(8) as pool:

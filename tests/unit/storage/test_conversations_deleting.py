@@ -12,7 +12,7 @@ from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import DELETED_LIFETIME, UNUSED_IMAGE_LIFETIME, ConversationStore
 from mllama_demo.storage.database import Database
-from tests.support.stored_conversations import image, talk
+from tests.support.stored_conversations import conversation_of, image
 
 # --- images and deletion -------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class TestImages:
 class TestDeleting:
     @pytest.fixture
     def deleted(self, store):
-        conversation = talk("one", "two", title="Counting")
+        conversation = conversation_of("one", "two", title="Counting")
         store.save("ann", conversation)
         store.delete("ann", conversation.id)
         return conversation
@@ -115,7 +115,7 @@ class TestDeleting:
             store.restore("ann", deleted.id)
 
     def test_opening_the_store_purges_deleted_conversations(self, url, later):
-        conversation = talk("a secret that was deleted")
+        conversation = conversation_of("a secret that was deleted")
         with closing(Database(url)) as database:
             store = ConversationStore(database)
             store.save("ann", conversation)
@@ -130,7 +130,7 @@ class TestDeleting:
 
 class TestVersions:
     def test_a_version_that_an_edit_replaced_can_be_selected(self, store):
-        first = talk("one", "two", "three", "four")
+        first = conversation_of("one", "two", "three", "four")
         second = first.cut(2).add(Message("user", "other")).add(Message("assistant", "answer"))
         store.save("ann", first)
         store.save("ann", second)
@@ -141,20 +141,24 @@ class TestVersions:
         assert store.load("ann", first.id) == second
 
     def test_selecting_a_version_keeps_the_place_in_the_list(self, store):
-        old, new = talk("one", "two"), talk("new")
+        old, new = conversation_of("one", "two"), conversation_of("new")
         store.save("ann", old)
         store.save("ann", new)
         store.select_version("ann", old.id, 0)
         assert [summary.id for summary in store.list("ann")] == [new.id, old.id]
 
     def test_an_unknown_version_is_not_found(self, store):
-        conversation = talk("one")
+        conversation = conversation_of("one")
         store.save("ann", conversation)
         with pytest.raises(NotFound, match="no version 7"):
             store.select_version("ann", conversation.id, 7)
 
     def test_a_tree_is_stored_with_all_its_versions(self, store):
-        tree = MessageTree(title="Both").with_messages(talk("one", "two").messages).with_messages(talk("one", "other").messages)
+        tree = (
+            MessageTree(title="Both")
+            .with_messages(conversation_of("one", "two").messages)
+            .with_messages(conversation_of("one", "other").messages)
+        )
         store.add_tree("ann", tree)
         assert store.tree("ann", tree.id) == tree
 
@@ -165,9 +169,9 @@ class TestVersions:
 class TestSearch:
     @pytest.fixture
     def found(self, store):
-        store.save("ann", talk("What is a fjord?", "A long, narrow inlet: 100% sea_water", title="Norway"))
-        store.save("ann", talk("ÆRLIG talt, hva er klokka?", "Tolv.", title="Klokka"))
-        store.save("bob", talk("What is a fjord?", title="Norway"))
+        store.save("ann", conversation_of("What is a fjord?", "A long, narrow inlet: 100% sea_water", title="Norway"))
+        store.save("ann", conversation_of("ÆRLIG talt, hva er klokka?", "Tolv.", title="Klokka"))
+        store.save("bob", conversation_of("What is a fjord?", title="Norway"))
         return lambda words: [summary.title for summary in store.list("ann", search=words)]
 
     @pytest.mark.parametrize(
@@ -190,7 +194,7 @@ class TestSearch:
         assert found(words) == titles
 
     def test_other_versions_are_searched_too(self, store):
-        conversation = talk("before the edit", title="Edited")
+        conversation = conversation_of("before the edit", title="Edited")
         store.save("ann", conversation)
         store.save("ann", conversation.cut(0).add(Message("user", "after it")))
         assert [summary.title for summary in store.list("ann", search="before")] == ["Edited"]

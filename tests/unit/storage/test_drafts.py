@@ -18,7 +18,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.drafts import LIFETIME, Drafts
 from tests.support.code_points import CodePoints
-from tests.support.manual_backend import READ, ManualBackend, finished, talk
+from tests.support.manual_backend import READ, ManualBackend, conversation_of, finished
 from tests.support.waiting import until
 
 ME = "me"
@@ -36,7 +36,7 @@ def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
 
 
 def asked(store: ConversationStore) -> Conversation:
-    return store.save(ME, talk("Tell me a story")).conversation()
+    return store.save(ME, conversation_of("Tell me a story")).conversation()
 
 
 def texts(store: ConversationStore, conversation: Conversation) -> list[str]:
@@ -93,7 +93,7 @@ def test_a_draft_of_a_changed_conversation_is_not_recovered(store, drafts, monke
 
 
 def test_erasing_an_owner_deletes_only_their_drafts(store, drafts, monkeypatch) -> None:
-    mine, theirs = asked(store), store.save("somebody else", talk("Tell me a story")).conversation()
+    mine, theirs = asked(store), store.save("somebody else", conversation_of("Tell me a story")).conversation()
     drafts.put(ME, mine, PART)
     drafts.put("somebody else", theirs, PART)
     drafts.erase(ME)
@@ -113,7 +113,7 @@ async def test_an_answer_has_a_draft_only_while_it_is_generated(store, drafts, m
     backend = ManualBackend()
     answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, Drafts(store))
     monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
-    conversation = talk("Tell me a story")
+    conversation = conversation_of("Tell me a story")
     task = answers.start(ME, conversation, SamplingParams())
     await begun(backend)
     await until(lambda: expired(drafts, monkeypatch) == ["On"], "what was written is drafted")
@@ -138,7 +138,7 @@ async def test_the_draft_of_an_answer_that_could_not_be_stored_is_recovered_unle
     monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
 
     async def story() -> Any:
-        conversation = talk("Tell me a story")
+        conversation = conversation_of("Tell me a story")
         task = answers.start(ME, conversation, SamplingParams())
         await begun(backend)
         await until(lambda: expired(drafts, monkeypatch) == ["On"], "what was written is drafted")

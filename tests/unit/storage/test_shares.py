@@ -12,7 +12,7 @@ from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage import shares as shares_module
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.shares import MAX_SHARES, ShareGone, Shares
-from tests.support.manual_backend import talk
+from tests.support.manual_backend import conversation_of
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def shares(store: ConversationStore) -> Shares:
 @pytest.fixture
 def conversation(store: ConversationStore):
     """A stored conversation of "me"."""
-    return store.save("me", talk("What is it?", "A dog.")).conversation()
+    return store.save("me", conversation_of("What is it?", "A dog.")).conversation()
 
 
 def texts(shares: Shares, token: str) -> list[str]:
@@ -79,7 +79,7 @@ def test_a_link_expires(shares, conversation, later):
 
 
 def test_only_the_owner_revokes_and_all_links_of_one_conversation(store, shares, conversation):
-    other = store.save("me", talk("Another?", "Yes."))
+    other = store.save("me", conversation_of("Another?", "Yes."))
     tokens = [shares.create("me", conversation.id, "1 day") for _ in range(2)]
     stays = shares.create("me", other.id, "1 day")
     assert shares.revoke("someone else", conversation.id) == 0
@@ -131,7 +131,7 @@ def test_valid_links_are_listed_by_their_expiry_the_last_first(shares, conversat
 
 def test_erasing_an_owner_deletes_only_their_links(store, shares, conversation):
     token = shares.create("me", conversation.id, "1 day")
-    theirs = store.save("her", talk("And that?", "A cat."))
+    theirs = store.save("her", conversation_of("And that?", "A cat."))
     other = shares.create("her", theirs.id, "1 day")
     shares.erase("me")
     with pytest.raises(NotFound):

@@ -17,7 +17,7 @@ from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.page_update import PageSession
 from tests.support.chat_setup import new_service
 from tests.support.code_points import CodePoints
-from tests.support.manual_backend import ManualBackend, talk
+from tests.support.manual_backend import ManualBackend, conversation_of
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -45,14 +45,14 @@ def test_an_open_page_holds_no_connection(page: ChatPage) -> None:
 async def test_closing_a_kiosk_page_deletes_its_conversations(page: ChatPage, store: ConversationStore) -> None:
     owner, other = open_page(page, "one", kiosk=True), open_page(page, "two", kiosk=True)
     for name in (owner, other):
-        store.save(name, talk("What is it?", "A dog."))
+        store.save(name, conversation_of("What is it?", "A dog."))
     await page.close_page("one")
     assert (len(store.list(owner)), len(store.list(other))) == (0, 1)
 
 
 async def test_closing_an_ordinary_page_keeps_its_conversations(page: ChatPage, store: ConversationStore) -> None:
     owner = open_page(page, "one", kiosk=False)
-    store.save(owner, talk("What is it?", "A dog."))
+    store.save(owner, conversation_of("What is it?", "A dog."))
     await page.close_page("one")
     assert len(store.list(owner)) == 1
 
@@ -61,7 +61,7 @@ async def test_a_closed_kiosk_page_is_forgotten_even_if_the_database_fails(
     page: ChatPage, store: ConversationStore, monkeypatch
 ) -> None:
     owner = open_page(page, "one", kiosk=True)
-    store.save(owner, talk("What is it?", "A dog."))
+    store.save(owner, conversation_of("What is it?", "A dog."))
     assert (await page._service.search(PageSession(owner, "one"), "dog")).search_result
 
     def fails(*_: object) -> None:

@@ -22,7 +22,7 @@ from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from tests.support.chat_setup import new_service
 from tests.support.code_points import CodePoints
-from tests.support.manual_backend import ManualBackend, talk
+from tests.support.manual_backend import ManualBackend, conversation_of
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -60,7 +60,7 @@ async def test_a_database_failure_of_a_new_chat_is_a_notice_and_the_page_stays(p
 
 
 async def test_a_second_link_that_is_refused_leaves_the_first_on_the_page(page, store, notices, monkeypatch) -> None:
-    conversation = store.save(page._kiosk.session_of(REQUEST).owner, talk("What is it?", "A dog."))
+    conversation = store.save(page._kiosk.session_of(REQUEST).owner, conversation_of("What is it?", "A dog."))
     panel = page._sidebar._share
     monkeypatch.setattr(shares, "MAX_SHARES", 1)
     first = await panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST)
@@ -72,7 +72,7 @@ async def test_a_second_link_that_is_refused_leaves_the_first_on_the_page(page, 
 
 async def export(page: ChatPage, store: ConversationStore, request: Any) -> list[Path]:
     """Exports a conversation as the page does, and returns the files that contain it."""
-    conversation = store.save(page._kiosk.session_of(request).owner, talk("What is it?", "A dog."))
+    conversation = store.save(page._kiosk.session_of(request).owner, conversation_of("What is it?", "A dog."))
     path = await page._sidebar._exporter("json")(conversation.id, request)
     file = page._sidebar.exported
     served = Path(move_files_to_cache(file.postprocess(path), file, postprocess=True)["path"])

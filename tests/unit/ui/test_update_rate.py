@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.ui.update_rate import FASTER, LATE_MS, PUNCTUAL_MS, SLOWER, SLOWEST, UpdateRate
-from tests.support.manual_backend import talk
+from tests.support.manual_backend import conversation_of
 
 
 def test_a_late_page_receives_fewer_updates_but_never_none() -> None:
@@ -40,7 +40,7 @@ def test_a_closed_page_is_forgotten() -> None:
 
 
 async def test_a_watcher_follows_the_current_rate() -> None:
-    task, rate, seen = AnswerTask("me", talk("Hello?")), 1000.0, []
+    task, rate, seen = AnswerTask("me", conversation_of("Hello?")), 1000.0, []
     async with aclosing(task.watch(lambda: rate, 0.001)) as moments:
         async for _ in moments:
             seen.append(time.monotonic())

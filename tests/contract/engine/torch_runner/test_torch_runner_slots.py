@@ -203,7 +203,7 @@ def test_tokens_come_in_the_order_in_which_slots_are_named(tokenizer, reference,
 # --- (d) random numbers of one's own -------------------------------------------------------------------------------------
 
 
-def stranger(tokenizer: Tokenizer, number: int, count: int = 1000) -> Case:
+def unrelated_case(tokenizer: Tokenizer, number: int, count: int = 1000) -> Case:
     """Somebody else: text or image, greedy or random, 20 to 480 tokens long."""
     sampling = SamplingParams(temperature=1.5, seed=number) if number % 2 else GREEDY
     if number % 3:
@@ -235,7 +235,7 @@ def alone(tokenizer: Tokenizer, shared_runner: TorchRunner) -> dict[str, list[in
 @pytest.mark.parametrize("slot", range(4))
 def test_a_seed_gives_the_same_answer_among_strangers_that_stay(tokenizer, runner, alone, kind, slot):
     case = Case("mine", seeded_requests(tokenizer)[kind], 16)
-    batch = {other: stranger(tokenizer, 4 * slot + other) for other in range(4) if other != slot} | {slot: case}
+    batch = {other: unrelated_case(tokenizer, 4 * slot + other) for other in range(4) if other != slot} | {slot: case}
     for other, member in batch.items():
         member.made.append(runner.prefill(other, member.request))
     while not case.finished:
@@ -248,18 +248,18 @@ def test_a_seed_gives_the_same_answer_among_strangers_that_stay(tokenizer, runne
 def test_a_seed_gives_the_same_answer_among_strangers_that_come_and_go(tokenizer, runner, alone, kind, slot):
     case, chance = Case("mine", seeded_requests(tokenizer)[kind], 16), random.Random(slot)
     case.made.append(runner.prefill(slot, case.request))
-    strangers: dict[int, Case] = {}
+    unrelated: dict[int, Case] = {}
     for step in range(100):
         if case.finished:
             break
         place = chance.choice([other for other in range(4) if other != slot])
-        if place in strangers:
+        if place in unrelated:
             runner.release(place)
-            del strangers[place]
+            del unrelated[place]
         else:
-            strangers[place] = stranger(tokenizer, step)
-            strangers[place].made.append(runner.prefill(place, strangers[place].request))
-        decode(runner, strangers if step % 5 == 4 else {slot: case, **strangers})
+            unrelated[place] = unrelated_case(tokenizer, step)
+            unrelated[place].made.append(runner.prefill(place, unrelated[place].request))
+        decode(runner, unrelated if step % 5 == 4 else {slot: case, **unrelated})
     assert case.tokens == alone[kind]
 
 

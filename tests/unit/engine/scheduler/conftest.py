@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.scheduler_bench import Bench
+from tests.support.scheduler_harness import SchedulerHarness
 
 
 @pytest.fixture
-def bench() -> Iterator[Callable[..., Bench]]:
+def harness() -> Iterator[Callable[..., SchedulerHarness]]:
     """Makes benches; what holds for every request is checked when the test is over."""
-    made: list[Bench] = []
+    made: list[SchedulerHarness] = []
 
-    def make(*args, **kwargs) -> Bench:
-        made.append(Bench(*args, **kwargs))
+    def make(*args, **kwargs) -> SchedulerHarness:
+        made.append(SchedulerHarness(*args, **kwargs))
         return made[-1]
 
     yield make

@@ -14,23 +14,23 @@ pytestmark = pytest.mark.timeout(60)  # a deadlock fails instead of hanging
 # --- admission -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_idle_scheduler_leaves_the_runner_alone(bench) -> None:
-    b = bench()
+def test_an_idle_scheduler_leaves_the_runner_alone(harness) -> None:
+    b = harness()
     assert not b.scheduler.has_work()
     assert b.step() == []
     assert b.runner.calls == []
 
 
-def test_submitting_does_not_touch_the_runner(bench) -> None:
-    b = bench()
+def test_submitting_does_not_touch_the_runner(harness) -> None:
+    b = harness()
     b.submit("a", "b", "c")
     b.scheduler.cancel("b")
     assert b.runner.calls == []
     assert b.scheduler.has_work()
 
 
-def test_one_request_is_prefilled_a_round_and_decodes_in_the_same_round(bench) -> None:
-    b = bench(slots=2)
+def test_one_request_is_prefilled_a_round_and_decodes_in_the_same_round(harness) -> None:
+    b = harness(slots=2)
     b.submit("a", "b")
     b.step()
     assert (b.runner.prefilled(), b.runner.decoded()) == (["a"], [("a",)])
@@ -38,38 +38,38 @@ def test_one_request_is_prefilled_a_round_and_decodes_in_the_same_round(bench) -
     assert (b.runner.prefilled(), [set(d) for d in b.runner.decoded()]) == (["a", "b"], [{"a"}, {"a", "b"}])
 
 
-def test_every_running_request_is_in_every_decode(bench) -> None:
-    b = bench(slots=4)
+def test_every_running_request_is_in_every_decode(harness) -> None:
+    b = harness(slots=4)
     b.submit("a", "b", "c", "d", max_tokens=20)
     b.step(times=10)
     assert [len(d) for d in b.runner.decoded()] == [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]
 
 
-def test_requests_of_different_conversations_are_admitted_as_they_arrive(bench) -> None:
-    b = bench(slots=1)
+def test_requests_of_different_conversations_are_admitted_as_they_arrive(harness) -> None:
+    b = harness(slots=1)
     for name in "cabd":
         b.submit(name, conversation=name, max_tokens=2)
     b.drain()
     assert b.admitted() == b.runner.prefilled() == list("cabd")
 
 
-def test_requests_without_a_conversation_are_each_their_own(bench) -> None:
-    b = bench(slots=1)
+def test_requests_without_a_conversation_are_each_their_own(harness) -> None:
+    b = harness(slots=1)
     b.submit("x1", "x2", conversation="x", max_tokens=2)
     b.submit("p", "q", "r", max_tokens=2)
     b.drain()
     assert b.admitted() == ["x1", "p", "q", "r", "x2"]
 
 
-def test_within_a_conversation_requests_are_admitted_as_they_arrive(bench) -> None:
-    b = bench(slots=2)
+def test_within_a_conversation_requests_are_admitted_as_they_arrive(harness) -> None:
+    b = harness(slots=2)
     b.submit("x3", "x1", "x4", "x2", conversation="x", max_tokens=3)
     b.drain()
     assert b.admitted() == ["x3", "x1", "x4", "x2"]
 
 
-def test_a_burst_of_one_conversation_does_not_hold_up_the_others(bench) -> None:
-    b = bench(slots=1)
+def test_a_burst_of_one_conversation_does_not_hold_up_the_others(harness) -> None:
+    b = harness(slots=1)
     b.submit("x1", "x2", "x3", "x4", conversation="x", max_tokens=2)
     b.submit("y1", conversation="y", max_tokens=2)
     b.submit("z1", conversation="z", max_tokens=2)
@@ -77,16 +77,16 @@ def test_a_burst_of_one_conversation_does_not_hold_up_the_others(bench) -> None:
     assert b.admitted() == ["x1", "y1", "z1", "x2", "x3", "x4"]
 
 
-def test_two_bursts_take_turns(bench) -> None:
-    b = bench(slots=1)
+def test_two_bursts_take_turns(harness) -> None:
+    b = harness(slots=1)
     b.submit("x1", "x2", "x3", conversation="x", max_tokens=2)
     b.submit("y1", "y2", "y3", conversation="y", max_tokens=2)
     b.drain()
     assert b.admitted() == ["x1", "y1", "x2", "y2", "x3", "y3"]
 
 
-def test_a_newcomer_goes_before_what_is_left_of_a_burst(bench) -> None:
-    b = bench(slots=1)
+def test_a_newcomer_goes_before_what_is_left_of_a_burst(harness) -> None:
+    b = harness(slots=1)
     b.submit("x1", "x2", "x3", "x4", conversation="x", max_tokens=2)
     b.step(times=2)
     assert b.admitted() == ["x1", "x2"]
@@ -95,9 +95,9 @@ def test_a_newcomer_goes_before_what_is_left_of_a_burst(bench) -> None:
     assert b.admitted() == ["x1", "x2", "y1", "x3", "x4"]
 
 
-def test_a_quiet_conversation_earns_no_credit(bench) -> None:
+def test_a_quiet_conversation_earns_no_credit(harness) -> None:
     """After five requests of x, those of y count from now on: they are not five turns ahead."""
-    b = bench(slots=1)
+    b = harness(slots=1)
     b.submit("y0", conversation="y", max_tokens=2)
     b.submit("x1", "x2", "x3", "x4", conversation="x", max_tokens=2)
     b.submit("x5", conversation="x", max_tokens=9)
@@ -109,8 +109,8 @@ def test_a_quiet_conversation_earns_no_credit(bench) -> None:
     assert b.admitted()[6:] == ["y1", "y2", "x6", "y3"]
 
 
-def test_a_request_joins_those_already_running(bench) -> None:
-    b = bench(slots=2, a="abcdefgh" + END, b="BCD" + END)
+def test_a_request_joins_those_already_running(harness) -> None:
+    b = harness(slots=2, a="abcdefgh" + END, b="BCD" + END)
     b.submit("a")
     b.step(times=2)
     b.submit("b")
@@ -120,22 +120,22 @@ def test_a_request_joins_those_already_running(bench) -> None:
     assert (b.text("a"), b.text("b")) == ("abcdefgh", "BCD")
 
 
-def test_a_request_leaves_while_others_go_on_and_its_slot_is_used_again(bench) -> None:
-    b = bench(slots=2, a="abcdefghijkl" + END, b="B" + END, c="CCC" + END)
+def test_a_request_leaves_while_others_go_on_and_its_slot_is_used_again(harness) -> None:
+    b = harness(slots=2, a="abcdefghijkl" + END, b="B" + END, c="CCC" + END)
     b.submit("a", "b", "c")
     b.step(times=2)
     assert b.running() == {"a"}
-    freed = [call.slots for call in b.runner.calls if call.verb == "release"]
+    freed = [call.slots for call in b.runner.calls if call.method == "release"]
     b.step()
     assert b.running() == {"a", "c"}
-    assert [call.slots for call in b.runner.calls if call.verb == "prefill"][-1:] == freed
+    assert [call.slots for call in b.runner.calls if call.method == "prefill"][-1:] == freed
     b.drain()
     assert [b.text(name) for name in "abc"] == ["abcdefghijkl", "B", "CCC"]
     assert b.runner.holders == {}
 
 
-def test_status_counts_who_runs_and_who_waits(bench) -> None:
-    b = bench(slots=2)
+def test_status_counts_who_runs_and_who_waits(harness) -> None:
+    b = harness(slots=2)
     b.submit("a", "b", "c", "d", max_tokens=5)
     assert (b.scheduler.status().running, b.scheduler.status().waiting) == (0, 4)
     b.step()
@@ -149,8 +149,8 @@ def test_status_counts_who_runs_and_who_waits(bench) -> None:
 # --- queue positions -----------------------------------------------------------------------------------------------------
 
 
-def test_a_position_is_told_before_the_prefill_that_changed_it_and_only_when_it_changed(bench) -> None:
-    b = bench(slots=1)
+def test_a_position_is_told_before_the_prefill_that_changed_it_and_only_when_it_changed(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", "b", "c", max_tokens=4)
     events = b.step()
     assert [(n, LETTER[type(e)]) for n, e in events] == [("a", "P"), ("b", "Q"), ("c", "Q"), ("a", "T"), ("a", "T")]
@@ -162,8 +162,8 @@ def test_a_position_is_told_before_the_prefill_that_changed_it_and_only_when_it_
     assert (b.positions("b"), b.positions("c")) == ([1], [2, 1])
 
 
-def test_what_is_known_before_a_prefill_can_be_delivered_before_it(bench) -> None:
-    b = bench(slots=1)
+def test_what_is_known_before_a_prefill_can_be_delivered_before_it(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", "b", max_tokens=4)
     known_at_prefill: list[str] = []
     b.runner.on_prefill = lambda request_ids: known_at_prefill.extend(name + b.kinds(name) for name in "ab")
@@ -173,15 +173,15 @@ def test_what_is_known_before_a_prefill_can_be_delivered_before_it(bench) -> Non
     assert [(name, LETTER[type(event)]) for name, event in late] == [("a", "T"), ("a", "T")]
 
 
-def test_a_request_that_gets_its_slot_at_once_hears_of_no_queue(bench) -> None:
-    b = bench()
+def test_a_request_that_gets_its_slot_at_once_hears_of_no_queue(harness) -> None:
+    b = harness()
     b.submit("a", max_tokens=2)
     b.drain()
     assert b.positions("a") == []
 
 
-def test_being_overtaken_is_told(bench) -> None:
-    b = bench(slots=1)
+def test_being_overtaken_is_told(harness) -> None:
+    b = harness(slots=1)
     b.submit("x1", "x2", "x3", conversation="x", max_tokens=9)
     b.step()
     b.submit("y1", conversation="y")
@@ -189,8 +189,8 @@ def test_being_overtaken_is_told(bench) -> None:
     assert [b.positions(name) for name in ("y1", "x2", "x3")] == [[1], [1, 2], [2, 3]]
 
 
-def test_a_cancelled_request_lets_those_behind_it_move_up(bench) -> None:
-    b = bench(slots=1)
+def test_a_cancelled_request_lets_those_behind_it_move_up(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", "b", "c", "d", max_tokens=9)
     b.step()
     b.scheduler.cancel("c")
@@ -199,8 +199,8 @@ def test_a_cancelled_request_lets_those_behind_it_move_up(bench) -> None:
     assert b.kinds("c") == "QF"
 
 
-def test_the_wait_is_unknown_before_a_first_finish_and_known_after_it(bench) -> None:
-    b = bench(slots=1)
+def test_the_wait_is_unknown_before_a_first_finish_and_known_after_it(harness) -> None:
+    b = harness(slots=1)
     b.runner.on_decode = lambda _: setattr(b.clock, "now", b.clock.now + 1)
     b.submit("a", "b", "c", "d", max_tokens=4)
     b.step()
@@ -216,8 +216,8 @@ def test_the_wait_is_unknown_before_a_first_finish_and_known_after_it(bench) -> 
 # --- what is refused -----------------------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_refuses_and_says_how_many_wait(bench) -> None:
-    b = bench(slots=1, max_waiting=3)
+def test_a_full_queue_refuses_and_says_how_many_wait(harness) -> None:
+    b = harness(slots=1, max_waiting=3)
     b.submit("a")
     b.step()
     b.submit("b", "c", "d")
@@ -225,8 +225,8 @@ def test_a_full_queue_refuses_and_says_how_many_wait(bench) -> None:
         b.submit("e")
 
 
-def test_free_slots_make_room_beyond_the_queue(bench) -> None:
-    b = bench(slots=2, max_waiting=3)
+def test_free_slots_make_room_beyond_the_queue(harness) -> None:
+    b = harness(slots=2, max_waiting=3)
     b.submit(*"abcde")
     with pytest.raises(BackendBusy):
         b.submit("f")
@@ -235,8 +235,8 @@ def test_free_slots_make_room_beyond_the_queue(bench) -> None:
         b.submit("f")
 
 
-def test_without_a_queue_as_many_requests_are_taken_as_slots_are_free(bench) -> None:
-    b = bench(slots=2, max_waiting=0)
+def test_without_a_queue_as_many_requests_are_taken_as_slots_are_free(harness) -> None:
+    b = harness(slots=2, max_waiting=0)
     b.submit("a", "b", max_tokens=4)
     with pytest.raises(BackendBusy):
         b.submit("c")
@@ -251,8 +251,8 @@ def test_without_a_queue_as_many_requests_are_taken_as_slots_are_free(bench) -> 
         b.submit("d")
 
 
-def test_a_refused_request_leaves_nothing_behind(bench) -> None:
-    b = bench(slots=1, max_waiting=0)
+def test_a_refused_request_leaves_nothing_behind(harness) -> None:
+    b = harness(slots=1, max_waiting=0)
     b.submit("a", max_tokens=2)
     with pytest.raises(BackendBusy):
         b.submit("b")
@@ -263,22 +263,22 @@ def test_a_refused_request_leaves_nothing_behind(bench) -> None:
 
 
 @pytest.mark.parametrize("length", [8, 9, 100])
-def test_a_prompt_without_room_for_one_new_token_is_refused(bench, length: int) -> None:
-    b = bench(max_seq_len=8)
+def test_a_prompt_without_room_for_one_new_token_is_refused(harness, length: int) -> None:
+    b = harness(max_seq_len=8)
     with pytest.raises(PromptTooLong):
         b.submit("a", prompt=length)
     assert not b.scheduler.has_work()
 
 
-def test_an_empty_prompt_is_refused(bench) -> None:
-    b = bench()
+def test_an_empty_prompt_is_refused(harness) -> None:
+    b = harness()
     with pytest.raises(BadRequest):
         b.submit("a", prompt=0)
     assert not b.scheduler.has_work()
 
 
-def test_an_id_in_use_is_refused_and_the_first_request_goes_on(bench) -> None:
-    b = bench(slots=1, a="hi" + END)
+def test_an_id_in_use_is_refused_and_the_first_request_goes_on(harness) -> None:
+    b = harness(slots=1, a="hi" + END)
     b.submit("a", "b", max_tokens=4)
     with pytest.raises(BadRequest):
         b.submit("a")
@@ -290,8 +290,8 @@ def test_an_id_in_use_is_refused_and_the_first_request_goes_on(bench) -> None:
     assert b.text("a") == "hi"
 
 
-def test_an_id_can_be_used_again_once_its_request_has_ended(bench) -> None:
-    b = bench(a="hi" + END)
+def test_an_id_can_be_used_again_once_its_request_has_ended(harness) -> None:
+    b = harness(a="hi" + END)
     b.submit("a")
     b.drain()
     first = b.log.copy()

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.timeout(60)  # a deadlock fails instead of hanging
 # --- what a request tells ------------------------------------------------------------------------------------------------
 
 
-def test_the_events_of_a_request_come_in_order_and_spell_its_text(bench) -> None:
-    b = bench(slots=1, a="hey" + END)
+def test_the_events_of_a_request_come_in_order_and_spell_its_text(harness) -> None:
+    b = harness(slots=1, a="hey" + END)
     b.submit("a", prompt=7)
     b.drain()
     assert b.kinds("a") == "PTTTTF"
@@ -26,8 +26,8 @@ def test_the_events_of_a_request_come_in_order_and_spell_its_text(bench) -> None
     assert (finish.reason, finish.text, finish.prompt_tokens, finish.completion_tokens) == ("end_of_turn", "y", 7, 4)
 
 
-def test_nothing_follows_the_finish(bench) -> None:
-    b = bench(slots=1, a="hi" + END)
+def test_nothing_follows_the_finish(harness) -> None:
+    b = harness(slots=1, a="hi" + END)
     b.submit("a")
     b.drain()
     seen = len(b.events("a"))
@@ -36,8 +36,8 @@ def test_nothing_follows_the_finish(bench) -> None:
     assert len(b.events("a")) == seen
 
 
-def test_the_runners_record_of_a_token_is_handed_on(bench) -> None:
-    b = bench(slots=1, a="hi" + END)
+def test_the_runners_record_of_a_token_is_handed_on(harness) -> None:
+    b = harness(slots=1, a="hi" + END)
     b.requests["a"] = GenerationRequest(prompt_ids=(1, 2), trace=True, id="a")
     b.scheduler.submit(b.requests["a"])
     b.submit("b", max_tokens=2)
@@ -46,8 +46,8 @@ def test_the_runners_record_of_a_token_is_handed_on(bench) -> None:
     assert [e.trace for e in b.events("b") if isinstance(e, TokenEvent)] == [None, None]
 
 
-def test_the_timings_are_measured_from_submission(bench) -> None:
-    b = bench(slots=1)
+def test_the_timings_are_measured_from_submission(harness) -> None:
+    b = harness(slots=1)
 
     def takes(seconds: float) -> Callable[[object], None]:
         return lambda _: setattr(b.clock, "now", b.clock.now + seconds)
@@ -87,8 +87,8 @@ def test_the_timings_are_measured_from_submission(bench) -> None:
         pytest.param("abcdef", 7, {}, "context_full", "a", 1, id="room for one token"),
     ],
 )
-def test_each_finish_reason(bench, script: str, prompt: int, sampling: dict, reason: str, text: str, tokens: int) -> None:
-    b = bench(max_seq_len=8 if reason == "context_full" or prompt == 5 else 64, a=script)
+def test_each_finish_reason(harness, script: str, prompt: int, sampling: dict, reason: str, text: str, tokens: int) -> None:
+    b = harness(max_seq_len=8 if reason == "context_full" or prompt == 5 else 64, a=script)
     b.submit("a", prompt=prompt, **sampling)
     b.drain()
     finish = b.finish("a")
@@ -98,16 +98,16 @@ def test_each_finish_reason(bench, script: str, prompt: int, sampling: dict, rea
     assert b.runner.holders == {}
 
 
-def test_nothing_is_emitted_after_a_stop_string(bench) -> None:
-    b = bench(a="one STOP two")
+def test_nothing_is_emitted_after_a_stop_string(harness) -> None:
+    b = harness(a="one STOP two")
     b.submit("a", stop=("STOP",))
     b.drain()
     assert b.finish("a").text == ""
     assert b.kinds("a") == "P" + "T" * len("one STOP") + "F"
 
 
-def test_a_request_that_ends_with_its_first_token_frees_its_slot_for_the_next_round(bench) -> None:
-    b = bench(slots=1, a=END, b=END)
+def test_a_request_that_ends_with_its_first_token_frees_its_slot_for_the_next_round(harness) -> None:
+    b = harness(slots=1, a=END, b=END)
     b.submit("a", "b")
     b.step()
     assert b.kinds("a") == "PTF"
@@ -120,8 +120,8 @@ def test_a_request_that_ends_with_its_first_token_frees_its_slot_for_the_next_ro
 # --- time limits ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_time_limit_ends_a_waiting_request_without_a_slot(bench) -> None:
-    b = bench(slots=1)
+def test_a_time_limit_ends_a_waiting_request_without_a_slot(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", max_tokens=9)
     b.submit("b", time_limit_s=10)
     b.step()
@@ -135,8 +135,8 @@ def test_a_time_limit_ends_a_waiting_request_without_a_slot(bench) -> None:
     assert b.runner.prefilled() == ["a"]
 
 
-def test_a_time_limit_ends_a_running_request_and_keeps_its_text(bench) -> None:
-    b = bench(slots=1, a="abcdefgh" + END)
+def test_a_time_limit_ends_a_running_request_and_keeps_its_text(harness) -> None:
+    b = harness(slots=1, a="abcdefgh" + END)
     b.submit("a", time_limit_s=10)
     b.step(times=2)
     b.clock.now = 10.5
@@ -147,8 +147,8 @@ def test_a_time_limit_ends_a_running_request_and_keeps_its_text(bench) -> None:
     assert b.runner.holders == {}
 
 
-def test_a_time_limit_counts_the_time_in_the_queue(bench) -> None:
-    b = bench(slots=1)
+def test_a_time_limit_counts_the_time_in_the_queue(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", max_tokens=3)
     b.submit("b", time_limit_s=10)
     b.clock.now = 8
@@ -159,8 +159,8 @@ def test_a_time_limit_counts_the_time_in_the_queue(bench) -> None:
     assert b.reason("b") == "time_limit"
 
 
-def test_a_slot_freed_by_a_time_limit_is_filled_in_the_same_step(bench) -> None:
-    b = bench(slots=1)
+def test_a_slot_freed_by_a_time_limit_is_filled_in_the_same_step(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", time_limit_s=10)
     b.submit("b")
     b.step()
@@ -170,8 +170,8 @@ def test_a_slot_freed_by_a_time_limit_is_filled_in_the_same_step(bench) -> None:
     assert b.running() == {"b"}
 
 
-def test_without_a_time_limit_a_request_may_take_for_ever(bench) -> None:
-    b = bench(slots=1, a="ab" + END)
+def test_without_a_time_limit_a_request_may_take_for_ever(harness) -> None:
+    b = harness(slots=1, a="ab" + END)
     b.submit("a")
     b.step()
     b.clock.now = 1e9
@@ -182,8 +182,8 @@ def test_without_a_time_limit_a_request_may_take_for_ever(bench) -> None:
 # --- cancelling ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_cancelled_while_waiting_never_gets_a_slot(bench) -> None:
-    b = bench(slots=1)
+def test_a_request_cancelled_while_waiting_never_gets_a_slot(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", "b", "c", max_tokens=4)
     b.step()
     b.scheduler.cancel("b")
@@ -193,8 +193,8 @@ def test_a_request_cancelled_while_waiting_never_gets_a_slot(bench) -> None:
     assert b.runner.prefilled() == ["a", "c"]
 
 
-def test_a_request_cancelled_before_the_first_step_has_only_a_finish(bench) -> None:
-    b = bench()
+def test_a_request_cancelled_before_the_first_step_has_only_a_finish(harness) -> None:
+    b = harness()
     b.submit("a")
     b.scheduler.cancel("a")
     b.step()
@@ -203,14 +203,14 @@ def test_a_request_cancelled_before_the_first_step_has_only_a_finish(bench) -> N
     assert not b.scheduler.has_work()
 
 
-def test_a_request_cancelled_while_running_frees_its_slot_at_the_start_of_the_next_step(bench) -> None:
-    b = bench(slots=1, a="abcdefgh" + END)
+def test_a_request_cancelled_while_running_frees_its_slot_at_the_start_of_the_next_step(harness) -> None:
+    b = harness(slots=1, a="abcdefgh" + END)
     b.submit("a", "b")
     b.step(times=2)
     b.scheduler.cancel("a")
     calls_before = len(b.runner.calls)
     events = b.step()
-    assert [(call.verb, call.requests) for call in b.runner.calls[calls_before:]] == [
+    assert [(call.method, call.requests) for call in b.runner.calls[calls_before:]] == [
         ("release", ("a",)),
         ("prefill", ("b",)),
         ("decode", ("b",)),
@@ -219,8 +219,8 @@ def test_a_request_cancelled_while_running_frees_its_slot_at_the_start_of_the_ne
     assert (b.reason("a"), b.text("a"), b.finish("a").text) == ("cancelled", "abc", "c")
 
 
-def test_a_request_cancelled_inside_its_prefill_ends_in_the_next_step(bench) -> None:
-    b = bench(slots=1, a="abcdefgh" + END)
+def test_a_request_cancelled_inside_its_prefill_ends_in_the_next_step(harness) -> None:
+    b = harness(slots=1, a="abcdefgh" + END)
     b.runner.on_prefill = b.scheduler.cancel
     b.submit("a")
     b.step()
@@ -233,8 +233,8 @@ def test_a_request_cancelled_inside_its_prefill_ends_in_the_next_step(bench) -> 
     assert not b.scheduler.has_work()
 
 
-def test_a_request_cancelled_inside_a_decode_ends_in_the_next_step_and_the_others_go_on(bench) -> None:
-    b = bench(slots=2, a="abcdefgh" + END, b="BCDEF" + END)
+def test_a_request_cancelled_inside_a_decode_ends_in_the_next_step_and_the_others_go_on(harness) -> None:
+    b = harness(slots=2, a="abcdefgh" + END, b="BCDEF" + END)
     b.submit("a", "b")
     b.step(times=2)
     b.runner.on_decode = lambda _: b.scheduler.cancel("a")
@@ -248,16 +248,16 @@ def test_a_request_cancelled_inside_a_decode_ends_in_the_next_step_and_the_other
     assert b.text("b") == "BCDEF"
 
 
-def test_another_request_can_be_cancelled_inside_a_prefill(bench) -> None:
-    b = bench(slots=1)
+def test_another_request_can_be_cancelled_inside_a_prefill(harness) -> None:
+    b = harness(slots=1)
     b.runner.on_prefill = lambda name: b.scheduler.cancel("b") if name == "a" else None
     b.submit("a", "b", "c", max_tokens=2)
     b.drain()
     assert (b.reason("b"), b.admitted()) == ("cancelled", ["a", "c"])
 
 
-def test_cancelling_twice_is_cancelling_once(bench) -> None:
-    b = bench(slots=1)
+def test_cancelling_twice_is_cancelling_once(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", "b")
     b.step()
     for name in "aabb":
@@ -269,8 +269,8 @@ def test_cancelling_twice_is_cancelling_once(bench) -> None:
     assert (b.kinds("a"), b.kinds("b")) == ("PTTF", "QF")
 
 
-def test_cancelling_what_has_ended_or_never_was_changes_nothing(bench) -> None:
-    b = bench(slots=1, a="hi" + END, b="ho" + END)
+def test_cancelling_what_has_ended_or_never_was_changes_nothing(harness) -> None:
+    b = harness(slots=1, a="hi" + END, b="ho" + END)
     b.scheduler.cancel("a")
     b.submit("a")
     b.drain()
@@ -283,8 +283,8 @@ def test_cancelling_what_has_ended_or_never_was_changes_nothing(bench) -> None:
     assert (b.reason("a"), b.reason("b")) == ("end_of_turn", "end_of_turn")
 
 
-def test_a_cancel_that_comes_with_the_last_token_does_not_reach_a_later_request_of_the_same_id(bench) -> None:
-    b = bench(slots=1, a="h" + END)
+def test_a_cancel_that_comes_with_the_last_token_does_not_reach_a_later_request_of_the_same_id(harness) -> None:
+    b = harness(slots=1, a="h" + END)
     b.runner.on_decode = lambda _: b.scheduler.cancel("a")
     b.submit("a")
     b.step()
@@ -296,8 +296,8 @@ def test_a_cancel_that_comes_with_the_last_token_does_not_reach_a_later_request_
     assert (b.reason("a"), b.text("a")) == ("end_of_turn", "h")
 
 
-def test_a_request_both_cancelled_and_out_of_time_ends_once(bench) -> None:
-    b = bench(slots=1)
+def test_a_request_both_cancelled_and_out_of_time_ends_once(harness) -> None:
+    b = harness(slots=1)
     b.submit("a", "b", time_limit_s=5)
     b.step()
     b.clock.now = 6

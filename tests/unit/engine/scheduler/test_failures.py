@@ -9,7 +9,7 @@ import pytest
 
 from mllama_demo.engine.runner import RunnerDown
 from mllama_demo.errors import BackendUnavailable, BadRequest
-from tests.support.scheduler_bench import Bench
+from tests.support.scheduler_harness import SchedulerHarness
 from tests.support.scripted_runner import END
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock fails instead of hanging
@@ -25,8 +25,8 @@ def answers_while_busy(call: Callable[[], object]) -> bool:
 # --- when the runner fails -----------------------------------------------------------------------------------------------
 
 
-def test_a_failing_prefill_ends_that_request_alone(bench) -> None:
-    b = bench(slots=2, a="abcd" + END, c="CD" + END)
+def test_a_failing_prefill_ends_that_request_alone(harness) -> None:
+    b = harness(slots=2, a="abcd" + END, c="CD" + END)
     b.submit("a", "b", "c")
     b.step()
     b.runner.fail_prefill["b"] = RuntimeError("out of device memory")
@@ -40,8 +40,8 @@ def test_a_failing_prefill_ends_that_request_alone(bench) -> None:
     assert b.scheduler.status().down is None
 
 
-def test_a_failing_decode_ends_exactly_those_in_it(bench) -> None:
-    b = bench(slots=2, c="CD" + END, d="DE" + END)
+def test_a_failing_decode_ends_exactly_those_in_it(harness) -> None:
+    b = harness(slots=2, c="CD" + END, d="DE" + END)
     b.submit("a", "b", "c", "d")
     b.step()
     b.runner.fail_decode = [RuntimeError("device timeout")]
@@ -57,7 +57,7 @@ def test_a_failing_decode_ends_exactly_those_in_it(bench) -> None:
     assert b.scheduler.status().down is None
 
 
-def assert_down(b: Bench, cause: str) -> None:
+def assert_down(b: SchedulerHarness, cause: str) -> None:
     assert cause in (b.scheduler.status().down or "")
     assert not b.scheduler.has_work()
     assert b.runner.holders == {}
@@ -66,8 +66,8 @@ def assert_down(b: Bench, cause: str) -> None:
         b.submit("late")
 
 
-def test_three_failures_in_a_row_take_the_scheduler_down(bench) -> None:
-    b = bench(slots=1)
+def test_three_failures_in_a_row_take_the_scheduler_down(harness) -> None:
+    b = harness(slots=1)
     b.submit(*"abcde")
     b.runner.fail_prefill = {name: RuntimeError(f"broken {name}") for name in "abc"}
     b.step(times=2)
@@ -81,8 +81,8 @@ def test_three_failures_in_a_row_take_the_scheduler_down(bench) -> None:
     assert_down(b, "broken c")
 
 
-def test_prefills_that_work_do_not_excuse_decodes_that_never_do(bench) -> None:
-    b = bench(slots=1)
+def test_prefills_that_work_do_not_excuse_decodes_that_never_do(harness) -> None:
+    b = harness(slots=1)
     b.submit(*"abcd")
     b.runner.fail_decode = [RuntimeError(f"broken decode {n}") for n in (1, 2, 3)]
     b.step(times=3)
@@ -90,8 +90,8 @@ def test_prefills_that_work_do_not_excuse_decodes_that_never_do(bench) -> None:
     assert_down(b, "broken decode 3")
 
 
-def test_a_success_in_between_starts_the_count_again(bench) -> None:
-    b = bench(slots=1, c="C" + END, f="F" + END)
+def test_a_success_in_between_starts_the_count_again(harness) -> None:
+    b = harness(slots=1, c="C" + END, f="F" + END)
     b.submit(*"abcdef")
     b.runner.fail_prefill = {name: RuntimeError("broken") for name in "abde"}
     b.drain()
@@ -99,8 +99,8 @@ def test_a_success_in_between_starts_the_count_again(bench) -> None:
     assert b.scheduler.status().down is None
 
 
-def test_a_decode_of_others_counts_as_a_success_between_failing_prefills(bench) -> None:
-    b = bench(slots=2, a="abcdefgh" + END)
+def test_a_decode_of_others_counts_as_a_success_between_failing_prefills(harness) -> None:
+    b = harness(slots=2, a="abcdefgh" + END)
     b.submit(*"abcde")
     b.runner.fail_prefill = {name: RuntimeError("broken") for name in "bcde"}
     b.drain()
@@ -108,12 +108,12 @@ def test_a_decode_of_others_counts_as_a_success_between_failing_prefills(bench) 
     assert b.scheduler.status().down is None
 
 
-@pytest.mark.parametrize("verb", ["prefill", "decode"])
-def test_a_runner_that_says_it_is_down_takes_the_scheduler_down_at_once(bench, verb: str) -> None:
-    b = bench(slots=2)
+@pytest.mark.parametrize("method", ["prefill", "decode"])
+def test_a_runner_that_says_it_is_down_takes_the_scheduler_down_at_once(harness, method: str) -> None:
+    b = harness(slots=2)
     b.submit("a", "b", "c", "d")
     b.step()
-    if verb == "prefill":
+    if method == "prefill":
         b.runner.fail_prefill["b"] = RunnerDown("the device is gone")
     else:
         b.runner.fail_decode = [RunnerDown("the device is gone")]
@@ -124,8 +124,8 @@ def test_a_runner_that_says_it_is_down_takes_the_scheduler_down_at_once(bench, v
     assert_down(b, "the device is gone")
 
 
-def test_a_bad_request_found_in_prefill_ends_that_request_alone_and_is_no_failure_of_the_runner(bench) -> None:
-    b = bench(slots=1, f="F" + END)
+def test_a_bad_request_found_in_prefill_ends_that_request_alone_and_is_no_failure_of_the_runner(harness) -> None:
+    b = harness(slots=1, f="F" + END)
     b.submit(*"abcdef")
     b.runner.fail_prefill = {name: BadRequest("The image has no pixels.") for name in "abcde"}
     b.drain()
@@ -139,8 +139,8 @@ def test_a_bad_request_found_in_prefill_ends_that_request_alone_and_is_no_failur
 # --- shutting down -------------------------------------------------------------------------------------------------------
 
 
-def test_shutting_down_ends_everything_with_the_reason(bench) -> None:
-    b = bench(slots=2)
+def test_shutting_down_ends_everything_with_the_reason(harness) -> None:
+    b = harness(slots=2)
     b.submit("a", "b", "c", "d")
     b.step(times=2)
     b.scheduler.cancel("b")
@@ -153,8 +153,8 @@ def test_shutting_down_ends_everything_with_the_reason(bench) -> None:
     assert b.shutdown("The server is stopping.") == []
 
 
-def test_shutting_down_an_idle_scheduler_ends_nothing(bench) -> None:
-    b = bench()
+def test_shutting_down_an_idle_scheduler_ends_nothing(harness) -> None:
+    b = harness()
     assert b.shutdown("The server is stopping.") == []
     assert b.runner.calls == []
     assert_down(b, "The server is stopping")
@@ -163,10 +163,10 @@ def test_shutting_down_an_idle_scheduler_ends_nothing(bench) -> None:
 # --- other threads -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["prefill", "decode", "release"])
-def test_nobody_waits_for_a_busy_runner(bench, verb: str) -> None:
+@pytest.mark.parametrize("method", ["prefill", "decode", "release"])
+def test_nobody_waits_for_a_busy_runner(harness, method: str) -> None:
     """Submitting, cancelling and asking return while the runner is inside a call, and take effect in the next step."""
-    b = bench(slots=1, b="B" + END)
+    b = harness(slots=1, b="B" + END)
     returned: dict[str, bool] = {}
 
     def meanwhile(_: object) -> None:
@@ -181,16 +181,16 @@ def test_nobody_waits_for_a_busy_runner(bench, verb: str) -> None:
             if all(returned.values()):
                 returned[name] = answers_while_busy(call)
 
-    setattr(b.runner, f"on_{verb}", meanwhile)
-    b.submit("a", max_tokens=2 if verb == "release" else 20)
+    setattr(b.runner, f"on_{method}", meanwhile)
+    b.submit("a", max_tokens=2 if method == "release" else 20)
     b.step()
     assert returned == {"submit": True, "cancel": True, "status": True, "has_work": True}
     b.drain()
-    assert (b.reason("a"), b.text("b")) == ("max_tokens" if verb == "release" else "cancelled", "B")
+    assert (b.reason("a"), b.text("b")) == ("max_tokens" if method == "release" else "cancelled", "B")
 
 
-def test_requests_from_many_threads_all_finish(bench) -> None:
-    b = bench(slots=3, max_waiting=1_000)
+def test_requests_from_many_threads_all_finish(harness) -> None:
+    b = harness(slots=3, max_waiting=1_000)
     threads = [
         threading.Thread(target=b.submit, args=[f"{t}-{n}" for n in range(8)], kwargs={"conversation": str(t), "max_tokens": 3})
         for t in range(5)

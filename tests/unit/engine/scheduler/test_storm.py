@@ -185,8 +185,8 @@ class Storm:
             self.plans[name].events.append(event)
 
         finishes = {name: event for name, event in events if isinstance(event, FinishEvent)}
-        prefills = [call.requests[0] for call in calls if call.verb == "prefill"]
-        decodes = [set(call.requests) for call in calls if call.verb == "decode"]
+        prefills = [call.requests[0] for call in calls if call.method == "prefill"]
+        decodes = [set(call.requests) for call in calls if call.method == "decode"]
         is_down = self.scheduler.status().down is not None
 
         # 1. who had to leave left, before anything else
@@ -217,17 +217,17 @@ class Storm:
         """The cause for each request that the calls of this step failed."""
         failed: dict[str, str] = {}
         for call in calls:
-            if call.verb == "release":
+            if call.method == "release":
                 continue
-            error = armed_prefill.get(call.requests[0]) if call.verb == "prefill" else next(iter(armed_decode), None)
+            error = armed_prefill.get(call.requests[0]) if call.method == "prefill" else next(iter(armed_decode), None)
             if error is None:
-                self.failures_in_a_row[call.verb] = 0
-                if call.verb == "decode":
+                self.failures_in_a_row[call.method] = 0
+                if call.method == "decode":
                     self.failures_in_a_row["prefill"] = 0
                 continue
             failed |= dict.fromkeys(call.requests, str(error))
-            self.failures_in_a_row[call.verb] += not isinstance(error, BadRequest)
-            self.fatal |= isinstance(error, RunnerDown) or self.failures_in_a_row[call.verb] >= 3
+            self.failures_in_a_row[call.method] += not isinstance(error, BadRequest)
+            self.fatal |= isinstance(error, RunnerDown) or self.failures_in_a_row[call.method] >= 3
         return failed
 
     def check_the_end(self) -> None:

@@ -14,8 +14,8 @@ def make() -> Iterator[Backends]:
     """Makes backends; in the end they are closed, and their slots must have been used as the runner demands."""
     backends = Backends()
     yield backends
-    for backend, runner, pace in backends.made:
-        if pace is not None:
-            pace.run_free()
+    for backend, runner, control in backends.made:
+        if control is not None:
+            control.run_free()
         backend.close()
         assert runner.violations == []

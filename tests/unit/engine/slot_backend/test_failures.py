@@ -17,7 +17,7 @@ from tests.support.slot_backends import (
     MOST_TOKENS,
     PATIENCE_S,
     CodePoints,
-    Pace,
+    StepControl,
     end,
     idle,
     new_backend,
@@ -39,21 +39,21 @@ MOMENT_S = 3.0
 
 async def test_a_second_request_with_an_id_under_way_is_refused_and_the_first_goes_on(make) -> None:
     runner = ScriptedRunner(scripts={"a": "all of it" + END})
-    pace = Pace(runner)
-    backend = make(runner, pace)
+    control = StepControl(runner)
+    backend = make(runner, control)
     async with aclosing(backend.generate(request("a"))) as first:
         begun = [await anext(first)]
         with pytest.raises(BadRequest, match="'a' is already under way"):
             await read(backend, request("a"))
-        pace.run_free()
+        control.run_free()
         events = begun + [event async for event in first]
     assert (text(events), end(events).reason) == ("all of it", "end_of_turn")
 
 
 async def test_a_full_queue_refuses_the_next_request_and_serves_those_in_it(make) -> None:
     runner = ScriptedRunner(slots=1, scripts={name: name + END for name in "abcd"})
-    pace = Pace(runner)
-    backend = make(runner, pace, max_waiting=2)
+    control = StepControl(runner)
+    backend = make(runner, control, max_waiting=2)
 
     async def scene() -> list[list[Event]]:
         first = asyncio.create_task(read(backend, request("a")))
@@ -62,7 +62,7 @@ async def test_a_full_queue_refuses_the_next_request_and_serves_those_in_it(make
         await asyncio.to_thread(wait_until, lambda: backend.status().waiting == 2, "b and c wait")
         with pytest.raises(BackendBusy, match="2 questions are waiting"):
             await read(backend, request("d"))
-        pace.run_free()
+        control.run_free()
         return [*await first, *await others]
 
     assert [text(events) for events in await scene()] == ["a", "b", "c"]
@@ -74,15 +74,15 @@ async def test_a_full_queue_refuses_the_next_request_and_serves_those_in_it(make
 @pytest.mark.parametrize(("waiting", "said"), [(1, "1 question is waiting already"), (2, "2 questions are waiting already")])
 async def test_a_full_queue_says_how_many_wait(make, waiting: int, said: str) -> None:
     runner = ScriptedRunner(slots=1, scripts={name: name + END for name in "abcd"})
-    pace = Pace(runner)
-    backend = make(runner, pace, max_waiting=waiting)
+    control = StepControl(runner)
+    backend = make(runner, control, max_waiting=waiting)
     first = asyncio.create_task(read(backend, request("a")))
     await asyncio.to_thread(wait_until, lambda: backend.status().running == 1, "a has the slot")
     others = asyncio.create_task(read(backend, *(request(name) for name in "bc"[:waiting])))
     await asyncio.to_thread(wait_until, lambda: backend.status().waiting == waiting, "the others wait")
     with pytest.raises(BackendBusy, match=said):
         await read(backend, request("d"))
-    pace.run_free()
+    control.run_free()
     await asyncio.gather(first, others)
 
 
@@ -177,7 +177,9 @@ async def test_it_is_ready_once_a_question_was_answered_and_not_before() -> None
     assert "still loading (warming up)" in await refused_with(backend)
     go_on.set()
     assert ready.wait(PATIENCE_S)
-    assert [(call.verb, call.requests) for call in runner.calls] == [(v, ("warm-up",)) for v in ("prefill", "decode", "release")]
+    assert [(call.method, call.requests) for call in runner.calls] == [
+        (v, ("warm-up",)) for v in ("prefill", "decode", "release")
+    ]
     assert backend.status().estimated_wait_s == 0
     assert text((await read(backend, request("a", max_tokens=3)))[0]) == "~~~"
     backend.close()
@@ -237,12 +239,12 @@ async def test_a_runner_that_goes_down_takes_everybody_along_by_name(make) -> No
     runner = ScriptedRunner(slots=1)
     told: list[str] = []
     down = threading.Event()
-    pace = Pace(runner)
+    control = StepControl(runner)
     runner.fail_decode = [None, RunnerDown("the device is lost")]
-    backend = make(runner, pace, on_down=lambda reason: (told.append(reason), down.set()))
+    backend = make(runner, control, on_down=lambda reason: (told.append(reason), down.set()))
     reading = asyncio.create_task(read(backend, request("a"), request("b")))
     await asyncio.to_thread(wait_until, lambda: backend.status().waiting == 1, "one runs and one waits")
-    pace.run_free()
+    control.run_free()
     for events in await reading:
         assert end(events).reason == "error"
         assert "the device is lost" in (end(events).error or "")
@@ -262,12 +264,12 @@ async def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> Non
 
     runner.on_release = fail
     down = threading.Event()
-    pace = Pace(runner)
-    backend = make(runner, pace, on_down=lambda reason: down.set())
+    control = StepControl(runner)
+    backend = make(runner, control, on_down=lambda reason: down.set())
     reading = [asyncio.create_task(read(backend, request(name, max_tokens=MOST_TOKENS if name == "b" else 8))) for name in "abc"]
-    pace.allow(1)
+    control.allow(1)
     await asyncio.to_thread(wait_until, lambda: backend.status().waiting == 1, "two run and one waits")
-    pace.allow(8)
+    control.allow(8)
     await asyncio.to_thread(down.wait, PATIENCE_S)
     answers = [events for [events] in await asyncio.wait_for(asyncio.gather(*reading), MOMENT_S)]
     assert text(answers[0]) == "abc"

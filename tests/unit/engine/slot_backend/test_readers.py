@@ -12,7 +12,7 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
 from mllama_demo.engine.base import Event, PrefillEvent, QueueEvent, TokenEvent
 from tests.support.scripted_runner import END, LETTER, ScriptedRunner, check_legal
-from tests.support.slot_backends import MOST_TOKENS, PATIENCE_S, Pace, end, idle, read, request, text
+from tests.support.slot_backends import MOST_TOKENS, PATIENCE_S, StepControl, end, idle, read, request, text
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(60)
@@ -143,11 +143,11 @@ async def test_what_waits_for_a_reader_is_never_more_than_its_own_events(make) -
 
 async def test_closing_the_stream_cancels_the_request_and_frees_its_slot(make) -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000, scripts={"b": "B" + END})
-    pace = Pace(runner)
-    backend = make(runner, pace)
+    control = StepControl(runner)
+    backend = make(runner, control)
     async with aclosing(backend.generate(request("a", max_tokens=MOST_TOKENS))) as stream:
         assert isinstance(await anext(stream), PrefillEvent)
-    pace.allow(2)  # the step under way, and b's
+    control.allow(2)  # the step under way, and b's
     [events] = await read(backend, request("b"))
     assert text(events) == "B"
     wait_until(lambda: idle(backend), "both slots are free")
@@ -157,14 +157,14 @@ async def test_closing_the_stream_cancels_the_request_and_frees_its_slot(make) -
 
 async def test_closing_the_stream_of_a_waiting_request_takes_it_out_of_the_queue(make) -> None:
     runner = ScriptedRunner(slots=1)
-    pace = Pace(runner)
-    backend = make(runner, pace)
+    control = StepControl(runner)
+    backend = make(runner, control)
     async with aclosing(backend.generate(request("a", max_tokens=20))) as first:
         await anext(first)
         async with aclosing(backend.generate(request("b"))) as second:
-            pace.allow(1)
+            control.allow(1)
             assert await anext(second) == QueueEvent(1, None)
-        pace.run_free()
+        control.run_free()
         assert kinds([event async for event in first]) == "T" * 20 + "F"
     wait_until(lambda: idle(backend), "nobody waits")
     assert runner.prefilled() == ["a"]
@@ -172,28 +172,28 @@ async def test_closing_the_stream_of_a_waiting_request_takes_it_out_of_the_queue
 
 async def test_a_cancelled_task_cancels_its_request(make) -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000)
-    pace = Pace(runner)
-    backend = make(runner, pace)
+    control = StepControl(runner)
+    backend = make(runner, control)
     reading = asyncio.create_task(read(backend, request("a", max_tokens=MOST_TOKENS)))
     await asyncio.to_thread(wait_until, runner.prefilled, "a has its slot")
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    pace.allow(1)
+    control.allow(1)
     wait_until(lambda: idle(backend), "the request has ended")
     assert len(runner.decoded()) <= 1
 
 
 async def test_a_request_cancelled_by_its_id_finishes_as_cancelled_with_what_it_has(make) -> None:
     runner = ScriptedRunner(slots=1, scripts={"a": "four and more"})
-    pace = Pace(runner)
-    backend = make(runner, pace)
+    control = StepControl(runner)
+    backend = make(runner, control)
     running, waiting = (asyncio.create_task(read(backend, request(name))) for name in "ab")
-    pace.allow(3)
+    control.allow(3)
     await asyncio.to_thread(wait_until, lambda: len(runner.decoded()) == 4, "the fourth step has begun")
     backend.cancel("a")
     backend.cancel("b")
     backend.cancel("nobody")
-    pace.run_free()
+    control.run_free()
     first, second = (await running)[0], (await waiting)[0]
     assert (text(first), end(first).reason) == ("four ", "cancelled")
     assert (kinds(second)[-1], end(second).reason, end(second).completion_tokens) == ("F", "cancelled", 0)
@@ -202,16 +202,16 @@ async def test_a_request_cancelled_by_its_id_finishes_as_cancelled_with_what_it_
 
 def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> None:
     runner = ScriptedRunner(slots=1, max_seq_len=10_000, scripts={"b": "B" + END})
-    pace = Pace(runner)
-    backend = make(runner, pace)
+    control = StepControl(runner)
+    backend = make(runner, control)
     loop = asyncio.new_event_loop()
     stream = backend.generate(request("gone", max_tokens=MOST_TOKENS))
     assert isinstance(loop.run_until_complete(asyncio.wait_for(anext(stream), PATIENCE_S)), PrefillEvent)
     loop.close()
-    pace.allow(1)  # its events find nobody
+    control.allow(1)  # its events find nobody
     wait_until(lambda: idle(backend), "the request has ended")
     assert len(runner.decoded()) == 1
     assert runner.holders == {}
-    pace.run_free()
+    control.run_free()
     [events] = asyncio.run(read(backend, request("b")))
     assert text(events) == "B"

@@ -16,7 +16,7 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from tests.support.answer_tasks import EARLIER, HELLO, ME, begin, done, new_answers, texts, watch
-from tests.support.manual_backend import PATIENCE_S, READ, finished, talk
+from tests.support.manual_backend import PATIENCE_S, READ, conversation_of, finished
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
@@ -172,7 +172,7 @@ async def test_a_watched_answer_is_not_stopped(backend, store) -> None:
     watching = asyncio.create_task(watch(watched))
     await backend.taken()
     for n in range(3):
-        alone = answers.start(ME, talk(f"Anybody there? {n}"), SamplingParams())
+        alone = answers.start(ME, conversation_of(f"Anybody there? {n}"), SamplingParams())
         await backend.taken()
         await done(alone)
         assert not watched.done

@@ -15,7 +15,7 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from tests.support.answer_tasks import EARLIER, HELLO, ME, OFTEN, begin, done, new_answers, shown, texts, watch
-from tests.support.manual_backend import READ, ManualBackend, finished, talk
+from tests.support.manual_backend import READ, ManualBackend, conversation_of, finished
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
@@ -99,7 +99,7 @@ async def test_a_second_answer_in_a_conversation_is_refused_until_the_first_is_d
     task = await begin(answers, backend, HELLO, "One")
     with pytest.raises(BadRequest, match="is being answered already"):
         answers.start(ME, HELLO.add(Message("user", "Hello??")), SamplingParams())
-    other = await begin(answers, backend, talk("Something else?"), "Two")
+    other = await begin(answers, backend, conversation_of("Something else?"), "Two")
     backend.send(finished())
     await done(other)
     assert len(backend.requests) == 2
@@ -135,7 +135,7 @@ async def test_a_refused_first_question_stores_no_conversation(answers, backend,
 
 async def test_a_prompt_that_is_too_long_is_the_tasks_error(store) -> None:
     backend = ManualBackend(context_length=100)
-    task = new_answers(store, backend).start(ME, talk("x" * 200), SamplingParams())
+    task = new_answers(store, backend).start(ME, conversation_of("x" * 200), SamplingParams())
     await watch(task)
     assert isinstance(task.error, PromptTooLong)
     assert backend.requests == []

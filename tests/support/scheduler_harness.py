@@ -12,7 +12,7 @@ from mllama_demo.sampling import SamplingParams
 from tests.support.scripted_runner import END_IDS, LETTER, Clock, ScriptedRunner, SpelledStream, check_legal
 
 
-class Bench:
+class SchedulerHarness:
     """A scheduler, its scripted runner and its clock, with every event so far. What must hold for any request at any time
     is checked in every step and by `check`."""
 
@@ -50,9 +50,9 @@ class Bench:
             calls_before = len(self.runner.calls)
             events = self.scheduler.step()
             self.log += events
-            verbs = [call.verb for call in self.runner.calls[calls_before:]]
-            assert verbs.count("prefill") <= 1
-            assert verbs.count("decode") <= 1
+            methods = [call.method for call in self.runner.calls[calls_before:]]
+            assert methods.count("prefill") <= 1
+            assert methods.count("decode") <= 1
             assert set(self.runner.holders.values()) == self.running(), "a slot is held exactly while its request runs"
         return events
 
