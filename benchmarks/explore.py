@@ -104,7 +104,7 @@ def watch(backend: Any) -> Reading:
     """Measures the runner's prefills from now on. Disables the end of turn, so that answers have max_tokens tokens."""
     backend._scheduler._end_of_turn_ids = frozenset()
     runner, reading = backend._scheduler._runner, Reading()
-    prefill, read = runner.prefill, runner._read_prompt
+    prefill, compute_prompt = runner.prefill, runner._prefill_logits
 
     def timed(*arguments: Any) -> Any:
         began = time.thread_time()
@@ -116,9 +116,9 @@ def watch(backend: Any) -> Reading:
 
     def counted(*arguments: Any) -> Any:
         reading.reads += 1
-        return read(*arguments)
+        return compute_prompt(*arguments)
 
-    runner.prefill, runner._read_prompt = timed, counted
+    runner.prefill, runner._prefill_logits = timed, counted
     return reading
 
 

@@ -88,9 +88,9 @@ def test_cells_equal_separate_requests_with_their_seeds(loaded: LoadedBackend, e
 
 def test_the_shared_prompt_is_prefilled_once(loaded: LoadedBackend, explored) -> None:
     runner: Any = loaded.backend._scheduler._runner
-    reads: list[int] = []
-    read = runner._read_prompt
-    runner._read_prompt = lambda *arguments: reads.append(1) or read(*arguments)
+    prefills: list[int] = []
+    prefill = runner._prefill_logits
+    runner._prefill_logits = lambda *arguments: prefills.append(1) or prefill(*arguments)
     other = make_grid({**GRID.model_dump(), "prompt": "What colour is it?"})
 
     async def explore() -> None:
@@ -100,8 +100,8 @@ def test_the_shared_prompt_is_prefilled_once(loaded: LoadedBackend, explored) ->
     try:
         loaded.run(explore())
     finally:
-        del runner._read_prompt
-    assert len(reads) == 1
+        del runner._prefill_logits
+    assert len(prefills) == 1
 
 
 def test_concurrent_grids_with_different_shared_prompts_do_not_mix(loaded: LoadedBackend) -> None:
