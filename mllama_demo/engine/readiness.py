@@ -1,4 +1,4 @@
-"""Waits until a backend is ready. For commands that need the model before they begin."""
+"""Waits until a backend is ready. The commands rehearse, explore and batch call it before the first question."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _POLL_INTERVAL_S = 0.1
 
 
 async def until_ready(backend: Backend, report: Callable[[str], None] = lambda _: None) -> None:
-    """Returns once a started backend is ready.
+    """Waits while the backend loads its model. Returns when the backend is ready.
 
     Args:
-        report: Called ten times a second with what is being loaded.
+        backend: A backend that was started.
+        report: Called every 0.1 s while the backend loads. The argument is a text that says what is being loaded.
 
     Raises:
-        BackendUnavailable: The backend is down. The message has the cause.
+        BackendUnavailable: The backend is down. The message is the cause.
     """
     while (status := backend.status()).state == "loading":
         report(status.detail)

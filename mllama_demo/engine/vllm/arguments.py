@@ -2,7 +2,8 @@
 
 vLLM for Neuron has two generations. The legacy fork (0.6 to 0.9) serves Llama 3.2 Vision and takes the arguments
 override_neuron_config and device. The V1 plugin (vLLM 0.11 and later) takes the same overrides inside additional_config and does
-not serve this model. The module imports neither vLLM nor the Neuron SDK.
+not serve this model. Both run models with NxDI, AWS's library NeuronX Distributed Inference. This module imports neither vLLM nor
+the Neuron SDK.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any, Literal
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.neuron.config import neuron_values
 
-Generation = Literal["legacy", "v1"]
-# The overrides of AWS's tutorial. vLLM derives the rest of NxDI's configuration from its own arguments.
-_OVERRIDES = (
+Generation = Literal["legacy", "v1"]  # of vLLM for Neuron
+# The keys of override_neuron_config in AWS's tutorial. vLLM derives NxDI's other values from its own arguments.
+_TUTORIAL_KEYS = (
     "context_encoding_buckets",
     "token_generation_buckets",
     "sequence_parallel_enabled",
@@ -27,10 +28,10 @@ RPC_TIMEOUT_MS = 180_000  # AWS recommends 3 minutes; vLLM's default of 10 s is 
 
 
 def neuron_overrides(settings: Settings) -> dict[str, Any]:
-    """Returns the values of NxDI's configuration that vLLM would choose differently. All are JSON values."""
+    """Returns the value of override_neuron_config: NxDI's values that vLLM must not choose itself. All are JSON values."""
     values = neuron_values(settings.neuron)
-    overrides = {key: values[key] for key in _OVERRIDES}
-    if values["max_context_length"] != values["seq_len"]:  # without it vLLM compiles for prompts as long as the context
+    overrides = {key: values[key] for key in _TUTORIAL_KEYS}
+    if values["max_context_length"] != values["seq_len"]:  # vLLM's own choice is seq_len
         overrides["max_context_length"] = values["max_context_length"]
     return overrides
 
@@ -64,9 +65,10 @@ def engine_arguments(settings: Settings, generation: Generation = "legacy") -> d
 
 
 def engine_environment(settings: Settings, generation: Generation = "legacy") -> dict[str, str]:
-    """Returns the environment variables of an engine with engine_arguments, in this process or in a server's."""
+    """Returns the environment variables for the process that runs the engine: this process or the process of a vLLM server."""
     variables = {"NEURON_SCRATCHPAD_PAGE_SIZE": str(settings.neuron.scratchpad_page_size)}
-    if generation == "legacy":  # when transformers-neuronx is installed too, the fork chooses its library by this variable
+    if generation == "legacy":
+        # The fork runs models with NxDI or with transformers-neuronx. This variable decides if both are installed.
         variables = {"VLLM_NEURON_FRAMEWORK": "neuronx-distributed-inference", **variables}
     if settings.compiled_artifacts is not None:
         # vLLM loads any compiled model in this folder without a check, so each configuration has its own folder.
@@ -77,21 +79,22 @@ def engine_environment(settings: Settings, generation: Generation = "legacy") ->
 
 
 def server_environment(settings: Settings, generation: Generation = "legacy") -> dict[str, str]:
-    """Returns engine_environment with a longer timeout: the server waits for its engine, and a prefill takes longer than 10 s."""
+    """Returns engine_environment and the timeout of a vLLM server. The server's front end waits so long for its engine."""
     return engine_environment(settings, generation) | {"VLLM_RPC_TIMEOUT": str(RPC_TIMEOUT_MS)}
 
 
 def server_flags(settings: Settings, generation: Generation = "legacy") -> list[str]:
     """Returns engine_arguments as flags of vllm.entrypoints.openai.api_server.
 
-    block_size is left out: the parser of the legacy fork refuses a block size as large as Neuron needs, and the server sets it.
+    block_size is left out. The legacy fork's parser refuses a block size as large as Neuron needs, and the server sets block_size
+    itself.
     """
     flags: list[str] = []
     for name, value in engine_arguments(settings, generation).items():
-        flag = "--" + name.replace("_", "-")
         if name == "block_size":
             continue
-        if value is False:
+        flag = "--" + name.replace("_", "-")
+        if value is False:  # vLLM's parser takes --no-NAME instead of a value
             flags.append(flag.replace("--", "--no-", 1))
         else:
             flags += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
