@@ -1,7 +1,9 @@
-"""Writes safetensors files one tensor at a time, so that a file need not fit in memory. No incomplete file gets its name.
+"""Writes safetensors files one tensor at a time, so that a file need not fit in memory.
 
-The format: 8 bytes with the header's length, little-endian; a JSON header padded with spaces to a multiple of 8; the data of the
-tensors end to end (https://huggingface.co/docs/safetensors#format).
+A file is written under a temporary name. It gets its final name when it is complete.
+
+A safetensors file has three parts: the length of the header in 8 bytes, little-endian; the header, which is JSON padded with
+spaces to a multiple of 8 bytes; the data of the tensors without gaps (https://huggingface.co/docs/safetensors#format).
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-INDEX = "model.safetensors.index.json"
-PARTIAL = ".partial"
-WIDTH = {"BF16": 2, "F16": 2, "F32": 4}
+INDEX = "model.safetensors.index.json"  # the file name by which transformers finds a checkpoint of several files
+PARTIAL = ".partial"  # the suffix of the temporary name
+WIDTH = {"BF16": 2, "F16": 2, "F32": 4}  # bytes of one number, by safetensors' name of the type
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to write. dtype: safetensors' name of the type."""
+    """A tensor to write, without its data.
+
+    Attributes:
+        dtype: A key of WIDTH.
+    """
 
     name: str
     dtype: str
@@ -35,80 +41,88 @@ class Entry:
 
 
 def divide(entries: list[Entry], limit: int) -> dict[str, list[Entry]]:
-    """Entries by file name, in order, each file at most `limit` bytes unless a single tensor is larger."""
+    """Divides the entries, in their order, into files. Returns the entries of each file by file name.
+
+    Args:
+        limit: The largest number of bytes of tensor data in one file. A tensor that is larger gets a file of its own.
+    """
     files: list[list[Entry]] = [[]]
-    space = limit
+    space_left = limit
     for entry in entries:
-        if files[-1] and entry.bytes > space:
+        if files[-1] and entry.bytes > space_left:
             files.append([])
-            space = limit
+            space_left = limit
         files[-1].append(entry)
-        space -= entry.bytes
+        space_left -= entry.bytes
     if len(files) == 1:
         return {"model.safetensors": files[0]}
     return {f"model-{number:05d}-of-{len(files):05d}.safetensors": part for number, part in enumerate(files, 1)}
 
 
 def index(files: dict[str, list[Entry]]) -> dict[str, Any]:
-    """The content of the index of several files: their total size, and the file of each tensor."""
+    """Returns the content of the file INDEX: the total size of the tensors, and the file name of each tensor."""
     total = sum(entry.bytes for part in files.values() for entry in part)
     return {"metadata": {"total_size": total}, "weight_map": {entry.name: file for file, part in files.items() for entry in part}}
 
 
 def header(entries: list[Entry]) -> bytes:
-    """The first bytes of a file, up to the data."""
+    """Returns the bytes of a file before the data of the tensors: the length of the header and the header."""
     content: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
+    offset = 0
     for entry in entries:
         content[entry.name] = {
             "dtype": entry.dtype,
             "shape": list(entry.shape),
-            "data_offsets": [position, position + entry.bytes],
+            "data_offsets": [offset, offset + entry.bytes],
         }
-        position += entry.bytes
-    raw = json.dumps(content, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    return struct.pack("<Q", len(raw)) + raw
+        offset += entry.bytes
+    encoded = json.dumps(content, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded
 
 
 def size(entries: list[Entry]) -> int:
-    """Bytes of the whole file."""
+    """Returns the number of bytes of the file."""
     return len(header(entries)) + sum(entry.bytes for entry in entries)
 
 
 def is_whole(file: Path, entries: list[Entry]) -> bool:
-    """Whether the file is complete: it has exactly this header and length."""
-    start = header(entries)
+    """Tells whether the file is complete. A complete file has exactly the header and the length of `entries`."""
+    expected = header(entries)
     if not file.is_file() or file.stat().st_size != size(entries):
         return False
     with file.open("rb") as stream:
-        return stream.read(len(start)) == start
+        return stream.read(len(expected)) == expected
 
 
 def write(file: Path, entries: list[Entry], tensor: Callable[[Entry], Any]) -> None:
-    """Writes a file. tensor: makes the contiguous torch tensor of an entry; called for one entry after the other."""
+    """Writes a safetensors file.
+
+    Args:
+        tensor: Returns the contiguous torch tensor of an entry. Called for each entry in turn.
+    """
+    import torch
+
     with whole_file(file) as stream:
         stream.write(header(entries))
         for entry in entries:
-            made = tensor(entry)
-            stream.write(memoryview(made.flatten().view(_bytes_type()).numpy()))  # numpy has no bfloat16
-            del made
-
-
-def _bytes_type() -> Any:
-    import torch
-
-    return torch.uint8
+            data = tensor(entry)
+            stream.write(memoryview(data.flatten().view(torch.uint8).numpy()))  # as bytes, because numpy has no bfloat16
+            del data  # the next tensor is made after this one is freed
 
 
 def write_json(file: Path, content: Any) -> None:
+    """Writes a JSON file. The file gets its name when it is complete."""
     with whole_file(file) as stream:
         stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Iterator[IO[bytes]]:
-    """Yields a stream to write `file`. The file gets its name when all is on the disk; a failure leaves no file."""
+    """Yields a stream to a temporary file. The temporary file is renamed to `file` when the block ends without an exception.
+
+    An exception in the block removes the temporary file and leaves `file` as it was.
+    """
     partial = file.with_name(file.name + PARTIAL)
     try:
         with partial.open("wb") as stream:
