@@ -1,7 +1,8 @@
-"""Folders of compiled models (artifacts): where one is, whether it can be used, and how a new one is written atomically.
+"""Finds, checks and writes artifacts. An artifact is the folder of one compiled model.
 
-An artifact has a manifest, compiled-from.json, with all inputs of the compilation and all files. An artifact without a manifest,
-with other inputs or with a missing file is never used. The module does not know how a model is compiled.
+An artifact has a manifest, compiled-from.json. The manifest lists all inputs of the compilation and all files of the artifact. An
+artifact without a manifest, with other inputs or with a missing or changed file is never used. A new artifact appears under its
+name only when it is complete. This module does not know how a model is compiled.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from mllama_demo.checkpoint.compilation.fingerprint import differences, fingerpr
 from mllama_demo.errors import ConfigError
 from mllama_demo.runtime.process import exclusive_lock, remove_if_abandoned
 
-ARTIFACT_VARIABLE = "NEURON_COMPILED_ARTIFACTS"  # also read by vLLM; names the artifact itself
-MODEL_FILE, NEURON_CONFIG = "model.pt", "neuron_config.json"  # NxDI's names
+# The environment variable that names the folder of one artifact, not the folder of all artifacts. vLLM reads it too.
+ARTIFACT_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
+MODEL_FILE, NEURON_CONFIG = "model.pt", "neuron_config.json"  # NxDI (NeuronX Distributed Inference) writes these names
 MANIFEST = "compiled-from.json"
-WORK_SUFFIX = ".compiling"
-# The files of a tokenizer and an image processor in all versions of transformers. They are copied into the artifact.
+WORK_SUFFIX = ".compiling"  # of the folder in which a new artifact is made
+# The files of the checkpoint that are copied into the artifact: the files that any version of transformers reads for a tokenizer
+# or an image processor.
 TOKENIZER_AND_PROCESSOR = (
     "config.json",
     "generation_config.json",
@@ -39,29 +42,40 @@ TOKENIZER_AND_PROCESSOR = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-_HASHED = 2**20  # bytes; the manifest has a digest of smaller files, and only the size of larger ones
+# The manifest has the size and a digest of a file up to this size, and only the size of a larger file.
+_MAX_HASHED_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class ArtifactLocation:
-    """The folder of an artifact. from_environment: ARTIFACT_VARIABLE names the folder; otherwise its fingerprint does."""
+    """The folder of an artifact. The folder need not exist.
+
+    Attributes:
+        from_environment: True if ARTIFACT_VARIABLE names the folder. Otherwise, the fingerprint of the inputs is its name.
+    """
 
     folder: Path
     from_environment: bool
 
 
 def locate(root: Path, inputs: Mapping[str, Any], environ: Mapping[str, str]) -> ArtifactLocation:
-    """The location of the artifact that is compiled from `inputs`. root: the folder of all artifacts of this model."""
+    """Returns the location of the artifact for `inputs`.
+
+    Args:
+        root: The folder of all artifacts of this model.
+        inputs: All that the compiled model depends on, see fingerprint.compilation_inputs.
+        environ: The environment variables.
+    """
     if environ.get(ARTIFACT_VARIABLE):
         return ArtifactLocation(Path(environ[ARTIFACT_VARIABLE]).expanduser().absolute(), from_environment=True)
     return ArtifactLocation(root / fingerprint(inputs), from_environment=False)
 
 
 def is_compiled_from(location: ArtifactLocation, inputs: Mapping[str, Any]) -> bool:
-    """Whether the location holds a complete artifact of exactly these inputs.
+    """Tells whether the location has a complete artifact of exactly these inputs. A missing or empty folder has none.
 
     Raises:
-        ConfigError: the folder holds something else; the sentence names the differences.
+        ConfigError: The folder has anything else, such as an artifact of other inputs. The message names the differences.
     """
     folder = location.folder
     remedy = "remove that folder, and it is compiled anew"
@@ -71,37 +85,37 @@ def is_compiled_from(location: ArtifactLocation, inputs: Mapping[str, Any]) -> b
         return False
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file, and no folder of a compiled model; name another place.")
-    found = read_manifest(folder)
-    if found is None:
+    manifest = read_manifest(folder)
+    if manifest is None:
         raise ConfigError(
             f"{folder} does not say what it was compiled from (it has no readable {MANIFEST}), so it cannot be trusted; {remedy}."
         )
-    if different := differences(found["made_of"], inputs):
+    if different := differences(manifest["made_of"], inputs):
         raise ConfigError(f"The compiled model in {folder} is another one: {first_three(different)}; {remedy}.")
-    if damage := _damage(folder, found["files"]):
+    if damage := _damage(folder, manifest["files"]):
         raise ConfigError(f"The compiled model in {folder} is damaged ({damage}); {remedy}.")
     return True
 
 
 def closest(root: Path, inputs: Mapping[str, Any]) -> tuple[Path, list[str]] | None:
-    """The artifact in `root` with the fewest differences from `inputs`, and the differences."""
-    found = []
+    """Returns the artifact in `root` with the fewest differences from `inputs`, and the differences; None without an artifact."""
+    candidates = []
     with contextlib.suppress(OSError):
         for folder in sorted(root.iterdir()):
             manifest = None if folder.name.endswith(WORK_SUFFIX) else read_manifest(folder)
             if manifest is not None:
-                found.append((folder, differences(manifest["made_of"], inputs)))
-    return min(found, key=lambda item: len(item[1]), default=None)
+                candidates.append((folder, differences(manifest["made_of"], inputs)))
+    return min(candidates, key=lambda candidate: len(candidate[1]), default=None)
 
 
 def first_three(differences: list[str]) -> str:
-    """The first three differences, and the number of the others."""
+    """Returns a text with the first three differences and the number of further differences."""
     more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
     return ", ".join(differences[:3]) + more
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of an artifact; None when it is missing or cannot be read."""
+    """Returns the manifest of an artifact; None if the manifest is missing or cannot be read."""
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
         return content if isinstance(content["made_of"], dict) and isinstance(content["files"], dict) else None
@@ -110,7 +124,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, inputs: Mapping[str, Any], seconds: float) -> None:
-    """Writes the manifest, the last file of an artifact. seconds: the duration of the compilation."""
+    """Writes the manifest. The manifest lists the files in the folder, so the caller writes it after all other files.
+
+    Args:
+        seconds: The duration of the compilation.
+    """
     content = {
         "fingerprint": fingerprint(inputs),
         "compiled_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -122,6 +140,7 @@ def write_manifest(folder: Path, inputs: Mapping[str, Any], seconds: float) -> N
 
 
 def copy_tokenizer_and_processor(checkpoint: Path, folder: Path) -> None:
+    """Copies those files of TOKENIZER_AND_PROCESSOR that the checkpoint has."""
     for name in TOKENIZER_AND_PROCESSOR:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, folder / name)
@@ -129,32 +148,32 @@ def copy_tokenizer_and_processor(checkpoint: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_artifact(target: ArtifactLocation) -> Iterator[Path]:
-    """Yields a working folder beside the target. The caller fills its subfolder "artifact".
+    """Yields a working folder beside the target. The caller fills the subfolder "artifact" of the working folder.
 
-    At the end the subfolder gets the target's name, by one rename. The working folder is removed in any case, and so are the
-    working folders of killed processes.
+    When the block ends without an exception, one rename turns the subfolder into the target. The working folder is always
+    removed. In the folder of all artifacts, the working folders of killed processes are removed too.
 
     Raises:
-        ConfigError: another process compiles the same, or the folder cannot be written to.
+        ConfigError: Another process compiles the same artifact, or the parent folder cannot be written to.
     """
     if target.folder.is_mount():
         raise ConfigError(f"{target.folder} is a mount point, which cannot be replaced by a rename; name a folder in it.")
     work = target.folder.with_name(target.folder.name + WORK_SUFFIX)
-    created = _make_parents(work)
+    created_parents = _make_parents(work)
 
     def clean_up() -> None:
         shutil.rmtree(work, ignore_errors=True)
-        for folder in created:  # removes the parent folders that were created here, if they are empty
-            with contextlib.suppress(OSError):
+        for folder in created_parents:
+            with contextlib.suppress(OSError):  # rmdir fails for a folder that is not empty, and that folder stays
                 folder.rmdir()
 
     try:
-        if not target.from_environment:
-            for other in work.parent.glob("*" + WORK_SUFFIX):
-                remove_if_abandoned(other)
+        if not target.from_environment:  # the parent of a folder that the user named may have folders of other programs
+            for leftover in work.parent.glob("*" + WORK_SUFFIX):
+                remove_if_abandoned(leftover)
         work.mkdir(exist_ok=True)
         with exclusive_lock(work, "Another compilation"):
-            atexit.register(clean_up)  # the program does not wait for the compiling thread when it ends
+            atexit.register(clean_up)  # exit_process does not wait for the thread that runs this block
             try:
                 _clear(work)
                 (work / "artifact").mkdir()
@@ -163,17 +182,18 @@ def new_artifact(target: ArtifactLocation) -> Iterator[Path]:
             finally:
                 clean_up()
                 atexit.unregister(clean_up)
-    except OSError:
+    except OSError:  # also one of mkdir or of opening the lock, before the inner try
         clean_up()
         raise
 
 
 def full_disk(error: BaseException) -> bool:
+    """Tells whether the error means that the disk is full or the user's quota is used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _make_parents(work: Path) -> list[Path]:
-    """Creates the parent folders; returns the created ones, the innermost first."""
+    """Creates the missing parent folders. Returns the folders that were missing, the innermost first."""
     missing = [folder for folder in work.parents if not folder.exists()]
     try:
         work.parent.mkdir(parents=True, exist_ok=True)
@@ -187,17 +207,23 @@ def _make_parents(work: Path) -> list[Path]:
 
 
 def _clear(folder: Path) -> None:
+    """Removes all entries of the folder."""
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _file_record(file: Path) -> dict[str, Any]:
+    """Returns the file's entry in the manifest: the size, and the digest of a small file."""
     size = file.stat().st_size
-    return {"bytes": size} | ({"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if size <= _HASHED else {})
+    return {"bytes": size} | ({"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if size <= _MAX_HASHED_BYTES else {})
 
 
 def _damage(folder: Path, files: Mapping[str, Any]) -> str | None:
-    """Names the first file that is missing or changed, and how; None when all files are intact."""
+    """Describes the first file that is missing or changed. Returns None if all files are intact.
+
+    Args:
+        files: The manifest's record of each file by name.
+    """
     for name in dict.fromkeys((MODEL_FILE, NEURON_CONFIG, *files)):
         if not (folder / name).is_file():
             return f"{name} is missing"
