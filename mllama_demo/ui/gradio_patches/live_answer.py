@@ -1,9 +1,9 @@
-"""A second chatbot for the answer that is being written, below the one with the messages.
+"""Shows the answer that is being written in a chatbot of its own, below the chatbot with the messages.
 
 Gradio: 6.31.0
-Defect: each update of a Chatbot draws all its messages again, and an update of an event redraws also those outputs that it
-  leaves unchanged. With a long conversation a page cannot draw twelve updates a second. So an answer that has begun is
-  followed by an event whose only output is this chatbot.
+Defect: each update of a Chatbot draws all messages of the Chatbot again. Each update of an event draws all outputs of the event
+  again, also the outputs that the update leaves unchanged. With a long conversation a page cannot draw twelve updates a second.
+  The chat page therefore streams an answer through an event whose only output is the chatbot of this module.
 Report: https://github.com/gradio-app/gradio/issues/7494
 Test: tests/browser/ui/test_autoscroll.py::test_an_update_of_the_answer_redraws_no_message
 """
@@ -14,7 +14,8 @@ from typing import Any
 
 import gradio as gr
 
-# Hidden while it is empty, and for the moment in which the finished answer stands in both chatbots.
+# Hides the live answer while it is empty, and while the last message of the first chatbot is an answer: for a moment, both
+# chatbots have the finished answer.
 CSS = """
 #live-answer:not(:has(.message-row)),
 #messages:has(.bot-row:last-child, .bot-row + .message-buttons:last-child) + #live-answer { display: none; }
@@ -22,5 +23,9 @@ CSS = """
 
 
 def live_answer(**options: Any) -> gr.Chatbot:
-    """The second chatbot; the first one has the elem_id "messages" and stands directly above it."""
+    """Makes the chatbot. The caller places it directly below the chatbot with the elem_id "messages", because the CSS needs that.
+
+    Args:
+        options: Arguments of gr.Chatbot, the same as those of the chatbot with the messages.
+    """
     return gr.Chatbot(elem_id="live-answer", label="Answer", buttons=[], allow_tags=False, **options)
