@@ -1,4 +1,4 @@
-"""The branding of a deployment: title, logo, accent colour and footer, checked once and used by every page."""
+"""The branding of a deployment: title, logo, accent colour and footer. It is checked once at the start. Every page uses it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from mllama_demo.errors import ConfigError, ImageError
 from mllama_demo.images.loading import load_image, size_text
 
 DEFAULT_COLOR = "#c2410c"
-MAX_LOGO_BYTES = 256 * 2**10
-# WCAG 2.2, success criterion 1.4.3: text of normal size.
+MAX_LOGO_BYTES = 256 * 2**10  # of the configured file
+_MAX_LOGO_PIXELS = (512, 128)  # width and height of the logo on a page
+# The smallest contrast of text of normal size (WCAG 2.2, success criterion 1.4.3).
 MIN_CONTRAST = 4.5
 # The backgrounds of accent-coloured text, in web/templates/page.html.jinja and in Gradio's theme.
 LIGHT_BACKGROUND = "#f5f5f4"
@@ -27,10 +28,11 @@ class Brand:
     """The branding of every page.
 
     Attributes:
-        color: #rrggbb as configured.
-        logo: a data: URI.
-        footer: plain text, possibly empty.
-        customized: whether the colour is configured; otherwise a page keeps its own colours.
+        title: The name of the demo.
+        color: The accent colour as #rrggbb.
+        logo: A data: URI; None without a logo.
+        footer: Plain text; empty without a footer.
+        customized: True if the operator configured `color`. Otherwise, a page keeps the colours of its style sheet.
     """
 
     title: str
@@ -41,24 +43,24 @@ class Brand:
 
     @property
     def on_light(self) -> str:
-        """The colour for text on a light background, darkened until the contrast is sufficient."""
+        """The accent colour for text on a light background. It is darkened until the contrast is sufficient."""
         return readable(self.color, LIGHT_BACKGROUND, darker=True)
 
     @property
     def on_dark(self) -> str:
-        """The colour for text on a dark background, lightened until the contrast is sufficient."""
+        """The accent colour for text on a dark background. It is lightened until the contrast is sufficient."""
         return readable(self.color, DARK_BACKGROUND, darker=False)
 
     @property
     def text_color(self) -> str:
-        """The colour of text on the accent colour: black or white, the one with more contrast."""
+        """The colour of text on a background of the accent colour: black or white, whichever has more contrast."""
         return "#ffffff" if contrast(self.color, "#ffffff") >= contrast(self.color, "#000000") else "#000000"
 
     def gradio_css(self) -> str:
-        """CSS that sets the configured colour in a Gradio page; empty without a configured colour."""
+        """Returns CSS that sets the configured colour in a Gradio page; empty without a configured colour."""
         if not self.customized:
             return ""
-        # Gradio 6.31 sets its variables on :root and .dark; the doubled selectors have a higher specificity.
+        # Gradio 6.31 sets these variables on :root and .dark. The doubled selectors have a higher specificity and win.
         shared = (
             f"--button-primary-background-fill: {self.color}; --button-primary-background-fill-hover: {self.color}; "
             f"--button-primary-text-color: {self.text_color}; --button-primary-border-color: {self.color};"
@@ -69,7 +71,7 @@ class Brand:
         )
 
     def logo_html(self, height_px: int = 28) -> str:
-        """An <img> without a text alternative, because the title is beside it; empty without a logo."""
+        """Returns an <img>; empty without a logo. The alt text is empty, because the title stands beside the logo."""
         return "" if self.logo is None else f'<img class="brand-logo" src="{self.logo}" alt="" height="{height_px}">'
 
     def footer_html(self) -> str:
@@ -77,42 +79,53 @@ class Brand:
 
 
 def load_brand(settings: Settings) -> Brand:
-    """The configured branding. Raises ConfigError for a logo that cannot be shown."""
-    logo = None if settings.brand_logo is None else _logo(settings.brand_logo)
+    """Returns the configured branding.
+
+    Raises:
+        ConfigError: The logo cannot be shown.
+    """
+    logo = None if settings.brand_logo is None else _logo_data_uri(settings.brand_logo)
     color = settings.brand_color or DEFAULT_COLOR
     return Brand(settings.title, color.lower(), logo, settings.brand_footer.strip(), settings.brand_color is not None)
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG's contrast ratio of two #rrggbb colours, 1 to 21."""
+    """Returns WCAG's contrast ratio of two #rrggbb colours, a number from 1 to 21."""
     dark, light = sorted((_luminance(one), _luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 
 
 def readable(color: str, background: str, darker: bool) -> str:
-    """The colour, made darker or lighter until text in it has enough contrast with the background."""
+    """Returns the colour, made darker or lighter until text of that colour has enough contrast with the background.
+
+    Args:
+        color, background: #rrggbb.
+        darker: True makes the colour darker, False makes it lighter.
+    """
     red, green, blue = _channels(color)
-    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
     while contrast(color, background) < MIN_CONTRAST:
-        light = max(0.0, light - 0.01) if darker else min(1.0, light + 0.01)
-        color = "#" + "".join(f"{round(channel * 255):02x}" for channel in colorsys.hls_to_rgb(hue, light, saturation))
+        lightness = max(0.0, lightness - 0.01) if darker else min(1.0, lightness + 0.01)
+        color = "#" + "".join(f"{round(channel * 255):02x}" for channel in colorsys.hls_to_rgb(hue, lightness, saturation))
     return color
 
 
 def _channels(color: str) -> tuple[float, float, float]:
+    """Returns red, green and blue of #rrggbb, each from 0 to 1."""
     return int(color[1:3], 16) / 255, int(color[3:5], 16) / 255, int(color[5:7], 16) / 255
 
 
 def _luminance(color: str) -> float:
-    # WCAG 2.2, "relative luminance".
+    """Returns WCAG 2.2's "relative luminance" of #rrggbb, from 0 for black to 1 for white."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in _channels(color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _logo(path: Path) -> str:
-    """The logo as a data: URI.
+def _logo_data_uri(path: Path) -> str:
+    """Checks the logo and returns it as a data: URI.
 
-    An SVG is kept as it is, because an <img> runs no script of it and loads nothing. Other formats become a PNG without metadata.
+    An SVG is not changed: a browser runs no scripts of an SVG in an <img> and loads no files for it. An image of another format
+    becomes a PNG without metadata.
     """
     try:
         if path.stat().st_size > MAX_LOGO_BYTES:
@@ -125,13 +138,13 @@ def _logo(path: Path) -> str:
             raise ConfigError(f"brand_logo {path} is no SVG; a logo is a PNG, JPEG, WebP or SVG file.")
         return "data:image/svg+xml;base64," + base64.b64encode(data).decode("ascii")
     try:
-        load_image(data, path.name)  # checks the file; its RGB image would lose transparency
+        load_image(data, path.name)  # only a check: the RGB image that it returns has lost the transparency
         from PIL import Image
 
         image = Image.open(io.BytesIO(data)).convert("RGBA")
     except ImageError as error:
         raise ConfigError(f"brand_logo {path} cannot be shown: {error}") from None
-    image.thumbnail((512, 128))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    image.thumbnail(_MAX_LOGO_PIXELS)
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
