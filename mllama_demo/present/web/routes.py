@@ -1,6 +1,7 @@
-"""Present mode: light pages that play a scenario, with answers from the same backend and queue as the chat's.
+"""The routes of present mode. Its pages play a scenario: prepared questions, which the backend and queue of the chat answer.
 
-Routes and what is sent; what is behind them knows no web: present/presenter.py. Knows no Gradio and no torch.
+This module has the routes and the JSON that they send. present/presenter.py has the logic and knows no web. Neither module knows
+Gradio or torch.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 
 def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend: Backend, brand: Brand) -> None:
-    """The routes of present mode."""
+    """Adds the routes of present mode to the application."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
 
     def page(template: str, **values: Any) -> HTMLResponse:
         return HTMLResponse(render(f"present/{template}", brand, **values), headers=_NO_STORE)
 
-    def refuse_unready() -> None:
+    def require_ready() -> None:
         status = backend.status()
         if status.state != "ready":
             raise BackendUnavailable(f"The model is not ready: {status.detail or status.state}")
@@ -53,16 +54,20 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
         for name in names(settings.scenarios_dir):
             try:
                 scenario = presenter.scenario(name)
-                told = {"rehearsal": presenter.rehearsal_status(scenario), "too_small": presenter.model_warning(scenario)}
-                listed.append({"name": name, "script": scenario.script, **told})
+                statuses = {"rehearsal": presenter.rehearsal_status(scenario), "too_small": presenter.model_warning(scenario)}
+                listed.append({"name": name, "script": scenario.script, **statuses})
             except DemoError as error:
                 listed.append({"name": name, "script": None, "error": str(error)})
         return page("list", root=".", scenarios=listed, may_rehearse=presenter.may_rehearse(signed_in_user(request)))
 
     router.mount("/present/static", StaticAssets(directory=FOLDER / "static"))
 
-    def of_scenario(template: str, name: str, root: str, **values: Any) -> HTMLResponse:
-        """A page about one scenario, or about what is wrong with it. root: the way from there to /."""
+    def scenario_page(template: str, name: str, root: str, **values: Any) -> HTMLResponse:
+        """Returns a page about one scenario, or an error page if the scenario has a mistake.
+
+        Args:
+            root: The relative path from the page to /.
+        """
         try:
             scenario = presenter.scenario(name)
         except DemoError as error:
@@ -71,31 +76,34 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
 
     @router.get("/present/{name}")
     def play(name: str, request: Request) -> HTMLResponse:
-        may = presenter.may_rehearse(signed_in_user(request))
-        return of_scenario("stage", name, "..", run=secrets.token_urlsafe(24), may_rehearse=may)
+        may_rehearse = presenter.may_rehearse(signed_in_user(request))
+        return scenario_page("stage", name, "..", run=secrets.token_urlsafe(24), may_rehearse=may_rehearse)
 
     @router.get("/present/{name}/notes")
     def notes(name: str) -> HTMLResponse:
-        return of_scenario("notes", name, "../..")
+        return scenario_page("notes", name, "../..")
 
     @router.get("/present/{name}/rehearsal")
     def rehearsal(name: str, request: Request) -> HTMLResponse:
         if refusal := presenter.rehearsal_refusal(signed_in_user(request)):
             return notice_page(brand, "You cannot rehearse here", refusal, 403, ("../../present", "All demos"))
-        return of_scenario("rehearsal", name, "../..")
+        return scenario_page("rehearsal", name, "../..")
 
     @router.post("/present/{name}/rehearsal")
     async def rehearse_now(name: str, request: Request) -> Response:
-        """NDJSON: the steps' fingerprints, a result of each, and what became of the recording. Ends with its connection."""
+        """Streams NDJSON: the fingerprints of all steps, the result of each step, and whether the recording was saved.
+
+        The rehearsal ends when the connection is closed.
+        """
         if refusal := presenter.rehearsal_refusal(signed_in_user(request)):
             raise ApiError(403, refusal, code="not_allowed")
-        refuse_unready()
-        return await _lines(_results(presenter.rehearse(name)))
+        require_ready()
+        return await _ndjson_response(_rehearsal_events(presenter.rehearse(name)))
 
     @router.get("/present/{name}/scenario.json")
     def scenario_json(name: str) -> JSONResponse:
         scenario = presenter.scenario(name)
-        return JSONResponse(_script(scenario, presenter.rehearsal_status(scenario), settings), headers=_NO_STORE)
+        return JSONResponse(_scenario_json(scenario, presenter.rehearsal_status(scenario), settings), headers=_NO_STORE)
 
     @router.get("/present/{name}/images/{digest}")
     def image(name: str, digest: str) -> Response:
@@ -106,15 +114,25 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
 
     @router.post("/present/{name}/steps/{number}/{run}")
     async def ask(name: str, number: int, run: str, fingerprint: str = "") -> Response:
-        """NDJSON: one event a line, the last with `done` or `error`. number: from 1. fingerprint: scenario.json's."""
-        refuse_unready()
-        return await _lines(_events(presenter.ask(name, number - 1, run, fingerprint)))
+        """Streams NDJSON, one event a line. The last event has `done` or `error`.
+
+        Args:
+            number: The number of the step, from 1.
+            run: The id that the page of the presentation was given.
+            fingerprint: The step's fingerprint in scenario.json.
+        """
+        require_ready()
+        return await _ndjson_response(_answer_events(presenter.ask(name, number - 1, run, fingerprint)))
 
     app.include_router(router)
 
 
-async def _lines(events: AsyncGenerator[dict[str, Any], None]) -> Response:
-    """Sends events as lines. What is raised before the first is raised here, so that it gets a status of its own."""
+async def _ndjson_response(events: AsyncGenerator[dict[str, Any], None]) -> Response:
+    """Returns a response with one event a line.
+
+    An exception before the first event is raised here, so that the response has the status of the error. A later exception
+    becomes an event, because the status 200 was sent before.
+    """
     first = await anext(events)
 
     async def lines() -> AsyncGenerator[dict[str, Any], None]:
@@ -126,7 +144,7 @@ async def _lines(events: AsyncGenerator[dict[str, Any], None]) -> Response:
             except DemoError as error:
                 yield {"error": str(error)}
             except Exception:
-                log.exception("a step of a presentation failed")
+                log.exception("a presentation or a rehearsal failed")
                 yield {"error": INTERNAL_ERROR}
 
     return NdjsonStream(lines())
@@ -138,8 +156,8 @@ _INCOMPLETE_REASONS = {
 }
 
 
-def _script(scenario: Scenario, rehearsal: RehearsalStatus, settings: Settings) -> dict[str, Any]:
-    """Everything that the page needs to play the scenario without the server."""
+def _scenario_json(scenario: Scenario, rehearsal: RehearsalStatus, settings: Settings) -> dict[str, Any]:
+    """Returns all that the page needs to play the scenario without the server."""
     recording, steps = rehearsal.recording, []
     for index, step in enumerate(scenario.steps):
         recorded = None
@@ -162,19 +180,21 @@ def _script(scenario: Scenario, rehearsal: RehearsalStatus, settings: Settings) 
     return {"title": scenario.script.title, "rehearsed": rehearsal.state, "sentence": rehearsal.sentence, "steps": steps}
 
 
-async def _results(events: AsyncGenerator[Scenario | Recording | RehearsalStatus, None]) -> AsyncGenerator[dict[str, Any], None]:
+async def _rehearsal_events(
+    events: AsyncGenerator[Scenario | Recording | RehearsalStatus, None],
+) -> AsyncGenerator[dict[str, Any], None]:
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Scenario):
                 yield {"steps": [event.fingerprint(index) for index in range(len(event.steps))]}
             elif isinstance(event, Recording):
-                yield _result(event)
+                yield _step_result(event)
             else:
                 yield {"kept": event.recording is not None, "state": event.state, "sentence": event.sentence}
 
 
-def _result(recording: Recording) -> dict[str, Any]:
-    """The result of the latest step of a rehearsal."""
+def _step_result(recording: Recording) -> dict[str, Any]:
+    """Returns the result of the last step in the recording, which is the step that just ended."""
     index = len(recording.steps) - 1
     step = recording.steps[index]
     figures = {"ttft_s": step.ttft_s, "total_s": step.total_s, "tokens": step.completion_tokens}
@@ -182,16 +202,16 @@ def _result(recording: Recording) -> dict[str, Any]:
     return {"step": index + 1, "answer": step.answer, "problems": step.problems, **figures}
 
 
-async def _events(answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[dict[str, Any], None]:
-    """For each state of an answer, the phase and the new text."""
+async def _answer_events(answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[dict[str, Any], None]:
+    """Yields the phase and the new text for each state of an answer."""
     sent = ""
     async with aclosing(answers):
         async for answer in answers:
-            yield _event(answer, sent)
+            yield _answer_event(answer, sent)
             sent = answer.text
 
 
-def _event(answer: Answer, sent: str) -> dict[str, Any]:
+def _answer_event(answer: Answer, sent: str) -> dict[str, Any]:
     finish = answer.finish
     if finish is not None and finish.reason in INCOMPLETE:
         return {"error": finish.error or _INCOMPLETE_REASONS.get(finish.reason, "The answer failed.")}
@@ -205,7 +225,7 @@ def _event(answer: Answer, sent: str) -> dict[str, Any]:
 
 
 def _sampling_text(sampling: SamplingParams) -> str:
-    """The sampling values of a step as text."""
+    """Returns the sampling values of a step as text."""
     if sampling.greedy:
         return f"greedy · at most {sampling.max_tokens} tokens"
     seed = "" if sampling.seed is None else f" · seed {sampling.seed}"
