@@ -38,32 +38,38 @@ from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_con
 
 log = logging.getLogger(__name__)
 
-DONE = "data: [DONE]"
-_WHERE = {"/v1/chat/completions": "POST", "/v1/models": "GET", "/v1/explore": "POST"}
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+DONE = "data: [DONE]"  # the last event of a stream
+# The method that each endpoint takes, for the errors 404 and 405.
+_METHOD_OF = {"/v1/chat/completions": "POST", "/v1/models": "GET", "/v1/explore": "POST"}
+_ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Returns the descriptions of error responses for /openapi.json."""
     return {status: {"model": ErrorResponse} for status in statuses}
 
 
 class ServedModels:
-    """The names that requests may use for the one model."""
+    """The names that requests may use for the model. A server has one model."""
 
     def __init__(self, settings: Settings, backend: Backend) -> None:
         self._backend = backend
         self._own_names = settings.served_model_name
-        # Whoever started this with a path may ask for it by that path, as with vLLM; it is not told to others.
+        # Requests may name the model by its path, as with vLLM. The path is not listed, because it shows folders of this machine.
         self._unlisted = () if settings.served_model_name else (str(settings.model_path),)
         self._created = int(time.time())
 
     @property
     def names(self) -> Sequence[str]:
-        """At this moment: a server behind this one may come to serve another model."""
+        """The names that are served now. A remote server that answers for this one can change its model at any time."""
         return self._own_names or [self._backend.info.model]
 
     def resolve(self, name: str | None) -> str:
-        """The name to answer with. Raises ApiError 404 for one that is not served."""
+        """Returns the name that the response has.
+
+        Raises:
+            ApiError: 404, the name is not served.
+        """
         if name is None:
             return self.names[0]
         if name in self.names or name.rstrip("/") in self._unlisted:
@@ -92,19 +98,19 @@ class ServedModels:
 def add_api(
     app: FastAPI, settings: Settings, backend: MeasuredBackend, tokenizer: Tokenizer | TokenEstimate, metrics: Metrics
 ) -> None:
-    """The routes, their errors and their guard."""
+    """Adds the routes, the handlers of errors, and the middleware that checks the key and the size of a request."""
     models = ServedModels(settings, backend)
-    app.include_router(_machine_routes(backend, metrics))
+    app.include_router(_monitoring_routes(backend, metrics))
     app.include_router(_v1_routes(backend, models, CompletionService(settings, backend, tokenizer), metrics))
     app.add_middleware(ApiMiddleware, keys=ApiKeys(settings.api_keys or ()), max_request_bytes=settings.max_request_bytes)
     _add_error_handlers(app, backend)
-    _describe_errors(app)
+    _remove_422_from_openapi(app)
 
 
-# --- for machines that watch ---------------------------------------------------------------------------------------------
+# --- health, version and metrics -----------------------------------------------------------------------------------------
 
 
-def _machine_routes(backend: Backend, metrics: Metrics) -> APIRouter:
+def _monitoring_routes(backend: Backend, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
@@ -162,16 +168,16 @@ def _v1_routes(backend: MeasuredBackend, models: ServedModels, completer: Comple
                 chunks = completion.chunks()
                 first = await while_connected(request.receive, anext(chunks))
                 return EventStream(_events(first, chunks, completion))
-            whole = await while_connected(request.receive, completion.whole())
+            response = await while_connected(request.receive, completion.whole())
         except ClientDisconnected:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return Response(whole.model_dump_json(), media_type="application/json")
+        return Response(response.model_dump_json(), media_type="application/json")
 
-    @router.api_route("/v1/{path:path}", methods=_METHODS, include_in_schema=False)
-    def nothing_here(path: str, request: Request) -> Response:
-        method = _WHERE.get(f"/v1/{path}") or ("GET" if path.startswith("models/") else None)
+    @router.api_route("/v1/{path:path}", methods=_ALL_METHODS, include_in_schema=False)
+    def unknown_endpoint(path: str, request: Request) -> Response:
+        method = _METHOD_OF.get(f"/v1/{path}") or ("GET" if path.startswith("models/") else None)
         if method is None:
-            known = ", ".join(_WHERE)
+            known = ", ".join(_METHOD_OF)
             return ApiError(404, f"There is no /v1/{path[:200]} here; there are {known}.", code="not_found").response()
         error = ApiError(405, f"/v1/{path[:200]} takes {method} requests, not {request.method}.", code="method_not_allowed")
         return JSONResponse(error.body(), error.status, {"Allow": method})
@@ -182,7 +188,7 @@ def _v1_routes(backend: MeasuredBackend, models: ServedModels, completer: Comple
 async def _events(
     first: ChatChunk | QueueEvent, rest: AsyncGenerator[ChatChunk | QueueEvent, None], completion: Completion
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events; an error after the first is one of them, since the status was sent already."""
+    """Yields server-sent events. An error after the first event becomes an event, because the status 200 was sent before."""
     async with aclosing(rest):
         try:
             yield _event(first)
@@ -192,12 +198,12 @@ async def _events(
             yield _error_event(error if isinstance(error, ApiError) else ApiError.from_demo_error(error))
         except Exception:
             log.exception("completion %s failed", completion.id)
-            yield _error_event(_unexpected())
+            yield _error_event(_internal_error())
     yield DONE
 
 
 def _event(item: ChatChunk | QueueEvent) -> str:
-    if isinstance(item, QueueEvent):  # a comment: clients skip it, proxies see that the connection lives
+    if isinstance(item, QueueEvent):  # a comment line: clients skip it, and proxies do not close an idle connection
         wait = "" if item.estimated_wait_s is None else f", about {item.estimated_wait_s:.0f} s"
         return f": waiting, number {item.position} in line{wait}"
     return f"data: {item.model_dump_json(exclude_unset=True)}"
@@ -207,11 +213,11 @@ def _error_event(error: ApiError) -> str:
     return f"data: {json.dumps(error.body())}"
 
 
-# --- description -------------------------------------------------------------------------------------------------------------
+# --- OpenAPI -----------------------------------------------------------------------------------------------------------------
 
 
-def _describe_errors(app: FastAPI) -> None:
-    """Takes the 422 out of /openapi.json that FastAPI adds: what is wrong with a request is answered with 400 here."""
+def _remove_422_from_openapi(app: FastAPI) -> None:
+    """Removes the response 422 from /openapi.json. FastAPI adds it, but this server answers a bad request with 400."""
     describe = app.openapi
 
     def without_422() -> dict[str, Any]:
@@ -227,7 +233,7 @@ def _describe_errors(app: FastAPI) -> None:
 # --- errors --------------------------------------------------------------------------------------------------------------
 
 
-def _unexpected() -> ApiError:
+def _internal_error() -> ApiError:
     return ApiError(500, INTERNAL_ERROR, code="internal_error")
 
 
@@ -247,11 +253,11 @@ def _add_error_handlers(app: FastAPI, backend: Backend) -> None:
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "bad_request")
-        found = ApiError(error.status_code, str(error.detail), code=code)
-        return JSONResponse(found.body(), found.status, {**found.headers, **(error.headers or {})})
+        converted = ApiError(error.status_code, str(error.detail), code=code)
+        return JSONResponse(converted.body(), converted.status, {**converted.headers, **(error.headers or {})})
 
     async def unexpected(request: Request, error: Exception) -> Response:
-        return _unexpected().response()  # Starlette logs the traceback
+        return _internal_error().response()  # Starlette logs the traceback
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(DemoError, demo_error)
