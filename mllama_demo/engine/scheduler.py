@@ -28,8 +28,8 @@ from mllama_demo.engine.runner import ModelRunner, RunnerDown, Sampled
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, PromptTooLong
 from mllama_demo.sampling import SamplingParams
 
-# Failures in a row of the same kind. Prefill and decode are counted apart: a prefill that works does not excuse decode steps that
-# always fail.
+# Failures in a row after which the backend is down. Prefills and decode steps have separate counts. A successful decode step
+# resets both counts. A successful prefill resets only its own count, because decode steps can fail always while prefills succeed.
 FAILURES_UNTIL_DOWN = 3
 # Weight of the newest request in the running mean of how long a request holds its slot.
 HOLD_TIME_WEIGHT = 0.3
@@ -44,17 +44,23 @@ class TextStream(Protocol):
 
     stopped: str | None
 
-    def push(self, token_id: int) -> str: ...
+    def push(self, token_id: int) -> str:
+        """Adds a token. Returns the text that is final with this token."""
+        ...
 
-    def finish(self) -> str: ...
+    def finish(self) -> str:
+        """Returns the text that was withheld until now, when no token follows."""
+        ...
 
 
 @dataclass(frozen=True)
 class SchedulerStatus:
-    """Attributes:
-    running, waiting: Numbers of requests.
-    estimated_wait_s: Seconds that a request sent now would wait; None while unknown.
-    down: Why the model cannot answer, or None.
+    """The load of the scheduler, and whether the model can answer.
+
+    Attributes:
+        running, waiting: Numbers of requests.
+        estimated_wait_s: Seconds that a request sent now would wait; None while unknown.
+        down: Why the model cannot answer, or None.
     """
 
     running: int
@@ -142,7 +148,7 @@ class Scheduler:
             self._waiting.push(job, request.queue_key)
 
     def _begin_text(self, text: TextStream, request: GenerationRequest) -> None:
-        """Feeds the tokens that the prompt already has of the answer. Text that is not final yet comes with later tokens."""
+        """Pushes the last `request.answered` tokens of the prompt, which belong to the answer. Their text is not sent again."""
         if not 0 <= request.answered < len(request.prompt_ids):
             raise BadRequest(f"The answer cannot begin with {request.answered} of {len(request.prompt_ids)} prompt tokens.")
         for token_id in request.prompt_ids[len(request.prompt_ids) - request.answered :]:
@@ -181,7 +187,7 @@ class Scheduler:
         """
         events: list[tuple[str, Event]] = []
         with self._lock:
-            if self._down is not None:
+            if self._down is not None:  # _release_slots sets _down, but ends no requests
                 self._set_down(self._down, events)
             self._end_cancelled_and_expired(events)
         self._release_slots()
@@ -309,6 +315,7 @@ class Scheduler:
                 self._hold_time = held if previous is None else previous + HOLD_TIME_WEIGHT * (held - previous)
         del self._jobs[job.request.id]
         self._waiting.finish(job.request.queue_key)
+        # After a stop string nothing is withheld. After an error the stream may be in an undefined state.
         text = "" if reason in ("stop_string", "error") else job.text.finish()
         timings = Timings(
             waited_s=(job.admitted if job.admitted is not None else now) - job.submitted,
@@ -343,7 +350,8 @@ class Scheduler:
     def _estimate_wait(self, ahead: int) -> float | None:  # lock held
         """Seconds until a request with `ahead` others before it gets a slot. Assumes that each holds its slot for the mean time.
 
-        A request that has held its slot for longer is expected to need half as long again, within its max_tokens.
+        A request that has held its slot for longer than the mean is expected to hold it half as long again. The limit is the time
+        that the rest of its max_tokens needs.
         """
         if ahead < len(self._free_slots):
             return 0.0
