@@ -1,4 +1,4 @@
-"""The chat page: its components, their places, and the handler of each event."""
+"""The chat page: its Gradio components, the layout, and the handler of each event. ChatService has the logic."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from mllama_demo.ui.share_controls import ShareControls
 from mllama_demo.ui.sidebar import Sidebar
 from mllama_demo.ui.theme import PAGE_SCRIPT
 
-# What a handler yields: components and their new values.
+# The type of a handler that yields several times: each dict has the new value of each component that changes.
 Updates = AsyncGenerator[dict[Any, Any], None]
-STATUS_SECONDS = 2.0
-UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)
+STATUS_SECONDS = 2.0  # from one update of the status line to the next
+UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)  # Gradio looks this often for uploaded files, and deletes those of this age
 
 
 class ChatPage:
-    """The page's components and handlers. build() makes the Blocks once."""
+    """The components and handlers of the page. Call build() once; all visitors share its result."""
 
     def __init__(self, settings: Settings, service: ChatService, stores: Stores, brand: Brand) -> None:
         self._settings = settings
@@ -115,7 +115,7 @@ class ChatPage:
                 placeholder="Ask about a picture",
                 file_types=["image"],
                 sources=["upload"],
-                # Of several files the visitor chooses one. A box for one file would drop the others without a word.
+                # The visitor chooses one of several files. With "single", Gradio drops the other files without a notice.
                 file_count="multiple",
                 max_plain_text_length=100_000,
                 autofocus=True,
@@ -155,7 +155,7 @@ class ChatPage:
         self._then_stream_answer(self.history.edit(self._edit, edited, **page_event))
         self.history.undo(self._undo, [self.conversation_id, self.input], **page_event)
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **silent)
-        # Buttons in messages trigger the events of the page's script (chat.js).
+        # The buttons inside messages are plain HTML. chat.js turns a click on one into an event of the component `script`.
         self.script.click(self._select_version, self.conversation_id, **page_event)
 
         self.sampling_controls.wire(demo, silent)
@@ -164,12 +164,12 @@ class ChatPage:
         self._image_controls.wire(self.input, self.conversation_id, self.script.expand, silent)
 
     def _then_stream_answer(self, event: Any) -> None:
-        """After an event that may have begun an answer or found one in progress: follows the answer to its end."""
+        """Streams the answer that is being written after the event, if there is one. Then shows the stored conversation."""
         followed = event.then(self._follow, self.conversation_id, self.live, **self._silent_event, **REPEATABLE)
         followed.then(self._refresh, self.conversation_id, **self._page_event, **REPEATABLE)
 
     def _updates(self, update: PageUpdate | None) -> dict[Any, Any]:
-        """The updates of the components that a PageUpdate changes, and always of the status line."""
+        """Converts a PageUpdate into the new values of components. The status line always has one."""
         update = update or PageUpdate()
         updates: dict[Any, Any] = {self.status: update.status or self._service.status()}
         if update.history is not None:
@@ -187,7 +187,8 @@ class ChatPage:
             updates[self._image_controls.tile_view] = update.tile_view
         return {**updates, **self._sidebar.updates(update)}
 
-    async def _update(self, work: Awaitable[PageUpdate]) -> dict[Any, Any]:
+    async def _guarded_updates(self, work: Awaitable[PageUpdate]) -> dict[Any, Any]:
+        """Awaits the work and converts its PageUpdate. A failure of the work is shown as a notice."""
         return self._updates(await guarded(work))
 
     # --- handlers: questions and answers --------------------------------------------------------------------------------
@@ -195,7 +196,12 @@ class ChatPage:
     async def _answer(
         self, request: gr.Request, question_for: Callable[[PageSession], Awaitable[Question]], *sampling: Any
     ) -> Updates:
-        """Asks a question. Ends when its answer has begun; _follow and _refresh go on."""
+        """Asks a question. Ends when the answer has begun. Then _follow streams the answer, and _refresh shows the end.
+
+        Args:
+            question_for: Makes the question of a session.
+            sampling: The values of the sampling controls. A kiosk ignores them.
+        """
         session = self._kiosk.session_of(request)
         with failures_as_notices(), self._kiosk.counted(request):
             question = await question_for(session)
@@ -205,7 +211,7 @@ class ChatPage:
                     yield self._updates(update)
                     if update.begun:
                         return
-        yield {self.status: UNCHANGED}
+        yield {self.status: UNCHANGED}  # Gradio sends the last value twice
 
     async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *sampling: Any) -> Updates:
         ask = self._service.questions.ask
@@ -237,43 +243,45 @@ class ChatPage:
             async with aclosing(self._service.follow(self._kiosk.session_of(request), conversation_id)) as updates:
                 async for update in updates:
                     yield update.live
-        yield UNCHANGED
+        yield UNCHANGED  # Gradio sends the last value twice
 
     async def _refresh(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return await self._update(self._service.refresh(self._kiosk.session_of(request), conversation_id))
+        return await self._guarded_updates(self._service.refresh(self._kiosk.session_of(request), conversation_id))
 
     async def _stop(self, conversation_id: str, request: gr.Request) -> None:
         await guarded(self._service.stop(self._kiosk.session_of(request), conversation_id))
 
     async def _undo(self, conversation_id: str, input: dict[str, Any], request: gr.Request) -> dict[Any, Any]:
-        return await self._update(self._service.undo(self._kiosk.session_of(request), conversation_id, input))
+        return await self._guarded_updates(self._service.undo(self._kiosk.session_of(request), conversation_id, input))
 
     async def _select_version(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
         session = self._kiosk.session_of(request)
-        return await self._update(self._service.select_version(session, conversation_id, number_in(event)))
+        return await self._guarded_updates(self._service.select_version(session, conversation_id, number_in(event)))
 
     # --- handlers: the page ---------------------------------------------------------------------------------------------
 
     async def _open(self, request: gr.Request) -> dict[Any, Any]:
         conversation_id = request.query_params.get("c") or ""
-        return await self._update(self._service.open(self._kiosk.session_of(request), conversation_id))
+        return await self._guarded_updates(self._service.open(self._kiosk.session_of(request), conversation_id))
 
     def _start_session(self, request: gr.Request) -> str:
+        """Returns the arguments of the script START_SESSION: the page's id and, on a kiosk, its idle seconds."""
         return f"{request.session_hash} {self._kiosk.idle_seconds(request)}"
 
     def _tick(self, draw_lag: float | None, request: gr.Request) -> tuple[str, str]:
+        """Returns the status line and a time. The time always differs, so that RECORD_CONTACT runs in the browser."""
         self._service.pages.update_rate.report_lag(str(request.session_hash), draw_lag or 0.0)
         return self._service.status(), f"{time.monotonic()}"
 
     async def _reset_kiosk(self, request: gr.Request) -> dict[Any, Any]:
-        """The first screen of a kiosk. Everything of the visitor before is deleted."""
+        """Deletes all data of the previous visitor of a kiosk and shows the first screen. Does nothing on another page."""
         if not self._kiosk.is_kiosk(request):
             return self._updates(None)
         self._kiosk.reset(request)
-        return await self._update(self._service.erase(self._kiosk.session_of(request)))
+        return await self._guarded_updates(self._service.erase(self._kiosk.session_of(request)))
 
     async def close_page(self, page_id: str) -> None:
-        """Forgets a page that was closed. All data of a kiosk page is deleted."""
+        """Removes the state of a page that was closed. If the page was a kiosk, all its data is deleted."""
         session = self._kiosk.kiosk_session(page_id)
         try:
             if session is not None:
@@ -284,6 +292,7 @@ class ChatPage:
 
 
 def _example_message(question: ExampleQuestion) -> ExampleMessage:
+    """Returns the example question in the format of gr.Chatbot."""
     if question.image is None:
         return {"text": question.text, "display_text": question.text}
     path = str(EXAMPLES_FOLDER / question.image)
@@ -291,7 +300,7 @@ def _example_message(question: ExampleQuestion) -> ExampleMessage:
 
 
 def _welcome(settings: Settings) -> str:
-    """Markdown for the first screen: what the demo is, and how to begin."""
+    """Returns the Markdown of the first screen: what the demo is, and how to begin."""
     sentence = "Follow up, and see what temperature, top-p and top-k do to the answer."
     if settings.embedded:
         sentence = (
