@@ -88,7 +88,7 @@ def start(tmp_path: Path, embedded: Path) -> Iterator[Callable[..., Compilation]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interruption_leaves_nothing(start, name):
+def test_an_interrupted_compilation_leaves_no_folder_and_no_process(start, name):
     one = start()
     compiler = one.compiler()
     worker = one.worker(compiler)

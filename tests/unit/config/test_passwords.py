@@ -18,13 +18,13 @@ HASH = "scrypt$14$8$5$9WFVCJFQE1EByqKpG0t_og$l-dmjysEYxjA8L0czSgbIIaXOdEt223abzx
 OTHER = hash_password("battery staple")
 
 
-def test_a_password_is_known_by_its_hash_and_no_other_is():
+def test_only_the_right_password_verifies_against_a_hash():
     assert verify(PASSWORD, HASH)
     for wrong in ("", "Correct horse", PASSWORD + " ", "x" * 5000, HASH):
         assert not verify(wrong, HASH)
 
 
-def test_two_hashes_of_one_password_differ_and_neither_shows_it():
+def test_two_hashes_of_one_password_differ_and_do_not_contain_it():
     again = hash_password(PASSWORD)
     assert again != HASH
     assert verify(PASSWORD, again)
@@ -32,8 +32,8 @@ def test_two_hashes_of_one_password_differ_and_neither_shows_it():
 
 
 @pytest.mark.parametrize("text", ["", "secret", "scrypt$", HASH[:-1], HASH + "A", HASH.replace("$14$", "$30$"), HASH + "\n"])
-def test_what_is_no_hash_opens_nothing(text):
-    """Nor does one whose parameters would take this machine's memory."""
+def test_a_malformed_hash_verifies_no_password(text):
+    """A hash with a cost of 2**30 is refused too: checking it would take all memory of this machine."""
     assert not is_hash(text)
     assert not verify(PASSWORD, text)
 
@@ -62,7 +62,7 @@ def test_hash_password_refuses_a_name_that_the_option_could_not_take(name, capsy
 @pytest.mark.parametrize(
     "users", ["anna", f"anna:{PASSWORD}", f"anna:{HASH},anna:{OTHER}", f"an na:{HASH}", f":{HASH}", f"anna:{HASH}x"]
 )
-def test_users_that_cannot_be_used_are_refused_without_being_shown(users):
+def test_malformed_users_are_refused_and_the_error_shows_no_password_and_no_hash(users):
     with pytest.raises(ConfigError) as error:
         load_settings(["--users", users], {})
     assert "hash-password" in str(error.value)
@@ -70,11 +70,11 @@ def test_users_that_cannot_be_used_are_refused_without_being_shown(users):
     assert HASH[:20] not in str(error.value)
 
 
-def test_an_admin_must_be_a_user():
+def test_an_admin_who_is_not_a_user_is_refused():
     with pytest.raises(ConfigError, match=r"admins has 'ben' \(from --admins on the command line\)"):
         load_settings(["--users", f"anna:{HASH}", "--admins", "anna,ben"], {})
 
 
-def test_settings_do_not_print_what_is_secret():
+def test_the_repr_of_settings_shows_no_hash_and_no_admin_key():
     assert HASH not in repr(Settings(users=[f"anna:{HASH}"]))
     assert "a-secret-key" not in repr(Settings(admin_key="a-secret-key"))

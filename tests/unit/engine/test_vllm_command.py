@@ -33,7 +33,7 @@ def settings(name: str = "trn1-90b", **options: Any) -> Settings:
 
 
 def split(line: str) -> list[str]:
-    """As a shell does, to which a backslash at the end of a line joins it with the next."""
+    """Splits a command into words, as a shell does. A backslash at the end of a line joins the line with the next line."""
     return shlex.split(line.replace("\\\n", ""))
 
 
@@ -54,11 +54,11 @@ def parts(line: str) -> tuple[dict[str, str], list[str], dict[str, str | None]]:
 # --- the engine's arguments ----------------------------------------------------------------------------------------------
 
 
-def test_the_overrides_are_the_tutorials():
+def test_the_neuron_overrides_equal_those_of_the_aws_tutorial():
     assert neuron_overrides(settings()) == TUTORIAL
 
 
-def test_the_arguments_of_the_legacy_engine_are_the_tutorials():
+def test_the_arguments_of_the_legacy_fork_equal_those_of_the_aws_tutorial():
     assert engine_arguments(settings(), "legacy") == {
         "model": MODEL,
         "max_num_seqs": 4,
@@ -70,26 +70,26 @@ def test_the_arguments_of_the_legacy_engine_are_the_tutorials():
     }
 
 
-def test_the_plugin_takes_the_same_overrides_in_another_place():
+def test_the_v1_plugin_gets_the_overrides_inside_additional_config():
     arguments = engine_arguments(settings(), "v1")
     assert arguments["additional_config"] == {"override_neuron_config": TUTORIAL}
     assert not {"device", "override_neuron_config", "block_size"} & set(arguments)
 
 
-def test_prompts_shorter_than_the_context_are_said():
+def test_max_context_length_is_passed_when_it_is_shorter_than_the_context():
     overrides = neuron_overrides(settings(context_encoding_buckets="512,1024"))
     assert (overrides["context_encoding_buckets"], overrides["max_context_length"]) == ([512, 1024], 1024)
 
 
-def test_sampling_on_the_host_and_a_dtype_are_said():
+def test_host_sampling_and_a_chosen_dtype_are_passed_to_the_engine():
     chosen = settings("trn1-90b-exploration", dtype="float32", tensor_parallel_size=16)
     assert neuron_overrides(chosen)["on_device_sampling_config"] is None
     assert engine_arguments(chosen)["dtype"] == "float32"
     assert "dtype" not in engine_arguments(settings())
 
 
-def test_each_configuration_has_a_folder_of_its_own_for_what_vllm_compiles(tmp_path):
-    """vLLM loads what lies in the folder without looking whether it was compiled for these values."""
+def test_each_configuration_has_its_own_folder_of_compiled_artifacts(tmp_path):
+    """vLLM loads any compiled model in the folder. It does not check for which values the model was compiled."""
 
     def folder(**options: Any) -> str:
         return engine_environment(settings(compiled_artifacts=tmp_path, **options))["NEURON_COMPILED_ARTIFACTS"]
@@ -103,7 +103,7 @@ def test_each_configuration_has_a_folder_of_its_own_for_what_vllm_compiles(tmp_p
 # --- the command ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_is_the_tutorials():
+def test_the_server_command_equals_that_of_the_aws_tutorial():
     variables, program, flags = parts(command(settings()))
     assert program == ["python3", "-m", "vllm.entrypoints.openai.api_server"]
     assert json.loads(flags.pop("--override-neuron-config") or "") == TUTORIAL
@@ -123,7 +123,7 @@ def test_the_command_is_the_tutorials():
     }
 
 
-def test_the_command_of_the_plugin_has_its_flags():
+def test_the_server_command_for_the_v1_plugin_has_additional_config_and_no_device():
     _, _, flags = parts(command(settings(), "v1"))
     assert json.loads(flags["--additional-config"] or "") == {"override_neuron_config": TUTORIAL}
     assert flags["--no-enable-prefix-caching"] is None
@@ -132,15 +132,15 @@ def test_the_command_of_the_plugin_has_its_flags():
 
 @pytest.mark.parametrize("generation", ["legacy", "v1"])
 @pytest.mark.parametrize("name", ["trn1-90b", "trn1-90b-16k", "trn1-11b", "inf2-90b", "trn1-90b-exploration"])
-def test_every_neuron_configuration_of_the_project_has_one(name, generation):
+def test_every_neuron_configuration_of_the_project_makes_a_server_command(name, generation):
     chosen = settings(name)
     _, _, flags = parts(command(chosen, generation))
     assert flags["--max-num-seqs"] == str(chosen.batch_size)
     assert flags["--tensor-parallel-size"] == str(chosen.tensor_parallel_size)
 
 
-def test_a_shell_gives_the_server_exactly_these_words(tmp_path):
-    """Even with a model in a folder that no shell likes."""
+def test_a_model_path_with_special_characters_survives_the_shell(tmp_path):
+    """The path has a quote, a space, a variable and a command substitution."""
     folder = tmp_path / "a model's $HOME `x`"
     line = command(settings(model_path=folder))
     echo = f'python3() {{ printf "%s\\0" "$@"; }}\n{line}'
@@ -149,7 +149,7 @@ def test_a_shell_gives_the_server_exactly_these_words(tmp_path):
     assert str(folder) in printed.split("\0")
 
 
-# --- the command ------------------------------------------------------------------------------------------------------------
+# --- the program's command vllm-command -------------------------------------------------------------------------------------
 
 
 def test_the_command_goes_to_stdout_and_the_notes_to_stderr(capsys):
@@ -159,7 +159,7 @@ def test_the_command_goes_to_stdout_and_the_notes_to_stderr(capsys):
     assert err.startswith("# ")
 
 
-def test_it_says_that_the_plugin_does_not_serve_this_model(capsys):
+def test_vllm_command_warns_that_the_v1_plugin_does_not_serve_this_model(capsys):
     assert main(["vllm-command", "--config", str(CONFIGS / "trn1-90b.yaml"), "--generation", "v1"]) == 0
     assert "does NOT serve Llama 3.2 Vision" in capsys.readouterr().err
 
@@ -174,7 +174,7 @@ def test_it_says_that_the_plugin_does_not_serve_this_model(capsys):
         (["--gneration", "v1"], "--gneration"),
     ],
 )
-def test_what_cannot_be_used_is_named(flags, named, capsys):
+def test_an_error_names_the_option_that_cannot_be_used(flags, named, capsys):
     assert main(["vllm-command", "--config", str(CONFIGS / "trn1-90b.yaml"), *flags]) == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)

@@ -1,4 +1,4 @@
-"""A process ends with its exit code and what it registered for its end, whatever a thread with a model is at."""
+"""exit_process ends the process with the exit code and calls the functions registered with atexit, while a model thread runs."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ exit_process(130)
 @pytest.mark.parametrize(
     ("threads", "how"), [((), "at once"), (("other",), "others waited for"), (("model", "other"), "at once")]
 )
-def test_a_thread_with_a_model_is_not_waited_for(threads, how):
+def test_exit_waits_for_threads_unless_a_model_thread_runs(threads, how):
     ended = subprocess.run([sys.executable, "-c", PROGRAM, *threads], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, f"said {how} tidied\n", "")

@@ -79,7 +79,7 @@ async def test_requests_are_counted_by_how_they_end(setup: Setup, reason: Any, c
         assert setup.value("vllm:request_success_total", finished_reason=name) == (name == counted)
 
 
-async def test_a_closed_generator_counts_as_an_abort(setup: Setup) -> None:
+async def test_a_request_whose_stream_is_closed_early_counts_as_an_abort(setup: Setup) -> None:
     async with aclosing(setup.backend.generate(GenerationRequest((1,)))) as events:
         beginning = asyncio.ensure_future(anext(events))
         await setup.manual.taken()
