@@ -1,4 +1,4 @@
-"""Llama 3.2 Vision in the browser: settings → backend → web server. `python app.py --help` lists the options."""
+"""Llama 3.2 Vision in the browser: reads the settings and serves the demo. `python app.py --help` lists the options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mllama_demo.web.serve import serve  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until interrupted. Exit code 0, or 2 with one sentence when the demo could not start."""
+    """Serves until interrupted. Returns the exit code: 0, or 2 after one sentence on stderr if the demo could not start."""
     set_up_logging()
     try:
         return serve(load_settings(argv), STARTED, Demo)
