@@ -1,7 +1,8 @@
 """Runs Llama 3.2 Vision with PyTorch and transformers on a CPU or a CUDA device: a ModelRunner with a fixed number of slots.
 
 A prefill computes one slot. A decode step computes the whole batch, with one row for each slot, also for idle slots. This is the
-shape of a Neuron-compiled model. Sampling runs on the host. meta_mllama corrects two differences between transformers and Meta.
+shape of a Neuron-compiled model. Sampling runs on the host. meta_mllama corrects two points in which transformers computes
+something else than Meta's reference.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from mllama_demo.engine.torch.meta_mllama import restore_meta_computation
 from mllama_demo.errors import ConfigError
 from mllama_demo.images.loading import LoadedImage
 
-# A decode step attends to the longest sequence, rounded up to a multiple of this, instead of the whole cache.
+# A decode step attends to as many keys as the longest sequence has, rounded up to a multiple of this. The cache has more keys.
 KEY_BUCKET = 256
-# Prefilled prompts in memory for requests that share them. Each is as large as the prompt's part of a slot's cache.
+# How many prefilled prompts stay in memory for requests with the same prompt. Each takes as much memory as the prompt does in the
+# cache of a slot.
 SHARED_PROMPTS = 2
 
 
@@ -37,6 +39,7 @@ class _SlotState:
     Attributes:
         length: Tokens in the cache.
         last_token: The last sampled token, which is not in the cache yet.
+        has_image: The prompt has an image.
     """
 
     sampler: TokenSampler
@@ -98,7 +101,7 @@ class TorchRunner:
             model.config.text_config, slots, max_seq_len, self._max_tiles * self._patches, self._dtype, self._device
         )
         self._tile_masks = torch.zeros(slots, self._max_tiles, dtype=torch.bool, device=self._device)
-        self._live: dict[int, _SlotState] = {}
+        self._live: dict[int, _SlotState] = {}  # the slots in use
         self._vision_cache: LRUCache[str, VisionFeatures] = LRUCache(vision_cache_size)
         self._shared_prompts: LRUCache[tuple[tuple[int, ...], str], _SharedPrompt] = LRUCache(SHARED_PROMPTS)
 
