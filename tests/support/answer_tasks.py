@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Helpers for tests of AnswerTasks on a ManualBackend."""
 
 from __future__ import annotations

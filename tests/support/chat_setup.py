@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """A ChatService on a ManualBackend, the page updates of its methods in order, and what a test reads from them."""
 
 from __future__ import annotations

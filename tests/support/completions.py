@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Chat completions on a backend that a test plays by hand: what it is asked for, and what comes back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Stands in for the Neuron fork of vLLM, which runs on no machine without a Neuron device. It takes what the recorded
 signatures of one generation take and nothing else, and behaves as the fork does where a caller could trip over it."""
 

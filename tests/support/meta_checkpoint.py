@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Small random checkpoints in Meta's original format, and Meta's computation on them, written from Meta's code alone.
 
 Knows nothing of the converter and nothing of the Hugging Face layout but the names that MetaReference looks up: the weights it

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Llama 3.2 Vision by hand, as Meta computes it: one sequence, everything recomputed for every token, no cache, no batch.
 
 Written from Meta's models/llama3/multimodal (github.com/meta-llama/llama-models) over a checkpoint in the published Hugging

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Logits to sample from, and what a filter left of them."""
 
 from __future__ import annotations

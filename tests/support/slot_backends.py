@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Slot backends on a scripted runner, and what a test reads off their streams."""
 
 from __future__ import annotations

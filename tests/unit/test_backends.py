@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Backend neuron as the factory makes it: what it promises, what it refuses at once, and that it compiles before it loads."""
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def test_it_compiles_tells_how_far_it_is_loads_and_warms_up(machine, monkeypatch
     assert loads == [folder for folder in (machine / "artifacts").iterdir() if folder.is_dir()]
     assert (loads[0] / "model.pt").is_file()
     assert [request.image is not None for request in runner.asked] == [True]
-    assert [call.verb for call in runner.calls] == ["prefill", "decode", "release"]
+    assert [call.method for call in runner.calls] == ["prefill", "decode", "release"]
 
     monkeypatch.setenv("FAKE_COMPILE", "fail")
     why, told, again, _ = brought_up(settings(machine), monkeypatch)

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Sampling values have bounds, draws follow their probabilities, and the record reproduces what was drawn."""
 
 from __future__ import annotations

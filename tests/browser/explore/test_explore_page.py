@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The Explore page in a real browser: a grid with an image, its tokens, what if, and what differs between two answers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Present mode in a browser: keys, the notes window, rehearsals and accessibility."""
 
 from __future__ import annotations

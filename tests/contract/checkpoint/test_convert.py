@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
 """Converted checkpoints answer as Meta's own computation on the original does, and hold what the published ones hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """What backend vllm hands to vLLM, against the signatures read from the source of the Neuron fork's three generations, and
 against a vLLM that is installed, where there is one."""
 

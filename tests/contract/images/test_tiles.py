@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false
 """tile_layout agrees with transformers' own image processor, for common and for extreme shapes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """A conversation's image turn, and what of it is dropped when the context is full."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportOptionalMemberAccess=false
 """A message tree never loses a message, and shows again what it showed before."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
 """The configurations that ship, and the one that stands before another server."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Where an option's value comes from, and what a person reads when it cannot be used."""
 
 from __future__ import annotations

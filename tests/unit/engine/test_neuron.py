@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false
 """The Neuron engine as far as it goes without Neuron: what the device is told, and slots on a model that remembers like one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 """Backend vllm: what it asks the engine, how its tokens become events, and how a request ends in every way it can."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """GenerationService: the request for a conversation, the states of the answer, and the stored message."""
 
 from __future__ import annotations

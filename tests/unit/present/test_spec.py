@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false
 """Scenario files, expectations and recordings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Drafts of answers are recovered once, for their owner, and never while their answer is generated."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportOptionalMemberAccess=false
 """Databases of earlier versions keep all their content; those of newer versions and of other programs are refused."""
 
 from __future__ import annotations

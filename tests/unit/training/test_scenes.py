@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportReturnType=false
 """What is drawn: scenes, what is held out of training, and labels that agree with both scene and pixels."""
 
 from __future__ import annotations

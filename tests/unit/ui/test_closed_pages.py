@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """What happens when a page is closed, and that an open page holds no connection."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The text and HTML of the page about waiting, speed and the backend. Everything from outside is escaped."""
 
 from __future__ import annotations

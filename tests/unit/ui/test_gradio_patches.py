@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 """Each work-around for Gradio says why it exists, and is still needed: these tests fail without it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The question limit of a kiosk: refused questions do not count, and simultaneous questions do not exceed it."""
 
 from __future__ import annotations

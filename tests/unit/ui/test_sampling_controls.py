@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The sampling controls follow what the backend supports now; a control without effect shows the reason."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The sidebar's buttons when the database fails or refuses, and the deletion of exported files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
 """What the model sees of an image: the tiles, and the list of sizes about them."""
 
 from __future__ import annotations

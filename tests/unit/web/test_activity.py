@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The last hour by minute and the requests of this moment, as the operator's page shows them."""
 
 from __future__ import annotations

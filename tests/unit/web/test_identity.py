@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 """The visitor's cookie: reading it, setting it, rejecting forged values. The security headers of every response."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportOptionalOperand=false
 """The backend over a server: real sockets, and servers with all their oddities."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Each finding of the doctor: instance, devices, driver, SDK, checkpoint, memory, disk, artifacts."""
 
 from __future__ import annotations

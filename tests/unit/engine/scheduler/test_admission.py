@@ -1,3 +1,4 @@
+# pyright: reportOperatorIssue=false
 """Who gets a slot when, what a place in the queue is worth, and whom the scheduler refuses."""
 
 from __future__ import annotations

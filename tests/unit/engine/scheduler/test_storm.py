@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Random load on the scheduler against a model of what it owes: every request ends exactly once and no slot leaks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportReturnType=false
 """An answer that is being written, while pages reload, open something else or close, and conversations are deleted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportOptionalIterable=false
 """Managing conversations without a browser: open, rename, delete, search, export, and select versions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Failures become notices, unexpected failures are logged; and who owns what a page stores."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportOptionalSubscript=false
 """Ask, retry, edit and undo without a browser: what the page shows and what is stored."""
 
 from __future__ import annotations

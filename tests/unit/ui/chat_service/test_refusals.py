@@ -1,3 +1,4 @@
+# pyright: reportOptionalSubscript=false
 """What the chat refuses: other owners, forged ids, questions to a busy backend, hostile files, and texts that are too long."""
 
 from __future__ import annotations
