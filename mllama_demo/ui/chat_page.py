@@ -210,7 +210,7 @@ class ChatPage:
                 async for update in updates:
                     yield self._updates(update)
                     if update.begun:
-                        return
+                        break
         yield {self.status: UNCHANGED}  # Gradio sends the last value twice
 
     async def _ask(self, request: gr.Request, conversation_id: str, value: dict[str, Any], which: Any, *sampling: Any) -> Updates:

@@ -115,7 +115,9 @@ async def test_an_update_passes_at_most_four_generators_and_the_last_one_changes
     asking = asyncio.create_task(collected(page._ask(REQUEST, "", {"text": "Hello?", "files": []}, "newest")))
     await chat.backend.taken()
     chat.backend.send(READ)
-    id = (await asking)[-1][page.conversation_id]
+    *_, begun, last = await asking
+    assert last == {page.status: UNCHANGED}
+    id = begun[page.conversation_id]
     following = asyncio.create_task(collected(page._follow(id, REQUEST)))
     await until(lambda: any("_follow" in stack for stack in stacks), "the page follows the answer")
     chat.backend.send(finished(text="Hi."))
