@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,7 +233,8 @@ def _first(text: str | None) -> str:
 
 
 def http_api() -> list[str]:
-    from mllama_demo.openai_api.schema import NEUTRAL, ChatChunk
+    from mllama_demo.openai_api.response_schema import ChatChunk
+    from mllama_demo.openai_api.schema import NEUTRAL
 
     described = _application().openapi()
     schemas = described["components"]["schemas"]
@@ -281,18 +283,13 @@ def http_api() -> list[str]:
     return lines
 
 
-class _Backend:
+def _backend() -> Any:
     """As much of a backend as the description of the API needs."""
+    from mllama_demo.engine.base import BackendInfo, BackendStatus
 
-    def __init__(self) -> None:
-        from mllama_demo.engine.base import BackendInfo, BackendStatus
-
-        capabilities = frozenset({"images", "seed", "probabilities"})
-        self.info = BackendInfo("none", "model", "none", 4, 2048, 224, 4, capabilities)
-        self._status = BackendStatus("ready", "", 0, 0, 4, 64, 0.0)
-
-    def status(self) -> Any:
-        return self._status
+    capabilities = frozenset({"images", "seed", "probabilities"})
+    status = BackendStatus("ready", "", 0, 0, 4, 64, 0.0)
+    return SimpleNamespace(info=BackendInfo("none", "model", "none", 4, 2048, 224, 4, capabilities), status=lambda: status)
 
 
 def _application() -> Any:
@@ -300,13 +297,13 @@ def _application() -> Any:
     from mllama_demo.chat.token_estimate import TokenEstimate
     from mllama_demo.config.settings import Settings
 
-    return create_app(Settings(api_only=True), _Backend(), TokenEstimate())  # type: ignore[arg-type]
+    return create_app(Settings(api_only=True), _backend(), TokenEstimate())
 
 
 def _metrics() -> list[list[str]]:
     from mllama_demo.web.metrics import Metrics
 
-    page = Metrics(_Backend(), "model").render()[0].decode()  # type: ignore[arg-type]
+    page = Metrics(_backend(), "model").render()[0].decode()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
     helps = re.findall(r"^# HELP (\S+) (.*)$", page, re.MULTILINE)
     return [[f"`{name}`", types[name], text] for name, text in helps if not name.endswith("_created")]

@@ -23,12 +23,10 @@ from mllama_demo.generation.request import RequestBuilder, renewed
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.openai_api.logprobs import LogprobStream
-from mllama_demo.openai_api.schema import (
+from mllama_demo.openai_api.response_schema import (
     AnswerMessage,
     ChatChunk,
     ChatCompletion,
-    ChatMessage,
-    ChatRequest,
     Choice,
     ChunkChoice,
     Delta,
@@ -38,6 +36,7 @@ from mllama_demo.openai_api.schema import (
     TokenLogprob,
     Usage,
 )
+from mllama_demo.openai_api.schema import ChatMessage, ChatRequest
 from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.web.errors import ApiError
 

@@ -9,7 +9,7 @@ from typing import Any
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.engine.base import FinishEvent, TokenEvent
 from mllama_demo.engine.token_sampler import TokenTrace
-from mllama_demo.openai_api.schema import TokenLogprob, TopLogprob
+from mllama_demo.openai_api.response_schema import TokenLogprob, TopLogprob
 
 
 class LogprobStream:

@@ -21,16 +21,8 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, QueueEvent
 from mllama_demo.errors import DemoError
 from mllama_demo.openai_api.completion import Completion, CompletionService
-from mllama_demo.openai_api.schema import (
-    Capabilities,
-    ChatChunk,
-    ChatCompletion,
-    ChatRequest,
-    Health,
-    Model,
-    Models,
-    Version,
-)
+from mllama_demo.openai_api.response_schema import Capabilities, ChatChunk, ChatCompletion, Health, Model, Models, Version
+from mllama_demo.openai_api.schema import ChatRequest
 from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, INTERNAL_ERROR, LOADING_RETRY_S, ApiError, ErrorResponse
 from mllama_demo.web.metrics import MeasuredBackend, Metrics
 from mllama_demo.web.middleware import CALLER, ApiKeys, ApiMiddleware

@@ -15,7 +15,8 @@ from PIL import Image
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest
 from mllama_demo.openai_api.completion import CompletionService
-from mllama_demo.openai_api.schema import ChatChunk, ChatCompletion, ChatRequest
+from mllama_demo.openai_api.response_schema import ChatChunk, ChatCompletion
+from mllama_demo.openai_api.schema import ChatRequest
 from tests.support.code_points import SPECIAL, CodePoints
 from tests.support.manual_backend import READ, ManualBackend, finished
 

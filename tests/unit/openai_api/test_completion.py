@@ -13,7 +13,7 @@ import pytest
 from mllama_demo.engine.base import FinishEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, DemoError
 from mllama_demo.openai_api.completion import Completion
-from mllama_demo.openai_api.schema import ChatChunk
+from mllama_demo.openai_api.response_schema import ChatChunk
 from mllama_demo.web.errors import ApiError
 from tests.support.completions import begin, body, part, picture, prompt_text, said, taken
 from tests.support.manual_backend import READ, ManualBackend, finished

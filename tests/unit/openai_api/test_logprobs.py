@@ -11,7 +11,7 @@ from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.engine.base import FinishEvent, TokenEvent
 from mllama_demo.engine.token_sampler import TokenTrace
 from mllama_demo.openai_api.logprobs import LogprobStream
-from mllama_demo.openai_api.schema import TokenLogprob
+from mllama_demo.openai_api.response_schema import TokenLogprob
 from tests.support.manual_backend import finished
 
 
