@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import cache
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Literal, get_args
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.export import to_json
 from mllama_demo.chat.message_summary import answer_figures, image_seen, images_set_aside, sampling_values
 from mllama_demo.chat.message_tree import MessageTree
+from mllama_demo.chat.rendering import render_answer, render_question
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import LoadedImage
@@ -79,12 +81,13 @@ def to_html(
             data = base64.b64encode(preview(load(message.image))).decode("ascii")
             alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
             image = {"source": f"data:image/webp;base64,{data}", "alt": alt}
-        # An answer is Markdown; a question is shown as it was typed.
-        text = _markdown().render(message.text) if answer else message.text
+        text = render_answer(message.text) if answer else render_question(message.text)
         turns.append({"answer": answer, "image": image, "text": text, "figures": figures})
     dates = f"Exported on {_today()}" if dates is None else dates
     brand = brand or Brand("Llama 3.2 Vision")
-    return render("share/conversation", brand, title=conversation.display_title, dates=dates, turns=turns)
+    return render(
+        "share/conversation", brand, title=conversation.display_title, dates=dates, turns=turns, text_style=_text_style()
+    )
 
 
 def _turns(conversation: Conversation) -> list[tuple[Message, str]]:
@@ -109,7 +112,5 @@ def _today() -> str:
 
 
 @cache
-def _markdown() -> Any:
-    from markdown_it import MarkdownIt
-
-    return MarkdownIt("commonmark", {"html": False}).enable("table")
+def _text_style() -> str:
+    return (Path(__file__).parents[1] / "static" / "rendered_text.css").read_text(encoding="utf-8")
