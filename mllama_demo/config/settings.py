@@ -135,7 +135,7 @@ class Settings(BaseModel):
     remote_model: str | None = _option(
         "Remote server", None, "Model of the remote server; not set: the first that it lists.", "a name"
     )
-    remote_kind: Literal["auto", "vllm_neuron", "vllm", "mllama_demo", "other"] = _option(
+    remote_kind: Literal["auto", "vllm_neuron", "vllm", "mllama_demo", "ollama", "lm_studio", "llama_server", "other"] = _option(
         "Remote server",
         "auto",
         "Program of the remote server, since each ignores other sampling values; auto does not detect the Neuron fork of vLLM.",

@@ -79,9 +79,12 @@ def hello(exchange: Exchange) -> None:
 
 class ProtocolServer:
     """models: of /v1/models. health: status and body of /health. chat: answers each chat request, in a thread of its own.
+    routes: status and body of the other paths; unknown_route: those of a path that is not among them.
     most: how many chat requests were under way at once. Everything may be changed while it runs."""
 
     def __init__(self, port: int = 0) -> None:
+        self.routes: dict[str, tuple[int, Any]] = {}
+        self.unknown_route: tuple[int, Any] = (404, {"detail": "Not Found"})
         self.models: list[dict[str, Any]] = [{"id": "a-model", "object": "model", "owned_by": "vllm", "max_model_len": 512}]
         self.health: tuple[int, Any] = (200, b"")
         self.key: str | None = None
@@ -114,14 +117,22 @@ class ProtocolServer:
                 exchange = Exchange(self, {})
                 if self.path == "/health":
                     exchange.refuse(*server.health)
-                elif self._allowed(exchange) and self.path == "/v1/models":
-                    exchange.refuse(200, {"object": "list", "data": server.models})
+                elif not self._allowed(exchange):
+                    pass
+                elif self.path == "/v1/models":
+                    exchange.refuse(200, {"object": "list", "data": server.models or None})
+                else:
+                    exchange.refuse(*server.routes.get(self.path, server.unknown_route))
 
             def do_POST(self) -> None:
                 exchange = Exchange(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                if self._allowed(exchange):
-                    with server._counted(exchange):
-                        server.chat(exchange)
+                if not self._allowed(exchange):
+                    return
+                if self.path != "/v1/chat/completions":
+                    exchange.refuse(*server.routes.get(self.path, server.unknown_route))
+                    return
+                with server._counted(exchange):
+                    server.chat(exchange)
 
             def _allowed(self, exchange: Exchange) -> bool:
                 if server.key is None or self.headers.get("Authorization") == f"Bearer {server.key}":

@@ -29,7 +29,7 @@ from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.remote import protocol
 from mllama_demo.engine.remote.errors import RemoteTimeout, RemoteUnreachable, context_length_refusal, to_demo_error
 from mllama_demo.engine.remote.probe import RemoteServer, new_client, probe
-from mllama_demo.engine.remote.providers import LOGPROBS_ARE_TOKEN_IDS, PROVIDERS
+from mllama_demo.engine.remote.providers import LOGPROBS_ARE_MISSING, LOGPROBS_ARE_TOKEN_IDS, PROVIDERS
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
 from mllama_demo.images.loading import LoadedImage
@@ -64,7 +64,7 @@ class OpenAIBackend(QueuedBackend):
         self._settings = settings
         self._url = settings.remote_url
         self._probe_interval_s = probe_interval_s
-        self._logprobs_are_token_ids = False
+        self._logprobs_fault: str | None = None  # why the server's log probabilities are not shown
         provider = PROVIDERS["other" if settings.remote_kind == "auto" else settings.remote_kind]
         self._server = RemoteServer(provider, settings.remote_model or "remote", None, None)
         super().__init__(self._info_of(self._server), settings.max_waiting, "remote", on_ready, on_down)
@@ -79,6 +79,10 @@ class OpenAIBackend(QueuedBackend):
     def _check(self, request: GenerationRequest) -> None:
         if not request.messages:
             raise BadRequest("The conversation is empty; ask something first.")
+        if request.image is not None and "images" not in self._info.capabilities:
+            raise BadRequest(
+                f"The model {self._info.model} cannot see images. Ask without an image, or let the operator choose another model."
+            )
 
     # --- the thread: connection and probes ------------------------------------------------------------------------------
 
@@ -132,6 +136,7 @@ class OpenAIBackend(QueuedBackend):
 
     def _set_ready(self, server: RemoteServer) -> None:
         if server != self._server:
+            self._logprobs_fault = None
             self._server, self._info = server, self._info_of(server)
             length = f", {server.context_length} tokens of context" if server.context_length else ""
             log.info("the server at %s, %s, serves %s%s", self._url, server.provider.label, server.model, length)
@@ -159,8 +164,8 @@ class OpenAIBackend(QueuedBackend):
     def _info_of(self, server: RemoteServer) -> BackendInfo:
         settings, provider = self._settings, server.provider
         capabilities, ignored = provider.capabilities, dict(provider.ignored)
-        if self._logprobs_are_token_ids:
-            capabilities, ignored = capabilities - {"logprobs"}, {**ignored, "logprobs": LOGPROBS_ARE_TOKEN_IDS}
+        if self._logprobs_fault is not None:
+            capabilities, ignored = capabilities - {"logprobs"}, {**ignored, "logprobs": self._logprobs_fault}
         return BackendInfo(
             name="openai",
             model=server.model,
@@ -223,10 +228,12 @@ class OpenAIBackend(QueuedBackend):
         async with stream:
             job.send(PrefillEvent(self.estimate.count(request.messages), job.waited_s))
             last = protocol.ParsedChunk()
+            had_text = had_logprobs = False
             async for received in stream:
                 chunk = protocol.parse_chunk(received)
                 if chunk.error is not None:
                     raise BackendUnavailable(f"The server at {self._url} failed on this request: {chunk.error}")
+                had_text, had_logprobs = had_text or bool(chunk.text), had_logprobs or bool(chunk.logprobs)
                 job.usage = chunk.usage or job.usage
                 last = chunk if chunk.finish else last
                 self._send_chunk(job, chunk)
@@ -234,6 +241,8 @@ class OpenAIBackend(QueuedBackend):
             self.estimate.learn(request.messages, job.usage[0])
         if last.finish is None:
             raise BackendUnavailable(f"The server at {self._url} broke off its answer.")
+        if request.trace and "logprobs" in self._info.capabilities and had_text and not had_logprobs:
+            self._distrust_logprobs(LOGPROBS_ARE_MISSING)
         reason = protocol.to_finish_reason(last.finish, last.stop_reason, max_tokens, wanted_max_tokens)
         if reason is None:
             raise BackendUnavailable(f"The server at {self._url} ended its answer early ({last.finish}).")
@@ -245,13 +254,17 @@ class OpenAIBackend(QueuedBackend):
         return self._client.chat.completions.create(**arguments)
 
     def _send_chunk(self, job: Job, chunk: protocol.ParsedChunk) -> None:
-        logprobs = chunk.logprobs if job.request.trace and not self._logprobs_are_token_ids else ()
+        logprobs = chunk.logprobs if job.request.trace and self._logprobs_fault is None else ()
         if not protocol.are_log_probabilities(logprobs):
-            logprobs, self._logprobs_are_token_ids = (), True
-            self._info = self._info_of(self._server)
-            log.warning("%s Probabilities are not shown.", LOGPROBS_ARE_TOKEN_IDS)
+            logprobs = ()
+            self._distrust_logprobs(LOGPROBS_ARE_TOKEN_IDS)
         if chunk.text or logprobs:
             job.send(TokenEvent(job.token(), -1, chunk.text, logprobs=logprobs))
+
+    def _distrust_logprobs(self, fault: str) -> None:
+        self._logprobs_fault = fault
+        self._info = self._info_of(self._server)
+        log.warning("%s Probabilities are not shown.", fault)
 
     async def _image_url(self, image: LoadedImage) -> str:
         """Encodes the image. Each question of a conversation sends its image again, so the newest data URLs are cached."""

@@ -18,8 +18,20 @@ from typing import Any
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
 
 _MAX_MESSAGE_CHARACTERS = 400
-_CONTEXT_LENGTH = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)")
-_PROMPT_TOKENS = re.compile(r"\((\d+) in the messages|(?:has|contains at least) (\d+) input tokens|\(length (\d+)\)")
+# The messages of vLLM, llama-server and LM Studio, in this order.
+_CONTEXT_LENGTH = re.compile(
+    r"maximum (?:context|model) length (?:is|of) (\d+)|available context size \((\d+) tokens\)"
+    r"|context length of only (\d+)|n_ctx: (\d+)"
+)
+_PROMPT_TOKENS = re.compile(
+    r"\((\d+) in the messages|(?:has|contains at least) (\d+) input tokens|\(length (\d+)\)|request \((\d+) tokens\)"
+    r"|keep the first (\d+) tokens|n_keep: (\d+)"
+)
+# Messages without numbers, of Ollama, llama-server and LM Studio.
+_TOO_LONG = re.compile(r"exceeds? the (?:available )?context|context size has been exceeded", re.IGNORECASE)
+_CANNOT_SEE = re.compile(
+    r"image input is not supported|not support (?:images|vision|image input)|missing data required for image", re.I
+)
 
 
 class RemoteUnreachable(BackendUnavailable):
@@ -44,12 +56,25 @@ class ContextLengthRefusal:
 
 
 def context_length_refusal(error: Exception) -> ContextLengthRefusal | None:
-    """Reads the lengths out of the server's message. Returns None when the server refused for another reason."""
+    """Reads the lengths out of the server's message. Returns None when the server refused for another reason.
+
+    llama-server has the lengths as fields beside the message, and sends 500 before build 6800.
+    """
+    if getattr(error, "status_code", 400) not in (400, 413, 422, 500):
+        return None
+    body = _error_object(error)
+    if isinstance(body, Mapping) and isinstance(body.get("n_ctx"), int):
+        prompt_tokens = body.get("n_prompt_tokens")
+        return ContextLengthRefusal(body["n_ctx"], prompt_tokens if isinstance(prompt_tokens, int) else None)
     message = server_message(error)
-    if getattr(error, "status_code", None) not in (400, 413, 422) or not (length := _CONTEXT_LENGTH.search(message)):
+    if not (length := _CONTEXT_LENGTH.search(message)):
         return None
     prompt = _PROMPT_TOKENS.search(message)
-    return ContextLengthRefusal(int(length[1]), int(next(filter(None, prompt.groups()))) if prompt else None)
+    return ContextLengthRefusal(_number(length), _number(prompt) if prompt else None)
+
+
+def _number(match: re.Match[str]) -> int:
+    return int(next(filter(None, match.groups())))
 
 
 def to_demo_error(error: Exception, url: str, secret: str | None = None) -> DemoError:
@@ -81,7 +106,9 @@ def _translate(error: Exception, url: str) -> DemoError:
     if "RemoteProtocolError" in names or "ReadError" in names:
         return RemoteUnreachable(f"{server} broke off the connection.")
     if "APIError" in names:
-        return BackendUnavailable(f"{server} failed on this request: {_shortened(str(error))}")
+        return _translate_message(error, server, _shortened(str(error))) or BackendUnavailable(
+            f"{server} failed on this request: {_shortened(str(error))}"
+        )
     return BackendUnavailable(
         f"{server} sent an answer that is no chat completion ({_shortened(str(error)) or type(error).__name__})."
     )
@@ -91,11 +118,9 @@ def server_message(error: Exception) -> str:
     """The message in the body of a refusal, or "" when the body has none.
 
     Most servers send {"error": {"message"}}. vLLM before 0.10.1 sends a flat {"object": "error", "message"}, FastAPI sends
-    {"detail"}. A proxy sends an HTML page, which is ignored.
+    {"detail"}, LM Studio {"error": "…"}. A proxy sends an HTML page, which is ignored.
     """
-    body: Any = getattr(error, "body", None)
-    if isinstance(body, Mapping):
-        body = body.get("error", body)
+    body = _error_object(error)
     if isinstance(body, Mapping):
         body = next((body[key] for key in ("message", "detail", "reason") if body.get(key)), "")
     if isinstance(body, list):  # FastAPI sends one entry for each field that is wrong
@@ -104,12 +129,29 @@ def server_message(error: Exception) -> str:
     return "" if re.match(r"\s*<", text) else _shortened(text)
 
 
+def _error_object(error: Exception) -> Any:
+    body: Any = getattr(error, "body", None)
+    return body.get("error", body) if isinstance(body, Mapping) else body
+
+
+def _translate_message(error: Exception, server: str, reason: str) -> DemoError | None:
+    """Recognises a refusal by its words, whatever its status: LM Studio and llama-server send such a refusal with several."""
+    message = server_message(error)
+    if context_length_refusal(error) is not None or _TOO_LONG.search(message):
+        return PromptTooLong(f"{server} finds this conversation too long ({reason})")
+    if _CANNOT_SEE.search(message):
+        return BadRequest(
+            f"The model of {server[0].lower()}{server[1:]} cannot see images ({reason}). Choose a vision model there."
+        )
+    return None
+
+
 def _translate_status(error: Exception, status: int, server: str) -> DemoError:
     message = server_message(error)
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "unknown status"
     reason = f"{status}: {message}" if message else f"{status}, {phrase}"
-    if context_length_refusal(error) is not None:
-        return PromptTooLong(f"{server} finds this conversation too long ({reason})")
+    if (translated := _translate_message(error, server, reason)) is not None:
+        return translated
     if status in (401, 403):
         return BackendUnavailable(f"{server} does not accept the API key ({reason}); set remote_api_key to one that it knows.")
     if status == 404:

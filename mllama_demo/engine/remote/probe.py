@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.remote import local_servers
 from mllama_demo.engine.remote.errors import RemoteTimeout, RemoteUnreachable, server_message, to_demo_error
 from mllama_demo.engine.remote.providers import PROVIDERS, SEED_UNSUPPORTED, Provider
 from mllama_demo.errors import BackendUnavailable, ConfigError
@@ -22,7 +24,7 @@ class RemoteServer:
         provider: The program. For another copy of this demo, with the capabilities of that copy's backend.
         model: Name of the model in requests.
         context_length: In tokens; None when the server does not tell it.
-        slots: Requests that the server answers at the same time; None when it is not another copy of this demo.
+        slots: Requests that the server answers at the same time; None when the server does not tell it.
     """
 
     provider: Provider
@@ -72,21 +74,57 @@ async def probe(client: Any, settings: Settings) -> RemoteServer:
         models = [model for model in getattr(listed, "data", None) or () if getattr(model, "id", None)]
     except Exception as error:
         raise to_demo_error(error, url, settings.remote_api_key) from error
-    if not models:
-        raise BackendUnavailable(f"The server at {url} names no model under /models; check remote_url.")
-    wanted = settings.remote_model
-    model = next((m for m in models if m.id == wanted), None) if wanted else models[0]
-    if model is None:
-        names = ", ".join(sorted(m.id for m in models)[:5])
-        raise BackendUnavailable(f"The server at {url} does not serve the model {wanted}; set remote_model to one of: {names}.")
-    length = getattr(model, "max_model_len", None)
-    slots = health.get("slots")
+    fetch = _fetcher(client, url, settings.remote_connect_timeout_s)
+    kind = await _kind(settings.remote_kind, health, models, fetch)
+    model = await _choose(models, settings, kind, fetch)
+    details = await local_servers.model_details(kind, fetch, model.id)
+    length, slots = getattr(model, "max_model_len", None), health.get("slots")
     return RemoteServer(
-        _provider(settings.remote_kind, health, model),
+        _provider(kind, model, details),
         model.id,
-        length if isinstance(length, int) and length > 0 else None,
-        slots if isinstance(slots, int) and slots > 0 else None,
+        length if isinstance(length, int) and length > 0 else details.context_length,
+        slots if isinstance(slots, int) and slots > 0 else details.slots,
     )
+
+
+async def _choose(models: list[Any], settings: Settings, kind: str, fetch: local_servers.Fetch) -> Any:
+    """The listed model that remote_model names, or the best one. Ollama lists `NAME:latest` for what people call NAME.
+
+    Raises:
+        BackendUnavailable: There is no such model. The message says how to get it, where the program is known.
+    """
+    url, wanted, provider = settings.remote_url, settings.remote_model, PROVIDERS[kind]
+    if not models:
+        get_model = provider.get_model.format(model=wanted or "llama3.2-vision")
+        raise BackendUnavailable(f"The server at {url} names no model under /models; {get_model or 'check remote_url'}.")
+    wanted = wanted or await local_servers.preferred_model(kind, fetch, [model.id for model in models])
+    if not wanted:
+        return models[0]
+    for name in (wanted, f"{wanted}:latest"):
+        if (model := next((model for model in models if model.id == name), None)) is not None:
+            return model
+    names = ", ".join(sorted(model.id for model in models)[:5])
+    get_model = f"{provider.get_model.format(model=wanted)}, or " if provider.get_model else ""
+    raise BackendUnavailable(
+        f"The server at {url} does not serve the model {wanted}; {get_model}set remote_model to one of: {names}."
+    )
+
+
+def _fetcher(client: Any, url: str, timeout_s: float) -> local_servers.Fetch:
+    parts = urlsplit(url)
+
+    async def fetch(path: str, body: dict[str, Any] | None = None) -> Mapping[str, Any]:
+        address, options = f"{parts.scheme}://{parts.netloc}{path}", {"timeout": timeout_s}
+        try:
+            if body is None:
+                answer = await client.get(address, cast_to=object, options=options)
+            else:
+                answer = await client.post(address, cast_to=object, body=body, options=options)
+        except Exception:  # the class depends on the version of the client; the facts stay unknown
+            return {}
+        return answer if isinstance(answer, Mapping) else {}
+
+    return fetch
 
 
 async def _health(client: Any, url: str, timeout_s: float) -> dict[str, Any]:
@@ -111,15 +149,24 @@ async def _health(client: Any, url: str, timeout_s: float) -> dict[str, Any]:
     return health if isinstance(health, dict) else {}
 
 
-def _provider(kind: str, health: dict[str, Any], model: Any) -> Provider:
-    """Returns the provider that remote_kind names, or recognises the provider when remote_kind is "auto".
+async def _kind(kind: str, health: dict[str, Any], models: list[Any], fetch: local_servers.Fetch) -> str:
+    """Returns the name in PROVIDERS that remote_kind gives, or recognises the program when remote_kind is "auto".
 
     Another copy of this demo has "slots" and "running" in /health. vLLM is the owner of its models in /models.
     """
-    if kind == "auto":
-        owner = getattr(model, "owned_by", None)
-        kind = "mllama_demo" if "slots" in health and "running" in health else "vllm" if owner == "vllm" else "other"
+    if kind != "auto":
+        return kind
+    if "slots" in health and "running" in health:
+        return "mllama_demo"
+    owner = getattr(models[0], "owned_by", None) if models else None
+    return "vllm" if owner == "vllm" else await local_servers.recognise(fetch, owner) or "other"
+
+
+def _provider(kind: str, model: Any, details: local_servers.ModelDetails) -> Provider:
+    """The provider, with the capabilities that the server tells of its model."""
     provider, reported = PROVIDERS[kind], getattr(model, "capabilities", None)
+    if details.reads_images is False:
+        return replace(provider, capabilities=provider.capabilities - {"images"})
     if kind != "mllama_demo" or not isinstance(reported, dict):
         return provider
     capabilities = frozenset(name for name in provider.capabilities if reported.get(name) is not False)

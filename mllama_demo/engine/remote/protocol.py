@@ -44,8 +44,9 @@ def completion_arguments(
         values["stop"] = list(sampling.stop)
     if request.trace and "logprobs" in provider.capabilities:
         values |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-    extra: dict[str, Any] = {}  # parameters that the OpenAI protocol does not have
-    if provider.takes_top_k and top_k > 0:  # vLLM up to 0.8 refuses 0; without top_k it samples from all tokens
+    extra: dict[str, Any] = dict(provider.extra)  # parameters that the OpenAI protocol does not have
+    # vLLM up to 0.8 refuses a top_k of 0; without top_k it samples from all tokens.
+    if provider.takes_top_k and (top_k > 0 or provider.sends_top_k_of_zero):
         extra["top_k"] = top_k
     if sampling.ignore_eos and "ignore_eos" not in provider.ignored:
         extra["ignore_eos"] = True
