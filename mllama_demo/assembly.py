@@ -122,6 +122,7 @@ def _add_pages(
     from mllama_demo.ui.mount import mount_ui
     from mllama_demo.web.admin.routes import add_admin
     from mllama_demo.web.auth.login import LoginService, add_auth_middleware, add_login, credentials
+    from mllama_demo.web.guide.routes import add_guide
     from mllama_demo.web.requests import StaticAssets
     from mllama_demo.web.share.routes import add_share_page
 
@@ -133,6 +134,8 @@ def _add_pages(
     if login is not None:
         add_login(app, settings, brand, login)
     add_share_page(app, settings, stores, brand)
+    if settings.embedded and not settings.kiosk:
+        add_guide(app, brand)
     if login is not None and (settings.admins or settings.admin_key):
         add_admin(app, settings, stores.feedback, brand, backend, activity, login)
     app.include_router(explore_page(ExploreService(explorer, tokenizer, settings, stores.explore_runs), brand))

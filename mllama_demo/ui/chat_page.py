@@ -32,6 +32,7 @@ from mllama_demo.ui.sampling_controls import SamplingControls, sampling_from
 from mllama_demo.ui.share_controls import ShareControls
 from mllama_demo.ui.sidebar import Sidebar
 from mllama_demo.ui.theme import PAGE_SCRIPT
+from mllama_demo.web.guide.routes import PATH as GUIDE_PATH
 
 # The type of a handler that yields several times: each dict has the new value of each component that changes.
 Updates = AsyncGenerator[dict[Any, Any], None]
@@ -307,4 +308,6 @@ def _welcome(settings: Settings) -> str:
             "A tiny stand-in for Meta's model answers here: it knows simple drawings – animals, fruit and other emoji-like "
             "things, shapes, colours, short words – but neither photographs nor the world."
         )
+        if not settings.kiosk:
+            sentence += f"\n\n[To talk to a real vision model, put one on your laptop behind this page]({GUIDE_PATH})"
     return f"## Ask about a picture\n{sentence}\n\nAdd one with the paper clip, paste or drop it – or try one of these:"

@@ -19,6 +19,7 @@ _FEATURES = {
     "auth": "web/auth",
     "admin": "web/admin",
     "share": "web/share",
+    "guide": "web/guide",
     "explore": "explore/web",
     "present": "present/web",
 }
