@@ -6,8 +6,39 @@ The browser and the API's error object show the message unchanged. Any other exc
 from __future__ import annotations
 
 
+class Failure(str):
+    """Why something failed, as a sentence for visitors, which also carries the cause for the operator.
+
+    A Failure is passed on like any other message. Only the log, the command line and the operator's page read its cause.
+
+    Attributes:
+        cause: The failure with all that visitors must not see: addresses, paths, keys of the configuration and exceptions.
+    """
+
+    cause: str
+
+    def __new__(cls, sentence: str, cause: str) -> Failure:
+        failure = super().__new__(cls, sentence)
+        failure.cause = cause
+        return failure
+
+
+def cause_of(message: object) -> str:
+    """The cause of a failure, for the operator.
+
+    Args:
+        message: A message, or a DemoError. One that carries no cause is its own cause.
+    """
+    if isinstance(message, DemoError) and message.args:
+        message = message.args[0]
+    return message.cause if isinstance(message, Failure) else str(message)
+
+
 class DemoError(Exception):
-    """Base class. `str(error)` is one or two sentences for the user; `status` is the HTTP status."""
+    """Base class. `str(error)` is one or two sentences for the user; `status` is the HTTP status.
+
+    The sentence may be a Failure: then `cause_of(error)` is what the operator reads.
+    """
 
     status = 500
 

@@ -19,6 +19,10 @@ from mllama_demo.sampling import SamplingParams
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
 State = Literal["loading", "ready", "down"]
 SHUTTING_DOWN = "The demo is shutting down."  # BackendStatus.detail of a closed backend
+# What visitors read about a model that fails. The log has the cause.
+NOT_LOADED = "The model could not be loaded."
+MODEL_DOWN = "The model is down."
+REQUEST_FAILED = "The model failed on this request."
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class FinishEvent:
 
     Attributes:
         text: Characters that no TokenEvent had. Empty after a stop string, which is never part of the text.
-        error: A sentence with the cause, for the reason "error".
+        error: A sentence for visitors, for the reason "error". `cause_of(error)` is for the operator.
         stop_string: The stop string that was found, for the reason "stop_string".
         estimated: The token counts are estimates, because the server did not report them.
     """
@@ -173,6 +177,7 @@ class BackendInfo:
         max_prompt: Most tokens of a prompt, if that is less than context_length.
         full_canvas: Every image takes max_tiles tiles, see images.tiles.tile_layout.
         ignored: Sampling values without effect. Maps each name to a sentence with the reason.
+        address: Of the server that runs the model, for the operator only; empty for a model in this process.
     """
 
     name: str
@@ -187,6 +192,7 @@ class BackendInfo:
     max_prompt: int | None = None
     full_canvas: bool = False
     ignored: Mapping[str, str] = field(default_factory=dict, hash=False)
+    address: str = ""
 
     def tile_layout(self, width: int, height: int) -> TileLayout | None:
         """Returns the tiles of an image of width × height pixels; None if the tile size is unknown."""
@@ -200,7 +206,7 @@ class BackendStatus:
     """The state of a backend at one moment.
 
     Attributes:
-        detail: What is being loaded, or why the backend is down.
+        detail: What is being loaded, or why the backend is down, for visitors. `cause_of(detail)` is for the operator.
         running, waiting: Numbers of requests.
         max_waiting: How many requests may wait.
         estimated_wait_s: Wait of a request sent now: 0 if a slot is free, None while unknown.

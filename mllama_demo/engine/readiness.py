@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mllama_demo.errors import BackendUnavailable
+from mllama_demo.errors import BackendUnavailable, cause_of
 
 if TYPE_CHECKING:
     from mllama_demo.engine.base import Backend
@@ -22,10 +22,10 @@ async def until_ready(backend: Backend, report: Callable[[str], None] = lambda _
         report: Called every 0.1 s while the backend loads. The argument is a text that says what is being loaded.
 
     Raises:
-        BackendUnavailable: The backend is down. The message is the cause.
+        BackendUnavailable: The backend is down. The message is the cause, for the operator.
     """
     while (status := backend.status()).state == "loading":
-        report(status.detail)
+        report(cause_of(status.detail))
         await asyncio.sleep(_POLL_INTERVAL_S)
     if status.state == "down":
-        raise BackendUnavailable(status.detail)
+        raise BackendUnavailable(cause_of(status.detail))

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mllama_demo.engine.base import (
+    MODEL_DOWN,
+    REQUEST_FAILED,
     Event,
     FinishEvent,
     FinishReason,
@@ -25,7 +27,7 @@ from mllama_demo.engine.base import (
 )
 from mllama_demo.engine.fair_queue import FairQueue
 from mllama_demo.engine.runner import ModelRunner, RunnerDown, Sampled
-from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, PromptTooLong
+from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, Failure, PromptTooLong
 from mllama_demo.sampling import SamplingParams
 
 # Failures in a row after which the backend is down. Prefills and decode steps have separate counts. A successful decode step
@@ -273,7 +275,12 @@ class Scheduler:
         try:
             text = "" if ended_turn else job.text.push(sampled.token_id)
         except Exception as error:
-            self._end(job, "error", events, f"The answer could not be put into text: {str(error) or type(error).__name__}")
+            self._end(
+                job,
+                "error",
+                events,
+                Failure(REQUEST_FAILED, f"The answer could not be put into text: {str(error) or type(error).__name__}"),
+            )
             return
         events.append((job.request.id, TokenEvent(job.tokens, sampled.token_id, text, sampled.trace)))
         job.tokens += 1
@@ -291,9 +298,9 @@ class Scheduler:
         with self._lock:
             self._failures[kind] += 1
             for job in jobs:
-                self._end(job, "error", events, f"The model failed on this request: {cause}")
+                self._end(job, "error", events, Failure(REQUEST_FAILED, f"The model failed on this request: {cause}"))
             if isinstance(error, RunnerDown) or self._failures[kind] >= FAILURES_UNTIL_DOWN:
-                self._set_down(f"The model is down: {cause}", events)
+                self._set_down(Failure(MODEL_DOWN, f"The model is down: {cause}"), events)
 
     def _set_down(self, reason: str, events: list[tuple[str, Event]]) -> None:  # lock held
         self._down = reason
@@ -336,7 +343,8 @@ class Scheduler:
                 self._runner.release(slot)
             except Exception as error:  # a runner that cannot release a slot is not used any more
                 with self._lock:
-                    self._down = self._down or f"The model is down: a slot could not be released ({error})"
+                    cause = f"The model is down: a slot could not be released ({error})"
+                    self._down = self._down or Failure(MODEL_DOWN, cause)
             else:
                 with self._lock:
                     heapq.heappush(self._free_slots, slot)

@@ -15,11 +15,21 @@ from dataclasses import replace
 from typing import Any
 
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
-from mllama_demo.engine.base import SHUTTING_DOWN, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
+from mllama_demo.engine.base import (
+    MODEL_DOWN,
+    NOT_LOADED,
+    SHUTTING_DOWN,
+    BackendInfo,
+    BackendStatus,
+    Event,
+    FinishEvent,
+    GenerationRequest,
+    State,
+)
 from mllama_demo.engine.event_queue import EventQueue
 from mllama_demo.engine.runner import ModelRunner
 from mllama_demo.engine.scheduler import Scheduler
-from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, Failure, cause_of
 from mllama_demo.runtime.process import MODEL_THREAD
 
 log = logging.getLogger(__name__)
@@ -149,7 +159,7 @@ class SlotBackend:
                 return
             if not isinstance(error, DemoError):
                 log.exception("loading the model failed")
-            self._set_down(f"The model could not be loaded: {str(error) or type(error).__name__}")
+            self._set_down(Failure(NOT_LOADED, f"The model could not be loaded: {cause_of(error) or type(error).__name__}"))
             return
         if self._closing:
             return
@@ -166,7 +176,7 @@ class SlotBackend:
             self._serve(scheduler)
         except Exception as error:
             log.exception("the backend failed")
-            reason = f"The model is down: {str(error) or type(error).__name__}"
+            reason = Failure(MODEL_DOWN, f"The model is down: {str(error) or type(error).__name__}")
         reason = scheduler.status().down or reason
         self._deliver(scheduler.shutdown(reason))
         if not self._closing:
@@ -191,14 +201,14 @@ class SlotBackend:
 
     def _set_down(self, reason: str) -> None:
         self._state, self._detail = "down", reason
-        log.error("%s", reason)
+        log.error("%s", cause_of(reason))
         self._on_down(reason)
 
     def _deliver(self, events: list[tuple[str, Event]]) -> None:
         batches: dict[asyncio.AbstractEventLoop, list[tuple[EventQueue[Event], Event]]] = defaultdict(list)
         for request_id, event in events:
             if isinstance(event, FinishEvent) and event.error:
-                log.error("request %s: %s", request_id, event.error)
+                log.error("request %s: %s", request_id, cause_of(event.error))
             stream = self._streams.get(request_id)
             if stream is not None:
                 batches[stream.loop].append((stream, event))

@@ -137,9 +137,9 @@ class CellTasks:
                 await self._generate(self._requests[index], cell)
         except DemoError as error:
             cell.error = str(error)
-        except Exception as error:
+        except Exception:
             log.exception("a cell could not be run")
-            cell.error = f"This cell could not be run: {str(error) or type(error).__name__}"
+            cell.error = "This cell could not be run; the server's log has the cause."
         cell.phase = "done"
 
     async def _generate(self, request: GenerationRequest, cell: CellProgress) -> None:

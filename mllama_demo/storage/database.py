@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError
+from mllama_demo.errors import BackendUnavailable, BadRequest, ConfigError, Failure
 from mllama_demo.storage.migrations import migrate
 
 _BUSY_TIMEOUT_S = 10
@@ -84,7 +84,9 @@ class Database:
         except IntegrityError as error:
             raise BackendUnavailable("The conversation was changed from elsewhere at the same time; try again.") from error
         except OperationalError as error:
-            raise BackendUnavailable(f"The database of conversations does not answer ({error.orig}); try again later.") from error
+            sentence = "The database of conversations does not answer; try again later."
+            cause = f"The database of conversations does not answer ({error.orig})."
+            raise BackendUnavailable(Failure(sentence, cause)) from error
 
     def close(self) -> None:
         """Closes the connections. Safe to call twice."""

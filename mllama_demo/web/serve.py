@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
-from mllama_demo.errors import ConfigError, DemoError
+from mllama_demo.errors import ConfigError, DemoError, cause_of
 from mllama_demo.runtime.console import set_up_logging
 from mllama_demo.runtime.process import sigterm_as_interrupt
 
@@ -73,7 +73,7 @@ def serve(settings: Settings, started: float, make_demo: MakeDemo) -> int:
     def on_down(reason: str) -> None:
         # A model that never loaded ends the program. A model that failed later leaves the page up, which tells the reason.
         if not demo.backend.loaded:
-            stop_with(reason)
+            stop_with(cause_of(reason))
 
     demo = make_demo(settings, on_ready, on_down)
 

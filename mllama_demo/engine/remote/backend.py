@@ -17,6 +17,7 @@ from cachetools import LRUCache
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import (
+    NOT_LOADED,
     SHUTTING_DOWN,
     BackendInfo,
     FinishEvent,
@@ -27,16 +28,16 @@ from mllama_demo.engine.base import (
 )
 from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.remote import protocol
-from mllama_demo.engine.remote.errors import RemoteTimeout, RemoteUnreachable, context_length_refusal, to_demo_error
+from mllama_demo.engine.remote.errors import SERVER, RemoteTimeout, RemoteUnreachable, context_length_refusal, to_demo_error
 from mllama_demo.engine.remote.probe import RemoteServer, new_client, probe
 from mllama_demo.engine.remote.providers import LOGPROBS_ARE_MISSING, LOGPROBS_ARE_TOKEN_IDS, PROVIDERS
 from mllama_demo.engine.request_queue import Job
-from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, Failure, cause_of
 from mllama_demo.images.loading import LoadedImage
 
 log = logging.getLogger(__name__)
 
-PROBE_INTERVAL_S = 5.0
+PROBE_INTERVAL_S = 2.0  # visitors see within three seconds that the server is lost
 PROBE_INTERVAL_WHILE_DOWN_S = 1.0
 CACHED_IMAGE_URLS = 8
 
@@ -91,12 +92,12 @@ class OpenAIBackend(QueuedBackend):
             self._detail = "importing the client"
             import openai  # noqa: F401 - takes a second; later the import would block the event loop
 
-            self._detail = f"connecting to {self._url}"
+            self._detail = Failure("connecting to the server that runs it", f"connecting to {self._url}")
             asyncio.run(self._main())
         except Exception as error:
             if not isinstance(error, DemoError):
                 log.exception("the connection to the server failed")
-            self._state, self._detail = "down", str(error) or type(error).__name__
+            self._state, self._detail = "down", Failure(NOT_LOADED, cause_of(error) or type(error).__name__)
             self._on_down(self._detail)
         self._requests.refuse_all(self._detail)
 
@@ -130,9 +131,9 @@ class OpenAIBackend(QueuedBackend):
             self._set_ready(await probe(self._client, self._settings))
         except RemoteTimeout as error:
             if not self._requests.queue.running:  # a server that computes answers may be slow to answer a probe
-                self._set_down(str(error))
+                self._set_down(_message(error))
         except DemoError as error:
-            self._set_down(str(error))
+            self._set_down(_message(error))
 
     def _set_ready(self, server: RemoteServer) -> None:
         if server != self._server:
@@ -153,10 +154,10 @@ class OpenAIBackend(QueuedBackend):
         """Marks a server that was ready as down. A server that never was ready stays "loading": it may compile for an hour."""
         if self._state == "ready":
             self._state = "down"
-            log.error("%s", reason)
+            log.error("%s", cause_of(reason))
             self._on_down(reason)
-        elif reason != self._detail:
-            log.warning("%s", reason)
+        elif cause_of(reason) != cause_of(self._detail):
+            log.warning("%s", cause_of(reason))
         self._detail = reason
         for job in list(self._requests.queue.waiting):
             job.end("error", reason)
@@ -169,7 +170,8 @@ class OpenAIBackend(QueuedBackend):
         return BackendInfo(
             name="openai",
             model=server.model,
-            device=f"{provider.label} at {self._url}",
+            device=provider.label,
+            address=self._url,
             slots=settings.remote_concurrency or server.slots or provider.concurrency,
             context_length=server.context_length or settings.seq_len,
             tile_size=provider.tile_size,
@@ -198,11 +200,11 @@ class OpenAIBackend(QueuedBackend):
 
     def _failure(self, job: Job, error: DemoError) -> FinishEvent | DemoError:
         """Returns the outcome of a failed request: the error before the first event, later a FinishEvent with its message."""
-        log.warning("request %s: %s", job.request.id, error)
+        log.warning("request %s: %s", job.request.id, cause_of(error))
         if isinstance(error, RemoteUnreachable):
-            self._set_down(str(error))
+            self._set_down(_message(error))
         self._probe_now.set()
-        return self._finish(job, "error", str(error)) if job.has_sent else error
+        return self._finish(job, "error", _message(error)) if job.has_sent else error
 
     def _finish(self, job: Job, reason: FinishReason, error: str | None = None, stop_string: str | None = None) -> FinishEvent:
         return job.finish(reason, error, stop_string, self.estimate.count(job.request.messages))
@@ -232,7 +234,7 @@ class OpenAIBackend(QueuedBackend):
             async for received in stream:
                 chunk = protocol.parse_chunk(received)
                 if chunk.error is not None:
-                    raise BackendUnavailable(f"The server at {self._url} failed on this request: {chunk.error}")
+                    raise self._broken("failed on this request.", f"failed on this request: {chunk.error}")
                 had_text, had_logprobs = had_text or bool(chunk.text), had_logprobs or bool(chunk.logprobs)
                 job.usage = chunk.usage or job.usage
                 last = chunk if chunk.finish else last
@@ -240,13 +242,17 @@ class OpenAIBackend(QueuedBackend):
         if job.usage is not None:
             self.estimate.learn(request.messages, job.usage[0])
         if last.finish is None:
-            raise BackendUnavailable(f"The server at {self._url} broke off its answer.")
+            raise self._broken("broke off its answer.", "broke off its answer.")
         if request.trace and "logprobs" in self._info.capabilities and had_text and not had_logprobs:
             self._distrust_logprobs(LOGPROBS_ARE_MISSING)
         reason = protocol.to_finish_reason(last.finish, last.stop_reason, max_tokens, wanted_max_tokens)
         if reason is None:
-            raise BackendUnavailable(f"The server at {self._url} ended its answer early ({last.finish}).")
+            raise self._broken("ended its answer early.", f"ended its answer early ({last.finish}).")
         return self._finish(job, reason, stop_string=last.stop_reason if reason == "stop_string" else None)
+
+    def _broken(self, sentence: str, cause: str) -> BackendUnavailable:
+        """The error of an answer that is not whole, from the ends of the sentence for visitors and of the cause."""
+        return BackendUnavailable(Failure(f"{SERVER} {sentence}", f"The server at {self._url} {cause}"))
 
     def _create_stream(self, request: GenerationRequest, image_url: str | None, max_tokens: int) -> Coroutine[Any, Any, Any]:
         server = self._server
@@ -271,3 +277,8 @@ class OpenAIBackend(QueuedBackend):
         url = self._image_urls.get(image.digest) or await asyncio.to_thread(protocol.data_url, image)
         self._image_urls[image.digest] = url
         return url
+
+
+def _message(error: DemoError) -> str:
+    """The message of an error, with its cause. `str(error)` would lose the cause."""
+    return error.args[0] if error.args else str(error)

@@ -1,4 +1,6 @@
-"""Translates an exception of the openai client into an error of the demo: one sentence that quotes the server.
+"""Translates an exception of the openai client into an error of the demo.
+
+Visitors read one sentence without addresses. The operator reads the cause, which names the address and quotes the server.
 
 The exceptions are recognised by the names of their classes and fields, so that this module does not import the openai client.
 """
@@ -15,9 +17,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
+from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, Failure, PromptTooLong
 
+SERVER = "The server that runs the model"  # what visitors read in place of the address
 _MAX_MESSAGE_CHARACTERS = 400
+# A message with an address, a path or the name of an exception is not quoted to visitors.
+_INTERNAL = re.compile(r"://|\b\d+\.\d+\.\d+\.\d+\b|\w:\d{2,5}\b|(?<!\w)/\w+/|\w(?:Error|Exception)\b|Traceback")
 # The messages of vLLM, llama-server and LM Studio, in this order.
 _CONTEXT_LENGTH = re.compile(
     r"maximum (?:context|model) length (?:is|of) (\d+)|available context size \((\d+) tokens\)"
@@ -32,6 +37,10 @@ _TOO_LONG = re.compile(r"exceeds? the (?:available )?context|context size has be
 _CANNOT_SEE = re.compile(
     r"image input is not supported|not support (?:images|vision|image input)|missing data required for image", re.I
 )
+
+
+_UNREACHABLE = "cannot be reached."
+_FAILED = "failed on this request."
 
 
 class RemoteUnreachable(BackendUnavailable):
@@ -87,31 +96,34 @@ def to_demo_error(error: Exception, url: str, secret: str | None = None) -> Demo
     """
     if isinstance(error, DemoError):
         return error
-    translated = _translate(error, url)
-    return type(translated)(str(translated).replace(secret, "…")) if secret else translated
+    kind, sentence, cause = _translate(error, f"The server at {url}")
+    texts = (f"{SERVER} {sentence}", cause)
+    return kind(Failure(*(text.replace(secret, "…") for text in texts) if secret else texts))
 
 
-def _translate(error: Exception, url: str) -> DemoError:
-    server = f"The server at {url}"
+# The class of an error, the end of the sentence for visitors, and the cause for the operator.
+_Translation = tuple[type[DemoError], str, str]
+
+
+def _translate(error: Exception, server: str) -> _Translation:
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return _translate_status(error, status, server)
     names = {type(cause).__name__ for cause in _causes(error)}
     if "ConnectTimeout" in names:
-        return RemoteUnreachable(f"{server} cannot be reached: it did not accept the connection in time.")
+        return RemoteUnreachable, _UNREACHABLE, f"{server} cannot be reached: it did not accept the connection in time."
     if any("Timeout" in name for name in names):
-        return RemoteTimeout(f"{server} was silent for too long; it may be overloaded or stuck.")
+        cause = f"{server} was silent for too long; it may be overloaded or stuck."
+        return RemoteTimeout, "was silent for too long; it may be overloaded or stuck.", cause
     if "APIConnectionError" in names or any(isinstance(cause, OSError) for cause in _causes(error)):
-        return RemoteUnreachable(f"{server} cannot be reached: {_connection_failure(error)}.")
+        return RemoteUnreachable, _UNREACHABLE, f"{server} cannot be reached: {_connection_failure(error)}."
     if "RemoteProtocolError" in names or "ReadError" in names:
-        return RemoteUnreachable(f"{server} broke off the connection.")
+        return RemoteUnreachable, "broke off the connection.", f"{server} broke off the connection."
     if "APIError" in names:
-        return _translate_message(error, server, _shortened(str(error))) or BackendUnavailable(
-            f"{server} failed on this request: {_shortened(str(error))}"
-        )
-    return BackendUnavailable(
-        f"{server} sent an answer that is no chat completion ({_shortened(str(error)) or type(error).__name__})."
-    )
+        cause = f"{server} failed on this request: {_shortened(str(error))}"
+        return _translate_message(error, server, _shortened(str(error))) or (BackendUnavailable, _FAILED, cause)
+    cause = f"{server} sent an answer that is no chat completion ({_shortened(str(error)) or type(error).__name__})."
+    return BackendUnavailable, "sent an answer that cannot be read.", cause
 
 
 def server_message(error: Exception) -> str:
@@ -134,35 +146,50 @@ def _error_object(error: Exception) -> Any:
     return body.get("error", body) if isinstance(body, Mapping) else body
 
 
-def _translate_message(error: Exception, server: str, reason: str) -> DemoError | None:
+def _translate_message(error: Exception, server: str, reason: str) -> _Translation | None:
     """Recognises a refusal by its words, whatever its status: LM Studio and llama-server send such a refusal with several."""
     message = server_message(error)
     if context_length_refusal(error) is not None or _TOO_LONG.search(message):
-        return PromptTooLong(f"{server} finds this conversation too long ({reason})")
+        sentence = f"finds this conversation too long{_quoted(message)}."
+        return PromptTooLong, sentence, f"{server} finds this conversation too long ({reason})"
     if _CANNOT_SEE.search(message):
-        return BadRequest(
-            f"The model of {server[0].lower()}{server[1:]} cannot see images ({reason}). Choose a vision model there."
+        model = f"The model of {server[0].lower()}{server[1:]}"
+        return (
+            BadRequest,
+            "has a model that cannot see images.",
+            f"{model} cannot see images ({reason}). Choose a vision model there.",
         )
     return None
 
 
-def _translate_status(error: Exception, status: int, server: str) -> DemoError:
+def _translate_status(error: Exception, status: int, server: str) -> _Translation:
     message = server_message(error)
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "unknown status"
     reason = f"{status}: {message}" if message else f"{status}, {phrase}"
     if (translated := _translate_message(error, server, reason)) is not None:
         return translated
     if status in (401, 403):
-        return BackendUnavailable(f"{server} does not accept the API key ({reason}); set remote_api_key to one that it knows.")
+        cause = f"{server} does not accept the API key ({reason}); set remote_api_key to one that it knows."
+        return BackendUnavailable, "does not let this demo in.", cause
     if status == 404:
-        return BackendUnavailable(f"{server} does not have what was requested ({reason}); check remote_url and remote_model.")
+        cause = f"{server} does not have what was requested ({reason}); check remote_url and remote_model."
+        return BackendUnavailable, "does not have what this demo asks for.", cause
     if status == 429:
-        return BackendBusy(f"{server} is busy ({reason}). Please try again in a moment.")
+        return (
+            BackendBusy,
+            "is busy. Please try again in a moment.",
+            f"{server} is busy ({reason}). Please try again in a moment.",
+        )
     if status == 503:
-        return BackendUnavailable(f"{server} is not ready ({reason})")
+        return BackendUnavailable, "is not ready.", f"{server} is not ready ({reason})"
     if 400 <= status < 500:
-        return BadRequest(f"{server} refused this request ({reason})")
-    return BackendUnavailable(f"{server} failed on this request ({reason})")
+        return BadRequest, f"refused this request{_quoted(message)}.", f"{server} refused this request ({reason})"
+    return BackendUnavailable, _FAILED, f"{server} failed on this request ({reason})"
+
+
+def _quoted(message: str) -> str:
+    """What the server says about a request, as the end of a sentence for visitors; empty where it tells internals."""
+    return f": {message.rstrip('.')}" if message and not _INTERNAL.search(message) else ""
 
 
 def _connection_failure(error: Exception) -> str:

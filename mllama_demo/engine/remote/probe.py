@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.remote import local_servers
-from mllama_demo.engine.remote.errors import RemoteTimeout, RemoteUnreachable, server_message, to_demo_error
+from mllama_demo.engine.remote.errors import SERVER, RemoteTimeout, RemoteUnreachable, server_message, to_demo_error
 from mllama_demo.engine.remote.providers import PROVIDERS, SEED_UNSUPPORTED, Provider
-from mllama_demo.errors import BackendUnavailable, ConfigError
+from mllama_demo.errors import BackendUnavailable, ConfigError, Failure
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -96,7 +96,9 @@ async def _choose(models: list[Any], settings: Settings, kind: str, fetch: local
     url, wanted, provider = settings.remote_url, settings.remote_model, PROVIDERS[kind]
     if not models:
         get_model = provider.get_model.format(model=wanted or "llama3.2-vision")
-        raise BackendUnavailable(f"The server at {url} names no model under /models; {get_model or 'check remote_url'}.")
+        cause = f"The server at {url} names no model under /models; {get_model or 'check remote_url'}."
+        advice = get_model and f"; {get_model}"
+        raise BackendUnavailable(Failure(f"{SERVER} has no model{advice}.", cause))
     wanted = wanted or await local_servers.preferred_model(kind, fetch, [model.id for model in models])
     if not wanted:
         return models[0]
@@ -105,9 +107,10 @@ async def _choose(models: list[Any], settings: Settings, kind: str, fetch: local
             return model
     names = ", ".join(sorted(model.id for model in models)[:5])
     get_model = f"{provider.get_model.format(model=wanted)}, or " if provider.get_model else ""
-    raise BackendUnavailable(
-        f"The server at {url} does not serve the model {wanted}; {get_model}set remote_model to one of: {names}."
-    )
+    cause = f"The server at {url} does not serve the model {wanted}; {get_model}set remote_model to one of: {names}."
+    advice = get_model and "; " + get_model.removesuffix(", or ")
+    sentence = f"{SERVER} does not have the model of this demo{advice}."
+    raise BackendUnavailable(Failure(sentence, cause))
 
 
 def _fetcher(client: Any, url: str, timeout_s: float) -> local_servers.Fetch:
@@ -141,7 +144,9 @@ async def _health(client: Any, url: str, timeout_s: float) -> dict[str, Any]:
     except Exception as error:
         if getattr(error, "status_code", None) == 503:
             message = server_message(error) or "it says that its engine is dead"
-            raise BackendUnavailable(f"The server at {url} is not ready: {message}.") from error
+            raise BackendUnavailable(
+                Failure(f"{SERVER} is not ready.", f"The server at {url} is not ready: {message}.")
+            ) from error
         translated = to_demo_error(error, url)
         if isinstance(translated, (RemoteUnreachable, RemoteTimeout)):
             raise translated from error

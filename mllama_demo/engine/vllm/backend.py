@@ -16,6 +16,9 @@ from typing import Any
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import (
+    MODEL_DOWN,
+    NOT_LOADED,
+    REQUEST_FAILED,
     SHUTTING_DOWN,
     BackendInfo,
     FinishEvent,
@@ -28,7 +31,7 @@ from mllama_demo.engine.neuron.compiler_log import report_loading
 from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.engine.vllm.engine import VllmFork, engine_prompt, new_engine, new_sampling_params, prepare_environment
-from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, PromptTooLong
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, Failure, PromptTooLong, cause_of
 from mllama_demo.runtime.process import MODEL_THREAD
 
 log = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ class VLLMBackend(QueuedBackend):
                 return
             if not isinstance(error, DemoError):
                 log.exception("loading the model failed")
-            self._set_down(f"The model could not be loaded: {str(error) or type(error).__name__}")
+            self._set_down(Failure(NOT_LOADED, f"The model could not be loaded: {cause_of(error) or type(error).__name__}"))
 
     def _progress(self, detail: str) -> None:
         self._detail = detail
@@ -120,7 +123,7 @@ class VLLMBackend(QueuedBackend):
         if self._state == "down":
             return
         self._state, self._detail = "down", reason
-        log.error("%s", reason)
+        log.error("%s", cause_of(reason))
         self._requests.end_all(reason)
         self._on_down(reason)
 
@@ -143,10 +146,10 @@ class VLLMBackend(QueuedBackend):
         except Exception as error:
             cause = str(error) or type(error).__name__
             if getattr(self._engine, "errored", False):
-                self._set_down(f"The model is down: {cause}")
+                self._set_down(Failure(MODEL_DOWN, f"The model is down: {cause}"))
                 return "error", self._detail
             log.exception("request %s failed", job.request.id)
-            return "error", f"The model failed on this request: {cause}"
+            return "error", Failure(REQUEST_FAILED, f"The model failed on this request: {cause}")
         return job.ended or ("cancelled", None)
 
     async def _answer(self, job: Job, text: IncrementalText) -> FinishReason:

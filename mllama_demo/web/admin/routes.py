@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
-from mllama_demo.errors import DemoError
+from mllama_demo.errors import DemoError, cause_of
 from mllama_demo.storage.feedback import Feedback, Rating, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY
 from mllama_demo.web.activity import Activity
@@ -129,8 +129,10 @@ def _figures(backend: Backend, activity: Activity) -> dict[str, Any]:
         }
         for one in activity.minutes()
     ]
-    model = {"name": info.model, "device": info.device, "backend": info.name, "context_length": info.context_length}
-    return {"now": int(time.time()), "model": model, "status": asdict(status), "requests": requests, "minutes": minutes}
+    device = f"{info.device} at {info.address}" if info.address else info.device
+    model = {"name": info.model, "device": device, "backend": info.name, "context_length": info.context_length}
+    state = asdict(status) | {"detail": cause_of(status.detail)}
+    return {"now": int(time.time()), "model": model, "status": state, "requests": requests, "minutes": minutes}
 
 
 def _rating_view(one: Rating) -> dict[str, Any]:
