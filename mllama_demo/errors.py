@@ -94,8 +94,10 @@ class BackendUnavailable(DemoError):
 
     @classmethod
     def loading(cls, detail: str) -> BackendUnavailable:
-        """Returns the error for a model that is loading. `detail`: what is being loaded."""
-        return cls(f"The model is still loading ({detail}). Please try again in a moment.")
+        """Returns the error for a model that is loading. `detail`: what is being loaded, or a whole sentence."""
+        return (
+            cls(detail) if detail.endswith(".") else cls(f"The model is still loading ({detail}). Please try again in a moment.")
+        )
 
 
 class ConfigError(DemoError):

@@ -52,6 +52,11 @@ class Message:
     image: ImageRef | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def failed(self) -> bool:
+        """Whether this is an answer that failed before its first word."""
+        return self.role == "assistant" and not self.text and self.metadata.get("reason") == "error"
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -78,6 +83,23 @@ class Conversation:
             return "New chat"
         text = " ".join(first.text.split()) or (first.image.name if first.image else "Image")
         return text if len(text) <= 48 else text[:47].rstrip() + "…"
+
+    def without_failures(self) -> Conversation:
+        """Without the questions whose answers failed before the first word, and without these answers.
+
+        The image of such a question moves to the next question that has none: the visitor still sees it and goes on about it.
+        """
+        kept: list[Message] = []
+        image: ImageRef | None = None
+        for message in self.messages:
+            if message.failed:
+                if kept and kept[-1].role == "user":
+                    image = kept.pop().image or image
+                continue
+            if image is not None and message.role == "user":
+                message, image = (message if message.image else replace(message, image=image)), None
+            kept.append(message)
+        return replace(self, messages=tuple(kept))
 
     def image_turn(self) -> int | None:
         """Index of the message whose image the model sees: the newest one, because a prompt has one image at most."""

@@ -90,12 +90,16 @@ class MessageTree:
         return replace(self, nodes=_choose(self.nodes, path))
 
     def siblings(self, messages: Iterable[Message]) -> list[Siblings | None]:
-        """For each message of a path that starts at the first message: its siblings, or None when it is not in the tree."""
+        """For each message of a path that starts at the first message: its siblings, or None when it is not in the tree.
+
+        An answer that failed before its first word counts only while it is the shown one: Retry has taken its place.
+        """
         found: list[Siblings | None] = []
         children = self._children()
         parent: int | None = None
         for message in messages:
             siblings = children[parent] if not found or found[-1] else []
+            siblings = [node for node in siblings if node.message == message or not node.message.failed]
             index = next((index for index, node in enumerate(siblings) if node.message == message), None)
             found.append(None if index is None else Siblings(tuple(node.number for node in siblings), index))
             parent = None if index is None else siblings[index].number

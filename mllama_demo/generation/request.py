@@ -79,7 +79,7 @@ class RequestBuilder:
         info, sampling = self.backend.info, self.with_seed(sampling)
         prompt = await asyncio.to_thread(
             build_prompt,
-            conversation,
+            conversation.without_failures(),
             self.tokenizer,
             context_length=info.context_length,
             max_tokens=sampling.max_tokens,

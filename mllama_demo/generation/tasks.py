@@ -16,9 +16,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
-from mllama_demo.chat.conversation import Conversation
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree
-from mllama_demo.errors import BadRequest, DemoError
+from mllama_demo.errors import BadRequest, DemoError, cause_of
 from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
@@ -27,6 +27,7 @@ from mllama_demo.storage.drafts import REFRESH_INTERVAL_S, Drafts
 log = logging.getLogger(__name__)
 
 UNWATCHED_SECONDS = 30.0
+_UNEXPECTED = "Something went wrong while answering; the server's log has the cause."
 
 
 class AnswerTask:
@@ -37,7 +38,8 @@ class AnswerTask:
         stopped: Whether `stop` was called.
         abandoned: Whether the answer was stopped because no page watched it.
         discarded: Whether nothing of the answer may be stored.
-        saved: Whether the finished answer is stored.
+        error: Why the answer failed. The stored answer has the sentence too, unless it could not be stored.
+        saved: Whether the finished or failed answer is stored.
         watchers: Number of pages that watch the answer.
     """
 
@@ -151,6 +153,27 @@ class AnswerTasks:
     async def _run(self, task: AnswerTask, sampling: SamplingParams) -> None:
         saved: MessageTree | None = None
         try:
+            await self._generate(task, sampling)
+            saved = await asyncio.to_thread(self._save, task)
+        except asyncio.CancelledError:  # the process ends: no other thread can be awaited
+            saved = self._save(task)
+            raise
+        except DemoError as error:  # the answer could not be stored
+            task.error = task.error or error
+        except Exception:
+            log.exception("the answer of conversation %s could not be stored", task.id)
+            task.error = task.error or DemoError(_UNEXPECTED)
+        finally:
+            # The tree with the answer and `done` change together: a page that reads between them would show the answer twice.
+            if saved is not None:
+                task.tree, task.conversation = saved, saved.conversation()
+            del self._by_conversation[task.id]
+            task.done = True
+            task.notify_watchers()
+
+    async def _generate(self, task: AnswerTask, sampling: SamplingParams) -> None:
+        """Streams the answer into the task. A failure becomes `task.error`."""
+        try:
             async with aclosing(self._service.answer(task.conversation, sampling, task.request_id)) as answers:
                 async for answer in answers:
                     if task.stopped:  # a backend ignores the cancellation of a request that has not reached it
@@ -160,22 +183,12 @@ class AnswerTasks:
                         task.conversation = task.tree.conversation()
                     task.answer = answer
                     task.notify_watchers()
-            saved = await asyncio.to_thread(self._save, task)
-        except asyncio.CancelledError:  # the process ends: no other thread can be awaited
-            saved = self._save(task)
-            raise
         except DemoError as error:
+            log.warning("conversation %s: %s", task.id, cause_of(error))
             task.error = error
         except Exception:
             log.exception("answering conversation %s failed", task.id)
-            task.error = DemoError("Something went wrong while answering; the server's log has the cause.")
-        finally:
-            # The tree with the answer and `done` change together: a page that reads between them would show the answer twice.
-            if saved is not None:
-                task.tree, task.conversation = saved, saved.conversation()
-            del self._by_conversation[task.id]
-            task.done = True
-            task.notify_watchers()
+            task.error = DemoError(_UNEXPECTED)
 
     async def _save_drafts(self, task: AnswerTask) -> None:
         """Stores a draft of the unfinished answer every REFRESH_INTERVAL_S, so that a crash does not lose the text so far."""
@@ -197,12 +210,14 @@ class AnswerTasks:
                     await asyncio.to_thread(self._drafts.delete, task.id)
 
     def _save(self, task: AnswerTask) -> MessageTree | None:
-        """Stores the answer. Returns the tree with the answer, or None when there is nothing to store."""
+        """Stores the answer, or the sentence of its failure. Returns the tree with it, or None when there is nothing to store."""
         with task.save_lock:
-            if task.answer is None or task.discarded or task.saved:
+            if (task.answer is None and task.error is None) or task.discarded or task.saved:
                 return None
-            message = self._service.message(task.answer)
-            if task.abandoned:
+            message = Message("assistant", "") if task.answer is None else self._service.message(task.answer)
+            if task.error is not None:
+                message = replace(message, metadata={**message.metadata, "reason": "error", "error": str(task.error)})
+            elif task.abandoned:
                 message = replace(message, metadata={**message.metadata, "reason": "abandoned"})
             tree = self._store.save(task.owner, task.conversation.add(message))
             task.saved = True

@@ -158,6 +158,7 @@ class ChatPage:
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **silent)
         # The buttons inside messages are plain HTML. chat.js turns a click on one into an event of the component `script`.
         self.script.click(self._select_version, self.conversation_id, **page_event)
+        self._then_stream_answer(self.script.retry(self._retry, [self.conversation_id, *sampling], **page_event))
 
         self.sampling_controls.wire(demo, silent)
         self._sidebar.wire(self.conversation_id, self._then_stream_answer, silent, page_event)
@@ -204,12 +205,14 @@ class ChatPage:
             sampling: The values of the sampling controls. A kiosk ignores them.
         """
         session = self._kiosk.session_of(request)
-        with failures_as_notices(), self._kiosk.counted(request):
+        with failures_as_notices(), self._kiosk.counted(request) as not_counted:
             question = await question_for(session)
             params = lambda: self._settings.sampling if self._kiosk.is_kiosk(request) else sampling_from(*sampling)  # noqa: E731
             async with aclosing(self._service.answer(session, question, params)) as updates:
                 async for update in updates:
                     yield self._updates(update)
+                    if update.failed:
+                        not_counted()
                     if update.begun:
                         break
         yield {self.status: UNCHANGED}  # Gradio sends the last value twice

@@ -80,8 +80,12 @@ class ChatService:
         self.session_cleanup.close_page(page_id)
 
     def status(self) -> str:
+        """HTML: the status line."""
         backend = self._generation.backend
         return status_line(backend.status(), backend.info)
+
+    def state(self) -> str:
+        return self._generation.backend.status().state
 
     # --- opening and managing conversations -----------------------------------------------------------------------------
 
@@ -192,7 +196,8 @@ class ChatService:
             sampling: Returns the sampling parameters, or raises BadRequest for bad ones.
 
         Raises:
-            DemoError: The question is refused or the answer failed. The last update shows the page without it.
+            DemoError: The question is refused, or the failure of its answer could not be stored. The last update shows the page
+                without the question. A failure that is stored stands in the conversation.
         """
         conversation = replace(question.conversation, title=question.conversation.display_title)
         if (other := self._task_of(session, conversation.id)) is not None:  # started in another tab
@@ -228,19 +233,20 @@ class ChatService:
                 update = PageUpdate()
         if task.discarded:
             yield await self._deleted_elsewhere(session, task.id)
-        elif task.error is None or task.answer is not None:
+        elif task.saved or task.answer is not None:
             complete = await self._show(session, task.tree)
-            yield replace(complete, input=question.input, answering=False, status=self.status())
+            failed = task.error is not None
+            yield replace(complete, input=question.input, answering=False, status=self.status(), failed=failed)
         else:
             yield question.on_refusal
-        if task.error is not None and not task.discarded:
+        if task.error is not None and not (task.saved or task.discarded):
             raise task.error
 
     async def follow(self, session: PageSession, conversation_id: str) -> PageUpdates:
         """Updates the page with the conversation's answer until the answer is complete or the page shows something else.
 
         Raises:
-            DemoError: The answer failed.
+            DemoError: The answer failed, and the failure could not be stored.
         """
         task = self._task_of(session, conversation_id)
         if task is None or not self.pages.start_following(session, task):
@@ -255,7 +261,7 @@ class ChatService:
                         yield PageUpdate(live=[live_message(task.answer, self.info.context_length)])
         finally:
             self.pages.stop_following(session, task)
-        if task.error is not None:
+        if task.error is not None and not task.saved:
             raise task.error
 
     async def refresh(self, session: PageSession, conversation_id: str) -> PageUpdate:

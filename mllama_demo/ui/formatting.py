@@ -22,7 +22,8 @@ def status_line(status: BackendStatus, info: BackendInfo) -> str:
     """HTML: the state of the backend, and how long a question sent now would wait."""
     model = f"model {info.model} on {info.device}"
     if status.state != "ready":
-        what = f"Loading the model: {status.detail} …" if status.state == "loading" else status.detail
+        loads = status.state == "loading" and not status.detail.endswith(".")  # else a sentence says what the model waits for
+        what = f"Loading the model: {status.detail} …" if loads else status.detail
         return _status(status.state, f"{what} · {model}")
     figures = f"{status.running} of {status.slots} slots busy, {status.waiting} waiting"
     if status.running < status.slots and not status.waiting:
@@ -103,6 +104,14 @@ def metadata_line(message: Message, number: int | None = None, question: Message
     sampling = metadata.get("sampling")
     title = escape(sampling_values(sampling)) if sampling else ""
     return f'<div class="answer-metadata" title="{title}">{seen}{separator if text else ""}{text}</div>'
+
+
+def failure(message: Message, may_retry: bool) -> str:
+    """HTML: why an answer failed, and a button that asks the question again. Empty for an answer that did not fail."""
+    if not (sentence := message.metadata.get("error")):
+        return ""
+    button = '<button type="button" class="message-action try-again">Try again</button>' if may_retry else ""
+    return f'<div class="answer-failure"><span>{escape(sentence)}</span>{button}</div>'
 
 
 def versions_bar(question: Siblings | None, answer: Siblings | None, later: tuple[int, ...] = (), locked: bool = False) -> str:

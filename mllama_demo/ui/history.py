@@ -7,7 +7,7 @@ from typing import Any
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree, Siblings
 from mllama_demo.generation.service import Answer
-from mllama_demo.ui.formatting import live_line, metadata_line, progress, versions_bar
+from mllama_demo.ui.formatting import failure, live_line, metadata_line, progress, versions_bar
 from mllama_demo.ui.gradio_patches.image_messages import image_message
 from mllama_demo.ui.gradio_patches.message_text import escape_text
 from mllama_demo.ui.image_files import ImageFiles
@@ -29,8 +29,9 @@ def history(conversation: Conversation, tree: MessageTree, image_files: ImageFil
         last = index == len(messages) - 1
         later = tree.children(version.number) if last and version else ()
         if message.role == "assistant":
-            metadata = metadata_line(message, version.number if version else None, question[0])
-            shown.append(_assistant_message(message.text, metadata + versions_bar(question[1], version, later, locked)))
+            metadata = "" if message.failed else metadata_line(message, version.number if version else None, question[0])
+            below = failure(message, last and not locked) + metadata + versions_bar(question[1], version, later, locked)
+            shown.append(_assistant_message(message.text, below))
             question = None, None
             continue
         shown.append(_user_message(message, image_files))
@@ -58,5 +59,5 @@ def _user_message(message: Message, image_files: ImageFiles) -> dict[str, Any]:
 
 
 def _assistant_message(text: str, below: str = "") -> dict[str, Any]:
-    parts = [text, below] if below else [text]
+    parts = [part for part in (text, below) if part] or [""]
     return {"role": "assistant", "content": [{"type": "text", "text": part} for part in parts]}

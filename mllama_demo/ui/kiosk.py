@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gradio as gr
@@ -53,8 +53,10 @@ class Kiosk:
         return f"{self._settings.kiosk_idle_s:g}" if self.is_kiosk(request) else ""
 
     @contextmanager
-    def counted(self, request: gr.Request) -> Iterator[None]:
+    def counted(self, request: gr.Request) -> Iterator[Callable[[], None]]:
         """Counts what is asked in the block as one question of this browser; a question that fails does not count.
+
+        Yields a function for the block to call when the answer failed without an exception.
 
         The browser counts, not the page or the user: a reload must not reset the count, and one user may have several kiosks.
 
@@ -63,12 +65,16 @@ class Kiosk:
         """
         # Counted before the question is asked: questions that are sent at the same time must not exceed the limit.
         asked_at = self._count(_browser_of(request)) if self.is_kiosk(request) else None
-        try:
-            yield
-        except Exception:
+
+        def forget() -> None:
             if asked_at is not None:
                 with contextlib.suppress(ValueError):  # reset was called: the questions are another visitor's by now
                     self._asked.get(_browser_of(request), deque()).remove(asked_at)
+
+        try:
+            yield forget
+        except Exception:
+            forget()
             raise
 
     def _count(self, browser: str) -> float:

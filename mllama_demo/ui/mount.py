@@ -6,6 +6,7 @@ import atexit
 
 import gradio as gr
 from fastapi import Depends, FastAPI
+from fastapi.responses import JSONResponse
 
 from mllama_demo.chat.export import MAX_FILE_BYTES
 from mllama_demo.config.branding import Brand
@@ -31,6 +32,11 @@ def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Sto
     @app.post("/closed/{page_id}", status_code=204, include_in_schema=False, dependencies=[Depends(require_same_origin)])
     async def closed(page_id: str) -> None:
         await page.close_page(page_id)
+
+    # See static/connection.js.
+    @app.get("/status", include_in_schema=False)
+    async def status() -> JSONResponse:
+        return JSONResponse({"state": service.state(), "html": service.status()}, headers={"Cache-Control": "no-store"})
 
     gr.mount_gradio_app(
         app,

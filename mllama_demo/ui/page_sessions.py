@@ -62,7 +62,7 @@ class PageSessions:
     def take_tree(self, session: PageSession, conversation_id: str) -> MessageTree | None:
         """The message tree with the complete answer, once; None when it must be read from the database."""
         task = self._kept.pop(session.id, None)
-        complete = task is not None and task.id == conversation_id and task.done and not (task.error or task.discarded)
+        complete = task is not None and task.id == conversation_id and task.saved and not task.discarded
         return task.tree if task is not None and complete else None
 
     def drop_tasks(self, conversation_id: str) -> None:

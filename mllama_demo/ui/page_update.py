@@ -39,6 +39,7 @@ class PageUpdate:
         deleted: The title of the conversation that can be restored; empty when there is none.
         ratings: The ratings of the answers in the history, in the chatbot's words.
         begun: An answer has begun. Only the answer changes until it is complete.
+        failed: The answer failed before it began. The history has the sentence.
     """
 
     history: list[dict[str, Any]] | None = None
@@ -54,6 +55,7 @@ class PageUpdate:
     deleted: str | None = None
     ratings: list[str | None] | None = None
     begun: bool = False
+    failed: bool = False
 
     def search_result_html(self) -> str:
         return f'<p role="status">{html.escape(self.search_result)}</p>' if self.search_result else ""

@@ -72,8 +72,8 @@ class Exchange:
         return bool(readable) and self._handler.connection.recv(1, socket.MSG_PEEK) == b""
 
 
-def hello(exchange: Exchange) -> None:
-    exchange.say("Hel", "lo", "!")
+def hello(exchange: Exchange, *texts: str) -> None:
+    exchange.say(*(texts or ("Hel", "lo", "!")))
     exchange.end()
 
 

@@ -9,6 +9,7 @@ let pressedArrow = null; // an arrow redraws its message; the new arrow in the s
 document.addEventListener("click", (event) => {
   const button = event.target.closest(".message-action");
   if (!button) return;
+  if (button.classList.contains("try-again")) return trigger("retry", {});
   if (button.classList.contains("enlarge")) return openTileDialog(button.closest(".tile-view").outerHTML);
   const action = [...button.classList].map((name) => /^(select-version|preview)-(\d+)$/.exec(name)).find(Boolean);
   if (!action) return;
@@ -56,6 +57,7 @@ function measureDrawLag() {
   const sent = /sent-(\d+)/.exec(document.querySelector("#chat-history .live-metadata")?.className)?.[1];
   if (!sent) [smallestLag, drawLag] = [Infinity, 0];
   else if (sent !== lastSent) {
+    window.mllamaLastContact = Date.now();
     const lag = Date.now() - sent;
     smallestLag = Math.min(smallestLag, lag);
     drawLag = lag - smallestLag;
@@ -77,24 +79,6 @@ function openTileDialog(html) {
   dialog.showModal();
 }
 window.mllamaOpenTileDialog = openTileDialog;
-
-// When the server has not been heard for a while, a message takes the place of the status line, which may say "Ready".
-const CONNECTION_TIMEOUT_MS = 15000;
-window.mllamaLastContact = Date.now();
-document.addEventListener("visibilitychange", () => (window.mllamaLastContact = Date.now())); // timers sleep in the background
-const connectionLost = document.createElement("div");
-connectionLost.className = "status down";
-connectionLost.setAttribute("role", "alert");
-setInterval(() => {
-  const status = document.querySelector("#status");
-  if (!status || document.hidden) return;
-  const late = Date.now() - window.mllamaLastContact > CONNECTION_TIMEOUT_MS;
-  status.classList.toggle("connection-lost", late);
-  if (!late) return connectionLost.remove();
-  if (connectionLost.isConnected) return;
-  connectionLost.innerHTML = '<span class="dot" aria-hidden="true"></span>No connection to the demo; trying again …';
-  status.before(connectionLost);
-}, 1000);
 
 window.mllamaStartSession = (session, kioskIdleSeconds) => {
   reportPageClose(session, kioskIdleSeconds);

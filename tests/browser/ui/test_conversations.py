@@ -115,6 +115,7 @@ def test_a_purged_conversation_cannot_be_restored_and_is_not_offered_again(page:
     with pages.settled(page):
         page.locator("#restore").click()
     expect(pages.notice(page)).to_contain_text("gone for good")
+    assert pages.covered(page, "#links :is(a, button), .toggle-button") == []
     expect(page.locator("#deleted")).to_be_hidden()
     pages.take_screenshot(page, "gone-for-good-desktop")
 

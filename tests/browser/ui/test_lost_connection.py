@@ -44,6 +44,7 @@ def test_after_a_lost_connection_the_page_reconnects_and_the_answer_goes_on(
     page = writing_at_the_end_of(browsers, link, slow_server)
     read = pages.last_bot_text(page)
     link.cut()
+    expect(page.get_by_role("alert").filter(has_text="No connection to the demo")).to_be_visible()
     expect(pages.notice(page)).to_contain_text("Connection to the server was lost")
     assert pages.last_bot_text(page).startswith(read)
     link.mend()

@@ -310,6 +310,18 @@ def notice(page: Page) -> Locator:
     return page.get_by_test_id("toast-body").last
 
 
+def covered(page: Page, selector: str) -> list[str]:
+    """The visible elements over whose middle something else lies."""
+    return page.evaluate(
+        """(selector) => [...document.querySelectorAll(selector)].filter((element) => {
+          const box = element.getBoundingClientRect();
+          const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+          return element.checkVisibility() && top && !element.contains(top) && !top.contains(element);
+        }).map((element) => element.outerHTML)""",
+        selector,
+    )
+
+
 def dismiss_notices(page: Page) -> None:
     notices = page.get_by_test_id("toast-body")
     while left := notices.count():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, PrefillEvent, TokenEvent
 from mllama_demo.engine.runner import RunnerDown
 from mllama_demo.engine.scheduler import Scheduler
-from mllama_demo.errors import BackendBusy, BadRequest
+from mllama_demo.errors import BackendBusy, BadRequest, cause_of
 from mllama_demo.sampling import SamplingParams
 from tests.support.scripted_runner import END, END_IDS, Call, Clock, ScriptedRunner, SpelledStream, check_legal
 
@@ -206,7 +206,7 @@ class Storm:
         # 4. who failed failed for the right reason, and nobody else did
         failed = self.count_failures(calls, armed_prefill, armed_decode)
         assert is_down == self.fatal
-        errors = {name: finish.error or "" for name, finish in finishes.items() if finish.reason == "error"}
+        errors = {name: cause_of(finish.error) for name, finish in finishes.items() if finish.reason == "error"}
         assert all(cause in errors[name] for name, cause in failed.items())
         assert self.fatal or errors.keys() == failed.keys()
         # 5. slots are held by those who run

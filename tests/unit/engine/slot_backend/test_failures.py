@@ -11,7 +11,7 @@ import pytest
 from mllama_demo.engine.base import Event
 from mllama_demo.engine.runner import ModelRunner, RunnerDown
 from mllama_demo.engine.slot_backend import Progress
-from mllama_demo.errors import BackendBusy, BadRequest, CheckpointError, PromptTooLong
+from mllama_demo.errors import BackendBusy, BadRequest, CheckpointError, PromptTooLong, cause_of
 from tests.support.scripted_runner import END, ScriptedRunner
 from tests.support.slot_backends import (
     MOST_TOKENS,
@@ -151,7 +151,7 @@ async def test_a_model_that_cannot_be_loaded_is_down_with_the_reason(error: Exce
         assert down.wait(PATIENCE_S)
         status = backend.status()
         assert (status.state, backend.loaded, ready.is_set()) == ("down", False, False)
-        assert named in status.detail
+        assert named in cause_of(status.detail)
         assert told == [status.detail]
         assert await refused_with(backend) == status.detail
     finally:
@@ -207,7 +207,7 @@ def test_it_is_never_ready_where_a_question_cannot_be_answered(broken: str) -> N
     backend.start()
     assert down.wait(PATIENCE_S)
     named = {"text": "no such token", "queue": "The prompt is empty"}.get(broken, "out of memory")
-    assert named in backend.status().detail
+    assert named in cause_of(backend.status().detail)
     assert (backend.status().state, backend.loaded, ready.is_set()) == ("down", False, False)
 
 
@@ -219,7 +219,7 @@ async def test_a_step_that_fails_ends_its_requests_by_name_and_the_backend_goes_
     finish = end(events)
     assert (finish.reason, finish.completion_tokens, text(events)) == ("error", 2, "ab")
     assert finish.error is not None
-    assert "the device hiccuped" in finish.error
+    assert "the device hiccuped" in cause_of(finish.error)
     assert backend.status().state == "ready"
     [events] = await read(backend, request("b"))
     assert text(events) == "B"
@@ -231,7 +231,7 @@ async def test_a_prefill_that_fails_harms_only_its_own_request(make) -> None:
     backend = make(runner)
     bad, good = await read(backend, request("bad"), request("good"))
     assert (end(bad).reason, end(bad).completion_tokens) == ("error", 0)
-    assert "no such tile" in (end(bad).error or "")
+    assert "no such tile" in cause_of(end(bad).error)
     assert (end(good).reason, text(good)) == ("end_of_turn", "fine")
 
 
@@ -247,11 +247,11 @@ async def test_a_runner_that_goes_down_takes_everybody_along_by_name(make) -> No
     control.run_free()
     for events in await reading:
         assert end(events).reason == "error"
-        assert "the device is lost" in (end(events).error or "")
+        assert "the device is lost" in cause_of(end(events).error)
     assert down.wait(PATIENCE_S)
     assert (backend.status().state, backend.loaded) == ("down", True)
     assert told == [backend.status().detail]
-    assert "the device is lost" in await refused_with(backend)
+    assert await refused_with(backend) == "The model is down."
 
 
 async def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> None:
@@ -275,7 +275,7 @@ async def test_a_slot_that_cannot_be_released_leaves_nobody_waiting(make) -> Non
     assert text(answers[0]) == "abc"
     for events in answers[1:]:
         assert end(events).reason == "error"
-        assert "the cache line is stuck" in (end(events).error or "")
+        assert "the cache line is stuck" in cause_of(end(events).error)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from unittest.mock import Mock
 
 import pytest
 
@@ -115,7 +116,7 @@ async def test_a_second_answer_in_a_conversation_is_refused_until_the_first_is_d
 
 
 @pytest.mark.parametrize("refusal", [BackendBusy("The queue is full."), BackendUnavailable("The model is loading.")])
-async def test_a_refused_request_does_not_change_the_store(answers, backend, store, refusal: DemoError) -> None:
+async def test_a_refused_request_is_stored_with_its_question(answers, backend, store, refusal: DemoError) -> None:
     before = EARLIER.cut(2)
     store.save(ME, before)
     backend.refusal = refusal
@@ -124,13 +125,18 @@ async def test_a_refused_request_does_not_change_the_store(answers, backend, sto
     assert answers.get(task.id) is None
     assert task.error is refusal
     assert task.answer is None
-    assert store.load(ME, EARLIER.id) == before
+    assert task.saved
+    stored = store.load(ME, EARLIER.id).messages
+    assert stored[:-1] == EARLIER.messages
+    assert (stored[-1].failed, stored[-1].metadata["error"]) == (True, str(refusal))
 
 
-async def test_a_refused_first_question_stores_no_conversation(answers, backend, store) -> None:
-    backend.refusal = BackendBusy("The queue is full.")
-    await watch(answers.start(ME, HELLO, SamplingParams()))
-    assert store.list(ME) == []
+async def test_a_refusal_that_cannot_be_stored_is_the_tasks_error(answers, backend, store, monkeypatch) -> None:
+    backend.refusal = refusal = BackendBusy("The queue is full.")
+    monkeypatch.setattr(store, "save", Mock(side_effect=BackendUnavailable("The database does not answer.")))
+    task = answers.start(ME, HELLO, SamplingParams())
+    await watch(task)
+    assert (task.error, task.saved) == (refusal, False)
 
 
 async def test_a_prompt_that_is_too_long_is_the_tasks_error(store) -> None:
@@ -139,7 +145,7 @@ async def test_a_prompt_that_is_too_long_is_the_tasks_error(store) -> None:
     await watch(task)
     assert isinstance(task.error, PromptTooLong)
     assert backend.requests == []
-    assert store.list(ME) == []
+    assert store.load(ME, task.id).messages[-1].failed
 
 
 @pytest.mark.parametrize("events", [[], [READ, TokenEvent(0, 7, "Begun")]], ids=["before the first event", "in the middle"])

@@ -9,7 +9,7 @@ import pytest
 
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
-from mllama_demo.errors import BadRequest, DemoError, ImageError, NotFound
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, ImageError, NotFound
 from mllama_demo.ui.page_update import NO_INPUT
 from mllama_demo.ui.user_message import MAX_QUESTION_CHARACTERS
 from tests.support.chat_setup import (
@@ -21,6 +21,7 @@ from tests.support.chat_setup import (
     ChatSetup,
     CollectedUpdates,
     image_file,
+    metadata_shown,
     new_chat,
     preview_path,
     refused_updates,
@@ -98,47 +99,58 @@ async def test_a_forged_id_gets_no_update(chat, verb: str) -> None:
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda error: type(error).__name__)
-async def test_a_refused_first_question_is_kept_in_the_question_field(chat, tmp_path, refusal: DemoError) -> None:
-    chat.backend.refusal = refusal
-    typed = value("What is it?", image_file(tmp_path))
-    views, sentence = await refused_updates(chat.begin(chat.service.questions.ask(PAGE, "", typed)), type(refusal))
-    assert sentence == str(refusal)
-    last = views[-1]
-    assert (last.history, last.conversation_id, last.input, last.answering) == ([], "", typed, False)
-    assert chat.store.list(PAGE.owner) == []
-
-
-@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("verb", ["ask", "retry", "edit"])
-async def test_a_refused_question_leaves_the_conversation_and_the_page_as_they_were(chat, verb: str, refusal: DemoError) -> None:
-    id = chat.store_conversation("Hello?", "Hi.")
+@pytest.mark.parametrize("verb", ["first", "ask", "retry", "edit"])
+async def test_a_question_whose_answer_fails_stays_in_the_conversation_with_a_sentence(
+    chat, verb: str, refusal: DemoError
+) -> None:
+    id = "" if verb == "first" else chat.store_conversation("Hello?", "Hi.")
     chat.backend.refusal = refusal
     streams = {
+        "first": lambda: chat.ask("And now?"),
         "ask": lambda: chat.ask("And now?", conversation_id=id),
         "retry": lambda: chat.retry(id),
         "edit": lambda: chat.edit(id, 0, "Good evening?"),
     }
-    views, sentence = await refused_updates(streams[verb](), type(refusal))
-    assert sentence == str(refusal)
-    assert (texts_shown(views[-1]), views[-1].answering) == (["Hello?", "Hi."], False)
-    assert views[-1].conversation_id in (id, None)
-    assert views[-1].input == {"ask": value("And now?"), "retry": None, "edit": value("Good evening?")}[verb], "nothing is lost"
-    assert chat.stored_texts(id) == ["Hello?", "Hi."]
+    shown = {
+        "first": ["And now?", ""],
+        "ask": ["Hello?", "Hi.", "And now?", ""],
+        "retry": ["Hello?", ""],
+        "edit": ["Good evening?", ""],
+    }[verb]
+    last = (await CollectedUpdates(streams[verb]()).all())[-1]
+    assert (last.answering, last.failed) == (False, True)
+    assert last.input == (NO_INPUT if verb in ("first", "ask") else None)
+    assert str(refusal) in metadata_shown(last)
+    assert "Try again" in metadata_shown(last)
+    id = last.conversation_id
+    assert chat.stored_texts(id) == shown
 
     chat.backend.refusal = None
-    await chat.answered(streams[verb](), "Yes.")
-    assert chat.stored_texts(id)[-1] == "Yes.", "nothing keeps the next try from working"
+    views = await chat.answered(chat.retry(id), "Yes.")
+    assert chat.stored_texts(id) == [*shown[:-1], "Yes."]
+    assert [failure in metadata_shown(views[-1]) for failure in ("Try again", str(refusal))] == [False, False]
+    if verb in ("first", "ask"):
+        assert "versions" not in metadata_shown(views[-1]), "what never began is no version of the answer"
 
 
-async def test_an_answer_that_fails_in_the_middle_leaves_the_question_and_a_sentence(chat) -> None:
+async def test_the_next_question_is_answered_without_the_failed_one_and_with_its_image(chat, tmp_path) -> None:
+    chat.backend.refusal = BackendUnavailable("The model is still loading.")
+    failed = (await CollectedUpdates(chat.ask("What is it?", image_file(tmp_path))).all())[-1]
+    chat.backend.refusal = None
+    await chat.answered(chat.ask("And its colour?", conversation_id=failed.conversation_id), "Green.")
+    [request] = chat.backend.requests
+    assert [(message.role, message.text) for message in request.messages] == [("user", "And its colour?")]
+    assert request.image is not None
+
+
+async def test_an_answer_that_fails_in_the_middle_keeps_its_text_and_a_sentence(chat) -> None:
     seen = await chat.begun(chat.ask("Hello?"), "Well, ")
     chat.backend.send(RuntimeError("secret_internals"))
-    with pytest.raises(DemoError) as caught:
-        await seen.all()
-    views, sentence = seen.updates, str(caught.value)
-    assert "secret_internals" not in sentence
-    assert (texts_shown(views[-1]), views[-1].answering) == (["Hello?"], False)
-    assert chat.stored_texts(views[-1].conversation_id) == ["Hello?"]
+    view = (await seen.all())[-1]
+    assert (texts_shown(view), view.answering) == (["Hello?", "Well, "], False)
+    assert "Something went wrong" in metadata_shown(view)
+    assert "secret_internals" not in metadata_shown(view)
+    assert chat.stored_texts(view.conversation_id) == ["Hello?", "Well, "]
 
 
 @pytest.mark.parametrize("index", [-4, -2, -1, 1, 3, 4, 10**6])
