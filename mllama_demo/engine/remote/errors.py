@@ -156,7 +156,7 @@ def _translate_message(error: Exception, server: str, reason: str) -> _Translati
         model = f"The model of {server[0].lower()}{server[1:]}"
         return (
             BadRequest,
-            "has a model that cannot see images.",
+            f"has a model that cannot see images{_quoted(message)}.",
             f"{model} cannot see images ({reason}). Choose a vision model there.",
         )
     return None
@@ -173,7 +173,7 @@ def _translate_status(error: Exception, status: int, server: str) -> _Translatio
         return BackendUnavailable, "does not let this demo in.", cause
     if status == 404:
         cause = f"{server} does not have what was requested ({reason}); check remote_url and remote_model."
-        return BackendUnavailable, "does not have what this demo asks for.", cause
+        return BackendUnavailable, f"does not have what this demo asks for{_quoted(message)}.", cause
     if status == 429:
         return (
             BackendBusy,

@@ -11,7 +11,7 @@ from mllama_demo.config.loader import load_settings
 from mllama_demo.engine.base import TokenEvent
 from mllama_demo.engine.remote.backend import OpenAIBackend
 from mllama_demo.engine.remote.providers import LOGPROBS_ARE_MISSING, OLLAMA_TOP_K
-from mllama_demo.errors import BackendUnavailable, BadRequest, PromptTooLong
+from mllama_demo.errors import BackendUnavailable, BadRequest, PromptTooLong, cause_of
 from mllama_demo.images.loading import LoadedImage, load_image
 from tests.support.image_files import RED, encode
 from tests.support.local_servers import LlamaServer, LMStudioServer, OllamaServer
@@ -157,7 +157,7 @@ async def test_lm_studios_refusal_of_an_image_says_that_the_model_cannot_see(fro
     server = LMStudioServer(writer=("llm", "loaded"))
     server.routes = {}  # an LM Studio before 0.3.6 does not tell the type
     backend = front("lm-studio.yaml", server)
-    with pytest.raises(BadRequest, match=r"cannot see images .*Please use a model that does"):
+    with pytest.raises(BadRequest, match=r"cannot see images.*Please use a model that does"):
         await answer(backend, request("What colour?", picture()))
 
 
@@ -181,7 +181,7 @@ async def test_llama_server_gets_no_filter_that_the_page_does_not_show(front):
 async def test_a_llama_server_that_loads_its_model_is_waited_for(front):
     server = LlamaServer(loading=True)
     backend = front("llama-server.yaml", server, wait=False)
-    wait_until(lambda: "Loading model" in backend.status().detail, lambda: backend.status().detail)
+    wait_until(lambda: "Loading model" in cause_of(backend.status().detail), lambda: backend.status().detail)
     assert backend.status().state == "loading"
     server.set_loading(False)
     wait_until(lambda: backend.status().state == "ready", lambda: backend.status().detail)
@@ -195,7 +195,7 @@ async def test_a_llama_server_without_a_projector_cannot_see(front):
         await answer(backend, request("What colour?", picture()))
     server.routes = {}  # builds before /props had the modalities
     wait_until(lambda: "images" in backend.info.capabilities, lambda: str(backend.info))
-    with pytest.raises(BadRequest, match=r"cannot see images .*mmproj"):
+    with pytest.raises(BadRequest, match=r"cannot see images.*mmproj"):
         await answer(backend, request("What colour?", picture()))
 
 
