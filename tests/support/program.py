@@ -15,6 +15,7 @@ from typing import Any
 
 import requests
 
+from tests.support import preloaded
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE_S, wait_until
 
@@ -71,7 +72,7 @@ def visitor() -> requests.Session:
 class Program:
     """One running demo. url has no slash at its end."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | preloaded.PreloadedProcess
     url: str
     home: Path
     killed: bool = False
@@ -130,19 +131,34 @@ class Program:
 
 @contextmanager
 def running(
-    home: Path, *options: str, tracebacks: bool = False, script: Path = APP, program: Sequence[str | Path] | None = None
+    home: Path,
+    *options: str,
+    tracebacks: bool = False,
+    script: Path = APP,
+    program: Sequence[str | Path] | None = None,
+    preload: bool = True,
 ) -> Iterator[Program]:
     """The program on a free port, not necessarily ready. It must have ended cleanly, or is interrupted and must then.
 
-    tracebacks: whether it may log some, as Gradio does for requests that no page of it would send. script: what to run. program:
-    the words that start another program with the same options.
+    Args:
+        tracebacks: Whether it may log some, as Gradio does for requests that no page of it would send.
+        script: What to run.
+        program: The words that start another program with the same options.
+        preload: Whether the process has imported the heavy modules already. False for a test of the start.
     """
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
     options = ("--port", str(port), "--data-dir", str(home / "data"), "--device", "cpu", *options)
-    line = command(*options, script=script) if program is None else [*map(str, program), *options]
-    with (home / "stdout.txt").open("wb") as out, (home / "stderr.txt").open("wb") as err:
-        process = subprocess.Popen(line, cwd=home, env=clean_environment(home), stdout=out, stderr=err)
+    out, err = home / "stdout.txt", home / "stderr.txt"
+    process: subprocess.Popen[bytes] | preloaded.PreloadedProcess
+    if preload and program is None:
+        out.touch()
+        err.touch()
+        process = preloaded.start(script, options, home, clean_environment(home), out, err)
+    else:
+        line = command(*options, script=script) if program is None else [*map(str, program), *options]
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(line, cwd=home, env=clean_environment(home), stdout=stdout, stderr=stderr)
     started = Program(process, f"http://127.0.0.1:{port}", home)
     try:
         yield started

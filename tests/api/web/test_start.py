@@ -109,7 +109,7 @@ def started(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Program, list[tuple[requests.Response, requests.Response]]]]:
     """A program watched from its first moment: each time the answers of /health and of / until it is ready."""
-    with running(tmp_path_factory.mktemp("watched")) as program:
+    with running(tmp_path_factory.mktemp("watched"), preload=False) as program:
         seen: list[tuple[requests.Response, requests.Response]] = []
         deadline = time.monotonic() + PATIENCE_S
         while not (seen and seen[-1][0].status_code == 200):
@@ -195,7 +195,7 @@ def test_an_interrupt_ends_a_ready_program(started):
 
 
 def test_an_interrupt_while_loading_ends_the_program(tmp_path: Path):
-    with running(tmp_path) as program:
+    with running(tmp_path, preload=False) as program:
         deadline = time.monotonic() + PATIENCE_S
         while program.get("/health") is None:
             assert time.monotonic() < deadline, program.output()

