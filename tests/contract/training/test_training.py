@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -271,14 +272,29 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, chat, steady_cloc
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the drawings and fonts that training needs")
 def test_a_short_run_makes_a_checkpoint_from_nothing(tmp_path):
-    """Fetches the packages, draws, trains both stages, writes and evaluates: about three minutes the first time."""
-    command = [sys.executable, "-m", "training", "--minutes", "0.6", "--batch", "8", "--cases", "1"]
+    """Fetches the packages, draws, trains both stages and writes: about a minute the first time.
+
+    Without an evaluation, because a model that has learned nothing writes every answer to the limit.
+    """
+    command = [sys.executable, "-m", "training", "--minutes", "0.2", "--batch", "8", "--cases", "0"]
     command += ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert check_checkpoint(tmp_path / "out").max_tiles == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the drawings and fonts that the cases are made of")
+def test_the_evaluation_prints_a_row_for_each_type_of_question(embedded):
+    command = [sys.executable, "-m", "training.evaluate", str(embedded), "--cases", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "| name one thing |" in done.stdout
     assert "temperature 1" in done.stdout
+    figures = [float(figure) for figure in re.findall(r"\*\*(\d\.\d\d)\*\*", done.stdout)]
+    assert len(figures) > 60
+    assert sum(figures) / len(figures) > 0.5
 
 
 @pytest.mark.parametrize("words", [["--minutes", "0"], ["--batch", "1"], ["--start", "nowhere"], ["--nonsense"]])
