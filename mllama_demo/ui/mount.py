@@ -15,6 +15,7 @@ from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.chat_service import ChatService
+from mllama_demo.ui.gradio_patches.asset_files import AssetFiles
 from mllama_demo.ui.gradio_patches.run_history import without_run_history
 from mllama_demo.ui.gradio_patches.signed_in_user import auth_dependency
 from mllama_demo.ui.kiosk import OWNER_PREFIX
@@ -38,6 +39,7 @@ def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Sto
     async def status() -> JSONResponse:
         return JSONResponse({"state": service.state(), "html": service.status()}, headers={"Cache-Control": "no-store"})
 
+    app.mount("/assets", AssetFiles())  # before Gradio's own, which is part of the application mounted at /
     gr.mount_gradio_app(
         app,
         page.build(),

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from gradio.components.chatbot import ComponentMessage
 
 from mllama_demo.images.examples import EXAMPLES_FOLDER
-from mllama_demo.ui.gradio_patches import environment, live_answer, run_history, signed_in_user
+from mllama_demo.ui.gradio_patches import asset_files, environment, live_answer, run_history, signed_in_user
 from mllama_demo.ui.gradio_patches.image_messages import image_message
 from mllama_demo.ui.theme import CSS, HEAD, PAGE_SCRIPT
 from mllama_demo.web.auth import login
@@ -133,3 +133,40 @@ def test_the_live_answer_stands_directly_below_the_messages() -> None:
     assert "#messages:has(" in live_answer.CSS
     chatbot = live_answer.live_answer(height=None)
     assert (chatbot.elem_id, chatbot.buttons) == ("live-answer", [])
+
+
+def test_assets_are_compressed_once_and_may_be_kept_by_browsers(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed = []
+    compress = asset_files.brotli.compress
+    monkeypatch.setattr(
+        asset_files.brotli, "compress", lambda data, quality: compressed.append(data) or compress(data, quality=quality)
+    )
+    app = FastAPI()
+    app.mount("/assets", asset_files.AssetFiles())
+    name = next(file.name for file in asset_files.FOLDER.iterdir() if file.suffix == ".js" and file.stat().st_size > 5000)
+    font = next(file.name for file in asset_files.FOLDER.iterdir() if file.suffix == ".woff2")
+    with TestClient(app) as client:
+        for _ in range(2):
+            response = client.get(f"/assets/{name}", headers={"Accept-Encoding": "br"})
+            assert response.headers["content-encoding"] == "br"
+            assert response.headers["content-type"].startswith("text/javascript")
+            assert "immutable" in response.headers["cache-control"]
+            assert response.content == (asset_files.FOLDER / name).read_bytes()
+        assert len(compressed) == 1
+        plain = client.get(f"/assets/{name}", headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert plain.content == response.content
+        assert "content-encoding" not in client.get(f"/assets/{font}", headers={"Accept-Encoding": "br"}).headers
+        assert client.head(f"/assets/{name}").content == b""
+        assert client.get("/assets/..%2findex.html").status_code == 404
+        assert client.get("/assets/nothing.js").status_code == 404
+        assert client.post(f"/assets/{name}").status_code == 405
+
+
+def test_gradio_compresses_an_asset_for_each_request_and_sends_no_cache_control() -> None:
+    with gr.Blocks() as demo:
+        gr.Textbox()
+    app = gr.mount_gradio_app(FastAPI(), demo, path="/")
+    name = next(file.name for file in asset_files.FOLDER.iterdir() if file.suffix == ".js")
+    with TestClient(app) as client:
+        assert "cache-control" not in client.get(f"/assets/{name}").headers
