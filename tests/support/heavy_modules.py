@@ -8,7 +8,7 @@ os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1")  # as th
 
 import transformers.models.mllama.image_processing_mllama
 import transformers.models.mllama.modeling_mllama
-import transformers.models.mllama.processing_mllama
+import transformers.models.mllama.processing_mllama  # noqa: F401
 
 import mllama_demo.assembly
 import mllama_demo.backends
