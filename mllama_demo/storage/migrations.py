@@ -29,8 +29,13 @@ def _version_3(connection: Connection) -> None:
         connection.execute(sql.update(explore_runs).values(stored=explore_runs.c.created))
 
 
+def _version_4(connection: Connection) -> None:
+    """The runs of the guided tour are apart from the runs that a visitor started."""
+    _add_column(connection, explore_runs.c.tour)
+
+
 Migration = Callable[[Connection], None]
-MIGRATIONS: tuple[Migration, ...] = (_version_2, _version_3)  # MIGRATIONS[0] leads from version 1 to version 2
+MIGRATIONS: tuple[Migration, ...] = (_version_2, _version_3, _version_4)  # MIGRATIONS[0] leads from version 1 to version 2
 
 
 def latest_version() -> int:

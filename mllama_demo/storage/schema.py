@@ -78,6 +78,18 @@ shares = sql.Table(
     sql.Index("shares_by_conversation", "owner", "conversation_id"),
 )
 
+run_shares = sql.Table(
+    "run_shares",
+    metadata,
+    sql.Column("digest", _DIGEST, primary_key=True),  # of the link's token
+    sql.Column("run_id", sql.String(32), nullable=False),
+    sql.Column("owner", _ID, nullable=False),
+    sql.Column("created", sql.DateTime, nullable=False),
+    sql.Column("expires", sql.DateTime, nullable=False),
+    sql.Column("revoked", sql.Boolean, nullable=False, server_default=sql.false()),
+    sql.Index("run_shares_by_run", "owner", "run_id"),
+)
+
 feedback = sql.Table(
     "feedback",
     metadata,
@@ -118,6 +130,7 @@ explore_runs = sql.Table(
     sql.Column("cells", sql.Integer, nullable=False),
     sql.Column("failed", sql.Integer, nullable=False),
     sql.Column("picture", sql.ForeignKey("explore_pictures.digest"), index=True, key="image"),
+    sql.Column("tour", sql.Boolean, nullable=False, server_default=sql.false()),  # whether the guided tour started the run
     sql.Column("kept", sql.DateTime, key="stored"),  # when the run was stored; an imported run was created earlier, elsewhere
     sql.Column("document", _BLOB, nullable=False),  # the run as JSON without its image's bytes, compressed with zlib
     sql.Index("explore_runs_by_owner", "owner", "created"),

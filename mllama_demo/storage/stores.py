@@ -8,6 +8,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.drafts import Drafts
 from mllama_demo.storage.explore_runs import ExploreRuns
 from mllama_demo.storage.feedback import Feedback
+from mllama_demo.storage.run_shares import RunShares
 from mllama_demo.storage.shares import Shares
 
 
@@ -19,6 +20,7 @@ class Stores:
     shares: Read-only copies of conversations behind links.
     feedback: Opinions on answers.
     explore_runs: Finished explorations.
+    run_shares: Explorations behind links.
     """
 
     conversations: ConversationStore
@@ -26,16 +28,19 @@ class Stores:
     shares: Shares
     feedback: Feedback
     explore_runs: ExploreRuns
+    run_shares: RunShares
 
     @classmethod
     def of(cls, conversations: ConversationStore, max_kept_runs: int = 200) -> Stores:
         """The stores beside `conversations` in its database. max_kept_runs: how many explorations of one owner are kept."""
+        runs = ExploreRuns(conversations.database, max_kept_runs)
         return cls(
             conversations,
             Drafts(conversations),
             Shares(conversations),
             Feedback(conversations),
-            ExploreRuns(conversations.database, max_kept_runs),
+            runs,
+            RunShares(runs),
         )
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -14,7 +15,7 @@ IMAGE = RunImage("0" * 64, b"a file")
 
 
 def stored(id: str, document: bytes = b"{}", created: datetime = datetime(2026, 11, 29, tzinfo=timezone.utc)) -> StoredRun:
-    return StoredRun(RunSummary(id, f"Run {id}", "a model", created, 8, 1), document, IMAGE)
+    return StoredRun(RunSummary(id, f"Run {id}", "a model", created, 8, 1, has_image=True), document, IMAGE)
 
 
 def images(database: Database) -> int | None:
@@ -70,3 +71,21 @@ def test_the_run_that_was_stored_first_is_deleted_at_the_limit_whatever_its_date
     assert [line.id for line in runs.list("ann")] == ["c", "old"]
     assert [line.id for line in runs.list("bob")] == ["of bob"]
     assert images(database) == 1
+
+
+def test_runs_of_the_tour_do_not_displace_the_runs_of_a_visitor(database: Database) -> None:
+    runs = ExploreRuns(database, 2)
+    runs.save("ann", stored("mine"))
+    for id in ("t1", "t2", "t3"):
+        run = stored(id)
+        runs.save("ann", replace(run, summary=replace(run.summary, tour=True)))
+    assert [(line.id, line.tour) for line in runs.list("ann")] == [("t3", True), ("t2", True), ("mine", False)]
+
+
+def test_the_image_of_a_run_is_read_without_its_document(runs: ExploreRuns) -> None:
+    runs.save("ann", stored("a"))
+    runs.save("ann", replace(stored("b"), image=None))
+    assert runs.image("ann", "a") == IMAGE.data
+    assert runs.image("ann", "b") is None
+    with pytest.raises(NotFound, match="no run a"):
+        runs.image("bob", "a")

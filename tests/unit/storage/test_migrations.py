@@ -173,7 +173,7 @@ def test_early_runs_of_version_2_are_listed_in_the_order_of_their_creation(url):
         assert Feedback(ConversationStore(database)).counts() == (0, 0)
 
 
-@pytest.mark.parametrize(("version", "expected"), [(1, ["to 2", "to 3", "to 4"]), (2, ["to 3", "to 4"]), (None, [])])
+@pytest.mark.parametrize(("version", "expected"), [(1, ["to 2", "to 3", "to 4", "to 5"]), (2, ["to 3", "to 4", "to 5"]), (None, [])])
 def test_each_migration_runs_once_and_in_order(url, monkeypatch, version, expected):
     called = []
 
@@ -188,7 +188,7 @@ def test_each_migration_runs_once_and_in_order(url, monkeypatch, version, expect
         Database(url).close()
     assert called == expected
     with connect(url) as connection:
-        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(4,)]
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(5,)]
 
 
 def test_a_migration_that_fails_leaves_the_database_as_it_was(url, monkeypatch):

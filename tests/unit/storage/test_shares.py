@@ -9,7 +9,7 @@ import sqlalchemy as sql
 
 from mllama_demo.chat.conversation import Message
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.storage import shares as shares_module
+from mllama_demo.storage import share_links
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.shares import MAX_SHARES, ShareGone, Shares
 from tests.support.manual_backend import conversation_of
@@ -109,7 +109,7 @@ def test_an_owner_shares_only_their_own_conversations(shares, conversation):
 def test_an_unknown_lifetime_too_many_links_and_an_empty_conversation_are_refused(store, shares, conversation, monkeypatch):
     with pytest.raises(BadRequest, match=r"1 hour, 1 day, .*'for ever'"):
         shares.create("me", conversation.id, "for ever")
-    monkeypatch.setattr(shares_module, "MAX_SHARES", 2)
+    monkeypatch.setattr(share_links, "MAX_SHARES", 2)
     for _ in range(2):
         shares.create("me", conversation.id, "1 day")
     with pytest.raises(BadRequest, match="stop sharing"):
