@@ -133,12 +133,12 @@ def _add_pages(
     add_auth_middleware(app, settings, login)
     if login is not None:
         add_login(app, settings, brand, login)
-    add_share_page(app, settings, stores, brand)
+    app.include_router(explore_page(ExploreService(explorer, tokenizer, settings, stores), brand))
+    add_share_page(app, settings, stores, brand)  # after the addresses below /share/ that Explore has
     if settings.embedded and not settings.kiosk:
         add_guide(app, brand)
     if login is not None and (settings.admins or settings.admin_key):
         add_admin(app, settings, stores.feedback, brand, backend, activity, login)
-    app.include_router(explore_page(ExploreService(explorer, tokenizer, settings, stores.explore_runs), brand))
     add_present(app, settings, Presenter(settings, backend, tokenizer), backend, brand)
     generation = GenerationService(backend, tokenizer, stores.conversations, settings)
     tasks = AnswerTasks(generation, stores.conversations, stores.drafts)

@@ -1,11 +1,20 @@
-"""Changes of a finished run: replace a cell, add a branch, delete a branch. Pure functions that return a new run."""
+"""Changes of a finished run: rename it, replace a cell, add a branch, delete a branch. Pure functions that return a new run."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mllama_demo.errors import BadRequest
+from mllama_demo.explore.grid import MAX_TITLE_LENGTH
 from mllama_demo.explore.results import Branch, Cell, Run
+
+
+def with_title(run: Run, title: str) -> Run:
+    """The run with another name. Raises BadRequest for an empty or too long name."""
+    title = " ".join(title.split())
+    if not 1 <= len(title) <= MAX_TITLE_LENGTH:
+        raise BadRequest(f"A name must have 1 to {MAX_TITLE_LENGTH} characters, this one has {len(title)}.")
+    return _changed(run, grid=run.grid.model_copy(update={"title": title}))
 
 
 def with_cell(run: Run, index: int, cell: Cell) -> Run:

@@ -23,6 +23,23 @@ MAX_CELLS = 144
 MAX_TOKENS = 36_864  # of all cells together; a recorded token takes about 2 KB in a saved run
 MAX_PROMPT_LENGTH = 20_000
 MAX_TITLE_LENGTH = 120
+MAX_HISTORY_TURNS = 200
+MAX_HISTORY_LENGTH = 200_000  # characters of all turns together
+
+
+class Turn(BaseModel):
+    """One message of a conversation before the prompt.
+
+    Attributes:
+        role: user or assistant.
+        image: whether the image of the run belongs to this message; otherwise it belongs to the prompt.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["user", "assistant"]
+    text: str
+    image: bool = False
 
 
 class Grid(BaseModel):
@@ -30,6 +47,9 @@ class Grid(BaseModel):
 
     A single number stands for a list of one. There is always a seed, so that each cell can be repeated.
     Raises BadRequest, which names the wrong value.
+
+    Attributes:
+        history: the conversation before the prompt, oldest message first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +62,7 @@ class Grid(BaseModel):
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
     title: str = Field("", max_length=MAX_TITLE_LENGTH)
+    history: tuple[Turn, ...] = Field((), max_length=MAX_HISTORY_TURNS)
 
     @field_validator(*AXES, mode="before")
     @classmethod
@@ -72,6 +93,16 @@ class Grid(BaseModel):
         if not isinstance(stop, (list, tuple)):
             raise BadRequest(f"stop must be a list of strings, got {value!r:.80}.")
         return SamplingParams(stop=tuple(stop)).stop
+
+    @field_validator("history")
+    @classmethod
+    def _check_history(cls, history: tuple[Turn, ...]) -> tuple[Turn, ...]:
+        length = sum(len(turn.text) for turn in history)
+        if length > MAX_HISTORY_LENGTH:
+            raise BadRequest(f"history has {length:,} characters; at most {MAX_HISTORY_LENGTH:,} are allowed.")
+        if sum(turn.image for turn in history) > 1 or any(turn.image and turn.role != "user" for turn in history):
+            raise BadRequest("history has more than one image, or the image of an answer; one user turn may have the image.")
+        return history
 
     @model_validator(mode="after")
     def _check_size(self) -> Grid:

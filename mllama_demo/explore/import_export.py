@@ -49,7 +49,7 @@ def from_json(data: bytes | str, limits: ImageLimits = DEFAULT_LIMITS) -> Run:
         if first["type"] == "json_invalid":
             raise BadRequest(f"The run is not JSON: {first['msg']}.") from None
         raise BadRequest(
-            f"The file is no run of this program ({FORMAT!r}, version 1 or {VERSION}): {first_validation_message(error)}"
+            f"The file is no run of this program ({FORMAT!r}, version 1 to {VERSION}): {first_validation_message(error)}"
         ) from None
     if run.image is not None:
         image = run.image.load(limits)

@@ -50,8 +50,16 @@ class _Piece:
         return (" below-tenth" if value > 0.9 else " below-half" if value > 0.5 else "") + (" forced" if self.forced else "")
 
 
-def html_report(run: Run, url: str, brand: Brand) -> str:
-    """Renders the page. url: of the API in the snippets. Raises ImageError for an unreadable image."""
+def html_report(run: Run, url: str, brand: Brand, shared: tuple[str, str] | None = None) -> str:
+    """Renders the page.
+
+    Args:
+        url: of the API in the snippets.
+        shared: on the page behind a link, when the link expires, and the address of the run on the Explore page.
+
+    Raises:
+        ImageError: the image is unreadable.
+    """
     axes = run.grid.grouping_axes()
     maps = [heat_map(run, name, axes[0], axes[1]) for name in MEASURES] if len(axes) >= 2 else []
     image_url = None
@@ -62,6 +70,7 @@ def html_report(run: Run, url: str, brand: Brand) -> str:
         "explore/report",
         brand,
         run=run,
+        shared=shared,
         image_url=image_url,
         axes=AXES,
         notes=run.grid.notes(),

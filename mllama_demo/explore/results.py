@@ -33,7 +33,7 @@ from mllama_demo.images.loading import ImageLimits, LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
 
 FORMAT = "mllama-demo exploration"
-VERSION = 2  # 1 had no branches
+VERSION = 3  # 1 had no branches; 2 had no history, no candidates by text and no runs of the tour
 MAX_BRANCHES = 64
 # Answers that a repetition ends at the same token.
 COMPLETE: frozenset[str] = frozenset({"end_of_turn", "stop_string", "max_tokens", "context_full"})
@@ -176,7 +176,7 @@ class RunImage(_StrictModel):
     """The image of a run, with the unchanged bytes of its file."""
 
     name: str
-    format: Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
+    format: str = Field(pattern="^[A-Z0-9]{1,10}$")  # from_json compares it with the format that the file has
     digest: str = Field(pattern="^[0-9a-f]{64}$")
     width: int = Field(ge=1)
     height: int = Field(ge=1)
@@ -204,10 +204,11 @@ class Run(_StrictModel):
         max_top_k: the largest top_k of the backend, see SamplingParams.top_k_within.
         repeatable: whether the backend used the seeds.
         versions: of the packages that an answer depends on.
+        tour: whether the guided tour started the run.
     """
 
     format: Literal["mllama-demo exploration"] = FORMAT
-    version: Annotated[Literal[1, 2], AfterValidator(lambda _: VERSION)] = VERSION
+    version: Annotated[Literal[1, 2, 3], AfterValidator(lambda _: VERSION)] = VERSION
     id: str = Field(default_factory=lambda: uuid.uuid4().hex, pattern="^[0-9a-f]{32}$")
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(timezone.utc).replace(microsecond=0))
     grid: Grid
@@ -221,6 +222,7 @@ class Run(_StrictModel):
     repeatable: bool = True
     system_prompt: str = Field("", max_length=10_000)
     versions: dict[str, str] = Field(default_factory=dict, max_length=20)
+    tour: bool = False
 
     @model_validator(mode="after")
     def _check_cells(self) -> Run:

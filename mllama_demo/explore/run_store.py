@@ -1,20 +1,28 @@
-"""Stores Run objects as the JSON documents of storage.explore_runs."""
+"""Stores Run objects as the JSON documents of storage.explore_runs, and opens shared ones."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+
+from cachetools import LRUCache
 
 from mllama_demo.explore.results import Run
 from mllama_demo.storage.explore_runs import ExploreRuns, RunImage, RunSummary, StoredRun
+from mllama_demo.storage.run_shares import RunShare, RunShares
+
+CACHED_RUNS = 8  # validating a large run takes a second, and a slider of the page asks many times a second
 
 
 class RunStore:
     """The methods of ExploreRuns, which it describes, with Run objects in place of documents."""
 
-    def __init__(self, runs: ExploreRuns) -> None:
-        self._runs = runs
-        self.list = runs.list
-        self.delete = runs.delete
+    def __init__(self, runs: ExploreRuns, shares: RunShares) -> None:
+        self._runs, self._shares = runs, shares
+        self.list, self.delete, self.image = runs.list, runs.delete, runs.image
+        self.share, self.shared_until, self.stop_sharing = shares.create, shares.active, shares.revoke
+        self._cache: LRUCache[str, tuple[bytes, Run]] = LRUCache(CACHED_RUNS)  # by id: a document and the run made of it
+        self._lock = threading.Lock()
 
     def save(self, owner: str, run: Run) -> None:
         self._runs.save(owner, _to_stored(run))
@@ -31,11 +39,26 @@ class RunStore:
         return changed[0]
 
     def load(self, owner: str, id: str) -> Run:
-        return _from_stored(self._runs.load(owner, id))
+        return self._cached(self._runs.load(owner, id))
+
+    def open_share(self, token: str) -> tuple[Run, RunShare]:
+        """What a link shows. Raises ShareGone and NotFound, see RunShares.open."""
+        share = self._shares.open(token)
+        return self._cached(share.run), share
+
+    def _cached(self, stored: StoredRun) -> Run:
+        with self._lock:
+            document, run = self._cache.get(stored.summary.id, (b"", None))
+        if run is None or document != stored.document:
+            run = _from_stored(stored)
+            with self._lock:
+                self._cache[stored.summary.id] = stored.document, run
+        return run
 
 
 def _to_stored(run: Run) -> StoredRun:
-    summary = RunSummary(run.id, run.title, run.model, run.created, len(run.cells), run.failed_count)
+    shown = (run.id, run.title, run.model, run.created, len(run.cells), run.failed_count)
+    summary = RunSummary(*shown, has_image=run.image is not None, tour=run.tour)
     if run.image is None:
         return StoredRun(summary, run.model_dump_json().encode(), None)
     bare = run.model_copy(update={"image": run.image.model_copy(update={"data": b""})})

@@ -154,11 +154,18 @@ class CellTasks:
 class GridTasks(CellTasks):
     """Generates all cells of a grid, see CellTasks."""
 
-    def __init__(self, explorer: Explorer, grid: Grid, image: LoadedImage | None, requests: Sequence[GenerationRequest]) -> None:
+    def __init__(
+        self,
+        explorer: Explorer,
+        grid: Grid,
+        image: LoadedImage | None,
+        requests: Sequence[GenerationRequest],
+        tour: bool = False,
+    ) -> None:
         super().__init__(explorer.backend, requests, [CellProgress(values) for values in grid.cells()])
         self.grid = grid
         self._explorer = explorer
-        self._empty_run = explorer.empty_run(grid, image)
+        self._empty_run = explorer.empty_run(grid, image).model_copy(update={"tour": tour})
 
     def run(self) -> Run:
         """The run with the answers so far."""
@@ -182,20 +189,21 @@ class Explorer:
         info, status = self.backend.info, self.backend.status()
         return estimate(grid, info.slots, fork=self._has("fork"), speed=self._speed, wait_s=status.estimated_wait_s)
 
-    async def start(self, grid: Grid, image: LoadedImage | None, conversation_id: str = "") -> GridTasks:
+    async def start(self, grid: Grid, image: LoadedImage | None, conversation_id: str = "", tour: bool = False) -> GridTasks:
         """Starts all cells of a grid.
 
         Args:
             grid: what to generate.
             image: for every cell.
             conversation_id: requests of one conversation share one turn in the backend's fair queue. Empty: a new conversation.
+            tour: whether the guided tour starts the grid.
 
         Raises:
             PromptTooLong: the prompt does not fit into the context.
             BadRequest: the backend takes no images.
         """
         base = await self._request(grid, image, conversation_id)
-        return GridTasks(self, grid, image, [self._with_sampling(base, values) for values in grid.cells()])
+        return GridTasks(self, grid, image, [self._with_sampling(base, values) for values in grid.cells()], tour)
 
     async def rerun_cell(self, run: Run, index: int, image: LoadedImage | None, conversation_id: str = "") -> CellTasks:
         """Generates one cell of a run again, with the same values and the same seed. image: the loaded image of the run."""
@@ -269,9 +277,8 @@ class Explorer:
         info = self.backend.info
         if image is not None and not self._has("images"):
             raise BadRequest(f"The backend {info.name} takes no images; leave the image out.")
-        conversation = Conversation((Message("user", grid.prompt, None if image is None else ImageRef.of(image)),))
         built = await self._requests.build(
-            conversation,
+            conversation_of(grid, None if image is None else ImageRef.of(image)),
             SamplingParams(max_tokens=grid.max_tokens),
             lambda _: image,
             conversation_id=conversation_id,
@@ -285,6 +292,13 @@ class Explorer:
 
     def _has(self, capability: str) -> bool:
         return capability in self.backend.info.capabilities
+
+
+def conversation_of(grid: Grid, image: ImageRef | None) -> Conversation:
+    """The history of a grid and its prompt, with the image at its message."""
+    in_history = any(turn.image for turn in grid.history)
+    history = tuple(Message(turn.role, turn.text, image if turn.image else None) for turn in grid.history)
+    return Conversation((*history, Message("user", grid.prompt, None if in_history else image)))
 
 
 def _versions() -> dict[str, str]:

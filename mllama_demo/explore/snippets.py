@@ -11,7 +11,6 @@ from typing import Any
 from mllama_demo.explore.results import Run
 
 DEFAULT_URL = "http://127.0.0.1:7860/v1"
-_PLACEHOLDER = "@IMAGE@"
 _SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tiff"}
 
 
@@ -29,14 +28,15 @@ def image_file(run: Run) -> str | None:
     if run.image is None:
         return None
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", run.image.name).strip("._-") or "image"
-    suffix = _SUFFIX[run.image.format]
+    suffix = _SUFFIX.get(run.image.format, f".{run.image.format.lower()}")
     known = (suffix, ".jpeg") if suffix == ".jpg" else (suffix, ".tif") if suffix == ".tiff" else (suffix,)
     return name if name.lower().endswith(known) else name + suffix
 
 
 def snippets(run: Run, index: int, url: str = DEFAULT_URL) -> tuple[Snippet, ...]:
     """The snippets of one cell. They expect the image in the working directory, see image_file. url: of the API, with /v1."""
-    return (_curl(run, index, url), _openai(run, index, url), _offline(run, index))
+    found = (_curl(run, index, url), _openai(run, index, url))
+    return found if run.grid.history else (*found, _offline(run, index))  # a file of prompts has no conversations
 
 
 def _values(run: Run, index: int) -> dict[str, Any]:
@@ -49,30 +49,38 @@ def _values(run: Run, index: int) -> dict[str, Any]:
 
 def _messages(run: Run, image: str | None) -> list[dict[str, Any]]:
     system = [{"role": "system", "content": run.system_prompt}] if run.system_prompt else []
-    text = {"type": "text", "text": run.grid.prompt}
-    content = run.grid.prompt if image is None else [text, {"type": "image_url", "image_url": {"url": image}}]
-    return [*system, {"role": "user", "content": content}]
+    in_history = any(turn.image for turn in run.grid.history)
+    turns = [*((turn.role, turn.text, turn.image) for turn in run.grid.history), ("user", run.grid.prompt, not in_history)]
+    return [*system, *({"role": role, "content": _content(text, image if has else None)} for role, text, has in turns)]
+
+
+def _content(text: str, image: str | None) -> str | list[dict[str, Any]]:
+    return text if image is None else [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": image}}]
 
 
 def _curl(run: Run, index: int, url: str) -> Snippet:
     file = image_file(run)
-    image = None if file is None else _PLACEHOLDER
+    placeholder = _placeholder(run)
+    image = None if file is None else placeholder
     body = json.dumps({"model": run.model, **_values(run, index), "messages": _messages(run, image)}, indent=2)
     # The shell expands a here-document. Only $IMAGE may be expanded.
     body = re.sub(r"([\\$`])", r"\\\1", body)
     lines = []
     if file is not None and run.image is not None:
         lines.append(f"IMAGE=\"data:{run.image.media_type};base64,$(base64 < {shlex.quote(file)} | tr -d '\\n')\"")
-        body = "$IMAGE".join(_around_placeholder(body, _PLACEHOLDER))
+        body = body.replace(placeholder, "$IMAGE")
     address = shlex.quote(f"{url}/chat/completions")
     lines += [f"curl -s {address} -H 'Content-Type: application/json' -d @- <<JSON", body, "JSON"]
     return Snippet("curl", "\n".join(lines) + "\n", "sh")
 
 
-def _around_placeholder(text: str, placeholder: str) -> tuple[str, str]:
-    """The text before and after the last placeholder. The prompt, which may contain the same text, stands before it."""
-    before, _, after = text.rpartition(placeholder)
-    return before, after
+def _placeholder(run: Run) -> str:
+    """Text in the place of the image that no text of the run contains."""
+    texts = (run.system_prompt, run.grid.prompt, *run.grid.stop, *(turn.text for turn in run.grid.history))
+    placeholder = "@IMAGE@"
+    while any(placeholder in text for text in texts):
+        placeholder += "@"
+    return placeholder
 
 
 def _openai(run: Run, index: int, url: str) -> Snippet:
@@ -85,7 +93,8 @@ def _openai(run: Run, index: int, url: str) -> Snippet:
         lines = ["import base64", "from pathlib import Path", "", *lines]
         lines.append(f"image = base64.b64encode(Path({file!r}).read_bytes()).decode()")
         url_code = f'f"data:{run.image.media_type};base64,{{image}}"'
-        messages = url_code.join(_around_placeholder(repr(_messages(run, _PLACEHOLDER)), repr(_PLACEHOLDER)))
+        placeholder = _placeholder(run)
+        messages = repr(_messages(run, placeholder)).replace(repr(placeholder), url_code)
     lines += [
         "completion = client.chat.completions.create(",
         f"    model={run.model!r},",

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-import sqlalchemy as sql
-
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import ConversationStore

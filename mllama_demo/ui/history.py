@@ -7,6 +7,7 @@ from typing import Any
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree, Siblings
 from mllama_demo.generation.service import Answer
+from mllama_demo.ui.explore_link import explore_link
 from mllama_demo.ui.formatting import failure, live_line, metadata_line, progress, versions_bar
 from mllama_demo.ui.gradio_patches.image_messages import image_message
 from mllama_demo.ui.gradio_patches.message_text import escape_text
@@ -30,6 +31,8 @@ def history(conversation: Conversation, tree: MessageTree, image_files: ImageFil
         later = tree.children(version.number) if last and version else ()
         if message.role == "assistant":
             metadata = "" if message.failed else metadata_line(message, version.number if version else None, question[0])
+            if version and message.text:
+                metadata += explore_link(conversation.id, version.number)
             below = failure(message, last and not locked) + metadata + versions_bar(question[1], version, later, locked)
             shown.append(_assistant_message(message.text, below))
             question = None, None

@@ -14,8 +14,12 @@ from mllama_demo.explore.edits import with_branch
 from mllama_demo.explore.filter_steps import forced_token
 from mllama_demo.explore.grid import Grid, make_grid
 from mllama_demo.explore.results import Cell, Run, RunImage, Token, empty_cell
+from mllama_demo.explore.run_store import RunStore
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
+from mllama_demo.storage.database import Database
+from mllama_demo.storage.explore_runs import ExploreRuns
+from mllama_demo.storage.run_shares import RunShares
 
 WORDS = ("a", "dog", "cat", "on", "the", "mat", "sat", "red", "sun", "sky")
 VOCABULARY = 200
@@ -81,6 +85,11 @@ def _trace(cell: Cell, position: int) -> TokenTrace:
     trace = cell.tokens[position].trace
     assert trace is not None
     return trace
+
+
+def run_store(database: Database, limit: int = 200) -> RunStore:
+    runs = ExploreRuns(database, limit)
+    return RunStore(runs, RunShares(runs))
 
 
 def with_texts(run: Run, *texts: str) -> Run:

@@ -1,4 +1,4 @@
-"""The routes of the Explore page: its files, generation as streams of events, saved runs and their analysis.
+"""The routes of the Explore page: its files, generation as streams of events, the way to the chat, the analysis of runs.
 
 Runs belong to the visitor's cookie, like conversations. Only the routes run, again, rerun and branch generate tokens.
 """
@@ -6,45 +6,31 @@ Runs belong to the visitor's cookie, like conversations. Only the routes run, ag
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 
 from mllama_demo.config.branding import Brand
-from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.explore.edits import without_branch
+from mllama_demo.errors import BadRequest
 from mllama_demo.explore.grid import Axis
-from mllama_demo.explore.import_export import from_json, max_import_bytes, to_csv, to_json
-from mllama_demo.explore.report import html_report
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.explore.stream import start_event
 from mllama_demo.explore.web import views
-from mllama_demo.explore.web.api import read_grid, read_object
+from mllama_demo.explore.web.api import read_grid
+from mllama_demo.explore.web.run_routes import CACHED, THUMBNAIL_PIXELS, Owner, add_run_routes, api_url, read_values
 from mllama_demo.explore.web.service import EXAMPLE_IMAGES, ExploreService
 from mllama_demo.explore.web.tour import TOUR, why_no_token_view
 from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.transforms import preview
 from mllama_demo.sampling import BOUNDS, SamplingParams
-from mllama_demo.web.auth.identity import owner_of
-from mllama_demo.web.auth.login import signed_in_user
-from mllama_demo.web.errors import ApiError
-from mllama_demo.web.requests import StaticAssets, read_body, require_same_origin
+from mllama_demo.web.requests import StaticAssets, require_same_origin
 from mllama_demo.web.streaming import NdjsonStream
 from mllama_demo.web.templating import render
 
 STATIC = Path(__file__).resolve().parent / "static"
-
-
-def _owner(request: Request) -> str:
-    owner = owner_of(request.headers.get("cookie"), signed_in_user(request))
-    if owner is None:
-        raise ApiError(400, "This page needs its cookie to know whose runs are whose; please reload it.", code="no_cookie")
-    return owner
-
-
-Owner = Annotated[str, Depends(_owner)]
 
 
 def explore_page(service: ExploreService, brand: Brand) -> APIRouter:
@@ -54,16 +40,17 @@ def explore_page(service: ExploreService, brand: Brand) -> APIRouter:
     def load(id: str, owner: Owner) -> Run:
         return service.runs.load(owner, id)
 
-    saved_run = Depends(load)  # the default of a parameter: the run that the path names
+    def read(id: str, owner: Owner) -> Run:
+        return service.readable_run(owner, id)
+
+    # The default of a parameter: the run that the path names. A readable run is shared, or the owner's own.
+    saved_run, readable_run = Depends(load), Depends(read)
     _add_files(router, service, brand)
     _add_generation(router, service, saved_run)
-    _add_runs(router, service, brand, saved_run)
-    _add_analysis(router, service, saved_run)
+    _add_chat(router, service, readable_run)
+    add_run_routes(router, service, brand, readable_run)
+    _add_analysis(router, service, readable_run)
     return router
-
-
-async def _values(request: Request, service: ExploreService) -> dict[str, Any]:
-    return read_object(await read_body(request, service.settings.max_request_bytes))
 
 
 def _natural_number(values: dict[str, Any], name: str) -> int:
@@ -94,6 +81,7 @@ def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None
             "bounds": {n: {"min": b.minimum, "max": b.maximum, "step": b.step, "hint": b.hint} for n, b in BOUNDS.items()},
             "example_images": list(EXAMPLE_IMAGES) if "images" in service.info.capabilities else [],
             "takes_images": "images" in service.info.capabilities,
+            "branches": "probabilities" in service.info.capabilities,
             "why_no_token_view": why_no_token_view(service.info),
             "tour": [{**vars(step), **({} if service.settings.embedded else {"embedded_text": ""})} for step in TOUR],
         }
@@ -105,18 +93,18 @@ def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None
 def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) -> None:
     @router.post("/explore/estimate")
     async def estimate(request: Request) -> dict[str, Any]:
-        grid, _, _ = read_grid(await _values(request, service), service.settings)
+        grid, _, _ = read_grid(await read_values(request, service), service.settings)
         return start_event(grid, service.explorer.estimate(grid), "")
 
     @router.post("/explore/run")
     async def run(request: Request, owner: Owner) -> Response:
-        values = await _values(request, service)
-        source = values.pop("image", None)
+        values = await read_values(request, service)
+        source, tour = values.pop("image", None), values.pop("tour", False) is True
         if source is not None and not isinstance(source, str):
             raise BadRequest("image must be a data URL or the name of an example.")
         grid, _, _ = read_grid(values, service.settings)
-        image = await run_in_threadpool(service.load_image, source)
-        return NdjsonStream(service.grid_events(owner, await service.explorer.start(grid, image, owner)))
+        image = await run_in_threadpool(service.load_image, owner, source)
+        return NdjsonStream(service.grid_events(owner, await service.explorer.start(grid, image, owner, tour)))
 
     @router.post("/explore/runs/{id}/again")
     async def again(owner: Owner, run: Run = saved_run) -> Response:
@@ -125,7 +113,7 @@ def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) 
     @router.post("/explore/live/{id}/stop")
     async def stop(request: Request, owner: Owner, id: str) -> dict[str, Any]:
         """id: field `run` of the start event of a run, of a repeated cell, or of a branch."""
-        values = await _values(request, service)
+        values = await read_values(request, service)
         service.stop(owner, id, None if values.get("cell") is None else _natural_number(values, "cell"))
         return {"stopped": True}
 
@@ -138,96 +126,62 @@ def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) 
 
     @router.post("/explore/runs/{id}/cells/{index}/branch")
     async def branch(request: Request, owner: Owner, index: int, run: Run = saved_run) -> Response:
-        values = await _values(request, service)
+        values = await read_values(request, service)
         position, token_id = _natural_number(values, "position"), _natural_number(values, "token_id")
         tasks = await service.explorer.branch(run, index, position, token_id, service.image_of(run), owner)
         return NdjsonStream(service.branch_events(owner, run, index, position, tasks))
 
 
-# --- saved runs ----------------------------------------------------------------------------------------------------------
+# --- chat ----------------------------------------------------------------------------------------------------------------
 
 
-def _add_runs(router: APIRouter, service: ExploreService, brand: Brand, saved_run: Any) -> None:
-    @router.get("/explore/runs")
-    def runs(owner: Owner) -> list[dict[str, Any]]:
-        return [{**vars(run), "created": run.created.isoformat()} for run in service.runs.list(owner)]
+def _add_chat(router: APIRouter, service: ExploreService, readable_run: Any) -> None:
+    @router.get("/explore/chat/{conversation_id}/{number}")
+    def from_chat(owner: Owner, conversation_id: str, number: int) -> dict[str, Any]:
+        """The fields of a grid that repeats an answer of the chat. number: of the answer in the message tree."""
+        return service.chat.grid_values(owner, conversation_id, number)
 
-    @router.get("/explore/runs/{id}")
-    def one(run: Run = saved_run) -> dict[str, Any]:
-        return service.view(run)
+    @router.get("/explore/chat/{conversation_id}/{number}/image")
+    def image(owner: Owner, conversation_id: str, number: int) -> Response:
+        loaded = service.load_image(owner, f"chat:{conversation_id}:{number}")
+        assert loaded is not None  # load_image raises for an answer without image
+        return Response(preview(loaded, THUMBNAIL_PIXELS), media_type="image/webp", headers=CACHED)
 
-    @router.delete("/explore/runs/{id}")
-    def delete(owner: Owner, id: str) -> dict[str, Any]:
-        service.runs.delete(owner, id)
-        return {"deleted": id}
-
-    @router.delete("/explore/runs/{id}/cells/{index}")
-    def delete_branch(owner: Owner, id: str, index: int) -> dict[str, Any]:
-        return service.view(service.runs.change(owner, id, lambda run: without_branch(run, index)))
-
-    @router.get("/explore/runs/{id}/image")
-    def image(run: Run = saved_run) -> Response:
-        if run.image is None:
-            raise NotFound("This run has no picture.")
-        return Response(run.image.data, media_type=run.image.media_type)
-
-    @router.get("/explore/runs/{id}/export.{kind}")
-    def export(request: Request, kind: Literal["json", "csv", "html"], run: Run = saved_run) -> Response:
-        make = {"json": to_json, "csv": to_csv, "html": lambda run: html_report(run, _api_url(request), brand)}[kind]
-        media = {"json": "application/json", "csv": "text/csv; charset=utf-8", "html": "text/html; charset=utf-8"}[kind]
-        name = f"exploration-{run.created:%Y%m%d-%H%M}-{run.id[:6]}.{kind}"
-        return Response(make(run), media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
-
-    @router.post("/explore/import")
-    async def import_run(request: Request, owner: Owner) -> JSONResponse:
-        limits = service.settings.image_limits
-        data = await read_body(request, max_import_bytes(limits))
-
-        def save() -> views.View:
-            run = from_json(data, limits)
-            try:
-                service.runs.save(owner, run)
-            except NotFound:  # another owner has saved this run
-                run = run.model_copy(update={"id": Run.model_fields["id"].get_default(call_default_factory=True)})
-                service.runs.save(owner, run)
-            return service.view(run)
-
-        return JSONResponse(await run_in_threadpool(save))
-
-
-def _api_url(request: Request) -> str:
-    return f"{str(request.base_url).rstrip('/')}/v1"
+    @router.post("/explore/runs/{id}/cells/{index}/chat")
+    def to_chat(owner: Owner, index: int, run: Run = readable_run) -> dict[str, Any]:
+        """Stores the answer as a conversation; returns the address of the chat that shows it."""
+        return {"address": service.chat.continue_in_chat(owner, run, index, service.image_of(run))}
 
 
 # --- analysis ------------------------------------------------------------------------------------------------------------
 
 
-def _add_analysis(router: APIRouter, service: ExploreService, saved_run: Any) -> None:
+def _add_analysis(router: APIRouter, service: ExploreService, readable_run: Any) -> None:
     @router.get("/explore/runs/{id}/cells/{index}/tokens")
-    def tokens(index: int, run: Run = saved_run) -> list[dict[str, Any]]:
+    def tokens(index: int, run: Run = readable_run) -> list[dict[str, Any]]:
         return views.tokens_view(run.answer(index))
 
     @router.get("/explore/runs/{id}/cells/{index}/tokens/{position}")
-    def steps(index: int, position: int, run: Run = saved_run) -> dict[str, Any]:
+    def steps(index: int, position: int, run: Run = readable_run) -> dict[str, Any]:
         return views.steps_view(run.answer(index), position, run.effective_sampling(index), service.tokenizer)
 
     @router.post("/explore/runs/{id}/cells/{index}/whatif")
-    async def whatif(request: Request, index: int, run: Run = saved_run) -> dict[str, Any]:
-        values = await _values(request, service)
+    async def whatif(request: Request, index: int, run: Run = readable_run) -> dict[str, Any]:
+        values = await read_values(request, service)
         params = SamplingParams(**{name: values.get(name, BOUNDS[name].default) for name in ("temperature", "top_p", "top_k")})
         sampling = run.effective_sampling(index)
         return await run_in_threadpool(views.whatif_view, run.answer(index), sampling, params, service.tokenizer)
 
     @router.get("/explore/runs/{id}/cells/{index}/snippets")
-    def code(request: Request, index: int, run: Run = saved_run) -> dict[str, Any]:
+    def code(request: Request, index: int, run: Run = readable_run) -> dict[str, Any]:
         if run.branch_at(index) is not None:
             raise BadRequest("A branch begins in the middle of an answer, as no request can; its cell has code.")
-        return {"file": image_file(run), "snippets": [vars(one) for one in snippets(run, index, _api_url(request))]}
+        return {"file": image_file(run), "snippets": [vars(one) for one in snippets(run, index, api_url(request))]}
 
     @router.get("/explore/runs/{id}/compare")
-    def compare(a: int, b: int, run: Run = saved_run) -> dict[str, Any]:
+    def compare(a: int, b: int, run: Run = readable_run) -> dict[str, Any]:
         return views.compare_view(run, a, b, service.tokenizer)
 
     @router.get("/explore/runs/{id}/heat")
-    def heat(measure: str, rows: Axis, columns: Axis, run: Run = saved_run) -> dict[str, Any]:
+    def heat(measure: str, rows: Axis, columns: Axis, run: Run = readable_run) -> dict[str, Any]:
         return views.heat_view(run, measure, rows, columns)

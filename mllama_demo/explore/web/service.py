@@ -20,9 +20,11 @@ from mllama_demo.explore.run_store import RunStore
 from mllama_demo.explore.runner import CellTasks, Explorer, GridTasks
 from mllama_demo.explore.stream import JsonEvent, cell_events, start_event
 from mllama_demo.explore.web import views
+from mllama_demo.explore.web.chat_link import ChatLink
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
-from mllama_demo.storage.explore_runs import ExploreRuns
+from mllama_demo.storage.share_links import is_token
+from mllama_demo.storage.stores import Stores
 from mllama_demo.web.errors import INTERNAL_ERROR
 
 log = logging.getLogger(__name__)
@@ -35,25 +37,38 @@ class ExploreService:
 
     Attributes:
         runs: the saved runs.
+        chat: the way to the chat and back.
         active: whatever is being generated, by owner and id. The id of a grid is that of its run.
     """
 
-    def __init__(self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, runs: ExploreRuns) -> None:
+    def __init__(self, explorer: Explorer, tokenizer: Tokenizer | TokenEstimate, settings: Settings, stores: Stores) -> None:
         self.explorer, self.tokenizer, self.settings = explorer, tokenizer, settings
-        self.runs = RunStore(runs)
+        self.runs = RunStore(stores.explore_runs, stores.run_shares)
+        self.chat = ChatLink(stores.conversations, settings.image_limits)
         self.active: dict[tuple[str, str], CellTasks] = {}
 
     @property
     def info(self) -> BackendInfo:
         return self.explorer.backend.info
 
-    def load_image(self, source: str | None) -> LoadedImage | None:
-        """Loads an example by its name, or a data URL. Raises ImageError and BadRequest."""
+    def load_image(self, owner: str, source: str | None) -> LoadedImage | None:
+        """Loads an image for a grid.
+
+        Args:
+            source: the name of an example, a data URL, an image of the chat (see ChatLink.load_image), or run: and the id of a
+                readable run.
+        Raises:
+            ImageError, BadRequest, NotFound: there is no such image.
+        """
         if source is None:
             return None
         limits = self.settings.image_limits
         if source in EXAMPLE_IMAGES:
             return load_image((EXAMPLES_FOLDER / source).read_bytes(), source, limits)
+        if source.startswith("run:"):
+            return self.image_of(self.readable_run(owner, source.removeprefix("run:")))
+        if (image := self.chat.load_image(owner, source)) is not None:
+            return image
         if not source.lower().startswith("data:"):
             raise BadRequest(f"image must be a data URL or one of {', '.join(EXAMPLE_IMAGES)}.")
         return from_data_url(source, limits=limits)
@@ -61,8 +76,19 @@ class ExploreService:
     def image_of(self, run: Run) -> LoadedImage | None:
         return None if run.image is None else run.image.load(self.settings.image_limits)
 
-    def view(self, run: Run) -> views.View:
-        return views.run_view(run, self.tokenizer)
+    def view(self, run: Run, shared_as: str | None = None) -> views.View:
+        """shared_as: the token of the link that shows the run."""
+        return views.run_view(run, self.tokenizer, shared_as)
+
+    def readable_run(self, owner: str, id: str) -> Run:
+        """A run of the owner, or the run that a link shows. id: of the run, or the token of the link. Raises NotFound."""
+        return self.runs.open_share(id)[0] if is_token(id) else self.runs.load(owner, id)
+
+    def save_copy(self, owner: str, run: Run) -> Run:
+        """Saves a run under a new id."""
+        copy = run.model_copy(update={"id": Run.model_fields["id"].get_default(call_default_factory=True)})
+        self.runs.save(owner, copy)
+        return copy
 
     def stop(self, owner: str, id: str, index: int | None) -> None:
         """Stops everything that is generated under the id, or one cell of it. Raises NotFound."""

@@ -24,18 +24,24 @@ TokenNames = Tokenizer | TokenEstimate
 MAX_CANDIDATES = 24
 
 
-def run_view(run: Run, names: TokenNames) -> View:
-    """The grid, its branches and its measures, without single tokens."""
+def run_view(run: Run, names: TokenNames, shared_as: str | None = None) -> View:
+    """The grid, its branches and its measures, without single tokens.
+
+    shared_as: the token of the link that shows the run; the page then uses the token in place of the id, and changes nothing.
+    """
     axes = run.grid.grouping_axes()
     return {
-        "id": run.id,
+        "id": shared_as or run.id,
+        "shared": shared_as is not None,
+        "tour": run.tour,
         "title": run.title,
         "created": run.created.isoformat(),
         "model": run.model,
         "device": run.device,
         "repeatable": run.repeatable,
         "prompt": run.grid.prompt,
-        "image": run.image is not None,
+        "image": None if run.image is None else run.image.name,
+        "history": [turn.model_dump() for turn in run.grid.history],
         "max_tokens": run.grid.max_tokens,
         "values": {axis: list(getattr(run.grid, axis)) for axis in AXES},
         "varied": list(run.grid.varied_axes()),

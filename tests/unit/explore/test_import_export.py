@@ -68,7 +68,7 @@ def put(*path: Any) -> Callable[[dict[str, Any]], None]:
 TRACE = ("cells", 0, "tokens", 0, "trace")
 CORRUPTIONS = [
     (put("format", "another program"), "format"),
-    (put("version", 3), "version"),
+    (put("version", 4), "version"),
     (put("id", "../../etc"), "id"),
     (put("created", "yesterday"), "created"),
     (put("created", "2026-01-01T00:00:00"), "created"),
@@ -93,7 +93,7 @@ CORRUPTIONS = [
     (put(*TRACE, "after_top_p", 0), "after_top_p"),
     (put("image", "digest", "short"), "digest"),
     (put("image", "data", "not base64!"), "base64"),
-    (put("image", "format", "EXE"), "format"),
+    (put("image", "format", "exe"), "format"),
     (put("image", "format", "JPEG"), "not the one that the run tells of"),
     (put("image", "width", 41), "not the one that the run tells of"),
     (put("image", "data", base64.b64encode(make_image("red").data).decode()), "not the one that the run tells of"),

@@ -15,12 +15,12 @@ from mllama_demo.explore.edits import without_branch
 from mllama_demo.explore.run_store import RunStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.explore_runs import ExploreRuns
-from tests.support.explore_runs import hostile_run, make_run, with_sampled_branch
+from tests.support.explore_runs import hostile_run, make_run, run_store, with_sampled_branch
 
 
 @pytest.fixture
 def runs(database: Database) -> RunStore:
-    return RunStore(ExploreRuns(database, 200))
+    return run_store(database)
 
 
 def test_a_run_is_listed_loaded_and_deleted(runs: RunStore) -> None:
@@ -39,7 +39,7 @@ def test_a_run_is_listed_loaded_and_deleted(runs: RunStore) -> None:
 
 def test_concurrent_changes_are_all_saved(tmp_path: Path) -> None:
     with closing(Database(f"sqlite:///{tmp_path / 'a.sqlite3'}")) as database:
-        runs, run = RunStore(ExploreRuns(database, 5)), make_run()
+        runs, run = run_store(database), make_run()
         runs.save("ann", run)
         threads = [
             threading.Thread(target=lambda: runs.change("ann", run.id, lambda now: with_sampled_branch(now, parent=0)))

@@ -14,7 +14,6 @@ import sqlalchemy as sql
 
 from mllama_demo.chat.conversation import Message
 from mllama_demo.errors import ConfigError, NotFound
-from mllama_demo.explore.run_store import RunStore
 from mllama_demo.storage import migrations
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
@@ -24,6 +23,7 @@ from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.migrations import latest_version
 from mllama_demo.storage.sessions import ADMIN_KEY, Sessions
 from mllama_demo.storage.shares import ShareGone, Shares
+from tests.support.explore_runs import run_store
 
 A, B, C, D, E, F = (letter * 32 for letter in "abcdef")
 
@@ -126,7 +126,7 @@ class TestVersion2:
         assert sessions.password_matches("ben", "correct horse")
 
     def test_explore_runs_keep_their_branches_and_images(self, database):
-        runs = RunStore(ExploreRuns(database, 200))
+        runs = run_store(database)
         run, plain = runs.load("ann", E), runs.load("user:ben", F)
         assert [run.answer(index).text for index in sorted(run.indices)] == [
             "the74 the124 mat105 sky9 ",
@@ -173,7 +173,9 @@ def test_early_runs_of_version_2_are_listed_in_the_order_of_their_creation(url):
         assert Feedback(ConversationStore(database)).counts() == (0, 0)
 
 
-@pytest.mark.parametrize(("version", "expected"), [(1, ["to 2", "to 3", "to 4", "to 5"]), (2, ["to 3", "to 4", "to 5"]), (None, [])])
+@pytest.mark.parametrize(
+    ("version", "expected"), [(1, ["to 2", "to 3", "to 4", "to 5"]), (2, ["to 3", "to 4", "to 5"]), (None, [])]
+)
 def test_each_migration_runs_once_and_in_order(url, monkeypatch, version, expected):
     called = []
 

@@ -17,7 +17,7 @@ from mllama_demo.config.branding import load_brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
-from mllama_demo.storage import shares
+from mllama_demo.storage import share_links, shares
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
@@ -63,7 +63,7 @@ async def test_a_database_failure_of_a_new_chat_is_a_notice_and_the_page_stays(p
 async def test_a_second_link_that_is_refused_leaves_the_first_on_the_page(page, store, notices, monkeypatch) -> None:
     conversation = store.save(page._kiosk.session_of(REQUEST).owner, conversation_of("What is it?", "A dog."))
     panel = page._sidebar._share
-    monkeypatch.setattr(shares, "MAX_SHARES", 1)
+    monkeypatch.setattr(share_links, "MAX_SHARES", 1)
     first = await panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST)
     assert first[panel.path].startswith("share/")
     second = await panel._share(conversation.id, shares.DEFAULT_LIFETIME, REQUEST)

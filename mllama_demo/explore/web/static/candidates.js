@@ -1,7 +1,7 @@
 // The candidates of the selected token: their probability after temperature, top-k and top-p. Branches start here.
 import { $, button, el, handler, percent, stopButton, streamEvents, visibleToken } from "./dom.js";
-import { showBranches } from "./cards.js";
-import { compareAnswers } from "./compare.js";
+import { showComparison } from "./compare.js";
+import { openAnswer, showBranches } from "./matrix.js";
 import { AXIS_NAMES, answerAt, answerName, state } from "./state.js";
 import { openTokens, tokenView } from "./tokens.js";
 
@@ -44,23 +44,26 @@ export function showCandidates(steps) {
   const bar = (value, cut) => el("td", { class: `probability${cut ? " removed" : ""}`, style: `--probability: ${Math.max(0, value).toFixed(4)}` }, cut ? `– ${cut}` : percent(value));
   const rows = steps.candidates.map((c, i) => el("tr", { class: c.chosen ? "chosen" : c.cut_by ? "cut" : "", hidden: i >= INITIAL_ROWS && !c.chosen },
     el("th", { scope: "row" }, visibleToken(c.text)), ...STAGES.map((stage) => bar(c[stage], cutText(c, stage))),
-    el("td", {}, c.chosen ? `← ${choiceText(steps, c)}` : button("Continue from here", handler(() => startBranch(c)), { class: "link", "aria-label": `Continue from ${c.text}` }))));
+    el("td", {}, c.chosen ? `← ${choiceText(steps, c)}` : state.view.shared || !state.about.branches ? "" : button("Continue from here", handler((event) => startBranch(c, event.target.closest("tr"))), { class: "link", "aria-label": `Continue from ${c.text}` }))));
   const unrecorded = el("tr", { class: "unrecorded" }, el("th", { scope: "row" }, "all others"), ...STAGES.map((stage) => bar(steps.unrecorded[stage])), el("td", {}, "outside the recorded candidates"));
   const hidden = rows.filter((row) => row.hidden);
   const showAll = button(`Show ${hidden.length} more candidates`, (event) => { for (const row of hidden) row.hidden = false; event.target.remove(); }, { class: "link" });
-  $("candidates").replaceChildren(el("h3", {}, `Token ${steps.position + 1}: “${visibleToken(steps.text)}”`), el("p", {}, explanation(steps, cell)),
+  $("candidates").replaceChildren(el("h5", {}, `Token ${steps.position + 1}: “${visibleToken(steps.text)}”`), el("p", {}, explanation(steps, cell)),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Candidates" }, el("table", { class: "candidates" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Candidate"), ...stageNames(cell).map((name) => el("th", { scope: "col" }, name)), el("td"))),
       el("tbody", {}, ...rows, unrecorded))),
     hidden.length ? showAll : "", steps.hidden ? el("p", { class: "hint" }, `${steps.hidden} more recorded candidates are not shown.`) : "");
 }
 
-// Generates a branch: one more answer, which continues from another candidate and is saved with the run.
-async function startBranch(candidate) {
+// Generates a branch: one more answer, which continues from another candidate and is saved with the run. It appears under the
+// candidate.
+async function startBranch(candidate, row) {
   const { view, index, position } = tokenView;
   const parent = answerAt(view, index);
-  const [text, status, actions] = [el("p", { class: "text" }), el("p", { class: "status" }), el("div", { class: "actions" })];
-  $("branch").replaceChildren(el("h3", {}, `Branch of ${answerName(parent)}: “${visibleToken(candidate.text)}” as token ${position + 1}`), text, status, actions);
+  const [text, status, actions] = [el("p", { class: "text", dir: "auto" }), el("p", { class: "status" }), el("div", { class: "actions" })];
+  const place = el("div", { id: "branch" }, el("h5", {}, `Branch of ${answerName(parent)}: “${visibleToken(candidate.text)}” as token ${position + 1}`), text, status, actions);
+  document.querySelector(".branch-row")?.remove();
+  row.after(el("tr", { class: "branch-row" }, el("td", { colspan: 99 }, place)));
   const [sharedText, newText] = [el("span", { class: "shared" }), el("mark")];
   let sharedLeft = 0; // characters that the parent has too
   try {
@@ -86,11 +89,11 @@ async function startBranch(candidate) {
     if (state.id !== view.id) return;
     state.view = end.view;
     if (tokenView?.view.id === view.id) tokenView.view = end.view;
-    showBranches(end.view);
+    showBranches();
     const branch = end.branch == null ? null : answerAt(end.view, end.branch);
-    status.textContent = branch ? `${branch.error ?? `${branch.outcome_text} · ${branch.details}`} · kept under the grid as ${branch.name}` : end.note;
+    status.textContent = branch ? `${branch.error ?? `${branch.outcome_text} · ${branch.details}`} · saved under the grid as ${branch.name}` : end.note;
     if (!branch) return;
-    actions.append(button(`Tokens of ${branch.name}`, handler(() => openTokens(state.view, branch.index, position)), { class: "small" }),
-      button(`Compare ${branch.name} with ${answerName(parent)}`, handler(() => compareAnswers(index, branch.index)), { class: "small" }));
+    actions.append(button(`Tokens of ${branch.name}`, handler(() => { openAnswer(branch.index); return openTokens(state.view, branch.index, position); }), { class: "small" }),
+      button(`Compare ${branch.name} with ${answerName(parent)}`, handler(() => showComparison(index, branch.index)), { class: "small" }));
   }
 }

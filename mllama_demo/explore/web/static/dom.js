@@ -23,9 +23,16 @@ export const percent = (p) => (p >= 0.1 ? `${(100 * p).toFixed(1)} %` : p >= 0.0
 // The text of a token with visible white space.
 export const visibleToken = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
 
-export function showMessage(text) {
-  $("message").textContent = text ?? "";
-  $("message").hidden = !text;
+const message = $("message");
+const messageHome = message.parentElement;
+
+// Shows an error at what the user pressed, or above the answers. place: an element with the attribute data-messages.
+function showMessage(text, place = null) {
+  message.textContent = text ?? "";
+  message.hidden = !text;
+  if (place?.isConnected) place.append(message);
+  else messageHome.insertBefore(message, $("grid-panel"));
+  if (text) message.scrollIntoView({ block: "nearest" });
 }
 
 export async function request(path, options = {}) {
@@ -46,15 +53,17 @@ export async function streamEvents(path, body, onEvent) {
     if (last.event === "error") throw new Error(last.error);
     onEvent(last);
   }
-  if (last?.event !== "end") throw new Error("The connection ended before the answer did. What was there by then is kept; reload the page to see it.");
+  if (last?.event !== "end") throw new Error("The connection ended before the answer did. What was there by then is saved; reload the page to see it.");
 }
 
 // An event handler that shows its error to the user.
 export const handler = (work) => async (...args) => {
+  const place = args[0] instanceof Event ? args[0].target.closest("[data-messages]") : null;
   showMessage("");
   try {
     return await work(...args);
   } catch (error) {
-    showMessage(error.message || String(error));
+    // The work may have drawn the open answer again.
+    showMessage(error.message || String(error), place && !place.isConnected ? document.querySelector(".detail") : place);
   }
 };

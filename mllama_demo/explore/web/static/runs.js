@@ -1,24 +1,57 @@
-// The saved runs: list, open, repeat, delete, export and import. Also the dialog with code that repeats a cell.
-import { $, button, el, handler, request } from "./dom.js";
+// The saved runs: list, open, name, delete, import. Also the buttons of the displayed run.
+import { $, button, el, handler, post, request } from "./dom.js";
 import { runGrid, showRun } from "./explore.js";
-import { requireIdle } from "./state.js";
+import { showShare } from "./share.js";
+import { plural, requireIdle, state } from "./state.js";
 
 export async function listRuns() {
   const runs = await request("runs");
-  $("runs").replaceChildren(...runs.map((run) => {
-    const size = `${run.cells} ${run.cells === 1 ? "cell" : "cells"}${run.failed ? `, ${run.failed} failed` : ""}`;
-    return el("li", {},
-      button(run.title, handler(() => openRun(run.id)), { class: "link" }),
-      el("span", { class: "hint" }, `${new Date(run.created).toLocaleString()} · ${size} · ${run.model}`),
-      button("Delete", handler(() => deleteRun(run)), { class: "link", "aria-label": `Delete ${run.title}` }));
-  }));
-  if (!runs.length) $("runs").append(el("li", { class: "hint" }, "None yet. Every run is kept here, and yours alone."));
+  const own = runs.filter((run) => !run.tour);
+  const tour = runs.filter((run) => run.tour);
+  $("runs").replaceChildren(...own.map(runItem), ...(own.length ? [] : [el("li", { class: "hint" }, "None yet. Every run is saved here, and yours alone.")]));
+  $("tour-runs").replaceChildren(...tour.map(runItem));
+  $("tour-runs-group").hidden = !tour.length;
+  $("tour-runs-title").textContent = `${plural(tour.length, "run")} of the tour`;
 }
 
-async function openRun(id) {
+function runItem(run) {
+  const date = new Date(run.created).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
+  const size = `${plural(run.cells, "cell")}${run.failed ? `, ${run.failed} failed` : ""}`;
+  const picture = run.has_image ? el("img", { src: `/explore/runs/${run.id}/thumbnail`, alt: "", loading: "lazy" }) : el("span", { class: "no-image", "aria-hidden": "true" }, "Aa");
+  const name = el("div", { class: "run-name" }, el("a", { href: `/explore?run=${run.id}`, class: "link", onclick: handler((event) => openLink(event, run.id)) }, run.title),
+    el("span", { class: "hint" }, el("time", { datetime: run.created }, date), ` · ${size} · ${run.model}`));
+  return el("li", { "data-messages": "", "data-run": run.id, "aria-current": run.id === state.id ? "true" : null }, picture, name,
+    el("div", { class: "actions" }, button("Rename", () => rename(run, name), { class: "link", "aria-label": `Rename ${run.title}` }),
+      button("Delete", handler(() => deleteRun(run)), { class: "link", "aria-label": `Delete ${run.title}` })));
+}
+
+async function openLink(event, id) {
+  if (event.metaKey || event.ctrlKey || event.shiftKey) return; // in a tab of its own
+  event.preventDefault();
+  await openRun(id);
+}
+
+// id: of a run, or the token of a link. Shows the run and puts it into the address and into the form.
+export async function openRun(id, push = true) {
   requireIdle();
-  showRun(await request(`runs/${id}`));
+  showRun(await request(`runs/${id}`), { push, fill: true });
   $("grid-panel").scrollIntoView();
+  for (const item of document.querySelectorAll("#runs-panel [data-run]")) item.toggleAttribute("aria-current", item.dataset.run === id);
+}
+
+function rename(run, place) {
+  const field = el("input", { value: run.title, maxlength: 120, "aria-label": "Name of the run" });
+  const save = handler(async () => {
+    if (!field.isConnected) return;
+    const { title } = await request(`runs/${run.id}`, { method: "PATCH", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ title: field.value }) });
+    if (state.view?.id === run.id) $("run-title").textContent = state.view.title = title;
+    await listRuns();
+    document.querySelector(`[data-run="${run.id}"] .link`)?.focus();
+  });
+  const form = el("form", { class: "actions", onsubmit: (event) => { event.preventDefault(); save(event); }, onkeydown: (event) => event.key === "Escape" && listRuns() },
+    field, el("button", { class: "small" }, "Save"), button("Cancel", () => listRuns(), { class: "small" }));
+  place.replaceChildren(form);
+  field.select();
 }
 
 async function deleteRun(run) {
@@ -30,36 +63,16 @@ async function deleteRun(run) {
 // The buttons beside the title of the displayed run.
 export function showRunActions(view) {
   const exportLink = (kind) => el("a", { href: `/explore/runs/${view.id}/export.${kind}`, download: "", class: "link", "aria-label": `Export ${kind.toUpperCase()}` }, kind.toUpperCase());
-  $("run-actions").replaceChildren(
-    button("Run all again", handler(() => runGrid(`runs/${view.id}/again`, {})), { class: "small" }),
-    el("span", { class: "actions" }, "Export", ...["json", "csv", "html"].map(exportLink)));
-}
-
-export async function showCode(view, cell) {
-  const { file, snippets } = await request(`runs/${view.id}/cells/${cell.index}/snippets`);
-  const dialog = el("dialog", { "aria-label": `Code that repeats cell ${cell.name}`, class: "code" });
-  dialog.append(
-    el("div", { class: "heading" }, el("h2", {}, `Cell ${cell.name} again, without this page`), button("Close", () => dialog.close(), { class: "small" })),
-    file ? el("p", {}, "With the picture saved as ", el("a", { href: `/explore/runs/${view.id}/image`, download: file }, file), ".") : "",
-    ...snippets.flatMap(({ title, code }) => [
-      el("div", { class: "heading" }, el("h3", {}, title), button("Copy", handler((event) => copyCode(code, event.target)), { class: "small", "aria-label": `Copy the ${title} code` })),
-      el("pre", { tabindex: "0", "aria-label": `${title} code` }, code)]));
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  dialog.showModal();
-}
-
-// Browsers offer no clipboard to a page without HTTPS; the user can then select the code.
-async function copyCode(code, pressed) {
-  await navigator.clipboard?.writeText(code);
-  pressed.textContent = navigator.clipboard ? "Copied" : "Not possible here";
+  const own = [button("Run all again", handler(() => runGrid(`runs/${view.id}/again`, {})), { class: "small" }), button("Share", handler(() => showShare(view)), { class: "small" })];
+  const shared = [el("span", { class: "hint" }, "Shared with you, read only"), button("Save a copy", handler(async () => openRun((await post(`runs/${view.id}/copy`, {})).id).then(listRuns)), { class: "small" })];
+  $("run-actions").replaceChildren(...(view.shared ? shared : own), el("span", { class: "actions" }, "Export", ...["json", "csv", "html"].map(exportLink)));
 }
 
 $("import").addEventListener("change", handler(async () => {
   const file = $("import").files[0];
   if (!file) return;
   try {
-    showRun(await request("import", { method: "POST", headers: { "Content-Type": "application/json" }, body: file }));
+    showRun(await request("import", { method: "POST", headers: { "Content-Type": "application/json" }, body: file }), { push: true, fill: true });
     await listRuns();
   } finally {
     $("import").value = "";

@@ -1,24 +1,25 @@
-// The token view of one answer: the tokens coloured by probability or entropy, and a bar chart of the entropy.
+// The token view inside the open answer: the tokens coloured by probability or entropy, and a bar chart of the entropy.
 import { $, button, el, handler, percent, request, visibleToken } from "./dom.js";
 import { showCandidates } from "./candidates.js";
-import { answerAt, answerName, valuesText } from "./state.js";
+import { answerAt, answerName } from "./state.js";
 import { showSliders } from "./whatif.js";
 
 // The open answer: { view, index, tokens, position, colourBy }; null when the panel is closed.
 export let tokenView = null;
-const panel = $("token-panel");
 const SVG = "http://www.w3.org/2000/svg";
-
-export const showsTokensOf = (index) => tokenView?.index === index;
 
 export function closeTokens() {
   tokenView = null;
+  const panel = $("token-panel");
+  if (!panel) return;
   panel.hidden = true;
   panel.replaceChildren();
 }
 
 export async function openTokens(view, index, position = 0) {
   const tokens = await request(`runs/${view.id}/cells/${index}/tokens`);
+  const panel = $("token-panel");
+  if (!panel) return; // the answer was closed
   tokenView = { view, index, tokens, position: 0, colourBy: "probability" };
   const cell = answerAt(view, index);
   const colourBy = el("select", { id: "colour-by", onchange: (event) => { tokenView.colourBy = event.target.value; colourTokens(); } },
@@ -26,11 +27,11 @@ export async function openTokens(view, index, position = 0) {
   const list = el("div", { id: "tokens", role: "listbox", tabindex: "0", "aria-label": "Tokens of the answer; arrow keys move", onkeydown: selectByKey },
     ...tokens.map((token, i) => el("span", { class: "token", role: "option", id: `token-${i}`, "aria-selected": "false", onclick: handler(() => selectToken(i)) }, token.text === "" ? "∅" : token.text.replaceAll("\n", "⏎\n"))));
   panel.replaceChildren(
-    el("div", { class: "heading" }, el("h2", {}, `Tokens of ${answerName(cell)}`), el("div", { class: "actions" }, el("label", {}, "Colour by ", colourBy), button("Close", closeTokens, { class: "small" }))),
-    el("p", { class: "hint" }, `${valuesText(cell)}. Choose a token by click, or with the arrow keys.`),
+    el("div", { class: "heading" }, el("h4", {}, `Tokens of ${answerName(cell)}`), el("div", { class: "actions" }, el("label", {}, "Colour by ", colourBy), button("Close", closeTokens, { class: "small" }))),
+    el("p", { class: "hint" }, "Choose a token by click, or with the arrow keys."),
     el("p", { class: "hint legend" }, el("span", { id: "legend-low" }), el("i"), el("span", { id: "legend-high" })),
     entropyChart(tokens), el("p", { class: "hint" }, "Bars: how undecided the model was at each token (entropy)."),
-    list, el("div", { id: "whatif" }), el("div", { id: "candidates" }), el("div", { id: "branch" }));
+    list, el("div", { id: "whatif" }), el("div", { id: "candidates" }));
   panel.hidden = false;
   colourTokens();
   showSliders(cell);
@@ -86,7 +87,7 @@ async function selectToken(position) {
   tokenView.position = position;
   $(`token-${position}`).setAttribute("aria-selected", "true");
   $("tokens").setAttribute("aria-activedescendant", `token-${position}`);
-  panel.querySelectorAll("#entropy-chart rect").forEach((bar, i) => bar.classList.toggle("selected", i === position));
+  document.querySelectorAll("#entropy-chart rect").forEach((bar, i) => bar.classList.toggle("selected", i === position));
   const before = tokenView;
   const steps = await request(`runs/${tokenView.view.id}/cells/${tokenView.index}/tokens/${position}`);
   if (tokenView === before && tokenView.position === position) showCandidates(steps);

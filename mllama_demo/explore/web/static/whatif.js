@@ -17,7 +17,7 @@ export function showSliders(cell) {
     for (const name of SLIDERS) Object.assign($(`whatif-${name}`), { value: cell[name] }).nextElementSibling.textContent = cell[name];
     updateSoon();
   }, { class: "small" });
-  $("whatif").replaceChildren(el("h3", {}, "What if? Move a slider; nothing is generated"), el("div", { class: "sliders" }, ...labels, reset), el("p", { id: "whatif-result", role: "status" }));
+  $("whatif").replaceChildren(el("h5", {}, "What if? Move a slider; nothing is generated"), el("div", { class: "sliders" }, ...labels, reset), el("p", { id: "whatif-result", role: "status" }));
 }
 
 let timer;

@@ -1,0 +1,26 @@
+// The dialog with code that repeats a cell.
+import { button, el, handler, request } from "./dom.js";
+
+export async function showCode(view, cell) {
+  const { file, snippets } = await request(`runs/${view.id}/cells/${cell.index}/snippets`);
+  const dialog = el("dialog", { "aria-label": `Code that repeats cell ${cell.name}`, class: "code" });
+  dialog.append(
+    el("div", { class: "heading" }, el("h2", {}, `Cell ${cell.name} again, without this page`), button("Close", () => dialog.close(), { class: "small" })),
+    file ? el("p", {}, "With the picture saved as ", el("a", { href: `/explore/runs/${view.id}/image`, download: file }, file), ".") : "",
+    ...snippets.flatMap(({ title, code }) => [
+      el("div", { class: "heading" }, el("h3", {}, title), button("Copy", handler((event) => copyText(code, event.target)), { class: "small", "aria-label": `Copy the ${title} code` })),
+      el("pre", { tabindex: "0", "aria-label": `${title} code` }, code)]));
+  showDialog(dialog);
+}
+
+export function showDialog(dialog) {
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+// Browsers offer no clipboard to a page without HTTPS; the user can then select the text.
+export async function copyText(text, pressed) {
+  await navigator.clipboard?.writeText(text);
+  pressed.textContent = navigator.clipboard ? "Copied" : "Not possible here; select the text";
+}
