@@ -19,7 +19,9 @@ def _read(*names: str) -> str:
 
 
 PATCH_STYLES = tuple(f"gradio_patches/{name}.css" for name in ("media_rules", "chatbot_buttons", "placeholder_height"))
-PATCH_SCRIPTS = tuple(f"gradio_patches/{name}.js" for name in ("page_close", "typed_text", "accessible_names"))
+PATCH_SCRIPTS = tuple(
+    f"gradio_patches/{name}.js" for name in ("page_close", "typed_text", "accessible_names", "links_in_messages")
+)
 CSS = _read("static/chat.css", *PATCH_STYLES) + hidden_components.CSS + live_answer.CSS
 # One script, because its parts share one scope; chat.js comes first.
 PAGE_SCRIPT = _read(

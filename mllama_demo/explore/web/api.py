@@ -141,6 +141,19 @@ def _request_body() -> dict[str, Any]:
         "max_tokens": {"type": "integer", "minimum": limit.minimum, "maximum": limit.maximum, "default": 64},
         "stop": {"type": "array", "items": {"type": "string"}},
         "title": {"type": "string"},
+        "history": {
+            "type": "array",
+            "description": "the conversation before the prompt, oldest message first",
+            "items": {
+                "type": "object",
+                "required": ["role", "text"],
+                "properties": {
+                    "role": {"enum": ["user", "assistant"]},
+                    "text": {"type": "string"},
+                    "image": {"type": "boolean", "description": "whether the image belongs to this message, not to the prompt"},
+                },
+            },
+        },
         "traces": {"type": "boolean", "default": False, "description": "record each token's candidates in the last line"},
     }
     schema = {

@@ -6,7 +6,7 @@ Both ways lead through the stored conversations. Knows no Gradio and no HTTP.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -104,12 +104,12 @@ class ChatLink:
             metadata |= {"waited_s": cell.timings.waited_s, "ttft_s": cell.timings.ttft_s, "tokens_per_second": speed}
         answer = Message("assistant", cell.text, metadata=metadata)
         conversation = conversation_of(run.grid, reference).add(answer)
-        self._conversations.save(owner, conversation)
+        self._conversations.save(owner, replace(conversation, title=conversation.display_title))
         values = {name: f"{getattr(sampling, name):g}" for name in ("temperature", "top_p", "top_k")}
         return "/?" + urlencode({"c": conversation.id, **values, "seed": sampling.seed, "max_tokens": sampling.max_tokens})
 
     def _question(self, owner: str, conversation_id: str, number: int) -> _Question:
-        *before, answer = self._conversations.tree(owner, conversation_id).up_to(number).messages
+        *before, answer = self._conversations.tree(owner, conversation_id).up_to(number).without_failures().messages
         if answer.role != "assistant" or not before:
             raise BadRequest("Only an answer of the chat can be explored.")
         sampling = answer.metadata.get("sampling") or {}

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from mllama_demo.chat.rendering import render_answer
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.errors import BadRequest, NotFound
@@ -73,6 +74,7 @@ def cell_view(run: Run, index: int) -> View:
         "name": run.name(index),
         **{axis: getattr(cell, axis) for axis in AXES},
         "text": cell.text,
+        "html": render_answer(cell.text) if cell.text else "",
         "outcome": cell.outcome,
         "outcome_text": OUTCOMES[cell.outcome],
         "error": cell.error,

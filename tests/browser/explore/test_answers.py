@@ -13,20 +13,22 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import chat_page as pages
 from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.browser.explore_page import (
     FAILING_SEED_DEMO,
     branch,
     cell,
+    compare,
     exported,
     fill,
+    open_answer,
     open_explore,
     open_tokens,
     press,
     run_and_wait,
     run_endlessly,
+    text_of,
     token_ids,
     wait_finished,
     wait_token,
@@ -61,6 +63,7 @@ def test_stop_of_one_cell_leaves_the_others_running(slow_page: Page, slow_server
     page = open_explore(slow_page)
     run_endlessly(page, seeds="1, 2, 3")
     expect(cell(page, 1)).to_have_attribute("data-phase", "writing")
+    open_answer(page, 0)
     press(page, 0, "Stop")
     expect(cell(page, 0)).to_have_attribute("data-phase", "done")
     text = cell(page, 1).locator(".text").inner_text()
@@ -87,8 +90,8 @@ def test_stop_buttons_of_a_rerun_and_of_a_branch(slow_page: Page, slow_server: P
     branch(page)
     expect(page.locator("#branch mark")).not_to_be_empty()
     page.locator("#branch").get_by_role("button", name="Stop").click()
-    expect(page.locator("#branch .status")).to_contain_text("kept under the grid as B1")
-    expect(cell(page, 1).locator(".status")).to_contain_text("stopped")
+    expect(page.locator("#branch .status")).to_contain_text("saved under the grid as B1")
+    expect(open_answer(page, 1).locator("> .status")).to_contain_text("stopped")
     wait_until(lambda: idle(slow_server), "all slots are free")
 
 
@@ -125,6 +128,7 @@ def test_a_failed_cell_shows_its_error_and_can_be_run_again_alone(browsers: Brow
     failed = cell(page, 1)
     expect(failed).to_have_attribute("data-outcome", "error")
     expect(failed.locator(".status")).to_contain_text("no luck with 13")
+    expect(open_answer(page, 1).locator("> .status")).to_contain_text("no luck with 13")
     expect(page.locator("#runs")).to_contain_text("3 cells, 1 failed")
     others = [cell(page, index).locator(".text").inner_text() for index in (0, 2)]
     press(page, 1, "Run again")
@@ -137,12 +141,12 @@ def test_a_failed_cell_shows_its_error_and_can_be_run_again_alone(browsers: Brow
     expect(page.locator("#measures-panel tbody tr").first).to_contain_text("3")
     expect(page.locator("#runs")).not_to_contain_text("failed")
     page.reload()
-    page.locator("#runs").get_by_role("button").first.click()
+    page.locator("#runs .link").first.click()
     expect(cell(page, 1)).to_have_attribute("data-outcome", "max_tokens")
     broken.touch()
     press(page, 1, "Repeat")
-    expect(page.locator("#message")).to_contain_text("no luck with 13")
-    expect(page.locator("#message")).to_contain_text("The earlier answer stays.")
+    expect(page.locator(".detail #message")).to_contain_text("no luck with 13")
+    expect(page.locator(".detail #message")).to_contain_text("The earlier answer stays.")
     expect(cell(page, 1)).to_have_attribute("data-outcome", "max_tokens")
     broken.unlink()
 
@@ -163,19 +167,18 @@ def test_a_branch_has_tokens_what_if_and_comparison_until_it_is_deleted(page: Pa
     expect(made).to_contain_text("as token 3")
     page.get_by_role("button", name="Tokens of B1").click()
     wait_token(page, 3)
-    expect(page.locator("#token-panel h2")).to_have_text("Tokens of branch B1")
+    expect(page.locator("#token-panel h4")).to_have_text("Tokens of branch B1")
     expect(page.locator(".candidates .chosen")).to_contain_text("chosen by hand")
     expect(page.locator("#candidates")).to_contain_text("This token was chosen by hand.")
     page.locator("#whatif-temperature").fill("1")
     page.get_by_role("button", name="As it was").click()
     expect(page.locator("#whatif-result")).to_contain_text("would choose this very answer")
-    for index in (1, 2):
-        cell(page, index).get_by_role("checkbox").check()
+    compare(page, 1, 2)
     expect(page.locator("#divergence")).to_contain_text("They part at token 3. In one of them this token was chosen by hand")
     run = exported(page)
     assert [(b["number"], b["parent"], b["position"]) for b in run["branches"]] == [(1, 1, 2)]
     page.reload()
-    page.locator("#runs").get_by_role("button").first.click()
+    page.locator("#runs .link").first.click()
     page.once("dialog", lambda dialog: dialog.accept())
     press(page, 2, "Delete branch B1")
     expect(made).to_have_count(0)
@@ -197,17 +200,18 @@ def test_an_exported_run_is_deleted_and_imported_unchanged(page: Page, tmp_path:
         page.get_by_role("link", name="Export JSON").click()
     file = tmp_path / "run.json"
     download.value.save_as(file)
-    shown = page.locator(".cell .text").all_inner_texts()
+    shown = [text_of(page, index) for index in range(3)]
     page.on("dialog", lambda dialog: dialog.accept())
     page.locator("#runs").get_by_role("button", name="Delete").click()
     expect(page.locator("#runs")).to_contain_text("None yet")
     page.reload()
     page.locator("#import").set_input_files(file)
-    expect(page.locator(".cell .text")).to_have_text(shown)
+    expect(page.locator("#branches .cell")).to_have_count(1)
+    assert [text_of(page, index) for index in range(3)] == shown
     assert exported(page) == json.loads(file.read_text())
     press(page, 0, "Repeat")
-    expect(cell(page, 0).locator(".status")).to_contain_text("max_tokens")
-    expect(page.locator(".cell .text")).to_have_text(shown)
+    expect(page.locator(".detail > .status")).to_contain_text("max_tokens")
+    assert [text_of(page, index) for index in range(3)] == shown
 
 
 def test_importing_a_file_without_a_run_shows_a_message(page: Page, browsers: Browsers):
@@ -248,17 +252,6 @@ def test_the_curl_code_of_a_cell_reproduces_its_answer(page: Page, tmp_path: Pat
     assert text == second != first
 
 
-def test_use_in_chat_opens_the_chat_with_the_values_of_the_cell(page: Page):
-    open_explore(page)
-    fill(page, temperature="0.3, 1.4", top_p="0.75", top_k="20", seed="9", max_tokens="8")
-    run_and_wait(page, 2)
-    with pages.settled(page):
-        cell(page, 1).get_by_role("link", name="Use in chat").click()
-    expect(page.locator("#temperature input[type=number]")).to_have_value("1.4")
-    assert pages.slider_values(page) == {"temperature": 1.4, "top-p": 0.75, "top-k": 20}
-    expect(page.locator("#seed").locator("input, textarea")).to_have_value("9")
-
-
 # --- brand and settings ----------------------------------------------------------------------------------------------------
 
 
@@ -297,7 +290,7 @@ def test_the_page_and_its_report_show_the_brand(browsers: Browsers, branded_serv
 
 def test_only_the_newest_runs_are_listed(browsers: Browsers, branded_server: Program):
     page = open_explore(browsers.open(branded_server))
-    expect(page.locator("#runs-hint")).to_contain_text("The newest 2 runs are kept")
+    expect(page.locator("#runs-hint")).to_contain_text("The newest 2 runs are saved")
     fill(page, temperature="1", top_p="1", max_tokens="4")
     for prompt in ("First", "Second", "Third"):
         fill(page, prompt=prompt)

@@ -12,11 +12,15 @@ from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.browser.explore_page import (
     branch,
     cell,
+    compare,
     exported,
     fill,
+    open_answer,
     open_explore,
     open_tokens,
+    press,
     run_and_wait,
+    text_of,
     token_ids,
     wait_token,
 )
@@ -34,25 +38,49 @@ def requests_answered(server: Program) -> float:
     return sum(s.value for f in families for s in f.samples if s.name == "vllm:request_success_total")
 
 
-def test_a_grid_with_an_image_finishes_and_is_laid_out_by_its_axes(page: Page):
+def test_a_grid_with_an_image_is_a_matrix_of_its_axes(page: Page):
+    """Five temperatures, five top-p and two seeds fit the window; equal answers are merged and counted."""
     open_explore(page)
-    fill(page, temperature="0, 1, 2", top_p="0.5, 0.9, 1", seed="1, 2", max_tokens="12")
+    fill(page, temperature="0, 0.5, 1, 1.5, 2", top_p="0.3, 0.5, 0.7, 0.9, 1", seed="1, 2", max_tokens="12")
     page.get_by_role("button", name="dog").click()
-    run_and_wait(page, 18)
-    expect(page.locator('.cell[data-phase="done"]')).to_have_count(18)
-    assert all(text.strip() for text in page.locator(".cell .text").all_inner_texts())
-    expect(page.locator("#grid > h3")).to_have_text(["Temperature 0", "Temperature 1", "Temperature 2"])
-    boxes = [cell(page, index).bounding_box() for index in (0, 1, 2, 4, 6)]
-    (first, seed_2, next_top_p, last_top_p, next_temperature) = [(box["x"], box["y"]) for box in boxes if box]
-    assert first[0] < next_top_p[0] < last_top_p[0], "top-p goes across"
-    assert first[1] == next_top_p[1] == last_top_p[1]
-    assert first[0] == seed_2[0] == next_temperature[0], "seeds go down, and so do temperatures"
-    assert first[1] < seed_2[1] < next_temperature[1]
-    expect(page.locator("#fixed-values")).to_have_text("The same for all: top-k 0.")
-    expect(page.locator("#heat-map td[style]").first).to_be_visible()
+    run_and_wait(page, 50)
     run = exported(page)
     assert run["image"]["name"] == "dog.png"
     assert all(token["trace"] for made in run["cells"] for token in made["tokens"])
+    texts = [made["text"] for made in run["cells"]]
+    expect(page.locator("#fixed-values")).to_have_text(
+        f"{len(set(texts))} different answers in 50 cells. The same for all: top-k 0."
+    )
+    expect(page.locator("#grid thead th[scope=colgroup]")).to_have_text(["seed 1", "seed 2"])
+    expect(page.locator("#grid thead th[scope=col]")).to_have_text(["0.3", "0.5", "0.7", "0.9", "1"] * 2)
+    expect(page.locator("#grid tbody th")).to_have_text(["0", "0.5", "1", "1.5", "2"])
+    # Greedy answers are the same whatever top-p and the seed are: one element for each seed, with the count of both.
+    expect(cell(page, 0)).to_have_attribute("data-cells", "0 2 4 6 8")
+    expect(cell(page, 0).locator(".same")).to_have_text(f"A ×{texts.count(texts[0])}")
+    expect(cell(page, 1).locator(".same")).to_have_text(f"A ×{texts.count(texts[0])}")
+    expect(page.locator("#grid-panel")).to_be_in_viewport()
+    box = page.locator("#grid").bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] <= 800 - box["height"], "the whole matrix is in sight"
+    page.locator("#axis-rows").select_option("seed")
+    expect(page.locator("#grid tbody th")).to_have_text(["1", "2"] * 3)  # five groups, two abreast
+
+
+def test_an_answer_opens_under_its_row_and_closes(page: Page):
+    open_explore(page)
+    fill(page, temperature="0, 2", top_p="0.5, 1", seed="1", max_tokens="24")
+    run_and_wait(page, 4)
+    made = exported(page)["cells"]
+    detail = open_answer(page, 0)
+    assert text_of(page, 0) == made[0]["text"].strip()
+    rows = [row.evaluate("row => row.className") for row in page.locator("#grid > .matrix > table > tbody > tr").all()]
+    assert rows == ["", "detail-row", ""], "between its row and the next one"
+    expect(detail).to_be_in_viewport()
+    assert text_of(page, 3) == made[3]["text"].strip()
+    expect(page.locator(".detail")).to_have_count(1)
+    page.keyboard.press("Escape")
+    cell(page, 3).click()
+    expect(page.locator(".detail")).to_have_count(0)
 
 
 def test_an_uploaded_image_is_used(page: Page):
@@ -120,14 +148,14 @@ def test_two_answers_are_compared_at_the_first_token_that_differs(page: Page):
     open_explore(page)
     fill(page, temperature="2", top_p="1", seed="1, 2", max_tokens="24")
     run_and_wait(page, 2)
-    for index in (0, 1):
-        cell(page, index).get_by_role("checkbox").check()
+    compare(page, 0, 1)
     a, b = token_ids(exported(page))
     divergence = next(at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
     expect(page.locator("#divergence")).to_contain_text(f"They part at token {divergence + 1}.")
     expect(page.locator("#compare-panel mark").first).to_be_visible()
-    cell(page, 0).get_by_role("checkbox").uncheck()
-    expect(page.locator("#compare-panel")).to_be_hidden()
+    expect(page.locator("#comparing")).to_be_hidden()
+    page.locator(".detail").get_by_role("button", name="Close").click()
+    expect(page.locator("#divergence")).to_have_count(0)
 
 
 def test_an_invalid_value_is_reported_before_a_run(page: Page, browsers: Browsers):
@@ -155,15 +183,14 @@ def test_the_full_page_fits_the_window_and_has_no_accessibility_violation(
     expect(page.locator("#whatif-result")).to_contain_text("could not")
     branch(page)
     expect(cell(page, 4)).to_be_visible()
-    for index in (0, 4):
-        cell(page, index).get_by_role("checkbox").check()
+    compare(page, 0, 4)
     expect(page.locator("#divergence")).to_be_visible()
     expect(page.locator("#heat-map td[style]").first).to_be_visible()
     page.get_by_text("What these measure").click()
     found += obstacles(page)
     width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert width[0] <= width[1], "the page itself is not to be scrolled sideways"
-    cell(page, 0).get_by_role("button", name="Code").click()
+    press(page, 0, "Code")
     expect(page.locator("dialog pre").first).to_be_visible()
     found += obstacles(page)
     assert not found, "\n".join(found)

@@ -29,7 +29,13 @@ def fill(page: Page, **values: str) -> None:
 def run(page: Page, cells: int) -> None:
     expect(page.locator("#estimate")).to_contain_text(f"{cells} cell")
     page.locator("#run").click()
-    expect(page.locator(".cell")).to_have_count(cells)
+    expect_cells(page, cells)
+
+
+def expect_cells(page: Page, cells: int) -> None:
+    """Waits until the matrix shows this number of cells; neighbours with the same answer are one element."""
+    count = "[...document.querySelectorAll('#grid .cell')].flatMap((cell) => cell.dataset.cells.split(' ')).length"
+    page.wait_for_function(f"(cells) => {count} === cells", arg=cells)
 
 
 def run_and_wait(page: Page, cells: int) -> None:
@@ -65,13 +71,33 @@ def wait_finished(page: Page) -> None:
 
 
 def cell(page: Page, index: int) -> Locator:
-    """One answer: a cell of the grid, or a branch, whose index follows those of the cells."""
-    return page.locator(f'[data-cell="{index}"]')
+    """The element of one answer: a cell of the grid, or a branch, whose index follows those of the cells."""
+    return page.locator(f'[data-cells~="{index}"]')
+
+
+def open_answer(page: Page, index: int) -> Locator:
+    """Opens an answer, unless it is open, and returns what is shown of it."""
+    button = cell(page, index)
+    if button.get_attribute("aria-expanded") != "true":
+        button.click()
+    if (button.get_attribute("data-cells") or "").split()[0] != str(index):  # one of several neighbours with the same answer
+        page.locator(".same-cells").get_by_role("button", name=str(index + 1), exact=True).click()
+    return page.locator(".detail")
+
+
+def text_of(page: Page, index: int) -> str:
+    """The whole text of an answer."""
+    return open_answer(page, index).locator("> .text").inner_text()
 
 
 def press(page: Page, index: int, name: str) -> None:
     """Presses a button of one answer."""
-    cell(page, index).get_by_role("button", name=name, exact=True).click()
+    open_answer(page, index).get_by_role("button", name=name, exact=True).click()
+
+
+def compare(page: Page, a: int, b: int) -> None:
+    press(page, a, "Compare with …")
+    cell(page, b).click()
 
 
 def open_tokens(page: Page, index: int) -> None:
@@ -80,7 +106,7 @@ def open_tokens(page: Page, index: int) -> None:
 
 
 def wait_token(page: Page, number: int) -> None:
-    expect(page.locator("#candidates h3")).to_contain_text(f"Token {number}:")
+    expect(page.locator("#candidates h5").first).to_contain_text(f"Token {number}:")
 
 
 def branch(page: Page) -> None:

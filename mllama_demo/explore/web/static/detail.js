@@ -13,17 +13,14 @@ import { closeTokens, openTokens } from "./tokens.js";
 export function fillDetail(body, index, compareWith) {
   const cell = answerAt(state.view, index);
   const live = state.live.get(index);
-  const shared = cell.shared ?? 0;
   body.replaceChildren(
     el("div", { class: "heading" }, el("h3", {}, capitalized(answerName(cell))), el("p", { class: "hint" }, cell.parent == null ? valuesText(cell) : `${branchOrigin(state.view, cell)} · ${valuesText(cell)}`), button("Close", () => closeAnswer(true), { class: "small" })),
     sameChoice(index) ?? "", el("div", { class: "text", dir: "auto" }), el("p", { class: "status" }), el("div", { class: "actions" }),
     el("div", { id: "compare-panel", hidden: true }), el("div", { id: "token-panel", hidden: true, tabindex: "-1" }));
   if (live) return showLiveAnswer(live);
   const text = body.querySelector(".text");
-  if (cell.html && !shared) {
-    text.classList.add("formatted");
-    text.innerHTML = cell.html; // made safe by the server
-  } else text.append(shared ? el("span", { class: "shared" }, cell.text.slice(0, shared)) : "", (cell.text ?? "").slice(shared));
+  text.classList.add("formatted");
+  text.innerHTML = cell.html; // made safe by the server
   body.querySelector(".status").textContent = cell.error ?? `${cell.outcome_text} · ${cell.details}`;
   body.dataset.outcome = cell.outcome ?? "none";
   body.querySelector(".actions").append(...actions(cell));

@@ -11,7 +11,7 @@ export function el(tag, attributes = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value != null) element.setAttribute(name, value);
   }
-  element.append(...children.filter((child) => child != null));
+  element.append(...children.filter((child) => child != null && child !== false));
   return element;
 }
 
@@ -58,7 +58,7 @@ export async function streamEvents(path, body, onEvent) {
 
 // An event handler that shows its error to the user.
 export const handler = (work) => async (...args) => {
-  const place = args[0] instanceof Event ? args[0].target.closest("[data-messages]") : null;
+  const place = args[0]?.target?.closest?.("[data-messages]") ?? null;
   showMessage("");
   try {
     return await work(...args);

@@ -2,7 +2,7 @@
 import { $, button, el, handler, post, request, streamEvents } from "./dom.js";
 import { endComparison } from "./detail.js";
 import { estimateSoon, fillForm, fillFromChat, formValues, showThumbnails } from "./form.js";
-import { applyCellEvent, openAnswer, showFinishedMatrix, startMatrix } from "./matrix.js";
+import { applyCellEvent, closeAnswer, openAnswer, showFinishedMatrix, startMatrix } from "./matrix.js";
 import { showMeasures } from "./measures.js";
 import { listRuns, openRun, showRunActions } from "./runs.js";
 import { plural, requireIdle, state } from "./state.js";
@@ -48,6 +48,13 @@ function clearRun() {
   endComparison();
   $("measures-panel").hidden = true;
   $("run-actions").replaceChildren();
+}
+
+export function hideRun() {
+  clearRun();
+  closeAnswer();
+  Object.assign(state, { id: null, view: null, cells: [] });
+  $("grid-panel").hidden = true;
 }
 
 // Shows a finished run. push: whether it gets its address. fill: whether the form gets its values.
@@ -100,7 +107,7 @@ const openAddress = handler(async () => {
   const address = new URLSearchParams(window.location.search);
   if (address.has("run")) await openRun(address.get("run"), false);
   else if (address.has("conversation")) await fillFromChat(address.get("conversation"), address.get("answer"));
-  else $("grid-panel").hidden = $("measures-panel").hidden = true;
+  else hideRun();
 });
 window.addEventListener("popstate", openAddress);
 

@@ -3,7 +3,7 @@
 import { $, el } from "./dom.js";
 import { fillDetail, showLiveAnswer } from "./detail.js";
 import { defaultLayout, distinct, distinctCount, groupsOf, sameAnswers, variedAxes } from "./layout.js";
-import { AXIS_NAMES, answerAt, plural, state, valuesText } from "./state.js";
+import { AXES, AXIS_NAMES, answerAt, plural, state, valuesText } from "./state.js";
 import { closeTokens } from "./tokens.js";
 
 const PHASES = { queued: "queued", waiting: "in the queue", reading: "reading the prompt", writing: "writing", done: "done" };
@@ -65,12 +65,12 @@ function abreast(columns) {
 // Choices for the axes across and down, and the values that all cells have in common.
 function showAxes(cells) {
   const varied = variedAxes(cells);
-  const choice = (key, other) => el("select", { onchange: (event) => {
+  const choice = (key, other) => el("select", { id: `axis-${key}`, onchange: (event) => {
     if (event.target.value === layout[other]) layout[other] = layout[key];
     layout[key] = event.target.value;
     showMatrix();
   } }, ...varied.map((axis) => el("option", { value: axis, selected: axis === layout[key] }, AXIS_NAMES[axis])));
-  const fixed = AXIS_NAMES && Object.keys(AXIS_NAMES).filter((axis) => !varied.includes(axis));
+  const fixed = AXES.filter((axis) => !varied.includes(axis));
   const counted = state.view && cells.length > 1 ? `${plural(distinctCount(state.view.cells), "different answer")} in ${plural(cells.length, "cell")}. ` : "";
   const text = `${counted}${varied.length && fixed.length ? `The same for all: ${valuesText(cells[0], fixed)}.` : varied.length ? "" : `${valuesText(cells[0])}.`}`;
   $("axes").replaceChildren(el("p", { class: "hint", id: "fixed-values" }, text),

@@ -1,6 +1,6 @@
 // The saved runs: list, open, name, delete, import. Also the buttons of the displayed run.
 import { $, button, el, handler, post, request } from "./dom.js";
-import { runGrid, showRun } from "./explore.js";
+import { hideRun, runGrid, showRun } from "./explore.js";
 import { showShare } from "./share.js";
 import { plural, requireIdle, state } from "./state.js";
 
@@ -57,6 +57,10 @@ function rename(run, place) {
 async function deleteRun(run) {
   if (!window.confirm(`Delete “${run.title}”? It cannot be brought back.`)) return;
   await request(`runs/${run.id}`, { method: "DELETE" });
+  if (state.view?.id === run.id) {
+    hideRun();
+    window.history.replaceState(null, "", "/explore");
+  }
   await listRuns();
 }
 

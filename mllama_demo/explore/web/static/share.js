@@ -29,7 +29,7 @@ export async function showShare(view) {
   }
   showState({ expires });
   dialog.append(el("div", { class: "heading" }, el("h2", {}, "Share this run"), button("Close", () => dialog.close(), { class: "small" })),
-    el("p", {}, "Everyone who has the link can read the run, its prompt and its picture, as they are then. Nobody else can change it."),
+    el("p", {}, "Everyone who has the link can read the run, with its prompt and its picture. Only you can change it."),
     el("div", { class: "actions" }, el("label", {}, "For ", lifetime), create), linkRow, status, stop);
   showDialog(dialog);
 }
