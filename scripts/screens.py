@@ -105,8 +105,10 @@ def conversations(page: Page, shoot: Shoot) -> None:
         shoot(page, "search")
         pages.search(page, "")
         expect(pages.listed(page)).to_have_count(3)
-        pages.open_panel(page, "This conversation")
+        page.locator("#conversations .row-actions").last.click()
         shoot(page, "menu")
+        with pages.settled(page):
+            page.get_by_role("menuitem", name="Share").click()
         with pages.settled(page):
             page.locator("#share").click()
         link = page.locator("#share-link").locator("input, textarea")
@@ -115,8 +117,8 @@ def conversations(page: Page, shoot: Shoot) -> None:
         shared.goto(link.input_value())
         shoot(shared, "shared")
         shared.close()
-        with pages.settled(page):
-            page.locator("#delete").click()
+        page.keyboard.press("Escape")
+        pages.choose_row_action(page, "Delete")
         expect(page.locator("#restore")).to_be_visible()
         shoot(page, "deleted")
 

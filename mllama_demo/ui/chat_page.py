@@ -49,8 +49,8 @@ class ChatPage:
         self._brand = brand
         self._kiosk = Kiosk(settings)
         session_of = self._kiosk.session_of
-        share = ShareControls(stores.shares, session_of)
-        self._sidebar = Sidebar(service, self._updates, share, session_of, sign_out=settings.users is not None)
+        self._share = ShareControls(stores.shares, session_of)
+        self._sidebar = Sidebar(service, self._updates, self._share, session_of, sign_out=settings.users is not None)
         self.sampling_controls = SamplingControls(settings, lambda: service.info)
         self._image_controls = ImageControls(service.attachments, session_of)
         self._feedback_controls = FeedbackControls(stores.conversations, stores.feedback, lambda: service.info.model, session_of)
@@ -127,6 +127,7 @@ class ChatPage:
             )
         if self._brand.footer:
             gr.HTML(self._brand.footer_html(), elem_id="brand-footer", padding=False)
+        self._share.lay_out()
         gr.HTML(help_html(), elem_id="help", padding=False)
         self.script = gr.HTML("", js_on_load=PAGE_SCRIPT, visible="hidden", elem_id="page-script")
 
@@ -161,7 +162,7 @@ class ChatPage:
         self._then_stream_answer(self.script.retry(self._retry, [self.conversation_id, *sampling], **page_event))
 
         self.sampling_controls.wire(demo, silent)
-        self._sidebar.wire(self.conversation_id, self._then_stream_answer, silent, page_event)
+        self._sidebar.wire(self.script, self._then_stream_answer, silent, page_event)
         self._feedback_controls.wire(self.history, self.conversation_id, silent)
         self._image_controls.wire(self.input, self.conversation_id, self.script.expand, silent)
 

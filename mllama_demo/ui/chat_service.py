@@ -95,7 +95,10 @@ class ChatService:
         task = self._task_of(session, conversation_id)
         try:
             tree = task.tree if task else await self._load(session, conversation_id)
-        except DemoError:
+        except DemoError as error:
+            if conversation_id:
+                gone = isinstance(error, NotFound)
+                show_notice("This conversation does not exist any more, or it is not yours." if gone else str(error))
             return replace(await self.new(session), input=None)  # what was typed while the page opened stays
         self.pages.show(session.id, conversation_id)
         update = await self._show(session, tree, task.conversation if task else None, locked=task is not None)
@@ -113,9 +116,13 @@ class ChatService:
         return replace(found, conversation_id=self.pages.shown(session.id))
 
     async def rename(self, session: PageSession, conversation_id: str, title: str) -> PageUpdate:
+        """Changes the title of a conversation in the list, which need not be the one on the page."""
         self._require_changeable(session, conversation_id)
         await asyncio.to_thread(self._conversation_list.rename, session, conversation_id, title)
-        return replace(await self._listed(session), conversation_id=conversation_id, title=title.strip())
+        shown = self.pages.shown(session.id)
+        return replace(
+            await self._listed(session), conversation_id=shown, title=title.strip() if shown == conversation_id else None
+        )
 
     async def delete(self, session: PageSession, conversation_id: str) -> PageUpdate:
         """Deletes the conversation, with an answer that is being written. For some minutes `restore` can undo it."""
@@ -131,6 +138,8 @@ class ChatService:
                 self._purge_later()
         finally:
             self._deleting.discard(conversation_id)
+        if (shown := self.pages.shown(session.id)) not in ("", conversation_id):
+            return replace(await self._listed(session), conversation_id=shown, deleted=title)
         return replace(await self.new(session), deleted=title)
 
     async def restore(self, session: PageSession) -> PageUpdate:
@@ -290,7 +299,7 @@ class ChatService:
     async def _deleted_elsewhere(self, session: PageSession, conversation_id: str) -> PageUpdate:
         """A new chat, with what is typed, for a page whose conversation another page has deleted or is deleting now."""
         update = await self.new(session)
-        listed = [pair for pair in update.conversations or [] if pair[1] != conversation_id]
+        listed = [one for one in update.conversations or [] if one.id != conversation_id]
         return replace(update, input=None, conversations=listed)
 
     def _task_of(self, session: PageSession, conversation_id: str) -> AnswerTask | None:

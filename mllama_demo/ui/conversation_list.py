@@ -14,8 +14,10 @@ from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.image_files import ImageFiles
-from mllama_demo.ui.page_update import PageSession, PageUpdate
+from mllama_demo.ui.page_update import ListedConversation, PageSession, PageUpdate
 from mllama_demo.web.share.export import export
+
+UNTITLED = "Conversation"
 
 
 class ConversationList:
@@ -35,7 +37,10 @@ class ConversationList:
     def listed(self, session: PageSession) -> PageUpdate:
         """The list on the page: all conversations, or those that the page's search finds."""
         words = self._searches.get(session.id, "")
-        found = [(summary.title or "Conversation", summary.id) for summary in self._store.list(session.owner, search=words)]
+        found = [
+            ListedConversation(one.title or UNTITLED, one.id, one.updated)
+            for one in self._store.list(session.owner, search=words)
+        ]
         if not words:
             return PageUpdate(conversations=found, search_result="")
         count = "No conversation has" if not found else "1 conversation has" if len(found) == 1 else f"{len(found)} have"
@@ -53,7 +58,7 @@ class ConversationList:
 
     def delete(self, session: PageSession, id: str) -> str:
         """Deletes a conversation, which `restore` can undo, and returns its title."""
-        title = self._store.load(session.owner, _existing(id)).title or "Conversation"
+        title = self._store.load(session.owner, _existing(id)).title or UNTITLED
         self._store.delete(session.owner, id)
         self._store.purge()
         self._deleted[session.id] = id

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 # Argument: the conversation's id. The address names the conversation, so that a reload, a bookmark or a second tab opens it.
-REMEMBER_IN_ADDRESS = """(id) => {
-  const url = new URL(window.location);
-  if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
-  window.history.replaceState(null, "", url);
-  window.mllamaScrollToEnd?.();
-}"""
+REMEMBER_IN_ADDRESS = "(id) => window.mllamaShowConversation?.(id)"
+SHOW_TITLE = "(title) => window.mllamaShowTitle?.(title)"
+FOCUS_SHARE_DIALOG = "() => window.mllamaFocusShare?.()"
 # Arguments: the value of the question field, and the conversation's id. The result changes when files are added or removed, or
 # come into another conversation; it does not change with the text.
 ATTACHED_FILES = """(value, id) => {

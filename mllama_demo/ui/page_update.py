@@ -6,7 +6,8 @@ import html
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -22,6 +23,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class ListedConversation:
+    """A row of the list of conversations. updated: when the messages last changed, UTC."""
+
+    title: str
+    id: str
+    updated: datetime = field(default=datetime.fromtimestamp(0, timezone.utc), compare=False)
+
+
+@dataclass(frozen=True)
 class PageUpdate:
     """What a handler changes on the page. None leaves a part unchanged. ChatPage turns it into updates of components.
 
@@ -31,7 +41,7 @@ class PageUpdate:
         conversation_id: The conversation on the page; empty for a new chat.
         input: The value of the question field.
         answering: Whether an answer is being written: Stop is shown.
-        conversations: The list in the sidebar, as pairs of title and id.
+        conversations: The list in the sidebar.
         title: The title of the conversation.
         status: The status line, as HTML.
         search_result: How many conversations the search finds, as a sentence.
@@ -47,7 +57,7 @@ class PageUpdate:
     conversation_id: str | None = None
     input: dict[str, Any] | None = None
     answering: bool | None = None
-    conversations: list[tuple[str, str]] | None = None
+    conversations: list[ListedConversation] | None = None
     title: str | None = None
     status: str | None = None
     search_result: str | None = None
@@ -103,3 +113,10 @@ async def guarded(work: Awaitable[T]) -> T | None:
     with failures_as_notices():
         return await work
     return None
+
+
+def text_in(event: gr.EventData, name: str) -> str:
+    """A text in the data of an event of the page; empty where there is none."""
+    data = event._data
+    value = data.get(name) if isinstance(data, dict) else None
+    return value if isinstance(value, str) else ""

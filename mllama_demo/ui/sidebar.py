@@ -1,22 +1,30 @@
-"""The left sidebar: the owner's conversations, searched, renamed, deleted, exported and imported."""
+"""The left sidebar: the owner's conversations, searched, opened, renamed, shared, deleted, exported and imported.
+
+static/conversations.js groups the rows by date and has the menu of a row. It sends events of the component `script`, whose data
+name the conversation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from mllama_demo.storage.conversations import MAX_SEARCH_LENGTH, MAX_TITLE_LENGTH
+from mllama_demo.storage.conversations import MAX_SEARCH_LENGTH
 from mllama_demo.ui.chat_service import ChatService
+from mllama_demo.ui.event_scripts import SHOW_TITLE
 from mllama_demo.ui.gradio_patches.download import DOWNLOAD
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
 from mllama_demo.ui.gradio_patches.text_changes import on_text_change
-from mllama_demo.ui.page_update import PageSession, PageUpdate, guarded
+from mllama_demo.ui.page_update import ListedConversation, PageSession, PageUpdate, guarded, text_in
 from mllama_demo.ui.share_controls import ShareControls
 
-EXPORTS = (("HTML", "html"), ("Markdown", "md"), ("JSON", "json"))
+CURRENT = ' aria-current="page"'
+ACTIONS = "Rename, share, export or delete"
+NEWEST_ONLY: dict[str, Any] = {"trigger_mode": "always_last"}  # who clicks three rows sees the last of them
 
 
 class Sidebar:
@@ -49,22 +57,9 @@ class Sidebar:
             max_length=MAX_SEARCH_LENGTH, container=False,
         )  # fmt: skip
         self.search_result = gr.HTML(elem_id="search-result", padding=False)
-        self.conversations = gr.Radio([], label="Conversations", elem_id="conversations", interactive=True)
-        self.menu = gr.Accordion(
-            "This conversation", open=False, elem_id="conversation-menu", elem_classes=visibility_classes(False)
-        )
-        with self.menu:
-            self.title = gr.Textbox(label="Title", max_lines=1, max_length=MAX_TITLE_LENGTH, elem_id="conversation-title")
-            with gr.Row():
-                self.rename = gr.Button("Rename", size="sm", elem_id="rename", min_width=80)
-                self.delete = gr.Button("Delete", size="sm", elem_id="delete", min_width=80)
-            gr.HTML("Export as", elem_id="export-label", padding=False)
-            with gr.Row(elem_id="exports"):
-                self.exports = [
-                    (gr.Button(label, size="sm", elem_id=f"export-{kind}", min_width=50), kind) for label, kind in EXPORTS
-                ]
-            self.exported = gr.File(visible=False)
-            self._share.lay_out()
+        self.conversations = gr.HTML(elem_id="conversations", padding=False)
+        self.title = gr.Textbox(visible=False)
+        self.exported = gr.File(visible=False)
         self.import_conversation = gr.UploadButton(
             "Import a JSON export", file_types=[".json"], size="sm", elem_id="import", variant="secondary"
         )
@@ -74,17 +69,13 @@ class Sidebar:
     @property
     def outputs(self) -> list[Any]:
         """The components that a PageUpdate may change."""
-        return [self.conversations, self.menu, self.title, self.search_result, self.deleted, self.deleted_title]
+        return [self.conversations, self.title, self.search_result, self.deleted, self.deleted_title]
 
     def updates(self, update: PageUpdate) -> dict[Any, Any]:
         """The updates of these components."""
         updates: dict[Any, Any] = {}
         if update.conversations is not None:
-            listed = {id for _, id in update.conversations}
-            selected = update.conversation_id if update.conversation_id in listed else None
-            updates[self.conversations] = gr.update(choices=update.conversations, value=selected)
-        if update.conversation_id is not None:
-            updates[self.menu] = gr.update(elem_classes=visibility_classes(bool(update.conversation_id)))
+            updates[self.conversations] = rows_html(update.conversations, update.conversation_id)
         if update.title is not None:
             updates[self.title] = update.title
         if update.search_result is not None:
@@ -96,7 +87,7 @@ class Sidebar:
 
     def wire(
         self,
-        conversation_id: gr.Textbox,
+        script: gr.HTML,
         then_stream_answer: Callable[[Any], None],
         silent_event: dict[str, Any],
         page_event: dict[str, Any],
@@ -104,22 +95,22 @@ class Sidebar:
         """Connects the handlers.
 
         Args:
+            script: The component whose events conversations.js sends.
             then_stream_answer: Follows, after an event, the answer that is being written in the opened conversation.
             silent_event: The arguments of every event.
             page_event: The arguments of events that may change any part of the page.
         """
         self.new_chat.click(self._new, None, **page_event)
-        then_stream_answer(self.conversations.input(self._open, self.conversations, **page_event))
+        then_stream_answer(script.select(self._open, None, **page_event, **NEWEST_ONLY))
         on_text_change(self.search, self._search, **page_event)
-        self.rename.click(self._rename, [conversation_id, self.title], **page_event)
-        self.title.submit(self._rename, [conversation_id, self.title], **page_event)
-        self.delete.click(self._delete, conversation_id, **page_event)
+        script.edit(self._rename, None, **page_event)
+        script.delete(self._delete, None, **page_event)
         then_stream_answer(self.restore.click(self._restore, None, **page_event))
         self.import_conversation.upload(self._import, self.import_conversation, **page_event)
-        self._share.wire(conversation_id, silent_event)
-        for button, kind in self.exports:
-            made = button.click(self._exporter(kind), conversation_id, self.exported, **silent_event)
-            made.then(None, self.exported, None, js=DOWNLOAD, api_visibility="private")
+        self.title.change(None, self.title, None, js=SHOW_TITLE, api_visibility="private")
+        exported = script.download(self._export, None, self.exported, **silent_event)
+        exported.then(None, self.exported, None, js=DOWNLOAD, api_visibility="private")
+        self._share.wire(script, silent_event)
 
     async def _update(self, work: Awaitable[PageUpdate]) -> dict[Any, Any]:
         return self._updates(await guarded(work))
@@ -127,17 +118,18 @@ class Sidebar:
     async def _new(self, request: gr.Request) -> dict[Any, Any]:
         return await self._update(self._service.new(self._session_of(request)))
 
-    async def _open(self, request: gr.Request, conversation_id: str) -> dict[Any, Any]:
-        return await self._update(self._service.open(self._session_of(request), conversation_id))
+    async def _open(self, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+        return await self._update(self._service.open(self._session_of(request), text_in(event, "id")))
 
     async def _search(self, words: str, request: gr.Request) -> dict[Any, Any]:
         return await self._update(self._service.search(self._session_of(request), words))
 
-    async def _rename(self, conversation_id: str, title: str, request: gr.Request) -> dict[Any, Any]:
-        return await self._update(self._service.rename(self._session_of(request), conversation_id, title))
+    async def _rename(self, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+        session = self._session_of(request)
+        return await self._update(self._service.rename(session, text_in(event, "id"), text_in(event, "title")))
 
-    async def _delete(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
-        return await self._update(self._service.delete(self._session_of(request), conversation_id))
+    async def _delete(self, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+        return await self._update(self._service.delete(self._session_of(request), text_in(event, "id")))
 
     async def _restore(self, request: gr.Request) -> dict[Any, Any]:
         return await self._update(self._service.restore(self._session_of(request)))
@@ -147,12 +139,21 @@ class Sidebar:
             return self._updates(None)
         return await self._update(self._service.import_conversation(self._session_of(request), path))
 
-    def _exporter(self, kind: str) -> Callable[..., Any]:
-        async def export(conversation_id: str, request: gr.Request) -> str | None:
-            session = self._session_of(request)
-            path = await guarded(self._service.export(session, conversation_id, kind))
-            if path is not None:
-                self._service.session_cleanup.note(session.id, [Path(path)])
-            return path
+    async def _export(self, request: gr.Request, event: gr.EventData) -> str | None:
+        session = self._session_of(request)
+        path = await guarded(self._service.export(session, text_in(event, "id"), text_in(event, "kind")))
+        if path is not None:
+            self._service.session_cleanup.note(session.id, [Path(path)])
+        return path
 
-        return export
+
+def rows_html(conversations: Sequence[ListedConversation], shown: str | None) -> str:
+    """HTML: the list. shown: the id of the conversation on the page."""
+    rows = "".join(
+        f'<li data-updated="{1000 * one.updated.timestamp():.0f}">'
+        f'<a href="?c={escape(one.id)}" data-id="{escape(one.id)}" dir="auto"{CURRENT if one.id == shown else ""}>'
+        f'{escape(one.title)}</a><button type="button" class="row-actions" aria-haspopup="menu" aria-expanded="false"'
+        f' title="{ACTIONS}" aria-label="{ACTIONS}: {escape(one.title)}"></button></li>'
+        for one in conversations
+    )
+    return f'<nav aria-label="Conversations"><ol>{rows}</ol></nav>' if rows else ""

@@ -25,9 +25,15 @@ PATCH_SCRIPTS = tuple(
 CSS = _read("static/chat.css", *PATCH_STYLES) + hidden_components.CSS + live_answer.CSS
 # One script, because its parts share one scope; chat.js comes first.
 PAGE_SCRIPT = _read(
-    "static/chat.js", "static/connection.js", "static/autoscroll.js", "static/kiosk.js", "static/keys.js", *PATCH_SCRIPTS
+    "static/chat.js",
+    "static/connection.js",
+    "static/autoscroll.js",
+    "static/conversations.js",
+    "static/kiosk.js",
+    "static/keys.js",
+    *PATCH_SCRIPTS,
 )
-HEAD = f"<script>{_read('gradio_patches/sse_stream.js')}</script>"
+HEAD = f"<script>{_read('gradio_patches/sse_stream.js', 'static/chat_head.js')}</script>"
 # Gradio's own sizes, in rem: gradio_patches/media_rules.css makes the root larger on large screens.
 TEXT = Size(name="text_rem", xxs=".7rem", xs=".75rem", sm=".85rem", md=".95rem", lg="1.0625rem", xl="1.375rem", xxl="1.625rem")
 

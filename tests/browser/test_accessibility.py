@@ -19,7 +19,7 @@ def test_the_page_has_no_serious_accessibility_violation(browsers: Browsers, sch
     found = obstacles(page)
     pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
     pages.retry(page)
-    pages.open_panel(page, "This conversation")
+    page.locator("#conversations .row-actions").click()
     pages.open_panel(page, "What the model sees")
     pages.open_panel(page, "Camera or web address")
     pages.attach(page, EXAMPLE_IMAGES / "stop.png")

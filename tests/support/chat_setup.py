@@ -25,7 +25,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService
-from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
+from mllama_demo.ui.page_update import NO_INPUT, ListedConversation, PageSession, PageUpdate
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.tile_view import NO_IMAGE
 from tests.support.code_points import CodePoints
@@ -41,7 +41,8 @@ Updates = AsyncGenerator[PageUpdate, None]
 
 def new_chat(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INPUT, **changes: Any) -> PageUpdate:
     """The update that shows a new chat. listed: title and id of each conversation in the list."""
-    update = PageUpdate([], None, "", input, False, list(listed), "", search_result="", tile_view=NO_IMAGE)
+    rows = [ListedConversation(title, id) for title, id in listed]
+    update = PageUpdate([], None, "", input, False, rows, "", search_result="", tile_view=NO_IMAGE)
     return replace(update, **changes)
 
 

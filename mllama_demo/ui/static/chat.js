@@ -48,6 +48,7 @@ function onPageChange() {
   restoreTypedText();
   measureDrawLag();
   focusPressedArrow();
+  updateConversationList();
 }
 
 // How much later than its quickest update the page drew the newest update of an answer, in milliseconds. The difference is

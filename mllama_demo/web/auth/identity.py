@@ -68,7 +68,7 @@ class VisitorMiddleware:
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers.setdefault("Referrer-Policy", "no-referrer")
+                headers.setdefault("Referrer-Policy", "same-origin")  # see ui/static/chat_head.js
                 if is_new:
                     token = secrets.token_urlsafe(24)
                     secure = "; Secure" if scope.get("scheme") == "https" else ""

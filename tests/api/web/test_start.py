@@ -180,7 +180,7 @@ def test_every_response_has_the_security_headers(started, path: str):
     assert policy["img-src"] == "'self' data: blob:"
     assert policy["object-src"] == "'none'"
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Referrer-Policy"] == "same-origin"
 
 
 # --- ending ----------------------------------------------------------------------------------------------------------------

@@ -23,11 +23,6 @@ DOG = EXAMPLE_IMAGES / "dog.png"
 STOP = EXAMPLE_IMAGES / "stop.png"
 
 
-def forget(page: Page) -> None:
-    with pages.settled(page):
-        page.locator("#delete").click()
-
-
 # --- versions --------------------------------------------------------------------------------------------------------------
 
 
@@ -87,8 +82,7 @@ def test_a_conversation_is_found_deleted_and_restored(page: Page):
     with pages.settled(page):
         pages.listed(page).click()
     expect(pages.user_rows(page)).to_have_text([CAPITAL])
-    pages.open_panel(page, "This conversation")
-    forget(page)
+    pages.choose_row_action(page, "Delete")
     expect(pages.user_rows(page)).to_have_count(0)
     expect(pages.listed(page)).to_have_count(0)
     assert "c=" not in page.url
@@ -105,9 +99,8 @@ def test_a_conversation_is_found_deleted_and_restored(page: Page):
 def test_a_purged_conversation_cannot_be_restored_and_is_not_offered_again(page: Page, server: Program):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
-    pages.open_panel(page, "This conversation")
     id = pages.conversation_id(page)
-    forget(page)
+    pages.choose_row_action(page, "Delete")
     expect(page.locator("#deleted")).to_be_visible()
     with closing(sqlite3.connect(server.home / "data" / "conversations.sqlite3")) as database, database:
         database.execute("DELETE FROM messages WHERE conversation_id = ?", (id,))
@@ -124,10 +117,9 @@ def test_a_conversation_is_exported_in_three_formats_and_imported_again(browsers
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is in this image?", DOG)
     pages.retry(page)
-    pages.open_panel(page, "This conversation")
-    for kind in ("html", "md", "json"):
+    for kind, name in (("html", "HTML"), ("md", "Markdown"), ("json", "JSON")):
         with page.expect_download() as download:
-            page.locator(f"#export-{kind}").click()
+            pages.choose_row_action(page, f"Export as {name}")
         assert download.value.suggested_filename == f"What-is-in-this-image.{kind}"
         download.value.save_as(tmp_path / f"talk.{kind}")
     assert "dog.png" in (tmp_path / "talk.md").read_text(encoding="utf-8")

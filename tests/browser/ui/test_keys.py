@@ -68,7 +68,7 @@ def test_slash_focuses_the_question_field_and_types_nothing(page: Page):
 def test_keys_work_while_a_control_without_text_has_the_focus(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is 3 + 4?")
-    for control in (page.locator("#conversations").get_by_role("radio"), page.locator("#temperature").get_by_role("slider")):
+    for control in (page.locator("#conversations").get_by_role("link"), page.locator("#temperature").get_by_role("slider")):
         control.focus()
         page.keyboard.press("?")
         expect(page.locator("dialog.help")).to_be_visible()

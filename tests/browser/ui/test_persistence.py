@@ -34,12 +34,12 @@ def test_a_reload_keeps_the_conversation_and_its_answers(browsers: Browsers, pag
 def test_a_conversation_is_renamed_left_and_reopened(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
-    pages.open_panel(page, "This conversation")
-    title = page.locator("#conversation-title").locator("input, textarea")
+    pages.choose_row_action(page, "Rename")
+    title = page.get_by_role("textbox", name="Title of the conversation")
     expect(title).to_have_value(CAPITAL)
     title.fill("About Italy")
     with pages.settled(page):
-        page.locator("#rename").click()
+        title.press("Enter")
     expect(pages.listed(page)).to_have_text(["About Italy"])
     pages.ask_and_wait(page, "What is 3 + 4?")
     expect(pages.listed(page)).to_have_text(["About Italy"])

@@ -27,10 +27,10 @@ def share(page: Page) -> str:
 def test_a_conversation_is_shared_read_by_another_visitor_and_unshared(browsers: Browsers, page: Page):
     pages.open_chat(page)
     answer = pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
-    pages.open_panel(page, "This conversation")
+    pages.open_share_dialog(page)
     link = share(page)
     expect(page.locator("#share-status")).to_contain_text("Shared until")
-    pages.take_screenshot(page, "share-in-the-sidebar")
+    pages.take_screenshot(page, "share-dialog")
 
     other = browsers.open(viewport=PHONE)
     other.goto(link)
@@ -48,10 +48,13 @@ def test_a_conversation_is_shared_read_by_another_visitor_and_unshared(browsers:
     other.emulate_media(media="print")
     assert other.pdf().startswith(b"%PDF")
 
+    page.keyboard.press("Escape")
+    expect(page.locator("#share-dialog")).to_be_hidden()
     pages.ask_and_wait(page, "And this is private?")
     other.reload()
     expect(other.locator("article")).to_have_count(2)
 
+    pages.open_share_dialog(page)
     with pages.settled(page):
         page.locator("#stop-sharing").click()
     expect(page.locator("#share-status")).to_contain_text("no longer works")
@@ -65,10 +68,10 @@ def test_a_conversation_is_shared_read_by_another_visitor_and_unshared(browsers:
 def test_a_share_link_is_shown_once_and_the_status_stays(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is it?")
-    pages.open_panel(page, "This conversation")
+    pages.open_share_dialog(page)
     share(page)
     pages.open_chat(page, page.url)
-    pages.open_panel(page, "This conversation")
+    pages.open_share_dialog(page)
     expect(page.locator("#share-status")).to_contain_text("Shared until")
     expect(page.locator("#share-link")).to_be_hidden()
     expect(page.locator("#stop-sharing")).to_be_visible()
@@ -77,27 +80,14 @@ def test_a_share_link_is_shown_once_and_the_status_stays(page: Page):
 def test_a_second_link_that_is_refused_leaves_the_first_link(browsers: Browsers, page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is it?")
-    pages.open_panel(page, "This conversation")
+    pages.open_share_dialog(page)
     link = share(page)
     other = pages.open_chat(page.context.new_page(), page.url)
-    pages.open_panel(other, "This conversation")
-    with pages.settled(other):
-        other.locator("#delete").click()
+    pages.choose_row_action(other, "Delete")
     with pages.settled(page):
         page.locator("#share").click()
     expect(pages.notice(page)).to_contain_text("There is no conversation")
     expect(page.locator("#share-link").locator("input, textarea")).to_have_value(link)
-
-
-def test_an_empty_conversation_cannot_be_shared(page: Page):
-    pages.open_chat(page)
-    menu = page.get_by_role("button", name="This conversation")
-    expect(menu).to_be_hidden()
-    pages.ask_and_wait(page, "What is it?")
-    expect(menu).to_be_visible()
-    with pages.settled(page):
-        page.locator("#new-chat").click()
-    expect(menu).to_be_hidden()
 
 
 def test_a_rating_and_its_note_are_stored_and_the_rating_is_shown_after_a_reload(page: Page):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +298,23 @@ def open_panel(page: Page, title: str) -> None:
 
 def listed(page: Page) -> Locator:
     """The conversations in the left sidebar."""
-    return page.locator("#conversations label")
+    return page.locator("#conversations a")
+
+
+def choose_row_action(page: Page, action: str, title: str = "") -> None:
+    """Chooses from the menu of a row. title: words of the row; without them, the row of the conversation on the page."""
+    rows = page.locator("#conversations li")
+    row = rows.filter(has_text=title) if title else rows.filter(has=page.locator("a[aria-current]"))
+    row.hover()
+    row.get_by_role("button").click()
+    with nullcontext() if action == "Rename" else settled(page):  # Rename asks the server for nothing yet
+        page.get_by_role("menuitem", name=action).click()
+
+
+def open_share_dialog(page: Page) -> None:
+    """Opens the dialog that shares the conversation on the page."""
+    choose_row_action(page, "Share")
+    expect(page.locator("#share-dialog")).to_be_visible()
 
 
 def search(page: Page, words: str) -> None:

@@ -74,7 +74,8 @@ async def test_a_second_link_that_is_refused_leaves_the_first_on_the_page(page, 
 async def export(page: ChatPage, store: ConversationStore, request: Any) -> list[Path]:
     """Exports a conversation as the page does, and returns the files that contain it."""
     conversation = store.save(page._kiosk.session_of(request).owner, conversation_of("What is it?", "A dog."))
-    path = await page._sidebar._exporter("json")(conversation.id, request)
+    event: Any = SimpleNamespace(_data={"id": conversation.id, "kind": "json"})
+    path = await page._sidebar._export(request, event)
     file = page._sidebar.exported
     served = Path(move_files_to_cache(file.postprocess(path), file, postprocess=True)["path"])
     assert (served.name, "A dog." in served.read_text()) == ("a-talk.json", True)

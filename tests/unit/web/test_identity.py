@@ -179,7 +179,7 @@ async def test_every_response_forbids_other_hosts(path: str, status: int, method
     assert found == status
     assert [value for name, value in headers if name == "content-security-policy"] == [CONTENT_SECURITY_POLICY]
     assert ("x-content-type-options", "nosniff") in headers
-    assert ("referrer-policy", "no-referrer") in headers
+    assert ("referrer-policy", "same-origin") in headers
 
 
 def test_the_policy_allows_no_host_but_this_one() -> None:

@@ -12,7 +12,7 @@ import pytest
 from mllama_demo.errors import BackendUnavailable, BadRequest, NotFound
 from mllama_demo.storage import conversations as store
 from mllama_demo.ui import chat_service
-from mllama_demo.ui.page_update import PageUpdate
+from mllama_demo.ui.page_update import ListedConversation, PageUpdate
 from tests.support.chat_setup import (
     ACTIONS,
     OTHER_OWNER,
@@ -38,7 +38,7 @@ async def test_open_shows_a_stored_conversation(chat) -> None:
     [view] = await open_updates(chat, PAGE, id)
     assert texts_shown(view) == ["Hello?", "Hi."]
     assert (view.conversation_id, view.title, view.answering, view.input) == (id, "a talk", False, None)
-    assert {id for _, id in view.conversations} == {id, other}
+    assert {one.id for one in view.conversations} == {id, other}
 
 
 @pytest.mark.parametrize("id", ["", "0" * 32, "' OR 1=1 --"])
@@ -55,10 +55,21 @@ async def test_new_is_an_empty_chat_beside_the_list_of_the_others(chat) -> None:
 
 async def test_rename_changes_the_title_in_the_list(chat) -> None:
     id = chat.store_conversation("Hello?", "Hi.")
+    await open_updates(chat, PAGE, id)
     view = await chat.service.rename(PAGE, id, "  Greetings ")
-    assert (view.title, view.conversations, view.conversation_id) == ("Greetings", [("Greetings", id)], id)
+    assert (view.title, view.conversations, view.conversation_id) == ("Greetings", [ListedConversation("Greetings", id)], id)
     assert (view.history, view.input) == (None, None)
     assert (await open_updates(chat, PAGE, id))[0].title == "Greetings"
+
+
+async def test_another_conversation_of_the_list_is_renamed_and_deleted_while_the_page_stays(chat) -> None:
+    shown, other = chat.store_conversation("Hello?", "Hi."), chat.store_conversation("And you?", "Fine.")
+    await open_updates(chat, PAGE, shown)
+    renamed = await chat.service.rename(PAGE, other, "Health")
+    assert (renamed.title, renamed.history, renamed.conversation_id) == (None, None, shown)
+    deleted = await chat.service.delete(PAGE, other)
+    assert (deleted.history, deleted.input, deleted.conversation_id, deleted.deleted) == (None, None, shown, "Health")
+    assert [one.id for one in deleted.conversations] == [shown]
 
 
 async def test_a_title_that_is_too_long_is_refused(chat) -> None:
@@ -156,9 +167,11 @@ async def test_a_search_filters_the_list_until_it_is_cleared(chat) -> None:
         chat.store_conversation("Tell me a story", "Once upon a time"),
     )
     view = await chat.service.search(PAGE, " ROME  capital ")
-    assert [id for _, id in view.conversations] == [italy]
+    assert [one.id for one in view.conversations] == [italy]
     assert view.search_result == "1 conversation has “ROME capital” in title or text."
-    assert [id for _, id in (await open_updates(chat, PAGE, story))[0].conversations] == [italy], "other changes keep the search"
+    assert [one.id for one in (await open_updates(chat, PAGE, story))[0].conversations] == [italy], (
+        "other changes keep the search"
+    )
     assert len((await open_updates(chat, TAB, story))[0].conversations) == 2, "of this page alone"
     view = await chat.service.search(PAGE, "nothing like it")
     assert (view.conversations, view.search_result) == ([], "No conversation has “nothing like it” in title or text.")
@@ -173,7 +186,7 @@ async def test_a_deleted_conversation_is_restored_and_shown(chat, notices) -> No
     [view] = [await chat.service.restore(PAGE)]
     [notice] = notices
     assert "Nothing was deleted on this page" in notice
-    assert (texts_shown(view), view.conversations, view.deleted) == (["Hello?", "Hi."], [("a talk", id)], "")
+    assert (texts_shown(view), view.conversations, view.deleted) == (["Hello?", "Hi."], [ListedConversation("a talk", id)], "")
 
 
 async def test_restore_can_be_repeated_after_a_database_failure(chat, monkeypatch) -> None:
@@ -220,7 +233,7 @@ async def test_a_json_export_is_imported_as_a_new_conversation(chat, tmp_path) -
     assert "imported, as its file says" in metadata_shown(view)
     assert "2 / 2" in metadata_shown(view)
     assert view.conversation_id != id
-    assert [id for _, id in view.conversations] == [view.conversation_id]
+    assert [one.id for one in view.conversations] == [view.conversation_id]
     assert chat.stored_texts(id) == ["What is it?", "A green one."]
 
 

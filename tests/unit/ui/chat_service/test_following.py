@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mllama_demo.ui.page_update import PageUpdate
+from mllama_demo.ui.page_update import ListedConversation, PageUpdate
 from tests.support.chat_setup import PAGE, TAB, ChatSetup, CollectedUpdates, texts_shown, value
 from tests.support.manual_backend import READ, finished
 from tests.support.waiting import until
@@ -26,7 +26,7 @@ async def test_the_answer_continues_after_the_first_event_and_is_followed_to_its
     assert chat.stored_texts(asked.id) == ["Hello?", "Hi there"]
     settled = await chat.service.refresh(PAGE, asked.id)
     assert (texts_shown(settled), settled.answering, settled.title) == (["Hello?", "Hi there"], False, None)
-    assert settled.conversations == [("Hello?", asked.id)]
+    assert settled.conversations == [ListedConversation("Hello?", asked.id)]
 
 
 async def test_each_page_follows_an_answer_once(chat: ChatSetup) -> None:

@@ -12,7 +12,7 @@ import pytest
 from mllama_demo.engine.base import QueueEvent
 from mllama_demo.images.loading import load_image
 from mllama_demo.ui.gradio_patches.message_text import WORD_JOINER
-from mllama_demo.ui.page_update import NO_INPUT, PageUpdate
+from mllama_demo.ui.page_update import NO_INPUT, ListedConversation, PageUpdate
 from tests.support.chat_setup import (
     OTHER_OWNER,
     PAGE,
@@ -67,7 +67,7 @@ async def test_a_first_question_is_shown_at_once_streamed_and_listed(chat) -> No
     assert last.answering is False
     assert texts_shown(last) == ["Hello?", "Hi there"]
     assert "finished" in last.history[1]["content"][1]["text"]
-    assert last.conversations == [("Hello?", first.conversation_id)]
+    assert last.conversations == [ListedConversation("Hello?", first.conversation_id)]
     assert chat.stored_texts(first.conversation_id) == ["Hello?", "Hi there"]
     assert chat.store.list(OTHER_OWNER.owner) == []
 
@@ -77,7 +77,7 @@ async def test_a_follow_up_question_continues_the_conversation(chat) -> None:
     views = await chat.answered(chat.ask("And now?", conversation_id=id), "Still here.")
     assert texts_shown(views[0])[:3] == ["Hello?", "Hi.", "And now?"]
     assert texts_shown(views[-1]) == chat.stored_texts(id) == ["Hello?", "Hi.", "And now?", "Still here."]
-    assert views[-1].conversations == [("a talk", id)]
+    assert views[-1].conversations == [ListedConversation("a talk", id)]
 
 
 async def test_a_question_with_an_image_shows_and_sends_the_image(chat, tmp_path) -> None:
