@@ -6,19 +6,40 @@ Every image that enters the program passes load_image. Knows nothing of models, 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import importlib.util
 import io
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import unquote_to_bytes
 
-from PIL import Image
+from PIL import Image, features
 
 from mllama_demo.errors import ImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # the decoders Pillow may use; every other file is refused
-FORMAT_NAMES = "PNG, JPEG, WebP, GIF, BMP and TIFF"
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # the decoders Pillow may use; other files are refused
 _MAX_NAME = 100
+
+
+@cache
+def format_names() -> str:
+    """The formats that this installation reads, for people. Pillow reads AVIF from 11.3 on, and HEIC with pillow-heif."""
+    names = ["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF"]
+    names += ["AVIF"] if features.check("avif") else []
+    names += ["HEIC"] if importlib.util.find_spec("pillow_heif") else []
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+@cache
+def _register_heif() -> None:
+    """Lets Pillow read HEIC files, where pillow-heif is installed. Called late, because the import is large."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 @dataclass(frozen=True)
@@ -80,11 +101,13 @@ def load_image(data: bytes, name: str = "image", limits: ImageLimits = DEFAULT_L
     """
     name = clean_name(name)
     if not data:
-        raise _refusal(name, "is empty (0 bytes)", f"{FORMAT_NAMES} files are allowed")
+        raise _refusal(name, "is empty (0 bytes)", f"{format_names()} files are allowed")
     if len(data) > limits.max_bytes:
         raise _refusal(name, f"is too large ({size_text(len(data))})", _bytes_allowed(limits))
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if _HEIF_FILE.match(data[:64]):
+            _register_heif()
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in _registered()]) as image:
             kind = "JPEG" if image.format == "MPO" else image.format or ""  # MPO: a JPEG followed by more of them
             check_shape(name, image.width, image.height, limits)
             if kind == "JPEG" and _has_too_many_scans(data):
@@ -95,14 +118,14 @@ def load_image(data: bytes, name: str = "image", limits: ImageLimits = DEFAULT_L
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise _refusal(name, f"is not an image that can be read{_guess(data)}", f"{FORMAT_NAMES} files are allowed") from None
+        raise _refusal(name, f"is not an image that can be read{_guess(data)}", f"{format_names()} files are allowed") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _refusal(name, "has too many pixels", _pixels_allowed(limits)) from None
     except MemoryError:
         raise _refusal(name, "needs more memory than there is", _pixels_allowed(limits)) from None
     except Exception as error:  # for malformed files Pillow raises a dozen types, from struct.error to SyntaxError
         reason = "is damaged or incomplete, so it cannot be decoded"
-        raise _refusal(name, reason, f"whole {FORMAT_NAMES} files are allowed") from error
+        raise _refusal(name, reason, f"whole {format_names()} files are allowed") from error
     pixels.info = {}
     return LoadedImage(pixels, data, kind, hashlib.sha256(data).hexdigest(), name)
 
@@ -163,16 +186,24 @@ def _has_too_many_scans(jpeg: bytes) -> bool:
     return scans > _MAX_JPEG_SCANS
 
 
+_HEIF_BRAND = rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)"
+_HEIF_FILE = re.compile(_HEIF_BRAND, re.DOTALL)
 _OTHER_FILES = (
     (rb"\s*<(!doctype html|html|head|body)", "a web page"),
     (rb"\s*<(.*<)?svg", "an SVG drawing"),
     (rb"%PDF", "a PDF document"),
     (rb"PK\x03\x04", "a ZIP archive or an office document"),
     (rb"\x1f\x8b", "a gzip archive"),
-    (rb"....ftyp(heic|heix|hevc|mif1|msf1)", "an HEIC photo"),
+    (_HEIF_BRAND, "an HEIC photo"),
     (rb"....ftypavi[fs]", "an AVIF image"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
     (rb"....ftyp", "a video"),
 )
+
+
+def _registered() -> Collection[str]:
+    Image.init()  # without it, Pillow knows only the commonest formats
+    return Image.OPEN
 
 
 def _guess(data: bytes) -> str:

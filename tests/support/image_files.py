@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pillow_heif
 from PIL import Image
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -12,6 +13,8 @@ ORIENTATION = 0x0112
 
 
 def encode(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    if format == "HEIF":
+        pillow_heif.register_heif_opener()
     out = io.BytesIO()
     image.save(out, format, **options)
     return out.getvalue()

@@ -37,8 +37,8 @@ def by_name(lines) -> dict[str, list[Requirement]]:
 FILES = pytest.mark.parametrize(
     ("files", "extras", "left_out"),
     [
-        (["requirements.txt"], [], set()),
-        (["requirements.txt", "requirements-dev.txt"], ["dev", "train"], set()),
+        (["requirements.txt"], ["heic"], set()),
+        (["requirements.txt", "requirements-dev.txt"], ["dev", "heic", "train"], set()),
         (["requirements-neuron.txt"], ["neuron"], OF_THE_NEURON_SDK),
     ],
     ids=["runtime", "dev", "neuron"],

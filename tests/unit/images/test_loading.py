@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from mllama_demo.images.loading import ImageLimits, clean_name, load_image, size_text
+from mllama_demo.errors import ImageError
+from mllama_demo.images.loading import FORMATS, ImageLimits, clean_name, format_names, load_image, size_text
 from tests.support.image_files import BLACK, BLUE, GREEN, ORIENTATION, RED, WHITE, corners, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore::UserWarning:PIL")
@@ -30,7 +32,7 @@ def close(found: Any, expected: Any, tolerance: int = 12) -> bool:
 # --- what is accepted ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_each_allowed_format_gives_upright_rgb_pixels_and_the_facts_of_its_file(format):
     data = encode(corners(), format)
     image = load_image(data, "corners", ImageLimits())
@@ -38,6 +40,27 @@ def test_each_allowed_format_gives_upright_rgb_pixels_and_the_facts_of_its_file(
     assert image.digest == hashlib.sha256(data).hexdigest()
     assert (image.width, image.height, image.pixels.mode) == (40, 20, "RGB")
     assert close(quarters(image.pixels), [RED, GREEN, BLUE, WHITE], 40)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_phone_photo_is_upright_and_checked_before_it_is_decoded(format, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encode(turned(orientation).resize((80, 40) if orientation == 1 else (40, 80)), format, exif=exif.tobytes())
+    image = load_image(data)
+    assert (image.width, image.height) == (80, 40)
+    assert close(quarters(image.pixels), [RED, GREEN, BLUE, WHITE], 40)
+    monkeypatch.setattr(Image.OPEN[format][0], "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match=r"= 3,200"):
+        load_image(data, limits=ImageLimits(max_pixels=3199))
+
+
+def test_the_formats_that_are_named_are_those_that_can_be_read(monkeypatch):
+    assert format_names() == "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(features, "check", lambda name: False)
+    assert format_names.__wrapped__() == "PNG, JPEG, WebP, GIF, BMP and TIFF"
 
 
 def test_two_loads_of_one_file_are_different_images_with_one_digest():

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mllama_demo.errors import ImageError
-from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, clean_name, from_data_url, load_image
+from mllama_demo.images.loading import DEFAULT_LIMITS, FORMATS, ImageLimits, clean_name, from_data_url, load_image
 from tests.support.image_files import ORIENTATION, corners, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore::UserWarning:PIL")
@@ -110,6 +110,7 @@ HOSTILE = {
     "gzip": b"\x1f\x8b\x08\0" + bytes(40),
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0" + bytes(40),
     "AVIF": b"\0\0\0\x18ftypavif\0\0\0\0" + bytes(40),
+    "JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40),
 }
 
 
@@ -130,7 +131,7 @@ def test_formats_that_pillow_could_read_but_that_are_not_listed_are_refused():
         assert "not an image" in refused(encode(corners(), format)), format
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_truncated_file_is_refused_wherever_it_breaks_off(format):
     noise = Image.frombytes("RGB", (64, 64), random.Random(1).randbytes(64 * 64 * 3))
     data = encode(noise, format)
@@ -138,7 +139,7 @@ def test_a_truncated_file_is_refused_wherever_it_breaks_off(format):
         refused(data[:length])
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_flipped_bytes_give_an_image_or_an_image_error_and_nothing_else(format):
     chance = random.Random(format)
     exif = Image.Exif()
