@@ -74,6 +74,77 @@ class WhatIf:
         return tuple(i for i, token in enumerate(self.tokens) if not token.exact)
 
 
+@dataclass(frozen=True)
+class CandidatesWhatIf:
+    """The recorded candidates of one token under other values, in the order of the record.
+
+    Attributes:
+        after_temperature, after_top_k, final: bounds of each candidate's probability at the stage; 0 where a filter cut it.
+        rest: bounds of the probability of all unrecorded candidates at these three stages.
+        left_by_top_k: how many recorded candidates top_k leaves.
+        left: bounds of the number of recorded candidates that top_p leaves.
+        choice: see TokenWhatIf.
+    """
+
+    after_temperature: tuple[Bounds, ...]
+    after_top_k: tuple[Bounds, ...]
+    final: tuple[Bounds, ...]
+    rest: tuple[Bounds, Bounds, Bounds]
+    left_by_top_k: int
+    left: tuple[int, int]
+    choice: int | None
+
+
+def candidates_what_if(
+    traces: Sequence[TokenTrace], position: int, recorded: SamplingParams, params: SamplingParams
+) -> CandidatesWhatIf:
+    """The candidates of one token under other values. position: of the token in traces; the others are those of what_if."""
+    trace, draw = traces[position], _draws(traces, recorded)[position]
+    choice = _token(trace, recorded, params, draw).choice
+    count = len(trace.logits)
+    if params.greedy:
+        only: tuple[Bounds, ...] = ((1.0, 1.0), *((0.0, 0.0),) * (count - 1))
+        raw = tuple((float(p), float(p)) for p in trace.raw_probabilities())
+        mass = trace.unrecorded_mass()
+        left = 1 if params.top_k == 1 else count
+        return CandidatesWhatIf(raw, only, only, ((mass, mass), (0.0, 0.0), (0.0, 0.0)), left, (1, 1), choice)
+    weights = _weights(trace.logits, trace.logits[0], params.temperature)
+    cap = float(weights[-1])
+    tail = _tail(trace, recorded, params)
+    first, first_rest = _shares(weights, _total(weights, tail), count, tail)
+    remaining, tail = _after_top_k(trace, params.top_k, tail, cap)
+    totals = _total(weights[:remaining], tail)
+    second, second_rest = _shares(weights[:remaining], totals, count, tail)
+    if tail == (0.0, 0.0):  # the filters themselves decide, with the same rounding as the sampler
+        kept = trace.refilter(params).kept
+        kept_mass = float(weights[:kept].sum())
+        left, mass = (kept, kept), (kept_mass, kept_mass)
+    else:
+        left, mass = _after_top_p(weights[:remaining], totals, params.top_p, cap)
+    third, _ = _shares(weights[: left[1]], mass, count, tail)
+    third = tuple((0.0, high) if left[0] <= rank < left[1] else (low, high) for rank, (low, high) in enumerate(third))
+    known = (sum(low for low, _ in third), sum(high for _, high in third))
+    third_rest = (0.0, 0.0) if left[1] < remaining or tail == (0.0, 0.0) else (max(0.0, 1.0 - known[1]), max(0.0, 1.0 - known[0]))
+    return CandidatesWhatIf(first, second, third, (first_rest, second_rest, third_rest), remaining, left, choice)
+
+
+def _total(weights: np.ndarray, tail: Bounds) -> Bounds:
+    total = float(weights.sum())
+    return total + tail[0], total + tail[1]
+
+
+def _shares(weights: np.ndarray, totals: Bounds, count: int, tail: Bounds) -> tuple[tuple[Bounds, ...], Bounds]:
+    """Bounds of the probability of `count` candidates, those after the weights being cut, and of the tail."""
+
+    def share(weight: float) -> Bounds:
+        return (weight / totals[1] if totals[1] < math.inf else 0.0), min(1.0, weight / totals[0])
+
+    shares = tuple(share(float(weight)) for weight in weights)
+    known = float(weights.sum())
+    rest = (tail[0] / (known + tail[0]), tail[1] / (known + tail[1]) if tail[1] < math.inf else 1.0)
+    return (*shares, *((0.0, 0.0),) * (count - len(weights))), rest
+
+
 def what_if(traces: Sequence[TokenTrace], recorded: SamplingParams, params: SamplingParams) -> WhatIf:
     """Evaluates an answer under other values.
 

@@ -109,9 +109,10 @@ class ChatLink:
         return "/?" + urlencode({"c": conversation.id, **values, "seed": sampling.seed, "max_tokens": sampling.max_tokens})
 
     def _question(self, owner: str, conversation_id: str, number: int) -> _Question:
-        *before, answer = self._conversations.tree(owner, conversation_id).up_to(number).without_failures().messages
-        if answer.role != "assistant" or not before:
+        messages = self._conversations.tree(owner, conversation_id).up_to(number).without_failures().messages
+        if len(messages) < 2 or messages[-1].role != "assistant":
             raise BadRequest("Only an answer of the chat can be explored.")
+        *before, answer = messages
         sampling = answer.metadata.get("sampling") or {}
         defaults = {name: BOUNDS[name].default for name in ("temperature", "top_p", "top_k", "max_tokens")}
         return _Question(tuple(before), {**defaults, **sampling})

@@ -169,8 +169,9 @@ def _add_analysis(router: APIRouter, service: ExploreService, readable_run: Any)
     async def whatif(request: Request, index: int, run: Run = readable_run) -> dict[str, Any]:
         values = await read_values(request, service)
         params = SamplingParams(**{name: values.get(name, BOUNDS[name].default) for name in ("temperature", "top_p", "top_k")})
+        position = None if values.get("position") is None else _natural_number(values, "position")
         sampling = run.effective_sampling(index)
-        return await run_in_threadpool(views.whatif_view, run.answer(index), sampling, params, service.tokenizer)
+        return await run_in_threadpool(views.whatif_view, run.answer(index), sampling, params, service.tokenizer, position)
 
     @router.get("/explore/runs/{id}/cells/{index}/snippets")
     def code(request: Request, index: int, run: Run = readable_run) -> dict[str, Any]:

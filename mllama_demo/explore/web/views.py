@@ -17,7 +17,7 @@ from mllama_demo.explore.measures import MEASURES, group_cells, heat_map, mean_e
 from mllama_demo.explore.report import OUTCOMES
 from mllama_demo.explore.results import Branch, Cell, Run
 from mllama_demo.explore.web.tour import DIVERGENCE_CAUSES
-from mllama_demo.explore.whatif import what_if
+from mllama_demo.explore.whatif import CandidatesWhatIf, candidates_what_if, what_if
 from mllama_demo.sampling import SamplingParams
 
 View = dict[str, Any]
@@ -118,7 +118,12 @@ def steps_view(cell: Cell, position: int, values: SamplingParams, names: TokenNa
         raise BadRequest(NO_TRACE)
     steps = filter_steps(trace, values)
     shown = [
-        {**asdict(candidate), "text": token_text(names, candidate.token_id), "chosen": candidate.token_id == steps.chosen}
+        {
+            **asdict(candidate),
+            "rank": index,
+            "text": token_text(names, candidate.token_id),
+            "chosen": candidate.token_id == steps.chosen,
+        }
         for index, candidate in enumerate(steps.candidates)
         if index < MAX_CANDIDATES or index == steps.chosen_index
     ]
@@ -143,11 +148,15 @@ def token_text(names: TokenNames, token_id: int) -> str:
     return names.decode([token_id]) or names.token_name(token_id) or f"token {token_id}"
 
 
-def whatif_view(cell: Cell, recorded: SamplingParams, params: SamplingParams, names: TokenNames) -> View:
-    """A finished answer under other values, computed from its record."""
+def whatif_view(
+    cell: Cell, recorded: SamplingParams, params: SamplingParams, names: TokenNames, position: int | None = None
+) -> View:
+    """A finished answer under other values, computed from its record. position: of the token whose candidates are shown."""
     traces = cell.traces
     if traces is None:
         raise BadRequest(NO_TRACE)
+    if position is not None and position >= len(traces):
+        raise NotFound(f"The answer has {len(traces)} tokens, so there is no token {position + 1}.")
     found, before = what_if(traces, recorded, params), what_if(traces, recorded, recorded)
     difference = found.first_difference
     return {
@@ -170,6 +179,18 @@ def whatif_view(cell: Cell, recorded: SamplingParams, params: SamplingParams, na
         "log10": [_log10(value) for value in found.log_probability],
         "log10_before": [_log10(value) for value in before.log_probability],
         "greedy": params.greedy,
+        "candidates": None if position is None else _candidates_view(candidates_what_if(traces, position, recorded, params)),
+    }
+
+
+def _candidates_view(found: CandidatesWhatIf) -> View:
+    stages = zip(found.after_temperature, found.after_top_k, found.final, strict=True)
+    return {
+        "stages": [list(map(list, bounds)) for bounds in stages],
+        "rest": list(map(list, found.rest)),
+        "left_by_top_k": found.left_by_top_k,
+        "left": list(found.left),
+        "choice": found.choice,
     }
 
 

@@ -131,13 +131,33 @@ def test_what_if_updates_the_tokens_without_generation(page: Page, server: Progr
             posted.append(request.url.rpartition("/")[2])
 
     page.on("request", note)
+    rows = page.locator(".candidates tbody tr")
+    drawn, explanation = page.locator(".candidates .chosen"), page.locator("#explanation").inner_text()
+    handles = [row.element_handle() for row in rows.all()]
+    page.evaluate("document.querySelector('.candidates .chosen').id = 'drawn'")
+    before_bar = drawn.locator("td").nth(3).inner_text()
+    page.locator("#whatif-top_k").fill("3")
+    expect(page.locator(".candidates thead")).to_contain_text("top-k 3")
+    expect(rows.nth(3)).to_have_text("top-k 3 cuts here")
+    expect(rows.nth(4)).to_contain_text("cut by top-k")
+    expect(drawn).to_contain_text("drawn: 0.")
+    expect(drawn.locator("td").nth(3)).not_to_have_text(before_bar)
+    page.locator("#whatif-top_k").fill("5")
+    expect(rows.nth(5)).to_have_text("top-k 5 cuts here")
+    expect(rows.nth(3)).not_to_contain_text("cuts here")
+    expect(page.locator("#drawn.chosen")).to_have_count(1)
+    assert all(handle.evaluate("row => row.isConnected") for handle in handles), "the rows stay, the bars move"
+    assert page.locator("#explanation").inner_text() == explanation
     page.locator("#whatif-top_k").fill("1")
+    expect(rows.nth(1)).to_have_text("greedy cuts here")
     expect(page.locator("#whatif-result")).to_contain_text("could not have been drawn")
     expect(page.locator(".token.impossible").first).to_be_visible()
     expect(page.locator(".token.differs")).to_have_count(1)
     page.get_by_role("button", name="As it was").click()
     expect(page.locator("#whatif-result")).to_contain_text("would choose this very answer")
     expect(page.locator(".token.impossible")).to_have_count(0)
+    expect(page.locator(".cut-line")).to_have_count(0)
+    expect(drawn.locator("td").nth(3)).to_have_text(before_bar)
     page.locator("#whatif-temperature").fill("0.2")
     expect(page.locator("#whatif-result")).to_contain_text("Chance of this whole answer: 1 in")
     assert set(posted) == {"whatif"}

@@ -16,7 +16,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from mllama_demo.engine.token_sampler import RECORDED_CANDIDATES, TokenSampler, TokenTrace, filter_logits
 from mllama_demo.explore.filter_steps import entropy, filter_steps
-from mllama_demo.explore.whatif import what_if
+from mllama_demo.explore.whatif import candidates_what_if, what_if
 from mllama_demo.sampling import SamplingParams
 
 STEPS = 12
@@ -247,3 +247,38 @@ def test_a_sampler_with_skip_continues_the_random_numbers() -> None:
     whole = generate([logits_of(step) for step in range(10)], params)
     rest = TokenSampler(params, trace=True, skip=4)
     assert [rest.sample(logits_of(step)) for step in range(4, 10)] == [(trace.chosen, trace) for trace in whole[4:]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_bounds_of_every_candidate_contain_what_transformers_computes(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    recorded, params = random_params(chance, seed), random_params(chance, seed + 1)
+    logits = logits_of(seed, int(chance.choice([40, 64, 65, 500])))
+    (trace,) = generate([logits], recorded)
+    found = candidates_what_if([trace], 0, recorded, params)
+    if params.greedy:
+        assert (found.final[0], sum(high for _, high in found.final), found.left) == ((1.0, 1.0), 1.0, (1, 1))
+        return
+    for stage, (bounds, scores) in enumerate(
+        zip((found.after_temperature, found.after_top_k, found.final), warp(logits, params), strict=True)
+    ):
+        truth = np.exp(scores - scores.max())
+        truth /= truth.sum()
+        for (low, high), token_id in zip(bounds, trace.token_ids, strict=True):
+            assert low - 1e-9 <= truth[token_id] <= high + 1e-9
+        low, high = found.rest[stage]
+        assert low - 1e-9 <= 1.0 - truth[list(trace.token_ids)].sum() <= high + 1e-9
+    kept = sum(bool(np.isfinite(warp(logits, params)[2][token_id])) for token_id in trace.token_ids)
+    assert found.left[0] <= kept <= found.left[1]
+    assert found.left_by_top_k == sum(bool(np.isfinite(warp(logits, params)[1][token_id])) for token_id in trace.token_ids)
+
+
+def test_the_candidates_of_the_recorded_values_are_those_of_the_filter_steps() -> None:
+    params = SamplingParams(0.8, 0.9, 20, seed=3)
+    traces = generate([logits_of(step) for step in range(4)], params)
+    steps = filter_steps(traces[2], params)
+    found = candidates_what_if(traces, 2, params, params)
+    assert found.choice == traces[2].chosen
+    assert [low for low, _ in found.final] == pytest.approx([candidate.final for candidate in steps.candidates])
+    assert found.left == (steps.candidates_left, steps.candidates_left)

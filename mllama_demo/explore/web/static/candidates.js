@@ -2,7 +2,7 @@
 import { $, button, el, handler, percent, stopButton, streamEvents, visibleToken } from "./dom.js";
 import { showComparison } from "./compare.js";
 import { openAnswer, showBranches } from "./matrix.js";
-import { AXIS_NAMES, answerAt, answerName, state } from "./state.js";
+import { answerAt, answerName, plural, state } from "./state.js";
 import { openTokens, tokenView } from "./tokens.js";
 
 const STAGES = ["raw", "after_temperature", "after_top_k", "final"];
@@ -28,31 +28,107 @@ function explanation(steps, cell) {
   return sentences.join(" ");
 }
 
-// Why a candidate has no probability at a stage; empty where it has one.
-function cutText({ cut_by: cutBy }, stage) {
-  if (!cutBy || stage === "raw" || stage === "after_temperature" || (stage === "after_top_k" && cutBy === "top_p")) return "";
-  return stage === "final" && cutBy !== "top_p" ? "cut" : cutBy === "greedy" ? "not the likeliest" : `cut by ${AXIS_NAMES[cutBy]}`;
+// Why a candidate has no probability at a stage (0 temperature, 1 top-k, 2 top-p); empty where it may have one.
+function cutText(rank, stage, found, values) {
+  if (isGreedy(values)) return !stage || !rank ? "" : stage === 1 ? "not the likeliest" : "cut";
+  if (rank >= found.left_by_top_k) return stage === 1 ? "cut by top-k" : stage === 2 ? "cut" : "";
+  return stage === 2 && rank >= found.left[1] ? "cut by top-p" : "";
 }
 
-function choiceText({ forced, draw }, { draw_interval: interval }) {
-  if (forced) return "chosen by hand";
-  return draw == null ? "taken" : `drawn: ${draw.toFixed(4)}${interval ? ` lies in ${interval[0].toFixed(3)}–${interval[1].toFixed(3)}` : ""}`;
-}
+const isGreedy = ({ temperature, top_k: topK }) => temperature === 0 || topK === 1;
+const rangeText = (low, high) => (high - low < 5e-5 ? percent(high) : low < 5e-5 ? `up to ${percent(high)}` : `${percent(low)} – ${percent(high)}`);
 
+// The table: { steps, values, rows, unrecorded, heads, lines }. Its parts stay; drawStages changes their bars and texts.
+let table = null;
+
+// Shows the candidates as they were when the token was drawn.
 export function showCandidates(steps) {
-  const cell = answerAt(tokenView.view, tokenView.index);
-  const bar = (value, cut) => el("td", { class: `probability${cut ? " removed" : ""}`, style: `--probability: ${Math.max(0, value).toFixed(4)}` }, cut ? `– ${cut}` : percent(value));
-  const rows = steps.candidates.map((c, i) => el("tr", { class: c.chosen ? "chosen" : c.cut_by ? "cut" : "", hidden: i >= INITIAL_ROWS && !c.chosen },
-    el("th", { scope: "row" }, visibleToken(c.text)), ...STAGES.map((stage) => bar(c[stage], cutText(c, stage))),
-    el("td", {}, c.chosen ? `← ${choiceText(steps, c)}` : state.view.shared || !state.about.branches ? "" : button("Continue from here", handler((event) => startBranch(c, event.target.closest("tr"))), { class: "link", "aria-label": `Continue from ${c.text}` }))));
-  const unrecorded = el("tr", { class: "unrecorded" }, el("th", { scope: "row" }, "all others"), ...STAGES.map((stage) => bar(steps.unrecorded[stage])), el("td", {}, "outside the recorded candidates"));
-  const hidden = rows.filter((row) => row.hidden);
-  const showAll = button(`Show ${hidden.length} more candidates`, (event) => { for (const row of hidden) row.hidden = false; event.target.remove(); }, { class: "link" });
-  $("candidates").replaceChildren(el("h5", {}, `Token ${steps.position + 1}: “${visibleToken(steps.text)}”`), el("p", {}, explanation(steps, cell)),
+  const values = answerAt(tokenView.view, tokenView.index);
+  const cells = () => STAGES.map(() => el("td", { class: "probability" }));
+  const rows = steps.candidates.map((candidate, i) => {
+    const [stages, mark] = [cells(), el("td", {})];
+    const row = el("tr", { hidden: i >= INITIAL_ROWS && !candidate.chosen }, el("th", { scope: "row" }, visibleToken(candidate.text)), ...stages, mark);
+    return { candidate, row, stages, mark };
+  });
+  const unrecorded = cells();
+  const heads = STAGES.map(() => el("th", { scope: "col" }));
+  const lines = Object.fromEntries(["top_k", "top_p", "greedy"].map((filter) => [filter, el("tr", { class: "cut-line", "data-filter": filter }, el("td", { colspan: STAGES.length + 2 }))]));
+  const body = el("tbody", {}, ...rows.map(({ row }) => row), el("tr", { class: "unrecorded" }, el("th", { scope: "row" }, "all others"), ...unrecorded, el("td", {}, "outside the recorded candidates")));
+  table = { steps, rows, unrecorded, heads, lines, body };
+  const hidden = rows.filter(({ row }) => row.hidden);
+  const showAll = button(`Show ${hidden.length} more candidates`, (event) => { for (const { row } of hidden) row.hidden = false; event.target.remove(); drawCutLines(...table.drawn); }, { class: "link" });
+  $("candidates").replaceChildren(el("h5", {}, `Token ${steps.position + 1}: “${visibleToken(steps.text)}”`), el("p", { id: "explanation" }, explanation(steps, values)),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Candidates" }, el("table", { class: "candidates" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Candidate"), ...stageNames(cell).map((name) => el("th", { scope: "col" }, name)), el("td"))),
-      el("tbody", {}, ...rows, unrecorded))),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Candidate"), ...heads, el("td"))), body)),
     hidden.length ? showAll : "", steps.hidden ? el("p", { class: "hint" }, `${steps.hidden} more recorded candidates are not shown.`) : "");
+  drawStages(asRecorded(steps), values);
+}
+
+// The record of a token in the form of a what-if.
+function asRecorded(steps) {
+  const same = (value) => [value, value];
+  return {
+    stages: steps.candidates.map((c) => STAGES.slice(1).map((stage) => c.bounds?.[stage] ?? same(c[stage]))),
+    rest: STAGES.slice(1).map((stage) => steps.unrecorded.bounds?.[stage] ?? same(steps.unrecorded[stage])),
+    left_by_top_k: steps.candidates.filter((c) => c.cut_by !== "top_k").length,
+    left: same(steps.candidates.filter((c) => !c.cut_by).length),
+    choice: steps.chosen,
+    recorded: true,
+  };
+}
+
+// Moves the bars and the cut lines to other values. found: of every recorded candidate, see candidates_what_if in whatif.py.
+export function drawStages(found, values) {
+  const { steps, rows, unrecorded, heads } = table;
+  stageNames(values).forEach((name, i) => (heads[i].textContent = name));
+  for (const { candidate, row, stages, mark } of rows) {
+    const at = found.recorded ? steps.candidates.indexOf(candidate) : candidate.rank;
+    drawBar(stages[0], [candidate.raw, candidate.raw], "");
+    found.stages[at].forEach((bounds, stage) => drawBar(stages[stage + 1], bounds, cutText(at, stage, found, values)));
+    row.className = candidate.chosen ? "chosen" : cutText(at, 2, found, values) ? "cut" : "";
+    const again = !found.recorded && !candidate.chosen && candidate.token_id === found.choice;
+    row.classList.toggle("drawn-instead", again);
+    mark.replaceChildren(candidate.chosen ? `← ${choiceText(steps, candidate, found)}` : again ? `← ${isGreedy(values) ? "greedy would take this" : "the same number would draw this"}` : "", candidate.chosen ? "" : branchButton(candidate));
+  }
+  drawBar(unrecorded[0], [steps.unrecorded.raw, steps.unrecorded.raw], "");
+  found.rest.forEach((bounds, stage) => drawBar(unrecorded[stage + 1], bounds, ""));
+  table.drawn = [found, values];
+  drawCutLines(found, values);
+}
+
+function drawBar(cell, [low, high], cut) {
+  cell.style.setProperty("--low", cut ? 0 : Math.max(0, low).toFixed(4));
+  cell.style.setProperty("--high", cut ? 0 : Math.max(0, high).toFixed(4));
+  cell.classList.toggle("removed", Boolean(cut));
+  cell.textContent = cut ? `– ${cut}` : rangeText(low, high);
+}
+
+// A line under the last candidate that a filter leaves.
+function drawCutLines(found, values) {
+  const { rows, lines, body } = table;
+  for (const line of Object.values(lines)) line.remove();
+  const draw = (filter, left, text) => {
+    lines[filter].firstChild.textContent = text;
+    const below = rows.find(({ candidate, row }, i) => !row.hidden && (found.recorded ? i : candidate.rank) >= left);
+    body.insertBefore(lines[filter], below?.row ?? body.lastChild);
+  };
+  if (isGreedy(values)) return draw("greedy", 1, "greedy cuts here");
+  const count = found.stages.length;
+  const [low, high] = found.left;
+  if (values.top_k && found.left_by_top_k < count) draw("top_k", found.left_by_top_k, `top-k ${values.top_k} cuts here`);
+  if (values.top_p < 1 && high < Math.min(count, found.left_by_top_k)) draw("top_p", high, `top-p ${values.top_p} cuts here${low < high ? `, or up to ${plural(high - low, "candidate")} earlier` : ""}`);
+}
+
+function choiceText({ forced, draw }, { draw_interval: interval }, found) {
+  if (forced) return "chosen by hand";
+  if (draw == null) return "taken";
+  if (found.recorded) return `drawn: ${draw.toFixed(4)}${interval ? ` lies in ${interval[0].toFixed(3)}–${interval[1].toFixed(3)}` : ""}`;
+  return `drawn: ${draw.toFixed(4)}`;
+}
+
+function branchButton(candidate) {
+  if (state.view.shared || !state.about.branches) return "";
+  return button("Continue from here", handler((event) => startBranch(candidate, event.target.closest("tr"))), { class: "link", "aria-label": `Continue from ${candidate.text}` });
 }
 
 // Generates a branch: one more answer, which continues from another candidate and is saved with the run. It appears under the

@@ -34,8 +34,10 @@ export function showFinishedMatrix(view) {
   showMatrix();
 }
 
-export function showMatrix() {
+// keepDetail: whether the open answer stays as it is, with its tokens; otherwise it is drawn again.
+export function showMatrix({ keepDetail = false } = {}) {
   const open = state.open;
+  const detail = keepDetail ? document.querySelector(".detail") : null;
   const { cells, view } = state;
   const groups = groupsOf(cells, layout);
   const columns = groups[0].rows[0].length;
@@ -51,6 +53,7 @@ export function showMatrix() {
   showAxes(cells);
   showBranches();
   $("grid-panel").hidden = false;
+  if (detail) return placeDetail(detail, open);
   state.open = null;
   if (open != null && buttonOf(open)) openAnswer(open);
 }
@@ -68,7 +71,8 @@ function showAxes(cells) {
   const choice = (key, other) => el("select", { id: `axis-${key}`, onchange: (event) => {
     if (event.target.value === layout[other]) layout[other] = layout[key];
     layout[key] = event.target.value;
-    showMatrix();
+    showMatrix({ keepDetail: true });
+    $(event.target.id).focus();
   } }, ...varied.map((axis) => el("option", { value: axis, selected: axis === layout[key] }, AXIS_NAMES[axis])));
   const fixed = AXES.filter((axis) => !varied.includes(axis));
   const counted = state.view && cells.length > 1 ? `${plural(distinctCount(state.view.cells), "different answer")} in ${plural(cells.length, "cell")}. ` : "";
@@ -155,13 +159,17 @@ export function openAnswer(index) {
   const compareWith = state.comparing;
   if (state.open != null) closeAnswer();
   state.open = index;
+  const body = el("div", { class: "detail", "data-messages": "", onkeydown: (event) => event.key === "Escape" && closeAnswer(true) });
+  placeDetail(body, index);
+  fillDetail(body, index, compareWith === index ? null : compareWith);
+}
+
+function placeDetail(body, index) {
   const button = buttonOf(index);
   button.setAttribute("aria-expanded", "true");
-  const body = el("div", { class: "detail", "data-messages": "", onkeydown: (event) => event.key === "Escape" && closeAnswer(true) });
   const row = button.closest("tr");
   if (row) row.after(el("tr", { class: "detail-row" }, el("td", { colspan: [...row.children].reduce((sum, one) => sum + one.colSpan, 0) }, body)));
   else button.after(body);
-  fillDetail(body, index, compareWith === index ? null : compareWith);
 }
 
 export function closeAnswer(focus = false) {
@@ -189,5 +197,5 @@ export function showBranches() {
 // The number of groups side by side depends on the width of the window.
 new ResizeObserver(() => {
   if (!state.cells.length || $("grid-panel").hidden || state.live.size) return;
-  if (abreast(groupsOf(state.cells, layout)[0].rows[0].length) !== groupsAbreast) showMatrix();
+  if (abreast(groupsOf(state.cells, layout)[0].rows[0].length) !== groupsAbreast) showMatrix({ keepDetail: true });
 }).observe($("grid"));

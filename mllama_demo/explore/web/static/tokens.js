@@ -2,7 +2,7 @@
 import { $, button, el, handler, percent, request, visibleToken } from "./dom.js";
 import { showCandidates } from "./candidates.js";
 import { answerAt, answerName } from "./state.js";
-import { showSliders } from "./whatif.js";
+import { applySliders, showSliders } from "./whatif.js";
 
 // The open answer: { view, index, tokens, position, colourBy }; null when the panel is closed.
 export let tokenView = null;
@@ -90,5 +90,7 @@ async function selectToken(position) {
   document.querySelectorAll("#entropy-chart rect").forEach((bar, i) => bar.classList.toggle("selected", i === position));
   const before = tokenView;
   const steps = await request(`runs/${tokenView.view.id}/cells/${tokenView.index}/tokens/${position}`);
-  if (tokenView === before && tokenView.position === position) showCandidates(steps);
+  if (tokenView !== before || tokenView.position !== position) return;
+  showCandidates(steps);
+  applySliders();
 }

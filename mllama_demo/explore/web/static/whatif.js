@@ -1,6 +1,7 @@
 // The sliders of the token view: which tokens of the answer other sampling values would have left. Nothing is generated.
 import { $, button, el, handler, percent, post, visibleToken } from "./dom.js";
-import { AXES, AXIS_NAMES, state } from "./state.js";
+import { drawStages } from "./candidates.js";
+import { AXES, AXIS_NAMES, answerAt, state } from "./state.js";
 import { tokenView } from "./tokens.js";
 
 const SLIDERS = AXES.filter((axis) => axis !== "seed");
@@ -17,7 +18,15 @@ export function showSliders(cell) {
     for (const name of SLIDERS) Object.assign($(`whatif-${name}`), { value: cell[name] }).nextElementSibling.textContent = cell[name];
     updateSoon();
   }, { class: "small" });
-  $("whatif").replaceChildren(el("h5", {}, "What if? Move a slider; nothing is generated"), el("div", { class: "sliders" }, ...labels, reset), el("p", { id: "whatif-result", role: "status" }));
+  $("whatif").replaceChildren(el("h5", {}, "What if? Move a slider; nothing is generated"), el("div", { class: "sliders" }, ...labels, reset), el("p", { id: "whatif-result", role: "status" }, "The bars and the cut lines below follow the sliders."));
+}
+
+const sliderValues = () => Object.fromEntries(SLIDERS.map((name) => [name, Number($(`whatif-${name}`).value)]));
+
+// Another token was selected: its candidates follow the sliders too.
+export function applySliders() {
+  const cell = answerAt(tokenView.view, tokenView.index);
+  if (Object.entries(sliderValues()).some(([name, value]) => value !== Number(cell[name]))) updateSoon();
 }
 
 let timer;
@@ -30,9 +39,11 @@ function updateSoon() {
 async function update() {
   if (!tokenView) return;
   const number = ++lastRequest;
-  const values = Object.fromEntries(SLIDERS.map((name) => [name, Number($(`whatif-${name}`).value)]));
-  const found = await post(`runs/${tokenView.view.id}/cells/${tokenView.index}/whatif`, values);
+  const values = sliderValues();
+  const { view, index, position } = tokenView;
+  const found = await post(`runs/${view.id}/cells/${index}/whatif`, { ...values, position });
   if (number !== lastRequest || !tokenView) return;
+  if (position === tokenView.position) drawStages(found.candidates, values);
   found.tokens.forEach((token, i) => {
     const element = $(`token-${i}`);
     element.classList.toggle("impossible", token.possible === false);
