@@ -127,6 +127,8 @@ class TokenTrace:
         chosen_logit: Its logit.
         draw: The uniform random number in [0, 1) that selected the token; None for greedy.
         after_top_k, after_top_p: How many tokens of the whole vocabulary are left after the filter.
+        reported: A server sent the record, as log probabilities: the logits. The server does not tell the random number and the
+            size of the vocabulary, and the counts are those of the candidates that it sent.
     """
 
     token_ids: tuple[int, ...]
@@ -138,6 +140,7 @@ class TokenTrace:
     after_top_k: int
     after_top_p: int
     whole: WholeVocabulary | None = None
+    reported: bool = False
 
     def raw_probabilities(self) -> np.ndarray:
         """Returns the probabilities [m] of the recorded candidates at temperature 1 without filters."""

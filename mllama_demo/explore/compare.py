@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 from mllama_demo.explore.filter_steps import FilterSteps, filter_steps
-from mllama_demo.explore.results import Cell
+from mllama_demo.explore.results import Cell, Token
 from mllama_demo.sampling import SamplingParams
 
 DiffKind = Literal["same", "changed", "only_a", "only_b"]
@@ -50,6 +50,7 @@ class DivergentToken:
         text: of the token.
         draw: the random number, None without one.
         steps: how the token was chosen; None without a record.
+        record: the token with its candidates; None where the answer had ended.
         other_possible: whether this sampler could have drawn the other answer's token; None where the record does not tell.
     """
 
@@ -58,6 +59,7 @@ class DivergentToken:
     draw: float | None = None
     steps: FilterSteps | None = None
     other_possible: bool | None = None
+    record: Token | None = None
 
 
 Cause = Literal["forced", "random_number", "filters", "greedy", "unknown"]
@@ -117,16 +119,16 @@ def _divergent_token(cell: Cell, index: int, sampling: SamplingParams, other: in
         return DivergentToken(None)
     token = cell.tokens[index]
     if token.trace is None:
-        return DivergentToken(token.id, token.text)
+        return DivergentToken(token.id, token.text, record=token)
     steps = filter_steps(token.trace, sampling)
     possible = None
     if other is not None:
         found = next((candidate for candidate in steps.candidates if candidate.token_id == other), None)
         if found is not None:
             possible = found.cut_by is None
-        elif token.trace.after_top_p <= len(steps.candidates):
+        elif token.trace.after_top_p <= len(steps.candidates) and not token.trace.reported:
             possible = False
-    return DivergentToken(token.id, token.text, token.trace.draw, steps, possible)
+    return DivergentToken(token.id, token.text, token.trace.draw, steps, possible, token)
 
 
 def _cause(a: DivergentToken, b: DivergentToken, sampling_a: SamplingParams, sampling_b: SamplingParams) -> Cause:

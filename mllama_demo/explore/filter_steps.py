@@ -61,7 +61,8 @@ class FilterSteps:
         chosen_index: its index in candidates, None when it is not recorded.
         draw: the random number; None for a greedy choice and for a forced token.
         forced: whether a user chose the token, see forced_token.
-        candidates_left: how many of the whole vocabulary were left after the filters.
+        candidates_left: how many of the whole vocabulary were left after the filters; of the sent candidates where a server
+            reported them.
         exact: False where the record does not contain the mass of the unrecorded candidates, which then counts as 0.
     """
 
@@ -100,6 +101,7 @@ def filter_steps(trace: TokenTrace, params: SamplingParams) -> FilterSteps:
     unrecorded = Unrecorded(trace.unrecorded_mass(), *(max(0.0, 1.0 - float(stage.sum())) for stage in stages))
     index = trace.token_ids.index(trace.chosen) if trace.chosen in trace.token_ids else None
     forced = is_forced(trace, params)
+    exact = exact and not trace.reported
     return FilterSteps(candidates, unrecorded, trace.chosen, index, trace.draw, forced, trace.after_top_p, exact)
 
 
@@ -139,7 +141,7 @@ def _cuts(trace: TokenTrace, params: SamplingParams) -> list[CutBy | None]:
 
 def is_forced(trace: TokenTrace, params: SamplingParams) -> bool:
     """Whether a user chose the token (see forced_token), and not the sampler. params: what the answer was sampled with."""
-    return trace.draw is None and (not params.greedy or trace.chosen != trace.token_ids[0])
+    return trace.draw is None and not trace.reported and (not params.greedy or trace.chosen != trace.token_ids[0])
 
 
 def forced_token(cell: Cell, position: int, token_id: int) -> Token:

@@ -99,6 +99,8 @@ def _pieces(cell: Cell, sampling: SamplingParams) -> list[_Piece]:
             continue
         chosen = steps.candidates[steps.chosen_index]
         title = f"{chosen.raw:.1%} before the filters, {chosen.final:.1%} after; {steps.candidates_left:,} candidates left"
+        if token.trace.reported:
+            title = f"{chosen.raw:.1%} as the server says"
         pieces.append(_Piece(token.text, round(1 - chosen.raw, 3), title, steps.forced))
     pieces.append(_Piece(cell.text[sum(len(piece.text) for piece in pieces) :]))
     return pieces

@@ -86,11 +86,25 @@ class Token(_StrictModel):
         id: -1 where a server returns text without tokens.
         text: the text that this token completed.
         trace: None where the backend returns no probabilities.
+        candidates: the texts of trace.token_ids where a server sent text without ids; the ids are then made of the texts.
     """
 
     id: int = Field(ge=-1)
     text: str
     trace: Annotated[TokenTrace, AfterValidator(_check_trace)] | None = None
+    candidates: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_candidates(self) -> Token:
+        if self.candidates and (self.trace is None or len(self.candidates) != len(self.trace.token_ids)):
+            raise ValueError("candidates has one text for each of the token_ids of the trace")
+        return self
+
+    def candidate_text(self, token_id: int) -> str | None:
+        """The text of a candidate that a server sent; None where the tokenizer knows it."""
+        if self.trace is None or not self.candidates or token_id not in self.trace.token_ids:
+            return None
+        return self.candidates[self.trace.token_ids.index(token_id)]
 
 
 class Cell(_StrictModel):
@@ -232,8 +246,6 @@ class Run(_StrictModel):
         for index, (cell, values) in enumerate(zip(self.cells, wanted, strict=True)):
             if not cell.matches(values):
                 raise ValueError(f"cell {index} has {cell.label()}, which is not what the grid has there")
-            if len(cell.tokens) > values.max_tokens:
-                raise ValueError(f"cell {index} has more tokens than max_tokens")
         return self
 
     @model_validator(mode="after")
@@ -310,6 +322,10 @@ class Run(_StrictModel):
     def token_count(self) -> int:
         """Number of tokens of all answers."""
         return sum(len(self.answer(index).tokens) for index in self.indices)
+
+    def surplus(self, index: int) -> int:
+        """How many tokens an answer has beyond max_tokens: a remote server may send more than it was asked for."""
+        return max(0, len(self.answer(index).tokens) - self.grid.max_tokens)
 
     @property
     def failed_count(self) -> int:

@@ -23,6 +23,7 @@ from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationReque
 from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.explore.filter_steps import forced_token
 from mllama_demo.explore.grid import MAX_TOKENS, BackendSpeed, Estimate, Grid, estimate, measured_speed
+from mllama_demo.explore.reported_tokens import tokens_of
 from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, empty_cell
 from mllama_demo.generation.request import RequestBuilder, generate_when_free, renewed
 from mllama_demo.images.loading import LoadedImage
@@ -65,7 +66,7 @@ class CellProgress:
         elif isinstance(event, TokenEvent):
             self.phase = "writing"
             self.text += event.text
-            self.tokens.append(Token(id=event.token_id, text=event.text, trace=event.trace))
+            self.tokens += tokens_of(event, self.sampling)
         else:
             self.text += event.text
             self.finish, self.error = event, event.error
@@ -283,7 +284,7 @@ class Explorer:
             lambda _: image,
             conversation_id=conversation_id,
             shared_prompt=self._has("fork"),
-            trace=self._has("probabilities"),
+            trace=self._has("probabilities") or self._has("logprobs"),
         )
         return built.request
 

@@ -106,15 +106,17 @@ TOUR = (
 
 
 def why_no_token_view(info: BackendInfo) -> str | None:
-    """Why the token view is missing, and what enables it. None where the backend returns probabilities."""
-    if "probabilities" in info.capabilities:
+    """Why the token view is missing, and what enables it. None where the backend returns probabilities or log probabilities."""
+    if info.capabilities & {"probabilities", "logprobs"}:
         return None
-    if "logprobs" in info.capabilities or info.name == "openai":
+    if info.name == "openai":
+        reason = info.ignored.get("logprobs", "It does not tell what else each token could have been.")
         return (
-            "The model runs on a server behind this page, which does not tell what else each token could have been. "
-            "A model that this program runs itself (--model-path, without --remote-url) brings the token view."
+            f"There is no token view: the model runs on a server behind this page. {reason} A server that sends log "
+            "probabilities (top_logprobs), such as vLLM, Ollama or llama-server, brings the token view, and so does a model that "
+            "this program runs itself (--model-path, without --remote-url)."
         )
     return (
-        f"The backend {info.name} samples where it tells no probabilities; sampling on the host brings the token view: "
-        "leave on_device_sampling_config out of the configuration."
+        f"There is no token view: the backend {info.name} samples where it tells no probabilities. Sampling on the host brings "
+        "the token view: leave on_device_sampling_config out of the configuration."
     )

@@ -11,11 +11,11 @@ from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.explore.compare import DivergentToken, compare
-from mllama_demo.explore.filter_steps import NO_TRACE, entropy, filter_steps
+from mllama_demo.explore.filter_steps import NO_TRACE, Candidate, entropy, filter_steps
 from mllama_demo.explore.grid import AXES, Axis
 from mllama_demo.explore.measures import MEASURES, group_cells, heat_map, mean_entropy
 from mllama_demo.explore.report import OUTCOMES
-from mllama_demo.explore.results import Branch, Cell, Run
+from mllama_demo.explore.results import Branch, Cell, Run, Token
 from mllama_demo.explore.web.tour import DIVERGENCE_CAUSES
 from mllama_demo.explore.whatif import CandidatesWhatIf, candidates_what_if, what_if
 from mllama_demo.sampling import SamplingParams
@@ -69,6 +69,9 @@ def cell_view(run: Run, index: int) -> View:
     bits = mean_entropy(cell)
     details = [f"{len(cell.tokens)} {'token' if len(cell.tokens) == 1 else 'tokens'}"]
     details += [] if bits is None else [f"{bits:.2f} bits"]
+    if surplus := run.surplus(index):
+        asked = run.grid.max_tokens
+        details.append(f"{surplus} more than the {asked} that were asked for; the answer is kept as the server sent it")
     return {
         "index": index,
         "name": run.name(index),
@@ -113,15 +116,21 @@ def steps_view(cell: Cell, position: int, values: SamplingParams, names: TokenNa
     """The candidates of one token after temperature, top_k and top_p."""
     if not 0 <= position < len(cell.tokens):
         raise NotFound(f"The answer has {len(cell.tokens)} tokens, so there is no token {position + 1}.")
-    trace = cell.tokens[position].trace
+    token = cell.tokens[position]
+    trace = token.trace
     if trace is None:
         raise BadRequest(NO_TRACE)
     steps = filter_steps(trace, values)
+    bounds = _candidates_view(candidates_what_if([trace], 0, values, values)) if trace.reported else None
+
+    def text(candidate: Candidate) -> str:
+        return candidate_text(names, token, candidate.token_id)
+
     shown = [
         {
             **asdict(candidate),
             "rank": index,
-            "text": token_text(names, candidate.token_id),
+            "text": text(candidate),
             "chosen": candidate.token_id == steps.chosen,
         }
         for index, candidate in enumerate(steps.candidates)
@@ -129,8 +138,10 @@ def steps_view(cell: Cell, position: int, values: SamplingParams, names: TokenNa
     ]
     return {
         "position": position,
-        "text": token_text(names, steps.chosen),
+        "text": candidate_text(names, token, steps.chosen),
         "candidates": shown,
+        "reported": len(steps.candidates) if trace.reported else None,
+        "bounds": bounds,
         "hidden": len(steps.candidates) - len(shown),
         "unrecorded": asdict(steps.unrecorded),
         "draw": steps.draw,
@@ -139,6 +150,12 @@ def steps_view(cell: Cell, position: int, values: SamplingParams, names: TokenNa
         "exact": steps.exact,
         "chosen_recorded": steps.chosen_index is not None,
     }
+
+
+def candidate_text(names: TokenNames, token: Token, token_id: int) -> str:
+    """The displayed text of a candidate of the token."""
+    sent = token.candidate_text(token_id)
+    return token_text(names, token_id) if sent is None else sent
 
 
 def token_text(names: TokenNames, token_id: int) -> str:
@@ -159,6 +176,7 @@ def whatif_view(
         raise NotFound(f"The answer has {len(traces)} tokens, so there is no token {position + 1}.")
     found, before = what_if(traces, recorded, params), what_if(traces, recorded, recorded)
     difference = found.first_difference
+    choice = None if difference is None else found.tokens[difference].choice
     return {
         "tokens": [
             {
@@ -167,12 +185,13 @@ def whatif_view(
                 "high": token.probability[1],
                 "candidates_left": list(token.candidates_left),
                 "exact": token.exact,
-                "choice": None if token.choice is None else token_text(names, token.choice),
+                "choice": None if token.choice is None else candidate_text(names, record, token.choice),
             }
-            for token in found.tokens
+            for token, record in zip(found.tokens, cell.tokens, strict=True)
         ],
         "first_difference": difference,
-        "instead": None if difference is None or (c := found.tokens[difference].choice) is None else token_text(names, c),
+        "instead": None if difference is None or choice is None else candidate_text(names, cell.tokens[difference], choice),
+        "reported": traces[0].reported,
         "first_unknown": found.first_unknown,
         "impossible": len(found.impossible),
         "tail_matters": len(found.tail_matters),
@@ -216,12 +235,16 @@ def compare_view(run: Run, a: int, b: int, names: TokenNames) -> View:
 
 def _divergent_token(token: DivergentToken, names: TokenNames) -> View:
     top = [] if token.steps is None else token.steps.candidates[:6]
-    text = token.text if token.token_id is None or token.token_id < 0 else token_text(names, token.token_id)
+
+    def name(token_id: int) -> str:
+        return token_text(names, token_id) if token.record is None else candidate_text(names, token.record, token_id)
+
+    text = token.text if token.token_id is None or token.token_id < 0 else name(token.token_id)
     return {
         "text": None if token.token_id is None else text,
         "draw": token.draw,
         "other_possible": token.other_possible,
-        "candidates": [{"text": token_text(names, c.token_id), "raw": c.raw, "final": c.final, "cut_by": c.cut_by} for c in top],
+        "candidates": [{"text": name(c.token_id), "raw": c.raw, "final": c.final, "cut_by": c.cut_by} for c in top],
     }
 
 

@@ -76,7 +76,7 @@ CORRUPTIONS = [
     (put("model", 5), "model"),
     (put("grid", "temperature", [9]), "temperature must be"),
     (put("grid", "seed", [1, 3]), "not what the grid has there"),
-    (put("grid", "max_tokens", 3), "more tokens than max_tokens"),
+    (put("cells", 0, "tokens", 0, "candidates", ["a"]), "one text for each"),
     (lambda d: d["cells"].pop(), "the run 7"),
     (put("cells", 0, "outcome", "won"), "cells.0.outcome"),
     (put("cells", 0, "text", "Other"), "texts of the tokens"),

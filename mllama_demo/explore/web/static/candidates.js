@@ -14,6 +14,7 @@ function stageNames(cell) {
 }
 
 function explanation(steps, cell) {
+  if (steps.reported) return reportedExplanation(steps);
   const sentences = [];
   const left = `${steps.candidates_left.toLocaleString("en")} ${steps.candidates_left === 1 ? "candidate" : "candidates"}`;
   if (cell.temperature === 0 || cell.top_k === 1) sentences.push("Greedy: the likeliest token, always.");
@@ -26,6 +27,11 @@ function explanation(steps, cell) {
   if (!steps.exact) sentences.push("The record does not tell the mass outside of it after temperature, so it counts as nothing.");
   if (!steps.chosen_recorded) sentences.push(`“${steps.text}” was drawn from outside the record${steps.draw == null ? "" : ` with ${steps.draw.toFixed(4)}`}.`);
   return sentences.join(" ");
+}
+
+function reportedExplanation({ reported, unrecorded }) {
+  return `The server sent ${plural(reported, "alternative")} for this token, which have ${percent(1 - unrecorded.raw)} together. They are taken as the model's own, before temperature and filters. `
+    + "The server does not tell its random number; where the alternatives that it did not send matter, there are bounds.";
 }
 
 // Why a candidate has no probability at a stage (0 temperature, 1 top-k, 2 top-p); empty where it may have one.
@@ -53,7 +59,7 @@ export function showCandidates(steps) {
   const unrecorded = cells();
   const heads = STAGES.map(() => el("th", { scope: "col" }));
   const lines = Object.fromEntries(["top_k", "top_p", "greedy"].map((filter) => [filter, el("tr", { class: "cut-line", "data-filter": filter }, el("td", { colspan: STAGES.length + 2 }))]));
-  const body = el("tbody", {}, ...rows.map(({ row }) => row), el("tr", { class: "unrecorded" }, el("th", { scope: "row" }, "all others"), ...unrecorded, el("td", {}, "outside the recorded candidates")));
+  const body = el("tbody", {}, ...rows.map(({ row }) => row), el("tr", { class: "unrecorded" }, el("th", { scope: "row" }, "all others"), ...unrecorded, el("td", {}, steps.reported ? "not sent by the server" : "outside the recorded candidates")));
   table = { steps, rows, unrecorded, heads, lines, body };
   const hidden = rows.filter(({ row }) => row.hidden);
   const showAll = button(`Show ${hidden.length} more candidates`, (event) => { for (const { row } of hidden) row.hidden = false; event.target.remove(); drawCutLines(...table.drawn); }, { class: "link" });
@@ -66,10 +72,11 @@ export function showCandidates(steps) {
 
 // The record of a token in the form of a what-if.
 function asRecorded(steps) {
+  if (steps.bounds) return { ...steps.bounds, choice: steps.chosen };
   const same = (value) => [value, value];
   return {
-    stages: steps.candidates.map((c) => STAGES.slice(1).map((stage) => c.bounds?.[stage] ?? same(c[stage]))),
-    rest: STAGES.slice(1).map((stage) => steps.unrecorded.bounds?.[stage] ?? same(steps.unrecorded[stage])),
+    stages: steps.candidates.map((c) => STAGES.slice(1).map((stage) => same(c[stage]))),
+    rest: STAGES.slice(1).map((stage) => same(steps.unrecorded[stage])),
     left_by_top_k: steps.candidates.filter((c) => c.cut_by !== "top_k").length,
     left: same(steps.candidates.filter((c) => !c.cut_by).length),
     choice: steps.chosen,
@@ -121,6 +128,7 @@ function drawCutLines(found, values) {
 
 function choiceText({ forced, draw }, { draw_interval: interval }, found) {
   if (forced) return "chosen by hand";
+  if (table.steps.reported) return "the server's token";
   if (draw == null) return "taken";
   if (found.recorded) return `drawn: ${draw.toFixed(4)}${interval ? ` lies in ${interval[0].toFixed(3)}–${interval[1].toFixed(3)}` : ""}`;
   return `drawn: ${draw.toFixed(4)}`;

@@ -115,7 +115,6 @@ handler(async () => {
   state.about = await request("about");
   $("model").textContent = `Model: ${state.about.model}.`;
   $("runs-hint").textContent = `The newest ${state.about.max_kept_runs} runs are saved; when there are more, the oldest goes. Export a run that must stay.`;
-  if (state.about.why_no_token_view) Object.assign($("no-token-view"), { textContent: state.about.why_no_token_view, hidden: false });
   showThumbnails(state.about);
   estimateSoon();
   await Promise.all([openAddress(), listRuns()]);

@@ -51,11 +51,19 @@ export function showMatrix({ keepDetail = false } = {}) {
   $("grid").classList.toggle("dense", columns * Math.min(groupsAbreast, groups.length) > 6);
   $("grid").replaceChildren(...bands.map((band) => bandTable(band, same)));
   showAxes(cells);
+  showWhyNoTokens(view);
   showBranches();
   $("grid-panel").hidden = false;
   if (detail) return placeDetail(detail, open);
   state.open = null;
   if (open != null && buttonOf(open)) openAnswer(open);
+}
+
+// One sentence for all cells where no answer has a record of its tokens.
+function showWhyNoTokens(view) {
+  const missing = view ? view.cells.some((cell) => cell.text) && !view.cells.some((cell) => cell.has_traces) : true;
+  const reason = missing ? state.about.why_no_token_view ?? (view && "The backend sent no probabilities with these answers, so there is no token view.") : null;
+  Object.assign($("no-token-view"), { textContent: reason ?? "", hidden: !reason });
 }
 
 // How many groups of columns stand side by side.

@@ -1,7 +1,7 @@
 // The sliders of the token view: which tokens of the answer other sampling values would have left. Nothing is generated.
 import { $, button, el, handler, percent, post, visibleToken } from "./dom.js";
 import { drawStages } from "./candidates.js";
-import { AXES, AXIS_NAMES, answerAt, state } from "./state.js";
+import { AXES, AXIS_NAMES, answerAt, plural, state } from "./state.js";
 import { tokenView } from "./tokens.js";
 
 const SLIDERS = AXES.filter((axis) => axis !== "seed");
@@ -63,7 +63,8 @@ function oneIn(log) {
 
 function chance([low, high]) {
   if (high == null) return "none";
-  const [least, most] = [low == null ? "none" : oneIn(low), oneIn(high)];
+  if (low == null) return `at most ${oneIn(high)}`;
+  const [least, most] = [oneIn(low), oneIn(high)];
   return least === most ? most : `${least} to ${most}`;
 }
 
@@ -72,9 +73,10 @@ function resultText(found) {
   const sentences = [];
   sentences.push(found.impossible ? `${found.impossible} of ${found.tokens.length} tokens could not have been drawn (struck through).` : "Every token would still have been possible.");
   if (found.first_difference != null) sentences.push(`${how} would first differ at token ${found.first_difference + 1}: “${visibleToken(found.instead ?? "")}”.`);
+  else if (found.reported) sentences.push("The server does not tell its random numbers, so what they would choose is unknown.");
   else if (found.first_unknown != null) sentences.push(`From token ${found.first_unknown + 1} on, the record does not tell what ${found.greedy ? "greedy" : "the same numbers"} would choose.`);
   else sentences.push(`${how} would choose this very answer.`);
   sentences.push(`Chance of this whole answer: ${chance(found.log10_before)} → ${chance(found.log10)}.`);
-  if (found.tail_matters) sentences.push(`At ${found.tail_matters} tokens the unrecorded tail matters, so bounds are given.`);
+  if (found.tail_matters) sentences.push(`At ${plural(found.tail_matters, "token")} the ${found.reported ? "alternatives that were not sent matter" : "unrecorded tail matters"}, so bounds are given.`);
   return sentences.join(" ");
 }
