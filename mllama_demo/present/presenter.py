@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache
+from pydantic import BaseModel, ConfigDict, Field
 
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
@@ -34,14 +37,44 @@ _NOT_A_KIOSK = "This is a kiosk, where nobody rehearses; use the command: python
 _TOO_SMALL = "Made for a larger model: the small one that answers here is lost with photographs, documents and charts."
 
 
+class AudienceQuestion(BaseModel):
+    """A question from the audience, which is not part of the scenario.
+
+    Attributes:
+        continues: whether the question continues the conversation of the step. Otherwise it is asked about the image of the step,
+            without what was said before.
+        earlier: how many questions from the audience were asked at this step before this one; a question that continues continues
+            them too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: str = Field(min_length=1, max_length=4000)
+    continues: bool = False
+    earlier: int = Field(0, ge=0, le=100)
+
+
 @dataclass
 class PresentationAnswers:
-    """The answers of the presentations under way. The presentation used longest ago is forgotten first."""
+    """The answers of one presentation.
 
-    _answers: LRUCache[str, dict[int, str]] = field(default_factory=lambda: LRUCache(MAX_RUNS))
+    Attributes:
+        steps: the answers so far, by index of the step.
+        audience: the questions from the audience with their answers, by index of the step at which they were asked.
+    """
 
-    def get(self, run: str, scenario: str) -> dict[int, str]:
-        """The answers so far, by index of the step.
+    steps: dict[int, str] = field(default_factory=dict)
+    audience: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+
+
+class Presentations:
+    """The presentations under way. The one used longest ago is forgotten first."""
+
+    def __init__(self) -> None:
+        self._answers: LRUCache[str, PresentationAnswers] = LRUCache(MAX_RUNS)
+
+    def get(self, run: str, scenario: str) -> PresentationAnswers:
+        """The answers of one presentation.
 
         Args:
             run: the id that the page of the presentation was given.
@@ -51,7 +84,7 @@ class PresentationAnswers:
         """
         if not _RUN.match(run):
             raise BadRequest("The run must be the one that the page was given; reload the page.")
-        return self._answers.setdefault(f"{scenario}:{run}", {})
+        return self._answers.setdefault(f"{scenario}:{run}", PresentationAnswers())
 
 
 @dataclass(frozen=True)
@@ -78,7 +111,7 @@ class Presenter:
 
     def __init__(self, settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate) -> None:
         self._settings, self._backend, self._tokenizer = settings, backend, tokenizer
-        self._answers = PresentationAnswers()
+        self._presentations = Presentations()
         self._rehearsing: set[str] = set()
 
     def scenario(self, name: str) -> Scenario:
@@ -140,24 +173,69 @@ class Presenter:
             NotFound: there is no such scenario or step.
             Conflict: the step was changed after the page was opened.
         """
+        scenario, answers, known = await self._current(name, index, run, fingerprint)
+        async with aclosing(ask_step(self._service(scenario), scenario, index, known)) as states:
+            async for answer in states:
+                if answer.finish is not None and answer.finish.reason not in INCOMPLETE:
+                    answers.steps[index] = answer.text
+                yield answer
+
+    async def ask_from_audience(
+        self, name: str, index: int, run: str, fingerprint: str, asked: AudienceQuestion
+    ) -> AsyncGenerator[Answer, None]:
+        """Streams the states of the answer to a question from the audience. Closing the stream cancels the request.
+
+        Args: those of `ask`. The question is asked with the sampling values of the deployment.
+
+        Raises:
+            BadRequest: the question is empty, or the step to continue has no answer.
+            NotFound, Conflict: as in `ask`.
+        """
+        scenario, answers, known = await self._current(name, index, run, fingerprint)
+        question = asked.question.strip()
+        if not question:
+            raise BadRequest("The question is empty.")
+        if not asked.continues:
+            image = scenario.images[index]
+            conversation = Conversation().add(Message("user", question, None if image is None else ImageRef.of(image)))
+        elif index in known:
+            conversation = scenario.conversation(index, known).add(Message("assistant", known[index]))
+            for earlier_question, answer_text in answers.audience.get(index, [])[: asked.earlier]:
+                conversation = conversation.add(Message("user", earlier_question)).add(Message("assistant", answer_text))
+            conversation = conversation.add(Message("user", question))
+        else:
+            raise BadRequest(f"Step {index + 1} was not asked yet, so that no question can continue it.")
+        limit, id = scenario.script.time_limit_s, uuid.uuid4().hex
+        service = self._service(scenario)
+        async with aclosing(service.answer(conversation, self._settings.sampling, id, limit)) as states:
+            async for answer in states:
+                if asked.continues and answer.finish is not None and answer.finish.reason not in INCOMPLETE:
+                    turns = answers.audience.setdefault(index, [])
+                    turns[asked.earlier :] = [(question, answer.text)]
+                yield answer
+
+    async def _current(
+        self, name: str, index: int, run: str, fingerprint: str
+    ) -> tuple[Scenario, PresentationAnswers, dict[int, str]]:
+        """The scenario, the answers of the presentation, and the answers to steps that the page has shown, live or recorded.
+
+        Raises:
+            NotFound, Conflict, BadRequest: as in `ask`.
+        """
         scenario = await asyncio.to_thread(self.scenario, name)
         exists = 0 <= index < len(scenario.steps)
         if not exists and not fingerprint:
             raise NotFound(f"The scenario {name} has steps 1 to {len(scenario.steps)}.")
-        answers = self._answers.get(run, name)
+        answers = self._presentations.get(run, name)
         if not exists or fingerprint != scenario.fingerprint(index):
             raise Conflict("The scenario was changed; reload the page.")
-        known = dict(answers)
+        known = dict(answers.steps)
         recording = (await asyncio.to_thread(self.rehearsal_status, scenario)).recording
-        for number in range(scenario.conversation_start(index), index):  # the page showed these in place of live answers
+        for number in range(scenario.conversation_start(index), index + 1):  # the page shows these in place of live answers
             found = recording.step(scenario, number) if recording else None
             if number not in known and found is not None:
                 known[number] = found.answer
-        async with aclosing(ask_step(self._service(scenario), scenario, index, known)) as states:
-            async for answer in states:
-                if answer.finish is not None and answer.finish.reason not in INCOMPLETE:
-                    answers[index] = answer.text
-                yield answer
+        return scenario, answers, known
 
     async def rehearse(self, name: str) -> AsyncGenerator[Scenario | Recording | RehearsalStatus, None]:
         """Yields the scenario, the recording so far after each step, and at last the status, without a recording if the recording

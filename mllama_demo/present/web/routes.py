@@ -1,7 +1,7 @@
 """The routes of present mode. Its pages play a scenario: prepared questions, which the backend and queue of the chat answer.
 
-This module has the routes and the JSON that they send. present/presenter.py has the logic and knows no web. Neither module knows
-Gradio or torch.
+This module has the routes; events.py has the JSON that they send. present/presenter.py has the logic and knows no web. None of
+them knows Gradio or torch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend
 from mllama_demo.errors import BackendUnavailable, DemoError
-from mllama_demo.generation.service import Answer
-from mllama_demo.present.presenter import Presenter, RehearsalStatus
-from mllama_demo.present.recording import INCOMPLETE, Recording
-from mllama_demo.present.spec import Scenario, names
-from mllama_demo.sampling import SamplingParams
+from mllama_demo.present.presenter import AudienceQuestion, Presenter
+from mllama_demo.present.spec import names
+from mllama_demo.present.web.events import answer_events, rehearsal_events, scenario_json
 from mllama_demo.web.auth.login import signed_in_user
 from mllama_demo.web.errors import INTERNAL_ERROR, ApiError
 from mllama_demo.web.requests import StaticAssets, notice_page, require_same_origin
@@ -98,12 +96,12 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
         if refusal := presenter.rehearsal_refusal(signed_in_user(request)):
             raise ApiError(403, refusal, code="not_allowed")
         require_ready()
-        return await _ndjson_response(_rehearsal_events(presenter.rehearse(name)))
+        return await _ndjson_response(rehearsal_events(presenter.rehearse(name)))
 
     @router.get("/present/{name}/scenario.json")
-    def scenario_json(name: str) -> JSONResponse:
+    def script(name: str) -> JSONResponse:
         scenario = presenter.scenario(name)
-        return JSONResponse(_scenario_json(scenario, presenter.rehearsal_status(scenario), settings), headers=_NO_STORE)
+        return JSONResponse(scenario_json(scenario, presenter.rehearsal_status(scenario), settings), headers=_NO_STORE)
 
     @router.get("/present/{name}/images/{digest}")
     def image(name: str, digest: str) -> Response:
@@ -122,7 +120,13 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
             fingerprint: The step's fingerprint in scenario.json.
         """
         require_ready()
-        return await _ndjson_response(_answer_events(presenter.ask(name, number - 1, run, fingerprint)))
+        return await _ndjson_response(answer_events(presenter.ask(name, number - 1, run, fingerprint)))
+
+    @router.post("/present/{name}/steps/{number}/{run}/question")
+    async def ask_from_audience(name: str, number: int, run: str, asked: AudienceQuestion, fingerprint: str = "") -> Response:
+        """Streams the answer to a question from the audience at this step, as `ask` does."""
+        require_ready()
+        return await _ndjson_response(answer_events(presenter.ask_from_audience(name, number - 1, run, fingerprint, asked)))
 
     app.include_router(router)
 
@@ -142,94 +146,9 @@ async def _ndjson_response(events: AsyncGenerator[dict[str, Any], None]) -> Resp
                 async for event in events:
                     yield event
             except DemoError as error:
-                yield {"error": str(error)}
+                yield {"error": str(error), "status": error.status}
             except Exception:
                 log.exception("a presentation or a rehearsal failed")
-                yield {"error": INTERNAL_ERROR}
+                yield {"error": INTERNAL_ERROR, "status": 500}
 
     return NdjsonStream(lines())
-
-
-_INCOMPLETE_REASONS = {
-    "time_limit": "The answer took longer than the step's time limit.",
-    "cancelled": "The answer was ended from elsewhere.",
-}
-
-
-def _scenario_json(scenario: Scenario, rehearsal: RehearsalStatus, settings: Settings) -> dict[str, Any]:
-    """Returns all that the page needs to play the scenario without the server."""
-    recording, steps = rehearsal.recording, []
-    for index, step in enumerate(scenario.steps):
-        recorded = None
-        if recording is not None and (answer := recording.step(scenario, index)) is not None:
-            recorded = {"text": answer.answer, "total_s": answer.total_s, "date": recording.date, "model": recording.model}
-        image = scenario.images[index]
-        steps.append(
-            {
-                "title": step.title,
-                "prompt": step.prompt.strip(),
-                "continues": step.continues,
-                "notes": step.notes.strip(),
-                "image": None if image is None else f"{scenario.name}/images/{image.digest}",
-                "parameters": _sampling_text(scenario.samplings[index]),
-                "limit_s": min(scenario.time_limit_s(index), settings.request_time_limit_s),
-                "recorded": recorded,
-                "fingerprint": scenario.fingerprint(index),
-            }
-        )
-    return {"title": scenario.script.title, "rehearsed": rehearsal.state, "sentence": rehearsal.sentence, "steps": steps}
-
-
-async def _rehearsal_events(
-    events: AsyncGenerator[Scenario | Recording | RehearsalStatus, None],
-) -> AsyncGenerator[dict[str, Any], None]:
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Scenario):
-                yield {"steps": [event.fingerprint(index) for index in range(len(event.steps))]}
-            elif isinstance(event, Recording):
-                yield _step_result(event)
-            else:
-                yield {"kept": event.recording is not None, "state": event.state, "sentence": event.sentence}
-
-
-def _step_result(recording: Recording) -> dict[str, Any]:
-    """Returns the result of the last step in the recording, which is the step that just ended."""
-    index = len(recording.steps) - 1
-    step = recording.steps[index]
-    figures = {"ttft_s": step.ttft_s, "total_s": step.total_s, "tokens": step.completion_tokens}
-    figures["tokens_per_second"] = step.tokens_per_second
-    return {"step": index + 1, "answer": step.answer, "problems": step.problems, **figures}
-
-
-async def _answer_events(answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[dict[str, Any], None]:
-    """Yields the phase and the new text for each state of an answer."""
-    sent = ""
-    async with aclosing(answers):
-        async for answer in answers:
-            yield _answer_event(answer, sent)
-            sent = answer.text
-
-
-def _answer_event(answer: Answer, sent: str) -> dict[str, Any]:
-    finish = answer.finish
-    if finish is not None and finish.reason in INCOMPLETE:
-        return {"error": finish.error or _INCOMPLETE_REASONS.get(finish.reason, "The answer failed.")}
-    event: dict[str, Any] = {"phase": answer.phase, "text": answer.text[len(sent) :]}
-    if answer.position is not None:
-        event |= {"position": answer.position, "wait_s": answer.estimated_wait_s}
-    if finish is not None:
-        speed = finish.timings.tokens_per_second(finish.completion_tokens)
-        event["done"] = {"tokens": finish.completion_tokens, "total_s": finish.timings.total_s, "tokens_per_second": speed}
-    return event
-
-
-def _sampling_text(sampling: SamplingParams) -> str:
-    """Returns the sampling values of a step as text."""
-    if sampling.greedy:
-        return f"greedy · at most {sampling.max_tokens} tokens"
-    seed = "" if sampling.seed is None else f" · seed {sampling.seed}"
-    return (
-        f"temperature {sampling.temperature:g} · top_p {sampling.top_p:g} · top_k {sampling.top_k}"
-        f" · at most {sampling.max_tokens} tokens{seed}"
-    )

@@ -123,7 +123,7 @@ def test_a_presentation_has_steps_images_static_files_and_its_own_run(slow: Prog
     assert picture.content == (PICTURES / "dog.png").read_bytes()
     assert picture.headers["content-type"] == "image/png"
     assert get(slow, "/two-steps/notes").status_code == 200
-    for asset in ("present.js", "rehearsal.js", "events.js", "present.css"):
+    for asset in ("stage.js", "notes.js", "rehearsal.js", "events.js", "present.css"):
         assert get(slow, f"/static/{asset}").status_code == 200
 
 
@@ -161,7 +161,7 @@ def test_an_unknown_step_image_or_run_is_refused(slow: Program):
     assert get(slow, "/static/page.html.jinja").status_code == 404
 
 
-@pytest.mark.parametrize("path", [f"two-steps/steps/1/{RUN}", "two-steps/rehearsal"])
+@pytest.mark.parametrize("path", [f"two-steps/steps/1/{RUN}", f"two-steps/steps/1/{RUN}/question", "two-steps/rehearsal"])
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}])
 def test_cross_site_requests_to_steps_and_rehearsals_are_refused(slow: Program, path: str, headers: dict[str, str]):
     answer = post(slow, path, headers=headers)
@@ -202,7 +202,7 @@ def test_closing_the_connection_frees_the_slot(slow: Program):
 
 def test_an_answer_over_the_steps_time_limit_ends_with_an_error(slow: Program):
     last = events(ask(slow, RUN, 2, "long"))[-1]
-    assert last == {"error": "The answer took longer than the step's time limit."}
+    assert last == {"error": "The answer took longer than the step's time limit.", "status": 504}
 
 
 def test_a_step_that_was_replaced_in_the_file_is_refused(slow: Program):
@@ -219,6 +219,34 @@ def test_a_step_that_was_replaced_in_the_file_is_refused(slow: Program):
     for answer in refused:
         assert answer.status_code == 409
         assert answer.json()["error"]["message"] == "The scenario was changed; reload the page."
+
+
+# --- questions from the audience ---------------------------------------------------------------------------------------------
+
+
+def ask_from_audience(program: Program, run: str, question: str, **body: Any) -> requests.Response:
+    fingerprint = told(program)["steps"][0]["fingerprint"]
+    return post(program, f"two-steps/steps/1/{run}/question?fingerprint={fingerprint}", json={"question": question, **body})
+
+
+def test_a_question_from_the_audience_is_answered_about_the_image_of_the_step(slow: Program):
+    found = events(ask_from_audience(slow, "v" * 32, "What is in this image?"))
+    assert "dog" in "".join(event["text"] for event in found)
+    assert "dog" in found[-1]["html"]
+
+
+def test_a_question_from_the_audience_that_cannot_be_asked_is_refused_with_a_sentence(slow: Program, no_recordings: None):
+    run = "w" * 32
+    empty, long = ask_from_audience(slow, run, "  "), ask_from_audience(slow, run, "x" * 4001)
+    early = ask_from_audience(slow, run, "And then?", continues=True)
+    changed = post(slow, f"two-steps/steps/1/{run}/question?fingerprint=other", json={"question": "Why?"})
+    for answer, status, words in (
+        (empty, 400, "The question is empty."),
+        (long, 400, "question"),
+        (early, 400, "Step 1 was not asked yet"),
+        (changed, 409, "reload the page"),
+    ):
+        assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True), answer.text
 
 
 # --- rehearsals ------------------------------------------------------------------------------------------------------------
@@ -302,7 +330,7 @@ def demo_with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Progra
 
 
 def test_every_route_needs_a_sign_in(demo_with_users: Program):
-    for path in ("", "/two-steps", "/two-steps/scenario.json", "/two-steps/rehearsal", "/assets/present.js"):
+    for path in ("", "/two-steps", "/two-steps/scenario.json", "/two-steps/rehearsal", "/assets/stage.js"):
         assert get(demo_with_users, path).status_code == 401
     assert post(demo_with_users, f"two-steps/steps/1/{RUN}").status_code == 401
 

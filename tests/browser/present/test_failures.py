@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import Browsers
+from tests.support.browser.chat_page import take_screenshot
 from tests.support.paths import DEMOS, EXAMPLE_IMAGES
 from tests.support.program import Program, free_port, running, visitor
 from tests.support.waiting import wait_until
@@ -22,7 +24,7 @@ LABEL = re.compile(r"^Recorded on \d{1,2} [A-Z][a-z]+ \d{4} · embedded$")
 STEP = """  - prompt: {}
     image: {}
     parameters: {{temperature: 0}}
-    time_limit_s: 4
+    time_limit_s: 30
 """
 # Each with a picture of its own, so that the second is shown for the first time when something has failed already.
 RECORDED = (("Tell me a story about it", "dog.png"), ("Describe this image", "shapes.png"))
@@ -99,12 +101,21 @@ def expect_recorded(page: Page, text: str) -> None:
     expect(page.locator("#trouble")).to_be_hidden()
 
 
-def expect_no_recording(page: Page, why: str) -> None:
-    expect(page.locator("#trouble")).to_contain_text(why)
-    expect(page.locator("#trouble")).to_contain_text(
-        "This step has no recorded answer. Press r to ask again or → to go on; a rehearsal records one."
-    )
+def open_notes(page: Page) -> Page:
+    with page.expect_popup() as opened:
+        page.keyboard.press("n")
+    expect(opened.value.locator("#place")).not_to_be_empty()
+    page.bring_to_front()
+    return opened.value
+
+
+def expect_no_recording(page: Page, notes: Page, words: str, why: str) -> None:
+    """The audience reads the words, and the presenter the reason."""
+    expect(page.locator("#trouble")).to_have_text(words)
+    expect(page.locator("#figures")).to_have_text("r asks again · → goes on · n shows why")
     expect(page.locator("#recorded")).to_be_hidden()
+    expect(notes.locator("#details")).to_contain_text(why)
+    expect(notes.locator("#details")).to_contain_text("This step has no recorded answer. A rehearsal records")
 
 
 @pytest.mark.parametrize("how", ["fail", "hang"])
@@ -165,9 +176,10 @@ def test_a_failed_answer_without_recording_keeps_its_beginning_and_reports_why(b
     page.goto("/present/on-stage#3")
     page.reload()
     expect(page.locator("#place")).to_have_text("3 / 3")
+    notes = open_notes(page)
     (failing.home / "fail").touch()
     page.keyboard.press("PageDown")
-    expect_no_recording(page, "The answer broke off: The model failed on this request: the device said no")
+    expect_no_recording(page, notes, "The answer broke off.", "The model failed on this request: the device said no")
     expect(page.locator("#answer")).not_to_be_empty()
     (failing.home / "fail").unlink()
     page.keyboard.press("r")
@@ -195,10 +207,12 @@ def test_a_long_answer_gets_a_smaller_font_until_it_fits(browsers: Browsers, fai
 def test_recorded_answers_are_shown_after_the_model_went_down(browsers: Browsers, doomed: Program):
     page = open_stage(browsers, doomed)
     answers = [recorded_of(page, step) for step in (0, 1)]
+    notes = open_notes(page)
     (doomed.home / "down").touch()
     page.keyboard.press("PageDown")
     expect_recorded(page, answers[0])
-    expect(page.locator("#state")).to_contain_text("the device is gone; 2 of 3 answers are recorded")
+    expect(page.locator("#state")).to_have_text("Not ready; 2 of 3 answers are recorded")
+    expect(notes.locator("#details")).to_contain_text("the device is gone")
     page.keyboard.press("PageDown")
     page.evaluate(WATCH)
     page.keyboard.press("PageDown")
@@ -206,13 +220,15 @@ def test_recorded_answers_are_shown_after_the_model_went_down(browsers: Browsers
     assert all(LABEL.match(label) for _, label in page.evaluate("window.seen"))
     page.keyboard.press("PageDown")
     page.keyboard.press("PageDown")
-    expect_no_recording(page, "No live answer: The model is not ready: The model is down: the device is gone")
+    words = "The model cannot be reached right now."
+    expect_no_recording(page, notes, words, "The model is not ready: The model is down: the device is gone")
 
 
 def test_the_page_plays_to_the_end_without_the_server(browsers: Browsers, doomed: Program):
     page = open_stage(browsers, doomed)
     answers = [recorded_of(page, step) for step in (0, 1)]
     page.evaluate(WATCH)
+    notes = open_notes(page)
     doomed.kill()
     page.keyboard.press("PageDown")
     expect_recorded(page, answers[0])
@@ -224,8 +240,8 @@ def test_the_page_plays_to_the_end_without_the_server(browsers: Browsers, doomed
     assert {LABEL.match(label) is not None for _, label in page.evaluate("window.seen")} == {True}
     page.keyboard.press("PageDown")
     page.keyboard.press("PageDown")
-    expect_no_recording(page, "No live answer: the server cannot be reached.")
-    expect(page.locator("#state")).to_have_text("Not ready: the server cannot be reached; 2 of 3 answers are recorded")
+    expect_no_recording(page, notes, "The connection to the model is lost.", "the server cannot be reached.")
+    expect(page.locator("#state")).to_have_text("Not ready; 2 of 3 answers are recorded")
 
 
 def test_the_recorded_answer_is_shown_when_the_network_drops_during_an_answer(browsers: Browsers, failing: Program):
@@ -246,10 +262,85 @@ def test_recorded_answers_are_shown_when_the_model_never_was_ready(browsers: Bro
     with running(tmp_path, "--scenarios-dir", str(failing.home / "scenarios"), *remote) as program:
         wait_until(lambda: program.get("/version"), "somebody listens")
         page = open_stage(browsers, program)
-        expect(page.locator("#state")).to_contain_text("2 of 3 answers are recorded")
+        expect(page.locator("#state")).to_have_text("Not ready; 2 of 3 answers are recorded")
+        expect(page.locator("#reason")).to_contain_text("connection refused")
         expect(page.locator("#rehearsed")).to_contain_text("which model answers now is not known yet")
         story = recorded_of(page, 0)
         page.evaluate(WATCH)
         page.keyboard.press("PageDown")
         expect_recorded(page, story)
         assert all(LABEL.match(label) for _, label in page.evaluate("window.seen"))
+        expect(page.locator("#reason")).to_be_hidden()
+        assert "127.0.0.1" not in page.locator("body").inner_text(), "the audience sees no address"
+
+
+RICH = """Three fish:
+
+| fish | kg |
+|---|---|
+| cod | 4 |
+| *ling* | 11 |
+
+1. Weigh it: $m = \\rho V$.
+2. Write it down:
+
+```python
+kg = {"cod": 4}
+```"""
+JSON_ANSWER = '{"total": 47.5, "items": [{"name": "coffee", "price": 3.5}]}'
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_key_plays_the_recorded_answer_with_its_table_code_formula_and_json(browsers: Browsers, failing: Program, scheme: str):
+    file = failing.home / "data" / "recordings" / "on-stage.json"
+    recording = json.loads(before := file.read_text())
+    recording["steps"]["0"]["answer"], recording["steps"]["1"]["answer"] = RICH, JSON_ANSWER
+    file.write_text(json.dumps(recording))
+    page = browsers.open(failing, color_scheme=scheme)
+    page.goto("/present/on-stage")
+    expect(page.locator("body")).to_have_attribute("data-held", "all")
+    file.write_text(before)
+    page.evaluate(WATCH)
+    page.keyboard.press("p")
+    expect(page.locator("body")).to_have_attribute("data-phase", "done")
+    expect(page.locator("#recorded")).to_have_text(LABEL)
+    answer = page.locator("#answer")
+    expect(answer.locator("tr")).to_have_count(3)
+    expect(answer.locator("td em")).to_have_text("ling")
+    expect(answer.locator("li math")).to_be_visible()
+    expect(answer.locator("figure.code code")).to_have_text('kg = {"cod": 4}')
+    assert failing.health()["running"] == 0, "nothing was asked"
+    seen = [words for words, label in page.evaluate("window.seen")]
+    assert len(seen) > 10
+    assert all(LABEL.match(label) for _, label in page.evaluate("window.seen"))
+    assert not obstacles(page)
+    take_screenshot(page, f"stage-recorded-{scheme}")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("p")
+    expect(page.locator("body")).to_have_attribute("data-phase", "done")
+    code = answer.locator("figure.code code").inner_text()
+    assert json.loads(code) == json.loads(JSON_ANSWER)
+    assert code.count("\n") == 8
+    take_screenshot(page, f"stage-json-{scheme}")
+    page.keyboard.press("ArrowRight")
+    notes = open_notes(page)
+    page.keyboard.press("p")
+    expect(notes.locator("#details")).to_have_text("This step has no recorded answer.")
+    expect(page.locator("body")).to_have_attribute("data-phase", "new")
+
+
+def test_a_model_that_hangs_is_noticed_and_the_presenter_reads_for_how_long(browsers: Browsers, failing: Program):
+    page = open_stage(browsers, failing)
+    page.goto("/present/on-stage#3")
+    page.reload()
+    expect(page.locator("#place")).to_have_text("3 / 3")
+    notes = open_notes(page)
+    (failing.home / "hang").touch()
+    page.keyboard.press("PageDown")
+    expect(page.locator("#waiting")).to_have_text("The model gives no sign")
+    expect(notes.locator("#details")).to_contain_text(re.compile(r"No sign from the model for [5-9] s"))
+    expect(page.locator("#answer")).not_to_be_empty()
+    (failing.home / "hang").unlink()
+    expect(page.locator("#figures")).to_contain_text("tokens/s")
+    expect(page.locator("#waiting")).to_be_hidden()
+    expect(notes.locator("#details")).to_be_hidden()

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import Browsers
+from tests.support.browser.chat_page import take_screenshot
 from tests.support.paths import EXAMPLE_IMAGES
 from tests.support.program import Program, running
 from tests.support.waiting import wait_until
@@ -104,6 +105,84 @@ def test_notes_follow_the_page_that_opened_them(page: Page):
     expect(by_hand.locator("#place")).to_have_text("2 / 4")
     by_hand.get_by_role("button", name="Back").click()
     expect(page.locator("#place")).to_have_text("1 / 4")
+
+
+def test_a_sign_of_waiting_is_shown_until_the_first_word(page: Page):
+    held: list[Route] = []
+    page.route("**/steps/**", lambda route: held.append(route))
+    play(page)
+    page.keyboard.press("PageDown")
+    expect(page.locator("#waiting")).to_have_text("The question is on its way")
+    expect(page.locator("#waiting .dots")).to_be_visible()
+    held[0].continue_()
+    expect(page.locator("#answer")).to_contain_text("dog")
+    expect(page.locator("#waiting")).to_be_hidden()
+
+
+@pytest.mark.parametrize("key", ["b", "."])
+def test_a_black_screen_hides_everything_until_the_next_key(page: Page, key: str):
+    play(page)
+    page.keyboard.press(key)
+    black = page.locator("#black")
+    expect(black).to_be_visible()
+    assert black.evaluate("box => box.clientWidth === innerWidth && box.clientHeight === innerHeight")
+    assert page.evaluate("document.elementFromPoint(innerWidth / 2, innerHeight / 2).id") == "black"
+    page.keyboard.press("PageDown")
+    expect(black).to_be_hidden()
+    expect(page.locator("body")).to_have_attribute("data-phase", "new")
+    with page.expect_popup() as opened:
+        page.keyboard.press("n")
+    expect(opened.value.locator("#place")).to_have_text("1 / 4")
+    opened.value.get_by_role("button", name="Black screen").click()
+    expect(black).to_be_visible()
+    expect(opened.value.get_by_role("button", name="Black screen")).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_question_from_the_audience_is_answered_and_labelled_unscripted(browsers: Browsers, scheme: str):
+    page = play(browsers.open(color_scheme=scheme))
+    page.keyboard.press("q")
+    field = page.get_by_label("The stage shows it as unscripted.")
+    expect(field).to_be_focused()
+    expect(page.get_by_label("It goes on from the answer on stage")).to_be_hidden()
+    page.keyboard.type("b.p q?")
+    assert not obstacles(page)
+    take_screenshot(page, f"stage-question-{scheme}")
+    page.keyboard.press("Escape")
+    expect(page.locator("#place")).to_have_text("1 / 4")
+    page.keyboard.press("PageDown")
+    expect(page.locator("#answer")).to_contain_text("dog")
+    page.keyboard.press("q")
+    expect(page.get_by_label("It goes on from the answer on stage")).to_be_checked()
+    page.keyboard.type("What is in the background?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#step-title")).to_have_text("Unscripted: a question from the audience")
+    expect(page.locator("#prompt")).to_have_text("What is in the background?")
+    expect(page.locator("#place")).to_have_text("unscripted")
+    expect(page.locator("#figures")).to_contain_text("tokens in")
+    expect(page.locator("#answer")).not_to_be_empty()
+    expect(page.locator("#picture")).to_be_visible()
+    take_screenshot(page, f"stage-unscripted-{scheme}")
+    page.keyboard.press("PageDown")
+    expect(page.locator("#place")).to_have_text("2 / 4")
+    page.keyboard.press("PageUp")
+    page.keyboard.press("PageUp")
+    expect(page.locator("#place")).to_have_text("1 / 4")
+
+
+def test_the_notes_window_asks_a_question_from_the_audience(page: Page):
+    play(page)
+    with page.expect_popup() as opened:
+        page.keyboard.press("n")
+    notes = opened.value
+    expect(notes.get_by_role("button", name="Recorded answer")).to_be_disabled()
+    notes.keyboard.press("q")
+    notes.keyboard.type("What is in this image?")
+    notes.keyboard.press("Enter")
+    expect(page.locator("#step-title")).to_have_text("Unscripted: a question from the audience")
+    expect(page.locator("#answer")).to_contain_text("dog")
+    expect(notes.locator("#place")).to_have_text("unscripted")
+    expect(notes.locator("#state")).to_have_text("answered")
 
 
 def test_a_rehearsal_shows_every_result_and_is_recorded(page: Page):

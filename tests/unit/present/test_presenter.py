@@ -13,7 +13,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import Answer
 from mllama_demo.present import presenter
 from mllama_demo.present import recording as recordings
-from mllama_demo.present.presenter import Presenter, RehearsalStatus
+from mllama_demo.present.presenter import AudienceQuestion, Presenter, RehearsalStatus
 from mllama_demo.present.recording import Recording
 from mllama_demo.present.spec import Scenario, read_scenario
 from tests.support.code_points import CodePoints
@@ -63,6 +63,22 @@ class Stage:
         await answering
         return answers[-1]
 
+    async def ask_from_audience(self, index: int, question: str, answer: str, **options: Any) -> None:
+        async def model() -> None:
+            await self.backend.taken()
+            self.backend.send(READ, finished(text=answer))
+
+        answering = asyncio.ensure_future(model())
+        fingerprint = (await asyncio.to_thread(self.presenter.scenario, "demo")).fingerprint(index)
+        asked = AudienceQuestion(question=question, **options)
+        async for _ in self.presenter.ask_from_audience("demo", index, RUN, fingerprint, asked):
+            pass
+        await answering
+
+    def conversation(self) -> list[str]:
+        """The turns of the newest request."""
+        return [turn.text for turn in self.backend.requests[-1].messages if turn.role != "system"]
+
     def status(self) -> RehearsalStatus:
         return self.presenter.rehearsal_status(self.presenter.scenario("demo"))
 
@@ -102,3 +118,23 @@ async def test_streaming_methods_read_files_outside_the_event_loop(tmp_path: Pat
     await stage.ask(0, "7")
     assert {name for name, _ in readers} == {"find_recording", "read_scenario"}
     assert threading.current_thread() not in {thread for _, thread in readers}
+
+
+class TestQuestionsFromTheAudience:
+    async def test_a_question_that_continues_follows_the_answer_on_stage_and_earlier_questions(self, tmp_path: Path):
+        stage = Stage(tmp_path)
+        await stage.ask(0, "Seven.")
+        await stage.ask_from_audience(0, "Why?", "Because.", continues=True)
+        await stage.ask_from_audience(0, "Really?", "Yes.", continues=True, earlier=1)
+        assert stage.conversation() == ["What is 3 + 4?", "Seven.", "Why?", "Because.", "Really?"]
+        await stage.ask_from_audience(0, "Why not?", "No.", continues=True)  # the first question was asked again, in other words
+        await stage.ask_from_audience(0, "So?", "So.", continues=True, earlier=1)
+        assert stage.conversation() == ["What is 3 + 4?", "Seven.", "Why not?", "No.", "So?"]
+
+    async def test_a_question_that_does_not_continue_has_a_conversation_of_its_own_and_changes_no_step(self, tmp_path: Path):
+        stage = Stage(tmp_path)
+        await stage.ask(0, "Seven.")
+        await stage.ask_from_audience(0, "Who are you?", "A model.")
+        assert stage.conversation() == ["Who are you?"]
+        await stage.ask(1, "Two.")
+        assert stage.conversation() == ["What is 3 + 4?", "Seven.", "And 1 + 1?"]

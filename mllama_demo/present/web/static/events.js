@@ -1,18 +1,20 @@
 // Requests that the stage and the rehearsal page send: the server answers with one event a line.
 import { errorMessage, readNdjson } from "../../web/static/ndjson.js";
 
-// Yields the events. Throws an Error with a message for people; its `status` is that of an error response.
-export async function* events(address, signal) {
+// Yields the events. Throws an Error with a message for people; its `status` is that of the error, undefined without a server.
+// body: an object to send as JSON; without one nothing is sent.
+export async function* events(address, signal, body) {
   const failed = (message) => (error) => {
     throw signal.aborted ? error : new Error(message);
   };
-  const response = await fetch(address, { method: "POST", signal }).catch(failed("the server cannot be reached."));
+  const json = body && { headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const response = await fetch(address, { method: "POST", signal, ...json }).catch(failed("the server cannot be reached."));
   if (!response.ok) throw Object.assign(new Error(await errorMessage(response)), { status: response.status });
   const lines = readNdjson(response);
   for (;;) {
     const { value: event, done } = await lines.next().catch(failed("the connection to the server broke off."));
     if (done) return;
-    if (event.error) throw new Error(event.error);
+    if (event.error) throw Object.assign(new Error(event.error), { status: event.status });
     yield event;
   }
 }

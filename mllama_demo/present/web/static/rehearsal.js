@@ -12,7 +12,7 @@ function show(row, state, verdict) {
 
 function result(row, told) {
   show(row, told.problems.length ? "failed" : "good", told.problems.length ? "Not as expected" : "As expected");
-  row.querySelector(".answer").textContent = told.answer;
+  row.querySelector(".answer").innerHTML = told.html; // of mllama_demo/chat/rendering.py, which is safe
   const problems = row.querySelector(".problems");
   problems.hidden = !told.problems.length;
   problems.textContent = told.problems.join("; ");
