@@ -9,6 +9,7 @@ from typing import Any
 
 from mllama_demo.chat.rendering import render_answer
 from mllama_demo.config.settings import Settings
+from mllama_demo.errors import cause_of
 from mllama_demo.generation.service import Answer
 from mllama_demo.present.presenter import RehearsalStatus
 from mllama_demo.present.recording import INCOMPLETE, RecordedStep, Recording
@@ -94,12 +95,18 @@ def _step_result(recording: Recording) -> dict[str, Any]:
     return {"step": index + 1, "answer": step.answer, "html": render_answer(step.answer), "problems": step.problems, **figures}
 
 
-async def answer_events(answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[dict[str, Any], None]:
-    """Yields the phase and the new text for each state of an answer, and now and then the whole answer so far as HTML."""
+async def answer_events(answers: AsyncGenerator[Answer, None], with_cause: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+    """Yields the phase and the new text for each state of an answer, and now and then the whole answer so far as HTML.
+
+    Args:
+        with_cause: whether the event of a failure has the cause, which only the operator may read.
+    """
     sent, next_rendering = "", 0.0
     async with aclosing(answers):
         async for answer in answers:
             event = _answer_event(answer, sent)
+            if with_cause and "error" in event:
+                event["cause"] = cause_of(event["error"])
             now = time.monotonic()
             if "error" not in event and answer.text and (answer.finish is not None or now >= next_rendering):
                 event["html"] = render_answer(answer.text, finished=answer.finish is not None)

@@ -18,8 +18,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.engine.base import Backend
-from mllama_demo.errors import BackendUnavailable, DemoError
+from mllama_demo.engine.base import Backend, BackendStatus
+from mllama_demo.errors import BackendUnavailable, DemoError, Failure, cause_of
+from mllama_demo.generation.service import Answer
 from mllama_demo.present.presenter import AudienceQuestion, Presenter
 from mllama_demo.present.spec import names
 from mllama_demo.present.web.events import answer_events, rehearsal_events, scenario_json
@@ -32,6 +33,7 @@ from mllama_demo.web.templating import render
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent
 _NO_STORE = {"Cache-Control": "no-store"}
+_LOOPBACK = ("127.0.0.1", "::1")
 
 
 def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend: Backend, brand: Brand) -> None:
@@ -44,7 +46,7 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
     def require_ready() -> None:
         status = backend.status()
         if status.state != "ready":
-            raise BackendUnavailable(f"The model is not ready: {status.detail or status.state}")
+            raise BackendUnavailable(Failure(*(f"The model is not ready: {why}" for why in _sentence_and_cause(status))))
 
     @router.get("/present")
     def all_scenarios(request: Request) -> HTMLResponse:
@@ -110,8 +112,19 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
         kind = next(image.format for image in scenario.images if image is not None and image.digest == digest)
         return Response(data, media_type=f"image/{kind.lower()}", headers={"Cache-Control": "private, max-age=3600"})
 
+    async def answer(request: Request, answers: AsyncGenerator[Answer, None]) -> Response:
+        """Streams an answer. Whoever may read causes gets the cause of a failure too, for the notes window."""
+        with_cause = _may_read_causes(request, settings)
+        try:
+            require_ready()
+            return await _ndjson_response(answer_events(answers, with_cause), with_cause)
+        except DemoError as error:
+            if not with_cause or cause_of(error) == str(error):
+                raise
+            return JSONResponse({"error": {"message": str(error), "cause": cause_of(error)}}, error.status, _NO_STORE)
+
     @router.post("/present/{name}/steps/{number}/{run}")
-    async def ask(name: str, number: int, run: str, fingerprint: str = "") -> Response:
+    async def ask(request: Request, name: str, number: int, run: str, fingerprint: str = "") -> Response:
         """Streams NDJSON, one event a line. The last event has `done` or `error`.
 
         Args:
@@ -119,19 +132,32 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
             run: The id that the page of the presentation was given.
             fingerprint: The step's fingerprint in scenario.json.
         """
-        require_ready()
-        return await _ndjson_response(answer_events(presenter.ask(name, number - 1, run, fingerprint)))
+        return await answer(request, presenter.ask(name, number - 1, run, fingerprint))
 
     @router.post("/present/{name}/steps/{number}/{run}/question")
-    async def ask_from_audience(name: str, number: int, run: str, asked: AudienceQuestion, fingerprint: str = "") -> Response:
+    async def ask_from_audience(
+        request: Request, name: str, number: int, run: str, asked: AudienceQuestion, fingerprint: str = ""
+    ) -> Response:
         """Streams the answer to a question from the audience at this step, as `ask` does."""
-        require_ready()
-        return await _ndjson_response(answer_events(presenter.ask_from_audience(name, number - 1, run, fingerprint, asked)))
+        return await answer(request, presenter.ask_from_audience(name, number - 1, run, fingerprint, asked))
 
     app.include_router(router)
 
 
-async def _ndjson_response(events: AsyncGenerator[dict[str, Any], None]) -> Response:
+def _sentence_and_cause(status: BackendStatus) -> tuple[str, str]:
+    detail = status.detail or status.state
+    return str(detail), cause_of(detail)
+
+
+def _may_read_causes(request: Request, settings: Settings) -> bool:
+    """Whether the presenter may read addresses and exceptions: an admin, or, where nobody signs in, a browser on this machine."""
+    if settings.users is not None:
+        return signed_in_user(request) in (settings.admins or ())
+    host = request.client.host if request.client else ""
+    return host in _LOOPBACK and "x-forwarded-for" not in request.headers and "forwarded" not in request.headers
+
+
+async def _ndjson_response(events: AsyncGenerator[dict[str, Any], None], with_cause: bool = False) -> Response:
     """Returns a response with one event a line.
 
     An exception before the first event is raised here, so that the response has the status of the error. A later exception
@@ -146,7 +172,7 @@ async def _ndjson_response(events: AsyncGenerator[dict[str, Any], None]) -> Resp
                 async for event in events:
                     yield event
             except DemoError as error:
-                yield {"error": str(error), "status": error.status}
+                yield {"error": str(error), "status": error.status} | ({"cause": cause_of(error)} if with_cause else {})
             except Exception:
                 log.exception("a presentation or a rehearsal failed")
                 yield {"error": INTERNAL_ERROR, "status": 500}

@@ -17,6 +17,6 @@ export function explain(error, aborted, begun) {
   const kind = aborted ?? error.status ?? "connection";
   return {
     words: begun ? "The answer broke off." : WORDS[kind] ?? "The model failed on this question.",
-    details: DETAILS[aborted] ?? error.message,
+    details: DETAILS[aborted] ?? error.cause ?? error.message,
   };
 }
