@@ -26,6 +26,7 @@ from mllama_demo.ui.gradio_patches.sidebars import OPEN_ON_WIDE_SCREENS
 from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.image_controls import ImageControls, number_in
 from mllama_demo.ui.kiosk import Kiosk
+from mllama_demo.ui.opening import SHOW_PAGE
 from mllama_demo.ui.page_update import PageSession, PageUpdate, failures_as_notices, guarded
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.sampling_controls import SamplingControls, sampling_from
@@ -141,7 +142,9 @@ class ChatPage:
         sampling = self.sampling_controls.values
 
         demo.load(None, js=OPEN_ON_WIDE_SCREENS, api_visibility="private")
-        self._then_stream_answer(demo.load(self._open, None, **page_event))
+        opened = demo.load(self._open, None, **page_event)
+        opened.then(None, None, None, js=SHOW_PAGE, api_visibility="private")
+        self._then_stream_answer(opened)
         demo.load(self._start_session, None, self.session_info, queue=False, **silent)
         self.session_info.change(None, self.session_info, None, js=START_SESSION, api_visibility="private")
         self.reset_kiosk.click(self._reset_kiosk, None, **page_event)
@@ -270,8 +273,10 @@ class ChatPage:
         return await self._guarded_updates(self._service.open(self._kiosk.session_of(request), conversation_id))
 
     def _start_session(self, request: gr.Request) -> str:
-        """Returns the arguments of the script START_SESSION: the page's id and, on a kiosk, its idle seconds."""
-        return f"{request.session_hash} {self._kiosk.idle_seconds(request)}"
+        """Returns the arguments of the script START_SESSION, with a space between them."""
+        session = self._kiosk.session_of(request)
+        idle_seconds = self._kiosk.idle_seconds(request)
+        return f"{session.id} {'remembered' if session.is_remembered else 'forgotten'} {idle_seconds}"
 
     def _tick(self, draw_lag: float | None, request: gr.Request) -> tuple[str, str]:
         """Returns the status line and a time. The time always differs, so that RECORD_CONTACT runs in the browser."""

@@ -16,11 +16,16 @@ from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.gradio_patches.asset_files import AssetFiles
+from mllama_demo.ui.gradio_patches.page_html import PageHtml
 from mllama_demo.ui.gradio_patches.run_history import without_run_history
 from mllama_demo.ui.gradio_patches.signed_in_user import auth_dependency
 from mllama_demo.ui.kiosk import OWNER_PREFIX
+from mllama_demo.ui.opening import opening_head
 from mllama_demo.ui.theme import CSS, HEAD, make_theme
 from mllama_demo.web.requests import require_same_origin
+
+# For previews of the address in messengers.
+DESCRIPTION = "Ask about a picture, and see what temperature, top-p and top-k do to the answer."
 
 
 def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Stores, brand: Brand) -> None:
@@ -39,6 +44,7 @@ def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Sto
     async def status() -> JSONResponse:
         return JSONResponse({"state": service.state(), "html": service.status()}, headers={"Cache-Control": "no-store"})
 
+    app.add_middleware(PageHtml, brand.title, DESCRIPTION, opening_head(brand.title, brand.color) + HEAD)
     app.mount("/assets", AssetFiles())  # before Gradio's own, which is part of the application mounted at /
     gr.mount_gradio_app(
         app,
@@ -46,7 +52,6 @@ def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Sto
         path="/",
         theme=make_theme(),
         css=CSS + brand.gradio_css(),
-        head=HEAD,
         auth_dependency=auth_dependency(settings.users is not None),
         footer_links=[],
         ssr_mode=False,

@@ -13,11 +13,12 @@ import mimetypes
 from functools import cache
 from pathlib import Path
 
-import brotli
 import gradio
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
+
+from mllama_demo.web.compression import compress, encoding_for
 
 FOLDER = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
 COMPRESSIBLE = (".js", ".css", ".svg", ".json")
@@ -37,26 +38,19 @@ class AssetFiles:
         elif name not in self._files:
             response = PlainTextResponse("There is no such file.", 404)
         else:
-            response = _response(self._files[name], "br" in Headers(scope=scope).get("accept-encoding", ""))
+            response = _response(self._files[name], encoding_for(Headers(scope=scope).get("accept-encoding", "")))
         await response(scope, receive, send)
 
 
-def _response(file: Path, may_compress: bool) -> Response:
+def _response(file: Path, encoding: str | None) -> Response:
     headers = {"cache-control": KEEP, "vary": "Accept-Encoding"}
-    if may_compress and file.suffix in COMPRESSIBLE:
-        headers["content-encoding"] = "br"
-        content = _compressed(file)
+    if encoding is not None and file.suffix in COMPRESSIBLE:
+        headers["content-encoding"] = encoding
     else:
-        content = _read(file)
-    return Response(content, headers=headers, media_type=mimetypes.guess_type(file.name)[0])
+        encoding = None
+    return Response(_content(file, encoding), headers=headers, media_type=mimetypes.guess_type(file.name)[0])
 
 
 @cache
-def _read(file: Path) -> bytes:
-    return file.read_bytes()
-
-
-@cache
-def _compressed(file: Path) -> bytes:
-    # Quality 5 takes about as long as gzip.
-    return brotli.compress(file.read_bytes(), quality=5)
+def _content(file: Path, encoding: str | None) -> bytes:
+    return compress(file.read_bytes(), encoding)
