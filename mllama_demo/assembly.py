@@ -123,11 +123,13 @@ def _add_pages(
     from mllama_demo.web.admin.routes import add_admin
     from mllama_demo.web.auth.login import LoginService, add_auth_middleware, add_login, credentials
     from mllama_demo.web.guide.routes import add_guide
+    from mllama_demo.web.not_found import NotFoundPages
     from mllama_demo.web.requests import StaticAssets
     from mllama_demo.web.share.routes import add_share_page
 
     app.mount("/web/static", StaticAssets(directory=Path(__file__).parent / "web" / "static"))
     brand = load_brand(settings)
+    app.add_middleware(NotFoundPages, brand)
     known = credentials(settings)
     login = LoginService(Sessions(stores.conversations.database, known)) if known else None
     add_auth_middleware(app, settings, login)

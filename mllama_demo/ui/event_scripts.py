@@ -14,6 +14,7 @@ ATTACHED_FILES = """(value, id) => {
 }"""
 DRAW_LAG_MS = "() => window.mllamaDrawLag?.() ?? 0"
 RECORD_CONTACT = "() => { window.mllamaLastContact = Date.now(); }"
-# Argument: the page's id and, on a kiosk, its idle seconds, with a space between them.
+# Argument: three words with a space between them: the page's id; "remembered", or "forgotten" in a browser without cookies; and,
+# on a kiosk, the idle seconds after which it is reset.
 START_SESSION = "(session) => window.mllamaStartSession(...session.split(' '))"
 OPEN_TILE_DIALOG = "(html) => window.mllamaOpenTileDialog(html)"

@@ -89,11 +89,20 @@ class PageSession:
     owner: str
     id: str
 
+    @property
+    def is_remembered(self) -> bool:
+        """Whether the owner's conversations can be found again by another page: the owner is not this page alone."""
+        return self.owner != _owner_without_cookie(self.id)
+
+
+def _owner_without_cookie(page_id: str) -> str:
+    return f"session-{page_id}"
+
 
 def page_session_of(request: gr.Request) -> PageSession:
     """The owner is the signed-in user, else the visitor's cookie, else the page alone where there are no cookies."""
     id = str(request.session_hash)
-    return PageSession(owner_of(request.headers.get("cookie"), request.username) or f"session-{id}", id)
+    return PageSession(owner_of(request.headers.get("cookie"), request.username) or _owner_without_cookie(id), id)
 
 
 @contextmanager

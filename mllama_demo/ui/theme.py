@@ -33,7 +33,13 @@ PAGE_SCRIPT = _read(
     "static/keys.js",
     *PATCH_SCRIPTS,
 )
-HEAD = f"<script>{_read('gradio_patches/sse_stream.js', 'static/chat_head.js')}</script>"
+# In the served HTML, so that the scripts run before Gradio's.
+HEAD_SCRIPTS = (
+    "static/storage.js",
+    *(f"gradio_patches/{name}.js" for name in ("language", "clipboard", "sse_stream")),
+    "static/chat_head.js",
+)
+HEAD = f"<script>{_read(*HEAD_SCRIPTS)}</script>"
 # Gradio's own sizes, in rem: gradio_patches/media_rules.css makes the root larger on large screens.
 TEXT = Size(name="text_rem", xxs=".7rem", xs=".75rem", sm=".85rem", md=".95rem", lg="1.0625rem", xl="1.375rem", xxl="1.625rem")
 

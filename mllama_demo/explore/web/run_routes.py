@@ -28,11 +28,15 @@ from mllama_demo.web.requests import html_page, notice_page, read_body
 THUMBNAIL_PIXELS = 256
 CACHED = {"Cache-Control": "private, max-age=86400"}  # the image of a run never changes
 
+NO_COOKIE = (
+    "Explore knows its runs by a cookie, and this browser keeps none for this page. Please allow it, then reload the page."
+)
+
 
 def _owner(request: Request) -> str:
     owner = owner_of(request.headers.get("cookie"), signed_in_user(request))
     if owner is None:
-        raise ApiError(400, "This page needs its cookie to know whose runs are whose; please reload it.", code="no_cookie")
+        raise ApiError(400, NO_COOKIE, code="no_cookie")
     return owner
 
 

@@ -81,7 +81,17 @@ function openTileDialog(html) {
 }
 window.mllamaOpenTileDialog = openTileDialog;
 
-window.mllamaStartSession = (session, kioskIdleSeconds) => {
+// A browser without cookies: the server cannot know it again.
+function showNoCookies() {
+  const notice = document.createElement("p");
+  notice.className = "status";
+  notice.setAttribute("role", "status");
+  notice.textContent = "This browser keeps no cookies for this page: its conversations are gone when it is closed or reloaded.";
+  document.querySelector("#status")?.after(notice);
+}
+
+window.mllamaStartSession = (session, remembered, kioskIdleSeconds) => {
+  if (remembered === "forgotten") showNoCookies();
   reportPageClose(session, kioskIdleSeconds);
   if (kioskIdleSeconds) startKiosk(Number(kioskIdleSeconds));
 };

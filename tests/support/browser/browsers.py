@@ -18,6 +18,7 @@ PHONE: ViewportSize = {"width": 390, "height": 844}
 PATIENCE_MS = 60_000
 # Keeps for pages.settled what a page asks.
 CALLS = Path(__file__).resolve().parent / "pending_calls.js"
+PLAIN_HTTP_HOST = "demo.test"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -28,6 +29,8 @@ FLAGS = [
     "--disable-sync",
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
+    # A page of this host is served over plain HTTP, from another machine as far as the browser knows.
+    f"--host-resolver-rules=MAP {PLAIN_HTTP_HOST} 127.0.0.1",
 ]
 
 
