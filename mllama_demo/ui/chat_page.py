@@ -12,15 +12,17 @@ from gradio.components.chatbot import ExampleMessage
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
+from mllama_demo.errors import DemoError
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER, ExampleQuestion
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService
-from mllama_demo.ui.event_scripts import DRAW_LAG_MS, RECORD_CONTACT, REMEMBER_IN_ADDRESS, START_SESSION
+from mllama_demo.ui.event_scripts import DRAW_LAG_MS, RECORD_CONTACT, REFUSE_EDIT, REMEMBER_IN_ADDRESS, START_SESSION
 from mllama_demo.ui.feedback_controls import FeedbackControls
 from mllama_demo.ui.gradio_patches.error_overlay import silent_event
 from mllama_demo.ui.gradio_patches.generator_end import UNCHANGED
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
 from mllama_demo.ui.gradio_patches.live_answer import live_answer
+from mllama_demo.ui.gradio_patches.message_html import UNCHANGED_HTML
 from mllama_demo.ui.gradio_patches.repeated_events import REPEATABLE
 from mllama_demo.ui.gradio_patches.sidebars import OPEN_ON_WIDE_SCREENS
 from mllama_demo.ui.help import help_html, links_html
@@ -28,6 +30,7 @@ from mllama_demo.ui.image_controls import ImageControls, number_in
 from mllama_demo.ui.kiosk import Kiosk
 from mllama_demo.ui.opening import SHOW_PAGE
 from mllama_demo.ui.page_update import PageSession, PageUpdate, failures_as_notices, guarded
+from mllama_demo.ui.question_edit import QuestionEdit
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.sampling_controls import SamplingControls, sampling_from
 from mllama_demo.ui.share_controls import ShareControls
@@ -73,6 +76,7 @@ class ChatPage:
         self.draw_lag = gr.Number(0, visible=False)
         self.server_time = gr.Textbox(visible=False)
         self.session_info = gr.Textbox("", visible=False)
+        self.edit_refusal = gr.Textbox("", visible=False)
         self.reset_kiosk = gr.Button("Reset", visible="hidden", elem_id="kiosk-reset")
         self.clock = gr.Timer(STATUS_SECONDS)
         self._image_controls.lay_out_state()
@@ -94,15 +98,12 @@ class ChatPage:
             # The column scrolls (autoscroll.js); each chatbot is as high as its messages.
             options: dict[str, Any] = {
                 "height": None, "min_height": 0, "autoscroll": False, "show_label": False, "container": False,
-                "layout": "bubble", "latex_delimiters": [],
+                "layout": "bubble", **UNCHANGED_HTML,
             }  # fmt: skip
             self.history = gr.Chatbot(
                 elem_id="messages",
                 label="Conversation",
-                editable="user",
-                buttons=["copy"],
                 examples=[_example_message(question) for question in EXAMPLES],
-                allow_tags=False,
                 placeholder=_welcome(settings),
                 **options,
             )
@@ -157,7 +158,9 @@ class ChatPage:
         for event, handler in ((self.history.example_select, self._ask_example), (self.history.retry, self._retry)):
             self._then_stream_answer(event(handler, [self.conversation_id, *sampling], **page_event))
         edited = [self.conversation_id, self.input, *sampling]
-        self._then_stream_answer(self.history.edit(self._edit, edited, **page_event))
+        edit_event = {**page_event, "outputs": [*outputs, self.edit_refusal]}
+        self._then_stream_answer(self.script.edit(self._edit, edited, **edit_event))
+        self.edit_refusal.change(None, self.edit_refusal, None, js=REFUSE_EDIT, api_visibility="private")
         self.history.undo(self._undo, [self.conversation_id, self.input], **page_event)
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **silent)
         # The buttons inside messages are plain HTML. chat.js turns a click on one into an event of the component `script`.
@@ -239,11 +242,21 @@ class ChatPage:
             yield updates
 
     async def _edit(
-        self, request: gr.Request, event: gr.EditData, conversation_id: str, input: dict[str, Any], *sampling: Any
+        self, request: gr.Request, event: gr.EventData, conversation_id: str, input: dict[str, Any], *sampling: Any
     ) -> Updates:
-        index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
-        edit, text = self._service.questions.edit, str(event.value)
-        async for updates in self._answer(request, lambda session: edit(session, conversation_id, index, text, input), *sampling):
+        session = self._kiosk.session_of(request)
+        try:
+            if not self._kiosk.is_kiosk(request):
+                sampling_from(*sampling)
+            question = await self._service.questions.edit(session, conversation_id, QuestionEdit.of(event._data), input)
+        except DemoError as error:  # the editor stays open and shows the sentence
+            yield {self.edit_refusal: f"{time.time_ns()} {error}"}
+            return
+
+        async def edited(session: PageSession) -> Question:
+            return question
+
+        async for updates in self._answer(request, edited, *sampling):
             yield updates
 
     async def _follow(self, conversation_id: str, request: gr.Request) -> AsyncGenerator[Any, None]:

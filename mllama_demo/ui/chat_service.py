@@ -213,8 +213,6 @@ class ChatService:
             shown = await self._history(other.tree, other.conversation, locked=True)
             yield replace(question.on_refusal, history=shown, answering=True)
         try:
-            if question.refusal is not None:
-                raise question.refusal
             params = sampling()
         except DemoError:
             yield question.on_refusal

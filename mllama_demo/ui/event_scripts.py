@@ -18,3 +18,5 @@ RECORD_CONTACT = "() => { window.mllamaLastContact = Date.now(); }"
 # on a kiosk, the idle seconds after which it is reset.
 START_SESSION = "(session) => window.mllamaStartSession(...session.split(' '))"
 OPEN_TILE_DIALOG = "(html) => window.mllamaOpenTileDialog(html)"
+# Argument: a time, which makes each value another one, a space, and why the edited question is refused.
+REFUSE_EDIT = "(refusal) => window.mllamaRefuseEdit(refusal.replace(/^\\d+ /, ''))"

@@ -11,15 +11,15 @@ from typing import Any
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.chat.message_tree import MessageTree
-from mllama_demo.errors import BadRequest, DemoError
+from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.ui.gradio_patches.message_text import unescape_text
 from mllama_demo.ui.history import history
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.page_sessions import PageSessions
 from mllama_demo.ui.page_update import NO_INPUT, PageSession, PageUpdate
+from mllama_demo.ui.question_edit import QuestionEdit
 from mllama_demo.ui.session_cleanup import SessionCleanup
-from mllama_demo.ui.user_message import WhichImage, attached_paths, edited_question, question_from
+from mllama_demo.ui.user_message import WhichImage, attached_paths, question_from
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,12 @@ class Question:
         tree: All versions that were stored before the question.
         on_refusal: What the page shows again when the answer cannot begin.
         input: The value of the question field once the answer has begun; None leaves it unchanged.
-        refusal: Why the question cannot be answered, where that is known already.
     """
 
     conversation: Conversation
     tree: MessageTree
     on_refusal: PageUpdate
     input: dict[str, Any] | None = None
-    refusal: DemoError | None = None
 
 
 class Questions:
@@ -87,27 +85,26 @@ class Questions:
         return Question(conversation.cut(last_question(conversation) + 1), tree, on_refusal)
 
     async def edit(
-        self, session: PageSession, conversation_id: str, index: int, text: str, input: dict[str, Any] | None = None
+        self, session: PageSession, conversation_id: str, edit: QuestionEdit, input: dict[str, Any] | None = None
     ) -> Question:
-        """The question at `index` with another text. The earlier text, and all that followed, stay as another version.
+        """A question with another text or image. The earlier question, and all that followed, stay as another version.
 
         Args:
-            index: The position of the question in the conversation.
-            text: The new text, as the chatbot returns it.
-            input: The value of the question field. When the question is refused the new text is added to it, because the chatbot
-                has lost the text by then.
+            input: The value of the question field. When the answer cannot begin, the new text and the new image are added to it.
         """
-        text = unescape_text(text)
         tree = await self._load(session, conversation_id)
-        self._pages.show(session.id, tree.id)
-        conversation = tree.conversation()
-        input = input or NO_INPUT
-        both = "\n".join(part for part in (input.get("text"), text) if part and part.strip())
-        on_refusal = PageUpdate(await self._history(tree), answering=False, input={**input, "text": both})
         try:
-            edited = conversation.cut(index).add(edited_question(conversation, index, text))
-        except DemoError as error:
-            return Question(conversation, tree, on_refusal, refusal=error)
+            conversation = tree.up_to(edit.number)
+        except NotFound:
+            raise BadRequest("Only a question can be edited.") from None
+        self._session_cleanup.note(session.id, [edit.file] if edit.file else [])
+        edited = await asyncio.to_thread(edit.apply, conversation, self._image_files)
+        self._session_cleanup.note(session.id, [], edited.messages[-1].image)
+        self._pages.show(session.id, tree.id)
+        input = input or NO_INPUT
+        text = "\n".join(part for part in (input.get("text"), edit.text) if part and part.strip())
+        files = [*(input.get("files") or []), *([str(edit.file)] if edit.file else [])]
+        on_refusal = PageUpdate(await self._history(tree), answering=False, input={**input, "text": text, "files": files})
         return Question(edited, tree, on_refusal)
 
     async def _load(self, session: PageSession, conversation_id: str) -> MessageTree:

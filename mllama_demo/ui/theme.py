@@ -22,13 +22,17 @@ PATCH_STYLES = tuple(f"gradio_patches/{name}.css" for name in ("media_rules", "c
 PATCH_SCRIPTS = tuple(
     f"gradio_patches/{name}.js" for name in ("page_close", "typed_text", "accessible_names", "links_in_messages")
 )
-CSS = _read("static/chat.css", *PATCH_STYLES) + hidden_components.CSS + live_answer.CSS
+CSS = _read("static/chat.css", "../web/static/rendered_text.css", "static/messages.css", *PATCH_STYLES)
+CSS += hidden_components.CSS + live_answer.CSS
 # One script, because its parts share one scope; chat.js comes first.
 PAGE_SCRIPT = _read(
     "static/chat.js",
     "static/connection.js",
     "static/autoscroll.js",
     "static/conversations.js",
+    "../web/static/clipboard.js",
+    "static/messages.js",
+    "static/question_editor.js",
     "static/kiosk.js",
     "static/keys.js",
     *PATCH_SCRIPTS,

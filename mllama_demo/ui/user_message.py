@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,16 +51,6 @@ def question_from(value: dict[str, Any], conversation: Conversation, which: Whic
     new = [image_files.store_upload(path) for path in files]
     image, set_aside = _select_image(new, visible_image(conversation), which, image_files)
     return Message("user", text, image, {"set_aside": [ref.name for ref in set_aside]} if set_aside else {})
-
-
-def edited_question(conversation: Conversation, index: int, text: str) -> Message:
-    """The question with this index, with another text and the same image. Raises BadRequest."""
-    if not (0 <= index < len(conversation.messages)) or conversation.messages[index].role != "user":
-        raise BadRequest("Only a question can be edited.")
-    message = replace(conversation.messages[index], text=checked_text(text))
-    if not message.text and message.image is None:
-        raise BadRequest("A question needs a few words or an image.")
-    return message
 
 
 def _select_image(

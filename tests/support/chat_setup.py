@@ -26,10 +26,12 @@ from mllama_demo.storage.database import Database
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.page_update import NO_INPUT, ListedConversation, PageSession, PageUpdate
+from mllama_demo.ui.question_edit import QuestionEdit
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.tile_view import NO_IMAGE
 from tests.support.code_points import CodePoints
 from tests.support.manual_backend import READ, ManualBackend, conversation_of, finished
+from tests.support.page_text import Page
 from tests.support.waiting import until
 
 PAGE, TAB = PageSession("me", "page"), PageSession("me", "another tab")
@@ -104,8 +106,10 @@ class ChatSetup:
     def retry(self, conversation_id: str, session: PageSession = PAGE) -> Updates:
         return self.show(self.service.questions.retry(session, conversation_id), session)
 
-    def edit(self, conversation_id: str, index: int, text: str, session: PageSession = PAGE) -> Updates:
-        return self.show(self.service.questions.edit(session, conversation_id, index, text), session)
+    def edit(self, conversation_id: str, number: int, text: str, session: PageSession = PAGE, **image: Any) -> Updates:
+        """image: the other fields of a QuestionEdit."""
+        edit = QuestionEdit(number, text, **image)
+        return self.show(self.service.questions.edit(session, conversation_id, edit), session)
 
     async def open(self, session: PageSession, conversation_id: str) -> Updates:
         """The updates of a page that opens a conversation and follows the answer that is being written, if there is one."""
@@ -143,7 +147,7 @@ class ChatSetup:
         await self.backend.taken()
         self.backend.send(READ)
         self.backend.say(*texts)
-        shown = lambda: collected.updates and texts_shown(collected.updates[-1])[-1] == "".join(texts)  # noqa: E731
+        shown = lambda: collected.updates and texts_shown(collected.updates[-1])[-1] == "".join(texts).strip()  # noqa: E731
         await until(shown, "the first words are on the page")
         return collected
 
@@ -182,7 +186,15 @@ def texts_shown(update: PageUpdate) -> list[str]:
     """The text of each message on the page."""
     assert update.history is not None or update.live is not None
     messages = [*(update.history or []), *(update.live or [])]
-    return [next((part["text"] for part in message["content"] if isinstance(part, dict)), "") for message in messages]
+    return [
+        next((visible_text(part["text"]) for part in message["content"] if isinstance(part, dict)), "") for message in messages
+    ]
+
+
+def visible_text(html: str) -> str:
+    """The text of a part of a message, without the names of its buttons."""
+    page = Page(html)
+    return page.text.removesuffix("\n") if "rendered-text" in html else page.text
 
 
 def metadata_shown(update: PageUpdate, index: int = -1) -> str:

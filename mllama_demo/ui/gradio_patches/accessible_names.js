@@ -13,8 +13,7 @@ function addAccessibleNames() {
     toggle.setAttribute("aria-label", name);
     toggle.title = name;
   }
-  for (const part of document.querySelectorAll('#chat-history [data-testid=bot][aria-label*="<"]'))
-    if (part.querySelector(".answer-metadata, .live-metadata, .versions, .progress")) part.setAttribute("aria-label", "About the answer");
+  for (const part of document.querySelectorAll('#chat-history [data-testid][aria-label*="<"]')) part.removeAttribute("aria-label");
   for (const label of document.querySelectorAll("fieldset [data-testid=block-info]:not([id])")) {
     label.id = `group-${++namedGroups}`;
     label.closest("fieldset").setAttribute("aria-labelledby", label.id);

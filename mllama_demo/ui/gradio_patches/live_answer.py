@@ -28,4 +28,4 @@ def live_answer(**options: Any) -> gr.Chatbot:
     Args:
         options: Arguments of gr.Chatbot, the same as those of the chatbot with the messages.
     """
-    return gr.Chatbot(elem_id="live-answer", label="Answer", buttons=[], allow_tags=False, **options)
+    return gr.Chatbot(elem_id="live-answer", label="Answer", **options)

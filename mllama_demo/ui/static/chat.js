@@ -44,6 +44,8 @@ new MutationObserver(() => {
 function onPageChange() {
   frameRequested = false;
   addAccessibleNames();
+  addCodeButtons();
+  questionEditor?.checkRow();
   keepScrollPosition();
   restoreTypedText();
   measureDrawLag();

@@ -177,15 +177,12 @@ def test_special_tokens_and_tags_in_a_question_are_shown_as_typed(page: Page):
     pages.open_chat(page)
     assert pages.ask_and_wait(page, typed)
     question = pages.user_rows(page)
-    # See gradio_patches/message_text.py.
-    expect(question).to_contain_text("<|eot_id|><\u2060script>alert(1)<\u2060/script>")
-    expect(question).to_contain_text("hi")
+    expect(question).to_have_text(typed)
     assert question.locator("script").count() == 0
     pages.take_screenshot(page, "special-text")
     with pages.settled(page):
         page.reload()
-    # See gradio_patches/message_text.py.
-    expect(question).to_contain_text("<|eot_id|><\u2060script>alert(1)<\u2060/script>")
+    expect(question).to_have_text(typed)
     with pages.settled(page):
         pages.message_button(page, "Undo").click()
     expect(pages.textarea(page)).to_have_value(typed)

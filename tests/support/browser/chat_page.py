@@ -113,8 +113,14 @@ def take_photo(page: Page) -> None:
 
 def paste_image(page: Page, path: Path) -> None:
     """Pastes a file as a copied image."""
+    paste_file(textarea(page), path)
+    expect(attached(page)).to_have_count(1)
+
+
+def paste_file(field: Locator, path: Path) -> None:
+    """Pastes a file as a copied image into any field."""
     data = base64.b64encode(path.read_bytes()).decode()
-    textarea(page).evaluate(
+    field.evaluate(
         """(element, [data, name]) => {
           const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
           const clipboard = new DataTransfer();
@@ -123,7 +129,6 @@ def paste_image(page: Page, path: Path) -> None:
         }""",
         [data, path.name],
     )
-    expect(attached(page)).to_have_count(1)
 
 
 def submit(page: Page) -> None:
@@ -195,7 +200,8 @@ def last_bot_text(page: Page) -> str:
     texts = bot_rows(page).last.get_by_test_id("bot")
     return "\n".join(
         texts.evaluate_all(
-            "all => all.filter((e) => !e.querySelector('.answer-metadata, .live-metadata, .versions')).map((e) => e.innerText)"
+            """(all) => all.filter((e) => !e.querySelector(".answer-metadata, .live-metadata, .versions, .text-actions"))
+              .map((e) => e.innerText)"""
         )
     ).strip()
 
@@ -208,6 +214,15 @@ def answer_metadata(page: Page) -> str:
 def message_button(page: Page, name: str) -> Locator:
     """The last button with this name under a message: Retry, Undo, Edit."""
     return page.locator("#chat-history").get_by_role("button", name=name, exact=True).last
+
+
+def edit(page: Page, text: str) -> None:
+    """Edits the first question of the conversation and sends it."""
+    user_rows(page).first.get_by_role("button", name="Edit", exact=True).click()
+    editor = page.get_by_role("form", name="Edit the question")
+    editor.get_by_role("textbox").fill(text)
+    with settled(page):
+        editor.get_by_role("button", name="Save and ask").click()
 
 
 def retry(page: Page) -> str:

@@ -77,9 +77,9 @@ async def test_a_refused_question_does_not_count(screen: Screen) -> None:
     await screen.ask("What is it?")
     await to_the_end(screen.page._retry(REQUEST, "never stored"))
     assert "no conversation" in screen.notices.pop()
-    edit: Any = SimpleNamespace(index=0, value="And this?")
-    await to_the_end(screen.page._edit(REQUEST, edit, "never stored", NO_INPUT))
-    assert "no conversation" in screen.notices.pop()
+    edit: Any = SimpleNamespace(_data={"number": 0, "text": "And this?", "image": "keep"})
+    [refusal] = [updates async for updates in screen.page._edit(REQUEST, edit, "never stored", NO_INPUT)]
+    assert "no conversation" in refusal[screen.page.edit_refusal]
     screen.backend.refusal = None
     await screen.answered("What is it?")
     await screen.answered("And now?")

@@ -35,7 +35,7 @@ async def test_stop_ends_the_answer_and_keeps_what_was_written(chat) -> None:
     seen = await chat.begun(chat.ask("Hello?"), "Well, ")
     await chat.service.stop(PAGE, seen.id)
     last = (await seen.all())[-1]
-    assert (texts_shown(last), last.answering) == (["Hello?", "Well, "], False)
+    assert (texts_shown(last), last.answering) == (["Hello?", "Well,"], False)
     assert "stopped by hand" in last.history[1]["content"][1]["text"]
     assert chat.stored_texts(last.conversation_id) == ["Hello?", "Well, "]
 
@@ -65,7 +65,7 @@ async def test_a_reload_finds_the_answer_before_the_first_token(chat) -> None:
 async def test_another_tab_follows_the_answer_to_its_end(chat) -> None:
     seen = await chat.begun(chat.ask("Hello?"), "Well, ")
     tab = CollectedUpdates(chat.open(TAB, seen.id))
-    await until(lambda: tab.updates and texts_shown(tab.updates[-1]) == ["Hello?", "Well, "], "the tab shows the answer")
+    await until(lambda: tab.updates and texts_shown(tab.updates[-1]) == ["Hello?", "Well,"], "the tab shows the answer")
     assert tab.updates[0].answering
     chat.backend.say("hello")
     chat.backend.send(finished())
@@ -175,7 +175,7 @@ async def test_a_question_from_a_second_tab_is_refused_and_the_tab_shows_the_ans
     views, _ = await refused_updates(chat.ask("And now?", conversation_id=seen.id, session=TAB), BadRequest)
     assert (texts_shown(views[-1]), views[-1].answering, views[-1].input) == (["Hello?"], True, value("And now?"))
     followed = CollectedUpdates(chat.service.follow(TAB, seen.id))
-    await until(lambda: followed.updates and texts_shown(followed.updates[-1]) == ["Well, "], "it follows from now on")
+    await until(lambda: followed.updates and texts_shown(followed.updates[-1]) == ["Well,"], "it follows from now on")
     chat.backend.send(finished())
     await followed.all()
 

@@ -18,7 +18,7 @@ async def test_the_answer_continues_after_the_first_event_and_is_followed_to_its
     views = await asked.all()
     assert [view.begun for view in views] == [False] * (len(views) - 1) + [True]
     followed = CollectedUpdates(chat.service.follow(PAGE, asked.id))
-    await until(lambda: followed.updates and texts_shown(followed.updates[-1]) == ["Hi "], "the page follows")
+    await until(lambda: followed.updates and texts_shown(followed.updates[-1]) == ["Hi"], "the page follows")
     chat.backend.say("there")
     chat.backend.send(finished())
     views = await followed.all()
@@ -33,10 +33,10 @@ async def test_each_page_follows_an_answer_once(chat: ChatSetup) -> None:
     seen = await chat.begun(chat.ask("Hello?"), "Hi ")
     assert await CollectedUpdates(chat.service.follow(PAGE, seen.id)).all() == [], "it does already"
     tab = CollectedUpdates(chat.open(TAB, seen.id))
-    await until(lambda: tab.updates and texts_shown(tab.updates[-1]) == ["Hello?", "Hi "], "the tab follows")
+    await until(lambda: tab.updates and texts_shown(tab.updates[-1]) == ["Hello?", "Hi"], "the tab follows")
     chat.backend.send(finished())
     for followed in (seen, tab):
-        assert texts_shown((await followed.all())[-1]) == ["Hello?", "Hi "]
+        assert texts_shown((await followed.all())[-1]) == ["Hello?", "Hi"]
     assert await CollectedUpdates(chat.service.follow(PAGE, seen.id)).all() == [], "nothing is under way"
 
 
