@@ -37,7 +37,7 @@ def test_the_chat_answers_and_says_that_nothing_is_kept(page: Page) -> None:
     pages.open_chat(page)
     expect(page.get_by_text("This browser keeps no cookies for this page")).to_be_in_viewport()
     assert "7" in pages.ask_and_wait(page, "What is 3 + 4?")
-    expect(page.locator("#conversations label")).to_have_count(1)
+    expect(pages.listed(page)).to_have_count(1)
     pages.take_screenshot(page, "no-cookies")
 
 

@@ -25,11 +25,14 @@ def page(browsers: Browsers, server: Program) -> Page:
 def test_a_share_link_is_copied_over_plain_http(page: Page) -> None:
     pages.ask_and_wait(page, "What is 3 + 4?")
     pages.conversation_id(page)
-    pages.open_panel(page, "This conversation")
-    page.locator("#share").click()
+    pages.open_share_dialog(page)
+    with pages.settled(page):
+        page.locator("#share").click()
     link = page.locator("#share-link textarea, #share-link input")
     expect(link).not_to_have_value("")
+    address = link.input_value()
     page.locator("#share-link").get_by_role("button", name="Copy").click()
+    page.keyboard.press("Escape")
     pages.textarea(page).focus()
     page.keyboard.press("Control+V")
-    expect(pages.textarea(page)).to_have_value(link.input_value())
+    expect(pages.textarea(page)).to_have_value(address)
