@@ -57,8 +57,9 @@ class SamplingControls:
 
     def wire(self, demo: gr.Blocks, silent_event: dict[str, Any]) -> None:
         adapted = [self.top_k, self.max_tokens, self.seed, self.ignore_eos]
-        demo.load(self.adapt_to_backend, self.max_tokens, adapted, queue=False, **silent_event)
-        demo.load(_values_in_address, None, [self.temperature, self.top_p, self.top_k, self.seed], queue=False, **silent_event)
+        fitted = demo.load(self.adapt_to_backend, self.max_tokens, adapted, queue=False, **silent_event)
+        in_address = [self.temperature, self.top_p, self.top_k, self.seed, self.max_tokens]
+        fitted.then(_values_in_address, None, in_address, queue=False, **silent_event)
         sliders = [self.temperature, self.top_p, self.top_k]
         self.preset.input(_apply_preset, self.preset, [self.greedy, *sliders], queue=False, **silent_event)
         self.greedy.change(self.grey_out, self.greedy, sliders, queue=False, **silent_event)
@@ -106,7 +107,7 @@ def _values_in_address(request: gr.Request) -> list[Any]:
             return gr.skip()
         return f"{value:.0f}" if name == "seed" else value
 
-    return [value_of(name) for name in ("temperature", "top_p", "top_k", "seed")]
+    return [value_of(name) for name in ("temperature", "top_p", "top_k", "seed", "max_tokens")]
 
 
 def _apply_preset(name: str | None) -> list[Any]:

@@ -42,7 +42,7 @@ def test_an_answer_of_the_chat_is_explored_and_used_in_the_chat_again(page: Page
     assert (run["image"]["name"], [turn["image"] for turn in run["grid"]["history"]]) == ("dog.png", [True, False])
     seed = run["grid"]["seed"][0]
 
-    fill(page, temperature="0.3", top_p="0.75", top_k="20")
+    fill(page, temperature="0.3", top_p="0.75", top_k="20", max_tokens="77")
     run_and_wait(page, 1)
     explored = text_of(page, 0)
     with pages.settled(page):
@@ -54,6 +54,7 @@ def test_an_answer_of_the_chat_is_explored_and_used_in_the_chat_again(page: Page
     expect(page.locator("#temperature input[type=number]")).to_have_value("0.3")
     assert pages.slider_values(page) == {"temperature": 0.3, "top-p": 0.75, "top-k": 20}
     expect(page.locator("#seed").locator("input, textarea")).to_have_value(str(seed))
+    expect(page.locator("#max-tokens input[type=number]")).to_have_value("77")
     assert pages.ask_and_wait(page, "And then?"), "the conversation goes on"
 
 

@@ -259,3 +259,16 @@ def test_explore_refuses_a_wrong_command_line_before_anything_takes_long(
     ):
         assert main(["explore", *arguments]) == 2
         assert named in capsys.readouterr().err
+
+
+def test_a_snippet_has_the_conversation_before_the_prompt_with_the_image_at_its_message() -> None:
+    history = [{"role": "user", "text": "See @IMAGE@?", "image": True}, {"role": "assistant", "text": "'url': '@IMAGE@@'"}]
+    run = make_run(make_grid({"prompt": "And now?", "history": history, "max_tokens": 4}), make_image())
+    by_title = {snippet.title: snippet.code for snippet in snippets(run, 0)}
+    assert set(by_title) == {"curl", "openai client"}, "a file of prompts has no conversations"
+    code = by_title["openai client"]
+    messages = eval(code.split("messages=")[1].split(",\n    temperature")[0], {"image": "DATA"})
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[0]["content"][1]["image_url"]["url"] == "data:image/png;base64,DATA"
+    assert messages[0]["content"][0]["text"] == "See @IMAGE@?"
+    assert messages[1:] == [{"role": "assistant", "content": history[1]["text"]}, {"role": "user", "content": "And now?"}]

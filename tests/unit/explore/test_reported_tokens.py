@@ -43,7 +43,7 @@ def run_of(*cells: list[TokenLogprobs], max_tokens: int = 8) -> Run:
         tokens = [token for one in steps for token in tokens_of(event(one), values)]
         known = {"outcome": "max_tokens", "tokens": tuple(tokens), "text": "".join(one.text for one in steps)}
         made.append(empty_cell(values).model_copy(update=known))
-    return Run(grid=grid, image=None, cells=tuple(made), model="m", backend="openai", device="there")
+    return Run(grid=grid, image=None, cells=tuple(made), model="m", backend="openai", device="there", system_prompt="")
 
 
 def test_a_chunk_of_several_tokens_becomes_several_tokens() -> None:

@@ -1,7 +1,7 @@
 // The answers of a grid as a matrix of small cells. One axis goes across, one down; the further ones make groups of columns.
 // A cell opens under its row. Neighbours in a row with the same answer are one cell.
 import { $, el } from "./dom.js";
-import { fillDetail, showLiveAnswer } from "./detail.js";
+import { endComparison, fillDetail, showLiveAnswer } from "./detail.js";
 import { defaultLayout, distinct, distinctCount, groupsOf, sameAnswers, variedAxes } from "./layout.js";
 import { AXES, AXIS_NAMES, answerAt, plural, state, valuesText } from "./state.js";
 import { closeTokens } from "./tokens.js";
@@ -41,7 +41,7 @@ export function showMatrix({ keepDetail = false } = {}) {
   const { cells, view } = state;
   const groups = groupsOf(cells, layout);
   const columns = groups[0].rows[0].length;
-  groupsAbreast = abreast(columns);
+  groupsAbreast = abreast(columns, groups.length);
   const bands = [];
   for (let at = 0; at < groups.length; at += groupsAbreast) bands.push(groups.slice(at, at + groupsAbreast));
   const same = view ? sameAnswers(view.cells) : new Map();
@@ -66,11 +66,12 @@ function showWhyNoTokens(view) {
   Object.assign($("no-token-view"), { textContent: reason ?? "", hidden: !reason });
 }
 
-// How many groups of columns stand side by side.
-function abreast(columns) {
+// How many groups of columns stand side by side. All rows of groups have the same number, as far as possible.
+function abreast(columns, groups) {
   const width = $("grid").clientWidth || document.documentElement.clientWidth - 100;
   const narrowest = window.innerWidth <= 600 ? NARROWEST_CELL_ON_A_PHONE : NARROWEST_CELL;
-  return Math.max(1, Math.floor((width - HEADER_WIDTH) / narrowest / columns));
+  const most = Math.max(1, Math.floor((width - HEADER_WIDTH) / narrowest / columns));
+  return Math.ceil(groups / Math.ceil(groups / most));
 }
 
 // Choices for the axes across and down, and the values that all cells have in common.
@@ -103,7 +104,7 @@ function bandTable(band, same) {
   const body = rowValues.map((value, row) => el("tr", {},
     headed && el("th", { scope: "row" }, layout.columns ? String(value) : `${AXIS_NAMES[layout.rows]} ${value}`),
     ...band.flatMap((group) => mergedCells(group.rows[row], same).map((indices, at) => el("td", { colspan: indices.length, class: at ? "" : "group-start" }, cellButton(indices, same))))));
-  return el("div", { class: "scroll matrix", tabindex: "0", role: "region", "aria-label": "Answers by value" }, el("table", {}, el("thead", {}, ...head), el("tbody", {}, ...body)));
+  return el("div", { class: `scroll matrix${layout.columns ? "" : " list"}`, tabindex: "0", role: "region", "aria-label": "Answers by value" }, el("table", {}, el("thead", {}, ...head), el("tbody", {}, ...body)));
 }
 
 // Lists of neighbouring indices with the same answer.
@@ -202,8 +203,11 @@ export function showBranches() {
   $("branches").hidden = !branches.length;
 }
 
+document.addEventListener("keydown", (event) => event.key === "Escape" && state.comparing != null && endComparison());
+
 // The number of groups side by side depends on the width of the window.
 new ResizeObserver(() => {
   if (!state.cells.length || $("grid-panel").hidden || state.live.size) return;
-  if (abreast(groupsOf(state.cells, layout)[0].rows[0].length) !== groupsAbreast) showMatrix({ keepDetail: true });
+  const groups = groupsOf(state.cells, layout);
+  if (abreast(groups[0].rows[0].length, groups.length) !== groupsAbreast) showMatrix({ keepDetail: true });
 }).observe($("grid"));
