@@ -28,9 +28,16 @@ from mllama_demo.engine.base import (
 )
 from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.remote import protocol
-from mllama_demo.engine.remote.errors import SERVER, RemoteTimeout, RemoteUnreachable, context_length_refusal, to_demo_error
+from mllama_demo.engine.remote.errors import (
+    SERVER,
+    RemoteTimeout,
+    RemoteUnreachable,
+    context_length_refusal,
+    logprobs_refusal,
+    to_demo_error,
+)
 from mllama_demo.engine.remote.probe import RemoteServer, new_client, probe
-from mllama_demo.engine.remote.providers import LOGPROBS_ARE_MISSING, LOGPROBS_ARE_TOKEN_IDS, PROVIDERS
+from mllama_demo.engine.remote.providers import LOGPROBS_ARE_MISSING, LOGPROBS_ARE_REFUSED, LOGPROBS_ARE_TOKEN_IDS, PROVIDERS
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, Failure, cause_of
 from mllama_demo.images.loading import LoadedImage
@@ -66,6 +73,7 @@ class OpenAIBackend(QueuedBackend):
         self._url = settings.remote_url
         self._probe_interval_s = probe_interval_s
         self._logprobs_fault: str | None = None  # why the server's log probabilities are not shown
+        self._top_logprobs = protocol.TOP_LOGPROBS  # how many alternatives the server allows
         provider = PROVIDERS["other" if settings.remote_kind == "auto" else settings.remote_kind]
         self._server = RemoteServer(provider, settings.remote_model or "remote", None, None)
         super().__init__(self._info_of(self._server), settings.max_waiting, "remote", on_ready, on_down)
@@ -137,7 +145,7 @@ class OpenAIBackend(QueuedBackend):
 
     def _set_ready(self, server: RemoteServer) -> None:
         if server != self._server:
-            self._logprobs_fault = None
+            self._logprobs_fault, self._top_logprobs = None, protocol.TOP_LOGPROBS
             self._server, self._info = server, self._info_of(server)
             length = f", {server.context_length} tokens of context" if server.context_length else ""
             log.info("the server at %s, %s, serves %s%s", self._url, server.provider.label, server.model, length)
@@ -215,7 +223,7 @@ class OpenAIBackend(QueuedBackend):
         url = None if request.image is None else await self._image_url(request.image)
         max_tokens = min(wanted_max_tokens, self._info.context_length - 1)
         try:
-            stream = await self._create_stream(request, url, max_tokens)
+            stream = await self._open_stream(request, url, max_tokens)
         except Exception as error:
             # On a context-length error, retry once with the max_tokens that the server says still fit.
             refusal = context_length_refusal(error)
@@ -226,7 +234,7 @@ class OpenAIBackend(QueuedBackend):
             if not 1 <= left < max_tokens:
                 raise
             max_tokens = left
-            stream = await self._create_stream(request, url, max_tokens)
+            stream = await self._open_stream(request, url, max_tokens)
         async with stream:
             job.send(PrefillEvent(self.estimate.count(request.messages), job.waited_s))
             last = protocol.ParsedChunk()
@@ -254,9 +262,23 @@ class OpenAIBackend(QueuedBackend):
         """The error of an answer that is not whole, from the ends of the sentence for visitors and of the cause."""
         return BackendUnavailable(Failure(f"{SERVER} {sentence}", f"The server at {self._url} {cause}"))
 
+    async def _open_stream(self, request: GenerationRequest, image_url: str | None, max_tokens: int) -> Any:
+        """Begins an answer. Where the server refuses the log probabilities, asks again for fewer of them, at last for none."""
+        while True:
+            asked = self._top_logprobs
+            try:
+                return await self._create_stream(request, image_url, max_tokens)
+            except Exception as error:
+                allowed = logprobs_refusal(error, asked) if request.trace and asked else None
+                if allowed is None:
+                    raise
+            self._top_logprobs = min(allowed, self._top_logprobs)
+            if not self._top_logprobs and self._logprobs_fault is None:
+                self._distrust_logprobs(LOGPROBS_ARE_REFUSED)
+
     def _create_stream(self, request: GenerationRequest, image_url: str | None, max_tokens: int) -> Coroutine[Any, Any, Any]:
-        server = self._server
-        arguments = protocol.completion_arguments(request, server.provider, server.model, image_url, max_tokens)
+        server, top_logprobs = self._server, self._top_logprobs
+        arguments = protocol.completion_arguments(request, server.provider, server.model, image_url, max_tokens, top_logprobs)
         return self._client.chat.completions.create(**arguments)
 
     def _send_chunk(self, job: Job, chunk: protocol.ParsedChunk) -> None:

@@ -82,6 +82,20 @@ def context_length_refusal(error: Exception) -> ContextLengthRefusal | None:
     return ContextLengthRefusal(_number(length), _number(prompt) if prompt else None)
 
 
+def logprobs_refusal(error: Exception, asked: int) -> int | None:
+    """How many top_logprobs the server still allows, 0 for none. Returns None when it refused for another reason.
+
+    Args:
+        asked: top_logprobs of the request. vLLM allows fewer than 20 with --max-logprobs, and its message has the number.
+    """
+    if getattr(error, "status_code", None) not in (400, 422, 501):
+        return None
+    message = server_message(error)
+    if "logprob" not in message.lower():
+        return None
+    return max((int(number) for number in re.findall(r"\b\d{1,3}\b", message) if int(number) < asked), default=0)
+
+
 def _number(match: re.Match[str]) -> int:
     return int(next(filter(None, match.groups())))
 

@@ -28,9 +28,19 @@ _MAX_LOGPROB = 1e-3
 
 
 def completion_arguments(
-    request: GenerationRequest, provider: Provider, model: str, image_url: str | None, max_tokens: int
+    request: GenerationRequest,
+    provider: Provider,
+    model: str,
+    image_url: str | None,
+    max_tokens: int,
+    top_logprobs: int = TOP_LOGPROBS,
 ) -> dict[str, Any]:
-    """Returns the keyword arguments of client.chat.completions.create. `max_tokens` replaces that of the request."""
+    """Returns the keyword arguments of client.chat.completions.create.
+
+    Args:
+        max_tokens: replaces that of the request.
+        top_logprobs: how many alternatives of each token are requested where the request has `trace`; 0 for no log probabilities.
+    """
     sampling = request.sampling
     values: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     top_k = sampling.top_k_within(provider.max_top_k)
@@ -42,8 +52,8 @@ def completion_arguments(
         values["seed"] = sampling.seed
     if sampling.stop:
         values["stop"] = list(sampling.stop)
-    if request.trace and "logprobs" in provider.capabilities:
-        values |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    if request.trace and "logprobs" in provider.capabilities and top_logprobs:
+        values |= {"logprobs": True, "top_logprobs": top_logprobs}
     extra: dict[str, Any] = dict(provider.extra)  # parameters that the OpenAI protocol does not have
     # vLLM up to 0.8 refuses a top_k of 0; without top_k it samples from all tokens.
     if provider.takes_top_k and (top_k > 0 or provider.sends_top_k_of_zero):

@@ -13,6 +13,7 @@ TOP_K_UNSUPPORTED = "This server speaks the plain OpenAI protocol, which has no 
 IGNORE_EOS_UNSUPPORTED = "This server speaks the plain OpenAI protocol, which has no ignore_eos."
 LOGPROBS_ARE_TOKEN_IDS = "This server sends token ids in the place of probabilities."
 LOGPROBS_ARE_MISSING = "This server sends no probabilities, although they were requested."
+LOGPROBS_ARE_REFUSED = "This server refuses requests for probabilities."
 OLLAMA_TOP_K = "Ollama's OpenAI endpoint has no top_k; the model's own value applies."
 OLLAMA_IGNORE_EOS = "Ollama's OpenAI endpoint has no ignore_eos."
 LM_STUDIO_IGNORE_EOS = "LM Studio's OpenAI endpoint has no ignore_eos."
@@ -90,9 +91,10 @@ PROVIDERS: dict[str, Provider] = {
         extra={"min_p": 0.0, "repeat_penalty": 1.0},
         get_model="start llama-server with it",
     ),
+    # A server that refuses logprobs, or sends none, is asked without them from then on.
     "other": Provider(
         "OpenAI protocol",
-        frozenset({"images", "seed"}),
+        frozenset({"images", "seed", "logprobs"}),
         concurrency=8,
         ignored={"top_k": TOP_K_UNSUPPORTED, "ignore_eos": IGNORE_EOS_UNSUPPORTED},
         takes_top_k=False,

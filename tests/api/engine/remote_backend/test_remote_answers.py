@@ -15,13 +15,14 @@ from PIL import Image
 from mllama_demo.engine.base import PrefillEvent, TokenEvent
 from mllama_demo.engine.remote.providers import (
     IGNORE_EOS_UNSUPPORTED,
+    LOGPROBS_ARE_REFUSED,
     LOGPROBS_ARE_TOKEN_IDS,
     SEED_UNSUPPORTED,
     TOP_K_UNSUPPORTED,
 )
 from mllama_demo.errors import PromptTooLong
 from mllama_demo.images.loading import load_image
-from tests.support.protocol_server import PATIENCE_S, Exchange
+from tests.support.protocol_server import PATIENCE_S, Exchange, hello
 from tests.support.remote_backends import answer, events_of, request
 
 pytestmark = pytest.mark.timeout(120)
@@ -174,6 +175,40 @@ async def test_logprobs_are_passed_on_when_asked_for(server, connect):
     assert (server.asked[0].body["logprobs"], server.asked[0].body["top_logprobs"]) == (True, 20)
     await answer(backend)
     assert "logprobs" not in server.asked[1].body
+
+
+async def test_a_server_that_allows_fewer_logprobs_is_asked_for_as_many_as_it_allows(server, connect):
+    def chat(exchange: Exchange) -> None:
+        if exchange.body.get("top_logprobs", 0) > 5:
+            message = "Requested sample logprobs of 20, which is greater than max allowed: 5"
+            return exchange.refuse(400, {"error": {"message": message, "type": "BadRequestError"}})
+        exchange.begin()
+        exchange.chunk({"content": "cat"}, logprobs=logprob("cat", -0.5, ("cat", -0.5)))
+        return exchange.end()
+
+    server.chat = chat
+    backend = connect()
+    for _ in range(2):
+        *_, token, last = await events_of(backend, request(trace=True))
+        assert (len(token.logprobs), last.reason) == (1, "end_of_turn")
+    assert [asked.body["top_logprobs"] for asked in server.asked] == [20, 5, 5]
+    assert "logprobs" in backend.info.capabilities
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_refuses_logprobs_answers_without_them(server, connect, status):
+    def chat(exchange: Exchange) -> None:
+        if "logprobs" in exchange.body:
+            return exchange.refuse(status, {"error": {"message": "logprobs: Extra inputs are not permitted (got 12)"}})
+        return hello(exchange)
+
+    server.chat = chat
+    backend = connect(remote_kind="other")
+    assert "logprobs" in backend.info.capabilities
+    text, last = await answer(backend, request(trace=True))
+    assert (text, last.reason) == ("Hello!", "end_of_turn")
+    assert "logprobs" not in backend.info.capabilities
+    assert backend.info.ignored["logprobs"] == LOGPROBS_ARE_REFUSED
 
 
 async def test_token_ids_in_the_place_of_probabilities_are_not_shown(server, connect):
