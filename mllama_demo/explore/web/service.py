@@ -81,7 +81,16 @@ class ExploreService:
         return views.run_view(run, self.tokenizer, shared_as)
 
     def readable_run(self, owner: str, id: str) -> Run:
-        """A run of the owner, or the run that a link shows. id: of the run, or the token of the link. Raises NotFound."""
+        """A run of the owner, or the run that a link shows. A run that is being generated has the answers so far.
+
+        Args:
+            id: of the run, or the token of the link.
+        Raises:
+            NotFound: there is no such run.
+        """
+        tasks = self.active.get((owner, id))
+        if isinstance(tasks, GridTasks):  # a page that was reloaded asks before its run is saved
+            return tasks.run()
         return self.runs.open_share(id)[0] if is_token(id) else self.runs.load(owner, id)
 
     def save_copy(self, owner: str, run: Run) -> Run:

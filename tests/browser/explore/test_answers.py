@@ -116,6 +116,19 @@ def test_closing_the_page_stops_generation(browsers: Browsers, slow_server: Prog
     wait_until(lambda: idle(slow_server), "all slots are free")
 
 
+def test_a_run_that_is_reloaded_keeps_its_answers_so_far(slow_page: Page, slow_server: Program):
+    page = open_explore(slow_page)
+    run_endlessly(page)
+    expect(cell(page, 0).locator(".status")).to_contain_text("tokens")
+    page.reload()
+    expect(open_answer(page, 0).locator("> .text")).not_to_be_empty()
+    expect(page.locator("#temperature")).to_have_value("0")
+    wait_until(lambda: idle(slow_server), "all slots are free")
+    page.reload()
+    expect(open_answer(page, 0).locator("> .status")).to_contain_text("stopped")
+    expect(page.locator("#runs li")).to_have_count(1)
+
+
 # --- failure ---------------------------------------------------------------------------------------------------------------
 
 

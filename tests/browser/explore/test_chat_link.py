@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.browser import chat_page as pages
+from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import Browsers
 from tests.support.browser.chats import DOG
 from tests.support.browser.explore_page import (
@@ -76,9 +77,11 @@ def test_a_run_has_an_address_and_a_link_for_a_colleague(page: Page, browsers: B
     page.get_by_role("button", name="Create a link").click()
     link = page.get_by_label("Link", exact=True)
     expect(link).to_have_value(re.compile("/share/run/"))
+    assert not obstacles(page)
     colleague = browsers.open()
     colleague.goto(link.input_value())
     expect(colleague.locator("article")).to_have_count(2)
+    assert not obstacles(colleague)
     colleague.get_by_role("link", name="Open in Explore").click()
     expect_cells(colleague, 2)
     assert [text_of(colleague, index) for index in (0, 1)] == texts

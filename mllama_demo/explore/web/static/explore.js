@@ -30,6 +30,7 @@ export async function runGrid(path, body, scroll = true) {
         [state.id, count] = [event.run, event.cells.length];
         showCount();
         startMatrix(event.cells);
+        if (!body.tour) setAddress(event.run);
         if (scroll) $("grid-panel").scrollIntoView();
       } else if (event.event === "cell") {
         applyCellEvent(event);
@@ -42,6 +43,11 @@ export async function runGrid(path, body, scroll = true) {
     await listRuns();
     estimateSoon();
   }
+}
+
+function setAddress(id) {
+  const address = `/explore?run=${id}`;
+  if (window.location.pathname + window.location.search !== address) window.history.pushState(null, "", address);
 }
 
 function clearRun() {
@@ -65,8 +71,7 @@ export function showRun(view, { push = false, fill = false } = {}) {
   showFinishedMatrix(view);
   showRunActions(view);
   showMeasures(view);
-  const address = `/explore?run=${view.id}`;
-  if (push && window.location.pathname + window.location.search !== address) window.history.pushState(null, "", address);
+  if (push) setAddress(view.id);
   const picture = view.image && { name: view.image, source: `run:${view.id}`, url: `/explore/runs/${view.id}/image` };
   if (fill) fillForm({ ...view.values, ...view }, picture);
 }
