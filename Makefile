@@ -10,7 +10,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-neuron check bench screenshots docs reference map train evaluate clean
+.PHONY: help run test test-fast test-neuron check bench screenshots recording docs reference map train evaluate clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -40,6 +40,9 @@ bench: $(VENV)/.test-ready ## Measure start-up, speed and memory (benchmarks/fir
 
 screenshots: $(VENV)/.test-ready ## Pictures of every screen, both themes at three widths, into docs/images
 	$(BIN)/python scripts/screenshots.py $(ARGS)
+
+recording: $(VENV)/.test-ready ## The short recording in README, docs/images/demo.gif
+	$(BIN)/python scripts/recording.py
 
 docs: $(VENV)/.test-ready ## Build the documentation site into site/; a dead link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

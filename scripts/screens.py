@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from playwright.sync_api import Page, expect  # noqa: E402
 
 from tests.support.browser import chat_page as pages  # noqa: E402 (found by the line above, as those below)
-from tests.support.browser.chat_page import EXAMPLE_IMAGES  # noqa: E402
+from tests.support.paths import EXAMPLE_IMAGES  # noqa: E402
 
 KEYBOARD_HEIGHT = 336  # CSS pixels of a phone's height
 PASSWORD, ADMIN_KEY = "correct horse", "the-operators-key"
