@@ -1,4 +1,4 @@
-"""Accessibility: axe finds no serious violation on the chat page."""
+"""Accessibility: axe finds no violation on the chat page and on the pages that have no tests of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_has_no_serious_accessibility_violation(browsers: Browsers, scheme: str):
+def test_the_chat_page_has_no_accessibility_violation(browsers: Browsers, scheme: str):
     page = pages.open_chat(browsers.open(color_scheme=scheme))
     found = obstacles(page)
     pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
@@ -29,3 +29,13 @@ def test_the_page_has_no_serious_accessibility_violation(browsers: Browsers, sch
     expect(page.locator("dialog.tile-dialog")).to_be_visible()
     found += obstacles(page)
     assert not found, "\n".join(found)
+
+
+def test_the_small_pages_have_no_accessibility_violation(browsers: Browsers):
+    browsers.expect_complaint("404")
+    page = browsers.open()
+    for path in ("/laptop-model", "/no/such/page", "/docs", "/present"):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.goto(path)
+            assert not obstacles(page), path

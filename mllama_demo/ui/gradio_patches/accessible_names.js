@@ -2,9 +2,10 @@
 //
 // Gradio: 6.31.0
 // Defect: both sidebars have the same button name, "Toggle Sidebar"; a group of radio buttons is not connected with its
-//   visible label; the name of a chatbot message that is HTML is that HTML.
+//   visible label; the name of a chatbot message that is HTML is that HTML; the examples are buttons in a "list", and the attached
+//   files are list items in no list.
 // Report: no upstream report known
-// Test: tests/browser/test_accessibility.py::test_the_page_has_no_serious_accessibility_violation
+// Test: tests/browser/test_accessibility.py::test_the_chat_page_has_no_accessibility_violation
 const SIDEBAR_NAMES = { left: "Conversations", right: "Settings" };
 let namedGroups = 0;
 function addAccessibleNames() {
@@ -18,4 +19,9 @@ function addAccessibleNames() {
     label.id = `group-${++namedGroups}`;
     label.closest("fieldset").setAttribute("aria-labelledby", label.id);
   }
+  for (const examples of document.querySelectorAll("#chat-history .examples[role=list]")) {
+    examples.setAttribute("role", "group");
+    examples.setAttribute("aria-label", "Examples");
+  }
+  for (const file of document.querySelectorAll("#chat-input .thumbnails [role=listitem]")) file.setAttribute("role", "presentation");
 }
