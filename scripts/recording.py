@@ -35,7 +35,7 @@ addEventListener("DOMContentLoaded", () => {
   dot.style = "position:fixed;z-index:99999;width:22px;height:22px;margin:-11px;border-radius:50%;pointer-events:none;" +
               "background:rgb(234 88 12 / .45);border:2px solid rgb(154 52 18 / .8);left:-50px;top:-50px";
   document.documentElement.append(dot);
-  addEventListener("mousemove", ({ clientX, clientY }) => Object.assign(dot.style, { left: clientX + "px", top: clientY + "px" }));
+  addEventListener("mousemove", ({ x, y }) => Object.assign(dot.style, { left: x + "px", top: y + "px" }));
 });
 """
 
