@@ -26,7 +26,8 @@ SCREENS = {390: {"width": 390, "height": 844}, 1280: {"width": 1280, "height": 8
 SCHEMES = ("light", "dark")
 # The images in the documentation: the name there, and the screen, width and theme of the screenshot.
 SHOWN = {
-    name + ".png": (screen, 1280, "light") for name, screen in (("chat", "answer"), ("explore", "tokens"), ("present", "stage"))
+    name + ".png": (screen, 1280, "light")
+    for name, screen in (("chat", "answer"), ("explore", "tokens"), ("explore-grid", "grid"), ("present", "stage"))
 }
 # The functions of screens.py, with the program's options and its script.
 BRAND = ("--title", "Harbour Vision", "--brand-color", "#0b5fff", "--brand-footer", "For the harbour office only")
