@@ -9,6 +9,7 @@ from PIL import Image
 
 from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, LoadedImage, check_shape, clean_name, load_image
 
+MAX_PNG_PIXELS = 8_000_000
 JOINED_HEIGHT, JOINED_GAP = 1120, 16  # pixels
 
 
@@ -20,6 +21,20 @@ def preview(image: LoadedImage, max_side: int = 1024) -> bytes:
     out = io.BytesIO()
     small.save(out, "WEBP", quality=85)
     return out.getvalue()
+
+
+def full_size(image: LoadedImage) -> tuple[bytes, str]:
+    """The image in its own size, without metadata: PNG, or JPEG of high quality for a photo.
+
+    Returns:
+        The file and its suffix.
+    """
+    out = io.BytesIO()
+    if image.format in ("PNG", "GIF", "BMP", "TIFF") and image.width * image.height <= MAX_PNG_PIXELS:
+        image.pixels.save(out, "PNG", compress_level=3)
+        return out.getvalue(), "png"
+    image.pixels.save(out, "JPEG", quality=92, subsampling=0)
+    return out.getvalue(), "jpg"
 
 
 def side_by_side(images: Sequence[LoadedImage], limits: ImageLimits = DEFAULT_LIMITS) -> LoadedImage:

@@ -87,7 +87,6 @@ class ChatPage:
             self._image_controls.lay_out_tiles()
             gr.Markdown("### Sampling")
             self.sampling_controls.lay_out()
-            self._image_controls.lay_out_sources()
         with gr.Row(elem_id="topbar"):
             if self._brand.logo is not None:
                 gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
@@ -110,13 +109,14 @@ class ChatPage:
             self.live = live_answer(**options)
         self._feedback_controls.lay_out()
         self._image_controls.lay_out_choice()
+        self._image_controls.lay_out_notes()
         with gr.Row(equal_height=True, elem_id="question-row"):
+            self._image_controls.lay_out_buttons()
             self.input = gr.MultimodalTextbox(
                 elem_id="chat-input",
                 label="Your question",
                 show_label=False,
                 placeholder="Ask about a picture",
-                file_types=["image"],
                 sources=["upload"],
                 # The visitor chooses one of several files. With "single", Gradio drops the other files without a notice.
                 file_count="multiple",
@@ -130,6 +130,7 @@ class ChatPage:
         if self._brand.footer:
             gr.HTML(self._brand.footer_html(), elem_id="brand-footer", padding=False)
         self._share.lay_out()
+        self._image_controls.lay_out_sources()
         gr.HTML(help_html(), elem_id="help", padding=False)
         self.script = gr.HTML("", js_on_load=PAGE_SCRIPT, visible="hidden", elem_id="page-script")
 

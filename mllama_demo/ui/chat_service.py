@@ -71,6 +71,10 @@ class ChatService:
         """The folder of the images that a page may load."""
         return self._image_files.folder
 
+    def full_size(self, digest: str) -> Path:
+        """The file of an image in full size. Blocks. Raises NotFound."""
+        return self._image_files.full_size(digest)
+
     def close(self) -> None:
         self._image_files.close()
 

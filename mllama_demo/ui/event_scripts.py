@@ -12,6 +12,9 @@ ATTACHED_FILES = """(value, id) => {
   const files = (value?.files ?? []).map((file) => file.path ?? file.url);
   return files.length ? JSON.stringify([id, ...files]) : "";
 }"""
+CLOSE_PAGE_DIALOGS = "() => window.mllamaClosePageDialogs()"
+# Argument: the file that was fetched; null when there is none.
+CLOSE_IF_FETCHED = "(file) => file && window.mllamaClosePageDialogs()"
 DRAW_LAG_MS = "() => window.mllamaDrawLag?.() ?? 0"
 RECORD_CONTACT = "() => { window.mllamaLastContact = Date.now(); }"
 # Argument: three words with a space between them: the page's id; "remembered", or "forgotten" in a browser without cookies; and,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 import gradio as gr
 
-from mllama_demo.ui.attachments import Attachments
-from mllama_demo.ui.event_scripts import ATTACHED_FILES, OPEN_TILE_DIALOG
+from mllama_demo.errors import DemoError
+from mllama_demo.ui.attachments import Attachments, CheckedFile
+from mllama_demo.ui.event_scripts import ATTACHED_FILES, CLOSE_IF_FETCHED, CLOSE_PAGE_DIALOGS, OPEN_TILE_DIALOG
 from mllama_demo.ui.gradio_patches.attached_files import ATTACH_FILE
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
 from mllama_demo.ui.page_update import PageSession, guarded
 from mllama_demo.ui.tile_view import NO_IMAGE
+
+NO_CAMERA = "This browser gives no camera to a page without https. Use the paper clip, or open the demo by https."
 
 
 class ImageControls:
@@ -32,10 +36,26 @@ class ImageControls:
             self.tile_view = gr.HTML(NO_IMAGE, elem_id="tile-view", padding=False)
 
     def lay_out_sources(self) -> None:
-        with gr.Accordion("Camera or web address", open=False, elem_id="more-images"):
+        """The dialogs that the buttons beside the paper clip open. See static/attachments.js."""
+        hidden = ["page-dialog", *visibility_classes(False)]
+        with gr.Column(elem_id="camera-dialog", elem_classes=hidden):
+            gr.HTML(f"<h2>Take a photo</h2><p>{NO_CAMERA}</p>", padding=False)
+            self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=320)
+            gr.Button("Close", size="sm", elem_classes="close-dialog")
+        with gr.Column(elem_id="address-dialog", elem_classes=hidden):
+            gr.HTML("<h2>Picture from a web address</h2>", padding=False)
             self.url = gr.Textbox(label="Address of an image", placeholder="https://…", max_lines=1, elem_id="image-url")
-            self.use_url = gr.Button("Use this image", size="sm", elem_id="use-url")
-            self.camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", elem_id="camera", height=220)
+            self.url_refusal = gr.HTML(elem_id="url-refusal", padding=False)
+            with gr.Row(elem_classes="dialog-buttons"):
+                gr.Button("Close", size="sm", elem_classes="close-dialog")
+                self.use_url = gr.Button("Use this image", size="sm", variant="primary", elem_id="use-url")
+
+    def lay_out_buttons(self) -> None:
+        """The buttons beside the paper clip. Inside the question field, Gradio's own drawing of the field would lose them."""
+        gr.HTML(source_buttons_html(), elem_id="source-buttons", padding=False)
+
+    def lay_out_notes(self) -> None:
+        self.notes = gr.HTML(elem_id="attachment-notes", padding=False)
 
     def lay_out_choice(self) -> None:
         self.which = gr.Radio(
@@ -58,16 +78,20 @@ class ImageControls:
         for event in (input.change, conversation_id.change):
             event(*report, js=ATTACHED_FILES, api_visibility="private")
         question = [conversation_id, input, self.which]
-        self.attached.change(self._preview_attached, question, [self.which, self.tile_view], **silent_event)
+        self.attached.change(self._preview_attached, question, [self.which, self.tile_view, self.notes], **silent_event)
         self.which.input(self._preview_choice, question, self.tile_view, **silent_event)
 
         attach: dict[str, Any] = {"js": ATTACH_FILE, "api_visibility": "private"}
         attached = [self.camera.input(None, [self.camera, input], input, **attach)]
         for event in (self.use_url.click, self.url.submit):
-            fetched = event(self._fetch, self.url, [self.fetched, self.url], **silent_event)
+            fetched = event(self._fetch, self.url, [self.fetched, self.url, self.url_refusal], **silent_event)
             attached.append(fetched.then(None, [self.fetched, input], input, **attach))
+            fetched.then(None, self.fetched, None, js=CLOSE_IF_FETCHED, api_visibility="private")
         for done in attached:
             done.then(*report, js=ATTACHED_FILES, api_visibility="private")
+        # A photo is attached only once, and the dialog opens with the camera the next time.
+        attached[0].then(None, None, self.camera, js="() => null", api_visibility="private")
+        attached[0].then(None, None, None, js=CLOSE_PAGE_DIALOGS, api_visibility="private")
 
     async def _preview(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> str:
         return await guarded(self._attachments.preview(self._session_of(request), conversation_id, number_in(event))) or ""
@@ -75,20 +99,37 @@ class ImageControls:
     async def _preview_attached(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> list[Any]:
         found = await guarded(self._attachments.preview_question(self._session_of(request), conversation_id, value, which))
         if found is None:
-            return [gr.skip(), gr.skip()]
-        choice, tiles = found
-        if choice is None:
-            return [gr.update(elem_classes=visibility_classes(False), value="newest"), tiles]
+            return [gr.skip(), gr.skip(), gr.skip()]
+        if (choice := found.choice) is None:
+            return [gr.update(elem_classes=visibility_classes(False), value="newest"), found.tiles, notes_html(found.files)]
         shown = gr.update(elem_classes=visibility_classes(True), choices=list(choice.options), label=choice.sentence)
-        return [shown, tiles]
+        return [shown, found.tiles, notes_html(found.files)]
 
     async def _preview_choice(self, conversation_id: str, value: dict[str, Any], which: Any, request: gr.Request) -> Any:
         found = await guarded(self._attachments.preview_question(self._session_of(request), conversation_id, value, which))
-        return gr.skip() if found is None else found[1]
+        return gr.skip() if found is None else found.tiles
 
-    async def _fetch(self, url: str) -> tuple[str | None, str]:
-        path = await guarded(self._attachments.fetch(url))
-        return path, "" if path else url
+    async def _fetch(self, url: str) -> tuple[str | None, str, str]:
+        try:
+            return await self._attachments.fetch(url), "", ""
+        except DemoError as error:
+            return None, url, f'<p role="alert">{escape(str(error))}</p>'
+
+
+def source_buttons_html() -> str:
+    """HTML: the buttons that open the dialogs of lay_out_sources."""
+    return "".join(
+        f'<button type="button" class="source-button source-{name}" aria-label="{label}" title="{label}"></button>'
+        for name, label in (("camera", "Take a photo"), ("address", "Picture from a web address"))
+    )
+
+
+def notes_html(files: Sequence[CheckedFile]) -> str:
+    """HTML: why attached files are refused, and the previews of the others."""
+    return "".join(
+        f'<p role="alert" data-index="{index}" data-preview="{escape(one.preview)}">{escape(one.refusal)}</p>'
+        for index, one in enumerate(files)
+    )
 
 
 def number_in(event: gr.EventData) -> int:

@@ -5,18 +5,21 @@ The page shows previews without metadata, because a photo's EXIF data may name a
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from mllama_demo.chat.conversation import ImageRef
-from mllama_demo.errors import BadRequest
+from mllama_demo.errors import BadRequest, DemoError, NotFound
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, load_image, size_text
-from mllama_demo.images.transforms import preview, side_by_side
+from mllama_demo.images.transforms import full_size, preview, side_by_side
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.gradio_patches.cached_files import delete_from_cache, is_in_cache, put_in_cache
 from mllama_demo.ui.tile_view import NO_IMAGE, TileViews
@@ -52,9 +55,18 @@ class ImageFiles:
         """HTML: what the model sees of a stored image."""
         return NO_IMAGE if image is None else self._tile_views.html(image.digest, image.name, lambda: self.load(image))
 
-    def tile_view_of_files(self, paths: Sequence[Path], seen: ImageRef | None, joined: bool) -> str:
-        """HTML: what the model would see of uploaded files. joined: of all of them side by side, after `seen`."""
-        images = [self._read(path) for path in paths]
+    def check(self, paths: Sequence[Path]) -> list[LoadedImage | DemoError]:
+        """Each uploaded file as an image, or why it is refused."""
+        found: list[LoadedImage | DemoError] = []
+        for path in paths:
+            try:
+                found.append(self._read(path))
+            except DemoError as error:
+                found.append(error)
+        return found
+
+    def tile_view_of_uploads(self, images: Sequence[LoadedImage], seen: ImageRef | None, joined: bool) -> str:
+        """HTML: what the model would see of uploaded images. joined: of all of them side by side, after `seen`."""
         image = images[-1]
         if joined:
             image = side_by_side([self.load(seen), *images] if seen else images, self._generation.limits)
@@ -81,13 +93,31 @@ class ImageFiles:
             _write(path, preview(self.load(image)))
         return str(path)
 
+    def preview_upload(self, image: LoadedImage) -> str:
+        """The address of a preview of an uploaded image that is not sent yet."""
+        path = self.folder / "uploaded" / image.digest / "preview.webp"
+        if not path.exists():
+            _write(path, preview(image, max_side=256))
+        return f"gradio_api/file={quote(str(path))}"
+
+    def full_size(self, digest: str) -> Path:
+        """The file of an image in full size, without metadata. Raises NotFound."""
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise NotFound("There is no such picture.")
+        folder = self.folder / "shown" / digest
+        if not (found := sorted(folder.glob("full.*"))):
+            data, suffix = full_size(self.load(ImageRef(digest, "image", 0, 0)))
+            found = [folder / f"full.{suffix}"]
+            _write(found[0], data)
+        return found[0]
+
     def original(self, image: ImageRef) -> str:
         """The path of the file as it was uploaded, to be attached to a question again."""
         return self._write_original(self.load(image))
 
     def discard(self, digest: str) -> None:
         """Deletes the files of an image, and Gradio's copies of them."""
-        for folder in (self.folder / kind / digest for kind in ("shown", "attached")):
+        for folder in (self.folder / kind / digest for kind in ("shown", "attached", "uploaded")):
             for path in folder.glob("*"):
                 delete_from_cache(path)
             shutil.rmtree(folder, ignore_errors=True)
@@ -97,6 +127,8 @@ class ImageFiles:
     def discard_upload(self, path: Path) -> None:
         """Deletes an uploaded file. A path outside Gradio's folder, such as that of an example image, is left alone."""
         if is_in_cache(path):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            shutil.rmtree(self.folder / "uploaded" / digest, ignore_errors=True)
             delete_from_cache(path)
 
     def _read(self, path: Path) -> LoadedImage:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 
 import gradio as gr
 from fastapi import Depends, FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 
 from mllama_demo.chat.export import MAX_FILE_BYTES
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
+from mllama_demo.errors import NotFound
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
@@ -38,6 +40,15 @@ def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Sto
     @app.post("/closed/{page_id}", status_code=204, include_in_schema=False, dependencies=[Depends(require_same_origin)])
     async def closed(page_id: str) -> None:
         await page.close_page(page_id)
+
+    # See static/attachments.js. A digest cannot be guessed.
+    @app.get("/picture/{digest}", include_in_schema=False)
+    async def picture(digest: str) -> Response:
+        try:
+            path = await asyncio.to_thread(service.full_size, digest)
+        except NotFound:
+            return Response(status_code=404)
+        return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
 
     # See static/connection.js.
     @app.get("/status", include_in_schema=False)

@@ -28,7 +28,7 @@ class ShareControls:
     def lay_out(self) -> None:
         self.path = gr.Textbox(visible=False)
         self.conversation_id = gr.Textbox(visible=False)
-        with gr.Column(elem_id="share-dialog", elem_classes=visibility_classes(False)) as self.dialog:
+        with gr.Column(elem_id="share-dialog", elem_classes=["page-dialog", *visibility_classes(False)]) as self.dialog:
             self.heading = gr.HTML(elem_id="share-heading", padding=False)
             with gr.Row(elem_id="share-row"):
                 self.lifetime = gr.Dropdown(
@@ -60,7 +60,11 @@ class ShareControls:
         opened = script.apply(self._open, None, dialog, **silent_event)
         opened.then(None, None, None, js=FOCUS_SHARE_DIALOG, api_visibility="private")
         self.close.click(
-            lambda: gr.update(elem_classes=visibility_classes(False)), None, self.dialog, queue=False, **silent_event
+            lambda: gr.update(elem_classes=["page-dialog", *visibility_classes(False)]),
+            None,
+            self.dialog,
+            queue=False,
+            **silent_event,
         )
         made = self.share.click(self._share, [self.conversation_id, self.lifetime], parts, **silent_event)
         shown = made.then(None, self.path, self.link, js=FULL_ADDRESS, api_visibility="private")
@@ -91,7 +95,7 @@ class ShareControls:
         conversation_id = text_in(event, "id")
         return {
             **await self._state(self._session_of(request).owner, conversation_id),
-            self.dialog: gr.update(elem_classes=visibility_classes(True)),
+            self.dialog: gr.update(elem_classes=["page-dialog"]),
             self.heading: f'<h2 id="share-title" dir="auto">Share “{html.escape(text_in(event, "title"))}”</h2>',
             self.conversation_id: conversation_id,
         }

@@ -103,7 +103,7 @@ class Sidebar:
         self.new_chat.click(self._new, None, **page_event)
         then_stream_answer(script.select(self._open, None, **page_event, **NEWEST_ONLY))
         on_text_change(self.search, self._search, **page_event)
-        script.edit(self._rename, None, **page_event)
+        script.submit(self._rename, None, **page_event)
         script.delete(self._delete, None, **page_event)
         then_stream_answer(self.restore.click(self._restore, None, **page_event))
         self.import_conversation.upload(self._import, self.import_conversation, **page_event)

@@ -33,6 +33,7 @@ PAGE_SCRIPT = _read(
     "../web/static/clipboard.js",
     "static/messages.js",
     "static/question_editor.js",
+    "static/attachments.js",
     "static/kiosk.js",
     "static/keys.js",
     *PATCH_SCRIPTS,

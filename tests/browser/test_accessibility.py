@@ -21,7 +21,6 @@ def test_the_chat_page_has_no_accessibility_violation(browsers: Browsers, scheme
     pages.retry(page)
     page.locator("#conversations .row-actions").click()
     pages.open_panel(page, "What the model sees")
-    pages.open_panel(page, "Camera or web address")
     pages.attach(page, EXAMPLE_IMAGES / "stop.png")
     expect(page.locator("#which-image")).to_be_visible()
     found += obstacles(page)

@@ -51,6 +51,7 @@ function onPageChange() {
   measureDrawLag();
   focusPressedArrow();
   updateConversationList();
+  markAttachments();
 }
 
 // How much later than its quickest update the page drew the newest update of an answer, in milliseconds. The difference is

@@ -175,7 +175,7 @@ function startRenaming(id, title) {
     field.replaceWith(link);
     if (save && typed && typed !== link.textContent) {
       link.textContent = typed;
-      trigger("edit", { id, title: typed });
+      trigger("submit", { id, title: typed });
     }
   };
   field.addEventListener("input", () => (renaming.title = field.value));

@@ -32,14 +32,3 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-
-// An image that is pasted elsewhere on the page is pasted into the question field.
-document.addEventListener("paste", (event) => {
-  const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
-  if (!files.length || !questionField() || isTypedInto(event.target) || document.querySelector("dialog[open]")) return;
-  event.preventDefault();
-  const clipboard = new DataTransfer();
-  for (const file of files) clipboard.items.add(file);
-  questionField().focus();
-  questionField().dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
-});

@@ -127,7 +127,7 @@ def test_a_kiosk_shows_the_chat_without_settings_and_links(browsers: Browsers, k
     page = sign_in(browsers.open(kiosk, PHONE, color_scheme=scheme))
     found = obstacles(page)
     pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
-    for part in ("#settings", "#sign-out", "#share", "#conversations", "#import", "#note-row", "#more-images"):
+    for part in ("#settings", "#sign-out", "#share", "#conversations", "#import", "#note-row", ".source-address"):
         expect(page.locator(part)).to_be_hidden()
     for name in ("Like", "Dislike"):
         expect(page.locator(f'#chat-history button[title="{name}"]')).not_to_have_count(0)

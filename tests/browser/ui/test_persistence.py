@@ -158,12 +158,12 @@ def test_a_file_that_is_no_image_is_refused_and_the_question_is_kept(page: Page,
 def test_an_address_that_may_not_be_fetched_is_refused(page: Page, address: str):
     pages.open_chat(page)
     pages.textarea(page).fill("Describe it")
-    pages.open_panel(page, "Camera or web address")
+    page.get_by_role("button", name="Picture from a web address").click()
     box = page.locator("#image-url").locator("input, textarea")
     box.fill(address)
     page.locator("#use-url").click()
-    expect(pages.notice(page)).to_be_visible()
-    sentence = pages.notice(page).inner_text()
+    expect(page.locator("#url-refusal p")).to_be_visible()
+    sentence = page.locator("#url-refusal p").inner_text()
     assert "Traceback" not in sentence
     assert "." in sentence
     expect(box).to_have_value(address)

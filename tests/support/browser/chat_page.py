@@ -105,7 +105,7 @@ def attach(page: Page, path: Path) -> None:
 
 def take_photo(page: Page) -> None:
     """Takes a photo with the browser's fake camera."""
-    open_panel(page, "Camera or web address")
+    page.get_by_role("button", name="Take a photo").click()
     page.locator("#camera").get_by_role("button", name="Click to Access Webcam").click()
     page.wait_for_function("() => document.querySelector('#camera video')?.currentTime > 0")
     page.locator("#camera").get_by_role("button", name="capture photo").click()

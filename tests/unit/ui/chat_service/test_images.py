@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mllama_demo.errors import BadRequest
+from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images.loading import load_image
 from mllama_demo.ui import image_files as pictures
 from mllama_demo.ui.page_update import PageUpdate
@@ -78,7 +78,8 @@ async def test_a_second_image_is_previewed_for_each_choice(chat, tmp_path) -> No
     sent = value("", image_file(tmp_path, "new.png", (30, 40)))
 
     async def scene(which: Any, id: str, sent: dict[str, Any]) -> tuple[Any, str]:
-        return await chat.service.attachments.preview_question(PAGE, id, sent, which)
+        found = await chat.service.attachments.preview_question(PAGE, id, sent, which)
+        return found.choice, found.tiles
 
     choice, sight = await scene("newest", id, sent)
     assert [label for label, _ in choice.options] == [
@@ -94,9 +95,24 @@ async def test_a_second_image_is_previewed_for_each_choice(chat, tmp_path) -> No
 
 async def test_the_preview_says_that_a_file_is_no_image(chat, tmp_path) -> None:
     (tmp_path / "page.jpg").write_bytes(b"<!doctype html><script>alert(1)</script>")
-    _, sight = await chat.service.attachments.preview_question(PAGE, "", value("", tmp_path / "page.jpg"), "newest")
-    assert "page.jpg" in sight
-    assert "not an image" in sight
+    sent = value("", tmp_path / "page.jpg", image_file(tmp_path), image_file(tmp_path, "scan.tif"))
+    found = await chat.service.attachments.preview_question(PAGE, "", sent, "together")
+    assert "page.jpg" in found.tiles
+    assert "not an image" in found.tiles
+    refused, *accepted = found.files
+    assert "page.jpg" in refused.refusal
+    assert (refused.preview, found.choice.options[0][0]) == ("", "The last one: scan.tif")
+    assert [(one.refusal, one.preview[-12:]) for one in accepted] == [("", "preview.webp")] * 2
+
+
+async def test_a_picture_in_full_size_has_all_pixels_and_no_metadata(chat, tmp_path) -> None:
+    id = chat.store_image_conversation(image_file(tmp_path, "photo.jpg", (1500, 1100), exif=True))
+    image = chat.store.load(PAGE.owner, id).messages[0].image
+    path = chat.service.full_size(image.digest)
+    assert Image.open(path).size == (1500, 1100)
+    assert PLACE.encode() not in path.read_bytes()
+    with pytest.raises(NotFound):
+        chat.service.full_size("0" * 64)
 
 
 async def test_the_tiles_of_an_earlier_answer_can_be_shown(chat, tmp_path) -> None:
