@@ -81,6 +81,9 @@ def test_an_answer_opens_under_its_row_and_closes(page: Page):
     page.keyboard.press("Escape")
     cell(page, 3).click()
     expect(page.locator(".detail")).to_have_count(0)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    expect(page.locator(".detail h3")).to_have_text("Cell 1" if cell(page, 1).get_attribute("data-cells") == "0 1" else "Cell 2")
 
 
 def test_an_uploaded_image_is_used(page: Page):

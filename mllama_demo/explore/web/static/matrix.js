@@ -37,7 +37,8 @@ export function showFinishedMatrix(view) {
 // keepDetail: whether the open answer stays as it is, with its tokens; otherwise it is drawn again.
 export function showMatrix({ keepDetail = false } = {}) {
   const open = state.open;
-  const detail = keepDetail ? document.querySelector(".detail") : null;
+  const detail = document.querySelector(".detail");
+  detail?.remove();
   const { cells, view } = state;
   const groups = groupsOf(cells, layout);
   const columns = groups[0].rows[0].length;
@@ -54,7 +55,7 @@ export function showMatrix({ keepDetail = false } = {}) {
   showWhyNoTokens(view);
   showBranches();
   $("grid-panel").hidden = false;
-  if (detail) return placeDetail(detail, open);
+  if (detail && keepDetail) return placeDetail(detail, open);
   state.open = null;
   if (open != null && buttonOf(open)) openAnswer(open);
 }
@@ -196,12 +197,30 @@ export const branchOrigin = (view, branch) => `from ${branch.parent < view.cells
 
 export function showBranches() {
   const branches = state.view?.branches ?? [];
+  const detail = $("branches").querySelector(".detail"); // of a branch that another branch leaves
   $("branches").replaceChildren(el("h3", {}, "Branches"), el("p", { class: "hint" }, "Answers that go on from another candidate, with the same random numbers from there on."),
     ...branches.map((branch) => el("button", { type: "button", class: "cell branch", "data-cells": branch.index, "data-phase": "done", "data-outcome": branch.outcome ?? "none", "aria-expanded": "false", onclick: () => pressCell([branch.index]) },
       el("span", { class: "cell-head" }, el("span", { class: "number" }, branch.name), el("span", { class: "hint" }, branchOrigin(state.view, branch))),
       el("span", { class: "text", dir: "auto" }, el("span", { class: "shared" }, branch.text.slice(0, branch.shared)), branch.text.slice(branch.shared)))));
   $("branches").hidden = !branches.length;
+  if (detail) placeDetail(detail, state.open);
 }
+
+// Arrow keys move from cell to cell, to the nearest one in that direction.
+const DIRECTIONS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
+$("grid").addEventListener("keydown", (event) => {
+  const direction = DIRECTIONS[event.key];
+  if (!direction || !event.target.matches(".cell")) return;
+  const centre = (cell) => { const box = cell.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
+  const from = centre(event.target);
+  const nearest = [...$("grid").querySelectorAll(".cell")].map((cell) => {
+    const [dx, dy] = centre(cell).map((at, i) => at - from[i]);
+    const [along, aside] = direction[0] ? [dx * direction[0], Math.abs(dy)] : [dy * direction[1], Math.abs(dx)];
+    return { cell, along, distance: along + 3 * aside };
+  }).filter(({ along }) => along > 1).sort((a, b) => a.distance - b.distance)[0];
+  if (nearest) nearest.cell.focus();
+  event.preventDefault();
+});
 
 document.addEventListener("keydown", (event) => event.key === "Escape" && state.comparing != null && endComparison());
 
