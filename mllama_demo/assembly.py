@@ -123,6 +123,7 @@ def _add_pages(
     from mllama_demo.web.admin.routes import add_admin
     from mllama_demo.web.auth.login import LoginService, add_auth_middleware, add_login, credentials
     from mllama_demo.web.guide.routes import add_guide
+    from mllama_demo.web.kiosk import KioskMiddleware
     from mllama_demo.web.not_found import NotFoundPages
     from mllama_demo.web.requests import StaticAssets
     from mllama_demo.web.share.routes import add_share_page
@@ -130,18 +131,21 @@ def _add_pages(
     app.mount("/web/static", StaticAssets(directory=Path(__file__).parent / "web" / "static"))
     brand = load_brand(settings)
     app.add_middleware(NotFoundPages, brand)
+    if settings.kiosk:
+        app.add_middleware(KioskMiddleware, brand)
     known = credentials(settings)
     login = LoginService(Sessions(stores.conversations.database, known)) if known else None
     add_auth_middleware(app, settings, login)
     if login is not None:
         add_login(app, settings, brand, login)
-    app.include_router(explore_page(ExploreService(explorer, tokenizer, settings, stores), brand))
+    if not settings.kiosk:
+        app.include_router(explore_page(ExploreService(explorer, tokenizer, settings, stores), brand))
+        add_present(app, settings, Presenter(settings, backend, tokenizer), backend, brand)
     add_share_page(app, settings, stores, brand)  # after the addresses below /share/ that Explore has
     if settings.embedded and not settings.kiosk:
         add_guide(app, brand)
     if login is not None and (settings.admins or settings.admin_key):
         add_admin(app, settings, stores.feedback, brand, backend, activity, login)
-    add_present(app, settings, Presenter(settings, backend, tokenizer), backend, brand)
     generation = GenerationService(backend, tokenizer, stores.conversations, settings)
     tasks = AnswerTasks(generation, stores.conversations, stores.drafts)
     mount_ui(app, settings, ChatService(generation, tasks, stores, settings.allowed_media_hosts, brand), stores, brand)

@@ -21,6 +21,11 @@ MIN_CONTRAST = 4.5
 # The backgrounds of accent-coloured text, in web/templates/page.html.jinja and in Gradio's theme.
 LIGHT_BACKGROUND = "#f5f5f4"
 DARK_BACKGROUND = "#292524"
+# The smallest contrast of a control with what is around it and inside it (WCAG 2.2, success criterion 1.4.11).
+MIN_CONTROL_CONTRAST = 3.0
+# The shades of the accent colour in a Gradio theme: how much of white, or of black, is mixed in.
+_TINTS = {50: 0.95, 100: 0.9, 200: 0.8, 300: 0.6, 400: 0.3}
+_SHADES = {600: 0.15, 700: 0.3, 800: 0.45, 900: 0.6, 950: 0.75}
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,32 @@ class Brand:
         """The colour of text on a background of the accent colour: black or white, whichever has more contrast."""
         return "#ffffff" if contrast(self.color, "#ffffff") >= contrast(self.color, "#000000") else "#000000"
 
+    @property
+    def control_color(self) -> str:
+        """The accent colour of a checkbox, whose mark is white, on light and dark backgrounds."""
+        color = readable(self.color, "#ffffff", darker=True, minimum=MIN_CONTROL_CONTRAST)
+        return readable(color, DARK_BACKGROUND, darker=False, minimum=MIN_CONTROL_CONTRAST)
+
+    def palette(self) -> dict[int, str]:
+        """The shades of the accent colour from 50, almost white, to 950, almost black, as Gradio's themes name them."""
+        shades = {number: _mixed(self.color, "#ffffff", share) for number, share in _TINTS.items()}
+        return shades | {500: self.color} | {number: _mixed(self.color, "#000000", share) for number, share in _SHADES.items()}
+
     def gradio_css(self) -> str:
         """Returns CSS that sets the configured colour in a Gradio page; empty without a configured colour."""
         if not self.customized:
             return ""
         # Gradio 6.31 sets these variables on :root and .dark. The doubled selectors have a higher specificity and win.
-        shared = (
+        shared = "".join(
+            f"--{hue}-{number}: {shade}; " for hue in ("primary", "secondary") for number, shade in self.palette().items()
+        )
+        shared += (
             f"--button-primary-background-fill: {self.color}; --button-primary-background-fill-hover: {self.color}; "
-            f"--button-primary-text-color: {self.text_color}; --button-primary-border-color: {self.color};"
+            f"--button-primary-text-color: {self.text_color}; --checkbox-background-color-selected: {self.control_color};"
         )
         return (
-            f":root:root {{ {shared} --color-accent: {self.on_light}; --slider-color: {self.on_light}; }}\n"
-            f":root .dark.dark, :root.dark.dark {{ {shared} --color-accent: {self.on_dark}; --slider-color: {self.on_dark}; }}\n"
+            f":root:root {{ {shared} {_text_variables(self.on_light)} }}\n"
+            f":root .dark.dark, :root.dark.dark {{ {shared} {_text_variables(self.on_dark)} }}\n"
         )
 
     def logo_html(self, height_px: int = 28) -> str:
@@ -95,16 +114,30 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def readable(color: str, background: str, darker: bool) -> str:
-    """Returns the colour, made darker or lighter until text of that colour has enough contrast with the background.
+def _text_variables(color: str) -> str:
+    """The variables of Gradio for text, lines and borders in the accent colour."""
+    names = ("color-accent", "slider-color", "button-primary-border-color", "button-primary-border-color-hover", "loader-color")
+    links = ("link-text-color", "link-text-color-hover", "link-text-color-active", "link-text-color-visited")
+    return " ".join(f"--{name}: {color};" for name in (*names, "input-border-color-focus", *links))
+
+
+def _mixed(color: str, other: str, share: float) -> str:
+    """Returns `color` with a share of `other`, from 0 to 1."""
+    pairs = zip(_channels(color), _channels(other), strict=True)
+    return "#" + "".join(f"{round(255 * (one + (two - one) * share)):02x}" for one, two in pairs)
+
+
+def readable(color: str, background: str, darker: bool, minimum: float = MIN_CONTRAST) -> str:
+    """Returns the colour, made darker or lighter until it has enough contrast with the background.
 
     Args:
         color, background: #rrggbb.
         darker: True makes the colour darker, False makes it lighter.
+        minimum: the contrast; without it, that of text.
     """
     red, green, blue = _channels(color)
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    while contrast(color, background) < MIN_CONTRAST:
+    while contrast(color, background) < minimum:
         lightness = max(0.0, lightness - 0.01) if darker else min(1.0, lightness + 0.01)
         color = "#" + "".join(f"{round(channel * 255):02x}" for channel in colorsys.hls_to_rgb(hue, lightness, saturation))
     return color

@@ -33,7 +33,6 @@ _RUN = re.compile(r"[A-Za-z0-9_-]{32}\Z")
 _NOT_AN_ADMIN = (
     "Rehearsing takes the place of the recorded answers, so that only the users named in the option admins may do it here."
 )
-_NOT_A_KIOSK = "This is a kiosk, where nobody rehearses; use the command: python -m mllama_demo rehearse."
 _TOO_SMALL = "Made for a larger model: the small one that answers here is lost with photographs, documents and charts."
 
 
@@ -268,8 +267,6 @@ class Presenter:
 
     def rehearsal_refusal(self, user: str | None) -> str:
         """A sentence why the user may not rehearse, else empty. user is None where nobody signs in."""
-        if self._settings.kiosk:
-            return _NOT_A_KIOSK
         return _NOT_AN_ADMIN if self._settings.users is not None and user not in (self._settings.admins or ()) else ""
 
     def _service(self, scenario: Scenario) -> GenerationService:

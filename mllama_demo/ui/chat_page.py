@@ -40,6 +40,7 @@ from mllama_demo.web.guide.routes import PATH as GUIDE_PATH
 
 # The type of a handler that yields several times: each dict has the new value of each component that changes.
 Updates = AsyncGenerator[dict[Any, Any], None]
+LONG_TITLE = 28  # characters that fit into one line beside the links
 STATUS_SECONDS = 2.0  # from one update of the status line to the next
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)  # Gradio looks this often for uploaded files, and deletes those of this age
 
@@ -54,7 +55,7 @@ class ChatPage:
         self._kiosk = Kiosk(settings)
         session_of = self._kiosk.session_of
         self._share = ShareControls(stores.shares, session_of)
-        self._sidebar = Sidebar(service, self._updates, self._share, session_of, sign_out=settings.users is not None)
+        self._sidebar = Sidebar(service, self._updates, self._share, session_of, admins=frozenset(settings.admins or ()))
         self.sampling_controls = SamplingControls(settings, lambda: service.info)
         self._image_controls = ImageControls(service.attachments, session_of)
         self._feedback_controls = FeedbackControls(stores.conversations, stores.feedback, lambda: service.info.model, session_of)
@@ -90,7 +91,8 @@ class ChatPage:
         with gr.Row(elem_id="topbar"):
             if self._brand.logo is not None:
                 gr.HTML(self._brand.logo_html(), elem_id="logo", padding=False)
-            gr.Markdown(f"# {settings.title}", elem_id="page-title")
+            long = "long-title" if len(settings.title) > LONG_TITLE else ""
+            gr.Markdown(f"# {settings.title}", elem_id="page-title", elem_classes=long)
             gr.HTML(links_html(), elem_id="links", padding=False)
         self.status = gr.HTML(self._service.status(), elem_id="status", padding=False)
         with gr.Column(elem_id="chat-history", scale=1):
@@ -284,7 +286,9 @@ class ChatPage:
 
     async def _open(self, request: gr.Request) -> dict[Any, Any]:
         conversation_id = request.query_params.get("c") or ""
-        return await self._guarded_updates(self._service.open(self._kiosk.session_of(request), conversation_id))
+        updates = await self._guarded_updates(self._service.open(self._kiosk.session_of(request), conversation_id))
+        account = "" if self._kiosk.is_kiosk(request) else self._sidebar.account_html(request)
+        return {**updates, self._sidebar.account: account}
 
     def _start_session(self, request: gr.Request) -> str:
         """Returns the arguments of the script START_SESSION, with a space between them."""

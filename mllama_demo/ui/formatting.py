@@ -24,20 +24,23 @@ def status_line(status: BackendStatus, info: BackendInfo) -> str:
     if status.state != "ready":
         loads = status.state == "loading" and not status.detail.endswith(".")  # else a sentence says what the model waits for
         what = f"Loading the model: {status.detail} …" if loads else status.detail
-        return _status(status.state, f"{what} · {model}")
-    figures = f"{status.running} of {status.slots} slots busy, {status.waiting} waiting"
+        return _status(status.state, what, model)
+    figures = f"{status.running} of {status.slots} slots busy, {status.waiting} waiting · {model}"
     if status.running < status.slots and not status.waiting:
-        return _status("ready", f"Ready · answers at once · {figures} · {model}")
+        return _status("ready", "Ready · answers at once", figures)
     if status.estimated_wait_s is None:
-        return _status("busy", f"Busy · {figures} · {model}")
+        return _status("busy", "Busy", figures)
     wait = duration(max(status.estimated_wait_s, 1.0))
-    return _status("busy", f"Busy · a question sent now starts in about {wait} · {figures} · {model}")
+    return _status("busy", f"Busy · a question sent now starts in about {wait}", figures)
 
 
-def _status(state: str, text: str) -> str:
+def _status(state: str, sentence: str, figures: str) -> str:
+    """figures: what a kiosk does not show."""
     dot = '<span class="dot" aria-hidden="true"></span>'
+    sentence, figures = escape(sentence), f" · {escape(figures)}"
     # A phone shows one line; the title has the whole text.
-    return f'<div class="status {state}" role="status" title="{escape(text)}">{dot}{escape(text)}</div>'
+    text = f'<span>{sentence}<span class="figures">{figures}</span></span>'
+    return f'<div class="status {state}" role="status" title="{sentence}{figures}">{dot}{text}</div>'
 
 
 def progress(answer: Answer | None, now: float | None = None) -> str:
@@ -50,8 +53,8 @@ def progress(answer: Answer | None, now: float | None = None) -> str:
         text = queue_position(answer.position, left) + " …"
     elif answer.phase == "reading":
         what = "Looking at the image and reading" if answer.image else "Reading"
-        text = what + (f" {answer.prompt_tokens} tokens" if answer.prompt_tokens else "") + " …"
-        text += f" {duration(elapsed)}" if elapsed >= 1 else ""
+        tokens = f'<span class="figures"> {answer.prompt_tokens} tokens</span>' if answer.prompt_tokens else ""
+        return f'<span class="progress">{what}{tokens} …{f" {duration(elapsed)}" if elapsed >= 1 else ""}</span>'
     else:
         text = "Sending …"
     return f'<span class="progress">{escape(text)}</span>'
@@ -92,7 +95,7 @@ def metadata_line(message: Message, number: int | None = None, question: Message
     separator = " · "
     if number is not None and metadata.get("image"):
         action = f'class="message-action image-seen preview-{number}" title="Show what the model saw"'
-        seen = f'<button type="button" {action}>{seen}</button>'
+        seen = f'<button type="button" {action}><span class="figures">{seen}</span></button>'
         separator = '<span class="separator"> · </span>'  # hidden on the page, where the button has its own line
     parts = answer_figures(message)
     if question is not None and (set_aside := images_set_aside(question)):
@@ -103,7 +106,8 @@ def metadata_line(message: Message, number: int | None = None, question: Message
         text += " " + context(used, metadata["context_length"])
     sampling = metadata.get("sampling")
     title = escape(sampling_values(sampling)) if sampling else ""
-    return f'<div class="answer-metadata" title="{title}">{seen}{separator if text else ""}{text}</div>'
+    figures = f'<span class="figures">{separator}{text}</span>' if text else ""
+    return f'<div class="answer-metadata" title="{title}">{seen}{figures}</div>'
 
 
 def failure(message: Message, may_retry: bool) -> str:

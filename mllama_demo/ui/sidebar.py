@@ -21,6 +21,7 @@ from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
 from mllama_demo.ui.gradio_patches.text_changes import on_text_change
 from mllama_demo.ui.page_update import ListedConversation, PageSession, PageUpdate, guarded, text_in
 from mllama_demo.ui.share_controls import ShareControls
+from mllama_demo.web.auth.login import has_admin_mark
 
 CURRENT = ' aria-current="page"'
 ACTIONS = "Rename, share, export or delete"
@@ -33,7 +34,7 @@ class Sidebar:
     Args:
         updates: Turns a PageUpdate into updates of components.
         session_of: Returns the session of a request.
-        sign_out: Whether there is a link to sign out.
+        admins: The users who see the way to the operator's page.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class Sidebar:
         updates: Callable[[PageUpdate | None], dict[Any, Any]],
         share: ShareControls,
         session_of: Callable[[gr.Request], PageSession],
-        sign_out: bool = False,
+        admins: frozenset[str] = frozenset(),
     ) -> None:
-        self._service, self._share, self._session_of, self._sign_out = service, share, session_of, sign_out
+        self._service, self._share, self._session_of, self._admins = service, share, session_of, admins
         self._updates = updates
 
     def lay_out(self) -> None:
@@ -63,13 +64,22 @@ class Sidebar:
         self.import_conversation = gr.UploadButton(
             "Import a JSON export", file_types=[".json"], size="sm", elem_id="import", variant="secondary"
         )
-        if self._sign_out:
-            gr.HTML('<a href="/logout">Sign out</a>', elem_id="sign-out", padding=False)
+        self.account = gr.HTML("", elem_id="account", padding=False)
 
     @property
     def outputs(self) -> list[Any]:
         """The components that a PageUpdate may change."""
-        return [self.conversations, self.title, self.search_result, self.deleted, self.deleted_title]
+        return [self.conversations, self.title, self.search_result, self.deleted, self.deleted_title, self.account]
+
+    def account_html(self, request: gr.Request) -> str:
+        """HTML: who is signed in, the way to the operator's page for whoever may open it, and the way out."""
+        user = request.username
+        parts = [] if user is None else [f"<span>Signed in as <b>{escape(user)}</b></span>"]
+        if user in self._admins or has_admin_mark(request.headers.get("cookie")):
+            parts.append('<a href="/admin">Operator’s page</a>')
+        if user is not None:
+            parts.append('<a href="/logout">Sign out</a>')
+        return " ".join(parts)
 
     def updates(self, update: PageUpdate) -> dict[Any, Any]:
         """The updates of these components."""

@@ -22,7 +22,7 @@ PATCH_STYLES = tuple(f"gradio_patches/{name}.css" for name in ("media_rules", "c
 PATCH_SCRIPTS = tuple(
     f"gradio_patches/{name}.js" for name in ("page_close", "typed_text", "accessible_names", "links_in_messages")
 )
-CSS = _read("static/chat.css", "../web/static/rendered_text.css", "static/messages.css", *PATCH_STYLES)
+CSS = _read("static/chat.css", "../web/static/rendered_text.css", "static/messages.css", "static/kiosk.css", *PATCH_STYLES)
 CSS += hidden_components.CSS + live_answer.CSS
 # One script, because its parts share one scope; chat.js comes first.
 PAGE_SCRIPT = _read(

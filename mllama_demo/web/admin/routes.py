@@ -20,7 +20,7 @@ from mllama_demo.storage.feedback import Feedback, Rating, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY
 from mllama_demo.web.activity import Activity
 from mllama_demo.web.auth.attempts import TooManyAttempts
-from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, login_form, redirect_signed_in
+from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, login_form, mark_admin, redirect_signed_in
 from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, notice_page, read_form
 from mllama_demo.web.templating import POLICY, render
 
@@ -61,7 +61,7 @@ def add_admin(
     @app.get("/admin", include_in_schema=False)
     async def admin(request: Request) -> Response:
         if await is_admin(request):
-            html = render("admin/page", brand, users=settings.users is not None)
+            html = render("admin/page", brand, users=settings.users is not None, user=await subject_of(request, USER_COOKIE))
             return html_page(html, headers={"Content-Security-Policy": _POLICY})
         if key is not None:
             return key_form(status=401)
@@ -82,7 +82,9 @@ def add_admin(
             return key_form(str(error), error.status, error.retry_s if isinstance(error, TooManyAttempts) else None)
         if token is None:
             return key_form("This is not the key.", 401)
-        return redirect_signed_in(request, "/admin", ADMIN_COOKIE, token, path="/admin")
+        response = redirect_signed_in(request, "/admin", ADMIN_COOKIE, token, path="/admin")
+        mark_admin(response)
+        return response
 
     @app.get("/admin/figures", include_in_schema=False)
     async def figures(request: Request) -> Response:

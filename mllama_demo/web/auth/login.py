@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 USER_COOKIE = "mllama_session"
 ADMIN_COOKIE = "mllama_admin"
+_ADMIN_MARK = "mllama_admin_mark"  # shows the way to /admin in a browser that has opened it with the key; opens nothing
 _SIGNED_IN_USER = "mllama_demo.user"  # the key in an ASGI scope
 # Paths without sign-in: sign-in itself, shared conversations, the operator's page (which checks admins itself), what load
 # balancers and monitoring request, and the manifest, which browsers request without cookies.
@@ -134,6 +135,15 @@ def redirect_signed_in(request: Request, address: str, cookie: str, token: str, 
     secure = request.url.scheme == "https"
     response.set_cookie(cookie, token, int(LIFETIME.total_seconds()), path=path, secure=secure, httponly=True, samesite="lax")
     return response
+
+
+def mark_admin(response: Response) -> None:
+    """Lets the chat of this browser show the way to the operator's page, whose own cookie is sent to /admin alone."""
+    response.set_cookie(_ADMIN_MARK, "1", int(LIFETIME.total_seconds()), httponly=True, samesite="lax")
+
+
+def has_admin_mark(cookie_header: str | None) -> bool:
+    return cookie_parser(cookie_header or "").get(_ADMIN_MARK) == "1"
 
 
 def login_form(

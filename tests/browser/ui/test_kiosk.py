@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
 from mllama_demo.config.passwords import hash_password
 from tests.support.accounts import PASSWORD
@@ -22,6 +22,8 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 IDLE_S = 16
+STANDING: ViewportSize = {"width": 1080, "height": 1920}
+TITLE = "Ask the picture: the harbour museum lets a model with eyes describe what hangs on its walls"
 # Not an example image: copies of these in Gradio's cache are kept.
 OWN_IMAGE = ROOT / "mllama_demo" / "present" / "scenarios" / "images" / "coffee.jpg"
 TABLES = ("conversations", "messages", "images", "shares", "feedback", "drafts")
@@ -29,10 +31,11 @@ TABLES = ("conversations", "messages", "images", "shares", "feedback", "drafts")
 
 @pytest.fixture(scope="module")
 def kiosk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A kiosk with sign-in and a limit of two questions."""
-    options = ("--kiosk", "true", "--kiosk-idle-s", str(IDLE_S), "--kiosk-messages-per-hour", "2")
+    """The configuration for events, with sign-in, a limit of two questions, and a brand that is difficult to read."""
+    options = ("--config", str(ROOT / "configs" / "event.yaml"), "--kiosk-idle-s", str(IDLE_S), "--kiosk-messages-per-hour", "2")
+    brand = ("--title", TITLE, "--brand-color", "#facc15", "--brand-logo", str(EXAMPLE_IMAGES / "stop.png"))
     users = ("--users", f"hall:{hash_password(PASSWORD)}")
-    with running(tmp_path_factory.mktemp("kiosk"), *options, *users) as program:
+    with running(tmp_path_factory.mktemp("kiosk"), *options, *brand, *users) as program:
         program.wait_ready()
         yield program
 
@@ -127,7 +130,7 @@ def test_a_kiosk_shows_the_chat_without_settings_and_links(browsers: Browsers, k
     page = sign_in(browsers.open(kiosk, PHONE, color_scheme=scheme))
     found = obstacles(page)
     pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
-    for part in ("#settings", "#sign-out", "#share", "#conversations", "#import", "#note-row", ".source-address"):
+    for part in ("#settings", "#account", "#share", "#conversations", "#import", "#note-row", ".source-address"):
         expect(page.locator(part)).to_be_hidden()
     for name in ("Like", "Dislike"):
         expect(page.locator(f'#chat-history button[title="{name}"]')).not_to_have_count(0)
@@ -140,12 +143,54 @@ def test_a_kiosk_shows_the_chat_without_settings_and_links(browsers: Browsers, k
     assert not found, "\n".join(found)
 
 
-def test_a_kiosk_has_no_rehearsal(kiosk: Program):
+def test_a_kiosk_closes_explore_present_and_the_descriptions_of_the_api(browsers: Browsers, kiosk: Program):
     with requests.Session() as session:
         session.post(f"{kiosk.url}/login", data={"name": "hall", "password": PASSWORD})
-        assert "Rehearse" not in session.get(f"{kiosk.url}/present").text
+        for path in ("/explore", "/explore/runs", "/present", "/present/first-look", "/laptop-model", "/openapi.json",
+            "/gradio_api/openapi.json"):  # fmt: skip
+            assert session.get(kiosk.url + path).status_code == 404, path
         answer = session.post(f"{kiosk.url}/present/first-look/rehearsal")
-        assert (answer.status_code, "This is a kiosk" in answer.text) == (403, True)
+        assert (answer.status_code, answer.json()["detail"]) == (404, "This screen is a kiosk: the chat is all that it shows.")
+    browsers.expect_complaint("status of 404|AbortError|Connection errored out")
+    page = sign_in(browsers.open(kiosk))
+    page.goto("/explore?a=b")
+    expect(page.get_by_role("heading", name="Not on this screen")).to_be_visible()
+    page.get_by_role("link", name="To the chat").click()
+    expect(pages.textarea(page)).to_be_visible()
+    page.goto("/?view=api")
+    expect(pages.textarea(page)).to_be_visible()
+    assert "view" not in page.url
+    expect(page.locator(".api-docs, .api-docs-wrap")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_standing_screen_has_large_type_the_brand_and_no_figures(browsers: Browsers, kiosk: Program, scheme: str):
+    browsers.expect_complaint("AbortError|Connection errored out")
+    page = sign_in(browsers.open(kiosk, STANDING, color_scheme=scheme))
+    expect(page.locator("html.opening")).to_have_count(0)
+    assert page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)") >= 24
+    assert page.evaluate(
+        "document.documentElement.scrollHeight <= innerHeight && document.documentElement.scrollWidth <= innerWidth"
+    )
+    expect(page.locator("#chat-history").get_by_role("button", name="Select example").last).to_be_in_viewport(ratio=1)
+    title = page.get_by_role("heading", name=TITLE)
+    expect(title).to_be_in_viewport(ratio=1)
+    assert title.evaluate("box => box.scrollHeight <= box.clientHeight + 1"), "the whole title is visible"
+    expect(page.locator("#logo img")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Take a photo")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_test_id("upload-button")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_test_id("submit-button")).to_have_css("background-color", "rgb(250, 204, 21)")
+    expect(page.get_by_test_id("submit-button")).to_have_css("color", "rgb(0, 0, 0)")
+    pages.take_screenshot(page, f"kiosk-standing-first-{scheme}")
+    pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
+    for figures in page.locator(".figures").all():
+        expect(figures).to_be_hidden()
+    text = page.locator("body").inner_text()
+    expect(page.get_by_role("button", name="What the model saw")).to_be_visible()
+    for word in ("tokens", "slots", "context", "model embedded", "tiles"):
+        assert word not in text
+    assert not obstacles(page)
+    pages.take_screenshot(page, f"kiosk-standing-{scheme}")
 
 
 def test_kiosk_data_left_by_a_killed_program_is_deleted_at_the_next_start(browsers: Browsers, tmp_path: Path):

@@ -81,3 +81,12 @@ def test_current_answers_the_last_hour_and_feedback_update_live(browsers: Browse
     admin.set_viewport_size(PHONE)
     assert admin.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll sideways"
     pages.take_screenshot(admin, "admin-phone")
+
+
+def test_the_chat_shows_the_way_to_the_operators_page_only_in_a_browser_that_opened_it(browsers: Browsers):
+    browsers.expect_complaint("AbortError|Connection errored out")
+    page = open_admin(browsers)
+    page.get_by_role("link", name="Chat").click()
+    expect(page.locator("#account").get_by_role("link")).to_have_text(["Operator’s page"])
+    visitor = pages.open_chat(browsers.open())
+    expect(visitor.locator("#account").get_by_role("link")).to_have_count(0)

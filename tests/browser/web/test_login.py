@@ -19,10 +19,10 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The demo with two users and a brand."""
+    """The demo with two users, one of them an admin, and a brand."""
     users = ",".join(f"{name}:{hash_password(PASSWORD)}" for name in ("anna", "ben"))
     brand = ("--title", "Harbour Vision", "--brand-color", "#0b5fff", "--brand-footer", "For the harbour office only")
-    with running(tmp_path_factory.mktemp("login"), "--users", users, *brand) as program:
+    with running(tmp_path_factory.mktemp("login"), "--users", users, "--admins", "anna", *brand) as program:
         program.wait_ready()
         yield program
 
@@ -55,6 +55,22 @@ def test_a_user_has_the_same_conversations_on_every_device_and_no_other_user_has
     sign_in(other, "ben", address)
     expect(pages.user_rows(other)).to_have_count(0)
     expect(pages.listed(other)).to_have_count(0)
+
+
+def test_the_sidebar_says_who_is_signed_in_and_shows_an_admin_the_way_to_the_operators_page(browsers: Browsers):
+    browsers.expect_complaint("AbortError|Connection errored out")  # Gradio's, of the stream that ends as the page is left
+    page = browsers.open()
+    sign_in(page, "anna")
+    account = page.locator("#account")
+    expect(account).to_contain_text("Signed in as anna")
+    account.get_by_role("link", name="Operator’s page").click()
+    expect(page.locator("header")).to_contain_text("Signed in as anna")
+    expect(page.get_by_role("heading", name="Live")).to_be_visible()
+    other = browsers.open()
+    sign_in(other, "ben")
+    expect(other.locator("#account")).to_contain_text("Signed in as ben")
+    expect(other.locator("#account").get_by_role("link")).to_have_text(["Sign out"])
+    pages.take_screenshot(other, "signed-in")
 
 
 def test_after_a_wrong_password_the_name_is_still_filled_in(browsers: Browsers):

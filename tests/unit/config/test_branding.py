@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -14,6 +14,7 @@ from mllama_demo.config.branding import (
     LIGHT_BACKGROUND,
     MAX_LOGO_BYTES,
     MIN_CONTRAST,
+    MIN_CONTROL_CONTRAST,
     Brand,
     contrast,
     load_brand,
@@ -32,11 +33,16 @@ def test_contrast_is_wcags():
 
 
 @given(st.integers(0, 0xFFFFFF))
+@settings(deadline=None)
 def test_every_colour_can_be_read_on_both_backgrounds_and_text_on_it(number: int):
     brand = Brand("x", f"#{number:06x}")
     assert contrast(brand.on_light, LIGHT_BACKGROUND) >= MIN_CONTRAST
     assert contrast(brand.on_dark, DARK_BACKGROUND) >= MIN_CONTRAST
     assert contrast(brand.text_color, brand.color) >= MIN_CONTRAST
+    assert contrast(brand.control_color, "#ffffff") >= MIN_CONTROL_CONTRAST
+    assert contrast(brand.control_color, DARK_BACKGROUND) >= MIN_CONTROL_CONTRAST
+    # The text of a question, on its tint in Gradio's light theme.
+    assert contrast("#27272a", brand.palette()[50]) >= MIN_CONTRAST
 
 
 def test_a_colour_that_can_be_read_stays_as_it_is():
@@ -84,7 +90,7 @@ def test_titles_and_footers_are_text_on_every_page():
         render("web/notice", brand, **values),
         render("auth/logout", brand, **values),
         render("auth/login", brand, heading=nasty, action="/", name=nasty, next=nasty, problem=nasty),
-        render("share/conversation", brand, title=nasty, dates=nasty, turns=[]),
+        render("share/conversation", brand, title=nasty, dates=nasty, turns=[], text_style=""),
         brand.footer_html(),
         render("explore/page", brand).replace('<script type="module"', ""),
     ]
@@ -95,4 +101,6 @@ def test_titles_and_footers_are_text_on_every_page():
 
 def test_a_page_keeps_its_own_colours_unless_one_was_chosen():
     assert load_brand(Settings()).gradio_css() == ""
-    assert "#0b5fff" in load_brand(Settings(brand_color="#0B5FFF")).gradio_css()
+    css = load_brand(Settings(brand_color="#0B5FFF")).gradio_css()
+    assert "--button-primary-background-fill: #0b5fff" in css
+    assert css.count("--primary-50: #f3f7ff") == css.count("--secondary-500: #0b5fff") == 2

@@ -7,9 +7,12 @@ import re
 
 import pytest
 
+from mllama_demo.config.branding import load_brand
 from mllama_demo.config.loader import load_settings
+from mllama_demo.config.passwords import hash_password
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.errors import ConfigError
+from tests.support.accounts import PASSWORD
 from tests.support.paths import ROOT
 
 LAPTOP = ROOT / "configs" / "laptop.yaml"
@@ -31,6 +34,26 @@ class TestLaptopConfiguration:
         settings = load_settings(["--config", str(LAPTOP)], {})
         assert (settings.device, settings.host, settings.allowed_media_hosts) == ("cpu", "127.0.0.1", [])
         assert settings.model_path == EMBEDDED_CHECKPOINT
+
+
+class TestEvent:
+    EVENT = ROOT / "configs" / "event.yaml"
+
+    def test_it_loads_as_it_is(self):
+        settings = load_settings(["--config", str(self.EVENT)], {})
+        assert (settings.kiosk, settings.users, settings.host) == (True, None, "127.0.0.1")
+        assert load_brand(settings).customized
+
+    def test_it_loads_with_the_accounts_that_are_commented_out(self, yaml_file):
+        text = re.sub(r"^# (users:|  - |admins:)", r"\1", self.EVENT.read_text(), flags=re.MULTILINE)
+        text = text.replace("screen:HASH", hash_entry("screen")).replace("lead:HASH", hash_entry("lead"))
+        settings = load_settings(["--config", str(yaml_file(text))], {})
+        assert [entry.partition(":")[0] for entry in settings.users or ()] == ["screen", "lead"]
+        assert settings.admins == ["lead"]
+
+
+def hash_entry(name: str) -> str:
+    return f"{name}:{hash_password(PASSWORD)}"
 
 
 class TestRemoteServer:

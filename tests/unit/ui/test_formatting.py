@@ -91,17 +91,25 @@ def test_the_status_line_shows_state_slots_and_wait(changes: dict[str, Any], sho
     assert page.elements[0] == ("div", {"class": f"status {shown}", "role": "status", "title": said})
 
 
+def test_what_a_kiosk_does_not_show_is_marked_as_figures() -> None:
+    assert re.findall(r'class="figures">([^<]*)<', status_line(READY, INFO)) == [
+        " · 1 of 4 slots busy, 0 waiting · model a model on cpu"
+    ]
+    reading = progress(replace(NEW, phase="reading", prompt_tokens=812), now=0.0)
+    assert re.sub(r'<span class="figures">.*?</span>', "", reading) == '<span class="progress">Reading …</span>'
+
+
 @pytest.mark.parametrize("state", ["loading", "down"])
 def test_a_detail_in_the_status_line_is_escaped(state: str) -> None:
     page = status_page(state=state, detail=SCRIPT)
     assert SCRIPT in page.text
-    assert [tag for tag, _ in page.elements] == ["div", "span"]
+    assert [tag for tag, _ in page.elements] == ["div", "span", "span", "span"]
 
 
 def test_a_model_name_in_the_status_line_is_escaped() -> None:
     page = Page(status_line(READY, replace(INFO, model=SCRIPT)))
     assert SCRIPT in page.text
-    assert [tag for tag, _ in page.elements] == ["div", "span"]
+    assert [tag for tag, _ in page.elements] == ["div", "span", "span", "span"]
 
 
 # --- an answer that is being written -------------------------------------------------------------------------------------
@@ -130,7 +138,8 @@ NEW = Answer("id", SamplingParams(), None, 0)
 def test_the_progress_in_place_of_an_answer(answer: Answer | None, said: str) -> None:
     page = Page(progress(answer, now=100.0))
     assert page.text == said
-    assert page.elements == [("span", {"class": "progress"})]
+    assert page.elements[0] == ("span", {"class": "progress"})
+    assert {tag for tag, _ in page.elements} == {"span"}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +221,7 @@ def test_an_image_that_was_set_aside_is_named_under_the_answer() -> None:
 
 
 def test_the_metadata_line_has_the_sampling_values_as_its_tooltip() -> None:
-    [(tag, attributes)] = answer_page().elements
+    (tag, attributes), _ = answer_page().elements
     assert (tag, attributes["class"]) == ("div", "answer-metadata")
     assert attributes["title"] == "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"
 
@@ -277,7 +286,8 @@ def test_a_limit_of_the_backend_is_said() -> None:
 )
 def test_everything_in_the_metadata_line_is_escaped(changes: dict[str, Any]) -> None:
     page = answer_page(**changes)
-    [(tag, attributes)] = page.elements
+    (tag, attributes), *others = page.elements
     assert tag == "div"
     assert set(attributes) == {"class", "title"}
+    assert others == [("span", {"class": "figures"})]
     assert SCRIPT in page.text + (attributes["title"] or "")
