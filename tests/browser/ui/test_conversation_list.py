@@ -19,7 +19,8 @@ from tests.support.manual_backend import conversation_of
 from tests.support.program import Program
 
 pytestmark = pytest.mark.timeout(300)
-AGES = {"Just now": 0, "A day old": 1, "Some days old": 4, "Very old": 400}
+LONG = "What is in this image, and who could have drawn it for a book about animals?"
+AGES = {"Just now": 0, "A day old": 1, LONG: 1, "Some days old": 4, "Very old": 400}
 
 
 def fill(page: Page, server: Program, count: int = 0) -> dict[str, str]:
@@ -62,6 +63,12 @@ def test_conversations_are_grouped_by_date_and_back_and_forward_walk_them(filled
     groups = ["Today", "Yesterday", "Previous 7 days", f"{long_ago:%B %Y}"]
     expect(page.locator("#conversations .group")).to_have_text(groups)
     expect(pages.listed(page)).to_have_text(list(AGES))
+    sidebar = page.locator(".sidebar").first.bounding_box()
+    for row in page.locator("#conversations li").all():
+        box = row.bounding_box()
+        assert sidebar is not None
+        assert box is not None
+        assert box["x"] + box["width"] < sidebar["x"] + sidebar["width"], "a long title is cut, its menu stays in reach"
     for title in ("Just now", "Very old"):
         with pages.settled(page):
             pages.listed(page).filter(has_text=title).click()
@@ -121,7 +128,7 @@ def test_the_menu_of_a_row_works_with_the_keyboard(filled) -> None:
     expect(page.locator("#conversations .group")).to_have_count(4)
     shows(page, "Just now")
     pages.choose_row_action(page, "Delete", "A day old")
-    expect(pages.listed(page)).to_have_count(3)
+    expect(pages.listed(page)).to_have_count(4)
     shows(page, "Just now")
 
 
