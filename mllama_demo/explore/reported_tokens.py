@@ -22,6 +22,8 @@ def tokens_of(event: TokenEvent, sampling: SamplingParams) -> list[Token]:
     Args:
         sampling: what the server was asked to sample with.
     """
+    if not event.logprobs and not event.text and event.token_id < 0:  # a part of the thinking, which the answer does not have
+        return []
     if not event.logprobs:
         return [Token(id=event.token_id, text=event.text, trace=event.trace)]
     texts = [step.text for step in event.logprobs]

@@ -330,6 +330,8 @@ def _example_message(question: ExampleQuestion) -> ExampleMessage:
 def _welcome(settings: Settings) -> str:
     """Returns the Markdown of the first screen: what the demo is, and how to begin."""
     sentence = "Follow up, and see what temperature, top-p and top-k do to the answer."
+    if settings.kiosk:
+        sentence = "Ask in your own words, and follow up."
     if settings.embedded:
         sentence = (
             "A tiny stand-in for Meta's model answers here: it knows simple drawings – animals, fruit and other emoji-like "
@@ -337,4 +339,5 @@ def _welcome(settings: Settings) -> str:
         )
         if not settings.kiosk:
             sentence += f"\n\n[To talk to a real vision model, put one on your laptop behind this page]({GUIDE_PATH})"
-    return f"## Ask about a picture\n{sentence}\n\nAdd one with the paper clip, paste or drop it – or try one of these:"
+    how = "Take a photo, or add a picture" if settings.kiosk else "Add one with the paper clip, paste or drop it"
+    return f"## Ask about a picture\n{sentence}\n\n{how} – or try one of these:"

@@ -55,6 +55,8 @@ def progress(answer: Answer | None, now: float | None = None) -> str:
         what = "Looking at the image and reading" if answer.image else "Reading"
         tokens = f'<span class="figures"> {answer.prompt_tokens} tokens</span>' if answer.prompt_tokens else ""
         return f'<span class="progress">{what}{tokens} …{f" {duration(elapsed)}" if elapsed >= 1 else ""}</span>'
+    elif answer.phase == "writing":
+        text = "Thinking …" + (f" {duration(elapsed)}" if elapsed >= 1 else "")
     else:
         text = "Sending …"
     return f'<span class="progress">{escape(text)}</span>'

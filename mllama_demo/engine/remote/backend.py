@@ -282,12 +282,15 @@ class OpenAIBackend(QueuedBackend):
         return self._client.chat.completions.create(**arguments)
 
     def _send_chunk(self, job: Job, chunk: protocol.ParsedChunk) -> None:
-        logprobs = chunk.logprobs if job.request.trace and self._logprobs_fault is None else ()
+        shown = job.request.trace and self._logprobs_fault is None and (chunk.text or not chunk.thinks)
+        logprobs = chunk.logprobs if shown else ()
         if not protocol.are_log_probabilities(logprobs):
             logprobs = ()
             self._distrust_logprobs(LOGPROBS_ARE_TOKEN_IDS)
         if chunk.text or logprobs:
             job.send(TokenEvent(job.token(), -1, chunk.text, logprobs=logprobs))
+        elif chunk.thinks:
+            job.send(TokenEvent(job.token(), -1, ""))  # a sign of life: thinking may take minutes
 
     def _distrust_logprobs(self, fault: str) -> None:
         self._logprobs_fault = fault

@@ -102,6 +102,7 @@ class ParsedChunk:
     """One chunk of a streamed answer.
 
     Attributes:
+        thinks: The chunk belongs to the thinking part, which Ollama, LM Studio, llama-server and vLLM send apart from the answer.
         usage: Prompt tokens and completion tokens of the whole answer, usually in the last chunk.
         finish: finish_reason, in the chunk that ends the answer.
         stop_reason: The stop string in that chunk when one ended the answer; vLLM's extension of the protocol.
@@ -109,6 +110,7 @@ class ParsedChunk:
     """
 
     text: str = ""
+    thinks: bool = False
     logprobs: tuple[TokenLogprobs, ...] = ()
     usage: tuple[int, int] | None = None
     finish: str | None = None
@@ -126,9 +128,11 @@ def parse_chunk(chunk: Any) -> ParsedChunk:
     choice = next(iter(getattr(chunk, "choices", None) or ()), None)
     if choice is None:
         return ParsedChunk(usage=usage)
-    content = getattr(getattr(choice, "delta", None), "content", None)
+    delta = getattr(choice, "delta", None)
+    content = getattr(delta, "content", None)
     return ParsedChunk(
         text=content if isinstance(content, str) else "",
+        thinks=bool(getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)),
         logprobs=_logprobs(getattr(getattr(choice, "logprobs", None), "content", None)),
         usage=usage,
         finish=getattr(choice, "finish_reason", None),

@@ -133,6 +133,7 @@ NEW = Answer("id", SamplingParams(), None, 0)
             replace(NEW, phase="reading", since=100.0, image=ImageRef("1" * 64, SCRIPT, 8, 6), prompt_tokens=812),
             "Looking at the image and reading 812 tokens …",
         ),
+        (replace(NEW, phase="writing", tokens=40, since=93.0), "Thinking … 7.0 s"),
     ],
 )
 def test_the_progress_in_place_of_an_answer(answer: Answer | None, said: str) -> None:

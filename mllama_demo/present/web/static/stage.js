@@ -186,7 +186,8 @@ async function ask() {
       sign = Date.now();
       queued = event.phase === "waiting";
       step.quiet = 0;
-      step.reading = queued ? (event.position ? `Number ${event.position} in line` : "") : step.image ? "Looking at the picture" : "Reading the question";
+      const reads = step.image ? "Looking at the picture" : "Reading the question";
+      step.reading = event.position ? `Number ${event.position} in line` : { reading: reads, writing: "Thinking" }[event.phase] ?? "";
       step.text += event.text;
       if (event.html) write(step, { html: event.html });
       done = event.done;

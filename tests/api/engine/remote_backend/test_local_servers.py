@@ -136,6 +136,21 @@ async def test_ollamas_probabilities_are_shown_and_an_old_ollama_that_sends_none
     assert backend.info.ignored["logprobs"] == LOGPROBS_ARE_MISSING
 
 
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_a_model_that_thinks_gives_signs_of_life_and_its_thoughts_are_no_part_of_the_answer(front, field):
+    def think(exchange: Exchange) -> None:
+        exchange.begin()
+        exchange.chunk({"content": "", field: "Let me see."})
+        exchange.chunk({"content": "", field: "A dog."})
+        exchange.say("A dog.")
+        exchange.end()
+
+    server = OllamaServer("llama3.2-vision:latest")
+    server.chat = think
+    _, *tokens, _ = await events_of(front("ollama.yaml", server), request())
+    assert [event.text for event in tokens if isinstance(event, TokenEvent)] == ["", "", "A dog."]
+
+
 # --- LM Studio -----------------------------------------------------------------------------------------------------------
 
 
