@@ -146,12 +146,13 @@ export function applyCellEvent(event, index = event.cell, stop = [state.id, even
   state.live.set(index, live);
   const position = event.phase === "waiting" && event.position ? `, number ${event.position}` : "";
   const status = event.error ?? `${PHASES[event.phase]}${position}${event.tokens ? ` · ${plural(event.tokens, "token")}` : ""}`;
+  const short = event.error ?? { waiting: `queue: ${event.position}`, reading: "reading", writing: plural(event.tokens, "token") }[event.phase] ?? status;
   Object.assign(live, { text: live.text + event.text, phase: event.phase, status, stop: event.phase === "done" ? null : stop });
   const button = buttonOf(index);
   if (button) {
     button.dataset.phase = event.phase;
     button.querySelector(".text").textContent = live.text;
-    Object.assign(button.querySelector(".status"), { textContent: status, hidden: false });
+    Object.assign(button.querySelector(".status"), { textContent: short, hidden: QUIET_OUTCOMES.includes(event.outcome) });
   }
   if (state.open === index) showLiveAnswer(live);
 }
