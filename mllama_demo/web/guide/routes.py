@@ -40,22 +40,22 @@ PROGRAMS = (
         "Ollama",
         "https://ollama.com/download",
         "Llama 3.2 Vision with 11 billion parameters: a download of about 8 GB, and 12 GB of memory.",
-        ("ollama pull llama3.2-vision", "python app.py --config configs/ollama.yaml"),
+        ("ollama pull llama3.2-vision", 'make run ARGS="--config configs/ollama.yaml"'),
         "With less memory: ollama pull gemma3:4b, and the option --remote-model gemma3:4b.",
     ),
     Program(
         "LM Studio",
         "https://lmstudio.ai",
         "Download a model with the mark “Vision” in LM Studio.",
-        ("lms server start", "python app.py --config configs/lm-studio.yaml"),
+        ("lms server start", 'make run ARGS="--config configs/lm-studio.yaml"'),
         "The page takes a loaded vision model, else the first one that is downloaded.",
     ),
     Program(
         "llama-server",
         "https://github.com/ggml-org/llama.cpp",
         "Gemma 3 with 4 billion parameters: a download of about 3 GB, and 6 GB of memory.",
-        ("llama-server -hf ggml-org/gemma-3-4b-it-GGUF --port 8080", "python app.py --config configs/llama-server.yaml"),
-        "llama-server downloads the model at its first start; the page waits for it.",
+        ("llama-server -hf ggml-org/gemma-3-4b-it-GGUF --port 8080", 'make run ARGS="--config configs/llama-server.yaml"'),
+        "The second command needs a terminal of its own. llama-server downloads the model at its first start.",
     ),
 )
 

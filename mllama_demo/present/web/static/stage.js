@@ -193,7 +193,7 @@ async function ask() {
       done = event.done;
       if (done) {
         const speed = done.tokens_per_second ? ` · ${done.tokens_per_second.toFixed(0)} tokens/s` : "";
-        step.figures = `${done.tokens} tokens in ${done.total_s.toFixed(1)} s${speed}`;
+        step.figures = `${done.tokens} tokens in ${done.total_s.toFixed(done.total_s < 1 ? 2 : 1)} s${speed}`;
       }
       redraw();
     }
