@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -71,13 +72,7 @@ class RawChat:
 
     def conversations(self) -> list[str]:
         """Ids of this visitor's conversations."""
-        listed = [
-            update["choices"]
-            for message in self.open("").splitlines()
-            for update in (json.loads(message).get("output") or {}).get("data", [])
-            if isinstance(update, dict) and "choices" in update
-        ]
-        return [id for _, id in listed[-1]]
+        return list(dict.fromkeys(re.findall(r'data-id=\\"([^"\\]+)', self.open(""))))
 
 
 def messages(stream: requests.Response) -> Iterator[dict[str, Any]]:

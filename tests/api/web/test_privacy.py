@@ -41,11 +41,9 @@ def test_no_handler_shows_or_changes_a_conversation_of_another_visitor(alice: Ra
     assert mallory.conversations() == []
     values = {
         mallory.conversation_field: id,
-        mallory.field("conversations"): id,
-        mallory.field("conversation-title"): "Taken over",
         mallory.field("chat-input"): {"text": "Go on", "files": []},
     }
-    forged = {"index": 0, "value": "Forged", "previous_value": SECRET[:3]}
+    forged = {"id": id, "title": "Taken over", "kind": "json", "number": 0, "text": "Forged", "index": 0, "value": "Forged"}
     for handler in mallory.handlers:
         for event_data in (None, forged):
             answer = mallory.call(handler, values, query=f"c={id}", event_data=event_data)

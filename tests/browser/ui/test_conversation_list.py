@@ -81,6 +81,10 @@ def test_conversations_are_grouped_by_date_and_back_and_forward_walk_them(filled
             page.evaluate(f"history.{step}()")
         shows(page, title)
         assert pages.conversation_id(page) == ids[title]
+    pages.choose_row_action(page, "Rename", "Just now")
+    with pages.settled(page):
+        page.keyboard.type("A title that is far too long for a row " * 3 + "\n")
+    assert page.locator("#conversations ol").evaluate("(list) => list.scrollWidth <= list.clientWidth")
     pages.take_screenshot(page, "conversation-list-desktop")
 
 

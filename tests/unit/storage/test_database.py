@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 import sqlalchemy as sql
 
-from mllama_demo.errors import BackendUnavailable, ConfigError
+from mllama_demo.errors import BackendUnavailable, ConfigError, cause_of
 from mllama_demo.storage import database as database_module
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.schema import sessions
@@ -70,8 +70,9 @@ def test_a_transaction_names_a_writer_that_holds_the_database_too_long(url, monk
         closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(BackendUnavailable, match="locked"):
+        with pytest.raises(BackendUnavailable, match="does not answer; try again later") as caught:
             write(database)
+        assert "locked" in cause_of(caught.value)
         other.execute("ROLLBACK")
         write(database)
         assert other.execute("SELECT count(*) FROM sessions").fetchone() == (1,)
