@@ -11,7 +11,9 @@ from mllama_demo.explore.results import Run
 from mllama_demo.storage.explore_runs import ExploreRuns, RunImage, RunSummary, StoredRun
 from mllama_demo.storage.run_shares import RunShare, RunShares
 
-CACHED_RUNS = 8  # validating a large run takes a second, and a slider of the page asks many times a second
+# Validating a large run takes a second, and a slider of the page asks many times a second. A run needs several times the memory
+# of its document.
+CACHED_DOCUMENT_BYTES = 16 * 2**20
 
 
 class RunStore:
@@ -21,7 +23,8 @@ class RunStore:
         self._runs, self._shares = runs, shares
         self.list, self.delete, self.image = runs.list, runs.delete, runs.image
         self.share, self.shared_until, self.stop_sharing = shares.create, shares.active, shares.revoke
-        self._cache: LRUCache[str, tuple[bytes, Run]] = LRUCache(CACHED_RUNS)  # by id: a document and the run made of it
+        # By id: a document and the run made of it. Another process may have changed the stored document.
+        self._cache: LRUCache[str, tuple[bytes, Run]] = LRUCache(CACHED_DOCUMENT_BYTES, getsizeof=lambda pair: len(pair[0]))
         self._lock = threading.Lock()
 
     def save(self, owner: str, run: Run) -> None:
@@ -51,8 +54,9 @@ class RunStore:
             document, run = self._cache.get(stored.summary.id, (b"", None))
         if run is None or document != stored.document:
             run = _from_stored(stored)
-            with self._lock:
-                self._cache[stored.summary.id] = stored.document, run
+            if len(stored.document) <= CACHED_DOCUMENT_BYTES:
+                with self._lock:
+                    self._cache[stored.summary.id] = stored.document, run
         return run
 
 

@@ -179,4 +179,4 @@ def _delete_unused_image(connection: Connection, digest: str | None) -> None:
 
 
 def _not_found(id: str) -> NotFound:
-    return NotFound(f"There is no run {id:.40}.")
+    return NotFound(f"There is no run {id:.40} among your runs. Its owner can make a link to it, with Share.")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mllama_demo.errors import BadRequest, NotFound
-from mllama_demo.explore.edits import without_branch
+from mllama_demo.explore import run_store as run_store_module
+from mllama_demo.explore.edits import with_title, without_branch
 from mllama_demo.explore.run_store import RunStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.explore_runs import ExploreRuns
@@ -72,3 +73,16 @@ def test_a_version_1_document_is_loaded_without_branches(runs: RunStore, databas
     del document["branches"]
     ExploreRuns(database, 200).save("ann", replace(stored, document=json.dumps(document).encode()))
     assert runs.load("ann", run.id) == run
+
+
+def test_a_change_by_another_process_and_a_run_too_large_for_the_cache_are_loaded(
+    runs: RunStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other = make_run(), run_store(database)
+    runs.save("ann", run)
+    assert runs.load("ann", run.id) == run
+    other.change("ann", run.id, lambda now: with_title(now, "Renamed"))
+    assert runs.load("ann", run.id).title == "Renamed"
+    monkeypatch.setattr(run_store_module, "CACHED_DOCUMENT_BYTES", 10)
+    large = run_store(database)
+    assert large.load("ann", run.id) == large.load("ann", run.id)
