@@ -132,7 +132,7 @@ function openRowMenu(button) {
     });
     element.append(item);
   }
-  document.querySelector(".gradio-container").append(element);
+  document.querySelector(".gradio-container main").append(element);
   const box = button.getBoundingClientRect(), { offsetHeight: height, offsetWidth: width } = element;
   element.style.left = `${Math.max(8, Math.min(box.right - width, innerWidth - width - 8))}px`;
   element.style.top = `${box.bottom + height + 8 > innerHeight ? Math.max(8, box.top - height) : box.bottom}px`;

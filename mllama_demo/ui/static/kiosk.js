@@ -7,7 +7,7 @@ function startKiosk(idleSeconds) {
   countdown.id = "kiosk-countdown";
   countdown.hidden = true;
   countdown.innerHTML = '<div><strong role="alert"></strong><span class="seconds-left" aria-hidden="true"></span></div>';
-  document.querySelector(".gradio-container").append(countdown);
+  document.querySelector(".gradio-container main").append(countdown);
   let lastInput = Date.now();
   const openDialogs = () => [...document.querySelectorAll("dialog[open]")];
   const showCountdown = (seconds) => {

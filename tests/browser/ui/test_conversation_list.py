@@ -20,7 +20,7 @@ from tests.support.program import Program
 
 pytestmark = pytest.mark.timeout(300)
 LONG = "What is in this image, and who could have drawn it for a book about animals?"
-AGES = {"Just now": 0, "A day old": 1, LONG: 1, "Some days old": 4, "Very old": 400}
+AGES = {"Just now": 0, "A day old": 1, "Some days old": 4, LONG: 4.01, "Very old": 400}
 
 
 def fill(page: Page, server: Program, count: int = 0) -> dict[str, str]:
@@ -29,7 +29,7 @@ def fill(page: Page, server: Program, count: int = 0) -> dict[str, str]:
     path = server.home / "data" / "conversations.sqlite3"
     database = Database(f"sqlite:///{path}")
     store, ids = ConversationStore(database), {}
-    ages = {**{f"Recent {number:02}": 2 for number in range(count)}, **AGES}
+    ages: dict[str, float] = {**{f"Recent {number:02}": 2 for number in range(count)}, **AGES}
     for title, days in ages.items():
         conversation = replace(conversation_of(f"What is {title}?", f"{title} it is."), title=title)
         ids[title] = store.save(owner, conversation).id
