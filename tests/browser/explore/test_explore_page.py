@@ -83,6 +83,7 @@ def test_an_answer_opens_under_its_row_and_closes(page: Page):
     expect(page.locator(".detail")).to_have_count(0)
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
+    expect(page.locator(".detail")).to_be_focused()
     expect(page.locator(".detail h3")).to_have_text("Cell 1" if cell(page, 1).get_attribute("data-cells") == "0 1" else "Cell 2")
 
 

@@ -45,6 +45,13 @@ export async function runGrid(path, body, scroll = true) {
   }
 }
 
+const pageTitle = document.title;
+// Shows the title of the run, also in the title of the tab.
+export function setTitle(title) {
+  $("run-title").textContent = title;
+  document.title = title ? `${title} · ${pageTitle}` : pageTitle;
+}
+
 function setAddress(id) {
   const address = `/explore?run=${id}`;
   if (window.location.pathname + window.location.search !== address) window.history.pushState(null, "", address);
@@ -61,13 +68,14 @@ export function hideRun() {
   closeAnswer();
   Object.assign(state, { id: null, view: null, cells: [] });
   $("grid-panel").hidden = true;
+  setTitle("");
 }
 
 // Shows a finished run. push: whether it gets its address. fill: whether the form gets its values.
 export function showRun(view, { push = false, fill = false } = {}) {
   clearRun();
   state.id = view.id;
-  $("run-title").textContent = view.title;
+  setTitle(view.title);
   showFinishedMatrix(view);
   showRunActions(view);
   showMeasures(view);
@@ -109,10 +117,11 @@ $("tour").addEventListener("click", () => showTourStep(0));
 
 // Opens what the address names: a run, a shared run, or an answer of the chat.
 const openAddress = handler(async () => {
+  requireIdle();
   const address = new URLSearchParams(window.location.search);
-  if (address.has("run")) await openRun(address.get("run"), false);
-  else if (address.has("conversation")) await fillFromChat(address.get("conversation"), address.get("answer"));
-  else hideRun();
+  if (address.has("run")) return openRun(address.get("run"), false);
+  hideRun();
+  if (address.has("conversation")) await fillFromChat(address.get("conversation"), address.get("answer"));
 });
 window.addEventListener("popstate", openAddress);
 

@@ -128,7 +128,7 @@ function cellButton(indices, same) {
   const quiet = !live && QUIET_OUTCOMES.includes(cell.outcome);
   const status = live?.status ?? cell.error ?? cell.outcome_text;
   return el("button", { type: "button", class: "cell", "data-cells": indices.join(" "), "data-phase": live?.phase ?? "done", "data-outcome": live ? null : cell.outcome ?? "none",
-    "data-same": group?.letter, "aria-expanded": "false", onclick: () => pressCell(indices), onmouseenter: () => highlight(group?.letter), onmouseleave: () => highlight(null), onfocus: () => highlight(group?.letter), onblur: () => highlight(null) },
+    "data-same": group?.letter, "aria-expanded": "false", onclick: (event) => pressCell(event, indices), onmouseenter: () => highlight(group?.letter), onmouseleave: () => highlight(null), onfocus: () => highlight(group?.letter), onblur: () => highlight(null) },
     el("span", { class: "cell-head" }, el("span", { class: "number" }, cell.name), indices.length > 1 ? el("span", { class: "count" }, `${indices.length} cells`) : null,
       group ? el("span", { class: "same", title: `${group.indices.length} cells have this answer` }, `${group.letter} ×${group.indices.length}`) : null),
     el("span", { class: "text", dir: "auto" }, live?.text ?? cell.text), el("span", { class: "status", hidden: quiet }, status ?? ""));
@@ -159,10 +159,12 @@ export function applyCellEvent(event, index = event.cell, stop = [state.id, even
 
 // --- the open answer -------------------------------------------------------------------------------------------------------
 
-function pressCell(indices) {
+function pressCell(event, indices) {
   if (indices.includes(state.open) && state.comparing == null) return closeAnswer();
   openAnswer(indices[0]);
-  document.querySelector(".detail")?.scrollIntoView({ block: "nearest" });
+  const detail = document.querySelector(".detail");
+  detail.scrollIntoView({ block: "nearest" });
+  if (event.detail === 0) detail.focus({ preventScroll: true }); // pressed with the keyboard; Escape leads back
 }
 
 // Opens an answer under its row; in a comparison, beside the answer that it is compared with.
@@ -170,7 +172,7 @@ export function openAnswer(index) {
   const compareWith = state.comparing;
   if (state.open != null) closeAnswer();
   state.open = index;
-  const body = el("div", { class: "detail", "data-messages": "", onkeydown: (event) => event.key === "Escape" && closeAnswer(true) });
+  const body = el("div", { class: "detail", role: "group", "aria-label": "Open answer", tabindex: "-1", "data-messages": "", onkeydown: (event) => event.key === "Escape" && closeAnswer(true) });
   placeDetail(body, index);
   fillDetail(body, index, compareWith === index ? null : compareWith);
 }
@@ -200,7 +202,7 @@ export function showBranches() {
   const branches = state.view?.branches ?? [];
   const detail = $("branches").querySelector(".detail"); // of a branch that another branch leaves
   $("branches").replaceChildren(el("h3", {}, "Branches"), el("p", { class: "hint" }, "Answers that go on from another candidate, with the same random numbers from there on."),
-    ...branches.map((branch) => el("button", { type: "button", class: "cell branch", "data-cells": branch.index, "data-phase": "done", "data-outcome": branch.outcome ?? "none", "aria-expanded": "false", onclick: () => pressCell([branch.index]) },
+    ...branches.map((branch) => el("button", { type: "button", class: "cell branch", "data-cells": branch.index, "data-phase": "done", "data-outcome": branch.outcome ?? "none", "aria-expanded": "false", onclick: (event) => pressCell(event, [branch.index]) },
       el("span", { class: "cell-head" }, el("span", { class: "number" }, branch.name), el("span", { class: "hint" }, branchOrigin(state.view, branch))),
       el("span", { class: "text", dir: "auto" }, el("span", { class: "shared" }, branch.text.slice(0, branch.shared)), branch.text.slice(branch.shared)))));
   $("branches").hidden = !branches.length;

@@ -1,6 +1,6 @@
 // The saved runs: list, open, name, delete, import. Also the buttons of the displayed run.
 import { $, button, el, handler, post, request } from "./dom.js";
-import { hideRun, runGrid, showRun } from "./explore.js";
+import { hideRun, runGrid, setTitle, showRun } from "./explore.js";
 import { showShare } from "./share.js";
 import { plural, requireIdle, state } from "./state.js";
 
@@ -44,7 +44,7 @@ function rename(run, place) {
   const save = handler(async () => {
     if (!field.isConnected) return;
     const { title } = await request(`runs/${run.id}`, { method: "PATCH", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ title: field.value }) });
-    if (state.view?.id === run.id) $("run-title").textContent = state.view.title = title;
+    if (state.view?.id === run.id) setTitle((state.view.title = title));
     await listRuns();
     document.querySelector(`[data-run="${run.id}"] .link`)?.focus();
   });
