@@ -25,7 +25,7 @@ AGES = {"Just now": 0, "A day old": 1, "Some days old": 4, LONG: 4.01, "Very old
 
 def fill(page: Page, server: Program, count: int = 0) -> dict[str, str]:
     """Gives the visitor of a page conversations of several ages, and `count` recent ones; the id of each title."""
-    owner = next(cookie["value"] for cookie in page.context.cookies() if "visitor" in cookie["name"])
+    owner = next(cookie.get("value", "") for cookie in page.context.cookies() if "visitor" in cookie.get("name", ""))
     path = server.home / "data" / "conversations.sqlite3"
     database = Database(f"sqlite:///{path}")
     store, ids = ConversationStore(database), {}
