@@ -113,8 +113,7 @@ function mergedCells(indices, same) {
   const merged = [];
   for (const index of indices) {
     const last = merged.at(-1);
-    if (last && same.has(index) && same.get(index) === same.get(last[0])) last.push(index);
-    else if (last && same.has(index) && same.get(last[0])?.letter === same.get(index).letter) last.push(index);
+    if (last && same.has(index) && same.get(last[0])?.letter === same.get(index).letter) last.push(index);
     else merged.push([index]);
   }
   return merged;
