@@ -132,7 +132,9 @@ function openRowMenu(button) {
     });
     element.append(item);
   }
-  document.querySelector(".gradio-container main").append(element);
+  button.closest("nav").append(element);
+  element.popover = "manual"; // above the sidebar, which clips what is in it
+  element.showPopover();
   const box = button.getBoundingClientRect(), { offsetHeight: height, offsetWidth: width } = element;
   element.style.left = `${Math.max(8, Math.min(box.right - width, innerWidth - width - 8))}px`;
   element.style.top = `${box.bottom + height + 8 > innerHeight ? Math.max(8, box.top - height) : box.bottom}px`;

@@ -33,7 +33,7 @@ def fill(page: Page, server: Program, count: int = 0) -> dict[str, str]:
     for title, days in ages.items():
         conversation = replace(conversation_of(f"What is {title}?", f"{title} it is."), title=title)
         ids[title] = store.save(owner, conversation).id
-        updated = datetime.now(timezone.utc).replace(tzinfo=None) - timedelta(days=days)
+        updated = datetime.now(timezone.utc).replace(tzinfo=None) - timedelta(days=days, seconds=len(ids))
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(
                 "UPDATE conversations SET updated = ? WHERE id = ?", (f"{updated:%Y-%m-%d %H:%M:%S.%f}", ids[title])
@@ -81,10 +81,6 @@ def test_conversations_are_grouped_by_date_and_back_and_forward_walk_them(filled
             page.evaluate(f"history.{step}()")
         shows(page, title)
         assert pages.conversation_id(page) == ids[title]
-    pages.choose_row_action(page, "Rename", "Just now")
-    with pages.settled(page):
-        page.keyboard.type("A title that is far too long for a row " * 3 + "\n")
-    assert page.locator("#conversations ol").evaluate("(list) => list.scrollWidth <= list.clientWidth")
     pages.take_screenshot(page, "conversation-list-desktop")
 
 
@@ -128,7 +124,7 @@ def test_the_menu_of_a_row_works_with_the_keyboard(filled) -> None:
     page.keyboard.type("Renamed <b>here</b>")
     with pages.settled(page):
         page.keyboard.press("Enter")
-    expect(pages.listed(page).nth(2)).to_have_text("Renamed <b>here</b>")
+    expect(pages.listed(page).nth(3)).to_have_text("Renamed <b>here</b>")
     expect(page.locator("#conversations .group")).to_have_count(4)
     shows(page, "Just now")
     pages.choose_row_action(page, "Delete", "A day old")
