@@ -339,7 +339,6 @@ def test_a_model_that_hangs_is_noticed_and_the_presenter_reads_for_how_long(brow
     page.keyboard.press("PageDown")
     expect(page.locator("#waiting")).to_have_text("The model gives no sign")
     expect(notes.locator("#details")).to_contain_text(re.compile(r"No sign from the model for [5-9] s"))
-    expect(page.locator("#answer")).not_to_be_empty()
     (failing.home / "hang").unlink()
     expect(page.locator("#figures")).to_contain_text("tokens/s")
     expect(page.locator("#waiting")).to_be_hidden()

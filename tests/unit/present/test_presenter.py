@@ -128,6 +128,7 @@ class TestQuestionsFromTheAudience:
         await stage.ask_from_audience(0, "Really?", "Yes.", continues=True, earlier=1)
         assert stage.conversation() == ["What is 3 + 4?", "Seven.", "Why?", "Because.", "Really?"]
         await stage.ask_from_audience(0, "Why not?", "No.", continues=True)  # the first question was asked again, in other words
+        assert stage.conversation() == ["What is 3 + 4?", "Seven.", "Why not?"]
         await stage.ask_from_audience(0, "So?", "So.", continues=True, earlier=1)
         assert stage.conversation() == ["What is 3 + 4?", "Seven.", "Why not?", "No.", "So?"]
 
