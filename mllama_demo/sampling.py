@@ -13,6 +13,8 @@ from mllama_demo.errors import BadRequest
 
 # vLLM samples greedily below the same temperature.
 GREEDY_BELOW = 1e-5
+# A shorter decode has no speed: its tokens may have arrived together.
+MIN_DECODE_S = 0.05
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def chat(page: Page, shoot: Shoot) -> None:
     page.keyboard.press("Escape")
     pages.ask_and_wait(page, "What is in this image? Tell me a story", DOG)
     shoot(page, "answer")
-    page.locator("#chat-history .image-seen").click()
+    pages.show_tiles(page)
     expect(page.locator("dialog.tile-dialog")).to_be_visible()
     shoot(page, "tiles-enlarged")
     page.keyboard.press("Escape")

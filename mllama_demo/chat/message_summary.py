@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from mllama_demo.chat.conversation import Message
+from mllama_demo.sampling import MIN_DECODE_S
 
 EndReason = Literal[
     "end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "abandoned", "cut_off", "error"
@@ -38,6 +39,18 @@ def speed(tokens_per_second: float) -> str:
     return f"{tokens_per_second:.1f} tokens/s" if tokens_per_second < 10 else f"{tokens_per_second:.0f} tokens/s"
 
 
+def credible_speed(metadata: dict[str, Any]) -> float | None:
+    """The decode speed of an answer in tokens a second; None where it is not known.
+
+    The speed of tokens that arrived in one burst is how fast they were sent, not how fast they were generated. Answers that were
+    stored before bursts were recognised may have one.
+    """
+    tokens_per_second, tokens = metadata.get("tokens_per_second"), metadata.get("completion_tokens")
+    if not tokens_per_second or (tokens is not None and (tokens - 1) / tokens_per_second < MIN_DECODE_S):
+        return None
+    return tokens_per_second
+
+
 def answer_figures(answer: Message) -> list[str]:
     """How fast the answer was, why it ended, and what was left out of its prompt or changed in its sampling."""
     metadata = answer.metadata
@@ -48,8 +61,8 @@ def answer_figures(answer: Message) -> list[str]:
         parts.append(f"waited {duration(metadata['waited_s'])}")
     if metadata.get("ttft_s") is not None:
         parts.append(f"first token after {duration(metadata['ttft_s'])}")
-    if metadata.get("tokens_per_second"):
-        parts.append(speed(metadata["tokens_per_second"]))
+    if (tokens_per_second := credible_speed(metadata)) is not None:
+        parts.append(speed(tokens_per_second))
     if metadata.get("prompt_tokens") is not None:
         about = "about " if metadata.get("estimated") else ""
         parts.append(f"read {about}{metadata['prompt_tokens']}, wrote {about}{metadata.get('completion_tokens') or 0} tokens")
@@ -57,12 +70,18 @@ def answer_figures(answer: Message) -> list[str]:
         parts.append(END_REASONS[metadata["reason"]])
     if metadata.get("error"):
         parts.append(metadata["error"])
-    if metadata.get("dropped"):
-        n = metadata["dropped"]
-        parts.append(f"the {n} oldest message{'s' if n > 1 else ''} did not fit and {'were' if n > 1 else 'was'} left out")
+    parts += left_out(metadata)
     if metadata.get("top_k_limit"):
         parts.append(f"top_k limited to {metadata['top_k_limit']}")
     return parts
+
+
+def left_out(metadata: dict[str, Any]) -> list[str]:
+    """How many messages the model did not read, as one sentence; no sentence where it read all."""
+    n = metadata.get("dropped")
+    if not n:
+        return []
+    return [f"the {n} oldest message{'s' if n > 1 else ''} did not fit and {'were' if n > 1 else 'was'} left out"]
 
 
 def image_seen(image: dict[str, Any] | None) -> str:

@@ -14,7 +14,7 @@ from mllama_demo.chat.conversation import Message
 from mllama_demo.engine.token_sampler import TokenTrace
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.images.tiles import TileLayout, tile_layout
-from mllama_demo.sampling import SamplingParams
+from mllama_demo.sampling import MIN_DECODE_S, SamplingParams
 
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
 State = Literal["loading", "ready", "down"]
@@ -124,7 +124,7 @@ class Timings:
     Attributes:
         waited_s: Time in the queue.
         ttft_s: From submission to the first token; None without a token.
-        decode_s: From the first to the last token.
+        decode_s: From the first to the last token; 0 where a server sent the tokens together.
         total_s: From submission to the end.
     """
 
@@ -134,8 +134,8 @@ class Timings:
     total_s: float
 
     def tokens_per_second(self, completion_tokens: int) -> float | None:
-        """Decode speed after the first token; None with fewer than two tokens."""
-        if completion_tokens < 2 or self.decode_s <= 0:
+        """Decode speed after the first token; None with fewer than two tokens, and for tokens that arrived in one burst."""
+        if completion_tokens < 2 or self.decode_s < MIN_DECODE_S:
             return None
         return (completion_tokens - 1) / self.decode_s
 

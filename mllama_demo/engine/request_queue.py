@@ -17,6 +17,10 @@ from mllama_demo.errors import DemoError
 
 # Weight of the newest request in the running mean of how long a request takes.
 HOLD_TIME_WEIGHT = 0.3
+# Tokens that arrive within this gap were sent together: a proxy may hold an answer back. Fewer bursts than MIN_BURSTS say how
+# fast tokens were sent, not how fast they were generated.
+BURST_GAP_S = 0.002
+MIN_BURSTS = 3
 
 
 @dataclass(eq=False)
@@ -25,6 +29,7 @@ class Job:
 
     Attributes:
         events: The queue that the reader of the answer reads.
+        bursts: How often tokens arrived, where those that arrived together count once.
         pieces: Number of TokenEvents so far.
         usage: Numbers of prompt and completion tokens, once the server reports them.
         has_sent: Whether the reader got an event.
@@ -36,6 +41,7 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     admitted: float | None = None
     first_token: float | None = None
+    bursts: int = 0
     last_token: float | None = None
     pieces: int = 0
     usage: tuple[int, int] | None = None
@@ -75,8 +81,11 @@ class Job:
 
     def token(self) -> int:
         """Counts one piece of the answer. Returns its index."""
-        self.last_token = time.monotonic()
-        self.first_token = self.first_token or self.last_token
+        now = time.monotonic()
+        if self.last_token is None or now - self.last_token > BURST_GAP_S:
+            self.bursts += 1
+        self.last_token = now
+        self.first_token = self.first_token or now
         self.pieces += 1
         return self.pieces - 1
 
@@ -85,7 +94,7 @@ class Job:
         timings = Timings(
             waited_s=self.waited_s,
             ttft_s=None if first is None else first - start,
-            decode_s=0.0 if first is None or last is None else last - first,
+            decode_s=0.0 if first is None or last is None or self.bursts < MIN_BURSTS else last - first,
             total_s=time.monotonic() - start,
         )
         prompt, completion = self.usage or (estimated_prompt, self.pieces)

@@ -171,6 +171,7 @@ class ChatPage:
         self._then_stream_answer(self.script.retry(self._retry, [self.conversation_id, *sampling], **page_event))
 
         self.sampling_controls.wire(demo, silent)
+        self.script.apply(self._use_values, self.conversation_id, sampling, **silent)
         self._sidebar.wire(self.script, self._then_stream_answer, silent, page_event)
         self._feedback_controls.wire(self.history, self.conversation_id, silent)
         self._image_controls.wire(self.input, self.conversation_id, self.script.expand, silent)
@@ -281,6 +282,12 @@ class ChatPage:
     async def _select_version(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
         session = self._kiosk.session_of(request)
         return await self._guarded_updates(self._service.select_version(session, conversation_id, number_in(event)))
+
+    async def _use_values(self, conversation_id: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+        """Sets the sampling controls to the values of an answer."""
+        session = self._kiosk.session_of(request)
+        sampling = await guarded(self._service.sampling_of(session, conversation_id, number_in(event)))
+        return [gr.skip()] * 7 if sampling is None else self.sampling_controls.values_of(sampling)
 
     # --- handlers: the page ---------------------------------------------------------------------------------------------
 

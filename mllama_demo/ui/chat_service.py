@@ -200,6 +200,13 @@ class ChatService:
         self.pages.show(session.id, conversation_id)
         return await self._show(session, tree)
 
+    async def sampling_of(self, session: PageSession, conversation_id: str, number: int) -> dict[str, Any]:
+        """The sampling values of an answer. number: of the answer in the message tree."""
+        answer = (await self._load(session, conversation_id)).up_to(number).messages[-1]
+        if not (sampling := answer.metadata.get("sampling")):
+            raise BadRequest("The sampling values of this answer are not known.")
+        return sampling
+
     # --- answers --------------------------------------------------------------------------------------------------------
 
     async def answer(self, session: PageSession, question: Question, sampling: Callable[[], SamplingParams]) -> PageUpdates:

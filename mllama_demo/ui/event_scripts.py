@@ -23,3 +23,5 @@ START_SESSION = "(session) => window.mllamaStartSession(...session.split(' '))"
 OPEN_TILE_DIALOG = "(html) => window.mllamaOpenTileDialog(html)"
 # Argument: a time, which makes each value another one, a space, and why the edited question is refused.
 REFUSE_EDIT = "(refusal) => window.mllamaRefuseEdit(refusal.replace(/^\\d+ /, ''))"
+# The sampling values that this browser keeps, as JSON; empty when there are none.
+STORED_VALUES = "() => window.mllamaStoredValues()"

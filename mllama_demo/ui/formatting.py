@@ -6,10 +6,12 @@ import time
 from html import escape
 
 from mllama_demo.chat.conversation import Message
-from mllama_demo.chat.message_summary import answer_figures, duration, image_seen, images_set_aside, sampling_values, speed
+from mllama_demo.chat.message_summary import duration, speed
 from mllama_demo.chat.message_tree import Siblings
 from mllama_demo.engine.base import BackendInfo, BackendStatus
 from mllama_demo.generation.service import Answer
+
+LIVE_SPEED_S = 0.3  # before, a speed would be one of the first burst
 
 
 def queue_position(position: int, estimate: float | None) -> str:
@@ -68,7 +70,7 @@ def live_line(answer: Answer, context_length: int) -> str:
     about = "about " if answer.estimated else ""
     parts = [] if answer.read_s is None else [f"read {about}{prompt} tokens in {duration(answer.read_s)}"]
     parts.append(f"writing: {about}{answer.tokens} token{'' if answer.tokens == 1 else 's'}")
-    if answer.wrote_s > 0 and answer.tokens > 1:
+    if answer.wrote_s >= LIVE_SPEED_S and answer.tokens > 1:
         parts[-1] += f" at {speed((answer.tokens - 1) / answer.wrote_s)}"
     text = escape(" · ".join(parts))
     sent = f"{1000 * time.time():.0f}"  # for the page, which reports how late it draws; the chatbot would remove a data attribute
@@ -77,39 +79,13 @@ def live_line(answer: Answer, context_length: int) -> str:
 
 def context(used: int, length: int) -> str:
     """HTML: how full the context is, as figures and as a bar."""
+    return f'<span class="context">context {used} of {length} {gauge(used, length)}</span>'
+
+
+def gauge(used: int, length: int) -> str:
+    """HTML: a bar that shows how full the context is."""
     full = min(100.0, 100 * used / length) if length else 0.0
-    bar = f'<span class="gauge"><span style="width:{full:.0f}%"></span></span>'
-    return f'<span class="context">context {used} of {length} {bar}</span>'
-
-
-def metadata_line(message: Message, number: int | None = None, question: Message | None = None) -> str:
-    """HTML under an answer: the image that the model saw, how fast it was, why it ended. Empty for a message without metadata.
-
-    Args:
-        message: The answer.
-        number: Its number in the message tree, for the button that shows the tiles. Without it there is no button.
-        question: The question that was answered.
-    """
-    metadata = message.metadata
-    if not metadata:
-        return ""
-    seen = escape(image_seen(metadata.get("image")))
-    separator = " · "
-    if number is not None and metadata.get("image"):
-        action = f'class="message-action image-seen preview-{number}" title="Show what the model saw"'
-        seen = f'<button type="button" {action}><span class="figures">{seen}</span></button>'
-        separator = '<span class="separator"> · </span>'  # hidden on the page, where the button has its own line
-    parts = answer_figures(message)
-    if question is not None and (set_aside := images_set_aside(question)):
-        parts.insert(0, set_aside)
-    text = " · ".join(map(escape, parts))
-    if metadata.get("context_length") and metadata.get("prompt_tokens") is not None:
-        used = metadata["prompt_tokens"] + (metadata.get("completion_tokens") or 0)
-        text += " " + context(used, metadata["context_length"])
-    sampling = metadata.get("sampling")
-    title = escape(sampling_values(sampling)) if sampling else ""
-    figures = f'<span class="figures">{separator}{text}</span>' if text else ""
-    return f'<div class="answer-metadata" title="{title}">{seen}{figures}</div>'
+    return f'<span class="gauge"><span style="width:{full:.0f}%"></span></span>'
 
 
 def failure(message: Message, may_retry: bool) -> str:

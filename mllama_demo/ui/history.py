@@ -8,8 +8,9 @@ from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree, Siblings
 from mllama_demo.chat.rendering import render_answer, render_question
 from mllama_demo.generation.service import Answer
+from mllama_demo.ui.answer_facts import answer_facts
 from mllama_demo.ui.explore_link import explore_link
-from mllama_demo.ui.formatting import failure, live_line, metadata_line, progress, versions_bar
+from mllama_demo.ui.formatting import failure, live_line, progress, versions_bar
 from mllama_demo.ui.gradio_patches.image_messages import image_message
 from mllama_demo.ui.gradio_patches.message_html import html_part
 from mllama_demo.ui.image_files import ImageFiles
@@ -32,7 +33,7 @@ def history(conversation: Conversation, tree: MessageTree, image_files: ImageFil
         last = index == len(messages) - 1
         later = tree.children(version.number) if last and version else ()
         if message.role == "assistant":
-            metadata = "" if message.failed else metadata_line(message, version.number if version else None, question[0])
+            metadata = "" if message.failed else answer_facts(message, version.number if version else None, question[0])
             if version and message.text:
                 metadata += explore_link(conversation.id, version.number)
             below = failure(message, last and not locked) + metadata + versions_bar(question[1], version, later, locked)

@@ -7,7 +7,7 @@ from html import escape
 
 def answer_actions(text: str) -> str:
     """Returns the HTML of the buttons under an answer. text: what the model wrote."""
-    return _actions(_copy_button(text))
+    return _actions(copy_button(text, "Copy message") if text else "")
 
 
 def question_actions(text: str, number: int | None) -> str:
@@ -17,16 +17,25 @@ def question_actions(text: str, number: int | None) -> str:
         text: what the visitor typed.
         number: the number of the question in the message tree; None while the question cannot be edited.
     """
-    edit = "" if number is None else _button("Edit", f'class="edit-question" data-number="{number}"')
-    return _actions(_copy_button(text) + edit)
+    copy = copy_button(text, "Copy message") if text else ""
+    edit = "" if number is None else _icon_button("Edit", f'class="icon-action edit-question" data-number="{number}"')
+    return _actions(copy + edit)
 
 
-def _copy_button(text: str) -> str:
-    return _button("Copy message", f'class="copy-text" data-text="{escape(text)}"') if text else ""
+def copy_button(text: str, name: str, label: str = "") -> str:
+    """Returns the HTML of a button that copies a text.
+
+    Args:
+        name: the name of the button for screen readers and in the tooltip.
+        label: the words on the button; without a label the button has an icon.
+    """
+    if label:
+        return f'<button type="button" class="copy-text" data-text="{escape(text)}">{escape(label)}</button>'
+    return _icon_button(name, f'class="icon-action copy-text" data-text="{escape(text)}"')
 
 
-def _button(name: str, attributes: str) -> str:
-    return f'<button type="button" {attributes} title="{name}" aria-label="{name}"></button>'
+def _icon_button(name: str, attributes: str) -> str:
+    return f'<button type="button" {attributes} title="{escape(name)}" aria-label="{escape(name)}"></button>'
 
 
 def _actions(buttons: str) -> str:

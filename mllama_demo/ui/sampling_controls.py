@@ -1,7 +1,12 @@
-"""The sampling controls in the right sidebar: the components, how they follow the backend, and their values."""
+"""The sampling controls in the right sidebar: the components, how they follow the backend, and their values.
+
+The values survive a reload: the browser keeps them, see static/sampling_values.js. The preset always says which values the
+sliders have; values of no preset are called Custom.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +16,9 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest
 from mllama_demo.sampling import BOUNDS, PRESETS, SamplingParams
+from mllama_demo.ui.event_scripts import STORED_VALUES
 
+CUSTOM = "Custom"
 IGNORE_EOS_HINT = "go on past the model's own end, to max tokens"
 
 
@@ -37,10 +44,10 @@ class SamplingControls:
     def lay_out(self) -> None:
         settings = self._settings
         values = (settings.temperature, settings.top_p, settings.top_k)
-        preset = next((p.name for p in PRESETS if (p.temperature, p.top_p, p.top_k) == values), None)
-        self.preset = gr.Dropdown(
-            [preset.name for preset in PRESETS], value=preset, label="Preset", elem_id="preset", filterable=False
-        )
+        preset = next((p.name for p in PRESETS if (p.temperature, p.top_p, p.top_k) == values), CUSTOM)
+        names = [*(preset.name for preset in PRESETS), CUSTOM]
+        self.preset = gr.Dropdown(names, value=preset, label="Preset", elem_id="preset", filterable=False)
+        self.stored = gr.Textbox("", visible=False)
         self.greedy = gr.Checkbox(False, label="Greedy: always the likeliest token", elem_id="greedy")
         self.temperature = slider("temperature", settings.temperature)
         self.top_p = slider("top_p", settings.top_p)
@@ -58,11 +65,37 @@ class SamplingControls:
     def wire(self, demo: gr.Blocks, silent_event: dict[str, Any]) -> None:
         adapted = [self.top_k, self.max_tokens, self.seed, self.ignore_eos]
         fitted = demo.load(self.adapt_to_backend, self.max_tokens, adapted, queue=False, **silent_event)
-        in_address = [self.temperature, self.top_p, self.top_k, self.seed, self.max_tokens]
-        fitted.then(_values_in_address, None, in_address, queue=False, **silent_event)
+        fitted.then(self._initial_values, self.stored, self.values, js=STORED_VALUES, queue=False, **silent_event)
         sliders = [self.temperature, self.top_p, self.top_k]
-        self.preset.input(_apply_preset, self.preset, [self.greedy, *sliders], queue=False, **silent_event)
+        # Not `input`: a Dropdown fires it also for a list that is opened and left.
+        self.preset.select(self._apply_preset, self.preset, [self.greedy, *sliders], queue=False, **silent_event)
         self.greedy.change(self.grey_out, self.greedy, sliders, queue=False, **silent_event)
+        names = [[p.name, p.temperature, p.top_p, p.top_k] for p in PRESETS]
+        name_of = f"(...values) => window.mllamaPresetName({json.dumps(names)}, {json.dumps(CUSTOM)}, values)"
+        for control in (self.greedy, *sliders):
+            control.change(None, [self.greedy, *sliders], self.preset, js=name_of, api_visibility="private")
+        store = f"(...values) => window.mllamaStoreValues(values, {json.dumps(self._defaults())})"
+        for control in self.values:
+            control.change(None, self.values, None, js=store, api_visibility="private")
+
+    def _defaults(self) -> list[Any]:
+        """The values of a page that stores none."""
+        settings = self._settings
+        most = min(BOUNDS["max_tokens"].maximum, self._info().context_length)
+        max_tokens = min(settings.max_tokens, most)
+        return [False, settings.temperature, settings.top_p, settings.top_k, max_tokens, "", False]
+
+    def values_of(self, sampling: dict[str, Any]) -> list[Any]:
+        """The values of the controls that repeat an answer.
+
+        Args:
+            sampling: the sampling values in the metadata of an answer.
+        """
+        greedy = sampling["temperature"] == 0
+        drawn = [gr.skip()] * 3 if greedy else [sampling[name] for name in ("temperature", "top_p", "top_k")]
+        seed = "" if sampling.get("seed") is None else str(sampling["seed"])
+        most = min(BOUNDS["max_tokens"].maximum, self._info().context_length)
+        return [greedy, *drawn, min(sampling["max_tokens"], most), seed, bool(sampling.get("ignore_eos"))]
 
     def adapt_to_backend(self, max_tokens: float) -> list[Any]:
         """Updates of the controls for what the backend supports."""
@@ -71,6 +104,29 @@ class SamplingControls:
         length = gr.update(maximum=most, value=min(max_tokens, most))
         ignore_eos = _updated("ignore_eos", info, IGNORE_EOS_HINT)
         return [_updated("top_k", info), length, _updated("seed", info), ignore_eos]
+
+    def _initial_values(self, stored: str, request: gr.Request) -> list[Any]:
+        """The values in the page's address, from a link of the Explore page, and else those that the browser keeps.
+
+        A value that is missing or wrong changes nothing.
+        """
+        try:
+            found = json.loads(stored or "{}")
+        except ValueError:
+            found = {}
+        found = found if isinstance(found, dict) else {}
+        found = {**found, **{name: request.query_params[name] for name in BOUNDS if name in request.query_params}}
+        greedy = found.get("greedy") is True and "temperature" not in request.query_params
+        values: list[Any] = [greedy or gr.skip()]
+        for name in ("temperature", "top_p", "top_k", "max_tokens", "seed"):
+            values.append(_checked(name, found.get(name), self._info().context_length))
+        return [*values, True if found.get("ignore_eos") is True else gr.skip()]
+
+    def _apply_preset(self, name: str | None) -> list[Any]:
+        preset = next((p for p in PRESETS if p.name == name), None)
+        if preset is None:
+            return [gr.skip()] * 4
+        return [False, preset.temperature, preset.top_p, preset.top_k]
 
     def grey_out(self, greedy: bool) -> list[Any]:
         """Updates of the sliders: greedy decoding does not use them."""
@@ -96,25 +152,16 @@ def sampling_from(
     return params.as_greedy() if greedy else params
 
 
-def _values_in_address(request: gr.Request) -> list[Any]:
-    """The values in the page's address, from a link of the Explore page. A value that is missing or wrong changes nothing."""
-
-    def value_of(name: str) -> Any:
-        try:
-            value = float(request.query_params.get(name) or "")
-            BOUNDS[name].check(name, value)
-        except (ValueError, BadRequest):
-            return gr.skip()
-        return f"{value:.0f}" if name == "seed" else value
-
-    return [value_of(name) for name in ("temperature", "top_p", "top_k", "seed", "max_tokens")]
-
-
-def _apply_preset(name: str | None) -> list[Any]:
-    preset = next((p for p in PRESETS if p.name == name), None)
-    if preset is None:
-        return [gr.skip()] * 4
-    return [False, preset.temperature, preset.top_p, preset.top_k]
+def _checked(name: str, value: Any, context_length: int) -> Any:
+    """A value for the control of this name; no change for a value that is missing or out of bounds."""
+    try:
+        number = float(value)
+        BOUNDS[name].check(name, number)
+    except (TypeError, ValueError, BadRequest):
+        return gr.skip()
+    if name == "seed":
+        return f"{number:.0f}"
+    return min(number, context_length) if name == "max_tokens" else number
 
 
 def _updated(name: str, info: BackendInfo, hint: str = "") -> Any:

@@ -30,7 +30,6 @@ PAGE_SCRIPT = _read(
     "static/connection.js",
     "static/autoscroll.js",
     "static/conversations.js",
-    "../web/static/clipboard.js",
     "static/messages.js",
     "static/question_editor.js",
     "static/attachments.js",
@@ -43,6 +42,7 @@ HEAD_SCRIPTS = (
     "static/storage.js",
     *(f"gradio_patches/{name}.js" for name in ("language", "clipboard", "sse_stream")),
     "static/chat_head.js",
+    "static/sampling_values.js",
 )
 HEAD = f"<script>{_read(*HEAD_SCRIPTS)}</script>"
 # Gradio's own sizes, in rem: gradio_patches/media_rules.css makes the root larger on large screens.

@@ -24,7 +24,7 @@ def test_the_chat_page_has_no_accessibility_violation(browsers: Browsers, scheme
     pages.attach(page, EXAMPLE_IMAGES / "stop.png")
     expect(page.locator("#which-image")).to_be_visible()
     found += obstacles(page)
-    page.locator("#chat-history .image-seen").click()
+    pages.show_tiles(page)
     expect(page.locator("dialog.tile-dialog")).to_be_visible()
     found += obstacles(page)
     assert not found, "\n".join(found)

@@ -8,10 +8,8 @@ from typing import Any
 
 from mllama_demo.chat.conversation import Message
 from mllama_demo.engine.base import BackendInfo, BackendStatus
-from mllama_demo.ui.formatting import (
-    metadata_line,
-    status_line,
-)
+from mllama_demo.ui.answer_facts import answer_facts
+from mllama_demo.ui.formatting import status_line
 
 INFO = BackendInfo("scripted", "a model", "cpu", slots=4, context_length=2048, tile_size=560, max_tiles=4)
 READY = BackendStatus("ready", "", running=1, waiting=0, slots=4, max_waiting=64, estimated_wait_s=0.0)
@@ -47,7 +45,7 @@ class Page(HTMLParser):
 
 
 def answer_page(**changes: Any) -> Page:
-    return Page(metadata_line(Message("assistant", "A boat.", metadata={**METADATA, **changes})))
+    return Page(answer_facts(Message("assistant", "A boat.", metadata={**METADATA, **changes})))
 
 
 def status_page(**changes: Any) -> Page:

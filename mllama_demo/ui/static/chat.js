@@ -44,7 +44,7 @@ new MutationObserver(() => {
 function onPageChange() {
   frameRequested = false;
   addAccessibleNames();
-  addCodeButtons();
+  completeMessages();
   questionEditor?.checkRow();
   keepScrollPosition();
   restoreTypedText();

@@ -151,7 +151,7 @@ def test_an_answer_shows_the_tiles_it_was_made_from(browsers: Browsers, page: Pa
         page = browsers.open(viewport=PHONE)
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is in this image?", DOG)
-    page.locator("#chat-history .image-seen").click()
+    pages.show_tiles(page)
     dialog = page.get_by_role("dialog", name="What the model sees")
     expect(dialog.get_by_role("img")).to_have_count(4)
     expect(dialog).to_contain_text("dog.png, 640 × 480 px")

@@ -76,7 +76,7 @@ def test_a_kiosk_limits_questions_and_deletes_everything_of_a_visitor(browsers: 
     assert rows(kiosk)["messages"] == 3
     assert rows(kiosk)["images"] == 1
     assert len(image_files(kiosk) - before) > 1
-    page.locator("#chat-history .image-seen").click()
+    pages.show_tiles(page)
     expect(page.locator("dialog[open]")).to_be_visible()
 
     expect(page.locator("#kiosk-countdown")).to_be_visible()

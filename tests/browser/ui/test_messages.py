@@ -98,7 +98,7 @@ def test_an_answer_is_shown_and_copied_as_the_model_wrote_it(slow_page: Page, di
 
 def test_a_message_is_copied_where_the_browser_has_no_clipboard_for_pages(page: Page):
     """As over plain HTTP in a local network."""
-    page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
     pages.open_chat(page)
     pages.ask_and_wait(page, "What is 3 + 4?")
     page.evaluate("addEventListener('copy', (event) => (window.copied = event.clipboardData.getData('text/plain')))")

@@ -207,8 +207,16 @@ def last_bot_text(page: Page) -> str:
 
 
 def answer_metadata(page: Page) -> str:
-    """The metadata line under the last answer."""
-    return page.locator("#chat-history .answer-metadata").last.inner_text()
+    """The facts of the last answer, also those that are not open."""
+    return page.locator("#chat-history .answer-metadata").last.text_content() or ""
+
+
+def show_tiles(page: Page) -> None:
+    """Shows what the model saw of the image of the last answer."""
+    facts = page.locator("#chat-history .answer-metadata").last
+    if page.locator("body.kiosk").count() == 0:
+        facts.locator("summary").click()
+    facts.get_by_role("button", name="What the model saw").click()
 
 
 def message_button(page: Page, name: str) -> Locator:

@@ -5,26 +5,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from mllama_demo.chat.conversation import ImageRef, Message
-from mllama_demo.chat.message_summary import END_REASONS
+from mllama_demo.chat.conversation import ImageRef
 from mllama_demo.chat.message_tree import Siblings
-from mllama_demo.engine.base import FinishReason
 from mllama_demo.generation.service import Answer
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.ui.formatting import (
     context,
     live_line,
-    metadata_line,
     progress,
     queue_position,
     status_line,
     versions_bar,
 )
-from tests.support.page_text import BOAT, INFO, METADATA, READY, Page, answer_page, status_page
+from tests.support.page_text import INFO, READY, Page, status_page
 
 SCRIPT = '"><script>alert(1)</script>'
 # --- time ----------------------------------------------------------------------------------------------------------------
@@ -194,101 +191,3 @@ def test_later_messages_can_be_restored() -> None:
     [(_, attributes)] = [element for element in page.elements if element[0] == "button"]
     assert "select-version-5" in str(attributes["class"])
     assert page.text == "Bring back 2 later versions"
-
-
-# --- under an answer -----------------------------------------------------------------------------------------------------
-
-
-def test_the_metadata_line_has_image_speed_and_stop_reason() -> None:
-    assert answer_page(image=BOAT).text == (
-        "saw boat.png, 640 × 480 px, 1 tile · first token after 0.4 s · 32 tokens/s · read 17, wrote 5 tokens · finished"
-    )
-    assert answer_page().text.startswith("no image · ")
-    assert answer_page(context_length=2048).text.endswith("finished context 22 of 2048 ")
-    assert "waited 3.0 s" in answer_page(waited_s=3.0).text
-
-
-def test_a_numbered_answer_has_a_button_that_shows_the_tiles() -> None:
-    message = Message("assistant", "A boat.", metadata={**METADATA, "image": BOAT})
-    [button] = [attributes for tag, attributes in Page(metadata_line(message, 3)).elements if tag == "button"]
-    assert "preview-3" in str(button["class"])
-    assert not [tag for tag, _ in Page(metadata_line(message)).elements if tag == "button"]
-
-
-def test_an_image_that_was_set_aside_is_named_under_the_answer() -> None:
-    question = Message("user", "WhichImage?", metadata={"set_aside": ["boat.png", "car.png"]})
-    line = metadata_line(Message("assistant", "A boat.", metadata=METADATA), 3, question)
-    assert "set aside: boat.png, car.png" in Page(line).text
-
-
-def test_the_metadata_line_has_the_sampling_values_as_its_tooltip() -> None:
-    (tag, attributes), _ = answer_page().elements
-    assert (tag, attributes["class"]) == ("div", "answer-metadata")
-    assert attributes["title"] == "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"
-
-
-@pytest.mark.parametrize(("key", "missing"), [("ttft_s", "first token"), ("tokens_per_second", "tokens/s")])
-def test_a_figure_that_is_not_known_is_not_shown(key: str, missing: str) -> None:
-    assert missing in answer_page().text
-    assert missing not in answer_page(**{key: None}).text
-
-
-def test_a_slow_model_is_not_said_to_stand_still() -> None:
-    said = re.search(r"([\d.]+) tokens/s", answer_page(tokens_per_second=0.4).text)
-    assert said is None or float(said[1]) > 0
-
-
-def test_a_truncated_answer_has_a_metadata_line() -> None:
-    message = Message("assistant", "A bo", metadata={"sampling": METADATA["sampling"], "dropped": 0})
-    assert Page(metadata_line(message)).text == "no image"
-
-
-def test_a_message_without_metadata_has_no_line() -> None:
-    assert metadata_line(Message("user", "What is it?")) == ""
-
-
-@pytest.mark.parametrize("reason", [*get_args(FinishReason), "abandoned", "cut_off"])
-def test_every_way_to_end_has_its_words(reason: str) -> None:
-    assert answer_page(reason=reason).text.endswith(END_REASONS[reason])
-
-
-def test_how_an_answer_ended_is_true_for_whoever_reads_it_and_wherever_the_page_was() -> None:
-    """The reason also stands on shared pages and in exports, for readers who did not see the page."""
-    assert answer_page(reason="cancelled").text.endswith("stopped by hand")
-    assert answer_page(reason="abandoned").text.endswith("stopped: nobody was watching")
-
-
-def test_the_cause_of_a_failure_is_shown() -> None:
-    assert answer_page(reason="error", error="The model is down: no power").text.endswith("failed · The model is down: no power")
-
-
-@pytest.mark.parametrize(
-    ("dropped", "said"),
-    [(1, "the 1 oldest message did not fit and was left out"), (4, "the 4 oldest messages did not fit and were left out")],
-)
-def test_what_was_left_out_is_said(dropped: int, said: str) -> None:
-    assert said in answer_page(dropped=dropped).text
-    assert "left out" not in answer_page(dropped=0).text
-
-
-def test_a_limit_of_the_backend_is_said() -> None:
-    assert "top_k limited to 64" in answer_page(top_k_limit=64).text
-    assert "limited" not in answer_page().text
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"image": {**BOAT, "name": f"boat{SCRIPT}.png"}},
-        {"error": SCRIPT, "reason": "error"},
-        {"sampling": {**METADATA["sampling"], "seed": SCRIPT}},
-    ],
-    ids=["image name", "error", "sampling"],
-)
-def test_everything_in_the_metadata_line_is_escaped(changes: dict[str, Any]) -> None:
-    page = answer_page(**changes)
-    (tag, attributes), *others = page.elements
-    assert tag == "div"
-    assert set(attributes) == {"class", "title"}
-    assert others == [("span", {"class": "figures"})]
-    assert SCRIPT in page.text + (attributes["title"] or "")
