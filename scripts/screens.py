@@ -205,8 +205,15 @@ def present(page: Page, shoot: Shoot) -> None:
     expect(notes.locator("#place")).to_have_text("1 / 4")
     shoot(notes, "notes")
     notes.close()
+    page.keyboard.press("q")
+    page.locator("#question").fill("What is in the background?")
+    shoot(page, "audience-question")
+    page.keyboard.press("Enter")
+    expect(page.locator("#figures")).to_contain_text("tokens in")
+    shoot(page, "unscripted")
+    page.keyboard.press("ArrowLeft")
     page.context.set_offline(True)
-    for _ in range(2):
+    for _ in range(3):
         page.keyboard.press("ArrowRight")
     expect(page.locator("#recorded")).to_be_visible()
     expect(page.locator("#answer")).to_contain_text("apples.")

@@ -1,4 +1,4 @@
-"""Pictures of every screen, both themes at three widths, from the running demo: `make screenshots`.
+"""Pictures of every screen, both themes at four widths, from the running demo: `make screenshots`.
 
 Into docs/images go the few that the documentation shows; every single picture, and an overview of each width to look at, goes to
 docs/images/all, which git ignores. The screens are in screens.py.
@@ -22,7 +22,12 @@ from tests.support.browser.chat_page import SLOW_DEMO, STILL, WIDE
 from tests.support.program import APP, Program, running
 
 IMAGES = ROOT / "docs" / "images"
-SCREENS = {390: {"width": 390, "height": 844}, 1280: {"width": 1280, "height": 800}, 1920: {"width": 1920, "height": 1080}}
+SCREENS = {
+    390: {"width": 390, "height": 844},
+    1080: {"width": 1080, "height": 1920},  # a screen on its end, as of a kiosk
+    1280: {"width": 1280, "height": 800},
+    1920: {"width": 1920, "height": 1080},
+}
 SCHEMES = ("light", "dark")
 # The images in the documentation: the name there, and the screen, width and theme of the screenshot.
 SHOWN = {
@@ -36,7 +41,7 @@ SERVERS: list[tuple[tuple[Callable[[Page, Shoot], None], ...], tuple[str, ...], 
     ((screens.chat, screens.explore, screens.present), (), APP),
     ((screens.queue,), ("--batch-size", "1", "--max-waiting", "1"), SLOW_DEMO),
     ((screens.accounts,), ACCOUNTS, SLOW_DEMO),
-    ((screens.kiosk,), ("--kiosk", "true", "--kiosk-idle-s", "20"), APP),
+    ((screens.kiosk,), ("--config", str(ROOT / "configs" / "event.yaml"), "--kiosk-idle-s", "20"), APP),
 ]
 PARTS = [walk.__name__ for walks, _, _ in SERVERS for walk in walks]
 COLOURS = 128
