@@ -192,7 +192,8 @@ async function ask() {
       if (event.html) write(step, { html: event.html });
       done = event.done;
       if (done) {
-        const speed = done.tokens_per_second ? ` · ${done.tokens_per_second.toFixed(0)} tokens/s` : "";
+        const rate = done.tokens_per_second;
+        const speed = rate ? ` · ${rate.toFixed(rate < 10 ? 1 : 0)} tokens/s` : "";
         step.figures = `${done.tokens} tokens in ${done.total_s.toFixed(done.total_s < 1 ? 2 : 1)} s${speed}`;
       }
       redraw();
