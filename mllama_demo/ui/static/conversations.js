@@ -57,15 +57,16 @@ function updateConversationList() {
 
 // --- the address -----------------------------------------------------------------------------------------------------------
 
-let openedFromList = false, wentBack = false;
+let openedFromList = false, replaceEntry = false, openId = shownId();
 window.mllamaShowConversation = (id) => {
   const url = new URL(location), before = shownId();
   if (id) url.searchParams.set("c", id);
   else url.searchParams.delete("c");
   // A new chat that gets its address with its first question is the same entry of the history.
-  const same = before === id || (!before && !openedFromList) || wentBack;
+  const same = before === id || (!before && !openedFromList) || replaceEntry;
   window.history[same ? "replaceState" : "pushState"](null, "", url);
-  openedFromList = wentBack = false;
+  openedFromList = replaceEntry = false;
+  openId = id;
   rememberConversation(id);
   markShown(id);
   window.mllamaScrollToEnd?.();
@@ -81,12 +82,12 @@ function rememberConversation(id) {
 }
 
 function openConversation(id) {
-  openedFromList = true;
-  if (id) trigger("select", { id });
-  else document.querySelector("#new-chat").click();
+  [openedFromList, replaceEntry] = [true, false];
+  trigger("select", { id });
 }
 addEventListener("popstate", () => {
-  wentBack = true;
+  if (shownId() === openId) return; // only the fragment has changed
+  replaceEntry = true;
   trigger("select", { id: shownId() });
 });
 
@@ -146,8 +147,10 @@ function openRowMenu(button) {
 function actOnRow(action, id, title) {
   if (action === "rename") startRenaming(id, title);
   else if (action === "share") trigger("apply", { id, title });
-  else if (action === "delete") trigger("delete", { id });
-  else trigger("download", { id, kind: action });
+  else if (action === "delete") {
+    replaceEntry = id === openId; // Back must not lead to what was deleted
+    trigger("delete", { id });
+  } else trigger("download", { id, kind: action });
 }
 
 function onMenuKey(event) {
@@ -198,7 +201,6 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("#conversations .row-actions"), link = event.target.closest("#conversations a");
   if (button) return rowMenu?.button === button ? closeRowMenu(true) : openRowMenu(button);
   closeRowMenu();
-  if (event.target.closest("#new-chat")) openedFromList = true;
   if (event.target.closest("#new-chat, #restore")) closeDrawer();
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser opens a tab or a window
   event.preventDefault();

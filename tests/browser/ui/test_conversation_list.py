@@ -82,6 +82,11 @@ def test_conversations_are_grouped_by_date_and_back_and_forward_walk_them(filled
         shows(page, title)
         assert pages.conversation_id(page) == ids[title]
     pages.take_screenshot(page, "conversation-list-desktop")
+    pages.choose_row_action(page, "Delete", "Very old")
+    expect(pages.user_rows(page)).to_have_count(0)
+    with pages.settled(page):
+        page.evaluate("history.back()")
+    shows(page, "Just now")
 
 
 def test_another_page_leads_back_to_the_conversation_that_one_came_from(filled) -> None:
