@@ -129,6 +129,9 @@ def test_a_kiosk_shows_the_chat_without_settings_and_links(browsers: Browsers, k
     browsers.expect_complaint("AbortError|Connection errored out")
     page = sign_in(browsers.open(kiosk, PHONE, color_scheme=scheme))
     found = obstacles(page)
+    pages.take_screenshot(page, f"kiosk-phone-{scheme}")
+    title = page.get_by_role("heading", name=TITLE)
+    assert title.evaluate("box => box.scrollHeight <= box.clientHeight + 1"), "the whole title is visible"
     pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
     for part in ("#settings", "#account", "#share", "#conversations", "#import", "#note-row", ".source-address"):
         expect(page.locator(part)).to_be_hidden()
