@@ -20,7 +20,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.neuron.runner import NeuronRunner
 from mllama_demo.engine.runner import Sampled
-from mllama_demo.errors import ConfigError, PromptTooLong
+from mllama_demo.errors import ConfigError, PromptTooLong, cause_of
 from tests.support.neuron_fakes import be_an_instance, have_a_device, install_sdk
 from tests.support.scripted_runner import ScriptedRunner
 
@@ -135,7 +135,7 @@ def brought_up(chosen: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[str |
     monkeypatch.setattr(NeuronRunner, "load", load)
 
     def down(why: str) -> None:
-        reason.append(why)
+        reason.append(cause_of(why))
         ended.set()
 
     backend, _ = make_backend(chosen, on_ready=ended.set, on_down=down)

@@ -95,6 +95,12 @@ def _step_result(recording: Recording) -> dict[str, Any]:
     return {"step": index + 1, "answer": step.answer, "html": render_answer(step.answer), "problems": step.problems, **figures}
 
 
+def cause_entry(failure: object) -> dict[str, str]:
+    """The entry of an event with the cause of a failure, which only the operator may read; empty when the sentence says it all."""
+    cause = cause_of(failure)
+    return {} if cause == str(failure) else {"cause": cause}
+
+
 async def answer_events(answers: AsyncGenerator[Answer, None], with_cause: bool = False) -> AsyncGenerator[dict[str, Any], None]:
     """Yields the phase and the new text for each state of an answer, and now and then the whole answer so far as HTML.
 
@@ -106,7 +112,7 @@ async def answer_events(answers: AsyncGenerator[Answer, None], with_cause: bool 
         async for answer in answers:
             event = _answer_event(answer, sent)
             if with_cause and "error" in event:
-                event["cause"] = cause_of(event["error"])
+                event |= cause_entry(event["error"])
             now = time.monotonic()
             if "error" not in event and answer.text and (answer.finish is not None or now >= next_rendering):
                 event["html"] = render_answer(answer.text, finished=answer.finish is not None)

@@ -23,7 +23,7 @@ from mllama_demo.errors import BackendUnavailable, DemoError, Failure, cause_of
 from mllama_demo.generation.service import Answer
 from mllama_demo.present.presenter import AudienceQuestion, Presenter
 from mllama_demo.present.spec import names
-from mllama_demo.present.web.events import answer_events, rehearsal_events, scenario_json
+from mllama_demo.present.web.events import answer_events, cause_entry, rehearsal_events, scenario_json
 from mllama_demo.web.auth.login import signed_in_user
 from mllama_demo.web.errors import INTERNAL_ERROR, ApiError
 from mllama_demo.web.requests import StaticAssets, notice_page, require_same_origin
@@ -119,9 +119,10 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
             require_ready()
             return await _ndjson_response(answer_events(answers, with_cause), with_cause)
         except DemoError as error:
-            if not with_cause or cause_of(error) == str(error):
+            cause = cause_entry(error) if with_cause else {}
+            if not cause:
                 raise
-            return JSONResponse({"error": {"message": str(error), "cause": cause_of(error)}}, error.status, _NO_STORE)
+            return JSONResponse({"error": {"message": str(error), **cause}}, error.status, _NO_STORE)
 
     @router.post("/present/{name}/steps/{number}/{run}")
     async def ask(request: Request, name: str, number: int, run: str, fingerprint: str = "") -> Response:
@@ -172,7 +173,7 @@ async def _ndjson_response(events: AsyncGenerator[dict[str, Any], None], with_ca
                 async for event in events:
                     yield event
             except DemoError as error:
-                yield {"error": str(error), "status": error.status} | ({"cause": cause_of(error)} if with_cause else {})
+                yield {"error": str(error), "status": error.status} | (cause_entry(error) if with_cause else {})
             except Exception:
                 log.exception("a presentation or a rehearsal failed")
                 yield {"error": INTERNAL_ERROR, "status": 500}

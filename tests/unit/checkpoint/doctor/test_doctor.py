@@ -88,8 +88,11 @@ def test_every_command_and_configuration_of_the_guide_exists():
     commands = {"convert", "plan", "doctor", "compile", "serve", "offline", "vllm-command"}
     assert set(re.findall(r"python -m mllama_demo ([\w-]+)", guide)) == commands
     assert commands <= {command.name for command in app.registered_commands}
+    configurations = {f"configs/{file.name}" for file in (ROOT / "configs").glob("*.yaml")}
     named = set(re.findall(r"configs/[\w-]+\.yaml", guide))
-    assert named == {f"configs/{file.name}" for file in (ROOT / "configs").glob("*.yaml")}
+    assert {name for name in configurations if re.search("/(trn|inf)", name)} <= named <= configurations
+    everywhere = "\n".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    assert {name for name in configurations if name not in everywhere} == set(), "each configuration is in some guide"
 
 
 def test_the_memory_in_the_guide_is_what_plan_computes():
