@@ -96,7 +96,7 @@ def _step_result(recording: Recording) -> dict[str, Any]:
 
 
 def cause_entry(failure: object) -> dict[str, str]:
-    """The entry of an event with the cause of a failure, which only the operator may read; empty when the sentence says it all."""
+    """The cause of a failure, which only the operator may read, as an entry of an event; empty when the sentence is the cause."""
     cause = cause_of(failure)
     return {} if cause == str(failure) else {"cause": cause}
 
