@@ -111,6 +111,11 @@ def test_a_lost_model_server_is_shown_within_three_seconds(
     lost = page.locator("#status .status.down")
     expect(lost).to_contain_text("The server that runs the model cannot be reached.", timeout=10_000)
     assert_no_internals(page, model_server)
+    for path in ("/health", "/status", "/v1/models", "/metrics", "/explore", "/present", "/config"):
+        answer = front.get(path)
+        assert answer is not None
+        assert f":{model_server.port}" not in answer.text, path
+    assert f":{model_server.port}" in front.stderr(), "the log names the address"
     again = ProtocolServer(model_server.port)
     try:
         expect(page.locator("#status")).to_contain_text("Ready")
