@@ -69,7 +69,7 @@ def measure(scratch: Path, args: argparse.Namespace, figures: dict[str, list[flo
     from tests.support.program import running
 
     options = ("--batch-size", str(max(args.visitors)), "--seq-len", "2048", "--request-time-limit-s", str(RUN_LIMIT_S))
-    with running(scratch / "demo", *options) as server, sync_playwright() as playwright:
+    with running(scratch / "demo", *options, preload=False) as server, sync_playwright() as playwright:
         server.wait_ready()
         exported = scratch / "conversation.json"
         exported.write_text(conversation(args.turns), encoding="utf-8")
@@ -106,6 +106,7 @@ def open_ready(page: Any, address: str = "/") -> Any:
     from tests.support.browser import chat_page as pages
 
     page.goto(address)
+    expect(pages.textarea(page)).to_be_visible()
     expect(pages.textarea(page)).to_be_editable()
     expect(page.locator("#status")).to_contain_text("Ready")
     return page
