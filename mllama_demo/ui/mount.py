@@ -55,7 +55,7 @@ def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Sto
     async def status() -> JSONResponse:
         return JSONResponse({"state": service.state(), "html": service.status()}, headers={"Cache-Control": "no-store"})
 
-    app.add_middleware(PageHtml, brand.title, DESCRIPTION, opening_head(brand.title, brand.color) + HEAD)
+    app.add_middleware(PageHtml, brand.title, DESCRIPTION, HEAD + opening_head(brand.title, brand.color))
     app.mount("/assets", AssetFiles())  # before Gradio's own, which is part of the application mounted at /
     gr.mount_gradio_app(
         app,

@@ -28,12 +28,15 @@ _HEAD = """
   @media (prefers-reduced-motion: reduce) {{ html.opening body::after {{ animation: none; background-position: center, 0 0; }} }}
 </style>
 <script>
-  document.documentElement.classList.add("opening");
+  // A page that never came as far as SHOW_PAGE is loaded again: Gradio's client does so, over and over, while the server fails.
+  if (!sessionStorage.getItem("opening")) document.documentElement.classList.add("opening");
+  sessionStorage.setItem("opening", "1");
   setTimeout(() => document.documentElement.classList.remove("opening"), {max_ms});
 </script>
 """
 # Two frames: Gradio draws the values of an event in the frame after it has them.
 SHOW_PAGE = """() => {
+  sessionStorage.removeItem("opening");
   requestAnimationFrame(() => requestAnimationFrame(() => document.documentElement.classList.remove("opening")));
 }"""
 

@@ -59,6 +59,8 @@ def test_a_page_whose_server_fails_is_shown_all_the_same(browsers: Browsers) -> 
     page.goto("/")
     expect(page.locator("html")).not_to_have_class("opening")
     expect(pages.textarea(page)).to_be_visible()
+    page.reload(wait_until="commit")
+    assert page.evaluate("document.documentElement.className") == "", "Gradio's client reloads a failing page again and again"
 
 
 def test_the_page_is_english_in_a_browser_of_another_language(browsers: Browsers) -> None:
