@@ -34,10 +34,15 @@ _HEAD = """
   setTimeout(() => document.documentElement.classList.remove("opening"), {max_ms});
 </script>
 """
-# Two frames: Gradio draws the values of an event in the frame after it has them.
+# Two frames: Gradio draws the values of an event in the frame after it has them. A hidden field cannot take the focus: where
+# there is a mouse, and so no keyboard on the screen, the question field takes it now.
 SHOW_PAGE = """() => {
   sessionStorage.removeItem("opening");
-  requestAnimationFrame(() => requestAnimationFrame(() => document.documentElement.classList.remove("opening")));
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    document.documentElement.classList.remove("opening");
+    if (document.activeElement === document.body && matchMedia("(hover: hover)").matches)
+      document.querySelector("#chat-input textarea")?.focus({ preventScroll: true });
+  }));
 }"""
 
 
