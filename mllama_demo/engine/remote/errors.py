@@ -22,7 +22,19 @@ from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, Demo
 SERVER = "The server that runs the model"  # what visitors read in place of the address
 _MAX_MESSAGE_CHARACTERS = 400
 # A message with an address, a path or the name of an exception is not quoted to visitors.
-_INTERNAL = re.compile(r"://|\b\d+\.\d+\.\d+\.\d+\b|\w:\d{2,5}\b|(?<!\w)/\w+/|\w(?:Error|Exception)\b|Traceback")
+_INTERNAL = re.compile(
+    r"""
+    :// | \w:\d{2,5}\b | \w(?:Error|Exception)\b | Traceback
+    | (?<!\w)/[\w.-]+/ | (?<!\w)~\w*/ | \b[A-Za-z]:\\ | \\\\\w  # a path of Unix, of a home folder, of Windows, of a network
+    | \b\d+\.\d+\.\d+\.\d+\b
+    | (?i: (?<![\w:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}\b
+        | (?<![\w:])(?:[0-9a-f]{1,4}:){0,6}[0-9a-f]{1,4}::(?!\w*[g-z_]) | (?<![\w:])::[0-9a-f]{1,4}\b  # IPv6, shortened
+        | \blocalhost\b | \b[a-z0-9-]+\.(?:local|localdomain|internal|intranet|lan|corp|home|svc|com|net|org|io|dev|cloud)\b
+        | \b[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)+\.[a-z]{2,}\b  # a host name has three parts; "e.g. llama3.2" has two
+    )
+    """,
+    re.VERBOSE,
+)
 # The messages of vLLM, llama-server and LM Studio, in this order.
 _CONTEXT_LENGTH = re.compile(
     r"maximum (?:context|model) length (?:is|of) (\d+)|available context size \((\d+) tokens\)"
