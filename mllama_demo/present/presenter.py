@@ -21,7 +21,7 @@ from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.engine.base import Backend
-from mllama_demo.errors import BadRequest, ConfigError, Conflict, NotFound
+from mllama_demo.errors import BadRequest, ConfigError, Conflict, Failure, NotFound
 from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.present.recording import INCOMPLETE, NOT_SAVED, Recording, find_recording, recording_path, save_recording
 from mllama_demo.present.rehearse import ask_step, rehearse
@@ -30,6 +30,7 @@ from mllama_demo.present.spec import NAME, Scenario, names, read_scenario
 log = logging.getLogger(__name__)
 MAX_RUNS = 200
 _RUN = re.compile(r"[A-Za-z0-9_-]{32}\Z")
+_FOLDERS = re.compile(r"(?<![\w./])/(?:[\w.@+-]+/)+")  # of an absolute path
 _NOT_AN_ADMIN = (
     "Rehearsing takes the place of the recorded answers, so that only the users named in the option admins may do it here."
 )
@@ -126,7 +127,8 @@ class Presenter:
         try:
             return read_scenario(self._settings.scenarios_dir / f"{name}.yaml", self._settings)
         except ConfigError as error:
-            raise BadRequest(str(error)) from None
+            log.warning("%s", error)
+            raise BadRequest(self._without_folders(error)) from None
 
     def rehearsal_status(self, scenario: Scenario) -> RehearsalStatus:
         """Whether the scenario as it is now was rehearsed with the model that answers now."""
@@ -134,7 +136,7 @@ class Presenter:
             recording = find_recording(scenario, self._settings)
         except ConfigError as error:
             log.warning("%s", error)
-            return RehearsalStatus(None, "no", f"Not rehearsed: {error}")
+            return RehearsalStatus(None, "no", f"Not rehearsed: {self._without_folders(error)}")
         if recording is None:
             return RehearsalStatus(None, "no", "Not rehearsed")
         when = f"Rehearsed on {recording.date}"
@@ -154,6 +156,14 @@ class Presenter:
         if failed:
             return RehearsalStatus(recording, "failed", f"{when}: {failed} of {len(steps)} answers were not as expected")
         return RehearsalStatus(recording, "yes", f"Rehearsed with this model on {recording.date}")
+
+    def _without_folders(self, error: ConfigError) -> Failure:
+        """The sentence with names of files in place of their paths, which the operator reads."""
+        sentence = str(error)
+        for folder in (self._settings.data_dir / "recordings", self._settings.scenarios_dir):
+            if folder.parts:
+                sentence = sentence.replace(f"{folder}/", "")
+        return Failure(_FOLDERS.sub("", sentence), str(error))
 
     def model_warning(self, scenario: Scenario) -> str:
         """A sentence when the embedded checkpoint answers a scenario that needs a larger model, else empty."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent
 _NO_STORE = {"Cache-Control": "no-store"}
 _LOOPBACK = ("127.0.0.1", "::1")
+_LOOPBACK_NAMES = ("localhost", *_LOOPBACK)
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
 def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend: Backend, brand: Brand) -> None:
@@ -154,8 +157,18 @@ def _may_read_causes(request: Request, settings: Settings) -> bool:
     """Whether the presenter may read addresses and exceptions: an admin, or, where nobody signs in, a browser on this machine."""
     if settings.users is not None:
         return signed_in_user(request) in (settings.admins or ())
-    host = request.client.host if request.client else ""
-    return host in _LOOPBACK and "x-forwarded-for" not in request.headers and "forwarded" not in request.headers
+    # Behind a proxy or a tunnel every client has a loopback address; the name that the browser asked for is another one then.
+    client = request.client.host if request.client else ""
+    forwarded = any(name in request.headers for name in _FORWARDED)
+    return client in _LOOPBACK and _host_name(request) in _LOOPBACK_NAMES and not forwarded
+
+
+def _host_name(request: Request) -> str:
+    """The name in the header Host, without the port; empty for a header that cannot be read."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
 
 
 async def _ndjson_response(events: AsyncGenerator[dict[str, Any], None], with_cause: bool = False) -> Response:

@@ -132,6 +132,7 @@ def test_every_route_reports_the_mistake_in_a_scenario(slow: Program):
         answer = get(slow, path)
         assert answer.status_code == 400
         assert "broken.yaml, line 4: step 1 tempo" in answer.text
+        assert str(slow.home) not in answer.text
         assert "Traceback" not in answer.text
     answers = [get(slow, "/broken/scenario.json"), get(slow, f"/broken/images/{'0' * 64}")]
     answers += [post(slow, f"broken/steps/1/{RUN}"), post(slow, "broken/rehearsal")]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mllama_demo.config.settings import Settings
+from mllama_demo.errors import BadRequest, cause_of
 from mllama_demo.generation.service import Answer
 from mllama_demo.present import presenter
 from mllama_demo.present import recording as recordings
@@ -139,3 +140,22 @@ class TestQuestionsFromTheAudience:
         assert stage.conversation() == ["Who are you?"]
         await stage.ask(1, "Two.")
         assert stage.conversation() == ["What is 3 + 4?", "Seven.", "And 1 + 1?"]
+
+
+@pytest.mark.parametrize("image", ["nowhere.png", "/srv/pictures/private/nowhere.png"])
+def test_a_mistake_in_a_scenario_is_told_without_folders(tmp_path: Path, image: str) -> None:
+    stage = Stage(tmp_path, f"title: T\nsteps:\n  - prompt: x\n    image: {image}\n")
+    with pytest.raises(BadRequest) as caught:
+        stage.presenter.scenario("demo")
+    assert str(caught.value).startswith("The scenario demo.yaml, line 3: step 1: the image nowhere.png is no file")
+    assert str(tmp_path / "demo.yaml") in cause_of(caught.value)
+
+
+def test_a_recording_that_cannot_be_read_is_told_without_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage(tmp_path)
+    path = tmp_path / "data" / "recordings" / "demo.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}", encoding="utf-8")
+    status = stage.presenter.rehearsal_status(stage.presenter.scenario("demo"))
+    assert status.sentence.startswith("Not rehearsed: The recording demo.json cannot be read")
+    assert str(path) in caplog.text
