@@ -171,7 +171,7 @@ class ChatPage:
         self._then_stream_answer(self.script.retry(self._retry, [self.conversation_id, *sampling], **page_event))
 
         self.sampling_controls.wire(demo, silent)
-        self.script.apply(self._use_values, self.conversation_id, sampling, **silent)
+        self.script.release(self._use_values, self.conversation_id, sampling, **silent)
         self._sidebar.wire(self.script, self._then_stream_answer, silent, page_event)
         self._feedback_controls.wire(self.history, self.conversation_id, silent)
         self._image_controls.wire(self.input, self.conversation_id, self.script.expand, silent)

@@ -17,7 +17,7 @@ function showSign(button, sign, sentence) {
 
 async function copyWithSign(button, text) {
   try {
-    await navigator.clipboard.writeText(text); // over plain HTTP, see gradio_patches/clipboard.js
+    await navigator.clipboard.writeText(text); // over plain HTTP, see web/static/clipboard.js
     showSign(button, "done", "Copied.");
   } catch {
     showSign(button, "not-done", "The browser did not allow the page to copy.");
@@ -28,7 +28,7 @@ async function copyWithSign(button, text) {
 document.addEventListener("click", (event) => {
   const button = event.target.closest(".use-values");
   if (!button) return;
-  trigger("apply", { number: Number(button.dataset.number) });
+  trigger("release", { number: Number(button.dataset.number) });
   showSign(button, "done", "The sampling values are set.");
 });
 

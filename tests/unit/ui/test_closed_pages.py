@@ -43,6 +43,15 @@ def test_an_open_page_holds_no_connection(page: ChatPage) -> None:
     assert page.build().get_config_file()["connect_heartbeat"] is False
 
 
+def test_no_two_features_listen_to_one_event_of_the_page_script(page: ChatPage) -> None:
+    """The scripts of the page start Python handlers through the events of one component: each event means one thing."""
+    config = page.build().get_config_file()
+    script = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "page-script")
+    events = [event for handler in config["dependencies"] for component, event in handler["targets"] if component == script]
+    assert len(events) > 8
+    assert sorted(events) == sorted(set(events))
+
+
 async def test_closing_a_kiosk_page_deletes_its_conversations(page: ChatPage, store: ConversationStore) -> None:
     owner, other = open_page(page, "one", kiosk=True), open_page(page, "two", kiosk=True)
     for name in (owner, other):
