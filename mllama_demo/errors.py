@@ -22,6 +22,10 @@ class Failure(str):
         failure.cause = cause
         return failure
 
+    def __getnewargs__(self) -> tuple[str, str]:
+        """The arguments of a copy: `dataclasses.asdict` and pickle copy a Failure as a Failure."""
+        return str(self), self.cause
+
 
 def cause_of(message: object) -> str:
     """The cause of a failure, for the operator.
