@@ -48,7 +48,7 @@ class Recording:
     frames: list[tuple[Image.Image, int]] = field(default_factory=list)
     at: tuple[float, float] = (640.0, 400.0)
 
-    def shoot(self, ms: int = FRAME_MS) -> None:
+    def take_frame(self, ms: int = FRAME_MS) -> None:
         """Adds a frame; a frame like the one before it makes that one longer."""
         with Image.open(io.BytesIO(self.page.screenshot(caret="initial"))) as picture:
             frame = picture.convert("RGB").resize((WIDTH, WIDTH * picture.height // picture.width), Image.Resampling.LANCZOS)
@@ -58,29 +58,32 @@ class Recording:
             self.frames.append((frame, ms))
 
     def move_to(self, target: Locator) -> None:
+        """Moves the pointer to an element, with some frames on the way."""
         target.scroll_into_view_if_needed()
         box = target.bounding_box()
         assert box is not None
         (x, y), (to_x, to_y) = self.at, (box["x"] + min(box["width"] / 2, 120), box["y"] + box["height"] / 2)
         for step in range(1, 6):
             self.page.mouse.move(x + (to_x - x) * step / 5, y + (to_y - y) * step / 5)
-            self.shoot(60)
+            self.take_frame(60)
         self.at = (to_x, to_y)
 
     def click(self, target: Locator) -> None:
+        """Moves the pointer to an element and clicks it."""
         self.move_to(target)
         self.page.mouse.click(*self.at)
-        self.shoot()
+        self.take_frame()
 
     def watch(self, is_done: str, seconds: float = 60) -> None:
         """Adds frames until the JavaScript expression is true."""
         deadline = time.monotonic() + seconds
         while not self.page.evaluate(is_done):
             assert time.monotonic() < deadline, is_done
-            self.shoot()
-        self.shoot(HOLD_MS)
+            self.take_frame()
+        self.take_frame(HOLD_MS)
 
     def save(self, target: Path) -> None:
+        """Writes the frames as an animated GIF."""
         # One palette for all frames, from a few of them.
         several = [frame for frame, _ in self.frames[:: max(1, len(self.frames) // 8)]]
         montage = Image.new("RGB", (several[0].width, several[0].height * len(several)))
@@ -95,12 +98,12 @@ class Recording:
 def record(page: Page) -> Recording:
     pages.open_chat(page)
     recording = Recording(page)
-    recording.shoot(HOLD_MS)
+    recording.take_frame(HOLD_MS)
     recording.click(page.locator("#chat-history").get_by_role("button", name="What is in this image? Tell me a story"))
     recording.watch(f"({pages.STATE})().answered")
     page.goto("/explore")
     expect(page.locator("#estimate")).to_contain_text("cells")
-    recording.shoot(HOLD_MS // 2)
+    recording.take_frame(HOLD_MS // 2)
     recording.click(page.locator("#run"))
     recording.watch("document.querySelector('#measures-panel')?.checkVisibility() ?? false")
     return recording

@@ -54,5 +54,5 @@ def opening_head(title: str, color: str) -> str:
         color: The colour of the progress bar, as #rrggbb.
     """
     # As hexadecimal escapes of CSS, so that no character of the title ends the string or the style element.
-    escaped = "".join(character if character.isalnum() or character == " " else f"\\{ord(character):06x}" for character in title)
+    escaped = "".join(character if character.isalnum() else f"\\{ord(character):06x}" for character in title)
     return _HEAD.format(title=escaped, color=color, max_ms=MAX_MS)

@@ -40,7 +40,8 @@ PAGE_SCRIPT = _read(
 # In the served HTML, so that the scripts run before Gradio's.
 HEAD_SCRIPTS = (
     "static/storage.js",
-    *(f"gradio_patches/{name}.js" for name in ("language", "clipboard", "sse_stream")),
+    "../web/static/clipboard.js",
+    *(f"gradio_patches/{name}.js" for name in ("language", "sse_stream")),
     "static/chat_head.js",
     "static/sampling_values.js",
 )

@@ -21,7 +21,9 @@ dropOverlay.id = "drop-overlay";
 dropOverlay.hidden = true;
 dropOverlay.innerHTML = "<strong>Drop the picture to add it to your question</strong>";
 document.querySelector(".gradio-container").append(dropOverlay);
-const dragsFiles = (event) => event.dataTransfer?.types.includes("Files") && !hasOpenDialog() && !!fileInput();
+const dragsFiles = (event) => !!event.dataTransfer?.types.includes("Files");
+// The editor of a question takes files itself.
+const takesFiles = (event) => !hasOpenDialog() && !!fileInput() && !event.target.closest?.(".question-editor");
 let dragDepth = 0; // every element under the pointer is entered and left
 function showDropOverlay(shown) {
   if (!shown) dragDepth = 0;
@@ -31,6 +33,7 @@ for (const type of ["dragenter", "dragover", "dragleave", "drop"])
   document.addEventListener(type, (event) => {
     if (!dragsFiles(event)) return;
     event.preventDefault(); // the browser would leave the page for the file
+    if (!takesFiles(event)) return showDropOverlay(false);
     event.stopPropagation();
     if (type === "dragenter") dragDepth += 1;
     if (type === "dragleave") dragDepth -= 1;
@@ -41,10 +44,19 @@ addEventListener("blur", () => showDropOverlay(false));
 
 // --- paste -----------------------------------------------------------------------------------------------------------------
 
+// A line of text, or the address of a file with its percent escapes.
+function decoded(line) {
+  try {
+    return decodeURI(line);
+  } catch {
+    return line; // "50 % of"
+  }
+}
+
 // Office programs copy text together with a picture of it: the text wins. File managers copy a file together with its name.
 function pastedText(clipboard) {
   const text = clipboard.getData("text/plain"), names = [...clipboard.files].map((file) => file.name);
-  const isName = text.split(/\r?\n/).filter(Boolean).every((line) => names.some((name) => decodeURI(line).endsWith(name)));
+  const isName = text.split(/\r?\n/).filter(Boolean).every((line) => names.some((name) => decoded(line).endsWith(name)));
   return names.length && isName ? "" : text;
 }
 

@@ -1,4 +1,5 @@
 // The dialog with code that repeats a cell.
+import "../../web/static/clipboard.js";
 import { button, el, handler, request } from "./dom.js";
 
 export async function showCode(view, cell) {
@@ -19,8 +20,11 @@ export function showDialog(dialog) {
   dialog.showModal();
 }
 
-// Browsers offer no clipboard to a page without HTTPS; the user can then select the text.
 export async function copyText(text, pressed) {
-  await navigator.clipboard?.writeText(text);
-  pressed.textContent = navigator.clipboard ? "Copied" : "Not possible here; select the text";
+  try {
+    await navigator.clipboard.writeText(text);
+    pressed.textContent = "Copied";
+  } catch {
+    pressed.textContent = "Not possible here; select the text";
+  }
 }

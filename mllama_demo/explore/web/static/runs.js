@@ -36,7 +36,10 @@ export async function openRun(id, push = true) {
   requireIdle();
   showRun(await request(`runs/${id}`), { push, fill: true });
   $("grid-panel").scrollIntoView();
-  for (const item of document.querySelectorAll("#runs-panel [data-run]")) item.toggleAttribute("aria-current", item.dataset.run === id);
+  for (const item of document.querySelectorAll("#runs-panel [data-run]")) {
+    if (item.dataset.run === id) item.setAttribute("aria-current", "true");
+    else item.removeAttribute("aria-current");
+  }
 }
 
 function rename(run, place) {
