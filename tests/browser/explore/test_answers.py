@@ -144,7 +144,8 @@ def test_a_failed_cell_shows_its_error_and_can_be_run_again_alone(browsers: Brow
     expect(open_answer(page, 1).locator("> .status")).to_contain_text("The model failed on this request.")
     expect(page.locator("#runs")).to_contain_text("3 cells, 1 failed")
     others = [cell(page, index).locator(".text").inner_text() for index in (0, 2)]
-    press(page, 1, "Run again")
+    with page.expect_response(lambda response: response.url.endswith("/explore/runs")):  # asked for when it has ended
+        press(page, 1, "Run again")
     expect(failed).to_have_attribute("data-outcome", "error")
     broken.unlink()
     press(page, 1, "Run again")
