@@ -8,7 +8,6 @@ from html import escape
 MAX_CHARACTERS = 50_000
 
 
-@lru_cache(maxsize=512)  # an answer is rendered again with every update while it is being written
 def highlighted(code: str, language: str) -> str:
     """Returns code as HTML. Code in an unknown language has no colours.
 
@@ -18,6 +17,11 @@ def highlighted(code: str, language: str) -> str:
     """
     if not language or len(code) > MAX_CHARACTERS:
         return escape(code)
+    return _coloured(code, language)
+
+
+@lru_cache(maxsize=512)  # an answer is rendered again with every update while it is being written
+def _coloured(code: str, language: str) -> str:
     from pygments import lex
     from pygments.lexers import get_lexer_by_name
     from pygments.token import STANDARD_TYPES

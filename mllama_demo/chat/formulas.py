@@ -120,17 +120,29 @@ def _block_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """A displayed formula that begins a line. Its lines are not taken for headings, lists or tables."""
     if state.is_code_block(start):
         return False
-    lines = [state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]]]
+    lines = [_line(state, start)]
     opening = next((mark for mark in _DISPLAYED if lines[0].startswith(mark)), None)
     if opening is None:
         return False
-    closing, last = _CLOSING[opening], start
+    closing, last, gap = _CLOSING[opening], start, 0
     lines[0] = lines[0][2:]
+    has_content = bool(lines[0])
+    # The last formula without a closing mark: its first line, the first line that has nothing of it, and the line at which the
+    # search ended. A formula that begins inside it ends as it does. Without this note the search would begin again in each line.
+    open_formulas = state.env.setdefault("open_formulas", {})
+    open_from, open_gap, open_to = open_formulas.get(opening, (0, 0, 0))
+    if open_from < start < open_gap - 1 and _ends_open(state, open_to, end, closing, open_gap < open_to):
+        return False
     while closing not in lines[-1]:
         last += 1
-        if last >= end or (state.sCount[last] < state.blkIndent and not state.isEmpty(last)):
-            return False  # not closed, perhaps because it is still being written
-        lines.append(state.src[state.bMarks[last] + state.tShift[last] : state.eMarks[last]])
+        if last < end and state.isEmpty(last):
+            gap = gap or (last if has_content else 0)
+        elif _ends_open(state, last, end, closing, gap > 0):
+            open_formulas[opening] = start, gap or last, last
+            return False
+        else:
+            has_content = True
+        lines.append(_line(state, last))
     lines[-1], _, rest = lines[-1].partition(closing)
     content = "\n".join(lines)
     if rest.strip() or not content.strip() or "\n\n" in content.strip("\n"):
@@ -143,12 +155,31 @@ def _block_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     return True
 
 
+def _line(state: StateBlock, number: int) -> str:
+    return state.src[state.bMarks[number] + state.tShift[number] : state.eMarks[number]]
+
+
+def _ends_open(state: StateBlock, number: int, end: int, closing: str, after_gap: bool) -> bool:
+    """Whether a formula that reaches this line is no formula: it is not closed, perhaps because it is still being written."""
+    if number >= end:
+        return True
+    if state.isEmpty(number):
+        return False
+    if state.sCount[number] < state.blkIndent:
+        return True
+    before, found, rest = _line(state, number).partition(closing)
+    return bool(rest.strip()) or (after_gap and not (found and not before))
+
+
 def _inline_rule(state: StateInline, silent: bool) -> bool:
     src, start = state.src, state.pos
     opening = next((mark for mark in ("$$", "$", "\\(", "\\[") if src.startswith(mark, start)), None)
     if opening is None:
         return False
-    end = _end_of_dollars(src, start, state.posMax) if opening == "$" else _end_of(src, start, opening, state.posMax)
+    if opening == "$":
+        end = _end_of_dollars(src, start, state.posMax)
+    else:
+        end = -1 if _is_open(state, opening) else _end_of(src, start, opening, state.posMax)
     if end < 0:
         if not opening.startswith("\\"):
             return False
@@ -164,10 +195,26 @@ def _inline_rule(state: StateInline, silent: bool) -> bool:
     return True
 
 
+def _is_open(state: StateInline, opening: str) -> bool:
+    """Whether the formula has no closing mark. A mark that was searched for once is not searched for again."""
+    open_marks = state.env.setdefault("open_marks", {})
+    src, start, limit = open_marks.get(opening, ("", 0, 0))
+    if src is state.src and start <= state.pos and state.posMax <= limit:
+        return True
+    if _find_closing(state.src, state.pos, opening, state.posMax) >= 0:
+        return False
+    open_marks[opening] = state.src, state.pos, state.posMax
+    return True
+
+
 def _end_of(src: str, start: int, opening: str, limit: int) -> int:
     """Where the closing mark stands; -1 where the formula has no end or no content."""
-    end = src.find(_CLOSING[opening], start + len(opening), limit)
+    end = _find_closing(src, start, opening, limit)
     return end if end >= 0 and src[start + len(opening) : end].strip() else -1
+
+
+def _find_closing(src: str, start: int, opening: str, limit: int) -> int:
+    return src.find(_CLOSING[opening], start + len(opening), limit)
 
 
 def _end_of_dollars(src: str, start: int, limit: int) -> int:

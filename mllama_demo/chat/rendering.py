@@ -42,7 +42,8 @@ def render_answer(text: str, finished: bool = True) -> str:
 
     Args:
         text: Markdown with formulas, perhaps with a thinking part at its start.
-        finished: False while the text is being written. A thinking part without an end is open then.
+        finished: False while the text is being written. A thinking part without an end is open then, and a block of code
+            without an end has no colours: to colour it again with every update takes longer than all else.
 
     Returns:
         HTML in one `<div class="rendered-text" dir="auto">`.
@@ -50,7 +51,7 @@ def render_answer(text: str, finished: bool = True) -> str:
     thinking, answer = split_thinking(text)
     html = "" if thinking is None else _thinking_html(thinking, is_open=answer is None and not finished)
     if answer:
-        html += _answer_html(answer)
+        html += _answer_html(answer, finished)
     return f'<div class="rendered-text" dir="auto">{html}</div>'
 
 
@@ -80,14 +81,15 @@ def split_thinking(text: str) -> tuple[str | None, str | None]:
 
 def _thinking_html(thinking: str, is_open: bool) -> str:
     label = "Thinking …" if is_open else "Thoughts"
-    return f'<details class="thinking"{" open" if is_open else ""}><summary>{label}</summary>{_answer_html(thinking)}</details>'
+    html = _answer_html(thinking, finished=not is_open)
+    return f'<details class="thinking"{" open" if is_open else ""}><summary>{label}</summary>{html}</details>'
 
 
-def _answer_html(text: str) -> str:
+def _answer_html(text: str, finished: bool) -> str:
     json = laid_out_json(text)
     if json is not None:
         return _code_html(json, "json")
-    return _markdown().render(text)
+    return _markdown().render(text, {"finished": finished})
 
 
 # --- Markdown ------------------------------------------------------------------------------------------------------------
@@ -104,6 +106,7 @@ def _markdown() -> MarkdownIt:
     markdown.core.ruler.push("directions", _set_directions)
     for name, rule in {"fence": _fence, "code_block": _fence, "image": _image, "link_open": _link_open}.items():
         markdown.add_render_rule(name, rule)
+    markdown.render("")  # sorts the rules, which two threads must not do at the same time
     return markdown
 
 
@@ -147,15 +150,21 @@ def _set_directions(state: StateCore) -> None:
             token.attrSet("dir", "auto")
 
 
-def _fence(_self: RendererHTML, tokens: list[Token], index: int, _options: Any, _env: Any) -> str:
+def _fence(_self: RendererHTML, tokens: list[Token], index: int, _options: Any, env: Any) -> str:
     token = tokens[index]
-    return _code_html(token.content, token.info.strip())
+    return _code_html(token.content, token.info.strip(), coloured=env.get("finished", True) or _has_end(token))
 
 
-def _code_html(code: str, info: str) -> str:
+def _has_end(fence: Token) -> bool:
+    """Whether a block of code has a closing fence: its lines in the text are those of the code and two fences."""
+    first, after = fence.map or (0, 0)
+    return not fence.content or (fence.content.endswith("\n") and after - first == fence.content.count("\n") + 2)
+
+
+def _code_html(code: str, info: str, coloured: bool = True) -> str:
     """A block of code under the name of its language. info: what stands after the opening fence."""
     head = f"<figcaption>{escape(info)}</figcaption>" if info else ""
-    body = highlighted(code, info.split(maxsplit=1)[0] if info else "")
+    body = highlighted(code, info.split(maxsplit=1)[0] if info and coloured else "")
     return f'<figure class="code" dir="ltr">{head}<pre tabindex="0"><code>{body}</code></pre></figure>\n'
 
 

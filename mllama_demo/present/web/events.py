@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from mllama_demo.chat.live_rendering import LiveRendering
 from mllama_demo.chat.rendering import render_answer
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import cause_of
@@ -16,9 +17,7 @@ from mllama_demo.present.recording import INCOMPLETE, RecordedStep, Recording
 from mllama_demo.present.spec import Scenario
 from mllama_demo.sampling import SamplingParams
 
-# Seconds from one rendering of an answer to the next. A long answer takes longer to render, and is rendered less often.
-RENDER_INTERVAL_S = 0.1
-RENDER_SHARE = 5
+RENDER_INTERVAL_S = 0.1  # from one rendering of an answer to the next
 # A model is taken for hanging after this many seconds without a sign, or after this multiple of the rehearsal's time to the
 # first token.
 PATIENCE_S = 5.0
@@ -107,7 +106,7 @@ async def answer_events(answers: AsyncGenerator[Answer, None], with_cause: bool 
     Args:
         with_cause: whether the event of a failure has the cause, which only the operator may read.
     """
-    sent, next_rendering = "", 0.0
+    sent, next_rendering, rendering = "", 0.0, LiveRendering()
     async with aclosing(answers):
         async for answer in answers:
             event = _answer_event(answer, sent)
@@ -115,9 +114,8 @@ async def answer_events(answers: AsyncGenerator[Answer, None], with_cause: bool 
                 event |= cause_entry(event["error"])
             now = time.monotonic()
             if "error" not in event and answer.text and (answer.finish is not None or now >= next_rendering):
-                event["html"] = render_answer(answer.text, finished=answer.finish is not None)
-                took = time.monotonic() - now
-                next_rendering = now + max(RENDER_INTERVAL_S, RENDER_SHARE * took)
+                event["html"] = await rendering.render(answer.text, finished=answer.finish is not None)
+                next_rendering = now + max(RENDER_INTERVAL_S, rendering.pause_s)
             sent = answer.text
             yield event
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mllama_demo.chat import formulas
 from mllama_demo.chat.rendering import render_answer, render_question, split_thinking
 
 ALLOWED_TAGS = {
@@ -165,6 +166,22 @@ def test_code_has_the_name_of_its_language_and_its_exact_text() -> None:
     assert '<span class="k">def</span>' in html
 
 
+@pytest.mark.parametrize("fence", ["```py\n{}", "- ```py\n  {}", "> ~~~py\n> {}", "<think>\n```py\n{}"])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n``"])
+def test_code_gets_its_colours_when_its_block_or_the_answer_is_complete(fence: str, end: str) -> None:
+    text = fence.format("def f(): pass" + end)
+    assert '<span class="k">' not in render_answer(text, finished=False)
+    assert '<span class="k">' in render_answer(text)
+
+
+@pytest.mark.parametrize(
+    "fence", ["```py\ndef f(): pass\n```", "- ```py\n  def f(): pass\n  ```", "> ~~~py\n> def f(): pass\n> ~~~"]
+)
+def test_a_complete_block_has_its_colours_while_the_answer_is_being_written(fence: str) -> None:
+    assert '<span class="k">' in render_answer(fence, finished=False)
+    assert '<span class="k">' in render_answer(f"<think>\n{fence}\n</think>\nand", finished=False)
+
+
 def test_a_fence_that_is_still_being_written_is_code() -> None:
     html = render_answer("Here:\n\n```js\nlet a = `x < y", finished=False)
     assert html.count("<pre") == 1
@@ -242,6 +259,42 @@ def test_a_formula_that_cannot_be_rendered_is_shown_as_written(text: str) -> Non
 
 def test_a_formula_without_an_end_leaves_the_rest_of_the_answer_as_it_is() -> None:
     assert visible("$$\nx_1 = 2\n\n**bold** text", finished=False).strip() == "$$\nx_1 = 2\nbold text"
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("\\[ a\n", ""),
+        ("\\[\n", ""),
+        ("\\[ a\n\n", ""),
+        ("\\[ a\n\n", "\\]"),
+        ("\\[ a\n", "\\] b"),
+        ("\\[ a\n", "\n\nb \\]"),
+        ("> \\[ a\n", ""),
+        ("- \\[ a\n", ""),
+        ("$$ a\n", ""),
+    ],
+)
+def test_lines_are_read_a_few_times_however_many_formulas_are_not_closed(monkeypatch, line: str, end: str) -> None:
+    read: list[int] = []
+    original = formulas._line
+    monkeypatch.setattr(formulas, "_line", lambda state, number: read.append(number) or original(state, number))
+    render_answer(line * 300 + end, finished=False)
+    assert 300 <= len(read) <= 300 * 12
+
+
+@pytest.mark.parametrize("text", ["\\( a ", "\\[ a ", "b \\[\n", "[\\( a](x) "])
+def test_a_closing_mark_that_is_not_there_is_searched_once(monkeypatch, text: str) -> None:
+    searched: list[int] = []
+    original = formulas._find_closing
+    monkeypatch.setattr(formulas, "_find_closing", lambda *place: searched.append(0) or original(*place))
+    render_answer(text * 300, finished=False)
+    assert 1 <= len(searched) <= 4
+
+
+@pytest.mark.parametrize("text", ["\\[\nx\n\n\\]", "\\[\n\nx\n\\]", "\\[ a\n\n\\[\nx\n\\]", "\\[ a\n\\[\n\nx\\]", "\\( \\(x\\)"])
+def test_a_formula_is_found_after_one_that_is_not_closed_and_across_empty_lines(text: str) -> None:
+    assert render_answer(text).count("<math") == 1
 
 
 def test_text_in_a_formula_is_no_markup() -> None:
