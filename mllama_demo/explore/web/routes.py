@@ -108,7 +108,8 @@ def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) 
 
     @router.post("/explore/runs/{id}/again")
     async def again(owner: Owner, run: Run = saved_run) -> Response:
-        return NdjsonStream(service.grid_events(owner, await service.explorer.start(run.grid, service.image_of(run), owner)))
+        image = await run_in_threadpool(service.image_of, run)
+        return NdjsonStream(service.grid_events(owner, await service.explorer.start(run.grid, image, owner)))
 
     @router.post("/explore/live/{id}/stop")
     async def stop(request: Request, owner: Owner, id: str) -> dict[str, Any]:
@@ -121,14 +122,16 @@ def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) 
     async def rerun(owner: Owner, index: int, run: Run = saved_run) -> Response:
         if run.branch_at(index) is not None:
             raise BadRequest("A branch cannot be run again; go on from the same token once more instead.")
-        tasks = await service.explorer.rerun_cell(run, index, service.image_of(run), owner)
+        image = await run_in_threadpool(service.image_of, run)
+        tasks = await service.explorer.rerun_cell(run, index, image, owner)
         return NdjsonStream(service.rerun_events(owner, run, index, tasks))
 
     @router.post("/explore/runs/{id}/cells/{index}/branch")
     async def branch(request: Request, owner: Owner, index: int, run: Run = saved_run) -> Response:
         values = await read_values(request, service)
         position, token_id = _natural_number(values, "position"), _natural_number(values, "token_id")
-        tasks = await service.explorer.branch(run, index, position, token_id, service.image_of(run), owner)
+        image = await run_in_threadpool(service.image_of, run)
+        tasks = await service.explorer.branch(run, index, position, token_id, image, owner)
         return NdjsonStream(service.branch_events(owner, run, index, position, tasks))
 
 

@@ -94,11 +94,13 @@ def _add_files(router: APIRouter, service: ExploreService, brand: Brand, readabl
 
     @router.get("/explore/runs/{id}/thumbnail")
     def thumbnail(owner: Owner, id: str) -> Response:
-        data = service.runs.image(owner, id)
+        data = service.image_file(owner, id)
         if data is None:
             raise NotFound("This run has no picture.")
         small = preview(load_image(data, "image", service.settings.image_limits), THUMBNAIL_PIXELS)
-        return Response(small, media_type="image/webp", headers=CACHED)
+        # A link can be revoked: what it shows is not kept.
+        headers = {"Cache-Control": "private, no-store"} if is_token(id) else CACHED
+        return Response(small, media_type="image/webp", headers=headers)
 
     @router.get("/explore/runs/{id}/export.{kind}")
     def export(request: Request, kind: Literal["json", "csv", "html"], run: Run = readable_run) -> Response:

@@ -93,6 +93,17 @@ class ExploreService:
             return tasks.run()
         return self.runs.open_share(id)[0] if is_token(id) else self.runs.load(owner, id)
 
+    def image_file(self, owner: str, id: str) -> bytes | None:
+        """The file of the image of a readable run; None for a run without image. A saved run itself is not read.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        if is_token(id) or (owner, id) in self.active:
+            image = self.readable_run(owner, id).image
+            return None if image is None else image.data
+        return self.runs.image(owner, id)
+
     def save_copy(self, owner: str, run: Run) -> Run:
         """Saves a run under a new id."""
         copy = run.model_copy(update={"id": Run.model_fields["id"].get_default(call_default_factory=True)})

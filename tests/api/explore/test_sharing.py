@@ -26,6 +26,7 @@ def test_a_shared_run_is_read_by_everyone_and_changed_by_its_owner_alone(server:
     shared = other.get(f"runs/{token}")
     assert (shared["id"], shared["shared"], shared["cells"]) == (token, True, run["cells"])
     assert other.session.get(f"{other.url}/runs/{token}/image", timeout=60).headers["Content-Type"] == "image/png"
+    assert other.session.get(f"{other.url}/runs/{token}/thumbnail", timeout=60).headers["Content-Type"] == "image/webp"
     assert other.post(f"runs/{token}/cells/0/whatif", {"temperature": 1, "position": 0}).json()["candidates"]["left"]
     for method, path in (
         ("POST", "again"),
@@ -44,7 +45,7 @@ def test_a_shared_run_is_read_by_everyone_and_changed_by_its_owner_alone(server:
     copy = other.post(f"runs/{token}/copy").json()["id"]
     assert [line["id"] for line in other.get("runs")] == [copy]
     assert owner.session.delete(f"{owner.url}/runs/{run['id']}/shares", timeout=60).json()["ended"] == 1
-    assert status(other, "GET", f"runs/{token}") == 410
+    assert status(other, "GET", f"runs/{token}") == status(other, "GET", f"runs/{token}/thumbnail") == 410
     assert other.get(f"runs/{copy}")["cells"] == run["cells"]
 
 

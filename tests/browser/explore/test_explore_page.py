@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, Request, expect
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,6 +25,7 @@ from tests.support.browser.explore_page import (
     token_ids,
     wait_token,
 )
+from tests.support.image_files import encode
 from tests.support.paths import EXAMPLE_IMAGES
 from tests.support.program import Program
 
@@ -97,6 +99,18 @@ def test_an_uploaded_image_is_used(page: Page):
     page.get_by_role("button", name="None").click()
     run_and_wait(page, 1)
     assert exported(page)["image"] is None
+
+
+def test_an_image_that_the_browser_cannot_draw_is_named_and_later_shown(page: Page):
+    open_explore(page)
+    fill(page, temperature="0", top_p="1", max_tokens="8")
+    photo = encode(Image.open(EXAMPLE_IMAGES / "stop.png").convert("RGB"), "TIFF")
+    page.locator("#file").set_input_files({"name": "photo.tif", "mimeType": "image/tiff", "buffer": photo})
+    expect(page.locator("#thumbnails .upload")).to_have_text("photo.tif")
+    run_and_wait(page, 1)
+    page.reload()
+    thumbnail = page.locator("#thumbnails .upload img")
+    assert thumbnail.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
 
 
 def test_tokens_are_selected_by_mouse_and_keyboard(page: Page):

@@ -80,7 +80,7 @@ export function showRun(view, { push = false, fill = false } = {}) {
   showRunActions(view);
   showMeasures(view);
   if (push) setAddress(view.id);
-  const picture = view.image && { name: view.image, source: `run:${view.id}`, url: `/explore/runs/${view.id}/image` };
+  const picture = view.image && { name: view.image, source: `run:${view.id}`, url: `/explore/runs/${view.id}/thumbnail` };
   if (fill) fillForm({ ...view.values, ...view }, picture);
 }
 

@@ -78,7 +78,8 @@ export function selectImage(selected) {
 }
 
 const makeThumbnail = (name, label, src) =>
-  el("button", { type: "button", "data-name": name, "aria-label": label, onclick: () => selectImage(name) }, el("img", { src, alt: "" }));
+  el("button", { type: "button", "data-name": name, "aria-label": label, onclick: () => selectImage(name) },
+    el("img", { src, alt: "", onerror: (event) => event.target.replaceWith(el("span", { class: "no-image" }, label)) })); // such as HEIC
 
 // Adds an image that is no example in the place of the one that was added before, and selects it.
 function addThumbnail(source, name, src) {
