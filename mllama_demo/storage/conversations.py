@@ -193,6 +193,14 @@ class ConversationStore:
                 connection.execute(sql.insert(_images).values(values))
         return ImageRef.of(image)
 
+    def shows_image(self, owner: str, digest: str) -> bool:
+        """Whether a message of the owner shows the image, in any version of a conversation that is not deleted."""
+        c, m = _conversations.c, _messages.c
+        query = sql.select(m.image_digest).join_from(_messages, _conversations, m.conversation_id == c.id)
+        query = query.where(c.owner == owner, c.deleted.is_(None), m.image_digest == digest).limit(1)
+        with self.database.transaction() as connection:
+            return connection.execute(query).first() is not None
+
     def image_bytes(self, digest: str) -> bytes:
         """The file of an image, for every owner, because nobody can guess a digest. Raises NotFound."""
         with self.database.transaction() as connection:

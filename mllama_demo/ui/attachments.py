@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
-from mllama_demo.images.loading import LoadedImage
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.page_update import PageSession
 from mllama_demo.ui.session_cleanup import SessionCleanup
 from mllama_demo.ui.tile_view import no_tiles
-from mllama_demo.ui.user_message import ImageChoice, WhichImage, attached_paths, choice_of, visible_image
+from mllama_demo.ui.user_message import MAX_FILES, ImageChoice, WhichImage, attached_paths, choice_of, visible_image
 
 
 @dataclass(frozen=True)
@@ -71,27 +71,29 @@ class Attachments:
                 conversation = await asyncio.to_thread(self._store.load, session.owner, conversation_id)
         files, seen = attached_paths(value or {}), visible_image(conversation)
         self._cleanup.note(session.id, files)
-        found = await asyncio.to_thread(self._image_files.check, files)
-        accepted = [path.name for path, one in zip(files, found, strict=True) if not isinstance(one, DemoError)]
+        checked = await asyncio.to_thread(lambda: tuple(self._checked(path, number) for number, path in enumerate(files, 1)))
+        accepted = [path.name for path, one in zip(files, checked, strict=True) if not one.refusal]
         choice = choice_of(accepted, seen)
         which = which if choice else "newest"
-        checked = await asyncio.to_thread(lambda: tuple(map(self._checked, found)))
         if not files or (which == "first" and seen is not None):
             return QuestionPreview(choice, await asyncio.to_thread(self._image_files.tile_view, seen), checked)
-        shown = found[:1] if which == "first" else found
-        if refusal := next((one for one in shown if isinstance(one, DemoError)), None):
-            return QuestionPreview(choice, no_tiles(str(refusal)), checked)
-        images = [one for one in shown if not isinstance(one, DemoError)]
+        shown = 1 if which == "first" else len(files)
+        if refusal := next((one.refusal for one in checked[:shown] if one.refusal), ""):
+            return QuestionPreview(choice, no_tiles(refusal), checked)
         try:
-            tiles = await asyncio.to_thread(self._image_files.tile_view_of_uploads, images, seen, which == "together")
+            tiles = await asyncio.to_thread(self._image_files.tile_view_of_uploads, files[:shown], seen, which == "together")
         except DemoError as error:  # side by side, they are too large; sending the question shows it as a notice
             tiles = no_tiles(str(error))
         return QuestionPreview(choice, tiles, checked)
 
-    def _checked(self, found: LoadedImage | DemoError) -> CheckedFile:
-        if isinstance(found, DemoError):
-            return CheckedFile(refusal=str(found))
-        return CheckedFile(preview=self._image_files.preview_upload(found))
+    def _checked(self, path: Path, number: int) -> CheckedFile:
+        """number: of the file among those of the question, from 1."""
+        if number > MAX_FILES:  # refused before it is decoded: a question must not fill the memory
+            return CheckedFile(refusal=f"A question takes at most {MAX_FILES} images; {path.name} is one too many.")
+        try:
+            return CheckedFile(preview=self._image_files.check(path))
+        except DemoError as error:
+            return CheckedFile(refusal=str(error))
 
     async def preview(self, session: PageSession, conversation_id: str, number: int) -> str:
         """HTML: the tiles that the model saw for the answer with this number."""

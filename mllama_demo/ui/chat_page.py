@@ -29,7 +29,7 @@ from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.image_controls import ImageControls, number_in
 from mllama_demo.ui.kiosk import Kiosk
 from mllama_demo.ui.opening import SHOW_PAGE
-from mllama_demo.ui.page_update import PageSession, PageUpdate, failures_as_notices, guarded
+from mllama_demo.ui.page_update import PageSession, PageUpdate, failures_as_notices, guarded, page_session
 from mllama_demo.ui.question_edit import QuestionEdit
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.sampling_controls import SamplingControls, sampling_from
@@ -314,6 +314,10 @@ class ChatPage:
             return self._updates(None)
         self._kiosk.reset(request)
         return await self._guarded_updates(self._service.erase(self._kiosk.session_of(request)))
+
+    def owner_of(self, page_id: str, cookie_header: str | None, user: str | None) -> str:
+        """The owner of what the page shows: of a kiosk, the page itself."""
+        return (self._kiosk.kiosk_session(page_id) or page_session(page_id, cookie_header, user)).owner
 
     async def close_page(self, page_id: str) -> None:
         """Removes the state of a page that was closed. If the page was a kiosk, all its data is deleted."""

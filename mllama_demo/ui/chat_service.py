@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.chat.conversation import Conversation
+from mllama_demo.chat.conversation import Conversation, ImageRef
+from mllama_demo.chat.live_rendering import LiveRendering
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.config.branding import Brand
 from mllama_demo.engine.base import BackendInfo
@@ -71,9 +73,20 @@ class ChatService:
         """The folder of the images that a page may load."""
         return self._image_files.folder
 
-    def full_size(self, digest: str) -> Path:
-        """The file of an image in full size. Blocks. Raises NotFound."""
-        return self._image_files.full_size(digest)
+    async def full_size(self, owner: str, digest: str) -> tuple[bytes, str]:
+        """An image of the owner's conversations in full size, and its media type.
+
+        Raises:
+            NotFound: no conversation of the owner shows the image; not any more, perhaps.
+            DemoError: The image cannot be read.
+        """
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise NotFound("There is no such picture.")
+        asked = [message.image for task in self._answer_tasks.of_owner(owner) for message in task.conversation.messages]
+        is_asked = any(image is not None and image.digest == digest for image in asked)  # and perhaps not stored yet
+        if not (is_asked or await asyncio.to_thread(self._store.shows_image, owner, digest)):
+            raise NotFound("There is no such picture.")
+        return await asyncio.to_thread(self._image_files.full_size, ImageRef(digest, "image", 0, 0))
 
     def close(self) -> None:
         self._image_files.close()
@@ -230,8 +243,8 @@ class ChatService:
             raise
         self.pages.drop_tasks(conversation.id)
         task = self._answer_tasks.start(session.owner, conversation, params, question.tree)
-        update = PageUpdate(await self._history(task.tree, conversation, locked=True))
-        async with aclosing(self.pages.watch(session, task)) as changes:
+        update, rendering = PageUpdate(await self._history(task.tree, conversation, locked=True)), LiveRendering()
+        async with aclosing(self.pages.watch(session, task, rendering)) as changes:
             async for _ in changes:
                 if self.pages.shown(session.id) != task.id:
                     return
@@ -243,7 +256,9 @@ class ChatService:
                     update = replace(update, input=question.input, begun=True)
                     if len(conversation.messages) > 1:
                         update = replace(update, title=None)  # the visitor may be typing another title
-                live = [live_message(task.answer, self.info.context_length)]
+                live = [await live_message(task.answer, self.info.context_length, rendering)]
+                if self.pages.shown(session.id) != task.id:
+                    return
                 yield replace(update, live=live, conversation_id=task.id, answering=True, status=self.status())
                 if update.begun:
                     self.pages.keep_task(session, task)
@@ -270,13 +285,15 @@ class ChatService:
         if task is None or not self.pages.start_following(session, task):
             return
         self.pages.keep_task(session, task)
+        rendering = LiveRendering()
         try:
-            async with aclosing(self.pages.watch(session, task)) as changes:
+            async with aclosing(self.pages.watch(session, task, rendering)) as changes:
                 async for _ in changes:
+                    live = [] if task.done else [await live_message(task.answer, self.info.context_length, rendering)]
                     if self.pages.shown(session.id) != task.id:
                         return
                     if not task.done:
-                        yield PageUpdate(live=[live_message(task.answer, self.info.context_length)])
+                        yield PageUpdate(live=live)
         finally:
             self.pages.stop_following(session, task)
         if task.error is not None and not task.saved:

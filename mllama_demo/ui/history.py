@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.chat.live_rendering import LiveRendering
 from mllama_demo.chat.message_tree import MessageTree, Siblings
 from mllama_demo.chat.rendering import render_answer, render_question
 from mllama_demo.generation.service import Answer
@@ -48,11 +49,11 @@ def history(conversation: Conversation, tree: MessageTree, image_files: ImageFil
     return shown
 
 
-def live_message(answer: Answer | None, context_length: int) -> dict[str, Any]:
+async def live_message(answer: Answer | None, context_length: int, rendering: LiveRendering) -> dict[str, Any]:
     """An answer that is being written, as a message."""
     if answer is None or not answer.text:
         return _assistant_message(progress(answer))
-    return _assistant_message(render_answer(answer.text, finished=False), live_line(answer, context_length))
+    return _assistant_message(await rendering.render(answer.text), live_line(answer, context_length))
 
 
 def _user_message(message: Message, image_files: ImageFiles, number: int | None) -> dict[str, Any]:

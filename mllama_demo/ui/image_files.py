@@ -6,7 +6,6 @@ The page shows previews without metadata, because a photo's EXIF data may name a
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import tempfile
 import uuid
@@ -15,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mllama_demo.chat.conversation import ImageRef
-from mllama_demo.errors import BadRequest, DemoError, NotFound
+from mllama_demo.errors import BadRequest
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage, load_image, size_text
@@ -55,21 +54,25 @@ class ImageFiles:
         """HTML: what the model sees of a stored image."""
         return NO_IMAGE if image is None else self._tile_views.html(image.digest, image.name, lambda: self.load(image))
 
-    def check(self, paths: Sequence[Path]) -> list[LoadedImage | DemoError]:
-        """Each uploaded file as an image, or why it is refused."""
-        found: list[LoadedImage | DemoError] = []
-        for path in paths:
-            try:
-                found.append(self._read(path))
-            except DemoError as error:
-                found.append(error)
-        return found
+    def check(self, path: Path) -> str:
+        """The address of a preview of an uploaded image. Raises BadRequest or ImageError with a sentence for the visitor."""
+        data = self._bytes_of(path)
+        shown = self.folder / "uploaded" / hashlib.sha256(data).hexdigest() / "preview.webp"
+        if not shown.exists():  # a file that has a preview was decoded before
+            _write(shown, preview(load_image(data, path.name, self._generation.limits), max_side=256))
+        return f"gradio_api/file={quote(str(shown))}"
 
-    def tile_view_of_uploads(self, images: Sequence[LoadedImage], seen: ImageRef | None, joined: bool) -> str:
-        """HTML: what the model would see of uploaded images. joined: of all of them side by side, after `seen`."""
-        image = images[-1]
+    def tile_view_of_uploads(self, paths: Sequence[Path], seen: ImageRef | None, joined: bool) -> str:
+        """HTML: what the model would see of uploaded images. joined: of all of them side by side, after `seen`.
+
+        Raises:
+            BadRequest, ImageError: An image cannot be read, or all of them side by side are too large.
+        """
         if joined:
+            images = [self._read(path) for path in paths]
             image = side_by_side([self.load(seen), *images] if seen else images, self._generation.limits)
+        else:
+            image = self._read(paths[-1])
         return self._tile_views.html(image.digest, image.name, lambda: image)
 
     def export(self, name: str, content: str) -> str:
@@ -93,23 +96,10 @@ class ImageFiles:
             _write(path, preview(self.load(image)))
         return str(path)
 
-    def preview_upload(self, image: LoadedImage) -> str:
-        """The address of a preview of an uploaded image that is not sent yet."""
-        path = self.folder / "uploaded" / image.digest / "preview.webp"
-        if not path.exists():
-            _write(path, preview(image, max_side=256))
-        return f"gradio_api/file={quote(str(path))}"
-
-    def full_size(self, digest: str) -> Path:
-        """The file of an image in full size, without metadata. Raises NotFound."""
-        if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise NotFound("There is no such picture.")
-        folder = self.folder / "shown" / digest
-        if not (found := sorted(folder.glob("full.*"))):
-            data, suffix = full_size(self.load(ImageRef(digest, "image", 0, 0)))
-            found = [folder / f"full.{suffix}"]
-            _write(found[0], data)
-        return found[0]
+    def full_size(self, image: ImageRef) -> tuple[bytes, str]:
+        """A stored image in full size, without metadata, and the media type of these bytes. They are not kept."""
+        data, suffix = full_size(self.load(image))
+        return data, "image/png" if suffix == "png" else "image/jpeg"
 
     def original(self, image: ImageRef) -> str:
         """The path of the file as it was uploaded, to be attached to a question again."""
@@ -132,15 +122,17 @@ class ImageFiles:
             delete_from_cache(path)
 
     def _read(self, path: Path) -> LoadedImage:
+        return load_image(self._bytes_of(path), path.name, self._generation.limits)
+
+    def _bytes_of(self, path: Path) -> bytes:
         limits = self._generation.limits
         try:
             # The size is checked before the file is read: a huge upload must not fill the memory.
             if path.stat().st_size > limits.max_bytes:
                 raise BadRequest(f"{path.name} is too large; at most {size_text(limits.max_bytes)} are allowed.")
-            data = path.read_bytes()
+            return path.read_bytes()
         except OSError:
             raise BadRequest(f"{path.name} is no longer there; please add it again.") from None
-        return load_image(data, path.name, limits)
 
     def _write_original(self, image: LoadedImage) -> str:
         path = self.folder / "attached" / image.digest / _file_name(image)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 
 import gradio as gr
-from fastapi import Depends, FastAPI
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 
 from mllama_demo.chat.export import MAX_FILE_BYTES
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.errors import NotFound
+from mllama_demo.errors import DemoError
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
@@ -24,6 +23,8 @@ from mllama_demo.ui.gradio_patches.signed_in_user import auth_dependency
 from mllama_demo.ui.kiosk import OWNER_PREFIX
 from mllama_demo.ui.opening import opening_head
 from mllama_demo.ui.theme import CSS, HEAD, make_theme
+from mllama_demo.web.auth.login import signed_in_user
+from mllama_demo.web.errors import ApiError
 from mllama_demo.web.requests import require_same_origin
 
 # For previews of the address in messengers.
@@ -34,21 +35,22 @@ def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Sto
     """Builds the page and mounts it at the root of `app`."""
     atexit.register(service.close)
     service.session_cleanup.erase_all(OWNER_PREFIX)
-    page = ChatPage(settings, service, stores, brand)
+    chat_page = ChatPage(settings, service, stores, brand)
 
     # See gradio_patches/page_close.js.
     @app.post("/closed/{page_id}", status_code=204, include_in_schema=False, dependencies=[Depends(require_same_origin)])
     async def closed(page_id: str) -> None:
-        await page.close_page(page_id)
+        await chat_page.close_page(page_id)
 
-    # See static/attachments.js. A digest cannot be guessed.
+    # See static/attachments.js. page: the id of the page, which alone knows it; a kiosk's page owns its conversations.
     @app.get("/picture/{digest}", include_in_schema=False)
-    async def picture(digest: str) -> Response:
+    async def picture(request: Request, digest: str, page: str = "") -> Response:
+        owner = chat_page.owner_of(page if page.isalnum() else "", request.headers.get("cookie"), signed_in_user(request))
         try:
-            path = await asyncio.to_thread(service.full_size, digest)
-        except NotFound:
-            return Response(status_code=404)
-        return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+            data, media_type = await service.full_size(owner, digest)
+        except DemoError as error:
+            return ApiError.from_demo_error(error).response()
+        return Response(data, media_type=media_type, headers={"Cache-Control": "private, no-store"})
 
     # See static/connection.js.
     @app.get("/status", include_in_schema=False)
@@ -59,7 +61,7 @@ def mount_ui(app: FastAPI, settings: Settings, service: ChatService, stores: Sto
     app.mount("/assets", AssetFiles())  # before Gradio's own, which is part of the application mounted at /
     gr.mount_gradio_app(
         app,
-        page.build(),
+        chat_page.build(),
         path="/",
         theme=make_theme(),
         css=CSS + brand.gradio_css(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from mllama_demo.chat.live_rendering import LiveRendering
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.ui.page_update import PageSession
@@ -39,9 +40,14 @@ class PageSessions:
         self.show(page_id, "")
         self.update_rate.close_page(page_id)
 
-    def watch(self, session: PageSession, task: AnswerTask) -> AsyncGenerator[None, None]:
-        """Yields when the page is to be updated with the answer, as often as the page can draw it."""
-        return task.watch(lambda: UPDATES_PER_SECOND * self.update_rate.of(session.id), PROGRESS_SECONDS)
+    def watch(self, session: PageSession, task: AnswerTask, rendering: LiveRendering) -> AsyncGenerator[None, None]:
+        """Yields when the page is to be updated with the answer, as often as the page can draw it and the server render it."""
+
+        def rate() -> float:
+            pause_s = max(1 / (UPDATES_PER_SECOND * self.update_rate.of(session.id)), rendering.pause_s)
+            return 1 / pause_s
+
+        return task.watch(rate, PROGRESS_SECONDS)
 
     def start_following(self, session: PageSession, task: AnswerTask) -> bool:
         """Whether the page may follow the answer now; False when it follows it already."""

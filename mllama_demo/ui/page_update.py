@@ -101,8 +101,12 @@ def _owner_without_cookie(page_id: str) -> str:
 
 def page_session_of(request: gr.Request) -> PageSession:
     """The owner is the signed-in user, else the visitor's cookie, else the page alone where there are no cookies."""
-    id = str(request.session_hash)
-    return PageSession(owner_of(request.headers.get("cookie"), request.username) or _owner_without_cookie(id), id)
+    return page_session(str(request.session_hash), request.headers.get("cookie"), request.username)
+
+
+def page_session(page_id: str, cookie_header: str | None, user: str | None) -> PageSession:
+    """The session of a page whose requests have this Cookie header and this signed-in user."""
+    return PageSession(owner_of(cookie_header, user) or _owner_without_cookie(page_id), page_id)
 
 
 @contextmanager

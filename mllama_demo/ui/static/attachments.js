@@ -134,7 +134,8 @@ function openPicture(digest, alt) {
   dialog.setAttribute("aria-label", alt || "Picture");
   dialog.innerHTML = '<form method="dialog"><button aria-label="Close">✕</button></form><div><img></div>';
   const image = dialog.querySelector("img");
-  Object.assign(image, { src: `picture/${digest}`, alt: alt || "" });
+  image.addEventListener("error", () => image.replaceWith("This picture cannot be shown any more."), { once: true });
+  Object.assign(image, { src: `picture/${digest}?page=${window.mllamaPageId ?? ""}`, alt: alt || "" });
   image.title = "Actual size";
   image.addEventListener("click", () => (image.title = dialog.classList.toggle("actual-size") ? "Fit the screen" : "Actual size"));
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());

@@ -94,6 +94,7 @@ function showNoCookies() {
 }
 
 window.mllamaStartSession = (session, remembered, kioskIdleSeconds) => {
+  window.mllamaPageId = session;
   if (remembered === "forgotten") showNoCookies();
   reportPageClose(session, kioskIdleSeconds);
   if (kioskIdleSeconds) startKiosk(Number(kioskIdleSeconds));

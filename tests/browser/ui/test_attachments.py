@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
+import requests
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
@@ -147,5 +149,8 @@ def test_a_picture_of_the_conversation_opens_in_its_full_size(page: Page, tmp_pa
     pages.take_screenshot(page, "full-size-desktop")
     picture.click()
     assert picture.evaluate("(image) => image.getBoundingClientRect().width") == 2400
+    address = urljoin(page.url, picture.get_attribute("src"))
     page.keyboard.press("Escape")
     expect(view).to_have_count(0)
+    refused = requests.get(address, timeout=60)  # by somebody else
+    assert (refused.status_code, refused.json()["error"]["type"]) == (404, "not_found_error")

@@ -133,6 +133,12 @@ def test_a_kiosk_shows_the_chat_without_settings_and_links(browsers: Browsers, k
     title = page.get_by_role("heading", name=TITLE)
     assert title.evaluate("box => box.scrollHeight <= box.clientHeight + 1"), "the whole title is visible"
     pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
+    page.locator("#chat-history .image-container img").click()
+    picture = page.get_by_role("dialog").get_by_role("img")
+    assert picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 640, (
+        "a kiosk shows it in full size too"
+    )
+    page.keyboard.press("Escape")
     for part in ("#settings", "#account", "#share", "#conversations", "#import", "#note-row", ".source-address"):
         expect(page.locator(part)).to_be_hidden()
     for name in ("Like", "Dislike"):

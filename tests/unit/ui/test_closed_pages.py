@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.page_update import PageSession
+from mllama_demo.web.auth.identity import COOKIE
 from tests.support.chat_setup import new_service
 from tests.support.code_points import CodePoints
 from tests.support.manual_backend import ManualBackend, conversation_of
@@ -33,9 +35,14 @@ def page(store: ConversationStore) -> Iterator[ChatPage]:
 
 def open_page(page: ChatPage, session: str, kiosk: bool) -> str:
     """Opens a page as Gradio does, and returns the owner of its conversations."""
-    request = SimpleNamespace(session_hash=session, query_params={"kiosk": "1"} if kiosk else {}, username=None, headers={})
-    page._start_session(request)  # what of Gradio's request is read
+    request = request_of(session, kiosk)
+    page._start_session(request)
     return page._kiosk.session_of(request).owner
+
+
+def request_of(session: str, kiosk: bool = False) -> Any:
+    """What of Gradio's request is read."""
+    return SimpleNamespace(session_hash=session, query_params={"kiosk": "1"} if kiosk else {}, username=None, headers={})
 
 
 def test_an_open_page_holds_no_connection(page: ChatPage) -> None:
@@ -50,6 +57,16 @@ def test_no_two_features_listen_to_one_event_of_the_page_script(page: ChatPage) 
     events = [event for handler in config["dependencies"] for component, event in handler["targets"] if component == script]
     assert len(events) > 8
     assert sorted(events) == sorted(set(events))
+
+
+def test_a_request_for_a_picture_has_the_owner_of_its_page(page: ChatPage) -> None:
+    kiosk = open_page(page, "one", kiosk=True)
+    open_page(page, "two", kiosk=False)
+    cookie = f"{COOKIE}={'a' * 32}"
+    assert page.owner_of("one", cookie, "ann") == kiosk
+    assert page.owner_of("two", cookie, "ann") == "user:ann"
+    assert page.owner_of("two", cookie, None) == "a" * 32
+    assert page.owner_of("two", None, None) == page._kiosk.session_of(request_of("two")).owner
 
 
 async def test_closing_a_kiosk_page_deletes_its_conversations(page: ChatPage, store: ConversationStore) -> None:

@@ -76,6 +76,7 @@ async def test_another_tab_follows_the_answer_to_its_end(chat) -> None:
 
 async def test_a_closed_page_gets_no_updates_and_the_answer_goes_on(chat) -> None:
     seen = await chat.begun(chat.ask("Hello?"), "Well, ")
+    await until(lambda: not seen.updates[-1].begun, "the page follows")
     id, before = seen.id, len(seen.updates)
     chat.service.close_page(PAGE.id)
     chat.backend.say("hello")
@@ -92,6 +93,7 @@ async def test_a_closed_page_gets_no_updates_and_the_answer_goes_on(chat) -> Non
 async def test_a_page_that_shows_something_else_gets_no_updates_of_the_answer(chat, where: str) -> None:
     other = chat.store_conversation("Something else?", "Sure.")
     seen = await chat.begun(chat.ask("Hello?"), "Well, ")
+    await until(lambda: not seen.updates[-1].begun, "the page follows")
     id, before = seen.id, len(seen.updates)
     if where == "a new chat":
         shown = await chat.service.new(PAGE)
@@ -151,6 +153,7 @@ async def test_a_retry_or_edit_shows_its_conversation_on_the_page(chat, verb: st
 async def test_a_failed_answer_is_not_reported_on_a_page_that_shows_something_else(chat) -> None:
     other = chat.store_conversation("Something else?", "Sure.")
     seen = await chat.begun(chat.ask("Hello?"), "Well, ")
+    await until(lambda: not seen.updates[-1].begun, "the page follows")
     before = len(seen.updates)
     await CollectedUpdates(chat.open(PAGE, other)).all()
     chat.backend.send(RuntimeError("broken"))

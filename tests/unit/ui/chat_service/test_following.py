@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from mllama_demo.chat.live_rendering import LiveRendering
+from mllama_demo.ui import page_sessions
 from mllama_demo.ui.page_update import ListedConversation, PageUpdate
 from tests.support.chat_setup import PAGE, TAB, ChatSetup, CollectedUpdates, texts_shown, value
 from tests.support.manual_backend import READ, finished
@@ -27,6 +34,42 @@ async def test_the_answer_continues_after_the_first_event_and_is_followed_to_its
     settled = await chat.service.refresh(PAGE, asked.id)
     assert (texts_shown(settled), settled.answering, settled.title) == (["Hello?", "Hi there"], False, None)
     assert settled.conversations == [ListedConversation("Hello?", asked.id)]
+
+
+async def test_an_answer_that_takes_long_to_render_is_shown_less_often(chat: ChatSetup) -> None:
+    rates: list[Callable[[], float]] = []
+    task: Any = SimpleNamespace(watch=lambda rate, _progress_s: rates.append(rate))
+    rendering = LiveRendering()
+    chat.service.pages.watch(PAGE, task, rendering)
+    assert rates[0]() == pytest.approx(page_sessions.UPDATES_PER_SECOND)
+    rendering.pause_s = 0.5
+    assert rates[0]() == pytest.approx(2)
+
+
+@pytest.mark.timeout(30)
+async def test_a_page_that_shows_something_else_gets_no_answer_that_was_being_rendered(
+    chat: ChatSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = await chat.begun(chat.ask("Hello?"), "Hi ")
+    rendered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_rendering: LiveRendering, text: str, finished: bool = False) -> str:
+        rendered.set()
+        await go_on.wait()
+        return f'<div class="rendered-text">{text}</div>'
+
+    monkeypatch.setattr(LiveRendering, "render", slow)
+    tab = CollectedUpdates(chat.open(TAB, seen.id))
+    chat.backend.say("there")
+    await rendered.wait()
+    await until(lambda: tab.updates, "the tab shows the conversation")
+    for session in (PAGE, TAB):
+        chat.service.pages.show(session.id, "")
+    before = len(seen.updates), len(tab.updates)
+    go_on.set()
+    for page, count in zip((seen, tab), before, strict=True):
+        assert [update for update in (await page.all())[count:] if update.live] == []
+    chat.backend.send(finished())
 
 
 async def test_each_page_follows_an_answer_once(chat: ChatSetup) -> None:

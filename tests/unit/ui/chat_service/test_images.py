@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from mllama_demo.images.loading import load_image
 from mllama_demo.ui import image_files as pictures
 from mllama_demo.ui.page_update import PageUpdate
 from tests.support.chat_setup import (
+    OTHER_OWNER,
     PAGE,
     PLACE,
     ChatSetup,
+    CollectedUpdates,
     image_file,
     metadata_shown,
     open_updates,
@@ -23,6 +27,7 @@ from tests.support.chat_setup import (
     refused_updates,
     value,
 )
+from tests.support.manual_backend import READ, finished
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -105,14 +110,61 @@ async def test_the_preview_says_that_a_file_is_no_image(chat, tmp_path) -> None:
     assert [(one.refusal, one.preview[-12:]) for one in accepted] == [("", "preview.webp")] * 2
 
 
+async def test_a_file_is_decoded_once_and_the_fifth_one_not_at_all(chat, tmp_path, monkeypatch) -> None:
+    decoded: list[str] = []
+
+    def load(data: bytes, name: str, limits: Any) -> Any:
+        decoded.append(name)
+        return load_image(data, name, limits)
+
+    monkeypatch.setattr(pictures, "load_image", load)
+    files = [image_file(tmp_path, f"{number}.png", (30 + number, 30)) for number in range(1, 7)]
+    found = await chat.service.attachments.preview_question(PAGE, "", value("", *files), "newest")
+    assert [bool(one.preview) for one in found.files] == [True] * 4 + [False] * 2
+    assert "at most 4 images; 5.png" in found.files[4].refusal
+    assert "at most 4 images" in found.tiles
+    assert decoded == ["1.png", "2.png", "3.png", "4.png"]
+    decoded.clear()
+    found = await chat.service.attachments.preview_question(PAGE, "", value("", *files[:4]), "newest")
+    assert "4.png, 34 × 30 px" in found.tiles
+    assert decoded == ["4.png"], "only what the tiles show"
+
+
 async def test_a_picture_in_full_size_has_all_pixels_and_no_metadata(chat, tmp_path) -> None:
     id = chat.store_image_conversation(image_file(tmp_path, "photo.jpg", (1500, 1100), exif=True))
     image = chat.store.load(PAGE.owner, id).messages[0].image
-    path = chat.service.full_size(image.digest)
-    assert Image.open(path).size == (1500, 1100)
-    assert PLACE.encode() not in path.read_bytes()
+    before = {path for path in chat.service.previews.rglob("*") if path.is_file()}
+    data, media_type = await chat.service.full_size(PAGE.owner, image.digest)
+    assert (Image.open(io.BytesIO(data)).size, media_type) == ((1500, 1100), "image/jpeg")
+    assert PLACE.encode() not in data
+    assert {path for path in chat.service.previews.rglob("*") if path.is_file()} == before, "no file is kept"
+
+
+async def test_a_picture_in_full_size_is_shown_to_its_owner_until_it_is_deleted(chat, tmp_path) -> None:
+    id = chat.store_image_conversation(image_file(tmp_path))
+    digest = chat.store.load(PAGE.owner, id).messages[0].image.digest
+    assert (await chat.service.full_size(PAGE.owner, digest))[1] == "image/png"
+    for owner, asked in ((OTHER_OWNER.owner, digest), (PAGE.owner, "0" * 64), (PAGE.owner, "..%2f"), (PAGE.owner, "\0")):
+        with pytest.raises(NotFound):
+            await chat.service.full_size(owner, asked)
+    await chat.service.delete(PAGE, id)
     with pytest.raises(NotFound):
-        chat.service.full_size("0" * 64)
+        await chat.service.full_size(PAGE.owner, digest)
+
+
+async def test_a_picture_in_full_size_is_shown_while_its_question_waits(chat, tmp_path) -> None:
+    path = image_file(tmp_path)
+    asked = CollectedUpdates(chat.ask("What is it?", path))
+    await chat.backend.taken()
+    assert chat.store.list(PAGE.owner) == [], "nothing is stored before the answer begins"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (await chat.service.full_size(PAGE.owner, digest))[1] == "image/png"
+    with pytest.raises(NotFound):
+        await chat.service.full_size(OTHER_OWNER.owner, digest)
+    chat.backend.send(READ)
+    chat.backend.say("A square.")
+    chat.backend.send(finished())
+    await asked.all()
 
 
 async def test_the_tiles_of_an_earlier_answer_can_be_shown(chat, tmp_path) -> None:
