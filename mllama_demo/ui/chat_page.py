@@ -12,13 +12,12 @@ from gradio.components.chatbot import ExampleMessage
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.errors import DemoError
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER, ExampleQuestion
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService
 from mllama_demo.ui.event_scripts import DRAW_LAG_MS, RECORD_CONTACT, REFUSE_EDIT, REMEMBER_IN_ADDRESS, START_SESSION
 from mllama_demo.ui.feedback_controls import FeedbackControls
-from mllama_demo.ui.gradio_patches.error_overlay import silent_event
+from mllama_demo.ui.gradio_patches.error_overlay import show_notice, silent_event
 from mllama_demo.ui.gradio_patches.generator_end import UNCHANGED
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
 from mllama_demo.ui.gradio_patches.live_answer import live_answer
@@ -29,7 +28,7 @@ from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.image_controls import ImageControls, number_in
 from mllama_demo.ui.kiosk import Kiosk
 from mllama_demo.ui.opening import SHOW_PAGE
-from mllama_demo.ui.page_update import PageSession, PageUpdate, failures_as_notices, guarded, page_session
+from mllama_demo.ui.page_update import PageSession, PageUpdate, failures_as_notices, failures_told, guarded, page_session
 from mllama_demo.ui.question_edit import QuestionEdit
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.sampling_controls import SamplingControls, sampling_from
@@ -40,6 +39,7 @@ from mllama_demo.web.guide.routes import PATH as GUIDE_PATH
 
 # The type of a handler that yields several times: each dict has the new value of each component that changes.
 Updates = AsyncGenerator[dict[Any, Any], None]
+NOT_ASKED = "The question could not be asked. Please try again."
 LONG_TITLE = 28  # characters that fit into one line beside the links
 STATUS_SECONDS = 2.0  # from one update of the status line to the next
 UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)  # Gradio looks this often for uploaded files, and deletes those of this age
@@ -207,16 +207,21 @@ class ChatPage:
     # --- handlers: questions and answers --------------------------------------------------------------------------------
 
     async def _answer(
-        self, request: gr.Request, question_for: Callable[[PageSession], Awaitable[Question]], *sampling: Any
+        self,
+        request: gr.Request,
+        question_for: Callable[[PageSession], Awaitable[Question]],
+        *sampling: Any,
+        tell: Callable[[str], None] = show_notice,
     ) -> Updates:
         """Asks a question. Ends when the answer has begun. Then _follow streams the answer, and _refresh shows the end.
 
         Args:
             question_for: Makes the question of a session.
             sampling: The values of the sampling controls. A kiosk ignores them.
+            tell: Called with a sentence for the visitor when the question is refused.
         """
         session = self._kiosk.session_of(request)
-        with failures_as_notices(), self._kiosk.counted(request) as not_counted:
+        with failures_told(tell), self._kiosk.counted(request) as not_counted:
             question = await question_for(session)
             params = lambda: self._settings.sampling if self._kiosk.is_kiosk(request) else sampling_from(*sampling)  # noqa: E731
             async with aclosing(self._service.answer(session, question, params)) as updates:
@@ -248,20 +253,22 @@ class ChatPage:
     async def _edit(
         self, request: gr.Request, event: gr.EventData, conversation_id: str, input: dict[str, Any], *sampling: Any
     ) -> Updates:
-        session = self._kiosk.session_of(request)
-        try:
-            if not self._kiosk.is_kiosk(request):
-                sampling_from(*sampling)
-            question = await self._service.questions.edit(session, conversation_id, QuestionEdit.of(event._data), input)
-        except DemoError as error:  # the editor stays open and shows the sentence
-            yield {self.edit_refusal: f"{time.time_ns()} {error}"}
-            return
+        """Asks an edited question. The editor, which waits for the new history, is told of every other ending."""
+        refusals: list[str] = []
+        shown = False  # whether the page shows another history than the editor's, which closes the editor
 
         async def edited(session: PageSession) -> Question:
-            return question
+            if not self._kiosk.is_kiosk(request):
+                sampling_from(*sampling)
+            return await self._service.questions.edit(session, conversation_id, QuestionEdit.of(event._data), input)
 
-        async for updates in self._answer(request, edited, *sampling):
+        async for updates in self._answer(request, edited, *sampling, tell=refusals.append):
+            shown = shown or self.history in updates
             yield updates
+        if shown and refusals:
+            show_notice(refusals[0])
+        if refusals or not shown:
+            yield {self.edit_refusal: f"{time.time_ns()} {(refusals or [NOT_ASKED])[0]}"}
 
     async def _follow(self, conversation_id: str, request: gr.Request) -> AsyncGenerator[Any, None]:
         with failures_as_notices():
@@ -349,6 +356,6 @@ def _welcome(settings: Settings) -> str:
             "things, shapes, colours, short words – but neither photographs nor the world."
         )
         if not settings.kiosk:
-            sentence += f"\n\n[To talk to a real vision model, put one on your laptop behind this page]({GUIDE_PATH})"
+            sentence += f"\n\n[To talk to a real vision model, put one on your laptop behind this page]({GUIDE_PATH.lstrip('/')})"
     how = "Take a photo, or add a picture" if settings.kiosk else "Add one with the paper clip, paste or drop it"
     return f"## Ask about a picture\n{sentence}\n\n{how} – or try one of these:"

@@ -8,12 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from mllama_demo.errors import DemoError
 from mllama_demo.ui.attachments import Attachments, CheckedFile
 from mllama_demo.ui.event_scripts import ATTACHED_FILES, CLOSE_IF_FETCHED, CLOSE_PAGE_DIALOGS, OPEN_TILE_DIALOG
 from mllama_demo.ui.gradio_patches.attached_files import ATTACH_FILE
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
-from mllama_demo.ui.page_update import PageSession, guarded
+from mllama_demo.ui.page_update import PageSession, failures_told, guarded
 from mllama_demo.ui.tile_view import NO_IMAGE
 
 NO_CAMERA = "This browser gives no camera to a page without https. Use the paper clip, or open the demo by https."
@@ -110,10 +109,10 @@ class ImageControls:
         return gr.skip() if found is None else found.tiles
 
     async def _fetch(self, url: str) -> tuple[str | None, str, str]:
-        try:
+        failures: list[str] = []
+        with failures_told(failures.append):
             return await self._attachments.fetch(url), "", ""
-        except DemoError as error:
-            return None, url, f'<p role="alert">{escape(str(error))}</p>'
+        return None, url, f'<p role="alert">{escape(failures[0])}</p>'
 
 
 def source_buttons_html() -> str:

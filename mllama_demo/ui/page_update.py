@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from mllama_demo.web.auth.identity import owner_of
 
 log = logging.getLogger(__name__)
 
+UNEXPECTED = "Something went wrong in the demo; its log has the cause."
 NO_INPUT: dict[str, Any] = {"text": "", "files": []}
 T = TypeVar("T")
 
@@ -110,15 +111,20 @@ def page_session(page_id: str, cookie_header: str | None, user: str | None) -> P
 
 
 @contextmanager
-def failures_as_notices() -> Iterator[None]:
-    """Shows a failure of the block as a notice on the page, and ends the block."""
+def failures_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Ends the block at a failure and tells the failure as a sentence for visitors. An unexpected exception is logged."""
     try:
         yield
     except DemoError as error:
-        show_notice(str(error))
+        tell(str(error))
     except Exception:
         log.exception("an event of the page failed")
-        show_notice("Something went wrong in the demo; its log has the cause.")
+        tell(UNEXPECTED)
+
+
+def failures_as_notices() -> AbstractContextManager[None]:
+    """Shows a failure of the block as a notice on the page, and ends the block."""
+    return failures_told(show_notice)
 
 
 async def guarded(work: Awaitable[T]) -> T | None:

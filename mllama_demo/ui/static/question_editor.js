@@ -1,6 +1,7 @@
 // The editor of a question, in the question's place: its text and its picture. Runs after chat.js, in the same scope.
 // Saving triggers the event "edit" with { number, text, image: "keep" | "remove" | "replace", file }, see question_edit.py.
 let questionEditor = null;
+const SAVE_TIMEOUT_MS = 30000; // the conversation shows a saved question much sooner, also when the question waits in the queue
 
 const EDITOR_HTML = `
   <div class="editor-picture"><img alt=""><span class="editor-no-picture">No picture</span>
@@ -107,13 +108,27 @@ class QuestionEditor {
     if (!this.field.value.trim() && !hasPicture) return this.say("A question needs a few words or an image.");
     this.say("");
     this.setBusy(true);
+    this.watchServer();
     try {
       const file = this.file && (await uploadPicture(this.file));
-      if (questionEditor === this) trigger("edit", { number: this.number, text: this.field.value, image: this.image, file });
+      if (questionEditor !== this || !this.busy) return;
+      this.triggered = Date.now();
+      trigger("edit", { number: this.number, text: this.field.value, image: this.image, file });
     } catch (error) {
       this.say(error.message);
     }
     if (this.field.disabled === false) this.field.focus();
+  }
+
+  // Says that the server is lost: then nothing else ends the wait. Uploading a large picture may take long.
+  watchServer() {
+    this.triggered = null;
+    clearInterval(this.watch);
+    this.watch = setInterval(() => {
+      if (!this.busy || questionEditor !== this) return clearInterval(this.watch);
+      const late = this.triggered && Date.now() - this.triggered > SAVE_TIMEOUT_MS;
+      if (late || connectionLost.isConnected) this.say("The demo does not answer. Please save again when it is back.");
+    }, 500);
   }
 
   // After each change of the page. A question that another message has replaced is no longer edited: the edit was saved, or the

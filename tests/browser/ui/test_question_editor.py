@@ -132,3 +132,16 @@ def test_a_pasted_picture_becomes_the_picture_of_the_edited_question(page: Page)
     expect(pages.attached(page)).to_have_count(0)
     save(page, editor)
     assert "saw dog.png" in pages.answer_metadata(page)
+
+
+def test_an_edit_that_a_lost_server_swallows_stays_in_the_editor(browsers: Browsers):
+    browsers.expect_complaint("net::ERR_FAILED|Connection errored out|Failed to fetch|AbortError")
+    page = pages.open_chat(browsers.open())
+    pages.ask_and_wait(page, CAPITAL)
+    editor = open_editor(page)
+    editor.get_by_role("textbox").fill("And of France?")
+    for address in ("**/status", "**/gradio_api/**"):
+        page.route(address, lambda route: route.abort())
+    editor.get_by_role("button", name="Save and ask").click()
+    expect(editor.get_by_role("alert")).to_have_text("The demo does not answer. Please save again when it is back.")
+    expect(editor.get_by_role("textbox")).to_have_value("And of France?")

@@ -18,7 +18,8 @@ from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
-from mllama_demo.ui.page_update import NO_INPUT
+from mllama_demo.ui.page_update import NO_INPUT, UNEXPECTED
+from mllama_demo.ui.question_edit import QuestionEdit
 from tests.support.chat_setup import new_service
 from tests.support.code_points import CodePoints
 from tests.support.manual_backend import READ, ManualBackend, finished
@@ -78,7 +79,7 @@ async def test_a_refused_question_does_not_count(screen: Screen) -> None:
     await to_the_end(screen.page._retry(REQUEST, "never stored"))
     assert "no conversation" in screen.notices.pop()
     edit: Any = SimpleNamespace(_data={"number": 0, "text": "And this?", "image": "keep"})
-    [refusal] = [updates async for updates in screen.page._edit(REQUEST, edit, "never stored", NO_INPUT)]
+    [*_, refusal] = [updates async for updates in screen.page._edit(REQUEST, edit, "never stored", NO_INPUT)]
     assert "no conversation" in refusal[screen.page.edit_refusal]
     screen.backend.refusal = None
     await screen.answered("What is it?")
@@ -120,3 +121,37 @@ async def test_a_question_refused_after_a_reset_changes_nothing_for_the_next_vis
     await screen.answered("What is it?")
     await screen.answered("And now?")
     await screen.refused("And then?", ENOUGH)
+
+
+async def refusal_of_edit(screen: Screen, conversation_id: str) -> str:
+    """Why the editor of the first question is told that its edit was not asked."""
+    edit: Any = SimpleNamespace(_data={"number": 0, "text": "And this?", "image": "keep"})
+    [*_, refusal] = [updates async for updates in screen.page._edit(REQUEST, edit, conversation_id, NO_INPUT)]
+    return refusal[screen.page.edit_refusal]
+
+
+async def test_the_editor_is_told_of_the_limit_and_of_an_unexpected_failure(
+    screen: Screen, store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await screen.answered("What is it?")
+    [listed] = store.list(screen.page._kiosk.session_of(REQUEST).owner)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no room at /srv/data")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(QuestionEdit, "apply", fails)
+        assert (await refusal_of_edit(screen, listed.id)).endswith(UNEXPECTED)
+    await screen.answered("And now?")
+    assert ENOUGH in await refusal_of_edit(screen, listed.id)
+    assert screen.notices == []
+
+
+async def test_a_failure_while_an_address_is_fetched_is_a_sentence(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(url: str) -> str:
+        raise RuntimeError("no room at /srv/data")
+
+    controls = screen.page._image_controls
+    monkeypatch.setattr(controls._attachments, "fetch", fails)
+    refusal = f'<p role="alert">{UNEXPECTED}</p>'
+    assert await controls._fetch("https://example.com/a.png") == (None, "https://example.com/a.png", refusal)
