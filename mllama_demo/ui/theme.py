@@ -20,7 +20,7 @@ def _read(*names: str) -> str:
 
 PATCH_STYLES = tuple(f"gradio_patches/{name}.css" for name in ("media_rules", "chatbot_buttons", "placeholder_height"))
 PATCH_SCRIPTS = tuple(
-    f"gradio_patches/{name}.js" for name in ("page_close", "typed_text", "accessible_names", "links_in_messages")
+    f"gradio_patches/{name}.js" for name in ("page_close", "typed_text", "accessible_names", "links_in_messages", "camera_stream")
 )
 CSS = _read("static/chat.css", "../web/static/rendered_text.css", "static/messages.css", "static/kiosk.css", *PATCH_STYLES)
 CSS += hidden_components.CSS + live_answer.CSS

@@ -11,7 +11,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mllama_demo.config.branding import Brand
 from mllama_demo.web.requests import notice_page
 
-CLOSED = ("/explore", "/present", "/laptop-model", "/openapi.json", "/docs", "/redoc", "/gradio_api/openapi.json")
+CLOSED = (
+    "/explore",
+    "/present",
+    "/laptop-model",
+    "/openapi.json",
+    "/docs",
+    "/redoc",
+    "/gradio_api/openapi.json",
+    "/gradio_api/info",
+)
 SENTENCE = "This screen is a kiosk: the chat is all that it shows."
 
 
@@ -27,10 +36,11 @@ class KioskMiddleware:
             if any(scope["path"] == path or scope["path"].startswith(f"{path}/") for path in CLOSED):
                 app = self._refusal(scope)
             elif scope["path"] == "/" and "view" in parse_qs(scope["query_string"].decode("latin-1")):
-                app = RedirectResponse("/", 303)
+                app = RedirectResponse("./", 303)
         await app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response:
         if "text/html" not in Headers(scope=scope).get("accept", ""):
             return JSONResponse({"detail": SENTENCE}, 404)
-        return notice_page(self._brand, "Not on this screen", SENTENCE, 404, ("/", "To the chat"))
+        root = "../" * (scope["path"].count("/") - 1) or "./"
+        return notice_page(self._brand, "Not on this screen", SENTENCE, 404, (root, "To the chat"))

@@ -91,11 +91,15 @@ function openPageDialog(selector) {
   dialog.setAttribute("aria-modal", "true");
   dialog.setAttribute("aria-label", dialog.querySelector("h2").textContent);
   // Browsers allow the camera on https and on this machine only.
-  if (selector === "#camera-dialog") dialog.classList.toggle("no-camera", !navigator.mediaDevices);
+  if (selector === "#camera-dialog") {
+    dialog.classList.toggle("no-camera", !navigator.mediaDevices);
+    resumeCamera();
+  }
   requestAnimationFrame(() => dialog.querySelector("input, textarea, button:not(.close-dialog button)")?.focus());
 }
 function closePageDialogs() {
   for (const dialog of document.querySelectorAll("#camera-dialog, #address-dialog")) dialog.classList.add("is-hidden");
+  endCamera();
   opener?.focus();
   opener = null;
 }

@@ -1,5 +1,9 @@
 // Kiosk mode: hides the settings, and resets the page when nobody has touched it for a while, after a countdown.
 const COUNTDOWN_SECONDS = 10;
+function closeAllDialogs() {
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
+  if (document.querySelector(".page-dialog:not(.is-hidden)")) closePageDialogs();
+}
 function startKiosk(idleSeconds) {
   document.body.classList.add("kiosk");
   const countdownSeconds = Math.min(COUNTDOWN_SECONDS, idleSeconds / 2);
@@ -9,7 +13,6 @@ function startKiosk(idleSeconds) {
   countdown.innerHTML = '<div><strong role="alert"></strong><span class="seconds-left" aria-hidden="true"></span></div>';
   document.querySelector(".gradio-container main").append(countdown);
   let lastInput = Date.now();
-  const openDialogs = () => [...document.querySelectorAll("dialog[open]")];
   const showCountdown = (seconds) => {
     const hidden = seconds === null;
     // A screen reader reads the sentence once; only the number changes every second.
@@ -27,11 +30,11 @@ function startKiosk(idleSeconds) {
   setInterval(() => {
     const stop = document.querySelector("#stop");
     const inUse = document.querySelector("#chat-history .message-row") || questionField()?.value ||
-      document.querySelector("#chat-input .thumbnails img") || openDialogs().length;
-    if (stop?.offsetParent || !inUse) return onInput();
+      document.querySelector("#chat-input .thumbnail-small") || hasOpenDialog();
+    if (stop?.offsetParent || (!inUse && countdown.hidden)) return onInput();
     const secondsLeft = idleSeconds - (Date.now() - lastInput) / 1000;
     if (secondsLeft > countdownSeconds) return;
-    openDialogs().forEach((dialog) => dialog.close()); // a dialog would cover the countdown and stay for the next visitor
+    closeAllDialogs(); // a dialog would cover the countdown and stay for the next visitor, the camera with it
     if (secondsLeft > 0) return showCountdown(Math.ceil(secondsLeft));
     onInput();
     document.querySelector("#kiosk-reset").click();

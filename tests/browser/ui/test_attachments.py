@@ -134,6 +134,26 @@ def test_camera_and_web_address_stand_beside_the_paper_clip(browsers: Browsers) 
     pages.take_screenshot(page, "camera-phone")
 
 
+def test_closing_the_camera_ends_it_and_it_can_be_opened_again(page: Page) -> None:
+    pages.open_chat(page)
+    dialog = page.get_by_role("dialog", name="Take a photo")
+    runs = "() => document.querySelector('#camera video').srcObject.active"
+    pages.open_camera(page)
+    for close in (lambda: dialog.get_by_role("button", name="Close").click(), lambda: page.keyboard.press("Escape")):
+        page.wait_for_function(runs)
+        page.evaluate(f"() => {{ window.track = {pages.CAMERA_TRACK}; }}")
+        close()
+        expect(dialog).to_be_hidden()
+        page.wait_for_function("() => window.track.readyState === 'ended'")
+        page.get_by_role("button", name="Take a photo").click()
+    page.wait_for_function(runs)
+    page.evaluate(f"() => {{ window.track = {pages.CAMERA_TRACK}; }}")
+    page.wait_for_function("() => document.querySelector('#camera video').videoWidth > 0")
+    page.locator("#camera").get_by_role("button", name="capture photo").click()
+    expect(pages.attached(page)).to_have_count(1)
+    page.wait_for_function("() => window.track.readyState === 'ended'")
+
+
 def test_a_picture_of_the_conversation_opens_in_its_full_size(page: Page, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     Image.open(DOG).convert("RGB").resize((2400, 1800)).save(large)

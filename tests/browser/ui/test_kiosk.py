@@ -107,6 +107,16 @@ def test_a_kiosk_deletes_files_that_were_attached_but_never_sent(browsers: Brows
     wait_until(lambda: image_files(kiosk) == before, "no file is left")
 
 
+def test_a_camera_that_was_left_open_is_closed_for_the_next_visitor(browsers: Browsers, kiosk: Program):
+    browsers.expect_complaint("AbortError|Connection errored out")
+    page = sign_in(browsers.open(kiosk))
+    pages.open_camera(page)
+    page.evaluate(f"() => {{ window.track = {pages.CAMERA_TRACK}; }}")
+    expect(page.locator("#kiosk-countdown")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Take a photo")).to_be_hidden()
+    page.wait_for_function("() => window.track.readyState === 'ended'")
+
+
 def test_a_reload_or_a_new_chat_does_not_reset_the_question_limit_of_a_kiosk(browsers: Browsers, kiosk: Program):
     browsers.expect_complaint("AbortError|Connection errored out")
     page = sign_in(browsers.open(kiosk))
@@ -156,7 +166,7 @@ def test_a_kiosk_closes_explore_present_and_the_descriptions_of_the_api(browsers
     with requests.Session() as session:
         session.post(f"{kiosk.url}/login", data={"name": "hall", "password": PASSWORD})
         for path in ("/explore", "/explore/runs", "/present", "/present/first-look", "/laptop-model", "/openapi.json",
-            "/gradio_api/openapi.json"):  # fmt: skip
+            "/gradio_api/openapi.json", "/gradio_api/info"):  # fmt: skip
             assert session.get(kiosk.url + path).status_code == 404, path
         answer = session.post(f"{kiosk.url}/present/first-look/rehearsal")
         assert (answer.status_code, answer.json()["detail"]) == (404, "This screen is a kiosk: the chat is all that it shows.")

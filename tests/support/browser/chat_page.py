@@ -103,11 +103,19 @@ def attach(page: Page, path: Path) -> None:
     expect(attached(page)).to_have_count(1)
 
 
-def take_photo(page: Page) -> None:
-    """Takes a photo with the browser's fake camera."""
+CAMERA_TRACK = "document.querySelector('#camera video').srcObject.getTracks()[0]"
+
+
+def open_camera(page: Page) -> None:
+    """Opens the browser's fake camera and waits for its picture."""
     page.get_by_role("button", name="Take a photo").click()
     page.locator("#camera").get_by_role("button", name="Click to Access Webcam").click()
     page.wait_for_function("() => document.querySelector('#camera video')?.currentTime > 0")
+
+
+def take_photo(page: Page) -> None:
+    """Takes a photo with the browser's fake camera."""
+    open_camera(page)
     page.locator("#camera").get_by_role("button", name="capture photo").click()
 
 
