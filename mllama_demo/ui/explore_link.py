@@ -8,5 +8,5 @@ from urllib.parse import urlencode
 
 def explore_link(conversation_id: str, number: int) -> str:
     """HTML. number: of the answer in the message tree."""
-    address = "/explore?" + urlencode({"conversation": conversation_id, "answer": number})
+    address = "explore?" + urlencode({"conversation": conversation_id, "answer": number})
     return f'<div class="explore-link"><a href="{escape(address)}">Explore this answer</a></div>'

@@ -19,8 +19,8 @@ HINTS: tuple[str, ...] = (
     "The model looks at one image at a time. “saw …” under an answer shows it as the model got it.",
     "Retry and Edit make another version; arrows under the answer switch between versions, nothing is lost.",
 )
-EXPLORE = '<a href="/explore">Explore sampling</a>'
-PRESENT = '<a href="/present">Present</a>'
+EXPLORE = '<a href="explore">Explore sampling</a>'
+PRESENT = '<a href="present">Present</a>'
 NOT_IN_A_KIOSK = (
     "Sampling values in the right sidebar apply to the next answer.",
     f"{EXPLORE} compares many of them at once.",

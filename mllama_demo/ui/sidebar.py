@@ -76,9 +76,9 @@ class Sidebar:
         user = request.username
         parts = [] if user is None else [f"<span>Signed in as <b>{escape(user)}</b></span>"]
         if user in self._admins or has_admin_mark(request.headers.get("cookie")):
-            parts.append('<a href="/admin">Operator’s page</a>')
+            parts.append('<a href="admin">Operator’s page</a>')
         if user is not None:
-            parts.append('<a href="/logout">Sign out</a>')
+            parts.append('<a href="logout">Sign out</a>')
         return " ".join(parts)
 
     def updates(self, update: PageUpdate) -> dict[Any, Any]:
