@@ -195,11 +195,11 @@ async function ask() {
         const rate = done.tokens_per_second;
         const speed = rate ? ` · ${rate.toFixed(rate < 10 ? 1 : 0)} tokens/s` : "";
         step.figures = `${done.tokens} tokens in ${done.total_s.toFixed(done.total_s < 1 ? 2 : 1)} s${speed}`;
+        step.phase = "done"; // with the figures: a question from the audience may go on from here
       }
       redraw();
     }
     if (!done) throw new Error("the connection to the server broke off.");
-    step.phase = "done";
   } catch (error) {
     const aborted = mine.signal.aborted ? mine.signal.reason : undefined;
     if (aborted && typeof aborted !== "string") {
