@@ -82,5 +82,7 @@ def test_the_partial_answer_of_a_killed_program_is_shown_after_its_restart(brows
             assert read.startswith(kept) or kept.startswith(read)
             assert "cut off: the demo failed" in pages.answer_metadata(page)
             expect(pages.textarea(page)).to_have_value(DRAFT)
+            pages.set_ignore_eos(page, False)  # the browser has kept it
+            second.wait_ready()  # the page is up before the model
             assert pages.retry(page)
             link.close()
