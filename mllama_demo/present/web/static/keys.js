@@ -7,7 +7,9 @@ const KEYS = {
 // Calls act with the name of each pressed key. What is typed into a field is no command.
 export function onKeys(act) {
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, dialog")) return;
+    // The focus may still be in the field of a dialog that was just closed.
+    const typed = event.target.closest?.("input, textarea, dialog")?.checkVisibility();
+    if (event.ctrlKey || event.metaKey || event.altKey || typed) return;
     const name = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (event.repeat && (name || event.key === "Enter")) return event.preventDefault(); // ignores the repetitions of a held key
     if (!name || (event.key === " " && event.target.closest("button, a, summary"))) return;
