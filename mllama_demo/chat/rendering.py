@@ -100,6 +100,7 @@ def _markdown() -> MarkdownIt:
     markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
     # `&lt;` and `[name]: address` are shown as they were written; CommonMark would decode the one and remove the other.
     markdown.disable(["entity", "reference"])
+    # markdown-it-py documents that a method is replaced in this way; there is no option for it.
     markdown.validateLink = lambda url: _FOLLOWED.match(url) is not None  # type: ignore[method-assign]
     formula_plugin(markdown)
     markdown.core.ruler.after("block", "surplus_cells", _keep_surplus_cells)

@@ -19,11 +19,12 @@ from mllama_demo.explore.web.api import read_object
 from mllama_demo.explore.web.service import ExploreService
 from mllama_demo.images.loading import load_image
 from mllama_demo.images.transforms import preview
-from mllama_demo.storage.share_links import DEFAULT_LIFETIME, LIFETIMES, ShareGone, is_token
+from mllama_demo.storage.share_links import DEFAULT_LIFETIME, LIFETIMES, is_token
 from mllama_demo.web.auth.identity import owner_of
 from mllama_demo.web.auth.login import signed_in_user
 from mllama_demo.web.errors import ApiError
-from mllama_demo.web.requests import html_page, notice_page, read_body
+from mllama_demo.web.requests import html_page, read_body
+from mllama_demo.web.share.notices import share_notice
 
 THUMBNAIL_PIXELS = 256
 CACHED = {"Cache-Control": "private, max-age=86400"}  # the image of a run never changes
@@ -162,10 +163,5 @@ def _add_shares(router: APIRouter, service: ExploreService, brand: Brand, readab
             dates = f"Shared on {found.created:%Y-%m-%d} · the link expires on {found.expires:%Y-%m-%d at %H:%M} UTC"
             html = html_report(run, api_url(request), brand, shared=(dates, f"/explore?run={token}"))
             return html_page(html, headers=headers)
-        except ShareGone as error:
-            heading, problem = "This link is over", error
-        except NotFound as error:
-            heading, problem = "Nothing is shared here", error
         except DemoError as error:
-            heading, problem = "Not now", error
-        return notice_page(brand, heading, str(problem), problem.status, headers=headers)
+            return share_notice(brand, error, headers)

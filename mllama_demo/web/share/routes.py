@@ -12,12 +12,13 @@ from starlette.responses import Response
 from mllama_demo.chat.conversation import ImageRef
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.errors import DemoError, NotFound
+from mllama_demo.errors import DemoError
 from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.storage.shares import Share, ShareGone
+from mllama_demo.storage.shares import Share
 from mllama_demo.storage.stores import Stores
-from mllama_demo.web.requests import html_page, notice_page
+from mllama_demo.web.requests import html_page
 from mllama_demo.web.share.export import to_html
+from mllama_demo.web.share.notices import share_notice
 
 MAX_CACHED_PAGES = 32
 
@@ -57,10 +58,5 @@ def add_share_page(app: FastAPI, settings: Settings, stores: Stores, brand: Bran
         headers = {"Referrer-Policy": "no-referrer"}
         try:
             return html_page(await run_in_threadpool(pages.html, token), headers=headers)
-        except ShareGone as error:
-            heading, problem = "This link is over", error
-        except NotFound as error:
-            heading, problem = "Nothing is shared here", error
         except DemoError as error:
-            heading, problem = "Not now", error
-        return notice_page(brand, heading, str(problem), problem.status, headers=headers)
+            return share_notice(brand, error, headers)
