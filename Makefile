@@ -3,14 +3,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 NEURON_VENV ?= .venv-neuron
+SDK_VENV ?= .venv-sdk
 BIN := $(VENV)/bin
 ARGS ?=
-# Tests run in WORKERS processes, a file at a time; 0 runs them in one process, as a debugger needs.
-WORKERS ?= 2
+NXDI_VERSIONS ?= 0.4 0.5 0.6 0.7 0.8 0.9
+# Tests run in WORKERS processes, a file at a time: one for each core, but four at most. 0 runs them in one process, as a
+# debugger needs.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores > 4 ? 4 : cores)))
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-neuron check bench screenshots recording docs reference map train evaluate clean
+.PHONY: help run run-ray test test-fast test-neuron test-sdk check bench soak screenshots recording docs reference map train evaluate clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -18,16 +21,22 @@ help: ## This list
 run: $(VENV)/.run-ready ## Start the demo; ARGS="--port 7870" passes options on
 	@exec $(BIN)/python app.py $(ARGS)
 
-test: $(VENV)/.test-ready ## Run every test: unit, contract, api and browser; ARGS="-k scheduler" chooses
+run-ray: $(VENV)/.ray-ready ## Start two replicas on a Ray cluster of this machine, and the demo in front of them
+	@exec $(BIN)/python scripts/run_ray.py $(ARGS)
+
+test: $(VENV)/.test-ready ## Run every test: unit, contract, api, hostile and browser; ARGS="-k scheduler" chooses
 	@sh scripts/ensure_chromium.sh $(BIN)/python
 	$(PYTEST) $(ARGS)
 
-test-fast: $(VENV)/.test-ready ## Run the unit and contract tests without the slow ones
+test-fast: $(VENV)/.test-ready ## Run the unit and contract tests that take less than half a second each
 	$(PYTEST) -m "not slow" tests/unit tests/contract $(ARGS)
 
-test-neuron: $(NEURON_VENV)/.ready ## Test the Neuron engine on NxDI's code; NXD_SRC=… NXDI_SRC=… name the src folders of NxD 0.18 and NxDI 0.9
-	@test -d "$(NXD_SRC)" -a -d "$(NXDI_SRC)" || { echo "NXD_SRC and NXDI_SRC must name the src folders of NxD and NxDI" >&2; exit 2; }
-	NXD_SRC="$(NXD_SRC)" NXDI_SRC="$(NXDI_SRC)" $(NEURON_VENV)/bin/python -m pytest -W ignore::UserWarning tests/contract/engine/nxdi $(ARGS)
+test-neuron: $(NEURON_VENV)/.ready ## Test the Neuron engine on NxDI's code; NEURON_SOURCES=DIR has it, NXDI_VERSIONS="0.4 0.9" chooses
+	@test -d "$(NEURON_SOURCES)" || { echo "NEURON_SOURCES must name a folder with nxdi/VERSION/src and nxd/VERSION/src" >&2; exit 2; }
+	$(NEURON_VENV)/bin/python scripts/test_neuron.py "$(NEURON_SOURCES)" $(NXDI_VERSIONS) --pytest="$(ARGS)"
+
+test-sdk: $(SDK_VENV)/.ready ## Run the unit, contract and API tests with the packages of the Neuron SDK; PYTHON=python3.10 chooses
+	$(SDK_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/unit tests/contract tests/api $(ARGS)
 
 check: $(VENV)/.test-ready ## Formatting, lint, types, and the direction of imports
 	$(BIN)/ruff format --check .
@@ -35,8 +44,11 @@ check: $(VENV)/.test-ready ## Formatting, lint, types, and the direction of impo
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.test-ready ## Measure start-up, speed and memory (benchmarks/first_light.py)
-	$(BIN)/python -m benchmarks.first_light $(ARGS)
+bench: $(VENV)/.test-ready ## Measure start-up, speed and memory; ARGS="model" and others, see python -m benchmarks
+	$(BIN)/python -m benchmarks $(or $(ARGS),start)
+
+soak: $(VENV)/.test-ready ## Hundreds of clients for minutes; ARGS="--minutes 10 --clients 200"
+	$(BIN)/python -m benchmarks soak $(ARGS)
 
 screenshots: $(VENV)/.test-ready ## Pictures of every screen, both themes at three widths, into docs/images
 	$(BIN)/python scripts/screenshots.py $(ARGS)
@@ -47,8 +59,9 @@ recording: $(VENV)/.test-ready ## The short recording in README, docs/images/dem
 docs: $(VENV)/.test-ready ## Build the documentation site into site/; a dead link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-reference: $(VENV)/.test-ready ## Write docs/reference from the code
+reference: $(VENV)/.test-ready ## Write docs/reference, and the table of SDKs in docs/neuron.md, from the code
 	$(BIN)/python scripts/write_reference.py
+	$(BIN)/python scripts/write_sdk_table.py
 
 map: $(VENV)/.test-ready ## Draw the map of imports between packages into docs/images/imports.svg
 	$(BIN)/python scripts/draw_map.py
@@ -60,7 +73,7 @@ evaluate: $(VENV)/.test-ready ## The embedded checkpoint's table of figures; ARG
 	$(BIN)/python -m training.evaluate mllama_demo/embedded $(ARGS)
 
 clean: ## Remove the environment and caches; conversations in data/ stay
-	rm -rf $(VENV) $(NEURON_VENV) .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots site
+	rm -rf $(VENV) $(NEURON_VENV) $(SDK_VENV) .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python-ready:
@@ -73,13 +86,19 @@ $(VENV)/.run-ready: requirements.txt | $(VENV)/.python-ready
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
 	@touch $@
 
+$(VENV)/.ray-ready: $(VENV)/.run-ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q "$$(grep '^ray\[serve\]' requirements-dev.txt)"
+	@touch $@
+
 $(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(VENV)/.python-ready
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	@touch $@ $(VENV)/.run-ready
 
 $(NEURON_VENV)/.ready: tests/contract/engine/nxdi/requirements.txt
+$(SDK_VENV)/.ready: requirements-sdk.txt requirements-neuron.txt
+$(NEURON_VENV)/.ready $(SDK_VENV)/.ready:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or newer is needed; name one with PYTHON=python3.11 make test-neuron" >&2; exit 2; }
-	$(PYTHON) -m venv $(NEURON_VENV)
-	$(NEURON_VENV)/bin/python -m pip install --disable-pip-version-check -q -r $<
+		{ echo "Python 3.10 or newer is needed; name one with PYTHON=python3.11 make $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check -q -r $<
 	@touch $@

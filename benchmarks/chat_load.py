@@ -1,6 +1,6 @@
 """Measures the chat page: time to the first paint, time until it is ready, and several visitors in long conversations at once.
 
-    python -m benchmarks.chat_load [--visitors 1 4] [--turns 40] [--tokens 400] [--sessions 12] [--json FILE]
+    python -m benchmarks pages [--visitors 1 4] [--turns 40] [--tokens 400] [--sessions 12] [--json FILE]
 
 The program and the browsers run on this machine, so that the browsers' work counts too: measure on an idle machine. Each
 update of an answer carries the time at which the server sent it; the lag of the update is how much later the page shows it. The
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import re
 import statistics
 import sys
@@ -19,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.record import write
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -55,8 +56,7 @@ def main() -> None:
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch), args, figures)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
+    write(args.json, figures)
 
 
 # --- the run -------------------------------------------------------------------------------------------------------------
@@ -132,7 +132,8 @@ def measure_answers(
         page.wait_for_function(f"() => ({pages.STATE})().answered", timeout=RUN_LIMIT_S * 1000)
         updates = page.evaluate("window.updates")
         times = [shown for shown, _ in updates]
-        delays = [shown - sent for shown, sent in updates]
+        began = time.time() - time.monotonic()  # of the clock that the server, on this machine, sends
+        delays = [shown - began - sent for shown, sent in updates]
         quarter = max(1, len(delays) // 4)
         rates.append((len(times) - 1) / (times[-1] - times[0]))
         lags.append(statistics.median(delays))
@@ -195,7 +196,3 @@ def conversation(turns: int) -> str:
         nodes.append(Node(2 * index, parent, Message("user", f"What is {index} + 4?", ref), True))
         nodes.append(Node(2 * index + 1, 2 * index, Message("assistant", f"{index} + 4 = **{index + 4}**."), True))
     return to_json(MessageTree(tuple(nodes), title=f"{turns} turns"), lambda image: by_digest[image.digest])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """How fast the embedded checkpoint answers in plain transformers, with nothing of the demo around it but Meta's computation.
 
-    python -m benchmarks.embedded [--runs 9] [--threads 2] [--model-path FOLDER]
+    python -m benchmarks embedded [--runs 9] [--threads 2] [--model-path FOLDER]
 
 Prefill: from the start of prefill to the first token of an image question, image processing included. Decode: tokens per
 second after that, batch 1, transformers' own generate(). Medians over runs, with the smallest and largest beside them.
@@ -75,7 +75,3 @@ def main() -> None:
     show(figures, "load (s)", [loading])
     show(figures, f"prefill with an image to the first token (ms), {args.threads} threads", first)
     show(figures, f"tokens per second, batch 1, {args.threads} threads", rest)
-
-
-if __name__ == "__main__":
-    main()

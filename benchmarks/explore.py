@@ -1,9 +1,9 @@
 """Measures what the shared prompt of a grid saves: 3 × 3 cells of one grid against nine separate requests and against one cell.
 
-    python -m benchmarks.explore [--rounds 3] [--tokens 64] [--json FILE]
+    python -m benchmarks explore [--rounds 3] [--tokens 64] [--json FILE]
 
 Every answer has max_tokens tokens, so that wall times are comparable. "reading" is the CPU time of the backend's thread in
-prefills; "reads" is the number of prefills that read the prompt instead of copying it. Times are medians. The variants take
+prefills; "reads" is the number of pieces of prompts that were read instead of copied. Times are medians. The variants take
 turns, so that noise of the machine affects all of them. At the end: bytes of a recorded token when pickled, in JSON and in the
 database.
 """
@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import pickle
 import statistics
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import write
 from mllama_demo.backends import make_backend
 from mllama_demo.config.loader import load_settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest
@@ -36,10 +37,9 @@ from mllama_demo.images.loading import load_image
 
 @dataclass
 class Reading:
-    """CPU seconds and number of prefills since the last reset. reads: prefills that read the prompt instead of copying it."""
+    """CPU seconds of prefills since the last reset. reads: pieces of prompts that were read instead of copied."""
 
     seconds: float = 0.0
-    prefills: int = 0
     reads: int = 0
 
 
@@ -64,10 +64,7 @@ def main() -> None:
     for name, rounds in figures.items():
         print(line(name, rounds))
     print(sizes(run))
-    if args.json:
-        args.json.write_text(
-            json.dumps({name: [vars(f) | {"reading": vars(f.reading)} for f in r] for name, r in figures.items()})
-        )
+    write(args.json, {name: [vars(f) | {"reading": vars(f.reading)} for f in r] for name, r in figures.items()})
 
 
 async def measure(args: argparse.Namespace, settings: Any) -> tuple[dict[str, list[Figure]], Run]:
@@ -90,7 +87,7 @@ async def measure(args: argparse.Namespace, settings: Any) -> tuple[dict[str, li
             grid = one if name == "one cell" else nine
             # Each round has another prompt, so that no prompt is in the cache.
             grid = grid.model_copy(update={"prompt": f"{grid.prompt} ({at} {name})"})
-            reading.seconds, reading.prefills, reading.reads = 0.0, 0, 0
+            reading.seconds, reading.reads = 0.0, 0
             began = time.perf_counter()
             tokens, last = await (separate(explorer, grid, image) if name == "nine requests" else together(explorer, grid, image))
             if at:  # the first round warms up
@@ -104,21 +101,23 @@ def watch(backend: Any) -> Reading:
     """Measures the runner's prefills from now on. Disables the end of turn, so that answers have max_tokens tokens."""
     backend._scheduler._end_of_turn_ids = frozenset()
     runner, reading = backend._scheduler._runner, Reading()
-    prefill, compute_prompt = runner.prefill, runner._prefill_logits
+    begin, read_piece, read_text = runner.begin, runner.read_piece, runner._read_text
 
-    def timed(*arguments: Any) -> Any:
-        began = time.thread_time()
-        try:
-            return prefill(*arguments)
-        finally:
-            reading.seconds += time.thread_time() - began
-            reading.prefills += 1
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return call(*arguments)
+            finally:
+                reading.seconds += time.thread_time() - began
+
+        return measured
 
     def counted(*arguments: Any) -> Any:
         reading.reads += 1
-        return compute_prompt(*arguments)
+        return read_text(*arguments)
 
-    runner.prefill, runner._prefill_logits = timed, counted
+    runner.begin, runner.read_piece, runner._read_text = timed(begin), timed(read_piece), counted
     return reading
 
 
@@ -133,7 +132,7 @@ async def separate(explorer: Explorer, grid: Grid, image: Any) -> tuple[int, Non
     """The same cells as concurrent separate requests, each with its own prefill."""
     base = await explorer._request(grid, image, "")
     requests = [
-        replace(base, sampling=values, shared_prompt=False, conversation_id="", id=f"{time.perf_counter()} {index}")
+        replace(base, sampling=values, conversation_id="", id=f"{time.perf_counter()} {index}")
         for index, values in enumerate(grid.cells())
     ]
 
@@ -163,7 +162,3 @@ def sizes(run: Run) -> str:
         f"a recorded token: {memory:.0f} bytes pickled, {len(text) / len(tokens):.0f} in JSON, "
         f"{len(zlib.compress(text.encode())) / len(tokens):.0f} in the database"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Start-up, speed, scheduler overhead and memory of the demo on this machine. `make bench` runs it.
 
-    python -m benchmarks.first_light [--runs 5] [--threads 0] [--json FILE]
+    python -m benchmarks start [--runs 5] [--threads 0] [--json FILE]
 
 Every figure is a median over runs, with the smallest and largest beside it. Start-up and memory are taken from the real
 program in a process of its own; speed goes through the same queue, scheduler and runner as a question in the browser.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import re
 import signal
@@ -25,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import write
+
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "What is in this image? Tell me a story"
 ANSWER_TOKENS = 64
@@ -33,7 +34,7 @@ ANSWER_TOKENS = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="as the demo's option: 0 chooses by the model's size")
+    parser.add_argument("--threads", type=int, default=0, help="as the demo's option: 0 measures")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     figures: dict[str, list[float]] = {}
@@ -42,8 +43,7 @@ def main() -> None:
         show(figures, name, values)
     for name, values in speeds(args.runs, args.threads).items():
         show(figures, name, values)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
+    write(args.json, figures)
 
 
 def show(figures: dict[str, list[float]], name: str, values: list[float]) -> None:
@@ -124,8 +124,14 @@ class TimedRunner:
         self.slots, self.max_seq_len = runner.slots, runner.max_seq_len
         self.seconds, self.steps = 0.0, 0
 
-    def prefill(self, slot: int, request: Any) -> Any:
-        return self._timed(self._runner.prefill, slot, request)
+    def choose_slot(self, free: Any, request: Any) -> int:
+        return self._timed(self._runner.choose_slot, free, request)
+
+    def begin(self, slot: int, request: Any) -> int:
+        return self._timed(self._runner.begin, slot, request)
+
+    def read_piece(self, slot: int) -> Any:
+        return self._timed(self._runner.read_piece, slot)
 
     def decode(self, slots: Any) -> Any:
         self.steps += 1
@@ -225,7 +231,3 @@ def overhead(runs: int, settings: Any, tokenizer: Any) -> dict[str, list[float]]
         result.setdefault("decode step inside the model (ms), 4 slots", []).append(runner.seconds / runner.steps * 1e3)
         result.setdefault("decode step outside the model (ms), 4 slots", []).append((wall - runner.seconds) / runner.steps * 1e3)
     return result
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@
 
     python app.py --api-only --port 7860 &
     transformers serve mllama_demo/embedded --device cpu --dtype float32 --port 8000 &    # needs accelerate
-    python -m benchmarks.serve ours=http://127.0.0.1:7860/v1 transformers=http://127.0.0.1:8000/v1,mllama_demo/embedded
+    python -m benchmarks serve ours=http://127.0.0.1:7860/v1 transformers=http://127.0.0.1:8000/v1,mllama_demo/embedded
 
 Servers take turns within each round, so that noise of the machine falls on all of them. Tokens are what the server's `usage`
 says; of a server that sends none, each piece of text counts as one (marked *). TTFT: from sending a request to its first text.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import json
 import statistics
 import sys
 import time
@@ -23,8 +22,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import write
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 
+DOG = EXAMPLES_FOLDER / "dog.png"
 QUESTION = "What is in this image? Tell me a story"
 
 
@@ -44,10 +45,11 @@ def main() -> None:
     parser.add_argument(
         "servers", nargs="+", metavar="NAME=URL[,MODEL]", help="the base URL with its /v1; the first model it lists, or this one"
     )
-    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 4, 16], help="chats at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--image", type=Path, default=EXAMPLES_FOLDER / "dog.png", help="a PNG or JPEG file")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--image", type=Path, default=DOG, help="a PNG or JPEG file")
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--api-key", default="none")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds a request may take")
@@ -59,9 +61,10 @@ def main() -> None:
     runs = asyncio.run(drive(servers, args))
     for name, concurrent in runs:
         print(line(name, concurrent, runs[name, concurrent]), flush=True)
-    if args.json:
-        rows = [{"server": n, "concurrent": c, "runs": [[asdict(r) for r in run] for run in runs[n, c]]} for n, c in runs]
-        args.json.write_text(json.dumps(rows))
+    write(
+        args.json,
+        [{"server": n, "concurrent": c, "runs": [[asdict(r) for r in run] for run in runs[n, c]]} for n, c in runs],
+    )
     if any(reply.error for every in runs.values() for run in every for reply in run):
         sys.exit(1)
 
@@ -71,9 +74,7 @@ async def drive(servers: dict[str, tuple[str, str]], args: argparse.Namespace) -
     from openai import AsyncOpenAI
 
     print(HEADER)
-    kind = "jpeg" if args.image.suffix.lower() in (".jpg", ".jpeg") else "png"
-    image = f"data:image/{kind};base64,{base64.b64encode(args.image.read_bytes()).decode()}"
-    content = [{"type": "text", "text": args.question}, {"type": "image_url", "image_url": {"url": image}}]
+    content = image_question(args.image, args.question)
     runs: dict[tuple[str, int], list[list[Reply]]] = {(name, many): [] for many in args.concurrent for name in servers}
     clients = {
         name: AsyncOpenAI(base_url=url, api_key=args.api_key, max_retries=0, timeout=args.timeout)
@@ -81,12 +82,19 @@ async def drive(servers: dict[str, tuple[str, str]], args: argparse.Namespace) -
     }
     models = {name: servers[name][1] or await first_model(client) for name, client in clients.items()}
     for name, client in clients.items():  # the first request of a server may still load something
-        await chat(client, models[name], content, args.max_tokens)
+        await chat(client, models[name], content, args.max_tokens, args.temperature)
     for _ in range(args.rounds):
         for name, many in runs:
-            chats = (chat(clients[name], models[name], content, args.max_tokens) for _ in range(many))
+            chats = (chat(clients[name], models[name], content, args.max_tokens, args.temperature) for _ in range(many))
             runs[name, many].append(await asyncio.gather(*chats))
     return runs
+
+
+def image_question(image: Path, question: str) -> list[dict[str, Any]]:
+    """The content of a user's turn with an image file, PNG or JPEG."""
+    kind = "jpeg" if image.suffix.lower() in (".jpg", ".jpeg") else "png"
+    url = f"data:image/{kind};base64,{base64.b64encode(image.read_bytes()).decode()}"
+    return [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": url}}]
 
 
 async def first_model(client: Any) -> str:
@@ -95,17 +103,18 @@ async def first_model(client: Any) -> str:
     raise SystemExit(f"{client.base_url} lists no model; name one after the URL: NAME=URL,MODEL.")
 
 
-async def chat(client: Any, model: str, content: Sequence[Any], max_tokens: int) -> Reply:
-    """One streamed chat, greedy."""
+async def chat(client: Any, model: str, content: Sequence[Any], max_tokens: int, temperature: float, **options: Any) -> Reply:
+    """One streamed chat. options: further fields of the request, which only some servers know."""
     reply, began = Reply(), time.perf_counter()
     try:
         stream = await client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": content}],
-            temperature=0,
+            temperature=temperature,
             max_tokens=max_tokens,
             stream=True,
             stream_options={"include_usage": True},
+            extra_body=options,
         )
         async for chunk in stream:
             if chunk.choices and chunk.choices[0].delta.content:
@@ -150,7 +159,3 @@ def percentiles(values: Sequence[float]) -> tuple[float, float]:
         return (values[0], values[0]) if values else (float("nan"), float("nan"))
     cuts = statistics.quantiles(values, n=20, method="inclusive")
     return cuts[9], cuts[18]
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,7 @@ the model is loaded.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     from mllama_demo.chat.token_estimate import TokenEstimate
     from mllama_demo.chat.tokenizer import Tokenizer
     from mllama_demo.engine.base import Backend
+    from mllama_demo.engine.neuron.monitor import NeuronMonitor
     from mllama_demo.explore.runner import Explorer
     from mllama_demo.storage.stores import Stores
     from mllama_demo.web.activity import Activity
+    from mllama_demo.web.admin.figures import OperatorView
+    from mllama_demo.web.idle import IdleTime
     from mllama_demo.web.metrics import MeasuredBackend
+    from mllama_demo.web.shutdown import Shutdown
 
 
 class Demo:
@@ -38,29 +43,75 @@ class Demo:
     """
 
     def __init__(self, settings: Settings, on_ready: Callable[[], None], on_down: Callable[[str], None]) -> None:
-        from mllama_demo.backends import make_backend
+        from mllama_demo.backends import make_served_backend
+        from mllama_demo.engine.neuron.monitor import NeuronMonitor
+        from mllama_demo.images.threads import set_image_limits
+        from mllama_demo.images.worker_pool import WORKERS
         from mllama_demo.storage.conversations import ConversationStore
         from mllama_demo.storage.database import Database
         from mllama_demo.storage.stores import Stores
+        from mllama_demo.web.activity import Activity
+        from mllama_demo.web.idle import IdleReminder, IdleTime
+        from mllama_demo.web.shutdown import Shutdown
+
+        def ready() -> None:
+            on_ready()
+            # The first image need not wait for a process to start, nor the start for it.
+            threading.Thread(target=WORKERS.start_one, name="start of an image worker", daemon=True).start()
 
         self._settings = settings
-        self.backend, self._tokenizer = make_backend(settings, on_ready=on_ready, on_down=on_down)
+        set_image_limits(settings.image_limits)
+        self.backend, self._tokenizer = make_served_backend(settings, on_ready=ready, on_down=on_down)
+        self._shutdown = Shutdown()
         self._stores: Stores | None = None
         if not settings.api_only:
             self._stores = Stores.of(ConversationStore(Database(settings.store_url)), settings.max_kept_runs)
+        self._activity = Activity()
+        self._idle = IdleTime(self.backend, self._activity)
+        self._reminder: IdleReminder | None = None
+        if settings.idle_reminder_minutes:
+            self._reminder = IdleReminder(self._idle, settings.idle_reminder_minutes, lambda: self.backend.info.device)
+        self._neuron = NeuronMonitor.installed()
 
     def app(self) -> FastAPI:
         """The web application. The backend need not be started."""
-        return create_app(self._settings, self.backend, self._tokenizer, self._stores)
+        for started in (self._reminder, self._neuron):
+            if started is not None:
+                started.start()
+        return create_app(
+            self._settings,
+            self.backend,
+            self._tokenizer,
+            self._stores,
+            self._shutdown,
+            activity=self._activity,
+            idle=self._idle,
+            neuron=self._neuron,
+        )
+
+    async def drain(self, limit_s: float) -> None:
+        """Takes no new requests, and returns when all others have ended, those left after limit_s seconds with an error."""
+        await self._shutdown.drain(self.backend.cancel, limit_s)
 
     def close(self) -> None:
+        for running in (self._reminder, self._neuron):
+            if running is not None:
+                running.close()
         self.backend.close()
         if self._stores is not None:
             self._stores.close()
 
 
 def create_app(
-    settings: Settings, backend: Backend, tokenizer: Tokenizer | TokenEstimate, stores: Stores | None = None
+    settings: Settings,
+    backend: Backend,
+    tokenizer: Tokenizer | TokenEstimate,
+    stores: Stores | None = None,
+    shutdown: Shutdown | None = None,
+    *,
+    activity: Activity | None = None,
+    idle: IdleTime | None = None,
+    neuron: NeuronMonitor | None = None,
 ) -> FastAPI:
     """The web application with every feature that the settings ask for.
 
@@ -69,31 +120,68 @@ def create_app(
         backend: Answers requests; need not be ready yet.
         tokenizer: The tokenizer of the backend's model, or an estimate where a remote server has the tokenizer.
         stores: Where conversations are kept. Without stores the application is the API alone.
+        shutdown: Ends the open requests when the program ends.
+        activity: The requests of now and of the last hour.
+        idle: How long there was no request.
+        neuron: The figures of the Neuron devices; None on a machine without neuron-monitor.
     """
     from fastapi import FastAPI
+    from starlette.middleware.cors import CORSMiddleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     import mllama_demo
+    from mllama_demo.engine.process.backend import ProcessBackend
     from mllama_demo.explore.runner import Explorer
     from mllama_demo.explore.web.api import explore_routes
-    from mllama_demo.openai_api.routes import add_api
+    from mllama_demo.openai_api.routes import IGNORED, add_api
     from mllama_demo.web.activity import Activity
+    from mllama_demo.web.admin.figures import OperatorView
     from mllama_demo.web.auth.identity import VisitorMiddleware
     from mllama_demo.web.auth.login import add_auth_middleware
+    from mllama_demo.web.body_limits import BodyLimits
+    from mllama_demo.web.cross_site import CrossSiteRequests
+    from mllama_demo.web.head_requests import HeadRequests
+    from mllama_demo.web.http_metrics import HttpMetrics
+    from mllama_demo.web.idle import IdleTime
+    from mllama_demo.web.limits import ClientLimits, LimitedBackend
     from mllama_demo.web.metrics import MeasuredBackend, Metrics
+    from mllama_demo.web.proxies import ProxyWarnings
+    from mllama_demo.web.shutdown import Shutdown
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     app = FastAPI(title=settings.title, version=mllama_demo.__version__, docs_url=None, redoc_url=None)
-    metrics = Metrics(backend, (settings.served_model_name or [backend.info.model])[0])
-    activity = Activity()
-    measured = MeasuredBackend(backend, metrics, activity)
+    database_failure = None if stores is None else lambda: stores.conversations.database.failure
+    activity = activity or Activity()
+    idle = idle or IdleTime(backend, activity)
+    name = (settings.served_model_name or [backend.info.model])[0]
+    metrics = Metrics(backend, name, database_failure, idle_s=idle.seconds, neuron=neuron)
+    measured = MeasuredBackend(LimitedBackend(backend, ClientLimits(settings)), metrics, activity, shutdown or Shutdown())
     explorer = Explorer(measured, tokenizer, settings)
     app.include_router(explore_routes(explorer, settings, measured.require_capacity))
-    add_api(app, settings, measured, tokenizer, metrics)
+    add_api(app, settings, measured, tokenizer, metrics, database_failure or (lambda: None))
     if stores is None:
         add_auth_middleware(app, settings, None)
     else:
-        _add_pages(app, settings, measured, tokenizer, stores, explorer, activity)
+        restart = backend.restart if isinstance(backend, ProcessBackend) else None
+        failure = database_failure or (lambda: None)
+        operator = OperatorView(measured, activity, idle, neuron, restart, failure)
+        _add_pages(app, settings, measured, tokenizer, stores, explorer, operator)
+    app.add_middleware(CrossSiteRequests, settings.allowed_origins or ())
+    # Instead of Gradio's, which lets every page of this machine use the page with the visitor's cookies (checked_requests.py).
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins or (),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-Id", "Retry-After", IGNORED],
+    )
+    if settings.allowed_hosts is not None:
+        app.add_middleware(TrustedHostMiddleware, settings.allowed_hosts, www_redirect=False)
+    app.add_middleware(BodyLimits, settings.request_memory_mb * 2**20)
+    app.add_middleware(ProxyWarnings)
     app.add_middleware(VisitorMiddleware)
+    app.add_middleware(HeadRequests)
+    app.add_middleware(HttpMetrics, metrics)
     return app
 
 
@@ -104,12 +192,12 @@ def _add_pages(
     tokenizer: Tokenizer | TokenEstimate,
     stores: Stores,
     explorer: Explorer,
-    activity: Activity,
+    operator: OperatorView,
 ) -> None:
     """The pages for people: sign-in, the operator's page, shared conversations, Explore, Present, and the chat at /."""
-    from mllama_demo.ui.gradio_patches.environment import prepare_environment
+    from mllama_demo.ui.gradio_patches.environment import import_gradio
 
-    prepare_environment()  # before anything below imports Gradio
+    import_gradio()  # before anything below imports it
     from mllama_demo.config.branding import load_brand
     from mllama_demo.explore.web.routes import explore_page
     from mllama_demo.explore.web.service import ExploreService
@@ -145,7 +233,7 @@ def _add_pages(
     if settings.embedded and not settings.kiosk:
         add_guide(app, brand)
     if login is not None and (settings.admins or settings.admin_key):
-        add_admin(app, settings, stores.feedback, brand, backend, activity, login)
+        add_admin(app, settings, stores.feedback, brand, operator, login)
     generation = GenerationService(backend, tokenizer, stores.conversations, settings)
     tasks = AnswerTasks(generation, stores.conversations, stores.drafts)
     mount_ui(app, settings, ChatService(generation, tasks, stores, settings.allowed_media_hosts, brand), stores, brand)

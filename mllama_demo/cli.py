@@ -6,120 +6,15 @@ is called, so that `--help` imports nothing heavy. The options of `serve` are no
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperArgument, TyperCommand
 
-from mllama_demo import __version__
-from mllama_demo.errors import DemoError
-from mllama_demo.runtime.console import ERROR_EXIT_CODE, report_error
-from mllama_demo.runtime.process import exit_process
+from mllama_demo.command_line import app, command, main, run
+from mllama_demo.errors import ConfigError
 
-_SERVE_OPTIONS = "Every option of serve can be given too, such as --model-path DIR; serve --help lists them."
-_HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-
-app = typer.Typer(
-    help="Llama 3.2 Vision in the browser, and what goes with it. COMMAND --help lists the options of a command.",
-    add_completion=False,
-    context_settings=_HELP_NAMES,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    subcommand_metavar="COMMAND [OPTIONS]",
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-        argv: the arguments after the program's name; None takes those of the process.
-
-    Returns:
-        The exit code: of the command, or 2 after one sentence on stderr.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    program = typer.main.get_command(app)
-    name = "mllama-demo" if Path(sys.argv[0]).name == "mllama-demo" else "python -m mllama_demo"
-    try:
-        if not arguments:
-            print(typer.Context(program, info_name=name).get_help(), file=sys.stderr)
-            return ERROR_EXIT_CODE
-        if arguments[0] == "help":
-            arguments[0] = "--help"
-        with program.make_context(name, list(arguments)) as context:
-            return program.invoke(context) or 0
-    except typer.Exit as end:  # --help and --version
-        return end.exit_code
-    except DemoError as error:
-        return report_error(error)
-    except typer.TyperException as error:  # a command line that Typer cannot use
-        known = [command.name for command in app.registered_commands]
-        hint = f"{arguments[0]} --help" if arguments[0] in known else "--help"
-        problem = " ".join(error.format_message().split()).rstrip(".")
-        return report_error(f"The command line cannot be used: {problem}; see {hint}.")
-    except KeyboardInterrupt:
-        return report_error("Interrupted.")
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-
-
-def run() -> NoReturn:
-    """The entry point of the process."""
-    exit_process(main())
-
-
-class SettingsCommand(TyperCommand):
-    """A command that takes the options of `serve` beside its own. Those of `serve` are left in `context.args`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Divides the words by what is known of the command's own options; every option of `serve` takes a value."""
-        is_flag = {name: getattr(param, "is_flag", False) for param in self.get_params(ctx) for name in param.opts}
-        takes_argument = any(isinstance(param, TyperArgument) for param in self.params)
-        own: list[str] = []
-        rest: list[str] = []
-        words = list(args)
-        while words:
-            word = words.pop(0)
-            name, equals, _ = word.partition("=")
-            to = own if name in is_flag or (takes_argument and not word.startswith("--")) else rest
-            to.append(word)
-            takes_value = word.startswith("--") and not equals and not is_flag.get(name, False)
-            if takes_value and words and (to is own or not words[0].startswith("--")):
-                to.append(words.pop(0))
-        super().parse_args(ctx, own)
-        ctx.args = rest
-        return rest
-
-
-def command(name: str, **more: Any) -> Any:
-    """Registers a command. more: for Typer; by default the command takes the options of `serve` beside its own."""
-    options = {"cls": SettingsCommand, "options_metavar": "[OPTIONS] [OPTIONS OF SERVE]", "epilog": _SERVE_OPTIONS}
-    return app.command(name, context_settings=_HELP_NAMES, **(options | more))
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"mllama_demo {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _program(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    pass
-
-
-# --- the commands --------------------------------------------------------------------------------------------------------
+__all__ = ["app", "command", "main", "run"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -135,8 +30,7 @@ def serve(context: typer.Context) -> int:
 
 @command(
     "offline",
-    epilog=f"{_SERVE_OPTIONS} Exit code: 0 when all is answered, 1 when some lines failed, 2 when it cannot run, 130 when "
-    "interrupted.",
+    note="Exit code: 0 when all is answered, 1 when some lines failed, 2 when it cannot run, 130 when interrupted.",
 )
 def offline(
     context: typer.Context,
@@ -161,7 +55,7 @@ def offline(
     """Answer a batch of prompts from a file, without a browser.
 
     Each prompt has its own image (a path relative to FILE, or a URL), temperature, top_p, top_k, max_tokens, seed and stop
-    strings; configs/offline/tutorial.yaml shows how.
+    strings; configs/offline/tutorial.yaml shows how. A file of OpenAI's batch format is answered in its own output format.
     """
     from mllama_demo.offline.command import main
 
@@ -170,8 +64,7 @@ def offline(
 
 @command(
     "explore",
-    epilog=f"{_SERVE_OPTIONS} Exit code: 0 when every cell has an answer, 1 when some failed, 2 when it cannot run, 130 when "
-    "interrupted.",
+    note="Exit code: 0 when every cell has an answer, 1 when some failed, 2 when it cannot run, 130 when interrupted.",
 )
 def explore(
     context: typer.Context,
@@ -198,7 +91,7 @@ def explore(
 
 @command(
     "rehearse",
-    epilog=f"{_SERVE_OPTIONS} Exit code: 0 when every answer is as expected, 1 when some are not, 2 when it cannot run.",
+    note="Exit code: 0 when every answer is as expected, 1 when some are not, 2 when it cannot run.",
 )
 def rehearse(
     context: typer.Context,
@@ -219,12 +112,37 @@ def rehearse(
     return main(context.args, scenario, output)
 
 
-@command("convert", cls=None, epilog=None)
+@command(
+    "download",
+    takes_serve_options=False,
+    note="HF_TOKEN and the token of `hf auth login` are used. Exit code: 0 when the checkpoint is there, 2 when it cannot be "
+    "downloaded, 130 when interrupted.",
+)
+def download(
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository on the Hugging Face hub.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder to download into; default: the cache of the hub (HF_HOME, HF_HUB_CACHE)."),
+    ] = None,
+    revision: Annotated[str, typer.Option(metavar="REV", help="A branch, a tag or a commit.")] = "main",
+) -> int:
+    """Download a checkpoint from the Hugging Face hub.
+
+    Gets only the files that the demo reads, and checks them. The same command resumes an interrupted download.
+    """
+    from mllama_demo.checkpoint.download.command import main
+
+    return main(repository, to, revision)
+
+
+@command("convert", takes_serve_options=False)
 def convert(
     input_dir: Annotated[
         Path, typer.Option(metavar="DIR", help="Meta's folder: consolidated.*.pth, params.json, tokenizer.model.")
     ],
-    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="The converted checkpoint; the folder must not exist yet.")],
+    output_dir: Annotated[
+        Path, typer.Option(metavar="DIR", help="The converted checkpoint; a folder that is empty or does not exist.")
+    ],
     instruct: Annotated[
         bool,
         typer.Option("--instruct", help="The model is an Instruct one: give it the chat template and the ends of its turns."),
@@ -262,15 +180,53 @@ def plan(
         Literal["11B", "90B"] | None,
         typer.Option(case_sensitive=False, help="Plan for a published model, without its files."),
     ] = None,
+    traffic: Annotated[
+        str | None,
+        typer.Option(help="How many instances these visitors need, as people=200,questions_per_minute=1.5.", metavar="TEXT"),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="With --traffic: the times of the device, by name or as a YAML file.", metavar="TEXT")
+    ] = None,
+    from_store: Annotated[
+        bool,
+        typer.Option("--from-store", help="Suggest buckets from the lengths of the prompts and answers that the store has."),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Say whether a configuration fits a Neuron device's memory.
+    """Say whether a model fits Neuron, a GPU or this machine.
 
-    Says what each core's memory holds, and which other configurations would fit.
+    Says what each core's memory holds, and which other configurations would fit. For backend torch, which --device cpu or
+    --device cuda chooses too, says which quantization of the model fits the memory of this machine or of its GPU. With
+    --traffic, says how many instances so many visitors need, how long they wait, and what it costs.
     """
+    if traffic is not None:
+        from mllama_demo.capacity.report import main as plan_traffic
+
+        return plan_traffic(context.args, traffic, profile, shape, as_json, from_store)
+    if profile is not None:
+        raise ConfigError("--profile goes with --traffic.")
     from mllama_demo.checkpoint.plan import main
 
-    return main(context.args, shape, as_json)
+    return main(context.args, shape, as_json, from_store)
+
+
+@command("ray-deploy")
+def ray_deploy(
+    context: typer.Context,
+    wait_for_machines: Annotated[
+        bool,
+        typer.Option("--wait-for-machines", help="Deploy although the cluster lacks resources: its machines start on demand."),
+    ] = False,
+) -> int:
+    """Start replicas of the model on a Ray cluster.
+
+    Web processes reach them with --backend ray. Replaces the replicas of an earlier deployment one by one; each of them ends its
+    answers first.
+    """
+    from mllama_demo.backends.ray import deploy
+    from mllama_demo.config.loader import load_settings
+
+    return deploy(load_settings(context.args), wait_for_machines)
 
 
 @command("vllm-command")
@@ -286,7 +242,7 @@ def vllm_command(
     return main(context.args, generation, server_host, server_port)
 
 
-@command("hash-password", cls=None, options_metavar="", epilog=None)
+@command("hash-password", takes_serve_options=False, options_metavar="")
 def hash_password(
     name: Annotated[str, typer.Argument(help="Letters, digits and . _ @ + - ; 64 characters at most.")],
 ) -> int:
@@ -308,3 +264,40 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> int:
     from mllama_demo.checkpoint.doctor import main
 
     return main(context.args, as_json)
+
+
+@command(
+    "verify",
+    note="Exit code: 0 when everything agrees, 1 when something differs, 2 when it cannot run.",
+)
+def verify(
+    context: typer.Context,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for report.md and report.json, which name no path, host or key.")
+    ] = Path("verify-report"),
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Compute the reference and write it there, for a machine that cannot; compare nothing."
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none",
+            help="A reference that --record wrote; none compares the engine with itself only. Default: computed here first.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="The largest difference of a logit. Default: by the number format of the engine."),
+    ] = None,
+) -> int:
+    """Compare the engine with PyTorch on the CPU.
+
+    Loads the engine of backend neuron or torch and compares it with a reference on the CPU: text, images of every aspect ratio,
+    every bucket, mixed batches, reused slots, and sampling by row. Measures times and device memory.
+    """
+    from mllama_demo.verify.command import main
+
+    return main(context.args, output, record, reference, tolerance)

@@ -42,41 +42,56 @@ class DemoError(Exception):
     """Base class. `str(error)` is one or two sentences for the user; `status` is the HTTP status.
 
     The sentence may be a Failure: then `cause_of(error)` is what the operator reads.
+
+    Attributes:
+        reason: The class of the failure in the metrics, one of runtime.failures.REASONS.
+        limit: The limit that refused the request, one of runtime.failures.LIMITS; empty for none.
     """
 
     status = 500
+    reason = "internal"
+    limit = ""
 
 
 class BadRequest(DemoError):
     """The request is invalid. The message has the value and what is allowed."""
 
     status = 400
+    reason = "bad_request"
 
 
 class ImageError(BadRequest):
     """The bytes or the URL of an image cannot be used."""
 
+    reason = "image"
+
 
 class PromptTooLong(BadRequest):
     """The conversation exceeds the context, even without its oldest text turns."""
+
+    reason = "prompt_too_long"
 
 
 class NotFound(DemoError):
     """The named object does not exist, or belongs to another visitor."""
 
     status = 404
+    reason = "not_found"
 
 
 class Conflict(DemoError):
     """The request conflicts with the current state, such as an answer that is running. The message says what to do."""
 
     status = 409
+    reason = "conflict"
 
 
 class BackendBusy(DemoError):
     """The queue is full. The same request may succeed later."""
 
     status = 429
+    reason = "busy"
+    limit = "queue"
 
     @classmethod
     def behind(cls, waiting: int) -> BackendBusy:
@@ -85,16 +100,32 @@ class BackendBusy(DemoError):
         return cls(f"The demo is busy: {questions} waiting already. Please try again in a moment.")
 
 
+class ClientBusy(BackendBusy):
+    """One client has as many requests at once as it may. The same request may succeed later."""
+
+    limit = "client_places"
+
+
 class LimitReached(DemoError):
-    """A visitor has used up a limit. The message says when the visitor may continue."""
+    """A visitor has used up a limit. The message says when the visitor may continue.
+
+    Attributes:
+        retry_s: Seconds until then.
+    """
 
     status = 429
+    reason = "limit"
+
+    def __init__(self, message: str, retry_s: float, limit: str) -> None:
+        super().__init__(message)
+        self.retry_s, self.limit = retry_s, limit
 
 
 class BackendUnavailable(DemoError):
     """The model is loading or down. The message says which and why."""
 
     status = 503
+    reason = "unavailable"
 
     @classmethod
     def loading(cls, detail: str) -> BackendUnavailable:
@@ -104,9 +135,30 @@ class BackendUnavailable(DemoError):
         )
 
 
+class DatabaseUnavailable(BackendUnavailable):
+    """The database of conversations does not answer, or refuses a change."""
+
+    reason = "database"
+
+
+class ServerBusy(DemoError):
+    """The requests of now take all the memory or all the workers that they may take. The same request may succeed later."""
+
+    status = 503
+    reason = "server_busy"
+
+    def __init__(self, sentence: str, limit: str) -> None:
+        super().__init__(sentence)
+        self.limit = limit
+
+
 class ConfigError(DemoError):
     """The configuration is invalid. The message has the key, the value and what is allowed."""
 
 
 class CheckpointError(DemoError):
     """The model folder is missing, is incomplete or has another architecture."""
+
+
+class DownloadError(DemoError):
+    """The weights cannot be downloaded. The message says why and what to do."""

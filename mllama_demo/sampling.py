@@ -40,7 +40,7 @@ class Bound:
         is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
         if isinstance(value, bool) or not is_number or not self.minimum <= value <= self.maximum or (self.whole and value % 1):
             kind = "a whole number" if self.whole else "a number"
-            raise BadRequest(f"{name} must be {kind} from {_plain(self.minimum)} to {_plain(self.maximum)}, got {value!r}.")
+            raise BadRequest(f"{name} must be {kind} from {_plain(self.minimum)} to {_plain(self.maximum)}, got {value!r:.80}.")
 
     @property
     def whole(self) -> bool:
@@ -61,6 +61,9 @@ BOUNDS: dict[str, Bound] = {
         "Seed", 0, 2**32 - 1, 0, 1, "same seed, same answer; empty for a new one", "the same seed draws the same answer"
     ),
 }
+MAX_ANSWER_TOKENS = 131_072  # all of the context of Llama 3.2; the sliders of the pages end earlier
+# Of a request that no slider has made.
+REQUEST_BOUNDS = {**BOUNDS, "max_tokens": replace(BOUNDS["max_tokens"], maximum=MAX_ANSWER_TOKENS)}
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 64
 
@@ -85,8 +88,9 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "top_k", "max_tokens"):
-            BOUNDS[name].check(name, getattr(self, name))
-            if BOUNDS[name].whole:
+            bound = REQUEST_BOUNDS[name]
+            bound.check(name, getattr(self, name))
+            if bound.whole:
                 object.__setattr__(self, name, int(getattr(self, name)))  # 5.0 from a slider or from JSON
         if self.seed is not None:
             BOUNDS["seed"].check("seed", self.seed)

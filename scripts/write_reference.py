@@ -1,7 +1,6 @@
 """Writes the pages in docs/reference from the code: `make reference`.
 
-The same code always gives the same pages, so that a test can compare them with the committed ones. What a page says about a
-field is the field's description, or the line about it in the `Attributes:` list of the class.
+The same code always gives the same pages, so that a test can compare them with the committed ones.
 """
 
 from __future__ import annotations
@@ -11,153 +10,18 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.reference_tables import code, fields, models, number, summary, table  # noqa: E402
+
 PAGES = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by scripts/write_reference.py from the code. Change the code, then run `make reference`. -->"
-Schema = dict[str, Any]
-
-
-# --- Markdown --------------------------------------------------------------------------------------------------------------
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    cells = [[_cell(text) for text in row] for row in rows]
-    return ["", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)), ""]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _code(value: Any) -> str:
-    return f"`{json.dumps(value, ensure_ascii=False)}`"
-
-
-def _anchor(name: str) -> str:
-    """The anchor of a heading, as MkDocs and GitHub make it."""
-    return re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-")
-
-
-# --- descriptions ----------------------------------------------------------------------------------------------------------
-
-
-def summary(docstring: str) -> str:
-    """A docstring without its lists of arguments and attributes."""
-    return re.split(r"\n\s*(?:Attributes|Args|Returns|Raises|Yields):\n", f"\n{docstring}\n")[0].strip()
-
-
-def attributes(docstring: str) -> dict[str, str]:
-    """What the `Attributes:` or `Args:` list of a docstring says about each name."""
-    found: dict[str, str] = {}
-    block = re.search(r"(?:Attributes|Args):\n((?:[ ]+\S.*(?:\n|$)|\n(?=[ ]))+)", docstring)
-    for entry in re.findall(r"^ {4}(\w.*(?:\n {5,}.*)*)", block[1] if block else "", re.MULTILINE):
-        names, _, text = " ".join(entry.split()).partition(": ")
-        found |= {re.sub(r" \(.*\)|`", "", name): text for name in names.split(", ")}
-    return found
-
-
-# --- schemas ---------------------------------------------------------------------------------------------------------------
-
-_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
-
-
-def kind(schema: Schema, links: dict[str, str]) -> str:
-    """The values that a JSON schema allows, in words. links: the headings of the schemas that have a table of their own."""
-    if "$ref" in schema:
-        name = schema["$ref"].rsplit("/", 1)[1]
-        return f"[{links[name]}](#{_anchor(links[name])})" if name in links else name
-    if "const" in schema:
-        return _code(schema["const"])
-    if "enum" in schema:
-        return " or ".join(map(_code, schema["enum"]))
-    if options := schema.get("anyOf") or schema.get("oneOf"):
-        return " or ".join(dict.fromkeys(kind(option, links) for option in options))
-    type_ = schema.get("type")
-    if type_ == "array" and "prefixItems" in schema:
-        return f"list of {len(schema['prefixItems'])}: {', '.join(kind(item, links) for item in schema['prefixItems'])}"
-    if type_ == "array":
-        return f"list{_range(schema, 'minItems', 'maxItems')} of {kind(schema.get('items', {}), links)}"
-    if type_ == "object" and isinstance(schema.get("additionalProperties"), dict):
-        return f"object of {kind(schema['additionalProperties'], links)}"
-    if type_ == "object" and "patternProperties" in schema:
-        return f"object of {kind(next(iter(schema['patternProperties'].values())), links)}"
-    if type_ == "string" and schema.get("format") == "date-time":
-        return "date and time"
-    if type_ == "string":
-        size = _range(schema, "minLength", "maxLength")
-        return f"text{size} character{'' if size.endswith(' 1') else 's'}" if size else "text"
-    return _WORDS.get(str(type_), str(type_ or "any value")) + _numbers(schema)
-
-
-def _numbers(schema: Schema) -> str:
-    if isinstance(below := schema.get("exclusiveMaximum"), int):
-        schema = {**schema, "maximum": below - 1}
-    return _range(schema, "minimum", "maximum").replace(" of at", ", at").replace(" of ", " from ")
-
-
-def _range(schema: Schema, low: str, high: str) -> str:
-    if low in schema and high in schema:
-        return f" of {_number(schema[low])} to {_number(schema[high])}"
-    if high in schema:
-        return f" of at most {_number(schema[high])}"
-    return f" of at least {_number(schema[low])}" if schema.get(low) else ""
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
-
-
-def fields(schema: Schema, links: dict[str, str], *, sampling: bool = False) -> list[str]:
-    """A table of the properties of an object.
-
-    Args:
-        schema: The JSON schema of the object; its description is the docstring of the class.
-        links: The headings of the schemas that have a table of their own.
-        sampling: Whether the sampling values have the ranges and meanings of sampling.BOUNDS.
-    """
-    from mllama_demo.sampling import BOUNDS
-
-    meanings = attributes(schema.get("description", ""))
-    rows = []
-    for name, one in schema["properties"].items():
-        allowed, meaning = kind(one, links), one.get("description") or meanings.get(name, "")
-        if sampling and name in BOUNDS:
-            limits = f"from {_number(BOUNDS[name].minimum)} to {_number(BOUNDS[name].maximum)}"
-            allowed = re.sub(r"\bnumber\b(?! from|, at)", f"number {limits}", allowed)
-            meaning = meaning or BOUNDS[name].help + "."
-        simple = "default" in one and not isinstance(one["default"], dict)
-        default = "required" if name in schema.get("required", ()) else _code(one["default"]) if simple else ""
-        rows.append([f"`{name}`", allowed, default, re.sub(r"\bNone\b", "null", meaning[:1].upper() + meaning[1:])])
-    return table(["key", "value", "default", "meaning"], rows)
-
-
-def models(classes: dict[str, Any], known: Sequence[str] = (), *, sampling: bool = True) -> list[str]:
-    """A heading and a table for each class, and for each class that one of them has inside.
-
-    Args:
-        classes: Pydantic models and dataclasses, by their headings.
-        known: Names of classes that have a table elsewhere on the page.
-        sampling: See fields.
-    """
-    from pydantic import TypeAdapter
-
-    schemas: dict[str, Schema] = {}
-    for heading, cls in classes.items():
-        whole = TypeAdapter(cls).json_schema()
-        inner = whole.pop("$defs", {})
-        schemas |= {heading: inner.pop(cls.__name__) if "$ref" in whole else whole} | inner
-    schemas = {name: schema for name, schema in schemas.items() if "properties" in schema and name not in known}
-    links = {name: name.lstrip("_") for name in [*schemas, *known]}
-    lines = []
-    for name, schema in schemas.items():
-        text = summary(schema.get("description", ""))
-        lines += [f"### {links[name]}", "", text, *fields(schema, links, sampling=sampling)]
-    return lines
 
 
 # --- the pages -------------------------------------------------------------------------------------------------------------
@@ -165,7 +29,8 @@ def models(classes: dict[str, Any], known: Sequence[str] = (), *, sampling: bool
 
 def options() -> list[str]:
     from mllama_demo.config.loader import ENV_PREFIX
-    from mllama_demo.config.settings import Settings, allowed_values, group
+    from mllama_demo.config.option_texts import allowed_values, group
+    from mllama_demo.config.settings import Settings
 
     lines = [
         "# Options",
@@ -196,9 +61,9 @@ def default_of(name: str) -> str:
 
     default: Any = Settings.model_fields[name].default
     if isinstance(default, BaseModel):
-        return _code(default.model_dump())
+        return code(default.model_dump())
     words = {None: "not set", "": "empty", EMBEDDED_CHECKPOINT: "the embedded checkpoint", SCENARIOS: "the shipped scenarios"}
-    return words.get(default) or (f"`{default}`" if isinstance(default, (str, Path)) else _code(default))
+    return words.get(default) or (f"`{default}`" if isinstance(default, (str, Path)) else code(default))
 
 
 def commands() -> list[str]:
@@ -234,7 +99,7 @@ def _first(text: str | None) -> str:
 
 def http_api() -> list[str]:
     from mllama_demo.openai_api.response_schema import ChatChunk
-    from mllama_demo.openai_api.schema import NEUTRAL
+    from mllama_demo.openai_api.unknown_fields import HARMLESS, NEUTRAL
 
     described = _application().openapi()
     schemas = described["components"]["schemas"]
@@ -273,8 +138,14 @@ def http_api() -> list[str]:
         "## Refused fields of a chat request",
         "",
         "These fields of other servers would change the answer, so the server refuses them unless they have a value that changes",
-        "nothing. `null` is always accepted. Every other unknown field is ignored.",
-        *table(["field", "accepted values"], [[f"`{n}`", ", ".join(map(_code, v)) or "`null`"] for n, v in NEUTRAL.items()]),
+        "nothing. `null` is always accepted.",
+        *table(["field", "accepted values"], [[f"`{n}`", ", ".join(map(code, v)) or "`null`"] for n, v in NEUTRAL.items()]),
+        "## Ignored fields of a chat request",
+        "",
+        "The header `X-Ignored-Fields` of an answer names the fields that had no effect. Among them may be",
+        ", ".join(f"`{name}`" for name in sorted(HARMLESS)) + ",",
+        "and every unknown field that carries nothing for the model to read or to see.",
+        "",
         "## Metrics",
         "",
         "`GET /metrics` answers in the text format of Prometheus. Every sample has the label `model_name`.",
@@ -301,9 +172,13 @@ def _application() -> Any:
 
 
 def _metrics() -> list[list[str]]:
+    from mllama_demo.engine.neuron.monitor import NeuronMonitor
+    from mllama_demo.engine.neuron.monitor_report import MonitorReport
     from mllama_demo.web.metrics import Metrics
 
-    page = Metrics(_backend(), "model").render()[0].decode()
+    neuron = NeuronMonitor(["none"])
+    neuron.take(MonitorReport(host_bytes=0, core_bytes=0))
+    page = Metrics(_backend(), "model", lambda: None, idle_s=lambda: 0.0, neuron=neuron).render()[0].decode()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
     helps = re.findall(r"^# HELP (\S+) (.*)$", page, re.MULTILINE)
     return [[f"`{name}`", types[name], text] for name, text in helps if not name.endswith("_created")]
@@ -314,17 +189,17 @@ def file_formats() -> list[str]:
     from mllama_demo.explore import grid, results
     from mllama_demo.offline.batch import KEYS
     from mllama_demo.present import recording, spec
-    from mllama_demo.sampling import BOUNDS
+    from mllama_demo.sampling import REQUEST_BOUNDS
 
     def bound(name: str) -> str:
-        kind = "whole number" if BOUNDS[name].whole else "number"
-        return f"{kind} from {_number(BOUNDS[name].minimum)} to {_number(BOUNDS[name].maximum)}"
+        kind = "whole number" if REQUEST_BOUNDS[name].whole else "number"
+        return f"{kind} from {number(REQUEST_BOUNDS[name].minimum)} to {number(REQUEST_BOUNDS[name].maximum)}"
 
     batch = {
         "prompt": ("text", "The question; required."),
         "image": ("a path, or an address", "A path is relative to the file."),
         "stop": ("list of at most 4 texts", "The answer ends before any of them."),
-        **{name: (bound(name), BOUNDS[name].help.capitalize() + ".") for name in BOUNDS},
+        **{name: (bound(name), REQUEST_BOUNDS[name].help.capitalize() + ".") for name in REQUEST_BOUNDS},
     }
     return [
         "# File formats",
@@ -396,5 +271,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -16,6 +16,7 @@ from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.runner import prefill
 from mllama_demo.engine.torch.runner import TorchRunner
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
@@ -67,7 +68,7 @@ class Answerer:
                     exhausted = True
                     break
                 slot = free.pop()
-                first = self._runner.prefill(slot, self._request(prompt)).token_id
+                first = prefill(self._runner, slot, self._request(prompt)).token_id
                 running[slot] = (index, [first], prompt.sampling.max_tokens)
             for slot, (index, tokens, limit) in list(running.items()):
                 if tokens[-1] == self._end or len(tokens) >= limit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,7 +17,7 @@ from training.drawings import load_bank
 from training.labels import patch_labels
 from training.model import ASPECT_RATIOS, MAX_TILES, PATCH, TILE
 from training.render import disturb, render
-from training.scenes import sample_scene
+from training.sampling import sample_scene
 
 TINTED = 0.3  # share of drawings whose colours are changed, because an object's colour does not decide what it is
 
@@ -37,6 +37,9 @@ class Pictures:
     ratio: Tensor
     filled: Tensor
     labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tiles)
 
     def to(self, device: torch.device) -> Pictures:
         return Pictures(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -65,12 +68,13 @@ class PictureStream(IterableDataset[Pictures]):
     Args:
         batch: Pictures per batch.
         seed: Seed of the random stream; each worker process adds its number.
-        crowded: Share of pictures that are full of things.
-        written: Share of pictures that show a text.
+        wants: Shares of pictures by what they are about (sampling.sample_scene). The rest are like in conversations.
     """
 
-    def __init__(self, batch: int, seed: str, crowded: float = 0.0, written: float = 0.0) -> None:
-        self.batch, self.seed, self.crowded, self.written = batch, seed, crowded, written
+    def __init__(self, batch: int, seed: str, wants: Mapping[str, float] | None = None) -> None:
+        self.batch, self.seed = batch, seed
+        given = dict(wants or {})
+        self._wants, self._shares = (*given, ""), (*given.values(), 1 - sum(given.values()))
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -83,9 +87,7 @@ class PictureStream(IterableDataset[Pictures]):
         """Draws one batch."""
         rows = []
         for _ in range(self.batch):
-            draw = rng.random()
-            want = "crowd" if draw < self.crowded else "text" if draw < self.crowded + self.written else ""
-            scene = sample_scene(rng, want=want)
+            scene = sample_scene(rng, want=rng.choices(self._wants, self._shares)[0])
             layout = tile_layout(scene.width, scene.height, TILE, MAX_TILES)
             image = disturb(render(scene, bank, (layout.width, layout.height), tinted=TINTED), rng)
             rows.append((scene, image, layout))

@@ -1,4 +1,4 @@
-"""Writes the model card from measured figures: `python -m training.card FIGURES.json CURVE.jsonl` prints the card."""
+"""Writes the model card from measured figures: `python -m training.card CHECKPOINT FIGURES.json CURVE.jsonl` prints the card."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from training.evaluate import table
-from training.exam import rows
-from training.kinds import COLOURS, OBJECTS, SCENERY, SHAPES
+from mllama_demo.checkpoint.validate import check_checkpoint
+from training.curve import read_curve
+from training.evaluate import goals, table
+from training.kinds import COLOURS, FIGURES, OBJECTS, SCENERY, SHAPES
 from training.packages import EMOJI, FONTS, PHOTOS
+from training.results import CONFIDENT
 
 _TEMPLATE = Path(__file__).parent / "assets" / "card.md"
 
 
-def card(result: dict[str, Any], curve: list[dict[str, Any]]) -> str:
+def card(checkpoint: Path, result: dict[str, Any], curve: list[dict[str, Any]]) -> str:
     """The text of the card.
 
     Args:
+        checkpoint: Folder of the checkpoint.
         result: What evaluate() returned.
         curve: The lines of the run's curve.jsonl.
     """
     figures = result["figures"]
+    info = check_checkpoint(checkpoint)
+    minutes = {line["stage"]: line["minutes"] for line in curve}  # of the last line of each stage
     return _TEMPLATE.read_text(encoding="utf-8").format(
+        parameters=info.parameters / 1e6,
+        megabytes=info.bytes / 1e6,
+        figures=", ".join(kind.name for kind in FIGURES),
+        hours=sum(minutes.values()) / 60,
         objects=", ".join(kind.name for kind in OBJECTS),
         object_count=len(OBJECTS),
         shapes=", ".join(kind.name for kind in SHAPES),
@@ -35,8 +44,10 @@ def card(result: dict[str, Any], curve: list[dict[str, Any]]) -> str:
             for use, group in (("drawings", EMOJI), ("fonts", FONTS), ("photographs", PHOTOS))
             for p in group
         ),
-        table=table(figures, {row.title: row.goal for row in rows([])}),
-        cases=max(column[1] for title, row in figures.items() if ":" not in title for column in row.values()),
+        table=table(figures, goals()),
+        cases=max(
+            column[1] for title, row in figures.items() if ":" not in title and title != CONFIDENT for column in row.values()
+        ),
         curve=_curve(curve),
     )
 
@@ -47,7 +58,7 @@ def _curve(lines: list[dict[str, Any]]) -> str:
         "| stage | minutes | learning rate | loss about pictures | patches recognised | letters recognised |",
         "|---|---|---|---|---|---|",
     ]
-    for stage in ("see", "talk"):
+    for stage in ("see", "talk", "finish"):
         own = [line for line in lines if line["stage"] == stage]
         many = 7
         for index in range(many):
@@ -69,11 +80,15 @@ def _mean(lines: list[dict[str, Any]], name: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Prints the card. Returns the exit code 0."""
     parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
     parser.add_argument("figures", type=Path)
     parser.add_argument("curve", type=Path)
     args = parser.parse_args(argv)
-    curve = [json.loads(line) for line in args.curve.read_text().splitlines()]
-    print(card(json.loads(args.figures.read_text()), curve), end="")
+    try:
+        curve = read_curve(args.curve)
+    except ValueError as error:
+        parser.error(str(error))
+    print(card(args.checkpoint, json.loads(args.figures.read_text()), curve), end="")
     return 0
 
 

@@ -27,7 +27,7 @@ from training.labels import IGNORE
 from training.listening import LOOKUPS, Mention, look_up, mentions, word_list
 from training.model import MAX_TILES, TILE
 from training.render import disturb, render, seen_colours
-from training.scenes import sample_scene
+from training.sampling import sample_scene
 from training.talk.conversation import conversation
 from training.talk.exchange import Exchange
 from training.talk.without_picture import small_talk
@@ -66,6 +66,9 @@ class Talk:
     picture: Tensor | None = None
     lookups: Tensor | None = None
     pictures: Pictures | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def to(self, device: torch.device) -> Talk:
         moved: list[Any] = [

@@ -6,26 +6,30 @@ all photographs except those of scikit-image.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFont
 
 from training import packages
-from training.kinds import OBJECTS
+from training.kinds import ASSETS, KINDS, OBJECTS, UNKNOWN, UNKNOWN_ICONS, Kind
 from training.scenes import Split
 
 SIDE = 112  # pixels of a side of a stored drawing; the model sees more only of a drawing that fills the picture
 NEW_STYLE = "openmoji"
+ONE_COLOUR = "one colour"
 # The photographs among the pictures of scikit-image; the others are diagrams.
 _PHOTOS = (
     "astronaut brick camera cell chelsea clock_motion coffee coins grass gravel hubble_deep_field ihc moon motorcycle_left "
     "motorcycle_right retina rocket"
 ).split()
-# A drawing whose name has one of these parts is no "unknown thing": it looks like a kind that the model can name, or is a sign.
+# A drawing whose name has one of these parts, or a word of a kind, is no "unknown thing": it looks like a kind that the model can
+# name, or is a sign.
 _TOO_NEAR = (
     "dog cat rabbit fish bird frog elephant bee penguin pig lion tiger monkey owl turtle snake octopus crab butterfly cow snail "
     "tree cactus flower mushroom rose tulip hibiscus blossom bouquet apple banana strawberry melon pizza cake carrot lemon "
@@ -42,7 +46,8 @@ _TOO_NEAR = (
     "low raised waving registered copyright trade information japanese recycling fleur trident name-badge wheel radioactive "
     "biohazard peace om atom menorah yin dharma infinity multiply plus minus divide hash asterisk eject play pause stop record "
     "poodle digit minibus e-mail carousel-horse heavy fast rewind shuffle repeat up down left right end back soon top "
-    "on-exclamation".split()
+    "on-exclamation oclock thirty cane camel dragon zebra leaf shamrock clover lorry "
+    "camping orca ram boar sunset sunrise mountain banjo lime".split()
 )
 
 
@@ -50,7 +55,7 @@ class DrawingBank:
     """Drawings, fonts and photographs.
 
     Attributes:
-        unknown: RGBA drawings of things that the model cannot name, by split.
+        unknown: RGBA drawings of things that the model cannot name, by split and kind (kinds.UNKNOWNS).
         photos: RGB photographs for training.
     """
 
@@ -59,14 +64,17 @@ class DrawingBank:
             pixels = data["pixels"]
         index: list[dict[str, str]] = json.loads((folder / "drawings.json").read_text())
         self._of: dict[tuple[str, str], list[Image.Image]] = {}
-        self.unknown: dict[str, list[Image.Image]] = {"train": [], "test": []}
+        self.unknown: dict[str, dict[str, list[Image.Image]]] = {"train": {}, "test": {}}
+        held_out = held_out_styles(index)
         for row, entry in zip(pixels, index, strict=True):
             image = Image.fromarray(row, "RGBA")
-            if entry["kind"]:
-                split = entry["style"] if entry["style"] == NEW_STYLE else _split(entry["kind"], entry["style"])
-                self._of.setdefault((entry["kind"], split), []).append(image)
+            if entry["icon"]:
+                split = unknown_split(entry["icon"])
+                self.unknown[split].setdefault(entry["kind"], []).append(image)
             else:
-                self.unknown[_unknown_split(entry["icon"])].append(image)
+                style = entry["style"]
+                split = style if style in (NEW_STYLE, ONE_COLOUR) else "test" if held_out[entry["kind"]] == style else "train"
+                self._of.setdefault((entry["kind"], split), []).append(image)
         self._fonts = {split: sorted((folder / "fonts").glob(f"{split}-*.ttf")) for split in ("train", "test")}
         self.photos = [Image.open(path).convert("RGB") for path in sorted((folder / "photos").glob("*.jpg"))]
         self._sized: dict[tuple[Path, int], ImageFont.FreeTypeFont] = {}
@@ -75,10 +83,14 @@ class DrawingBank:
         """RGBA drawings of a kind, SIDE × SIDE pixels.
 
         Args:
-            split: "train", "test" (the style that is held out for this kind) or NEW_STYLE. A kind without drawings in the split
-                gives its training drawings.
+            split: "train", "test" (the style that is held out for this kind), NEW_STYLE or ONE_COLOUR. A kind without drawings in
+                the split gives its training drawings.
         """
         return self._of.get((kind, split)) or self._of[kind, "train"]
+
+    def has_one_colour(self, kind: str) -> bool:
+        """Whether a set of drawings in one colour has the kind."""
+        return (kind, ONE_COLOUR) in self._of
 
     def font(self, style: int, size: int, split: Split) -> ImageFont.FreeTypeFont:
         """A font of the split. style: any number, taken modulo the number of fonts. size: in pixels, at least 4."""
@@ -91,19 +103,37 @@ class DrawingBank:
         return self._sized[key]
 
 
-def _split(kind: str, style: str) -> Split:
-    """The split of a kind's drawing in a style. A hash chooses one held-out style for each kind; training sees all styles."""
-    styles = [package.name for package in packages.EMOJI if package.name != NEW_STYLE]
-    return "test" if style == styles[zlib.crc32(kind.encode()) % len(styles)] else "train"
+def held_out_styles(index: list[dict[str, str]]) -> dict[str, str]:
+    """The style that is held out for each kind, by a hash over the styles that have the kind. Training sees every style."""
+    styles: dict[str, list[str]] = {}
+    for entry in index:
+        if not entry["icon"] and entry["style"] not in (NEW_STYLE, ONE_COLOUR):
+            own = styles.setdefault(entry["kind"], [])
+            if entry["style"] not in own:
+                own.append(entry["style"])
+    return {kind: sorted(own)[zlib.crc32(kind.encode()) % len(own)] for kind, own in styles.items() if len(own) > 1} | {
+        kind: "" for kind, own in styles.items() if len(own) == 1
+    }
 
 
-def _unknown_split(icon: str) -> Split:
+def unknown_split(icon: str) -> Split:
+    """The split of an unknown thing. icon: its name without hyphens."""
     return "test" if zlib.crc32(icon.encode()) % 5 == 0 else "train"
+
+
+def bank_folder(cache: Path = packages.CACHE) -> Path:
+    """The folder of the bank in the cache. Its name has a digest of what the bank is made of."""
+    made_of = [
+        repr(_TOO_NEAR),
+        repr(packages.EMOJI + packages.FONTS + packages.PHOTOS),
+        *(path.read_text() for path in sorted(ASSETS.glob("*.txt"))),
+    ]
+    return cache / f"bank-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]}"
 
 
 def load_bank(cache: Path = packages.CACHE) -> DrawingBank:
     """Loads the bank. Makes it first if it is missing: this fetches packages and takes a minute."""
-    folder = cache / "bank"
+    folder = bank_folder(cache)
     if not (folder / "complete").exists():
         _make(folder, cache)
     return DrawingBank(folder)
@@ -114,17 +144,25 @@ def _make(folder: Path, cache: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     rows: list[np.ndarray] = []
     index: list[dict[str, str]] = []
+
+    def add(svg: str, kind: str, style: str, icon: str = "") -> None:
+        pixels = rasterise(svg)
+        if pixels is not None:
+            rows.append(pixels)
+            index.append({"kind": kind, "style": style, "icon": icon})
+
     for package in packages.EMOJI:
-        icons = packages.read_icons(package, cache)
-        wanted = [(kind.name, icon) for kind in OBJECTS for icon in kind.icons if icon in icons]
+        named = packages.read_icons(package, cache)
+        icons = {plain(name): svg for name, svg in named.items()}
+        style = ONE_COLOUR if package.one_colour else package.name
+        for kind in OBJECTS:
+            for svg in dict.fromkeys(icons[name] for name in icon_names(kind) if name in icons):
+                add(svg, kind.name, style)
         if package.name in ("twemoji", "noto", "fluent-emoji-flat"):
-            wanted += [("", icon) for icon in icons if _is_unknown(icon)]
-        for kind, icon in wanted:
-            pixels = rasterise(icons[icon])
-            if pixels is not None:
-                rows.append(pixels)
-                index.append({"kind": kind, "icon": icon, "style": package.name})
-    np.savez(folder / "drawings.npz", pixels=np.stack(rows))
+            drawn = {svg: name for name, svg in named.items() if unknown_kind(name)}  # without the second names of a drawing
+            for svg, name in drawn.items():
+                add(svg, unknown_kind(name), package.name, plain(name))
+    np.savez_compressed(folder / "drawings.npz", pixels=np.stack(rows))
     (folder / "drawings.json").write_text(json.dumps(index))
     for package in packages.FONTS:
         split = "train" if package.use == "training" else "test"
@@ -138,11 +176,44 @@ def _make(folder: Path, cache: Path) -> None:
     (folder / "complete").touch()
 
 
-def _is_unknown(icon: str) -> bool:
-    if any(icon in kind.icons for kind in OBJECTS):
-        return False
+def plain(icon: str) -> str:
+    """The name of an icon without hyphens. The sets agree on names but not on hyphens."""
+    return icon.replace("-", "").replace(" ", "")
+
+
+def icon_names(kind: Kind) -> list[str]:
+    """The names, without hyphens, that drawings of the kind have in the sets."""
+    names = [plain(icon) for icon in kind.icons]
+    lands = [name.removeprefix("flag") for name in names if kind.category == "flag" and name.startswith("flag")]
+    return names + [other for land in lands for other in (f"flagfor{land}", f"{land}flag")]
+
+
+@lru_cache
+def _kinds_of_unknown() -> dict[str, str]:
+    """The kind of each icon in unknown.txt, by its name without hyphens."""
+    found = {}
+    for kind, icons in UNKNOWN_ICONS.items():
+        for icon in icons:
+            name = plain(icon)
+            found[name] = kind
+            if name.startswith("flag"):
+                found[f"flagfor{name[4:]}"] = kind
+    return found
+
+
+@lru_cache
+def _near_words() -> frozenset[str]:
+    words = {word for kind in KINDS for text in (kind.name.lower(), *kind.icons) for word in text.replace("-", " ").split()}
+    return frozenset({*_TOO_NEAR, *words} - {"of"})
+
+
+def unknown_kind(icon: str) -> str:
+    """The kind of unknown thing that an icon shows; empty for an icon that is not used as one."""
+    if plain(icon) in _kinds_of_unknown():
+        return _kinds_of_unknown()[plain(icon)]
     parts = icon.split("-")
-    return not any(word in parts or (len(word) > 3 and word in icon) for word in _TOO_NEAR)
+    near = any(word in parts or (len(word) > 3 and word in icon) for word in _near_words())
+    return "" if near else UNKNOWN
 
 
 def rasterise(svg: str, side: int = SIDE) -> np.ndarray | None:

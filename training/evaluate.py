@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint: the share of right answers by type of question, with 95 % intervals.
+"""Evaluates a checkpoint: the share of right answers by type of question, with 95 % intervals, and its commonest mistakes.
 
 The cases come from a fixed seed. The answers are greedy. `python -m training.evaluate FOLDER` prints the table.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import sys
 import tempfile
@@ -22,10 +21,12 @@ from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import SamplingParams
 from training import packages
 from training.answers import MAX_TOKENS, Answerer, Prompt, png
+from training.confusions import commonest, confidently_false, mistakes
 from training.drawings import DrawingBank, load_bank
 from training.exam import CHANGES, Case, Column, Row, changed_cases, rows
 from training.render import render
-from training.scenes import sample_scene
+from training.results import CONFIDENT, MOST_CONFIDENT, wilson
+from training.sampling import sample_scene
 from training.talk.truth import false_mentions
 from training.team import Team, work_together
 
@@ -34,15 +35,6 @@ COLUMNS: tuple[Column, ...] = ("scenes", "drawings", "phrasings")
 SAMPLED_PICTURES, SAMPLES = 12, 20
 MOST_PHOTOS = 200
 CHANGED_SHARE = 2  # a row of changed files has this many times the cases of another row
-
-
-def wilson(right: int, cases: int) -> tuple[float, float]:
-    """The 95 % confidence interval of the share right / cases (Wilson, 1927)."""
-    z = 1.96
-    share, spread = right / cases, z * z / cases
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / cases + spread / cases / 4) / (1 + spread)
-    return middle - half, middle + half
 
 
 def held_out_photos(folder: Path | None = None) -> list[Image.Image]:
@@ -60,21 +52,24 @@ def held_out_photos(folder: Path | None = None) -> list[Image.Image]:
     return pictures
 
 
-def evaluate(checkpoint: Path, cases: int, photos: Path | None = None, examples: int = 0) -> dict[str, Any]:
-    """Runs the whole evaluation and prints the table.
+def evaluate(checkpoint: Path, cases: int, photos: Path | None = None, examples: int = 0, processes: int = 0) -> dict[str, Any]:
+    """Runs the whole evaluation and prints the table and the commonest mistakes.
 
     Args:
         cases: Number of cases of each row and column.
         photos: Folder of photographs to add to those of scikit-learn.
         examples: Number of replies to print.
+        processes: Processes on a CPU; 0 for one per core.
 
     Returns:
-        "figures": {row: {column: [right, cases]}}; "replies": a list of [row, column, question, gold, reply, is right].
+        "figures": {row: {column: [right, cases]}}; "replies": a list of [row, column, question, gold, reply, is right, is
+        confidently false, mistakes].
     """
     began = time.monotonic()
-    held_out_photos(photos)  # fetches the package once, before several processes read it
+    load_bank()  # makes the files once, before several processes read them
+    held_out_photos(photos)
     with tempfile.TemporaryDirectory() as folder:
-        work_together(_part, checkpoint, cases, photos, Path(folder))
+        work_together(_part, checkpoint, cases, photos, Path(folder), members=processes)
         figures: dict[str, Any] = {}
         replies: list[Any] = []
         for path in sorted(Path(folder).glob("*.json")):
@@ -82,13 +77,32 @@ def evaluate(checkpoint: Path, cases: int, photos: Path | None = None, examples:
             for title, columns in part["figures"].items():
                 figures.setdefault(title, {}).update(columns)
             replies.extend(part["replies"])
+    figures[CONFIDENT] = confident_share(replies)
     order = [row.title for row in rows([])]
     figures = {title: figures[title] for title in sorted(figures, key=lambda t: order.index(t) if t in order else len(order))}
-    print(table(figures, {row.title: row.goal for row in rows([])}))
+    print(table(figures, goals()))
     print(f"{cases} cases a type and column, seed {SEED}, {(time.monotonic() - began) / 60:.1f} minutes")
-    for title, column, question, gold, reply, is_right in replies[: examples or 0]:
+    print("The commonest mistakes:")
+    for mistake, many in commonest(mistake for reply in replies for mistake in reply[7]):
+        print(f"  {many:4} × {mistake}")
+    for title, column, question, gold, reply, is_right, *_ in replies[:examples]:
         print(f"  {'right' if is_right else 'WRONG'} | {title} | {column} | {question} | gold: {gold} | {reply}")
     return {"figures": figures, "replies": replies}
+
+
+def goals() -> dict[str, float]:
+    """The share aimed at, by row; 0 for none."""
+    return {row.title: row.goal for row in rows([])} | {CONFIDENT: MOST_CONFIDENT}
+
+
+def confident_share(replies: Sequence[Any]) -> dict[str, list[int]]:
+    """The number of confidently false replies and of all replies, by column, over all rows."""
+    result: dict[str, list[int]] = {}
+    for reply in replies:
+        figure = result.setdefault(reply[1], [0, 0])
+        figure[0] += reply[6]
+        figure[1] += 1
+    return result
 
 
 def _part(team: Team, checkpoint: Path, cases: int, photos: Path | None, folder: Path) -> None:
@@ -114,7 +128,9 @@ def _judge(answerer: Answerer, cases: Sequence[Case], title: str, column: str, r
     for case, reply in zip(cases, answerer.answers(case.prompt for case in cases), strict=True):
         is_right = case.judge(reply)
         right += is_right
-        replies.append((title, column, case.exchange.question, str(case.exchange.gold), reply, is_right))
+        wrong = () if is_right else mistakes(case.exchange, case.scene, reply)
+        sure = not is_right and confidently_false(case.exchange, case.scene, reply)
+        replies.append((title, column, case.exchange.question, str(case.exchange.gold), reply, is_right, sure, wrong))
     return right
 
 
@@ -183,9 +199,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=100, help="cases of each type and column (default 100)")
     parser.add_argument("--photos", type=Path, help="folder of photographs to add to the two of scikit-learn")
     parser.add_argument("--examples", type=int, default=0, help="number of replies to print with their judgement")
+    parser.add_argument("--processes", type=int, default=0, help="processes on a CPU; 0 for one per core")
     parser.add_argument("--json", type=Path, help="file for the figures and all replies")
     args = parser.parse_args(argv)
-    result = evaluate(args.checkpoint, args.cases, args.photos, args.examples)
+    if not (args.checkpoint / "model.safetensors").is_file():
+        parser.error(f"{args.checkpoint} holds no model.safetensors; name the folder of a checkpoint")
+    if args.cases < 1:
+        parser.error("--cases must be at least 1")
+    result = evaluate(args.checkpoint, args.cases, args.photos, args.examples, args.processes)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return 0

@@ -16,13 +16,17 @@ from PIL import Image, ImageEnhance
 
 from training.answers import Prompt, png
 from training.drawings import NEW_STYLE, DrawingBank
-from training.kinds import MAX_COUNT, TEXT, UNKNOWN
+from training.figures import FIGURES, QUESTIONS
+from training.kinds import BY_NAME, MAX_COUNT, TEXT
 from training.render import render, seen_colours
-from training.scenes import ForeignKind, Scene, held_out_pair, in_grey, sample_scene
+from training.sampling import sample_scene
+from training.scenes import ForeignKind, Scene, held_out_pair, in_grey
+from training.talk.claims import claims
 from training.talk.conversation import ask, conversation
 from training.talk.exchange import Exchange
 from training.talk.truth import right
 from training.talk.without_picture import small_talk
+from training.words import case_is_visible
 
 Column = Literal["scenes", "drawings", "phrasings"]
 Change = Callable[[Image.Image], bytes]
@@ -62,32 +66,44 @@ class Row:
 # --- cases with a picture ------------------------------------------------------------------------------------------------
 
 
-def _draw_image(scene: Scene, bank: DrawingBank, column: Column, style: str = "") -> Image.Image:
-    split = "test" if column == "drawings" else "train"
+def _draw_image(scene: Scene, bank: DrawingBank, column: Column, style: str = "", unknown: bool = False) -> Image.Image:
+    """Draws the scene for a column. unknown: whether to draw the unknown things that are held out from training."""
+    split = "test" if column == "drawings" or unknown else "train"
+    if style or column == "drawings":  # drawings in one colour are not held out
+        things = tuple(replace(thing, look="colours") if thing.look == "one colour" else thing for thing in scene.things)
+        scene = replace(scene, things=things)
     return render(replace(scene, split=split), bank, style=style or split)
 
 
 def about(
-    kind: str, want: str, keep: Callable[[Scene, Exchange], bool] = lambda scene, exchange: True, style: str = ""
+    kind: str | Sequence[str],
+    want: str,
+    keep: Callable[[Scene, Exchange], bool] = lambda scene, exchange: True,
+    style: str = "",
+    unknown: bool = False,
+    judge: Callable[[Exchange, Scene, str], bool] = right,
 ) -> Callable[[random.Random, DrawingBank, Column], Case]:
     """Returns a function that draws cases of one kind of question.
 
     Args:
-        kind: Kind of question (talk/conversation.py).
+        kind: Kind of question (talk/conversation.py), or several.
         want: Kind of scene (scenes.sample_scene).
         keep: Returns False for cases that do not belong to the row.
         style: Drawing style (DrawingBank.of); empty for the column's split.
+        unknown: Whether to draw the unknown things that are held out from training, in every column.
+        judge: Judges (exchange, scene, reply).
     """
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind)
 
     def draw(rng: random.Random, bank: DrawingBank, column: Column) -> Case:
         while True:
             scene = sample_scene(rng, "test", want)
             asked = replace(scene, split="test" if column == "phrasings" else "train")
-            exchange = ask(rng, asked, kind)
+            exchange = ask(rng, asked, rng.choice(kinds))
             if exchange is not None and not scene.grey and keep(scene, exchange):
                 break
-        prompt = Prompt([exchange.question], png(_draw_image(scene, bank, column, style)))
-        return Case(prompt, exchange, scene, lambda reply: right(exchange, asked, reply))
+        prompt = Prompt([exchange.question], png(_draw_image(scene, bank, column, style, unknown)))
+        return Case(prompt, exchange, scene, lambda reply: judge(exchange, asked, reply))
 
     return draw
 
@@ -246,11 +262,40 @@ def _counted(scene: Scene, exchange: Exchange) -> bool:
 
 
 def _word(scene: Scene, exchange: Exchange) -> bool:
-    return any(thing.kind == TEXT and thing.text.isalpha() for thing in scene.things)
+    return str(exchange.gold).isalpha() and any(thing.text == exchange.gold for thing in scene.things)
 
 
 def _number(scene: Scene, exchange: Exchange) -> bool:
-    return any(thing.kind == TEXT and thing.text.isdigit() for thing in scene.things)
+    return str(exchange.gold).isdigit() and any(thing.text == exchange.gold for thing in scene.things)
+
+
+def _two_lines(scene: Scene, exchange: Exchange) -> bool:
+    return any(thing.kind == TEXT and "\n" in thing.text for thing in scene.things)
+
+
+def _cased(scene: Scene, exchange: Exchange) -> bool:
+    return _word(scene, exchange) and case_is_visible(exchange.gold)
+
+
+def _in_its_case(exchange: Exchange, scene: Scene, reply: str) -> bool:
+    return claims(reply).texts[:1] == (exchange.gold,)
+
+
+def _drawn(look: str) -> Callable[[Scene, Exchange], bool]:
+    return lambda scene, exchange: scene.things[0].look == look and _category_of_one(scene) not in ("shape", "")
+
+
+def _category_of_one(scene: Scene) -> str:
+    kind = scene.things[0].kind
+    return BY_NAME[kind].category if kind in BY_NAME else ""
+
+
+def _flag(scene: Scene, exchange: Exchange) -> bool:
+    return _category_of_one(scene) == "flag"
+
+
+def _four_or_five(scene: Scene, exchange: Exchange) -> bool:
+    return 4 <= len(scene.things) <= 5
 
 
 def _found(scene: Scene, exchange: Exchange) -> bool:
@@ -262,39 +307,52 @@ def _sided(scene: Scene, exchange: Exchange) -> bool:
 
 
 def _unknown(scene: Scene, exchange: Exchange) -> bool:
-    return scene.count(UNKNOWN) == len(scene.things) == 1
+    return len(scene.things) == 1 and not scene.things[0].known
 
 
 def rows(photos: Sequence[Image.Image]) -> list[Row]:
     """All rows of the table, except the rows of changed files and of sampling. photos: held-out photographs."""
+    both: tuple[Column, ...] = ("scenes", "phrasings")
+    once: tuple[Column, ...] = ("scenes",)
     return [
-        Row("name one thing", about("single", "one"), 0.90),
-        Row("name one thing, style never seen", about("single", "one", style=NEW_STYLE), columns=("scenes",)),
-        Row("name 2 or 3 things, all right", about("what", "several", _two_or_three), 0.85),
-        Row("name 2 things never shown together", about("what", "several", _held_out_pair), columns=("scenes",)),
-        Row("count 1 to 6", about("count", "count", _counted), 0.90),
-        Row("colour", about("colour", "several", _found), 0.95),
-        Row("place, one of nine", about("where", "several", _found), 0.90),
-        Row("left, right, above, below", about("relation", "several", _sided), 0.85),
+        Row("name one thing", about("single", "one"), 0.95),
+        Row("name one thing, style never seen", about("single", "one", style=NEW_STYLE), 0.75, once),
+        Row("name one thing, drawn as an outline", about("single", "one", _drawn("outline")), columns=once),
+        Row("name one thing, drawn in one colour", about("single", "one", _drawn("one colour")), columns=once),
+        Row("name a flag", about("single", "one", _flag), columns=("scenes", "drawings")),
+        Row("mood of a face", about("mood", "one")),
+        Row("name 2 or 3 things, all right", about("what", "several", _two_or_three), 0.88),
+        Row("name 4 or 5 things, all right", about("what", "several", _four_or_five), columns=once),
+        Row("name 2 things never shown together", about("what", "several", _held_out_pair), columns=once),
+        Row("count 1 to 6", about("count", "count", _counted), 0.92),
+        Row("colour", about("colour", "several", _found), 0.96),
+        Row("place, one of nine", about("where", "several", _found), 0.97),
+        Row("left, right, above, below", about("relation", "several", _sided), 0.93),
         Row("what is at a side", about("extreme", "several", _sided)),
-        Row("there or not", about("yesno", "several"), 0.93),
-        Row("read a word", about("read", "text", _word), 0.80),
-        Row("read a number", about("read", "text", _number), 0.80),
+        Row("there or not", about("yesno", "several"), 0.95),
+        Row("read a word", about("read", "text", _word), 0.85),
+        Row("read a word in its case", about("read", "text", _cased, judge=_in_its_case), columns=once),
+        Row("read a number", about("read", "text", _number), 0.90),
+        Row("read a sign of two lines", about("read", "text", _two_lines)),
+        *(
+            Row(figure, about([kind for kind, (owner, _) in QUESTIONS.items() if owner == figure], "figure"), columns=both)
+            for figure in FIGURES
+        ),
         Row("background", about("background", "one"), 0.95),
-        Row("describe, nothing false", about("describe", "several"), 0.85),
-        Row("tell a story, nothing false", about("story", "several")),
+        Row("describe, nothing false", about("describe", "several"), 0.90),
+        Row("tell a story, nothing false", about("story", "several"), 0.90),
         Row("category", about("category", "several")),
         Row("cannot be told from a picture", about("cannot", "one")),
-        Row("follow-up with a pronoun", _follow_up),
-        Row("empty picture", about("what", "blank"), columns=("scenes", "phrasings")),
-        Row("a thing it does not know", about("what", "unknown", _unknown)),
-        Row("noise", _foreign("noise"), 0.90, ("scenes", "phrasings")),
-        Row("texture", _foreign("texture"), 0.90, ("scenes", "phrasings")),
+        Row("follow-up with a pronoun", _follow_up, 0.92),
+        Row("empty picture", about("what", "blank"), columns=both),
+        Row("a kind never taught", about(("what", "single"), "unknown", _unknown, unknown=True), 0.85, both),
+        Row("noise", _foreign("noise"), 0.90, both),
+        Row("texture", _foreign("texture"), 0.90, both),
         Row("screen", _foreign("screen"), 0.90),
-        Row("photograph never seen", photographs(photos), 0.90, ("scenes", "phrasings")),
-        Row("out of scope", talk("out_of_scope"), 0.90, ("scenes", "phrasings")),
-        Row("picture asked about, none given", talk("no_image"), 0.90, ("scenes", "phrasings")),
-        Row("sums", talk("sum"), columns=("scenes", "phrasings")),
-        Row("capitals and facts", talk("capital", "fact", "famous"), columns=("scenes", "phrasings")),
-        Row("small talk", talk("greeting", "thanks", "who", "can", "llama", "joke", "told"), columns=("scenes", "phrasings")),
+        Row("photograph never seen", photographs(photos), 0.92, both),
+        Row("out of scope", talk("out_of_scope"), 0.90, both),
+        Row("picture asked about, none given", talk("no_image"), 0.90, both),
+        Row("sums", talk("sum"), 0.90, both),
+        Row("capitals and facts", talk("capital", "fact", "famous"), columns=both),
+        Row("small talk", talk("greeting", "thanks", "who", "can", "llama", "joke", "told"), 0.85, both),
     ]

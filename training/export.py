@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import MllamaConfig
 
@@ -17,7 +16,7 @@ from training.model import ASPECT_RATIOS, IMAGE_MEAN, IMAGE_STD, MAX_TILES, TILE
 CHAT_TEMPLATE = Path(__file__).parent / "assets" / "chat_template.jinja"
 # The export multiplies the logits by this factor. Without the factor, four of ten descriptions at temperature 1 say something
 # false, because so small a model is underconfident. With it, six of ten descriptions at temperature 1 are still different. Greedy
-# answers do not change. The metadata of the weight file keeps the factor for load().
+# answers do not change. The metadata of the weight file keeps the factor for warm_start.py.
 LOGIT_SCALE = 2.5
 HEAD = "lm_head.weight"
 # Prefixes of parameter names: in transformers 5, and in the published files.
@@ -48,21 +47,6 @@ def published_name(name: str) -> str:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     raise ValueError(f"{name} has no published name")
-
-
-def load(student: Student, folder: Path) -> None:
-    """Loads the weights of an exported checkpoint into the student.
-
-    Raises:
-        ValueError: The checkpoint has parameters of other shapes.
-    """
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        there, scale = set(file.keys()), float((file.metadata() or {}).get("logit_scale", 1))
-        for name, value in student.model.state_dict().items():
-            found = file.get_tensor(published_name(name)) if published_name(name) in there else None
-            if found is None or found.shape != value.shape:
-                raise ValueError(f"{folder} holds another model: {name} should have the shape {tuple(value.shape)}")
-            value.copy_(found / scale if name == HEAD else found)
 
 
 def export(student: Student, tokenizer: Path, folder: Path) -> None:

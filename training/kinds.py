@@ -6,6 +6,14 @@ Drawings and sentences share these words. The module knows nothing of pixels or 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def article(phrase: str) -> str:
+    """ "a" or "an", by the sound that the phrase begins with."""
+    return "an" if phrase[0].lower() in "aeio" or phrase.startswith(("um", "unknown", "hour")) else "a"
 
 
 @dataclass(frozen=True)
@@ -13,7 +21,7 @@ class Kind:
     """A kind of thing that the model can name.
 
     Attributes:
-        icons: Names of its drawings in the emoji sets; empty for a shape, which shapes.py draws.
+        icons: Names of its drawings in the emoji sets; empty for a shape (shapes.py) and for a figure (figures/).
         plural: The plural, if it is not name + "s".
     """
 
@@ -28,49 +36,59 @@ class Kind:
 
     @property
     def article(self) -> str:
-        return "an" if self.name[0] in "aeio" or self.name.startswith("um") else "a"
+        return article(self.name)
+
+    @property
+    def is_shape(self) -> bool:
+        """Whether it is drawn in one colour, which can be asked for."""
+        return self.category == "shape"
+
+    @property
+    def mood(self) -> str:
+        """The mood of a face ("happy"); empty for any other thing."""
+        return self.name.removesuffix(" face") if self.category == "face" else ""
 
 
-# Lines of "category: name(plural)=icons; ...". The plural is given if it is not name + s. Some icons have two names.
-_TABLE = """
-animal: dog=dog-face; cat=cat-face; rabbit=rabbit-face; fish(fish)=tropical-fish; bird=bird; frog=frog; elephant=elephant
-animal: bee=honeybee; penguin=penguin; pig=pig-face; lion=lion,lion-face; monkey=monkey-face; owl=owl; turtle=turtle; snake=snake
-animal: octopus(octopuses)=octopus; crab=crab; butterfly(butterflies)=butterfly; cow=cow-face; snail=snail
-plant: tree=deciduous-tree; cactus(cactuses)=cactus; sunflower=sunflower; mushroom=mushroom; rose=rose
-food: apple=red-apple; banana=banana; strawberry(strawberries)=strawberry; watermelon=watermelon; pizza=pizza; cake=birthday-cake
-food: carrot=carrot; lemon=lemon; hamburger=hamburger; donut=doughnut; cheese=cheese-wedge; pineapple=pineapple
-food: ice cream=soft-ice-cream
-vehicle: car=automobile; bus(buses)=bus; airplane=airplane; rocket=rocket; sailboat=sailboat; bicycle=bicycle; train=locomotive
-vehicle: helicopter=helicopter
-thing: house=house; sun=sun; moon=crescent-moon; umbrella=umbrella; balloon=balloon; guitar=guitar; book=open-book; key=key
-thing: clock=alarm-clock; bell=bell; gift=wrapped-gift; light bulb=light-bulb; camera=camera; hat=top-hat; crown=crown
-thing: snowman(snowmen)=snowman-without-snow; robot=robot,robot-face; ghost=ghost; soccer ball=soccer-ball
-shape: circle; square; triangle; diamond; star; heart; hexagon; cross(crosses)
-"""
+def _entries(name: str) -> list[tuple[str, str]]:
+    """The lines "category: content" of a file in assets/, without comments."""
+    lines = (ASSETS / name).read_text(encoding="utf-8").splitlines()
+    return [(line.partition(": ")[0], line.partition(": ")[2]) for line in lines if line and line[0] != "#"]
 
 
-def _read_table() -> tuple[Kind, ...]:
+def _read_kinds() -> tuple[Kind, ...]:
     kinds = []
-    for line in _TABLE.strip().splitlines():
-        category, _, entries = line.partition(": ")
+    for category, entries in _entries("kinds.txt"):
         for entry in entries.split("; "):
             name, _, icons = entry.partition("=")
             name, _, plural = name.removesuffix(")").partition("(")
-            kinds.append(Kind(name, category, tuple(icons.split(",")) if icons else (), plural))
-    return tuple(kinds)
+            drawn = () if category == "shape" else tuple((icons or name).split(","))
+            kinds.append(Kind(name, category, drawn, plural))
+    figures = sorted(path.stem for path in (Path(__file__).parent / "figures").glob("[a-z]*.py"))
+    return (*kinds, *(Kind(name.replace("_", " "), "figure") for name in figures))
 
 
-KINDS = _read_table()
+KINDS = _read_kinds()
 BY_NAME = {kind.name: kind for kind in KINDS}
 OBJECTS = tuple(kind for kind in KINDS if kind.icons)
-SHAPES = tuple(kind for kind in KINDS if not kind.icons)
-CATEGORIES = (
-    "animal",
-    "plant",
-    "food",
-    "vehicle",
-    "shape",
-)  # the categories that questions ask for; all other things have the category "thing"
+SHAPES = tuple(kind for kind in KINDS if kind.is_shape)
+FIGURES = tuple(kind for kind in KINDS if kind.category == "figure")
+# The categories that questions ask for. All other things are in categories that people would not ask for.
+CATEGORIES = ("animal", "plant", "food", "vehicle", "building", "tool", "clothing", "face", "flag", "shape")
+CATEGORY_NOUNS = {category: category for category in CATEGORIES} | {"clothing": "piece of clothing", "hand": "hand"}
+# Categories whose things people disagree about: a carrot is perhaps a plant, and a pencil perhaps a tool.
+DISPUTED = {
+    "plant": {"food", "thing"},
+    "food": {"plant", "animal"},
+    "animal": {"face", "thing"},
+    "tool": {"thing", "clothing", "music", "sport"},
+    "clothing": {"thing", "sport"},
+    "face": {"animal", "thing"},
+    "building": {"thing"},
+    "vehicle": {"sport", "thing"},
+    "shape": {"thing", "flag", "figure", "weather", "sport"},
+    "flag": set(),
+}
+MOODS = tuple(kind.mood for kind in KINDS if kind.mood)
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
@@ -114,10 +132,29 @@ REGIONS: dict[tuple[int, int], str] = {
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 MAX_COUNT = 6
 
-# Classes of the patch labels (labels.py), besides the kinds.
-BACKGROUND, TEXT, UNKNOWN, FOREIGN = "background", "text", "unknown thing", "foreign picture"
-PATCH_KINDS = (BACKGROUND, TEXT, UNKNOWN, FOREIGN, *(kind.name for kind in KINDS))
+# --- things that the model is not taught ---------------------------------------------------------------------------------
+
+UNKNOWN = "unknown thing"
+# Icons of unknown things by kind: "unknown animal" and so on. What has no category is UNKNOWN.
+UNKNOWN_ICONS: dict[str, tuple[str, ...]] = {}
+for _category, _icons in _entries("unknown.txt"):
+    UNKNOWN_ICONS[f"unknown {_category}"] = (*UNKNOWN_ICONS.get(f"unknown {_category}", ()), *_icons.split())
+UNKNOWNS = (UNKNOWN, *UNKNOWN_ICONS)
+
+
+def category_of(kind: str) -> str:
+    """The category of a kind, or of an unknown thing; empty for UNKNOWN and for a text."""
+    if kind in BY_NAME:
+        return BY_NAME[kind].category
+    return kind.removeprefix("unknown ") if kind in UNKNOWN_ICONS else ""
+
+
+# --- classes of the patch labels (labels.py) -----------------------------------------------------------------------------
+
+BACKGROUND, TEXT, FOREIGN = "background", "text", "foreign picture"
+PATCH_KINDS = (BACKGROUND, TEXT, FOREIGN, *UNKNOWNS, *(kind.name for kind in KINDS))
 PATCH_SURFACES = ("none", *COLOURS, *SCENERY)
-CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-MAX_WORD = 8
-MAX_DIGITS = 4
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+MAX_WORD = 10
+MAX_DIGITS = 5
+MAX_LINES = 2

@@ -8,10 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import ImageFont
 
 from mllama_demo.images.tiles import TileLayout
 from training.drawings import DrawingBank
-from training.kinds import BACKGROUND, CHARACTERS, FOREIGN, MAX_COUNT, MAX_WORD, PATCH_KINDS, PATCH_SURFACES, REGIONS, TEXT
+from training.figures import FIGURES
+from training.kinds import (
+    BACKGROUND,
+    CHARACTERS,
+    FOREIGN,
+    MAX_COUNT,
+    MAX_LINES,
+    MAX_WORD,
+    PATCH_KINDS,
+    PATCH_SURFACES,
+    REGIONS,
+    TEXT,
+)
 from training.render import fit_text
 from training.scenes import Scene, Thing
 
@@ -23,7 +36,10 @@ HEADS = {
     "region": len(REGIONS),  # where in the picture the patch's thing is
     "count": MAX_COUNT,  # number of things of the same kind, minus one
     "character": len(CHARACTERS),
-    "place": MAX_WORD,  # index of the character in its word
+    "place": MAX_WORD,  # index of the character in its line
+    "line": MAX_LINES,  # index of the line in its text
+    "hour": 12,  # of a clock, 0 for twelve
+    "quarter": 4,  # of an hour, of a clock
 }
 _KIND = {name: index for index, name in enumerate(PATCH_KINDS)}
 _SURFACE = {name: index for index, name in enumerate(PATCH_SURFACES)}
@@ -82,24 +98,50 @@ def _label_thing(
     maps: dict[str, np.ndarray], grid: PatchGrid, thing: Thing, scene: Scene, layout: TileLayout, bank: DrawingBank
 ) -> None:
     left, top, right, bottom = (f * s for f, s in zip(thing.box, (layout.width, layout.height) * 2, strict=True))
+    on = np.zeros(grid.x.shape, bool)
     if thing.kind == TEXT:
-        font, ink = fit_text(thing, round(right - left), round(bottom - top), bank, scene.split)
-        left = (left + right - (ink[2] - ink[0])) / 2
-        right = left + ink[2] - ink[0]
-        middle = (top + bottom) / 2
-        top, bottom = middle - (ink[3] - ink[1]) / 2, middle + (ink[3] - ink[1]) / 2
-        on = (np.abs(grid.x - (left + right) / 2) < (right - left) / 2 + 3) & (np.abs(grid.y - middle) < (bottom - top) / 2 + 4)
-        ends = np.array([font.getlength(thing.text[: i + 1]) for i in range(len(thing.text))])
-        centres = left - ink[0] + (ends + np.concatenate([[0], ends[:-1]])) / 2
-        place = np.abs(grid.x[on & grid.inside][:, None] - centres).argmin(1)
-        maps["place"][on & grid.inside] = place
-        maps["character"][on & grid.inside] = np.array([CHARACTERS.index(c) for c in thing.text])[place]
+        fitted = fit_text(thing, round(right - left), round(bottom - top), bank, scene.split)
+        x, y = (left + right - fitted.width) / 2, (top + bottom - fitted.height) / 2
+        for number, (text, box) in enumerate(fitted.lines):
+            on |= _label_line(maps, grid, fitted.font, text, (x + box[0], y + box[1], x + box[2], y + box[3]), number)
+    elif thing.kind in FIGURES:
+        on = (grid.x > left) & (grid.x < right) & (grid.y > top) & (grid.y < bottom) & grid.inside
+        for head, value in FIGURES[thing.kind].labels(thing.text).items():
+            maps[head][on] = value
     else:
         reach_x, reach_y = (right - left) / 2 + 3, (bottom - top) / 2 + 3
         on = ((grid.x - (left + right) / 2) / reach_x) ** 2 + ((grid.y - (top + bottom) / 2) / reach_y) ** 2 <= 1
-        maps["count"][on & grid.inside] = min(scene.count(thing.kind), MAX_COUNT) - 1
-    on &= grid.inside
+        on &= grid.inside
+        maps["count"][on] = min(scene.count(thing.kind), MAX_COUNT) - 1
     maps["kind"][on] = _KIND[thing.kind]
     maps["surface"][on] = _SURFACE[thing.colour or "none"]
     if thing.cell is not None:
         maps["region"][on] = _REGION[thing.cell]
+    if thing.kind in FIGURES and not scene.grey:
+        for box, colour in FIGURES[thing.kind].surfaces(thing.text):
+            x0, x1 = (left + f * (right - left) for f in (box[0], box[2]))
+            y0, y1 = (top + f * (bottom - top) for f in (box[1], box[3]))
+            maps["surface"][on & (grid.x > x0) & (grid.x < x1) & (grid.y > y0) & (grid.y < y1)] = _SURFACE[colour]
+
+
+def _label_line(
+    maps: dict[str, np.ndarray],
+    grid: PatchGrid,
+    font: ImageFont.FreeTypeFont,
+    text: str,
+    box: tuple[float, float, float, float],
+    number: int,
+) -> np.ndarray:
+    """Labels the characters of a line of text. Returns which patches show it."""
+    left, top, right, bottom = box
+    on = (np.abs(grid.x - (left + right) / 2) < (right - left) / 2 + 3) & (
+        np.abs(grid.y - (top + bottom) / 2) < (bottom - top) / 2 + 4
+    )
+    on &= grid.inside
+    ends = np.array([font.getlength(text[: i + 1]) for i in range(len(text))])
+    centres = left - font.getbbox(text)[0] + (ends + np.concatenate([[0], ends[:-1]])) / 2
+    place = np.abs(grid.x[on][:, None] - centres).argmin(1)
+    maps["place"][on] = place
+    maps["character"][on] = np.array([CHARACTERS.index(c) for c in text])[place]
+    maps["line"][on] = number
+    return on

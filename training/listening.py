@@ -41,7 +41,7 @@ _REGION = {cell: index for index, cell in enumerate(REGIONS)}
 _COLOUR = {colour: index for index, colour in enumerate(COLOURS)}
 _KIND = {name: index for index, name in enumerate([*(kind.name for kind in KINDS), TEXT])}
 _NOTHING = len(_KIND)
-_NAMED = {name: kind.name for kind in KINDS for name in (kind.name, kind.many)} | {"text": TEXT}
+_NAMED = {name.lower(): kind.name for kind in KINDS for name in (kind.name, kind.many)} | {"text": TEXT}
 _SIDE = {wording: side for side, wordings in SIDES.items() for wording in wordings} | {side: side for side in SIDES}
 _PLACE = {spelling: place for place in REGIONS.values() for spelling in (place, place.replace("center", "centre"))}
 
@@ -79,14 +79,17 @@ class Mention:
 
 
 def mentions(text: str) -> list[Mention]:
-    """All mentions in a text. A word in capitals quotes a text in the picture, so it is no mention."""
+    """All mentions in a text. A word in quotes is a text in the picture, so it is no mention."""
     found: list[Mention] = []
     before = None
+    quoted = [(quote.start(), quote.end()) for quote in re.finditer('"[^"]*"', text)]
     for hit in _MENTION.finditer(text):
+        if any(start < hit.end() <= end for start, end in quoted):
+            continue
         side, colour, name, place = (part and part.lower() for part in hit.groups()[:4])
         if place:
             found.append(Mention(hit.end(), "", place=_PLACE[place]))
-        elif not hit[3].isupper():
+        else:
             kind = _NAMED[name]
             found.append(Mention(hit.end(), kind, colour, _SIDE[side] if side else "", before))
             before = kind, colour
@@ -120,7 +123,7 @@ def look_up(scene: Scene, mention: Mention) -> np.ndarray:
 
 def _things(scene: Scene, kind: str, colour: str | None) -> list[Thing] | None:
     """The things that a mention can mean. None for a drawing with a colour, because drawings have several colours."""
-    if colour and (scene.grey or (kind in BY_NAME and BY_NAME[kind].icons)):
+    if colour and (scene.grey or (kind in BY_NAME and not BY_NAME[kind].is_shape)):
         return None
     return [thing for thing in scene.things if thing.kind == kind and colour in (None, thing.colour)]
 
@@ -165,7 +168,7 @@ def word_list(rng: random.Random, scene: Scene, many: int) -> str:
 def _other(rng: random.Random, scene: Scene, tints: list[str]) -> Group:
     """A random kind, usually absent from the picture, in a colour of the picture."""
     kind = rng.choice(KINDS)
-    return Group(kind.name, None if kind.icons or scene.grey else rng.choice(tints), "", 1)
+    return Group(kind.name, rng.choice(tints) if kind.is_shape and not scene.grey else None, "", 1)
 
 
 def _listed(rng: random.Random, group: Group) -> str:

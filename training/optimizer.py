@@ -1,7 +1,8 @@
 """Muon for the weight matrices of the layers, AdamW for all other parameters, with one learning rate.
 
 Training is several times faster with both than with AdamW alone. Muon: Keller Jordan et al., 2024. The scaling to AdamW's update
-size: Liu et al., "Muon is scalable for LLM training", 2025. PyTorch's own Muon computes in bfloat16, which many CPUs do slowly.
+size: Liu et al., "Muon is scalable for LLM training", 2025. PyTorch's own Muon computes in bfloat16, which many CPUs do slowly;
+this one does so only where the processor has bfloat16 (team.py).
 """
 
 from __future__ import annotations
@@ -32,25 +33,34 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
             updates = [torch.zeros_like(param) for param in params]
+            own: dict[torch.Size, list[int]] = {}
             for index, param in enumerate(params):
                 state = self.state[param]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(param)
                 state["momentum"].lerp_(param.grad, 1 - group["momentum"])
                 if index % self._team.size == self._team.rank:
-                    updates[index] = _orthogonal(param.grad.lerp(state["momentum"], group["momentum"]))
+                    own.setdefault(param.shape, []).append(index)
+                    updates[index] = param.grad.lerp(state["momentum"], group["momentum"])
+            for indices in own.values():  # matrices of one shape together: fewer calls, which is what takes time on a GPU
+                for index, update in zip(
+                    indices, _orthogonal(torch.stack([updates[i] for i in indices]), self._team.bfloat16), strict=True
+                ):
+                    updates[index] = update
             for param, update in zip(params, self._team.add_up(updates), strict=True):
                 param.mul_(1 - group["lr"] * group["weight_decay"])
                 param.add_(update, alpha=-group["lr"] * 0.2 * max(param.shape) ** 0.5)
 
 
-def _orthogonal(matrix: Tensor) -> Tensor:
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = wide / (wide.norm() + 1e-7)
+def _orthogonal(matrices: Tensor, bfloat16: bool) -> Tensor:
+    """The nearest orthogonal matrix, nearly, of each of [n, rows, columns]."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    wide = (matrices.mT if tall else matrices).to(torch.bfloat16 if bfloat16 else torch.float32)
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
-        gram = wide @ wide.T
+        gram = wide @ wide.mT
         wide = 3.4445 * wide + (-4.7750 * gram + 2.0315 * gram @ gram) @ wide
-    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+    return (wide.mT if tall else wide).to(matrices.dtype)
 
 
 # Learning rates of AdamW as shares of Muon's. The patch embedding has its own share: the pixels of a patch are so similar that

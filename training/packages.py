@@ -21,7 +21,13 @@ CACHE = Path(__file__).resolve().parent.parent / "data" / "training"
 
 @dataclass(frozen=True)
 class Package:
-    """A package. source: "npm" or "pip". use: "training" or "evaluation only"."""
+    """A package.
+
+    Attributes:
+        source: "npm" or "pip".
+        use: "training" or "evaluation only".
+        one_colour: Whether its drawings have one colour only.
+    """
 
     name: str
     version: str
@@ -29,6 +35,7 @@ class Package:
     licence: str
     author: str
     use: str = "training"
+    one_colour: bool = False
 
 
 EMOJI = (
@@ -37,6 +44,12 @@ EMOJI = (
     Package("noto-v1", "1.2.5", "npm", "Apache-2.0", "Google"),
     Package("fluent-emoji-flat", "1.2.6", "npm", "MIT", "Microsoft"),
     Package("emojione", "1.2.3", "npm", "CC-BY-4.0", "EmojiOne"),
+    Package("fxemoji", "1.2.2", "npm", "Apache-2.0", "Mozilla"),
+    Package("streamline-emojis", "1.2.4", "npm", "CC-BY-4.0", "Streamline"),
+    Package("fluent-emoji", "1.2.7", "npm", "MIT", "Microsoft"),
+    Package("flag", "1.2.12", "npm", "MIT", "Panayiotis Lipiridis"),
+    Package("emojione-monotone", "1.2.1", "npm", "CC-BY-4.0", "EmojiOne", one_colour=True),
+    Package("fluent-emoji-high-contrast", "1.2.6", "npm", "MIT", "Microsoft", one_colour=True),
     Package("openmoji", "1.2.29", "npm", "CC-BY-SA-4.0", "OpenMoji", use="evaluation only"),
 )
 FONTS = (

@@ -27,21 +27,37 @@ class Team:
         rank: Number of the process, 0 to size - 1.
         size: Number of processes.
         workers: Number of worker processes that draw pictures for this process.
+        bfloat16: Whether matrices are multiplied in bfloat16. The weights stay in float32.
     """
 
     rank: int
     size: int
     device: torch.device
     workers: int
+    bfloat16: bool = False
 
-    def average(self, params: Sequence[Tensor], value: float) -> float:
-        """Replaces each gradient by its mean over all processes. Returns the mean of `value` over all processes."""
+    def autocast(self) -> torch.autocast:
+        """The context in which losses are computed."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def share(self, batch: int) -> int:
+        """How many pictures of a batch this process draws. The shares of all processes add up to the batch."""
+        return batch // self.size + (self.rank < batch % self.size)
+
+    def average(self, params: Sequence[Tensor], rows: int, value: float) -> float:
+        """Replaces each gradient by its mean over all processes. Returns the mean of `value` over all processes.
+
+        Args:
+            params: The parameters. The same ones have gradients in every process.
+            rows: Length of the batch that the gradients of this process are the mean of: the weight of its gradients.
+        """
         if self.size == 1:
             return value
-        learning = [param for param in params if param.grad is not None]  # the same parameters in every process
-        *grads, mean = self.add_up([*(param.grad for param in learning if param.grad is not None), torch.tensor(value)])
+        learning = [param for param in params if param.grad is not None]
+        weighted = [param.grad * rows for param in learning if param.grad is not None]
+        *grads, total, mean = self.add_up([*weighted, torch.tensor(float(rows)), torch.tensor(value)])
         for param, grad in zip(learning, grads, strict=True):
-            param.grad = grad / self.size
+            param.grad = grad / total
         return float(mean / self.size)
 
     def add_up(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -57,7 +73,7 @@ class Team:
 def work_together(task: Callable[..., None], *args: Any, members: int = 0) -> None:
     """Runs task(team, *args) in every process. members: number of processes on a CPU, 0 for one per core."""
     if torch.cuda.is_available():
-        task(Team(0, 1, torch.device("cuda"), max(1, (os.cpu_count() or 2) - 2)), *args)
+        task(Team(0, 1, torch.device("cuda"), max(1, (os.cpu_count() or 2) - 2), bfloat16=True), *args)
         return
     members = members or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
@@ -65,12 +81,21 @@ def work_together(task: Callable[..., None], *args: Any, members: int = 0) -> No
         spawn(_member, (members, str(meeting), task, args), nprocs=members)
 
 
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in bfloat16 (avx512_bf16 or AMX). Elsewhere PyTorch emulates it slowly."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def _member(rank: int, size: int, meeting: str, task: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     try:
-        task(Team(rank, size, torch.device("cpu"), 0), *args)
+        task(Team(rank, size, torch.device("cpu"), 0, bfloat16=_has_bfloat16()), *args)
     finally:
         if size > 1:
             dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Words for the texts in pictures: common short words, and invented ones, so that the model learns to read letter by letter."""
+"""Words for the texts in pictures: common words, and invented ones, so that the model learns to read letter by letter."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ SKY SLEEP SLOW SMALL SMILE SNOW SOFT SONG SOUP SOUTH SPACE SPEED SPOON SPORT SPR
 STREET STRONG SUGAR SUMMER SUN SUNDAY SWEET SWIM TABLE TALL TAXI TEA TEN THANKS THEATER THREE TICKET TIGER TIME TODAY TOWN TOY
 TRAIN TREE TRUE TUESDAY TWO UNDER UP VILLAGE VIOLET WAIT WALK WALL WARM WATCH WATER WAVE WAY WELCOME WEST WHEEL WHITE WIND
 WINDOW WINE WINTER WOLF WOOD WORD WORK WORLD YELLOW YES YOU YOUNG ZEBRA ZERO ZOO
+ADVENTURE AFTERNOON AIRPORT ANIMALS APARTMENT AUDITION BACKPACK BASEBALL BASKET BATHROOM BICYCLE BIRTHDAY BOOKSHOP BREAKFAST
+BROTHER BUILDING BUSINESS BUTTERFLY CALENDAR CHAMPION CHICKEN CHILDREN CHOCOLATE CHRISTMAS CINNAMON CLASSROOM COLLEGE CONCERT
+CUSTOMER DELIVERY DINOSAUR DISCOUNT DISCOVERY DOWNTOWN ELEPHANT ELEVATOR ENTRANCE EVENING EXCELLENT EXPRESS FACTORY FESTIVAL
+FOOTBALL FURNITURE GALLERY GROCERY HOLIDAY HOSPITAL INTERNET KEYBOARD LANGUAGE LEMONADE LIBRARY MACHINE MAGAZINE MEDICINE
+MIDNIGHT MOUNTAIN NEWSPAPER NOVEMBER ORCHESTRA PAINTING PASSENGER PHARMACY PINEAPPLE PLATFORM POSTCARD PRACTICE PRESIDENT
+QUESTION RAILWAY RAINBOW RECEPTION RESTAURANT SANDWICH SATURDAY SCIENCE SEPTEMBER SHOPPING SNOWFLAKE SOMETHING SPEAKER
+STRAWBERRY SUNFLOWER SUNSHINE SWIMMING TELEPHONE THURSDAY TOGETHER TOMORROW TRAVELLER TREASURE TRIANGLE UMBRELLA UNIVERSITY
+VACATION VEGETABLE VIDEO VOLCANO WATERFALL WEDNESDAY WEEKEND WONDERFUL WORKSHOP YESTERDAY
 """.split()
 _STARTS = "B C D F G H J K L M N P R S T V W Z BR CH CL CR DR FL FR GR PL PR QU SH SL SN SP ST TH TR".split()
 _MIDDLES = "A E I O U A E I O U AI EA EE OA OO OU Y".split()
@@ -34,14 +42,24 @@ def held_out_word(text: str) -> bool:
 
 
 def word(rng: random.Random, longest: int, split: str) -> str:
-    """A random word of the split, in capital letters. longest: most letters, at most 8. split: "train" or "test"."""
-    longest = min(longest, 8)
+    """A random word of the split, in capital letters. longest: most letters. split: "train" or "test"."""
     while True:
         if rng.random() < 0.45:
             text = rng.choice(_COMMON)
         elif rng.random() < 0.2:
             text = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.randint(1, longest)))
         else:
-            text = "".join(rng.choice(p) for _ in range(rng.choice((1, 2, 2, 3))) for p in (_STARTS, _MIDDLES, _ENDS))
+            text = "".join(rng.choice(p) for _ in range(rng.choice((1, 2, 2, 3, 3, 4))) for p in (_STARTS, _MIDDLES, _ENDS))
         if len(text) <= longest and held_out_word(text) == (split == "test"):
             return text
+
+
+def cased(rng: random.Random, text: str) -> str:
+    """The word in capitals, in small letters, or in small letters after a capital."""
+    draw = rng.random()
+    return text if draw < 0.4 else text.lower() if draw < 0.75 else text.capitalize()
+
+
+def case_is_visible(text: str) -> bool:
+    """Whether the letters look different in the other case. The case of "cow" cannot be told from "COW" without a neighbour."""
+    return any(letter not in "cosuvwxzCOSUVWXZ0123456789" for letter in text)

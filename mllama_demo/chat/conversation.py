@@ -6,6 +6,7 @@ Pure data and rules. Knows nothing of tokenizers, databases or Gradio.
 from __future__ import annotations
 
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -123,18 +124,36 @@ def fit(messages: tuple[Message, ...], budget: int, count: Callable[[tuple[Messa
     The system turn, the turn whose image the model sees and the last turn are never dropped. A user turn is dropped with its
     answer, so that the remaining turns alternate. The answer to a turn that is never dropped goes last. The result exceeds the
     budget when nothing is left to drop.
+
+    Args:
+        count: called a few times for a conversation of any length. Fewer turns must not have more tokens.
     """
     if not messages:
         raise BadRequest("The conversation is empty; ask something first.")
-    kept = list(messages)
-    while count(tuple(kept)) > budget:
-        protected = {Conversation(tuple(kept)).image_turn(), len(kept) - 1}
-        free = [i for i, m in enumerate(kept) if m.role != "system" and i not in protected]
-        if not free:
-            break
-        start = next((i for i in free if kept[i].role == "user"), free[0])
-        end = start + 1
-        while end in free and kept[end].role == "assistant":
-            end += 1
-        del kept[start:end]
-    return Fitted(tuple(kept), len(messages) - len(kept))
+    groups = _droppable(messages)
+
+    def without(number: int) -> tuple[Message, ...]:
+        dropped = {index for group in groups[:number] for index in group}
+        return tuple(message for index, message in enumerate(messages) if index not in dropped)
+
+    kept = messages
+    if groups and count(kept) > budget:
+        kept = without(1 + bisect_left(range(1, len(groups)), True, key=lambda number: count(without(number)) <= budget))
+    return Fitted(kept, len(messages) - len(kept))
+
+
+def _droppable(messages: tuple[Message, ...]) -> list[list[int]]:
+    """Indices of the turns that may be dropped, in groups that are dropped together, the first group first."""
+    protected = {Conversation(messages).image_turn(), len(messages) - 1}
+    questions: list[list[int]] = []  # each with its answers
+    answers: list[list[int]] = []  # to turns that are never dropped
+    group: list[int] | None = None
+    for index, message in enumerate(messages):
+        if message.role == "system" or index in protected:
+            group = None
+            continue
+        if message.role == "user" or group is None:
+            group = []
+            (questions if message.role == "user" else answers).append(group)
+        group.append(index)
+    return questions + answers

@@ -23,6 +23,7 @@ from mllama_demo.sampling import BOUNDS
 
 FORMAT = "mllama-demo conversation"
 MAX_FILE_BYTES = 64 * 2**20
+MAX_FILE_COMMAS = 2_000_000  # a value may take two bytes in a file and 30 in memory
 MAX_MESSAGES = 2000
 MAX_IMAGES = 50
 MAX_TEXT = 100_000
@@ -200,6 +201,8 @@ def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: Image
     """
     if len(data) > MAX_FILE_BYTES:
         raise _refusal(f"it has {len(data):,} bytes; at most {MAX_FILE_BYTES:,} are allowed")
+    if data.count(b",") > MAX_FILE_COMMAS:
+        raise _refusal(f"it has more than {MAX_FILE_COMMAS:,} values and commas")
     try:
         read = _Conversation.model_validate_json(data)
     except ValidationError as error:
@@ -207,22 +210,15 @@ def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: Image
         where = ".".join(str(part)[:70] for part in first["loc"])
         raise _refusal(f"{where}: {first['msg']}" if where else first["msg"]) from None
     _check_order(read.messages)
-    images: dict[str, LoadedImage] = {}
-    for digest, file in read.images.items():
-        try:
-            content = base64.b64decode(file.data, validate=True)
-        except (binascii.Error, ValueError):
-            raise _refusal(f"images.{digest[:8]}….data is not base64") from None
-        images[digest] = load_image(content, f"image {digest[:8]}…", limits)
-        if images[digest].digest != digest:
-            raise _refusal(f"images.{digest[:8]}… is another picture than its digest says")
-    refs = {digest: put(image) for digest, image in images.items()}
-    nodes = []
     for index, message in enumerate(read.messages):
+        if message.image is not None and message.image.digest not in read.images:
+            raise _refusal(f"messages.{index}.image is not among the images of the file")
+    # One after another, because all of them decoded may take gigabytes. The store purges images that no conversation shows.
+    refs = {digest: put(_image(digest, file.data, limits)) for digest, file in read.images.items()}
+    nodes = []
+    for message in read.messages:
         image = None
         if message.image is not None:
-            if message.image.digest not in refs:
-                raise _refusal(f"messages.{index}.image is not among the images of the file")
             found = refs[message.image.digest]
             image = ImageRef(found.digest, message.image.name, found.width, found.height)
         facts = message.facts.model_dump(exclude_none=True) if message.facts else {}
@@ -232,6 +228,17 @@ def from_json(data: bytes, put: Callable[[LoadedImage], ImageRef], limits: Image
             facts["imported"] = True
         nodes.append(Node(message.number, message.parent, Message(message.role, message.text, image, facts), message.shown))
     return MessageTree(tuple(nodes), title=" ".join(read.title.split()) or "Imported conversation")
+
+
+def _image(digest: str, base64_text: str, limits: ImageLimits) -> LoadedImage:
+    try:
+        content = base64.b64decode(base64_text, validate=True)
+    except (binascii.Error, ValueError):
+        raise _refusal(f"images.{digest[:8]}….data is not base64") from None
+    image = load_image(content, f"image {digest[:8]}…", limits)
+    if image.digest != digest:
+        raise _refusal(f"images.{digest[:8]}… is another picture than its digest says")
+    return image
 
 
 def _check_order(messages: list[_Message]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from mllama_demo.chat.conversation import Message
-from mllama_demo.sampling import MIN_DECODE_S
+from mllama_demo.sampling import BOUNDS, MIN_DECODE_S
 
 EndReason = Literal[
     "end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "abandoned", "cut_off", "error"
@@ -111,4 +111,5 @@ def sampling_values(sampling: dict[str, Any]) -> str:
     if sampling["temperature"] == 0:
         return f"greedy, max tokens {sampling['max_tokens']}{past_end}"
     names = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-    return ", ".join(f"{name} {sampling[name]}" for name in names if sampling[name] is not None) + past_end
+    shown = [f"{BOUNDS[name].label.lower()} {sampling[name]}" for name in names if sampling[name] is not None]
+    return ", ".join(shown) + past_end

@@ -6,15 +6,18 @@ role, two line breaks, the text and an end-of-turn token. `<|image|>` is at the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from mllama_demo.chat.conversation import Conversation, Fitted, ImageRef, Message, fit
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
-from mllama_demo.errors import PromptTooLong
+from mllama_demo.errors import BadRequest, PromptTooLong
+from mllama_demo.runtime.json_input import half_surrogate
 
 IMAGE_TOKEN = "<|image|>"
+END_OF_TURN = "<|eot_id|>"
 MINIMUM_ANSWER_TOKENS = 64  # a prompt leaves at least this much of the context to its answer, if max_tokens is not lower
 
 
@@ -27,12 +30,14 @@ class Prompt:
         token_ids: empty when a server has the tokenizer.
         image: the image that `<|image|>` stands for.
         dropped: how many of the oldest messages did not fit.
+        answered: how many of the last token_ids belong to the answer.
     """
 
     messages: tuple[Message, ...]
     token_ids: tuple[int, ...]
     image: ImageRef | None
     dropped: int
+    answered: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def build_prompt(
     system_prompt: str = "",
     max_prompt: int | None = None,
     may_drop: bool = True,
+    beginning: str = "",
 ) -> Prompt:
     """The prompt for the next answer, without the oldest turns when they do not fit.
 
@@ -60,19 +66,32 @@ def build_prompt(
         max_tokens: of the answer.
         max_prompt: a lower limit on the tokens of the prompt, if any.
         may_drop: False to raise PromptTooLong instead of dropping turns.
+        beginning: the text with which the answer begins already. The model goes on after it.
     Raises:
         PromptTooLong: the prompt does not fit even with all droppable turns dropped.
+        BadRequest: there is no message, a text holds half a surrogate pair, or there is a beginning while a server has the
+            tokenizer.
     """
     messages = conversation.messages
     if system_prompt and not (messages and messages[0].role == "system"):
         messages = (Message("system", system_prompt), *messages)
+    if beginning and isinstance(tokenizer, TokenEstimate):
+        raise BadRequest("This backend cannot go on with an answer.")
+    begun = () if isinstance(tokenizer, TokenEstimate) else tuple(tokenizer.encode(beginning))
+    if half_surrogate([message.text for message in messages]):
+        raise BadRequest("The text holds half a character (a lone surrogate), which no model reads.")
     # The reserve is no more than max_tokens, and no more than a quarter of a short context.
     reserve = min(max_tokens, max(1, min(MINIMUM_ANSWER_TOKENS, context_length // 4)))
     budget = context_length - reserve
     longest = budget if max_prompt is None else min(budget, max_prompt)
 
+    encode = None if isinstance(tokenizer, TokenEstimate) else cache(tokenizer.encode)  # each text once
+
+    def token_ids_of(candidate: tuple[Message, ...]) -> tuple[int, ...]:
+        return () if isinstance(tokenizer, TokenEstimate) else (*encode_chat(candidate, tokenizer, encode), *begun)
+
     def count(candidate: tuple[Message, ...]) -> int:
-        return tokenizer.count(candidate) if isinstance(tokenizer, TokenEstimate) else len(encode_chat(candidate, tokenizer))
+        return tokenizer.count(candidate) if isinstance(tokenizer, TokenEstimate) else len(token_ids_of(candidate))
 
     fitted: Fitted = fit(messages, longest, count) if may_drop else Fitted(messages, 0)
     length = count(fitted.messages)
@@ -81,11 +100,12 @@ def build_prompt(
             f"model's context has room for {budget} beside an answer" if longest == budget else f"model reads {longest} at most"
         )
         about = "about " if isinstance(tokenizer, TokenEstimate) else ""
+        if beginning:
+            raise PromptTooLong(f"The question and the answer so far need {length} tokens; the {limit}. The answer cannot go on.")
         raise PromptTooLong(f"This question needs {about}{length} tokens; the {limit}. Shorten the text.")
-    token_ids = () if isinstance(tokenizer, TokenEstimate) else tuple(encode_chat(fitted.messages, tokenizer))
     turn = Conversation(fitted.messages).image_turn()
     image = None if turn is None else fitted.messages[turn].image
-    return Prompt(chat_turns(fitted.messages), token_ids, image, fitted.dropped)
+    return Prompt(chat_turns(fitted.messages), token_ids_of(fitted.messages), image, fitted.dropped, len(begun))
 
 
 def chat_turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -99,15 +119,26 @@ def chat_turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return tuple(turns if image_turn is None else _fold_system(turns))
 
 
-def encode_chat(messages: tuple[Message, ...], tokenizer: Tokenizer) -> list[int]:
-    """Token ids of the conversation, up to and including the header of the assistant's next turn."""
+def encode_chat(
+    messages: tuple[Message, ...], tokenizer: Tokenizer, encode: Callable[[str], list[int]] | None = None
+) -> list[int]:
+    """Token ids of the conversation, up to and including the header of the assistant's next turn.
+
+    encode: in the place of tokenizer.encode, to remember what was encoded before.
+    """
+    encode = encode or tokenizer.encode
     ids: list[int] = []
     for part in _chat_parts(messages):
         if isinstance(part, _Special):
             ids.append(tokenizer.special_id(part.name))
         else:
-            ids.extend(tokenizer.encode(part))
+            ids.extend(encode(part))
     return ids
+
+
+def answer_ends(tokenizer: Tokenizer, eos_token_ids: Iterable[int]) -> frozenset[int]:
+    """The tokens that end an answer: those of the checkpoint, and the end of a turn in this format, which some leave out."""
+    return frozenset(eos_token_ids) | {tokenizer.special_id(END_OF_TURN)}
 
 
 def render_chat(messages: tuple[Message, ...]) -> str:
@@ -128,7 +159,7 @@ def _chat_parts(messages: tuple[Message, ...]) -> Iterable[_Special | str]:
                 yield text
         else:
             yield "\n\n" + text
-        yield _Special("<|eot_id|>")
+        yield _Special(END_OF_TURN)
     yield from _header("assistant")
     yield "\n\n"
 

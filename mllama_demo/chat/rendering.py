@@ -13,6 +13,7 @@ properties for every text:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from typing import Any
@@ -37,6 +38,10 @@ _ONLY_CLOSES = re.compile(rf"^[ \t]*</({_THINKING})>|(?<!`)</({_THINKING})>(?=[ 
 _DIRECTED = {"paragraph_open", "heading_open", "blockquote_open", "bullet_list_open", "ordered_list_open", "table_open"}
 
 
+# Characters. The worst Markdown takes 50 µs a character: an imported conversation of 64 MB would take an hour.
+MAX_FORMATTED, MAX_FORMATTED_PAGE = 100_000, 400_000
+
+
 def render_answer(text: str, finished: bool = True) -> str:
     """Renders what a model wrote.
 
@@ -46,13 +51,26 @@ def render_answer(text: str, finished: bool = True) -> str:
             without an end has no colours: to colour it again with every update takes longer than all else.
 
     Returns:
-        HTML in one `<div class="rendered-text" dir="auto">`.
+        HTML in one `<div class="rendered-text" dir="auto">`. A text above MAX_FORMATTED characters, which only an import has, is
+        not formatted.
     """
+    if len(text) > MAX_FORMATTED:
+        return render_question(text)
     thinking, answer = split_thinking(text)
     html = "" if thinking is None else _thinking_html(thinking, is_open=answer is None and not finished)
     if answer:
         html += _answer_html(answer, finished)
     return f'<div class="rendered-text" dir="auto">{html}</div>'
+
+
+def formatted_from(texts: Sequence[str]) -> int:
+    """The index of the first answer of a page that is formatted. The answers from there on have MAX_FORMATTED_PAGE characters."""
+    total = 0
+    for index in range(len(texts) - 1, -1, -1):
+        total += len(texts[index])
+        if total > MAX_FORMATTED_PAGE:
+            return index + 1
+    return 0
 
 
 def render_question(text: str) -> str:

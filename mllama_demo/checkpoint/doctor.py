@@ -17,6 +17,7 @@ from mllama_demo.checkpoint.machine import Machine, this_machine
 from mllama_demo.checkpoint.neuron_sdks import PACKAGES
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
+from mllama_demo.runtime.words import counted
 
 NOT_READY = 2
 _WIDTH = 110
@@ -25,7 +26,7 @@ _WIDTH = 110
 def main(options: Sequence[str], as_json: bool) -> int:
     """The command `doctor`, with the options of `serve`. Exit code 2 when a check fails; a warning is no failure."""
     settings = load_settings(options)
-    found = examine(this_machine((*PACKAGES, "torch", "gradio")), settings)
+    found = examine(this_machine((*PACKAGES, "torch", "gradio", "openai", "ray")), settings)
     print(json.dumps(_as_json(settings, found), indent=2) if as_json else report(found))
     return NOT_READY if _failures(found) else 0
 
@@ -55,9 +56,9 @@ def report(found: Sequence[Finding]) -> str:
             lines += _wrapped(hang + "→ ", hang + "  ", finding.remedy)
     failures, warnings = _failures(found), sum(finding.status == "warn" for finding in found)
     if failures:
-        end = f"Not ready: {failures} {'thing' if failures == 1 else 'things'} must be put right."
+        end = f"Not ready: {counted(failures, 'thing')} must be put right."
     elif warnings:
-        end = f"Ready, as far as can be seen; {warnings} {'warning' if warnings == 1 else 'warnings'}."
+        end = f"Ready, as far as can be seen; {counted(warnings, 'warning')}."
     else:
         end = "Ready."
     return "\n".join([*lines, "", end])

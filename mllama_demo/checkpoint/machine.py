@@ -5,24 +5,72 @@ Reads /sys, /proc, /dev and /usr/src below a root folder that a test may replace
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mllama_demo.config.neuron import CORES, NO_SDK, InstanceType
+from mllama_demo.config.neuron import CORES, NO_SDK, InstanceType, family_of
 from mllama_demo.errors import ConfigError
 
 ROOT = Path("/")
+# The files of control groups, version 2 and 1, below sys/fs/cgroup: the limit, the memory in use, and the lines of memory.stat
+# with the file cache, which is in use but is given up when a program needs memory.
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", r"(?:in)?active_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", r"total_(?:in)?active_file"),
+)
+_NO_LIMIT = 2**60  # version 1 writes "no limit" as a number near 2**63
+
+
+_RATE_BLOCK, _RATE_PLACES = 16 * 2**20, 16  # what measure_disk reads
+_RATE_LIMIT_S = 3.0
+
+
+def measure_disk(file: Path) -> float | None:
+    """Bytes a second at which the disk reads a large file, without the page cache; None where that cannot be measured.
+
+    Reads up to 256 MiB from all over the file, for about _RATE_LIMIT_S seconds.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    size, read = file.stat().st_size, 0
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        started = time.perf_counter()
+        for place in range(_RATE_PLACES):
+            read += len(os.pread(descriptor, _RATE_BLOCK, max(0, size - _RATE_BLOCK) * place // _RATE_PLACES))
+            if time.perf_counter() - started > _RATE_LIMIT_S:
+                break
+        return read / max(time.perf_counter() - started, 1e-9)
+    finally:
+        os.close(descriptor)
 
 
 def free_bytes(folder: Path) -> int:
     """Free space on the disk of a folder that may not exist yet."""
     return shutil.disk_usage(nearest_existing(folder)).free
+
+
+@dataclass(frozen=True)
+class DeviceUser:
+    """A process that has Neuron devices open.
+
+    Attributes:
+        name: of its program.
+        devices: paths such as /dev/neuron0.
+    """
+
+    id: int
+    name: str
+    devices: list[str]
 
 
 @dataclass(frozen=True)
@@ -34,12 +82,14 @@ class Machine:
         environ: its environment variables.
         versions: the versions of installed packages, by name.
         disk_free: the function free_bytes, or a test's.
+        disk_rate: the function measure_disk, or a test's.
     """
 
     root: Path
     environ: Mapping[str, str]
     versions: Mapping[str, str]
     disk_free: Callable[[Path], int] = free_bytes
+    disk_rate: Callable[[Path], float | None] = measure_disk
 
     @property
     def product(self) -> str | None:
@@ -55,12 +105,26 @@ class Machine:
 
     @property
     def neuron_devices(self) -> int:
-        """Each is a chip of two NeuronCores on the instances of this demo."""
+        """How many there are. Each is a chip; config/neuron.py has its number of NeuronCores."""
         return sum(1 for file in (self.root / "dev").glob("neuron*") if file.name[len("neuron") :].isdigit())
+
+    def neuron_processes(self) -> list[DeviceUser]:
+        """The other processes that have Neuron devices open, by their files in proc. Only those whose files may be read."""
+        found = []
+        for folder in sorted((self.root / "proc").glob("[0-9]*"), key=lambda folder: folder.name):
+            if folder.name == str(os.getpid()):
+                continue
+            with contextlib.suppress(OSError):
+                opened = {str(file.readlink()) for file in (folder / "fd").iterdir()}
+                devices = sorted(name for name in opened if re.fullmatch(r"/dev/neuron\d+", name))
+                if devices:
+                    found.append(DeviceUser(int(folder.name), self._text(f"proc/{folder.name}/comm") or "unknown", devices))
+        return found
 
     @property
     def gpu(self) -> bool:
-        return (self.root / "dev/nvidia0").exists()
+        """Whether there may be a GPU for PyTorch: of NVIDIA, also below WSL (dxg), or of AMD (kfd)."""
+        return any(found for name in ("nvidia[0-9]*", "dxg", "kfd") for found in (self.root / "dev").glob(name))
 
     @property
     def driver(self) -> str | None:
@@ -78,9 +142,18 @@ class Machine:
         """Free memory in bytes, within the limit of a container."""
         sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB$", self._text("proc/meminfo") or "", re.MULTILINE))
         available = sizes.get("MemAvailable") or sizes.get("MemTotal")
-        limit = self._text("sys/fs/cgroup/memory.max") or ""
         known = [int(available) * 1024] if available else []
-        return min([*known, *([int(limit)] if limit.isdigit() else [])], default=None)
+        limits = (self._free_in_container(*files) for files in _CGROUP_FILES)
+        return min([*known, *(free for free in limits if free is not None)], default=None)
+
+    def _free_in_container(self, limit_file: str, used_file: str, cached: str) -> int | None:
+        """Free bytes by one version of control groups; None where it sets no limit. Cached files count as free."""
+        limit, used = (self._text(f"sys/fs/cgroup/{name}") or "" for name in (limit_file, used_file))
+        if not limit.isdigit() or int(limit) >= _NO_LIMIT:
+            return None
+        statistics = self._text(f"sys/fs/cgroup/{Path(limit_file).parent}/memory.stat") or ""
+        files = sum(int(size) for size in re.findall(rf"^{cached} (\d+)$", statistics, re.MULTILINE))
+        return max(0, int(limit) - max(0, int(used or 0) - files))
 
     def _text(self, path: str) -> str | None:
         try:
@@ -112,8 +185,7 @@ def nearest_existing(folder: Path) -> Path:
 
 def same_chips(instance: str, other: str) -> bool:
     """Whether a model compiled for one instance type runs on the other. trn1n is trn1 with a faster network."""
-    first, second = (name.partition(".")[0].removesuffix("n") for name in (instance, other))
-    return first == second
+    return family_of(instance) == family_of(other)
 
 
 def check_sdk() -> None:
@@ -122,12 +194,19 @@ def check_sdk() -> None:
         raise ConfigError(NO_SDK)
 
 
-def check_devices() -> None:
-    """Raises ConfigError when the machine has no Neuron device."""
-    if not this_machine().neuron_devices:
+def check_devices(cores: int, cores_of_device: int) -> None:
+    """Raises ConfigError when the machine has no Neuron device, or fewer than `cores` NeuronCores need."""
+    count = this_machine().neuron_devices
+    if not count:
         raise ConfigError(
-            "This machine has no Neuron device (/dev/neuron0), so backend neuron cannot run here; use a trn1.32xlarge or "
-            "inf2.48xlarge instance with its driver installed, or choose backend torch (--backend torch)."
+            "This machine has no Neuron device (/dev/neuron0), so backend neuron cannot run here; use a trn1, inf2 or trn2 "
+            "instance with its driver installed, or choose backend torch (--backend torch)."
+        )
+    if cores > count * cores_of_device:
+        raise ConfigError(
+            f"tensor_parallel_size is {cores}, but this machine shows {count * cores_of_device} NeuronCores (/dev/neuron0 to "
+            f"/dev/neuron{count - 1}); pass every /dev/neuron* into the container, or set tensor_parallel_size to "
+            f"{count * cores_of_device} or less."
         )
 
 
@@ -148,5 +227,6 @@ def check_instance(wanted: InstanceType, cores: int) -> None:
     if cores > CORES[here]:
         raise ConfigError(
             f"tensor_parallel_size is {cores}, but this machine, of type {here}, has {CORES[here]} NeuronCores; use one of type "
-            f"{wanted}, as the configuration says, or set instance_type to {here}."
+            f"{wanted}, as the configuration says, or set instance_type to {here} and tensor_parallel_size to {CORES[here]} or "
+            "less."
         )

@@ -8,14 +8,14 @@ tensor_parallel_size, b the bytes of a number, k = max(1, kv heads / t) the key-
     image cache  2 × cross-attention layers × batch_size × k × (tiles × patches of a tile) × d × b
 Estimated, because no source states it:
     scratch      the largest step of a prompt's computation – vision encoder, self-attention, cross-attention or feed-forward,
-                 attention scores in float32 and again in b bytes – rounded up to pages of scratchpad_page_size
+                 attention scores in float32 and again in b bytes – rounded up to pages of SCRATCHPAD_PAGE_MIB
     graphs       0.1 GiB for the instructions of each compiled graph, one for each bucket
 
 GiB a core        weights  text cache  image cache  scratch  graphs  total
-11B trn1 2048        0.83        0.12         0.10     1.00    0.40   2.46
-90B trn1 2048        5.61        0.31         0.24     1.00    0.40   7.56
+11B trn1 2048        0.83        0.12         0.10     1.00    0.70   2.76
+90B trn1 2048        5.61        0.31         0.24     1.00    0.70   7.86
 90B trn1 16k         5.61        2.50         0.24     2.00    0.60  10.95
-90B inf2 2048       10.64        0.31         0.24     1.00    0.40  12.60
+90B inf2 2048       10.64        0.31         0.24     1.00    0.70  12.90
 (the files in configs/: 4 slots, bfloat16; trn1: t = 32, inf2: t = 16)
 """
 
@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 
 from mllama_demo.config.model_shape import LEARNABLE_TOKENS, ModelShape
-from mllama_demo.config.neuron import GIB_PER_CORE, NeuronOptions
+from mllama_demo.config.neuron import SCRATCHPAD_PAGE_MIB, NeuronOptions
 
 GIB = 2**30
 _GRAPH_BYTES = 0.1 * GIB
@@ -36,13 +36,18 @@ _FLASH_ATTENTION = 4096
 
 @dataclass(frozen=True)
 class CoreMemory:
-    """Bytes on each NeuronCore. The first three are exact, the last two estimates."""
+    """Bytes on each logical NeuronCore. Weights and caches are exact, scratch and graphs are estimates.
+
+    Attributes:
+        capacity: The memory of the core.
+    """
 
     weights: int
     text_cache: int
     image_cache: int
     scratch: int
     graphs: int
+    capacity: int
 
     @property
     def exact(self) -> int:
@@ -55,7 +60,7 @@ class CoreMemory:
     @property
     def free(self) -> int:
         """Free bytes; negative when the model does not fit."""
-        return GIB_PER_CORE * GIB - self.total
+        return self.capacity - self.total
 
 
 def core_memory(m: ModelShape, o: NeuronOptions) -> CoreMemory:
@@ -67,8 +72,9 @@ def core_memory(m: ModelShape, o: NeuronOptions) -> CoreMemory:
         weights=core_parameters(m, o.tensor_parallel_size) * number,
         text_cache=m.self_layers * o.seq_len * row,
         image_cache=len(m.cross_layers) * m.vision_tokens * row,
-        scratch=_pages(scratch_bytes(m, o), o.scratchpad_page_size),
+        scratch=_pages(scratch_bytes(m, o)),
         graphs=round(graphs * _GRAPH_BYTES),
+        capacity=o.chip.core_gib * GIB,
     )
 
 
@@ -117,8 +123,8 @@ def scratch_bytes(m: ModelShape, o: NeuronOptions) -> int:
     return max(vision + tokens, hidden + widest + tokens + cross_rows)
 
 
-def _pages(size: int, page_mib: int) -> int:
-    page = page_mib * 2**20
+def _pages(size: int) -> int:
+    page = SCRATCHPAD_PAGE_MIB * 2**20
     return math.ceil(size / page) * page
 
 

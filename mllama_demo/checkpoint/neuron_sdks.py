@@ -1,30 +1,68 @@
-"""The releases of the AWS Neuron SDK that support Llama 3.2 Vision, with the versions of their packages.
+"""The releases of the AWS Neuron SDK that have the code of Llama 3.2 Vision, as neuron_sdks.yaml lists them with its sources.
 
-AWS released the packages of each release together. This project ran none of them on a device.
-Sources, all of AWS:
-- the versions: github.com/aws-neuron/aws-neuron-sdk, src/helperscripts/n2-manifest.json (as of SDK 2.32)
-- transformers: setup.py of github.com/aws-neuron/neuronx-distributed-inference at each release, where it was published
-- 90B from 2.21, 11B from 2.22: the release notes of 2.22 and the tutorial "Deploying Llama3.2 Multimodal Models"
-- trn1 and inf2 up to 2.28 only: the release notes of NxD Inference, 2.29.0, "Breaking Changes"
-- no NxD Inference from 2.32 on: the release notes of the Neuron DLAMIs, 2.32.0
+AWS released the packages of each release together.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import yaml
+
+from mllama_demo.config.neuron import family_of
+from mllama_demo.errors import ConfigError
+
+FILE = Path(__file__).with_suffix(".yaml")
 NXDI = "neuronx-distributed-inference"
 PACKAGES = (NXDI, "neuronx-distributed", "neuronx-cc", "torch-neuronx", "transformers")
-LAST_ON_TRN1_INF2 = (2, 28, 1)
-LAST_WITHOUT_11B = (2, 21, 1)
 # "Driver 2.29 requires Runtime Library 2.33 or later" (release notes of the runtime, SDK 2.31, "Known Issues").
 DRIVER_THAT_NEEDS_NEWER_RUNTIME = ((2, 29), (2, 31, 0))
 
 
 @dataclass(frozen=True)
+class Release:
+    """A release without its patches.
+
+    Attributes:
+        sdk, nxdi, nxd: the versions of the SDK, NxDI and NxD, such as "2.28", "0.8" and "0.17".
+        instances: the families of instances that AWS supports NxDI on, such as "trn1".
+        pytorch: the version in the environment for NxDI of AWS's multi-framework AMI, by the system of the AMI.
+        aws: what AWS says about this model.
+        refused: why the demo does not run with it; None when it does.
+        refused_on: why it does not run with it on some families of instances, by family.
+        note: what `doctor` adds when nothing is wrong.
+        tests: date, transformers, passed, failed and skipped of `make test-neuron` on a CPU; None when it was not run.
+        untested: why it was not run.
+        code: what is known of its code for this model.
+        commits: of the published sources of NxDI ("nxdi") and NxD ("nxd"), in AWS's repositories.
+    """
+
+    sdk: str
+    nxdi: str
+    nxd: str
+    instances: tuple[str, ...]
+    pytorch: Mapping[str, str]
+    aws: str
+    refused: str | None
+    note: str | None
+    tests: dict[str, Any] | None
+    untested: str | None
+    code: str | None = None
+    commits: dict[str, str] | None = None
+    refused_on: Mapping[str, str] = field(default_factory=dict)
+
+    def refusal(self, family: str | None = None) -> str | None:
+        """Why the demo does not run with it, on a family of instances if one is given."""
+        return self.refused or self.refused_on.get(family or "")
+
+
+@dataclass(frozen=True)
 class Sdk:
-    """A release.
+    """A patch of a release.
 
     Attributes:
         torch_neuronx: the version after that of PyTorch, of which a release supports several.
@@ -32,7 +70,8 @@ class Sdk:
         driver: the version of the package aws-neuronx-dkms.
     """
 
-    release: tuple[int, int, int]
+    release: Release
+    name: str
     nxdi: str
     nxd: str
     compiler: str
@@ -41,8 +80,9 @@ class Sdk:
     driver: str
 
     @property
-    def name(self) -> str:
-        return ".".join(map(str, self.release))
+    def key(self) -> tuple[int, ...]:
+        """For comparing releases."""
+        return tuple(map(int, self.name.split(".")))
 
     def differences(self, versions: Mapping[str, str]) -> list[str]:
         """The installed packages that have another version than in this release, in words."""
@@ -61,27 +101,94 @@ class Sdk:
         return found
 
 
-SDKS = (
-    Sdk((2, 21, 0), "0.1.0", "0.10.0", "2.16.345.0", "2.4.0", "4.45", "2.19.64.0"),
-    Sdk((2, 21, 1), "0.1.1", "0.10.1", "2.16.372.0", "2.4.0", "4.45", "2.19.64.0"),
-    Sdk((2, 22, 0), "0.2.0", "0.11.0", "2.17.194.0", "2.6.0", "4.48", "2.20.28.0"),
-    Sdk((2, 23, 0), "0.3.5591", "0.12.12111", "2.18.121.0", "2.7.5413", "4.48", "2.21.37.0"),
-    Sdk((2, 24, 0), "0.4.7422", "0.13.14393", "2.19.8089.0", "2.8.6734", "4.51", "2.22.2.0"),
-    Sdk((2, 25, 0), "0.5.9230", "0.14.18461", "2.20.9961.0", "2.9.9357", "4.51", "2.23.9.0"),
-    Sdk((2, 26, 0), "0.6.10598", "0.15.22404", "2.21.18209.0", "2.10.13553", "4.51", "2.24.7.0"),
-    Sdk((2, 26, 1), "0.6.10598", "0.15.22404", "2.21.33363.0", "2.10.16998", "4.51", "2.24.7.0"),
-    Sdk((2, 27, 0), "0.7.14366", "0.16.25997", "2.22.12471.0", "2.11.19912", "4.56", "2.25.4.0"),
-    Sdk((2, 27, 1), "0.7.15063", "0.16.25997", "2.22.12471.0", "2.11.19912", "4.56", "2.25.4.0"),
-    Sdk((2, 28, 1), "0.8.16251", "0.17.26814", "2.23.6484.0", "2.12.22436", "4.57", "2.26.5.0"),
-    Sdk((2, 29, 0), "0.9.17334", "0.18.27753", "2.24.5133.0", "2.13.24727", "4.57", "2.27.4.0"),
-    Sdk((2, 29, 1), "0.9.17334", "0.18.27753", "2.24.8799.0", "2.13.26312", "4.57", "2.27.4.0"),
-    Sdk((2, 30, 0), "0.10.17970", "0.19.28093", "2.25.3371.0", "2.14.27725", None, "2.28.0.0"),
-    Sdk((2, 31, 1), "0.10.18399", "0.19.28492", "2.26.6360.0", "2.15.32035", None, "2.29.0.0"),
-)
+def _read() -> tuple[tuple[Release, ...], tuple[Sdk, ...], tuple[tuple[str, str], ...]]:
+    content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    releases, patches = [], []
+    for entry in content["releases"]:
+        of_release = entry.pop("patches")
+        release = Release(**{**entry, "instances": tuple(entry["instances"])})
+        releases.append(release)
+        patches += [Sdk(release, patch.pop("sdk"), **patch) for patch in of_release]
+    return tuple(releases), tuple(patches), tuple((later["sdk"], later["aws"]) for later in content["later"])
+
+
+RELEASES, SDKS, LATER = _read()  # LATER: releases to come, with what AWS announced
 
 
 def closest(versions: Mapping[str, str]) -> Sdk | None:
-    """The release with the installed version of NxDI; of several, the one with the fewest differences."""
+    """The patch with the installed version of NxDI; of several, the one with the fewest differences."""
     nxdi = versions.get(NXDI, "").partition("+")[0]
     same = [sdk for sdk in SDKS if sdk.nxdi == nxdi]
     return min(same, key=lambda sdk: len(sdk.differences(versions)), default=None)
+
+
+def release_of(nxdi: str | None) -> Release | None:
+    """The last release with a version of NxDI, whatever its patch."""
+    series = ".".join((nxdi or "").split(".")[:2])
+    return next((release for release in reversed(RELEASES) if release.nxdi == series), None)
+
+
+def first_usable(family: str | None = None) -> Release:
+    """The oldest release that the demo runs with, on a family of instances if one is given."""
+    return next(release for release in RELEASES if release.refusal(family) is None)
+
+
+def last_on(family: str) -> Release:
+    """The newest release that AWS supports NxDI with on a family of instances, such as "trn1"."""
+    return next(release for release in reversed(RELEASES) if family in release.instances)
+
+
+def refusal(nxdi: str | None, family: str | None = None) -> tuple[str, str] | None:
+    """Why the demo does not run with an installed version of NxDI, and what to use; None when it runs."""
+    release = release_of(nxdi)
+    reason = release.refusal(family) if release else None
+    if release is None or reason is None:
+        return None
+    first = first_usable(family)
+    why = f"NxD Inference {nxdi}, of SDK {release.sdk}, cannot be used: {reason}"
+    return why, f"use SDK {first.sdk} (NxD Inference {first.nxdi}) or later"
+
+
+def check_release(instance_type: str) -> None:
+    """Raises ConfigError when the demo does not run with the installed release of NxDI on an instance type."""
+    try:
+        installed = importlib.metadata.version(NXDI)
+    except importlib.metadata.PackageNotFoundError:  # a source tree on PYTHONPATH
+        return
+    if found := refusal(installed, family_of(instance_type)):
+        raise ConfigError(f"{found[0]}; {found[1]}.")
+
+
+def table() -> list[str]:
+    """The table of docs/neuron.md, as lines of Markdown."""
+    lines = [
+        "| SDK | NxD Inference | NxD | driver | PyTorch of AWS's AMI | AWS supports NxD Inference on | what AWS says "
+        "| what was run here, on a CPU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for release in RELEASES:
+        newest = [sdk for sdk in SDKS if sdk.release is release][-1]
+        cells = (
+            release.sdk,
+            release.nxdi,
+            release.nxd,
+            newest.driver,
+            ", ".join(f"{version} ({system})" for system, version in release.pytorch.items()),
+            ", ".join(release.instances),
+            release.aws,
+            _tested(release),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"| {sdk} | – | – | – | – | – | {aws} | – |" for sdk, aws in LATER]
+    return lines
+
+
+def _tested(release: Release) -> str:
+    if release.tests is None:
+        words = [f"nothing: {release.untested}"] if release.untested else []
+    else:
+        counts = [f"{release.tests[name]} {name}" for name in ("passed", "failed", "skipped") if release.tests[name]]
+        words = [f"{', '.join(counts)} (transformers {release.tests['transformers']}, {release.tests['date']})"]
+    refused = [f"**refused**: {release.refused}"] if release.refused else []
+    refused += [f"**refused on {family}**: {reason}" for family, reason in release.refused_on.items()]
+    return "; ".join(part for part in (*refused, release.code, *words) if part)

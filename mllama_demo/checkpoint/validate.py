@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import struct
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mllama_demo.checkpoint.other_layouts import describe_other_layout
+from mllama_demo.checkpoint.tensors import COMPUTED, Shape, expected_tensors, newer_name
+from mllama_demo.checkpoint.weights_identity import WeightsIdentity, read_identity
+from mllama_demo.config.hub_cache import checkpoint_name, is_repository_id, repository_of_snapshot
+from mllama_demo.config.model_shape import published_size
 from mllama_demo.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -38,6 +45,7 @@ class CheckpointInfo:
         max_position_embeddings: the longest context in tokens.
         eos_token_ids: the tokens that end an answer.
         cross_attention_layers: the indices of the layers that attend to the image.
+        identity: the identity of the weights where they are not in this folder; None where they are.
     """
 
     path: Path
@@ -55,52 +63,77 @@ class CheckpointInfo:
     num_hidden_layers: int
     cross_attention_layers: tuple[int, ...]
     weight_files: tuple[str, ...]
+    identity: WeightsIdentity | None = None
 
 
 @dataclass(frozen=True)
 class _Tensor:
     dtype: str
-    count: int
+    shape: Shape
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
 
 
-def check_checkpoint(path: Path) -> CheckpointInfo:
-    """Checks and describes a folder. Raises CheckpointError, which names the file at fault and what to do."""
+def check_checkpoint(path: Path, *, weights_needed: bool = True) -> CheckpointInfo:
+    """Checks and describes a folder. Raises CheckpointError, which names the file at fault and what to do.
+
+    Args:
+        weights_needed: False if the identity of the weights will do.
+    """
     try:
-        return _check(Path(path))
+        return _check(Path(path), weights_needed)
     except OSError as error:
         raise CheckpointError(f"{error.filename or path} cannot be read ({error.strerror}); check its permissions.") from None
 
 
-def _check(path: Path) -> CheckpointInfo:
+def _check(path: Path, weights_needed: bool) -> CheckpointInfo:
+    repository = str(path) if is_repository_id(path) else repository_of_snapshot(path)
+    if not path.exists() and repository:
+        raise CheckpointError(
+            f"{repository} is neither a folder nor in the cache of the Hugging Face hub; `python -m mllama_demo download "
+            f"{repository}` gets it."
+        )
     if not path.exists():
-        raise CheckpointError(f"The checkpoint folder {path} does not exist; set model_path to a downloaded checkpoint.")
+        size = published_size(path.name)
+        repository = f"meta-llama/Llama-3.2-{size}-Vision-Instruct" if size else "ORG/NAME"
+        raise CheckpointError(
+            f"The checkpoint folder {path} does not exist; set model_path to a downloaded checkpoint, or get one by `python -m "
+            f"mllama_demo download {repository} --to {shlex.quote(str(path))}`."
+        )
+    if not (path / "config.json").exists() and (sentence := describe_other_layout(path)):
+        raise CheckpointError(sentence)
     if not path.is_dir():
         raise CheckpointError(f"{path} is a file; set model_path to the folder that holds config.json and the weights.")
     path = path.resolve()
     config = _read_json(path / "config.json", "set model_path to a folder in the Hugging Face layout")
     _check_architecture(path / "config.json", config)
+    _refuse_quantized(path, config)
     _check_tokenizer(path / "tokenizer.json")
     tile_size, max_tiles = _image_settings(path)
-    tensors, files = _weights(path)
-    _check_essential(path, config, tensors)
-
     text, vision = config["text_config"], config["vision_config"]
     where = path / "config.json"
+    identity = None if weights_needed else read_identity(path)
+    if identity is None:
+        tensors, files = _weights(path)
+        _check_tensors(path, expected_tensors(where, config), tensors)
+        parameters, dtype = _numbers(tensors)
+        size = sum((path / name).stat().st_size for name in files)
+    else:
+        files, parameters, dtype = [*identity.files], identity.parameters, identity.dtype
+        size = sum(record["bytes"] for record in identity.files.values())
     if tile_size != _whole_number(where, vision, "image_size"):
         raise CheckpointError(
             f"{path} cuts images into tiles of {tile_size} pixels, but {where} expects {vision['image_size']}; "
             "download both files again from one place."
         )
-    numbers = Counter[str]()
-    for tensor in tensors.values():
-        numbers[tensor.dtype] += tensor.count
-    common = numbers.most_common(1)[0][0]
     return CheckpointInfo(
         path=path,
-        name=_name(path),
-        parameters=numbers.total(),
-        bytes=sum((path / name).stat().st_size for name in files),
-        dtype=_DTYPES.get(common, common.lower()),
+        name=checkpoint_name(path),
+        parameters=parameters,
+        bytes=size,
+        dtype=dtype,
         tile_size=tile_size,
         max_tiles=max_tiles,
         patch_size=_whole_number(where, vision, "patch_size"),
@@ -111,16 +144,24 @@ def _check(path: Path) -> CheckpointInfo:
         num_hidden_layers=_whole_number(where, text, "num_hidden_layers"),
         cross_attention_layers=tuple(text["cross_attention_layers"]),
         weight_files=tuple(files),
+        identity=identity,
     )
 
 
 # --- the small files -----------------------------------------------------------------------------------------------------
 
 
-def _name(path: Path) -> str:
-    """The name of the folder; for a snapshot in the Hugging Face cache, the name of the model."""
-    cached = path.parent.parent.name if path.parent.name == "snapshots" else ""
-    return cached.split("--")[-1] if cached.startswith("models--") else path.name
+def _refuse_quantized(path: Path, config: dict[str, Any]) -> None:
+    """A quantized checkpoint has tensors of other names, types and shapes, which only the program that wrote them reads."""
+    quantized = config.get("quantization_config")
+    if not quantized:
+        return
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+    raise CheckpointError(
+        f"The checkpoint in {path} is quantized already ({method or 'unknown method'}), and this demo loads none such; set "
+        "model_path to the checkpoint that it was made from, with quantization int8 or int4 for backend torch, or start a server "
+        "that reads it and use backend openai."
+    )
 
 
 def _read_json(file: Path, remedy: str = "") -> dict[str, Any]:
@@ -231,6 +272,15 @@ def _weights(path: Path) -> tuple[dict[str, _Tensor], list[str]]:
     return {tensor: value for header in headers.values() for tensor, value in header.items()}, files
 
 
+def _numbers(tensors: Mapping[str, _Tensor]) -> tuple[int, str]:
+    """The number of parameters, and torch's name of the type of most of them."""
+    numbers = Counter[str]()
+    for tensor in tensors.values():
+        numbers[tensor.dtype] += tensor.count
+    common = numbers.most_common(1)[0][0]
+    return numbers.total(), _DTYPES.get(common, common.lower())
+
+
 def _read_header(file: Path) -> dict[str, _Tensor]:
     """Reads the header of a safetensors file: 8 bytes with its length, little-endian; JSON; then the data of the tensors.
 
@@ -267,7 +317,7 @@ def _read_entries(file: Path, entries: dict[str, Any]) -> tuple[dict[str, _Tenso
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]
-        tensors[name] = tensor = _Tensor(entry["dtype"], math.prod(entry["shape"]))
+        tensors[name] = tensor = _Tensor(entry["dtype"], tuple(entry["shape"]))
         bits = _BITS.get(tensor.dtype)
         if begin != position or (bits and tensor.count * bits != 8 * (end - begin)):
             raise CheckpointError(f"{file} gives the tensor {name} a place that does not fit its shape; download it again.")
@@ -275,26 +325,30 @@ def _read_entries(file: Path, entries: dict[str, Any]) -> tuple[dict[str, _Tenso
     return tensors, position
 
 
-def _newer_name(name: str) -> str:
-    """The name that transformers 4.52 and later give to a tensor with a published name."""
-    if name.startswith("language_model.model."):
-        return "model.language_model." + name.removeprefix("language_model.model.")
-    return "lm_head.weight" if name == "language_model.lm_head.weight" else "model." + name
+def _check_tensors(path: Path, expected: Mapping[str, Shape], tensors: Mapping[str, _Tensor]) -> None:
+    """Raises CheckpointError when a tensor is missing, has another shape or belongs to no such model."""
+    missing: list[str] = []
+    left_over = {name for name in tensors if not name.endswith(COMPUTED)}
+    for published, shape in expected.items():
+        name = published if published in tensors else newer_name(published)
+        if name not in tensors:
+            missing.append(published)
+            continue
+        left_over.discard(name)
+        if tensors[name].shape != shape:
+            raise CheckpointError(
+                f"The weights in {path} have the tensor {name} of the shape {list(tensors[name].shape)}, but config.json asks "
+                f"for {list(shape)}; download both again from one place."
+            )
+    if missing:
+        raise CheckpointError(f"The weights in {path} lack {_tensors(missing)}; download the whole checkpoint again.")
+    if left_over:
+        raise CheckpointError(
+            f"The weights in {path} have {_tensors(sorted(left_over))}, for which the model of config.json has no place; "
+            "download both again from one place."
+        )
 
 
-def _check_essential(path: Path, config: dict[str, Any], tensors: dict[str, _Tensor]) -> None:
-    """Checks one tensor of every part and every layer, under the published or the newer name."""
-    text, vision, where = config["text_config"], config["vision_config"], path / "config.json"
-    essential = ["language_model.model.embed_tokens.weight", "language_model.model.norm.weight"]
-    if not (text.get("tie_word_embeddings") or config.get("tie_word_embeddings")):
-        essential.append("language_model.lm_head.weight")
-    for layer in range(_whole_number(where, text, "num_hidden_layers")):
-        part = "cross_attn" if layer in text["cross_attention_layers"] else "self_attn"
-        essential.append(f"language_model.model.layers.{layer}.{part}.q_proj.weight")
-    essential += ["vision_model.patch_embedding.weight", "multi_modal_projector.weight"]
-    for stack, key in (("transformer", "num_hidden_layers"), ("global_transformer", "num_global_layers")):
-        layers = range(_whole_number(where, vision, key))
-        essential += [f"vision_model.{stack}.layers.{layer}.self_attn.q_proj.weight" for layer in layers]
-    for name in essential:
-        if name not in tensors and _newer_name(name) not in tensors:
-            raise CheckpointError(f"The weights in {path} lack the tensor {name}; download the whole checkpoint again.")
+def _tensors(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"the tensor {names[0]}{more}"

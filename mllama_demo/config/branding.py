@@ -14,6 +14,7 @@ from mllama_demo.errors import ConfigError, ImageError
 from mllama_demo.images.loading import load_image, size_text
 
 DEFAULT_COLOR = "#c2410c"
+ICON_FILE = Path(__file__).with_name("icon.svg")
 MAX_LOGO_BYTES = 256 * 2**10  # of the configured file
 _MAX_LOGO_PIXELS = (512, 128)  # width and height of the logo on a page
 # The smallest contrast of text of normal size (WCAG 2.2, success criterion 1.4.3).
@@ -37,6 +38,7 @@ class Brand:
         color: The accent colour as #rrggbb.
         logo: A data: URI; None without a logo.
         footer: Plain text; empty without a footer.
+        root_path: The path below which a proxy serves the demo. Links of pages begin with it.
         customized: True if the operator configured `color`. Otherwise, a page keeps the colours of its style sheet.
     """
 
@@ -45,6 +47,7 @@ class Brand:
     logo: str | None = None
     footer: str = ""
     customized: bool = False
+    root_path: str = ""
 
     @property
     def on_light(self) -> str:
@@ -66,6 +69,11 @@ class Brand:
         """The accent colour of a checkbox, whose mark is white, on light and dark backgrounds."""
         color = readable(self.color, "#ffffff", darker=True, minimum=MIN_CONTROL_CONTRAST)
         return readable(color, DARK_BACKGROUND, darker=False, minimum=MIN_CONTROL_CONTRAST)
+
+    @property
+    def icon(self) -> str:
+        """The icon of every page in the browser's tabs, as a data: URI: the logo, or the icon of the demo."""
+        return self.logo or _svg_data_uri(ICON_FILE.read_bytes())
 
     def palette(self) -> dict[int, str]:
         """The shades of the accent colour from 50, almost white, to 950, almost black, as Gradio's themes name them."""
@@ -89,9 +97,9 @@ class Brand:
             f":root .dark.dark, :root.dark.dark {{ {shared} {_text_variables(self.on_dark)} }}\n"
         )
 
-    def logo_html(self, height_px: int = 28) -> str:
+    def logo_html(self) -> str:
         """Returns an <img>; empty without a logo. The alt text is empty, because the title stands beside the logo."""
-        return "" if self.logo is None else f'<img class="brand-logo" src="{self.logo}" alt="" height="{height_px}">'
+        return "" if self.logo is None else f'<img class="brand-logo" src="{self.logo}" alt="" height="28">'
 
     def footer_html(self) -> str:
         return f'<div class="brand-footer">{html.escape(self.footer)}</div>' if self.footer else ""
@@ -105,7 +113,8 @@ def load_brand(settings: Settings) -> Brand:
     """
     logo = None if settings.brand_logo is None else _logo_data_uri(settings.brand_logo)
     color = settings.brand_color or DEFAULT_COLOR
-    return Brand(settings.title, color.lower(), logo, settings.brand_footer.strip(), settings.brand_color is not None)
+    footer, customized = settings.brand_footer.strip(), settings.brand_color is not None
+    return Brand(settings.title, color.lower(), logo, footer, customized, settings.root_path)
 
 
 def contrast(one: str, other: str) -> float:
@@ -154,6 +163,10 @@ def _luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def _svg_data_uri(data: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(data).decode("ascii")
+
+
 def _logo_data_uri(path: Path) -> str:
     """Checks the logo and returns it as a data: URI.
 
@@ -169,7 +182,7 @@ def _logo_data_uri(path: Path) -> str:
     if path.suffix.lower() == ".svg":
         if b"<svg" not in data:
             raise ConfigError(f"brand_logo {path} is no SVG; a logo is a PNG, JPEG, WebP or SVG file.")
-        return "data:image/svg+xml;base64," + base64.b64encode(data).decode("ascii")
+        return _svg_data_uri(data)
     try:
         load_image(data, path.name)  # only a check: the RGB image that it returns has lost the transparency
         from PIL import Image

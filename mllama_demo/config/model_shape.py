@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ PUBLISHED = {
 }
 
 
+def published_size(name: str) -> str | None:
+    """The key in PUBLISHED that a name such as Llama-3.2-90B-Vision-Instruct-hf tells; None if it tells none."""
+    return next((size for size in PUBLISHED if re.search(rf"(?<!\d){size}", name, re.IGNORECASE)), None)
+
+
+def published_by_name(name: str) -> ModelShape | None:
+    """The sizes of the published model that a name tells, see published_size."""
+    size = published_size(name)
+    return None if size is None else PUBLISHED[size]
+
+
 def neuron_cross_layers(shape: ModelShape) -> tuple[int, ...] | None:
     """The indices where NxDI's code expects the cross-attention layers; None when it cannot spread them evenly.
 
@@ -87,15 +99,7 @@ def neuron_cross_layers(shape: ModelShape) -> tuple[int, ...] | None:
 
 def read_shape(file: Path) -> ModelShape:
     """Reads a config.json. Raises CheckpointError with one sentence when it is missing or is of another model."""
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror}); set model_path to a checkpoint's folder.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from None
-    if not isinstance(content, dict) or content.get("model_type") != "mllama":
-        kind = content.get("model_type") if isinstance(content, dict) else None
-        raise CheckpointError(f"{file} describes a model of type {kind!r}; this demo needs 'mllama', as of Llama-3.2-11B-Vision.")
+    content = _read_config(file)
     text, vision = (_section(file, content, name) for name in ("text_config", "vision_config"))
     places = text.get("cross_attention_layers")
     if not isinstance(places, list) or not places or not all(type(layer) is int for layer in places):
@@ -127,6 +131,26 @@ def read_shape(file: Path) -> ModelShape:
         patch=number(vision, "patch_size"),
         tiles=number(vision, "max_num_tiles"),
     )
+
+
+def read_dtype(file: Path) -> str | None:
+    """The type of the weights by a config.json, such as "bfloat16"; None when it names none. Raises as read_shape does."""
+    content = _read_config(file)
+    name = content.get("dtype", content.get("torch_dtype"))  # dtype since transformers 4.56
+    return name if isinstance(name, str) else None
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); set model_path to a checkpoint's folder.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from None
+    if not isinstance(content, dict) or content.get("model_type") != "mllama":
+        kind = content.get("model_type") if isinstance(content, dict) else None
+        raise CheckpointError(f"{file} describes a model of type {kind!r}; this demo needs 'mllama', as of Llama-3.2-11B-Vision.")
+    return content
 
 
 def _section(file: Path, content: dict[str, Any], name: str) -> dict[str, Any]:

@@ -15,11 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mllama_demo.config.model_shape import ModelShape, neuron_cross_layers
 
-GIB_PER_CORE = 16  # an Inferentia2 or Trainium chip has 32 GiB of device memory and two NeuronCores-v2
 InstanceType = Literal[
-    "trn1.2xlarge", "trn1.32xlarge", "trn1n.32xlarge", "inf2.xlarge", "inf2.8xlarge", "inf2.24xlarge", "inf2.48xlarge"
+    "trn1.2xlarge",
+    "trn1.32xlarge",
+    "trn1n.32xlarge",
+    "inf2.xlarge",
+    "inf2.8xlarge",
+    "inf2.24xlarge",
+    "inf2.48xlarge",
+    "trn2.48xlarge",
 ]
-CORES: dict[InstanceType, int] = {  # as AWS publishes them
+CORES: dict[InstanceType, int] = {  # logical NeuronCores, as AWS publishes them
     "trn1.2xlarge": 2,
     "trn1.32xlarge": 32,
     "trn1n.32xlarge": 32,
@@ -27,14 +33,47 @@ CORES: dict[InstanceType, int] = {  # as AWS publishes them
     "inf2.8xlarge": 2,
     "inf2.24xlarge": 12,
     "inf2.48xlarge": 24,
+    "trn2.48xlarge": 64,  # of 128 physical ones
 }
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip with NeuronCores.
+
+    Attributes:
+        cores: Logical NeuronCores. Each is a number that a process of the model has, and tensor_parallel_size counts them.
+        physical: How many physical NeuronCores work together as a logical one: the LNC, at its default.
+        core_gib: GiB of device memory of a logical NeuronCore.
+    """
+
+    cores: int
+    physical: int
+    core_gib: int
+
+
+_NEURON_CORE_V2 = Chip(cores=2, physical=1, core_gib=16)  # Trainium and Inferentia2: 32 GiB
+_TRAINIUM2 = Chip(cores=4, physical=2, core_gib=24)  # 96 GiB
+
+
+def family_of(instance_type: str) -> str:
+    """The family of an instance type: trn1 for "trn1.32xlarge" and for "trn1n.32xlarge", whose chips are the same."""
+    return instance_type.partition(".")[0].removesuffix("n")
+
+
+def chip(instance: str) -> Chip:
+    """The chip of an instance type."""
+    return _TRAINIUM2 if family_of(instance) == "trn2" else _NEURON_CORE_V2
+
+
 MAX_TENSOR_PARALLEL = 32  # of NxDI's vision encoder
 MAX_BATCH = 4
 LONG_CONTEXT = 16384  # tokens: the longest context of 90B; a longer one leaves memory for one slot
+GRAPH_DISK_BYTES = 2**30  # of each graph: traced, compiled, and in model.pt. An upper estimate.
 SCRATCHPAD_PAGE_MIB = 1024  # fixed by NxDI's compiler arguments for this model
 NO_SDK = (
     "The Neuron backend needs the package neuronx-distributed-inference of the AWS Neuron SDK: use the SDK's PyTorch inference "
-    "environment on a trn1.32xlarge or inf2.48xlarge instance, or choose the transformers backend (--backend torch)."
+    "environment on a trn1, inf2 or trn2 instance, or choose backend torch (--backend torch)."
 )
 _HOST_SAMPLING = "for sampling on the host, leave on_device_sampling_config at none"
 # Options of NxDI and vLLM that are no options here, and why.
@@ -50,8 +89,13 @@ NOT_OPTIONS = {
     "max_context_length": "it is the largest of context_encoding_buckets",
     "buckets": "name context_encoding_buckets and token_generation_buckets",
     "enable_bucketing": "it is always on",
+    "scratchpad_page_size": f"it is always {SCRATCHPAD_PAGE_MIB}, the size that NxDI compiles this model for",
     "block_size": "slots have a contiguous cache, with no blocks",
     "override_neuron_config": "put its keys into the file one by one",
+    "quantized": "this model runs in the number format of dtype; with backend torch, quantization makes its weights smaller",
+    "quantized_checkpoints_path": "this model runs in the number format of dtype",
+    "quantization_dtype": "this model runs in the number format of dtype",
+    "skip_vision": "it would leave the images out of every prompt",
     "padding_side": "it is always right; NxDI reads left padding wrongly",
     "output_logits": "it breaks the caches of this model; " + _HOST_SAMPLING,
     "is_block_kv_layout": "this model crashes with it",
@@ -66,12 +110,15 @@ NOT_OPTIONS = {
 
 
 class OnDeviceSampling(BaseModel):
-    """The option on_device_sampling_config, with the tutorial's names and defaults. None samples on the host."""
+    """The option on_device_sampling_config, with the tutorial's names and defaults. None samples on the host.
+
+    dynamic is always true, because every request brings its own values.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     global_topk: int = Field(default=64, ge=1)
-    dynamic: bool = True
+    dynamic: Literal[True] = True
     deterministic: bool = False
 
 
@@ -88,14 +135,23 @@ class NeuronOptions:
     sequence_parallel_enabled: bool
     is_continuous_batching: bool
     on_device_sampling_config: OnDeviceSampling | None
-    scratchpad_page_size: int
     dtype: str
+    fused_qkv: bool = False
     device: str = "auto"
 
     @property
     def max_context_length(self) -> int:
         """The longest prompt."""
         return self.context_encoding_buckets[-1]
+
+    @property
+    def graphs(self) -> int:
+        """NxDI compiles one graph for each bucket."""
+        return len(self.context_encoding_buckets) + len(self.token_generation_buckets)
+
+    @property
+    def chip(self) -> Chip:
+        return chip(self.instance_type)
 
     @property
     def dtype_bytes(self) -> int:
@@ -125,8 +181,8 @@ class Problem:
 def first_problem(options: NeuronOptions, model: ModelShape | None = None) -> Problem | None:
     """The first rule that the options break. With a model, NxDI's rules for the model are checked too."""
     found = itertools.chain.from_iterable(rule(options) for rule in _RULES)
-    if model is not None:
-        found = itertools.chain(found, *(rule(options, model) for rule in _MODEL_RULES))
+    if model is not None:  # its length first: no other value makes a context work that is too long for the model
+        found = itertools.chain(_length(options, model), found, *(rule(options, model) for rule in _MODEL_RULES))
     return next(found, None)
 
 
@@ -202,21 +258,8 @@ def _sequence_parallel(o: NeuronOptions) -> Iterator[Problem]:
         yield Problem("context_encoding_buckets", rule, works)
 
 
-def _sampling(o: NeuronOptions) -> Iterator[Problem]:
-    chosen = o.on_device_sampling_config
-    if chosen is not None and not chosen.dynamic:
-        works = chosen.model_copy(update={"dynamic": True}).model_dump()
-        yield Problem("on_device_sampling_config", "every request brings its own values, which needs dynamic", works)
-
-
-def _scratchpad(o: NeuronOptions) -> Iterator[Problem]:
-    if o.scratchpad_page_size != SCRATCHPAD_PAGE_MIB:
-        rule = f"NxDI compiles this model for pages of {SCRATCHPAD_PAGE_MIB} MiB, and both must match"
-        yield Problem("scratchpad_page_size", rule, SCRATCHPAD_PAGE_MIB)
-
-
 _RULES: tuple[Callable[[NeuronOptions], Iterator[Problem]], ...] = (
-    *(_cores, _device, _context_buckets, _token_buckets, _batch, _continuous, _sequence_parallel, _sampling, _scratchpad),
+    *(_cores, _device, _context_buckets, _token_buckets, _batch, _continuous, _sequence_parallel),
 )
 
 
@@ -262,7 +305,7 @@ def _vocabulary(o: NeuronOptions, m: ModelShape) -> Iterator[Problem]:
         yield Problem("on_device_sampling_config", f"global_topk cannot exceed the vocabulary of {m.vocab} tokens", works)
 
 
-_MODEL_RULES: tuple[Callable[[NeuronOptions, ModelShape], Iterator[Problem]], ...] = (_placement, _heads, _length, _vocabulary)
+_MODEL_RULES: tuple[Callable[[NeuronOptions, ModelShape], Iterator[Problem]], ...] = (_placement, _heads, _vocabulary)
 
 
 def _power_of_two_up_to(number: int) -> int:

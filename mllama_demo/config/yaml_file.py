@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ class UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a key that is given twice; PyYAML would take the last one without a warning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, _ in reversed(node.value):
-            if keys.count(key.value) > 1:
+            if isinstance(key, yaml.ScalarNode) and keys[key.value] > 1:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 

@@ -6,7 +6,7 @@ The UI and the API import this module and no other module of the engine. This mo
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -14,6 +14,7 @@ from mllama_demo.chat.conversation import Message
 from mllama_demo.engine.token_sampler import TokenTrace
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.images.tiles import TileLayout, tile_layout
+from mllama_demo.runtime.logs import REQUEST_ID
 from mllama_demo.sampling import MIN_DECODE_S, SamplingParams
 
 FinishReason = Literal["end_of_turn", "stop_string", "max_tokens", "context_full", "time_limit", "cancelled", "error"]
@@ -23,6 +24,20 @@ SHUTTING_DOWN = "The demo is shutting down."  # BackendStatus.detail of a closed
 NOT_LOADED = "The model could not be loaded."
 MODEL_DOWN = "The model is down."
 REQUEST_FAILED = "The model failed on this request."
+MODEL_STOPPED = "The model stopped unexpectedly, so the answer ends here. The model is started again; please ask once more."
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who asks, so that nobody is kept waiting by another one's burst, and for the limits of a deployment.
+
+    Attributes:
+        address: The address of the client's machine. Empty where the program itself asks.
+        visitor: The user, the visitor's cookie, or an identifier of the API key. Empty where only the address is known.
+    """
+
+    address: str = ""
+    visitor: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -32,13 +47,16 @@ class GenerationRequest:
     Attributes:
         prompt_ids: The token ids of the whole prompt. The prompt has one image token if there is an `image`, and none otherwise.
             Empty for a remote server, which has its own tokenizer.
-        conversation_id: Requests with the same id share one turn in the fair queue. Empty: the request has a turn of its own.
+        conversation_id: Requests of one client with the same id share one turn in the fair queue. Empty: the request has its own.
         time_limit_s: Seconds from submission to the last token; None for no limit.
         trace: The backend records a TokenTrace with every token, or TokenLogprobs, or nothing, as its capabilities allow.
         messages: The turns that the prompt was made from, see prompt.chat_turns. A backend that sends text sends these turns.
-        shared_prompt: Other requests have the same prompt and image. A backend with the capability "fork" prefills them once.
         answered: How many of the last prompt_ids already belong to the answer. Generation continues after them with the next
             text and the next random number, as if the backend had just generated them.
+        id: Unique among the requests that have not ended.
+        request_id: The id of the HTTP request that this one was made for, in log lines. Several requests may have the same.
+        choices: How many requests with this conversation_id are the choices of one completion. The limits of a client take all of
+            them or none.
     """
 
     prompt_ids: tuple[int, ...]
@@ -48,14 +66,16 @@ class GenerationRequest:
     time_limit_s: float | None = None
     trace: bool = False
     messages: tuple[Message, ...] = ()
-    shared_prompt: bool = False
     answered: int = 0
+    client: Client = Client()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=REQUEST_ID.get)
+    choices: int = 1
 
     @property
-    def queue_key(self) -> str:
-        """The key of the request's turn in the fair queue."""
-        return self.conversation_id or self.id
+    def queue_path(self) -> tuple[str, str, str]:
+        """Whose turn in the fair queue the request takes."""
+        return self.client.address, self.client.visitor, self.conversation_id or self.id
 
 
 @dataclass(frozen=True)
@@ -149,6 +169,8 @@ class FinishEvent:
         error: A sentence for visitors, for the reason "error". `cause_of(error)` is for the operator.
         stop_string: The stop string that was found, for the reason "stop_string".
         estimated: The token counts are estimates, because the server did not report them.
+        reused: How many tokens of the prompt were not read, because an earlier request had them. For sums only, because a visitor
+            must not learn what others have asked.
     """
 
     reason: FinishReason
@@ -159,6 +181,7 @@ class FinishEvent:
     error: str | None = None
     stop_string: str | None = None
     estimated: bool = False
+    reused: int = 0
 
 
 Event = QueueEvent | PrefillEvent | TokenEvent | FinishEvent
@@ -170,9 +193,11 @@ class BackendInfo:
 
     Attributes:
         context_length: Most tokens of prompt and answer together.
+        context_known: False where a remote server does not tell its context. context_length is then the most that is sent to it.
         tile_size: Pixels of a side of one square image tile; 0 if unknown.
-        capabilities: Any of "images", "seed", "probabilities" (a TokenTrace with every token), "logprobs" (TokenLogprobs) and
-            "fork" (see GenerationRequest.shared_prompt). The UI disables the controls of the others.
+        capabilities: Any of "images", "seed", "probabilities" (a TokenTrace with every token), "logprobs" (TokenLogprobs),
+            "continue" (GenerationRequest.answered has an effect) and "fork" (a prompt that several requests have is read once).
+            The UI disables the controls of the others.
         max_top_k: Most candidates to choose among, see SamplingParams.top_k_within; None for no limit.
         max_prompt: Most tokens of a prompt, if that is less than context_length.
         full_canvas: Every image takes max_tiles tiles, see images.tiles.tile_layout.
@@ -193,12 +218,36 @@ class BackendInfo:
     full_canvas: bool = False
     ignored: Mapping[str, str] = field(default_factory=dict, hash=False)
     address: str = ""
+    context_known: bool = True
+
+    @property
+    def told_context(self) -> int | None:
+        """The context in tokens, for people and programs; None where nobody knows it."""
+        return self.context_length if self.context_known else None
 
     def tile_layout(self, width: int, height: int) -> TileLayout | None:
         """Returns the tiles of an image of width × height pixels; None if the tile size is unknown."""
         if not self.tile_size:
             return None
         return tile_layout(width, height, self.tile_size, self.max_tiles, full_canvas=self.full_canvas)
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """The load of one of several copies of the model.
+
+    Attributes:
+        name: Of the replica in its cluster.
+        node: The address of its machine, for the operator only.
+        running, waiting, slots: As in BackendStatus.
+    """
+
+    name: str
+    node: str
+    state: State
+    running: int
+    waiting: int
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -210,6 +259,9 @@ class BackendStatus:
         running, waiting: Numbers of requests.
         max_waiting: How many requests may wait.
         estimated_wait_s: Wait of a request sent now: 0 if a slot is free, None while unknown.
+        restarts: How often the process of the model was started again.
+        last_failure: Why it was started again the last time, for the operator only.
+        replicas: The copies of the model, where there are several; the other numbers are their sums.
     """
 
     state: State
@@ -219,6 +271,9 @@ class BackendStatus:
     slots: int
     max_waiting: int
     estimated_wait_s: float | None
+    restarts: int = 0
+    last_failure: str = ""
+    replicas: tuple[ReplicaStatus, ...] = ()
 
 
 class Backend(Protocol):
@@ -260,4 +315,18 @@ class StartedBackend(Backend, Protocol):
 
     def start(self) -> None:
         """Begins to load or to connect. Returns at once."""
+        ...
+
+
+class SteppedBackend(StartedBackend, Protocol):
+    """A backend that computes in this process, so that it can tell what its model is doing.
+
+    Attributes:
+        on_admit: Called with the id of a request before the model sees it, from the thread that runs the model.
+    """
+
+    on_admit: Callable[[str], None]
+
+    def step_seconds(self) -> float | None:
+        """How long the current step of the model has lasted, in seconds; None while the model does nothing."""
         ...

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from mllama_demo.engine.base import SHUTTING_DOWN, BackendInfo, BackendStatus, Event, FinishEvent, GenerationRequest, State
 from mllama_demo.engine.event_queue import EventQueue
 from mllama_demo.engine.request_queue import Job, SlotQueue
+from mllama_demo.engine.threaded_backend import ThreadedBackend
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError
+from mllama_demo.runtime.logs import REQUEST_ID
 
 _JOIN_S = 10.0
 
@@ -62,7 +64,7 @@ class RequestLoop:
     def status(self, state: State, detail: str) -> BackendStatus:
         """The status of a backend in that state, with the counts of the queue."""
         running, waiting = len(self.queue.running), len(self.queue.waiting)
-        wait = self.queue.estimated_wait(waiting) if state == "ready" else None
+        *_, wait = self.queue.waits_s() if state == "ready" else [None]
         return BackendStatus(state, detail, running, waiting, self._slots(), self._max_waiting, wait)
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
@@ -73,16 +75,11 @@ class RequestLoop:
             beyond_slots = len(self._jobs) - self._slots()
             if beyond_slots >= self._max_waiting:
                 raise BackendBusy.behind(beyond_slots)
-            job = self._jobs[request.id] = Job(request, EventQueue())
+            job = self._jobs[request.id] = Job(request, events=EventQueue())
         try:
             if not self.call(self._begin, job):
                 raise BackendUnavailable(SHUTTING_DOWN)
-            finished = False
-            while not finished:
-                event = await job.events.get()
-                if isinstance(event, DemoError):
-                    raise event
-                finished = isinstance(event, FinishEvent)
+            async for event in job.events:
                 yield event
         finally:
             self.cancel(request.id)
@@ -118,6 +115,7 @@ class RequestLoop:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, job: Job) -> None:
+        REQUEST_ID.set(job.request.request_id)
         job.started()
         limit, loop = job.request.time_limit_s, asyncio.get_running_loop()
         timer = None if limit is None else loop.call_later(limit, job.end, "time_limit")
@@ -132,16 +130,8 @@ class RequestLoop:
         job.send(outcome)
 
 
-class QueuedBackend(ABC):
-    """A backend with one thread that serves its requests. See base.StartedBackend for the contract.
-
-    Args:
-        info: What the backend is; a subclass may replace `_info` later.
-        max_waiting: How many requests may wait beyond the slots.
-        thread_name: Name of the backend's thread.
-        on_ready: Called from the thread when the backend can answer for the first time.
-        on_down: Called from the thread with the reason when the backend cannot answer any more.
-    """
+class QueuedBackend(ThreadedBackend):
+    """A backend whose thread serves the requests in an event loop. See ThreadedBackend for the arguments."""
 
     _join_while_loading = True  # whether close waits for the thread before the backend was ready once
 
@@ -153,33 +143,14 @@ class QueuedBackend(ABC):
         on_ready: Callable[[], None],
         on_down: Callable[[str], None],
     ) -> None:
-        self._info = info
-        self._on_ready, self._on_down = on_ready, on_down
-        self._state: State = "loading"
-        self._detail = "starting"
-        self._loaded = False
-        self._closing = False
+        super().__init__(info, max_waiting, thread_name, on_ready, on_down)
         self._requests = RequestLoop(lambda: self._info.slots, max_waiting, self._serve)
-        self._thread = threading.Thread(target=self._run, name=thread_name, daemon=True)
-
-    @property
-    def info(self) -> BackendInfo:
-        return self._info
-
-    @property
-    def loaded(self) -> bool:
-        return self._loaded
-
-    def start(self) -> None:
-        if not self._closing:
-            self._thread.start()
 
     def close(self) -> None:
         self._closing = True
         # A thread that still imports, compiles or loads ends with the process.
-        joins = (self._loaded or self._join_while_loading) and self._thread is not threading.current_thread()
-        if self._requests.call(self._interrupt) and joins:
-            self._thread.join(_JOIN_S)
+        if self._requests.call(self._interrupt) and (self._loaded or self._join_while_loading):
+            self._join(_JOIN_S)
 
     def status(self) -> BackendStatus:
         return self._requests.status(self._state, self._detail)
@@ -188,10 +159,7 @@ class QueuedBackend(ABC):
         self._requests.cancel(request_id)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        if self._state == "loading":
-            raise BackendUnavailable.loading(self._detail)
-        if self._state == "down":
-            raise BackendUnavailable(self._detail)
+        self._check_ready()
         self._check(request)
         async with contextlib.aclosing(self._requests.stream(request)) as events:
             async for event in events:
@@ -200,10 +168,6 @@ class QueuedBackend(ABC):
     @abstractmethod
     def _check(self, request: GenerationRequest) -> None:
         """Raises a DemoError when the backend cannot run such a request. Called from any thread."""
-
-    @abstractmethod
-    def _run(self) -> None:
-        """The thread: opens `_requests` in an event loop and serves until `_interrupt` is called."""
 
     @abstractmethod
     def _interrupt(self) -> None:

@@ -25,7 +25,8 @@ async def until_ready(backend: Backend, report: Callable[[str], None] = lambda _
         BackendUnavailable: The backend is down. The message is the cause, for the operator.
     """
     while (status := backend.status()).state == "loading":
-        report(cause_of(status.detail))
+        detail = cause_of(status.detail)
+        report(detail if detail.endswith(".") else f"loading the model: {detail}")  # a sentence says what the model waits for
         await asyncio.sleep(_POLL_INTERVAL_S)
     if status.state == "down":
         raise BackendUnavailable(cause_of(status.detail))

@@ -7,43 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
-from mllama_demo.engine.base import Event, FinishEvent, FinishReason, GenerationRequest, QueueEvent, Timings
+from mllama_demo.engine.base import Event, FinishEvent, FinishReason, QueueEvent, Timings
 from mllama_demo.engine.event_queue import EventQueue
-from mllama_demo.engine.fair_queue import FairQueue
+from mllama_demo.engine.timed_request import TimedRequest
+from mllama_demo.engine.wait_estimate import WaitEstimate, Work
 from mllama_demo.errors import DemoError
+from mllama_demo.runtime.fair_queue import FairQueue
 
-# Weight of the newest request in the running mean of how long a request takes.
-HOLD_TIME_WEIGHT = 0.3
 # Tokens that arrive within this gap were sent together: a proxy may hold an answer back. Fewer bursts than MIN_BURSTS say how
 # fast tokens were sent, not how fast they were generated.
 BURST_GAP_S = 0.002
 MIN_BURSTS = 3
 
 
-@dataclass(eq=False)
-class Job:
-    """A request from submission to its end. Times are readings of time.monotonic().
+@dataclass(eq=False, kw_only=True)
+class Job(TimedRequest):
+    """A request from submission to its end. Times are readings of time.monotonic(); its tokens are its TokenEvents.
 
     Attributes:
         events: The queue that the reader of the answer reads.
         bursts: How often tokens arrived, where those that arrived together count once.
-        pieces: Number of TokenEvents so far.
         usage: Numbers of prompt and completion tokens, once the server reports them.
         has_sent: Whether the reader got an event.
         ended: Why the request must end early, and the error to report.
     """
 
-    request: GenerationRequest
-    events: EventQueue[Event | DemoError]
-    submitted: float = field(default_factory=time.monotonic)
-    admitted: float | None = None
-    first_token: float | None = None
+    events: EventQueue
     bursts: int = 0
-    last_token: float | None = None
-    pieces: int = 0
     usage: tuple[int, int] | None = None
     has_sent: bool = False
     ended: tuple[FinishReason, str | None] | None = None
@@ -52,9 +45,13 @@ class Job:
     _turn: asyncio.Event = field(default_factory=asyncio.Event)
     _position: int | None = None
 
-    @property
-    def waited_s(self) -> float:
-        return (self.admitted or time.monotonic()) - self.submitted
+    def timings(self, now: float) -> Timings:
+        timings = super().timings(now)
+        return timings if self.bursts >= MIN_BURSTS else replace(timings, decode_s=0.0)
+
+    def work(self, now: float) -> Work:
+        work = super().work(now)
+        return work if self.bursts >= MIN_BURSTS else replace(work, token_s=None)
 
     def started(self) -> None:
         """The current task serves the request from now on."""
@@ -79,25 +76,18 @@ class Job:
             self._position = position
             self.send(QueueEvent(position, estimated_wait_s))
 
-    def token(self) -> int:
-        """Counts one piece of the answer. Returns its index."""
-        now = time.monotonic()
+    def take_token(self, now: float) -> int:
         if self.last_token is None or now - self.last_token > BURST_GAP_S:
             self.bursts += 1
-        self.last_token = now
-        self.first_token = self.first_token or now
-        self.pieces += 1
-        return self.pieces - 1
+        return super().take_token(now)
+
+    def token(self) -> int:
+        """Counts a token that arrives now. Returns its index."""
+        return self.take_token(time.monotonic())
 
     def finish(self, reason: FinishReason, error: str | None, stop_string: str | None, estimated_prompt: int) -> FinishEvent:
-        start, first, last = self.submitted, self.first_token, self.last_token
-        timings = Timings(
-            waited_s=self.waited_s,
-            ttft_s=None if first is None else first - start,
-            decode_s=0.0 if first is None or last is None or self.bursts < MIN_BURSTS else last - first,
-            total_s=time.monotonic() - start,
-        )
-        prompt, completion = self.usage or (estimated_prompt, self.pieces)
+        prompt, completion = self.usage or (estimated_prompt, self.tokens)
+        timings = self.timings(time.monotonic())
         return FinishEvent(reason, "", prompt, completion, timings, error, stop_string, estimated=self.usage is None)
 
 
@@ -108,11 +98,11 @@ class SlotQueue:
         self._slots = slots
         self.waiting: FairQueue[Job] = FairQueue()
         self.running: list[Job] = []
-        self._hold_time: float | None = None
+        self._estimate = WaitEstimate()
 
     async def turn(self, job: Job) -> None:
         """Returns once the job has a slot."""
-        self.waiting.push(job, job.request.queue_key)
+        self.waiting.push(job, job.request.queue_path)
         job.queued = True
         self._fill()
         await job._turn.wait()
@@ -122,23 +112,21 @@ class SlotQueue:
         self.waiting.remove(job)
         if job.queued:
             job.queued = False
-            self.waiting.finish(job.request.queue_key)
+            self.waiting.finish(job.request.queue_path)
         if job in self.running:
             self.running.remove(job)
-            if job.admitted is not None and job.first_token is not None:
-                held, mean = time.monotonic() - job.admitted, self._hold_time
-                self._hold_time = held if mean is None else mean + HOLD_TIME_WEIGHT * (held - mean)
+            job.teach(self._estimate, None if job.usage is None else job.usage[1])
         self._fill()
 
     def forget(self) -> None:
         """Estimates the next waits from later answers alone."""
-        self._hold_time = None
+        self._estimate.forget()
 
-    def estimated_wait(self, ahead: int) -> float | None:
-        """Seconds until a request with `ahead` others before it gets a slot; None while unknown."""
-        if len(self.running) + ahead < self._slots():
-            return 0.0
-        return None if self._hold_time is None else self._hold_time * (ahead + 1) / self._slots()
+    def waits_s(self) -> Iterator[float | None]:
+        """Seconds until each waiting request gets a slot, and then until one more would; None while unknown."""
+        now = time.monotonic()
+        running = [job.work(now) for job in self.running]
+        return self._estimate.waits_s(self._slots(), running, (job.work(now) for job in self.waiting))
 
     def _fill(self) -> None:
         while self.waiting and len(self.running) < self._slots():
@@ -146,5 +134,5 @@ class SlotQueue:
             self.running.append(job)
             job.admitted = time.monotonic()
             job._turn.set()
-        for index, job in enumerate(self.waiting):
-            job.send_position(index + 1, self.estimated_wait(index))
+        for position, (job, wait_s) in enumerate(zip(self.waiting, self.waits_s(), strict=False), 1):
+            job.send_position(position, wait_s)

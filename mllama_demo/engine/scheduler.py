@@ -6,13 +6,14 @@ Any thread may call `submit`, `cancel` and `status`, which never wait for the mo
 
 from __future__ import annotations
 
-import heapq
+import itertools
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
+from mllama_demo.engine.answer_end import TextStream, ends_turn, push_token
 from mllama_demo.engine.base import (
     MODEL_DOWN,
     REQUEST_FAILED,
@@ -22,37 +23,21 @@ from mllama_demo.engine.base import (
     GenerationRequest,
     PrefillEvent,
     QueueEvent,
-    Timings,
     TokenEvent,
 )
-from mllama_demo.engine.fair_queue import FairQueue
 from mllama_demo.engine.runner import ModelRunner, RunnerDown, Sampled
+from mllama_demo.engine.timed_request import TimedRequest
+from mllama_demo.engine.wait_estimate import WaitEstimate
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, Failure, PromptTooLong
+from mllama_demo.runtime.fair_queue import FairQueue
+from mllama_demo.runtime.words import counted
 from mllama_demo.sampling import SamplingParams
+
+log = logging.getLogger(__name__)
 
 # Failures in a row after which the backend is down. Prefills and decode steps have separate counts. A successful decode step
 # resets both counts. A successful prefill resets only its own count, because decode steps can fail always while prefills succeed.
 FAILURES_UNTIL_DOWN = 3
-# Weight of the newest request in the running mean of how long a request holds its slot.
-HOLD_TIME_WEIGHT = 0.3
-
-
-class TextStream(Protocol):
-    """Turns the token ids of one request into text that is final: whole characters, and no part of a stop string.
-
-    Attributes:
-        stopped: The stop string that ended the text, or None.
-    """
-
-    stopped: str | None
-
-    def push(self, token_id: int) -> str:
-        """Adds a token. Returns the text that is final with this token."""
-        ...
-
-    def finish(self) -> str:
-        """Returns the text that was withheld until now, when no token follows."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -71,24 +56,15 @@ class SchedulerStatus:
     down: str | None
 
 
-@dataclass(eq=False)
-class _Job:
-    """A request from submission to its end. Times are readings of the scheduler's clock, in seconds."""
+@dataclass(eq=False, kw_only=True)
+class _Job(TimedRequest):
+    """A request from submission to its end, timed by the scheduler's clock."""
 
-    request: GenerationRequest
-    submitted: float
     text: TextStream
     slot: int = -1
-    admitted: float | None = None
-    first_token: float | None = None
-    last_token: float | None = None
-    tokens: int = 0
+    reused: int = 0
     reported_position: int | None = None
     cancelled: bool = False
-
-    def expired(self, now: float) -> bool:
-        limit = self.request.time_limit_s
-        return limit is not None and now - self.submitted >= limit
 
 
 class Scheduler:
@@ -120,10 +96,11 @@ class Scheduler:
         self._lock = threading.Lock()
         self._waiting: FairQueue[_Job] = FairQueue()
         self._running: dict[int, _Job] = {}
+        self._reading: _Job | None = None  # the running request whose prompt is being read
         self._jobs: dict[str, _Job] = {}
-        self._free_slots = list(range(runner.slots))
+        self._free_slots = set(range(runner.slots))
         self._ended_slots: list[int] = []
-        self._hold_time: float | None = None
+        self._estimate = WaitEstimate()
         self._failures = {"prefill": 0, "decode": 0}
         self._down: str | None = None
 
@@ -143,18 +120,21 @@ class Scheduler:
                 raise BackendUnavailable(self._down)
             if request.id in self._jobs:
                 raise BadRequest(f"A request with the id {request.id!r} is already under way.")
-            beyond_slots = len(self._waiting) - len(self._free_slots)
+            # What was cancelled ends with the next step, and takes no place from what comes now.
+            waiting = sum(not job.cancelled for job in self._waiting)
+            ending = sum(job.cancelled for job in self._running.values())
+            beyond_slots = waiting - len(self._free_slots) - ending
             if beyond_slots >= self._max_waiting:
                 raise BackendBusy.behind(beyond_slots)
-            job = self._jobs[request.id] = _Job(request, self._clock(), text)
-            self._waiting.push(job, request.queue_key)
+            job = self._jobs[request.id] = _Job(request, self._clock(), text=text)
+            self._waiting.push(job, request.queue_path)
 
     def _begin_text(self, text: TextStream, request: GenerationRequest) -> None:
         """Pushes the last `request.answered` tokens of the prompt, which belong to the answer. Their text is not sent again."""
         if not 0 <= request.answered < len(request.prompt_ids):
             raise BadRequest(f"The answer cannot begin with {request.answered} of {len(request.prompt_ids)} prompt tokens.")
         for token_id in request.prompt_ids[len(request.prompt_ids) - request.answered :]:
-            if token_id in self._end_of_turn_ids and not request.sampling.ignore_eos:
+            if ends_turn(token_id, request.sampling, self._end_of_turn_ids):
                 raise BadRequest("The answer to go on with ends its turn already; nothing comes after that.")
             text.push(token_id)
             if text.stopped is not None:
@@ -173,16 +153,20 @@ class Scheduler:
 
     def status(self) -> SchedulerStatus:
         with self._lock:
-            wait = self._estimate_wait(len(self._waiting))
-            return SchedulerStatus(len(self._running), len(self._waiting), wait, self._down)
+            *_, wait_s = self._waits_s()
+            return SchedulerStatus(len(self._running), len(self._waiting), wait_s, self._down)
 
     # --- from the stepping thread ---------------------------------------------------------------------------------------
 
     def step(self, deliver_early: Callable[[list[tuple[str, Event]]], None] | None = None) -> list[tuple[str, Event]]:
-        """Runs one round: ends cancelled and expired requests, prefills one waiting request, decodes all running requests.
+        """Runs one round: ends cancelled and expired requests, reads a piece of one prompt, decodes the requests that were read.
+
+        One prompt is read at a time, in the order of the queue. A long prompt therefore delays the next token of each running
+        request by one piece in each round.
 
         Args:
-            deliver_early: Receives the events that are known before a prefill, which may last seconds.
+            deliver_early: Receives the events that are known before a piece is read, and before the others decode. Both may last
+                seconds.
 
         Returns:
             The remaining events, in order.
@@ -194,17 +178,21 @@ class Scheduler:
             self._end_cancelled_and_expired(events)
         self._release_slots()
         with self._lock:
-            job = self._admit(events)
-            if job is not None:
+            admitted = self._admit(events)
+            job = self._reading
+            if admitted:
                 self._report_positions(events)
         if job is not None:
             if deliver_early is not None:
                 deliver_early(events)
                 events = []
-            self._prefill(job, events)
+            self._read(job, events, begin=admitted)
             self._release_slots()
+            if deliver_early is not None and events:  # a first token need not wait for the others' next one
+                deliver_early(events)
+                events = []
         with self._lock:
-            batch = [self._running[slot] for slot in sorted(self._running)]
+            batch = [job for slot, job in sorted(self._running.items()) if job is not self._reading]
         if batch:
             self._decode(batch, events)
             self._release_slots()
@@ -230,19 +218,24 @@ class Scheduler:
             elif job.expired(now):
                 self._end(job, "time_limit", events)
 
-    def _admit(self, events: list[tuple[str, Event]]) -> _Job | None:  # lock held
-        if not self._waiting or not self._free_slots:
-            return None
-        job = self._waiting.pop()
-        job.slot = heapq.heappop(self._free_slots)
+    def _admit(self, events: list[tuple[str, Event]]) -> bool:  # lock held
+        """Gives the next waiting request a slot if no prompt is being read. Returns whether a request got one."""
+        if self._reading is not None or not self._waiting or not self._free_slots:
+            return False
+        job = self._reading = self._waiting.pop()
+        job.slot = self._runner.choose_slot(sorted(self._free_slots), job.request)
+        self._free_slots.remove(job.slot)
         job.admitted = self._clock()
         self._running[job.slot] = job
-        events.append((job.request.id, PrefillEvent(len(job.request.prompt_ids), job.admitted - job.submitted)))
-        return job
+        events.append((job.request.id, PrefillEvent(len(job.request.prompt_ids), job.waited_s(job.admitted))))
+        return True
 
-    def _prefill(self, job: _Job, events: list[tuple[str, Event]]) -> None:
+    def _read(self, job: _Job, events: list[tuple[str, Event]], *, begin: bool) -> None:
+        """Reads the next piece of the job's prompt; the first one if `begin`."""
         try:
-            sampled = self._runner.prefill(job.slot, job.request)
+            if begin:
+                job.reused = self._runner.begin(job.slot, job.request)
+            sampled = self._runner.read_piece(job.slot)
         except BadRequest as error:
             with self._lock:
                 self._end(job, "error", events, str(error))
@@ -250,7 +243,10 @@ class Scheduler:
         except Exception as error:
             self._fail("prefill", [job], error, events)
             return
+        if sampled is None:
+            return
         with self._lock:
+            self._reading = None
             self._failures["prefill"] = 0
             self._take_token(job, sampled, events)
 
@@ -265,36 +261,40 @@ class Scheduler:
         with self._lock:
             self._failures = {"prefill": 0, "decode": 0}
             for job, sampled in zip(batch, tokens, strict=True):
-                self._take_token(job, sampled, events)
+                if sampled.error is None:
+                    self._take_token(job, sampled, events)
+                else:
+                    self._end_failed(job, f"The model failed on this request: {sampled.error}", events)
 
     def _take_token(self, job: _Job, sampled: Sampled, events: list[tuple[str, Event]]) -> None:  # lock held
-        job.last_token = self._clock()
-        if job.first_token is None:
-            job.first_token = job.last_token
-        ended_turn = sampled.token_id in self._end_of_turn_ids and not job.request.sampling.ignore_eos
+        now = self._clock()
+        request = job.request
         try:
-            text = "" if ended_turn else job.text.push(sampled.token_id)
+            text, reason = push_token(job.text, sampled.token_id, job.tokens + 1, request.sampling, self._end_of_turn_ids)
         except Exception as error:
-            self._end(
-                job,
-                "error",
-                events,
-                Failure(REQUEST_FAILED, f"The answer could not be put into text: {str(error) or type(error).__name__}"),
-            )
+            cause = str(error) or type(error).__name__
+            self._end_failed(job, f"The answer could not be put into text: {cause}", events, error)
             return
-        events.append((job.request.id, TokenEvent(job.tokens, sampled.token_id, text, sampled.trace)))
-        job.tokens += 1
-        if ended_turn:
-            self._end(job, "end_of_turn", events)
-        elif job.text.stopped is not None:
-            self._end(job, "stop_string", events)
-        elif job.tokens >= job.request.sampling.max_tokens:
-            self._end(job, "max_tokens", events)
-        elif len(job.request.prompt_ids) + job.tokens >= self._runner.max_seq_len:
-            self._end(job, "context_full", events)
+        events.append((request.id, TokenEvent(job.take_token(now), sampled.token_id, text, sampled.trace)))
+        if reason is None and len(request.prompt_ids) + job.tokens >= self._runner.max_seq_len:
+            reason = "context_full"
+        if reason is not None:
+            self._end(job, reason, events)
+
+    def _end_failed(
+        self, job: _Job, cause: str, events: list[tuple[str, Event]], error: Exception | None = None
+    ) -> None:  # lock held
+        """Ends one request with an error that says nothing of the others."""
+        log.error("request %s failed: %s", job.request.id, cause, exc_info=error, extra={"request_id": job.request.request_id})
+        self._end(job, "error", events, Failure(REQUEST_FAILED, cause))
 
     def _fail(self, kind: str, jobs: list[_Job], error: Exception, events: list[tuple[str, Event]]) -> None:
         cause = str(error) or type(error).__name__
+        ids = ",".join(dict.fromkeys(job.request.request_id for job in jobs if job.request.request_id))
+        # A stack tells nothing of numbers that are not finite.
+        stack = None if isinstance(error, FloatingPointError) else error
+        who = counted(len(jobs), "request")
+        log.error("the model failed in a %s step of %s: %s", kind, who, cause, exc_info=stack, extra={"request_id": ids})
         with self._lock:
             self._failures[kind] += 1
             for job in jobs:
@@ -315,23 +315,18 @@ class Scheduler:
             self._waiting.remove(job)
         else:
             del self._running[job.slot]
+            if self._reading is job:
+                self._reading = None
             self._ended_slots.append(job.slot)
-            if job.tokens:
-                held = now - job.admitted
-                previous = self._hold_time
-                self._hold_time = held if previous is None else previous + HOLD_TIME_WEIGHT * (held - previous)
+            job.teach(self._estimate)
         del self._jobs[job.request.id]
-        self._waiting.finish(job.request.queue_key)
+        self._waiting.finish(job.request.queue_path)
         # After a stop string nothing is withheld. After an error the stream may be in an undefined state.
         text = "" if reason in ("stop_string", "error") else job.text.finish()
-        timings = Timings(
-            waited_s=(job.admitted if job.admitted is not None else now) - job.submitted,
-            ttft_s=None if job.first_token is None else job.first_token - job.submitted,
-            decode_s=0.0 if job.first_token is None or job.last_token is None else job.last_token - job.first_token,
-            total_s=now - job.submitted,
-        )
         stop_string = job.text.stopped if reason == "stop_string" else None
-        finish = FinishEvent(reason, text, len(job.request.prompt_ids), job.tokens, timings, error, stop_string)
+        finish = FinishEvent(
+            reason, text, len(job.request.prompt_ids), job.tokens, job.timings(now), error, stop_string, reused=job.reused
+        )
         events.append((job.request.id, finish))
 
     def _release_slots(self) -> None:
@@ -342,42 +337,27 @@ class Scheduler:
             try:
                 self._runner.release(slot)
             except Exception as error:  # a runner that cannot release a slot is not used any more
+                log.error("slot %d could not be released", slot, exc_info=error)
                 with self._lock:
                     cause = f"The model is down: a slot could not be released ({error})"
                     self._down = self._down or Failure(MODEL_DOWN, cause)
             else:
                 with self._lock:
-                    heapq.heappush(self._free_slots, slot)
+                    self._free_slots.add(slot)
 
     def _report_positions(self, events: list[tuple[str, Event]]) -> None:  # lock held
-        for index, job in enumerate(self._waiting):
-            if job.reported_position != index + 1:
-                job.reported_position = index + 1
-                events.append((job.request.id, QueueEvent(index + 1, self._estimate_wait(index))))
+        if all(job.reported_position == position for position, job in enumerate(self._waiting, 1)):
+            return
+        for position, (job, wait_s) in enumerate(zip(self._waiting, self._waits_s(), strict=False), 1):
+            if job.reported_position != position:
+                job.reported_position = position
+                events.append((job.request.id, QueueEvent(position, wait_s)))
 
-    def _estimate_wait(self, ahead: int) -> float | None:  # lock held
-        """Seconds until a request with `ahead` others before it gets a slot. Assumes that each holds its slot for the mean time.
-
-        A request that has held its slot for longer than the mean is expected to hold it half as long again. The limit is the time
-        that the rest of its max_tokens needs.
-        """
-        if ahead < len(self._free_slots):
-            return 0.0
-        if self._hold_time is None:
-            return None
+    def _waits_s(self) -> Iterator[float | None]:  # lock held
+        """Seconds until each waiting request gets a slot, and then until one more would; None while unknown."""
+        slots = len(self._running) + len(self._free_slots)
+        if not slots:
+            return itertools.repeat(None, len(self._waiting) + 1)
         now = self._clock()
-        free_at = [0.0] * len(self._free_slots)
-        for job in self._running.values():
-            assert job.admitted is not None
-            held = now - job.admitted
-            left = max(self._hold_time - held, held / 2)
-            if job.tokens > 1 and job.first_token is not None and job.last_token is not None:
-                seconds_per_token = (job.last_token - job.first_token) / (job.tokens - 1)
-                left = min(left, (job.request.sampling.max_tokens - job.tokens) * seconds_per_token)
-            free_at.append(left)
-        if not free_at:
-            return None
-        heapq.heapify(free_at)
-        for _ in range(ahead):
-            heapq.heapreplace(free_at, free_at[0] + self._hold_time)
-        return free_at[0]
+        running = [job.work(now) for job in self._running.values()]
+        return self._estimate.waits_s(slots, running, (job.work(now) for job in self._waiting))

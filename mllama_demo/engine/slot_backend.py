@@ -6,10 +6,9 @@ memory, at most max_tokens small objects. This module knows no torch and no web.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
-from collections import defaultdict
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
@@ -24,11 +23,13 @@ from mllama_demo.engine.base import (
     Event,
     FinishEvent,
     GenerationRequest,
+    PrefillEvent,
     State,
 )
-from mllama_demo.engine.event_queue import EventQueue
+from mllama_demo.engine.event_queue import EventQueue, put_all
 from mllama_demo.engine.runner import ModelRunner
 from mllama_demo.engine.scheduler import Scheduler
+from mllama_demo.engine.threaded_backend import ThreadedBackend
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, Failure, cause_of
 from mllama_demo.runtime.process import MODEL_THREAD
 
@@ -36,11 +37,7 @@ log = logging.getLogger(__name__)
 
 # Called by a loader with the stage that it begins. Users see the stage while they wait.
 Progress = Callable[[str], None]
-
-
-def _put_events(batch: list[tuple[EventQueue[Event], Event]]) -> None:
-    for stream, event in batch:
-        stream.put(event)
+_JOIN_S = 10.0
 
 
 def _run_request(scheduler: Scheduler, request: GenerationRequest) -> None:
@@ -52,7 +49,7 @@ def _run_request(scheduler: Scheduler, request: GenerationRequest) -> None:
                 raise BackendUnavailable(event.error)
 
 
-class SlotBackend:
+class SlotBackend(ThreadedBackend):
     """Loads a runner in a thread and serves requests in its slots. See base.StartedBackend for the contract."""
 
     def __init__(
@@ -75,39 +72,23 @@ class SlotBackend:
             max_waiting: How many requests may wait beyond the slots.
             on_down: Takes the reason.
         """
-        self._info = info
+        super().__init__(info, max_waiting, MODEL_THREAD, on_ready, on_down)
         self._load_runner = load_runner
         self._tokenizer = tokenizer
         self._end_of_turn_ids = end_of_turn_ids
         self._warm_up = warm_up
-        self._max_waiting = max_waiting
-        self._on_ready, self._on_down = on_ready, on_down
-        self._state: State = "loading"
-        self._detail = "starting"
+        self.on_admit: Callable[[str], None] = lambda request_id: None  # see base.SteppedBackend
         self._scheduler: Scheduler | None = None
-        self._streams: dict[str, EventQueue[Event]] = {}
+        self._streams: dict[str, EventQueue] = {}
         self._wake = threading.Event()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name=MODEL_THREAD, daemon=True)
-
-    @property
-    def info(self) -> BackendInfo:
-        return self._info
-
-    @property
-    def loaded(self) -> bool:
-        return self._scheduler is not None
-
-    def start(self) -> None:
-        if not self._closing:
-            self._thread.start()
+        self._step_began: float | None = None  # a reading of time.monotonic()
 
     def close(self) -> None:
         self._closing = True
         self._wake.set()
         # A thread that still imports or loads cannot be stopped. It is a daemon thread and ends with the process.
-        if self.loaded and self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout=10)
+        if self._loaded:
+            self._join(_JOIN_S)
 
     def status(self) -> BackendStatus:
         scheduler = self._scheduler
@@ -119,33 +100,33 @@ class SlotBackend:
         detail = now.down or self._detail
         return BackendStatus(state, detail, now.running, now.waiting, estimated_wait_s=now.estimated_wait_s, **common)
 
+    def step_seconds(self) -> float | None:
+        """How long the current step of the model has lasted, in seconds; None between two steps."""
+        began = self._step_began
+        return None if began is None else time.monotonic() - began
+
     def cancel(self, request_id: str) -> None:
         if self._scheduler is not None:
             self._scheduler.cancel(request_id)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        self._check_ready()
         scheduler = self._scheduler
-        if self._state == "loading":
-            raise BackendUnavailable.loading(self._detail)
-        if scheduler is None or self._state == "down":
-            raise BackendUnavailable(self._detail)
+        assert scheduler is not None
         if request.id in self._streams:
             raise BadRequest(f"A request with the id {request.id!r} is already under way.")
         stream = self._streams[request.id] = EventQueue()
         try:
             scheduler.submit(request)
             self._wake.set()
-            finished = False
-            while not finished:
-                event = await stream.get()
-                finished = isinstance(event, FinishEvent)
+            async for event in stream:
+                if isinstance(event, FinishEvent) and event.error:
+                    level = logging.WARNING if event.error == MODEL_DOWN else logging.ERROR  # _set_down logs an error for all
+                    log.log(level, "request %s: %s", request.id, cause_of(event.error))
                 yield event
         finally:
             self._streams.pop(request.id, None)
             scheduler.cancel(request.id)
-
-    def _progress(self, detail: str) -> None:
-        self._detail = detail
 
     def _run(self) -> None:
         try:
@@ -166,11 +147,8 @@ class SlotBackend:
         # settings.device may be "auto"; the runner knows the device that was chosen.
         self._info = replace(self._info, device=getattr(runner, "device", self._info.device))
         scheduler = self._scheduler = self._new_scheduler(runner)
-        self._state, self._detail = "ready", ""
-        try:
-            self._on_ready()
-        except Exception:
-            log.exception("the on_ready callback failed")
+        self._loaded, self._state, self._detail = True, "ready", ""
+        self._report_ready()
         reason = SHUTTING_DOWN
         try:
             self._serve(scheduler)
@@ -181,6 +159,10 @@ class SlotBackend:
         self._deliver(scheduler.shutdown(reason))
         if not self._closing:
             self._set_down(reason)
+
+    def _set_down(self, reason: str) -> None:
+        self._state, self._detail = "down", reason
+        self._report_down(reason)
 
     def _new_scheduler(self, runner: ModelRunner) -> Scheduler:
         return Scheduler(
@@ -194,32 +176,29 @@ class SlotBackend:
         """Steps the scheduler until the backend is closed or the model is down."""
         while not self._closing and scheduler.status().down is None:
             if scheduler.has_work():
-                self._deliver(scheduler.step(self._deliver))
+                self._step_began = time.monotonic()
+                self._deliver(scheduler.step(self._deliver_early))
+                self._step_began = None
             else:
                 self._wake.wait()
                 self._wake.clear()
 
-    def _set_down(self, reason: str) -> None:
-        self._state, self._detail = "down", reason
-        log.error("%s", cause_of(reason))
-        self._on_down(reason)
+    def _deliver_early(self, events: list[tuple[str, Event]]) -> None:
+        for request_id, event in events:
+            if isinstance(event, PrefillEvent):
+                self.on_admit(request_id)
+        self._deliver(events)
 
     def _deliver(self, events: list[tuple[str, Event]]) -> None:
-        batches: dict[asyncio.AbstractEventLoop, list[tuple[EventQueue[Event], Event]]] = defaultdict(list)
+        batch: list[tuple[EventQueue, Event | DemoError]] = []
         for request_id, event in events:
-            if isinstance(event, FinishEvent) and event.error:
-                log.error("request %s: %s", request_id, cause_of(event.error))
             stream = self._streams.get(request_id)
             if stream is not None:
-                batches[stream.loop].append((stream, event))
-        for loop, batch in batches.items():
-            try:
-                loop.call_soon_threadsafe(_put_events, batch)
-            except RuntimeError:  # the event loop is closed, so its readers are gone
-                for stream, _ in batch:
-                    self._abandon(stream)
+                batch.append((stream, event))
+        for stream in put_all(batch):
+            self._abandon(stream)
 
-    def _abandon(self, stream: EventQueue[Event]) -> None:
+    def _abandon(self, stream: EventQueue) -> None:
         for request_id, other in list(self._streams.items()):
             if other is stream:
                 self._streams.pop(request_id, None)

@@ -7,12 +7,15 @@ a model. The order of the filters is that of transformers and vLLM: temperature,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from mllama_demo.sampling import SamplingParams
 
 RECORDED_CANDIDATES = 64  # of each step, in a TokenTrace
+NO_TOKEN = -1  # in place of a token's id where none could be sampled
+NOT_FINITE = "the model returned logits that are not finite numbers"
 
 
 # --- filters -------------------------------------------------------------------------------------------------------------
@@ -30,7 +33,7 @@ def keep_top_k(sorted_logits: np.ndarray, top_k: int) -> int:
     n = len(sorted_logits)
     if top_k <= 0 or top_k >= n:
         return n
-    return int(np.searchsorted(-sorted_logits, -sorted_logits[top_k - 1], side="right"))
+    return int((-sorted_logits).searchsorted(-sorted_logits[top_k - 1], side="right"))
 
 
 def keep_top_p(sorted_probabilities: np.ndarray, top_p: float) -> int:
@@ -41,18 +44,13 @@ def keep_top_p(sorted_probabilities: np.ndarray, top_p: float) -> int:
     """
     if top_p >= 1.0:
         return len(sorted_probabilities)
-    before = np.cumsum(sorted_probabilities) - sorted_probabilities
-    return max(1, int(np.searchsorted(before, top_p, side="left")))
+    before = sorted_probabilities.cumsum() - sorted_probabilities
+    return max(1, int(before.searchsorted(top_p, side="left")))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits - logits[0])  # logits are descending, so logits[0] is the maximum
     return weights / weights.sum()
-
-
-def _log_sum_exp(logits: np.ndarray) -> float:
-    top = logits.max()
-    return float(top + np.log(np.exp(logits - top).sum()))
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,24 @@ class Filtered:
         return len(self.probabilities)
 
 
+def descending(logits: np.ndarray) -> np.ndarray:
+    """Returns the indices of logits [n], the largest logit first, equal ones by index."""
+    if logits.dtype != np.float32:
+        return (-logits).argsort(kind="stable")
+    # numpy sorts integers without branches, several times as fast as it sorts indices. Each integer here has the bits of a logit,
+    # which have its order, in the upper half, and the index in the lower half.
+    bits = (logits + np.float32(0)).view(np.int32)  # the sum has no -0.0
+    keys = np.where(bits < 0, bits ^ np.int32(-(2**31)), ~bits).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(len(logits))
+    keys.sort()
+    return keys & 0xFFFFFFFF
+
+
 def filter_logits(logits: np.ndarray, params: SamplingParams) -> Filtered:
     """Applies temperature, top_k and top_p to logits [n]. Greedy keeps exactly one candidate."""
     logits = np.asarray(logits, dtype=np.float64)
-    order = np.lexsort((np.arange(len(logits)), -logits))
+    order = descending(logits)
     if params.greedy:
         return Filtered(order, np.ones(1), 1)
     scaled = apply_temperature(logits[order], params.temperature)
@@ -90,10 +102,16 @@ def filter_logits(logits: np.ndarray, params: SamplingParams) -> Filtered:
 
 def pick(probabilities: np.ndarray, draw: float) -> int:
     """Returns the index of the candidate that a uniform draw in [0, 1) selects from probabilities [n], which sum to 1."""
-    reached = np.cumsum(probabilities)
-    # Rounding may leave the sum below 1. A draw beyond the sum selects the last candidate with a probability above 0.
-    last = int(np.searchsorted(reached, reached[-1], side="left"))
-    return min(int(np.searchsorted(reached, draw, side="right")), last)
+    return reach(probabilities.cumsum(), draw, "right")
+
+
+def reach(sums: np.ndarray, target: float, side: Literal["left", "right"]) -> int:
+    """Returns the first index at which cumulative sums [n] reach `target` ("left") or exceed it ("right").
+
+    Rounding may leave all sums below. The last index that adds something is returned then.
+    """
+    last = int(sums.searchsorted(sums[-1], side="left"))
+    return min(int(sums.searchsorted(target, side=side)), last)
 
 
 # --- drawing and its record ----------------------------------------------------------------------------------------------
@@ -165,7 +183,7 @@ class TokenSampler:
     """Samples the tokens of one request. The random numbers depend on the seed alone, not on other requests in the batch.
 
     Attributes:
-        trace: `sample` also returns a TokenTrace.
+        trace: A TokenTrace of each token is wanted.
         skip: How many tokens of the answer exist already. Their random numbers are skipped.
     """
 
@@ -178,37 +196,6 @@ class TokenSampler:
         self._random = np.random.default_rng(self.params.seed)
         self._random.random(self.skip)
 
-    def sample(self, logits: np.ndarray) -> tuple[int, TokenTrace | None]:
-        """Samples a token from logits [vocabulary]. Raises FloatingPointError if a logit is NaN or the largest is infinite."""
-        logits = np.asarray(logits)
-        if np.isnan(logits).any() or not np.isfinite(logits.max()):
-            raise FloatingPointError("the model returned logits that are not finite numbers")
-        if self.params.greedy and not self.trace:
-            return int(np.argmax(logits)), None
-        filtered = filter_logits(logits, self.params)
-        draw = None if self.params.greedy else float(self._random.random())
-        rank = 0 if draw is None else pick(filtered.probabilities, draw)
-        chosen = int(filtered.order[rank])
-        if not self.trace:
-            return chosen, None
-        recorded = filtered.order[:RECORDED_CANDIDATES]
-        recorded = recorded[np.isfinite(logits[recorded])]
-        return chosen, TokenTrace(
-            token_ids=tuple(int(i) for i in recorded),
-            logits=tuple(float(x) for x in np.asarray(logits, dtype=np.float64)[recorded]),
-            log_mass=_log_sum_exp(np.asarray(logits, dtype=np.float64)),
-            chosen=chosen,
-            chosen_logit=float(logits[chosen]),
-            draw=draw,
-            after_top_k=filtered.after_top_k,
-            after_top_p=filtered.kept,
-            whole=WholeVocabulary(len(logits), rank, self._log_masses(logits[filtered.order], filtered)),
-        )
-
-    def _log_masses(self, descending: np.ndarray, filtered: Filtered) -> tuple[float, float, float] | None:
-        if self.params.greedy:
-            return None
-        scaled = apply_temperature(descending, self.params.temperature)
-        left = (len(scaled), filtered.after_top_k, filtered.kept)
-        temperature, top_k, top_p = (_log_sum_exp(scaled[:count]) for count in left)
-        return temperature, top_k, top_p
+    def draw(self) -> float:
+        """Returns the uniform random number in [0, 1) that selects the next token."""
+        return float(self._random.random())

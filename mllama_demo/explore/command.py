@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 import threading
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from mllama_demo.config.branding import Brand, load_brand
-from mllama_demo.config.loader import load_settings
+from mllama_demo.config.loader import load_settings, load_settings_and_log
 from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.explore.spec import GridSpec, load_spec_image, read_spec
-from mllama_demo.runtime.console import set_up_logging
+from mllama_demo.runtime.console import INTERRUPTED_EXIT_CODE
 from mllama_demo.runtime.process import sigterm_as_interrupt
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mllama_demo.images.loading import LoadedImage
 
 SOME_FAILED = 1
-INTERRUPTED = 130  # the exit code of shells for Ctrl-C
 _PROGRESS_S = 0.25
 
 
@@ -74,8 +74,7 @@ def run_grid(options: Sequence[str], file: Path, outputs: Outputs) -> int:
         The exit code: 0 when every cell has an answer, 1 when some failed, 130 when interrupted.
     """
     outputs.check()
-    set_up_logging()
-    settings = load_settings(options)
+    settings = load_settings_and_log(options)
     spec, brand = read_spec(file, settings), load_brand(settings)
     image = load_spec_image(spec, settings)
     from mllama_demo.backends import make_backend
@@ -92,12 +91,12 @@ def run_grid(options: Sequence[str], file: Path, outputs: Outputs) -> int:
         finally:
             backend.close()
     if run is None:
-        return INTERRUPTED
+        return INTERRUPTED_EXIT_CODE
     _show(run, sys.stdout)
     outputs.write(run, brand)
     if interrupted:
         print(f"Interrupted: {sum(cell.complete for cell in run.cells)} of {len(run.cells)} cells answered.", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED_EXIT_CODE
     return SOME_FAILED if run.failed_count else 0
 
 
@@ -123,7 +122,8 @@ async def _explore(explorer: Explorer, spec: GridSpec, image: LoadedImage | None
 
     if (task := asyncio.current_task()) is not None and threading.current_thread() is threading.main_thread():
         # asyncio cancels the task on Ctrl-C. An exception from a signal handler would end the event loop and lose the run.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        with contextlib.suppress(NotImplementedError):  # Windows, where nothing sends SIGTERM
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     # disable=None: shown only where stderr is a terminal. tqdm shows nothing in a terminal that reports no size, so it gets one.
     with tqdm(bar_format="{desc}", file=sys.stderr, disable=None, leave=False, ncols=120, nrows=24) as status:
         await until_ready(explorer.backend, lambda detail: status.set_description_str(f"{detail} …"))

@@ -59,7 +59,7 @@ class Grid(BaseModel):
     top_p: tuple[float, ...] = (BOUNDS["top_p"].default,)
     top_k: tuple[int, ...] = (int(BOUNDS["top_k"].default),)
     seed: tuple[int, ...] = (1,)
-    max_tokens: int = 64
+    max_tokens: int = Field(64, ge=1, le=int(BOUNDS["max_tokens"].maximum))
     stop: tuple[str, ...] = ()
     title: str = Field("", max_length=MAX_TITLE_LENGTH)
     history: tuple[Turn, ...] = Field((), max_length=MAX_HISTORY_TURNS)
@@ -139,7 +139,7 @@ class Grid(BaseModel):
         greedy = [cell for cell in self.cells() if cell.greedy]
         if len({(cell.temperature, cell.top_k) for cell in greedy}) == len(greedy):
             return ()
-        return (f"{len(greedy)} cells are greedy (temperature 0 or top_k 1): seed and top_p make no difference to them.",)
+        return (f"{len(greedy)} cells are greedy (temperature 0 or top-k 1): seed and top-p make no difference to them.",)
 
 
 def make_grid(values: dict[str, Any]) -> Grid:

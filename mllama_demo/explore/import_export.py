@@ -7,6 +7,7 @@ import io
 
 from pydantic import ValidationError
 
+from mllama_demo.engine.token_sampler import RECORDED_CANDIDATES
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.explore.grid import MAX_TOKENS, first_validation_message
 from mllama_demo.explore.measures import MEASURES
@@ -15,6 +16,9 @@ from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, size_text
 
 # Size of one recorded token in JSON: 64 candidates with logits in full precision.
 TOKEN_BYTES = 2048
+# Of a run with MAX_TOKENS recorded tokens: two values for each candidate, and some for each token.
+MAX_IMPORT_VALUES = MAX_TOKENS * (2 * RECORDED_CANDIDATES + 32)
+MAX_IMPORT_CHARACTERS = 1_000_000  # of all answers; the worst Markdown takes 50 µs a character to be shown
 # Size of everything else, such as the prompt, errors and text without tokens.
 _REST_BYTES = 2**20
 _CELL_MEASURES = ("distinct_1", "distinct_2", "entropy", "ttft", "speed")
@@ -51,6 +55,9 @@ def from_json(data: bytes | str, limits: ImageLimits = DEFAULT_LIMITS) -> Run:
         raise BadRequest(
             f"The file is no run of this program ({FORMAT!r}, version 1 to {VERSION}): {first_validation_message(error)}"
         ) from None
+    characters = sum(len(run.answer(index).text) for index in run.indices)
+    if characters > MAX_IMPORT_CHARACTERS:
+        raise BadRequest(f"The answers of the run have {characters:,} characters; at most {MAX_IMPORT_CHARACTERS:,} are allowed.")
     if run.image is not None:
         image = run.image.load(limits)
         found = (image.digest, image.width, image.height, image.format)

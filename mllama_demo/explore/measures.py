@@ -38,14 +38,6 @@ def unique_share(texts: Sequence[str]) -> float | None:
     return len(set(texts)) / len(texts) if texts else None
 
 
-def chrf(hypothesis: str, reference: str) -> float:
-    """Character n-gram F-score from 0 to 100, with n up to 6 and β = 2. White space is ignored.
-
-    Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation".
-    """
-    return _chrf(_grams(hypothesis), _grams(reference))
-
-
 def self_similarity(texts: Sequence[str]) -> float | None:
     """Similarity of the texts, from 0 to 100: the mean chrF of every text against every other. None with fewer than two texts.
 
@@ -53,16 +45,21 @@ def self_similarity(texts: Sequence[str]) -> float | None:
     """
     if len(texts) < 2:
         return None
-    grams = [_grams(text) for text in texts]
-    return fmean((_chrf(a, b) + _chrf(b, a)) / 2 for a, b in combinations(grams, 2))
+    grams = [character_grams(text) for text in texts]
+    return fmean((chrf(a, b) + chrf(b, a)) / 2 for a, b in combinations(grams, 2))
 
 
-def _grams(text: str) -> list[Counter[str]]:
+def character_grams(text: str) -> list[Counter[str]]:
+    """Counts the character n-grams of a text, for each n from 1 to 6. White space is ignored."""
     bare = "".join(text.split())
     return [Counter(bare[i : i + n] for i in range(len(bare) - n + 1)) for n in range(1, _CHRF_ORDER + 1)]
 
 
-def _chrf(hypothesis: list[Counter[str]], reference: list[Counter[str]]) -> float:
+def chrf(hypothesis: list[Counter[str]], reference: list[Counter[str]]) -> float:
+    """Character n-gram F-score from 0 to 100, with β = 2, of the character_grams of two texts.
+
+    Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation".
+    """
     if hypothesis == reference:  # two empty texts too
         return 100.0
     precisions, recalls = [], []

@@ -13,7 +13,7 @@ from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.images.loading import DEFAULT_LIMITS
 from mllama_demo.images.transforms import preview
-from mllama_demo.sampling import SamplingParams
+from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.web.templating import render
 
 OUTCOMES = {
@@ -72,7 +72,7 @@ def html_report(run: Run, url: str, brand: Brand, shared: tuple[str, str] | None
         run=run,
         shared=shared,
         image_url=image_url,
-        axes=AXES,
+        labels={axis: BOUNDS[axis].label for axis in AXES},
         notes=run.grid.notes(),
         grouped_by=axes,
         groups=group_cells(run, axes),

@@ -154,7 +154,7 @@ class Cell(_StrictModel):
 
     def label(self) -> str:
         """The sampling values as text."""
-        return f"temperature {self.temperature:g}, top_p {self.top_p:g}, top_k {self.top_k}, seed {self.seed}"
+        return f"temperature {self.temperature:g}, top-p {self.top_p:g}, top-k {self.top_k}, seed {self.seed}"
 
 
 class Branch(_StrictModel):

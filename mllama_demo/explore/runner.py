@@ -9,6 +9,7 @@ import asyncio
 import importlib.metadata
 import logging
 import platform
+import uuid
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.config.settings import Settings
-from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
+from mllama_demo.engine.base import Backend, Client, Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.explore.filter_steps import forced_token
 from mllama_demo.explore.grid import MAX_TOKENS, BackendSpeed, Estimate, Grid, estimate, measured_speed
@@ -27,6 +28,7 @@ from mllama_demo.explore.reported_tokens import tokens_of
 from mllama_demo.explore.results import MAX_BRANCHES, Cell, Run, RunImage, Token, empty_cell
 from mllama_demo.generation.request import RequestBuilder, generate_when_free, renewed
 from mllama_demo.images.loading import LoadedImage
+from mllama_demo.runtime.failures import log_bug, report_failure
 from mllama_demo.sampling import SamplingParams
 
 log = logging.getLogger(__name__)
@@ -137,9 +139,9 @@ class CellTasks:
             async with self._concurrency:
                 await self._generate(self._requests[index], cell)
         except DemoError as error:
-            cell.error = str(error)
+            cell.error = report_failure(error)
         except Exception:
-            log.exception("a cell could not be run")
+            log_bug(log, "a cell could not be run")
             cell.error = "This cell could not be run; the server's log has the cause."
         cell.phase = "done"
 
@@ -190,31 +192,34 @@ class Explorer:
         info, status = self.backend.info, self.backend.status()
         return estimate(grid, info.slots, fork=self._has("fork"), speed=self._speed, wait_s=status.estimated_wait_s)
 
-    async def start(self, grid: Grid, image: LoadedImage | None, conversation_id: str = "", tour: bool = False) -> GridTasks:
+    async def start(self, grid: Grid, image: LoadedImage | None, client: Client | None = None, tour: bool = False) -> GridTasks:
         """Starts all cells of a grid.
 
         Args:
             grid: what to generate.
             image: for every cell.
-            conversation_id: requests of one conversation share one turn in the backend's fair queue. Empty: a new conversation.
+            client: who asks; None for the program itself. The cells share one turn in the backend's fair queue.
             tour: whether the guided tour starts the grid.
 
         Raises:
             PromptTooLong: the prompt does not fit into the context.
-            BadRequest: the backend takes no images.
+            BadRequest: the backend takes no images, or does not read an axis whose values would be compared.
         """
-        base = await self._request(grid, image, conversation_id)
+        for axis in grid.grouping_axes():
+            if reason := self.backend.info.ignored.get(axis):
+                raise BadRequest(f"The cells cannot differ by {axis}. {reason}")
+        base = await self._request(grid, image, client)
         return GridTasks(self, grid, image, [self._with_sampling(base, values) for values in grid.cells()], tour)
 
-    async def rerun_cell(self, run: Run, index: int, image: LoadedImage | None, conversation_id: str = "") -> CellTasks:
+    async def rerun_cell(self, run: Run, index: int, image: LoadedImage | None, client: Client | None = None) -> CellTasks:
         """Generates one cell of a run again, with the same values and the same seed. image: the loaded image of the run."""
-        base = await self._request(run.grid, image, conversation_id)
+        base = await self._request(run.grid, image, client)
         values = run.grid.cells()[index]
-        request = replace(self._with_sampling(base, values), shared_prompt=False)
+        request = self._with_sampling(base, values)
         return CellTasks(self.backend, [request], [CellProgress(values)])
 
     async def branch(
-        self, run: Run, index: int, position: int, token_id: int, image: LoadedImage | None, conversation_id: str = ""
+        self, run: Run, index: int, position: int, token_id: int, image: LoadedImage | None, client: Client | None = None
     ) -> CellTasks:
         """Generates one new answer: the first `position` tokens of an answer, then token_id, then newly sampled tokens.
 
@@ -226,7 +231,7 @@ class Explorer:
             position: of the forced token, from 0.
             token_id: of the forced token, a recorded candidate of the position.
             image: the loaded image of the run.
-            conversation_id: see start.
+            client: see start.
 
         Raises:
             NotFound: there is no such answer.
@@ -243,12 +248,12 @@ class Explorer:
         tokens = (*cell.tokens[:position], forced_token(cell, position, token_id))
         if len(tokens) >= values.max_tokens:
             raise BadRequest(f"No token can follow: the answer has {len(tokens)} with this one, and max_tokens is {len(tokens)}.")
-        base = await self._request(run.grid, image, conversation_id)
+        base = await self._request(run.grid, image, client)
         text = IncrementalText(self._tokenizer, values.stop)
         shared = [token.model_copy(update={"text": text.push(token.id)}) for token in tokens]
         sampling = replace(values, max_tokens=values.max_tokens - len(tokens))
         ids = (*base.prompt_ids, *(token.id for token in tokens))
-        request = replace(self._with_sampling(base, sampling), prompt_ids=ids, answered=len(tokens), shared_prompt=False)
+        request = replace(self._with_sampling(base, sampling), prompt_ids=ids, answered=len(tokens))
         progress = CellProgress(values, text="".join(token.text for token in shared), tokens=shared)
         return CellTasks(self.backend, [request], [progress])
 
@@ -273,7 +278,7 @@ class Explorer:
         timed = [(c.timings, len(c.tokens)) for c in cells if c.timings is not None]
         self._speed = measured_speed([(t.waited_s, t.decode_s, t.ttft_s, n) for t, n in timed]) or self._speed
 
-    async def _request(self, grid: Grid, image: LoadedImage | None, conversation_id: str) -> GenerationRequest:
+    async def _request(self, grid: Grid, image: LoadedImage | None, client: Client | None) -> GenerationRequest:
         """The request that all cells of a grid have in common."""
         info = self.backend.info
         if image is not None and not self._has("images"):
@@ -282,8 +287,8 @@ class Explorer:
             conversation_of(grid, None if image is None else ImageRef.of(image)),
             SamplingParams(max_tokens=grid.max_tokens),
             lambda _: image,
-            conversation_id=conversation_id,
-            shared_prompt=self._has("fork"),
+            conversation_id=uuid.uuid4().hex,
+            client=client or Client(),
             trace=self._has("probabilities") or self._has("logprobs"),
         )
         return built.request

@@ -21,6 +21,7 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import Backend, BackendInfo, Event, GenerationRequest
 from mllama_demo.errors import BackendBusy
 from mllama_demo.images.loading import LoadedImage
+from mllama_demo.images.threads import in_image_thread
 from mllama_demo.sampling import SamplingParams
 
 BUSY_RETRY_S = 0.5
@@ -61,6 +62,7 @@ class RequestBuilder:
         conversation_id: str = "",
         time_limit_s: float = math.inf,
         may_drop: bool = True,
+        beginning: str = "",
         **fields: Any,
     ) -> BuiltRequest:
         """Builds the request for the conversation's next answer. The work is done in threads, because it may take a while.
@@ -70,6 +72,7 @@ class RequestBuilder:
             conversation_id: whose turn in the queue the request shares; empty for the conversation's own.
             time_limit_s: applies where it is less than the deployment's request_time_limit_s.
             may_drop: whether the oldest messages may be left out of a prompt that is too long.
+            beginning: the text with which the answer begins already, see build_prompt.
             fields: further fields of GenerationRequest, such as `trace`.
 
         Raises:
@@ -86,8 +89,9 @@ class RequestBuilder:
             system_prompt=self.settings.system_prompt,
             max_prompt=info.max_prompt,
             may_drop=may_drop,
+            beginning=beginning,
         )
-        image = None if prompt.image is None else await asyncio.to_thread(load_image, prompt.image)
+        image = None if prompt.image is None else await in_image_thread(load_image, prompt.image)
         request = GenerationRequest(
             prompt.token_ids,
             sampling,
@@ -95,6 +99,7 @@ class RequestBuilder:
             conversation_id=conversation_id or conversation.id,
             time_limit_s=min(time_limit_s, self.settings.request_time_limit_s),
             messages=prompt.messages,
+            answered=prompt.answered,
             **fields,
         )
         return BuiltRequest(request, prompt)

@@ -5,6 +5,7 @@ Knows no Gradio, no HTTP and no torch.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -21,17 +22,19 @@ from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import (
     Backend,
+    Client,
     Event,
     FinishEvent,
     PrefillEvent,
     QueueEvent,
     TokenEvent,
 )
+from mllama_demo.errors import BadRequest
 from mllama_demo.generation.request import RequestBuilder, top_k_limit
-from mllama_demo.images.loading import LoadedImage, load_image
-from mllama_demo.sampling import SamplingParams
+from mllama_demo.images.loading import IMAGE_MEMORY, LoadedImage, load_image
+from mllama_demo.sampling import BOUNDS, SamplingParams
 
-DECODED_IMAGES = 8
+DECODED_BYTES = 256 * 2**20
 Phase = Literal["waiting", "reading", "writing", "done"]
 
 
@@ -51,13 +54,14 @@ class Answer:
         image: the image that the model sees.
         dropped: how many of the oldest messages do not fit the prompt.
         text: the answer so far.
+        answered: how many tokens of the prompt are the beginning of the answer.
         position, estimated_wait_s: the place in the queue, only in the phase "waiting".
         finish: the backend's last event, only in the phase "done".
         prompt_tokens: known from the phase "reading" on.
         read_s: seconds from the start of prefill to the first token; known from the phase "writing" on.
         tokens: number of tokens so far; estimated is True where a server sends only text.
         wrote_s: seconds from the first token to the latest one.
-        since: time.monotonic() of the latest queue position, of the start of prefill, or of the first token.
+        phase_began: time.monotonic() of the latest change: of the place in the queue while waiting, else of the phase.
     """
 
     request_id: str
@@ -66,6 +70,7 @@ class Answer:
     dropped: int
     phase: Phase = "waiting"
     text: str = ""
+    answered: int = 0
     position: int | None = None
     estimated_wait_s: float | None = None
     finish: FinishEvent | None = None
@@ -74,23 +79,29 @@ class Answer:
     tokens: int = 0
     estimated: bool = False
     wrote_s: float = 0.0
-    since: float = 0.0
+    phase_began: float = 0.0
 
     def after(self, event: Event, now: float | None = None) -> Answer:
         """The answer after `event`, which happens at `now` (time.monotonic())."""
         now = time.monotonic() if now is None else now
         if isinstance(event, QueueEvent):
-            return replace(self, phase="waiting", position=event.position, estimated_wait_s=event.estimated_wait_s, since=now)
+            return replace(
+                self, phase="waiting", position=event.position, estimated_wait_s=event.estimated_wait_s, phase_began=now
+            )
         if isinstance(event, PrefillEvent):
             prompt_tokens = event.prompt_tokens
-            return replace(self, phase="reading", position=None, estimated_wait_s=None, prompt_tokens=prompt_tokens, since=now)
+            return replace(
+                self, phase="reading", position=None, estimated_wait_s=None, prompt_tokens=prompt_tokens, phase_began=now
+            )
         if isinstance(event, TokenEvent):
             text, tokens = self.text + event.text, self.tokens + (len(event.logprobs) or 1)
             estimated = self.estimated or event.token_id < 0
             if not self.tokens:
-                read_s = now - self.since
-                return replace(self, phase="writing", text=text, tokens=tokens, estimated=estimated, read_s=read_s, since=now)
-            return replace(self, text=text, tokens=tokens, estimated=estimated, wrote_s=now - self.since)
+                read_s = now - self.phase_began
+                return replace(
+                    self, phase="writing", text=text, tokens=tokens, estimated=estimated, read_s=read_s, phase_began=now
+                )
+            return replace(self, text=text, tokens=tokens, estimated=estimated, wrote_s=now - self.phase_began)
         return replace(self, phase="done", text=self.text + event.text, finish=event)
 
 
@@ -102,22 +113,51 @@ class GenerationService:
         self._requests = RequestBuilder(backend, tokenizer, settings)
         self._store = store
         self.limits = settings.image_limits
-        self._decoded: LRUCache[str, LoadedImage] = LRUCache(DECODED_IMAGES)
+        self._decoded: LRUCache[str, LoadedImage] = LRUCache(
+            min(DECODED_BYTES, self.limits.max_memory // 4), getsizeof=lambda image: image.memory
+        )
         self._decoded_lock = threading.Lock()
+        IMAGE_MEMORY.add_cache(self.discard_all)
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether an answer can go on after a given beginning."""
+        return "continue" in self.backend.info.capabilities
 
     async def answer(
-        self, conversation: Conversation, sampling: SamplingParams, request_id: str, time_limit_s: float = math.inf
+        self,
+        conversation: Conversation,
+        sampling: SamplingParams,
+        request_id: str,
+        time_limit_s: float = math.inf,
+        client: Client | None = None,
+        beginning: str = "",
     ) -> AsyncGenerator[Answer, None]:
         """Streams the states of the next assistant turn; the last one has `finish`. Closing the stream cancels the request.
 
         Args:
             time_limit_s: applies where it is less than the deployment's request_time_limit_s.
+            client: who asks; None for the program itself.
+            beginning: the text of an earlier answer to the last turn, which this one goes on with; see `can_continue`.
 
         Raises:
             DemoError: before the first Answer, see RequestBuilder.build and Backend.generate.
         """
-        built = await self._requests.build(conversation, sampling, self.load, time_limit_s=time_limit_s, id=request_id)
-        answer = Answer(request_id, built.request.sampling, built.prompt.image, built.prompt.dropped)
+        if beginning and not self.can_continue:
+            raise BadRequest(f"The backend {self.backend.info.name} cannot go on with an answer.")
+        built = await self._requests.build(
+            conversation,
+            sampling,
+            self.load,
+            time_limit_s=time_limit_s,
+            beginning=beginning,
+            id=request_id,
+            client=client or Client(),
+        )
+        prompt = built.prompt
+        answer = Answer(
+            request_id, built.request.sampling, prompt.image, prompt.dropped, text=beginning, answered=prompt.answered
+        )
         async with aclosing(self.backend.generate(built.request)) as events:
             async for event in events:
                 answer = answer.after(event)
@@ -129,7 +169,7 @@ class GenerationService:
             loaded = self._decoded.get(image.digest)
         if loaded is None:
             loaded = load_image(self._store.image_bytes(image.digest), image.name, self.limits)
-            with self._decoded_lock:
+            with self._decoded_lock, contextlib.suppress(ValueError):  # larger than the whole cache
                 self._decoded[image.digest] = loaded
         return loaded
 
@@ -138,9 +178,17 @@ class GenerationService:
         with self._decoded_lock:
             self._decoded.pop(digest, None)
 
+    def discard_all(self) -> None:
+        """Removes all images from memory. They are decoded again when they are asked for."""
+        with self._decoded_lock:
+            self._decoded.clear()
+
     def message(self, answer: Answer) -> Message:
         """The assistant's turn as it is stored, with the figures that are shown under it as metadata."""
-        metadata: dict[str, Any] = {"sampling": asdict(answer.sampling), "dropped": answer.dropped}
+        # Of an answer that went on, the values with which one answer would have as many tokens.
+        longest = min(answer.answered + answer.sampling.max_tokens, int(BOUNDS["max_tokens"].maximum))
+        sampling = replace(answer.sampling, max_tokens=longest) if answer.answered else answer.sampling
+        metadata: dict[str, Any] = {"sampling": asdict(sampling), "dropped": answer.dropped}
         info = self.backend.info
         if (top_k := top_k_limit(answer.sampling, info)) is not None:
             metadata["top_k_limit"] = top_k
@@ -152,10 +200,10 @@ class GenerationService:
             finish = answer.finish
             metadata |= {
                 "reason": finish.reason,
-                "context_length": info.context_length,
+                "context_length": info.told_context,
                 "error": finish.error,
-                "prompt_tokens": finish.prompt_tokens,
-                "completion_tokens": finish.completion_tokens,
+                "prompt_tokens": finish.prompt_tokens - answer.answered,
+                "completion_tokens": finish.completion_tokens + answer.answered,
                 "waited_s": finish.timings.waited_s,
                 "ttft_s": finish.timings.ttft_s,
                 "tokens_per_second": finish.timings.tokens_per_second(finish.completion_tokens),

@@ -18,15 +18,20 @@ from dataclasses import replace
 
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree
-from mllama_demo.errors import BadRequest, DemoError, cause_of
+from mllama_demo.engine.base import Client
+from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, cause_of
 from mllama_demo.generation.service import Answer, GenerationService
+from mllama_demo.runtime.failures import count_failure
+from mllama_demo.runtime.logs import REQUEST_ID
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.drafts import REFRESH_INTERVAL_S, Drafts
+from mllama_demo.storage.threads import in_database_thread
 
 log = logging.getLogger(__name__)
 
 UNWATCHED_SECONDS = 30.0
+STORE_AGAIN_S = 1.0  # how often an answer is stored again that could not be stored
 _UNEXPECTED = "Something went wrong while answering; the server's log has the cause."
 
 
@@ -34,36 +39,55 @@ class AnswerTask:
     """One running answer.
 
     Attributes:
+        address: The address of whoever asked.
         conversation: The conversation up to the question; after the answer is saved, up to the answer.
+        beginning: The text of an earlier answer, with which this one goes on; empty for an answer from its first word.
         stopped: Whether `stop` was called.
         abandoned: Whether the answer was stopped because no page watched it.
+        cut_off: Whether the answer ends because the process ends.
         discarded: Whether nothing of the answer may be stored.
         error: Why the answer failed. The stored answer has the sentence too, unless it could not be stored.
         saved: Whether the finished or failed answer is stored.
+        unsaved: Whether the answer is complete, and the database did not take it yet.
+        http_request_id: The id of the HTTP request that asked the question.
         watchers: Number of pages that watch the answer.
     """
 
-    def __init__(self, owner: str, conversation: Conversation, tree: MessageTree | None = None) -> None:
+    def __init__(
+        self, owner: str, conversation: Conversation, tree: MessageTree | None = None, address: str = "", beginning: str = ""
+    ) -> None:
         self.id = conversation.id
-        self.owner = owner
-        self.conversation = conversation
+        self.owner, self.address = owner, address
+        self.conversation, self.beginning = conversation, beginning
         self.tree = tree or MessageTree(id=conversation.id)
         self.request_id = uuid.uuid4().hex
+        self.http_request_id = REQUEST_ID.get()
         self.answer: Answer | None = None
         self.error: DemoError | None = None
         self.done = False
         self.stopped = False
         self.abandoned = False
+        self.cut_off = False
         self.discarded = False
         self.saved = False
+        self.unsaved = False
         self.save_lock = threading.Lock()
         self.watchers = 0
         self._changed = asyncio.Event()
+
+    def shows(self, digest: str) -> bool:
+        """Whether a message of the conversation has the image with this digest."""
+        return any(message.image is not None and message.image.digest == digest for message in self.conversation.messages)
 
     def notify_watchers(self) -> None:
         """Wakes all watchers."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Returns after the next change, or after so many seconds."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
 
     async def watch(
         self, per_second: float | Callable[[], float], at_least_every_s: float | None = None
@@ -104,6 +128,7 @@ class AnswerTasks:
         self._drafts = drafts
         self._unwatched_seconds = unwatched_seconds
         self._by_conversation: dict[str, AnswerTask] = {}
+        self._own_drafts: set[str] = set()  # conversations whose draft this process writes, or deletes at any moment
         self._asyncio_tasks: set[asyncio.Task[None]] = set()
 
     def get(self, conversation_id: str) -> AnswerTask | None:
@@ -112,21 +137,32 @@ class AnswerTasks:
     def of_owner(self, owner: str) -> list[AnswerTask]:
         return [task for task in self._by_conversation.values() if task.owner == owner]
 
+    def of_owners(self, prefix: str) -> list[AnswerTask]:
+        return [task for task in self._by_conversation.values() if task.owner.startswith(prefix)]
+
     def require_idle(self, conversation_id: str) -> None:
         """Raises BadRequest while the conversation is being answered."""
         if conversation_id in self._by_conversation:
             raise BadRequest("This conversation is being answered already; wait for it or press Stop.")
 
     def start(
-        self, owner: str, conversation: Conversation, sampling: SamplingParams, tree: MessageTree | None = None
+        self,
+        owner: str,
+        conversation: Conversation,
+        sampling: SamplingParams,
+        tree: MessageTree | None = None,
+        address: str = "",
+        beginning: str = "",
     ) -> AnswerTask:
         """Starts to answer the last turn. The conversation is stored as soon as the backend accepts the request.
+
+        beginning: The text of an earlier answer, with which this one goes on.
 
         Raises:
             BadRequest: The conversation is being answered already.
         """
         self.require_idle(conversation.id)
-        task = self._by_conversation[conversation.id] = AnswerTask(owner, conversation, tree)
+        task = self._by_conversation[conversation.id] = AnswerTask(owner, conversation, tree, address, beginning)
         for coroutine in (self._run(task, sampling), self._stop_when_unwatched(task), self._save_drafts(task)):
             asyncio_task = asyncio.create_task(coroutine)
             self._asyncio_tasks.add(asyncio_task)
@@ -146,24 +182,53 @@ class AnswerTasks:
             async for _ in changes:
                 pass
 
-    async def recover_drafts(self, owner: str) -> None:
-        """Stores the drafts that the owner's answers left when a process crashed or could not store the answers."""
-        await asyncio.to_thread(self._drafts.recover, owner, frozenset(self._by_conversation))
+    async def recover_drafts(self, owner: str) -> bool:
+        """Stores the drafts that the owner's answers left when a process crashed.
+
+        Returns:
+            Whether that was possible. A database that cannot be written can perhaps be read.
+        """
+        try:
+            await in_database_thread(self._drafts.recover, owner, frozenset(self._by_conversation))
+        except BackendUnavailable:
+            return False
+        return True
+
+    async def draft(self, owner: str, conversation_id: str) -> Message | None:
+        """The draft of an answer that no task of this process writes, so that a page can wait for it; None where there is none.
+
+        Another process that uses the same database writes the answer, or it ended less than drafts.LIFETIME ago. A draft that
+        has expired is recovered.
+        """
+        found = await in_database_thread(self._drafts.get, owner, conversation_id)
+        if found is None or conversation_id in self._own_drafts:
+            return None
+        draft, expired = found
+        if expired and await self.recover_drafts(owner):
+            return None
+        return draft
 
     async def _run(self, task: AnswerTask, sampling: SamplingParams) -> None:
         saved: MessageTree | None = None
         try:
             await self._generate(task, sampling)
-            saved = await asyncio.to_thread(self._save, task)
+            saved = await self._store_until_saved(task)
         except asyncio.CancelledError:  # the process ends: no other thread can be awaited
-            saved = self._save(task)
+            task.cut_off = True
+            try:
+                saved = self._save(task)
+            except DemoError as error:
+                log.error("The newest words of the answer of conversation %s are lost: %s", task.id, cause_of(error))
             raise
         except DemoError as error:  # the answer could not be stored
+            log.error("The answer of conversation %s could not be stored: %s", task.id, cause_of(error))
             task.error = task.error or error
         except Exception:
             log.exception("the answer of conversation %s could not be stored", task.id)
             task.error = task.error or DemoError(_UNEXPECTED)
         finally:
+            if task.error is not None and task.saved:
+                count_failure(task.error)  # one that is not stored is counted when the page tells it
             # The tree with the answer and `done` change together: a page that reads between them would show the answer twice.
             if saved is not None:
                 task.tree, task.conversation = saved, saved.conversation()
@@ -171,15 +236,37 @@ class AnswerTasks:
             task.done = True
             task.notify_watchers()
 
+    async def _store_until_saved(self, task: AnswerTask) -> MessageTree | None:
+        """Stores the answer, again and again while the database fails. The page shows the answer meanwhile; it has no slot.
+
+        Raises:
+            DemoError: There is no answer, and the sentence of its failure cannot be stored.
+        """
+        while True:
+            try:
+                return await in_database_thread(self._save, task)
+            except BackendUnavailable as error:
+                if task.answer is None:
+                    raise
+                if not task.unsaved:
+                    log.error("The answer of conversation %s cannot be stored yet: %s", task.id, cause_of(error))
+                task.unsaved = True
+                task.notify_watchers()
+            await asyncio.sleep(STORE_AGAIN_S)
+
     async def _generate(self, task: AnswerTask, sampling: SamplingParams) -> None:
         """Streams the answer into the task. A failure becomes `task.error`."""
         try:
-            async with aclosing(self._service.answer(task.conversation, sampling, task.request_id)) as answers:
+            client = Client(task.address, task.owner)
+            answering = self._service.answer(
+                task.conversation, sampling, task.request_id, client=client, beginning=task.beginning
+            )
+            async with aclosing(answering) as answers:
                 async for answer in answers:
                     if task.stopped:  # a backend ignores the cancellation of a request that has not reached it
                         self._service.backend.cancel(task.request_id)
                     if task.answer is None and not task.discarded:
-                        task.tree = await asyncio.to_thread(self._store.save, task.owner, task.conversation)
+                        task.tree = await in_database_thread(self._store.save, task.owner, task.conversation)
                         task.conversation = task.tree.conversation()
                     task.answer = answer
                     task.notify_watchers()
@@ -191,35 +278,49 @@ class AnswerTasks:
             task.error = DemoError(_UNEXPECTED)
 
     async def _save_drafts(self, task: AnswerTask) -> None:
-        """Stores a draft of the unfinished answer every REFRESH_INTERVAL_S, so that a crash does not lose the text so far."""
+        """Stores a draft of the unfinished answer at its begin and every REFRESH_INTERVAL_S, so that a crash loses no text."""
 
         def save_draft() -> None:
             with task.save_lock:
                 if task.answer is not None and not (task.saved or task.discarded or task.done):
                     self._drafts.put(task.owner, task.conversation, self._service.message(task.answer))
 
+        self._own_drafts.add(task.id)
         try:
+            while task.answer is None and not task.done:
+                await task.wait_for_change(REFRESH_INTERVAL_S)
             while not task.done:
                 with contextlib.suppress(DemoError):  # the next attempt may succeed
-                    await asyncio.to_thread(save_draft)
+                    await in_database_thread(save_draft)
                 await asyncio.sleep(REFRESH_INTERVAL_S)
         finally:
             # The draft is the only copy of an answer that could not be saved; recover_drafts stores it later.
             if task.saved or task.discarded:
                 with contextlib.suppress(DemoError):  # a leftover draft is ignored once its conversation is longer
-                    await asyncio.to_thread(self._drafts.delete, task.id)
+                    await in_database_thread(self._drafts.delete, task.id)
+            self._own_drafts.discard(task.id)
 
     def _save(self, task: AnswerTask) -> MessageTree | None:
-        """Stores the answer, or the sentence of its failure. Returns the tree with it, or None when there is nothing to store."""
+        """Stores the answer, or the sentence of its failure. Returns the tree with it, or None when there is nothing to store.
+
+        An answer that should go on, and could not begin to, is stored already. The sentence would take its place.
+        """
         with task.save_lock:
-            if (task.answer is None and task.error is None) or task.discarded or task.saved:
+            nothing = task.answer is None and (task.error is None or task.beginning)
+            if nothing or task.discarded or task.saved:
                 return None
             message = Message("assistant", "") if task.answer is None else self._service.message(task.answer)
             if task.error is not None:
                 message = replace(message, metadata={**message.metadata, "reason": "error", "error": str(task.error)})
+            elif task.cut_off and (task.answer is None or task.answer.finish is None):
+                message = replace(message, metadata={**message.metadata, "reason": "cut_off"})
             elif task.abandoned:
                 message = replace(message, metadata={**message.metadata, "reason": "abandoned"})
-            tree = self._store.save(task.owner, task.conversation.add(message))
+            if message.metadata.get("error") and task.http_request_id:
+                message = replace(message, metadata={**message.metadata, "request_id": task.http_request_id})
+            # Another process that could not see this one's drafts may have recovered one.
+            begun = None if task.answer is None else task.tree
+            tree = self._store.save(task.owner, task.conversation.add(message), begun)
             task.saved = True
             return tree
 
@@ -228,7 +329,8 @@ class AnswerTasks:
         step = self._unwatched_seconds / 10
         while not task.done:
             await asyncio.sleep(step)
-            unwatched = 0.0 if task.watchers else unwatched + step
+            complete = task.answer is not None and task.answer.finish is not None  # it is being stored
+            unwatched = 0.0 if task.watchers or complete else unwatched + step
             if unwatched >= self._unwatched_seconds:
                 task.abandoned = True
                 self.stop(task)

@@ -116,7 +116,15 @@ class _Problem(Exception):
     """Why a fetch failed, as the end of a sentence. Contains no address and nothing that the server sent."""
 
 
-def fetch_image(
+def fetch_image(url: str, limits: ImageLimits = DEFAULT_LIMITS, **options: Any) -> LoadedImage:
+    """The image behind an http, https or data: URL, see fetch_bytes. Raises ImageError for every failure."""
+    if url.strip()[:5].lower() == "data:":
+        return from_data_url(url.strip(), limits=limits)
+    data, name = fetch_bytes(url, limits, **options)
+    return load_image(data, name, limits)
+
+
+def fetch_bytes(
     url: str,
     limits: ImageLimits = DEFAULT_LIMITS,
     *,
@@ -125,8 +133,8 @@ def fetch_image(
     total_timeout_s: float = 15.0,
     ca_bundle: str | None = None,
     resolve: Resolve = resolve_host,
-) -> LoadedImage:
-    """The image behind an http, https or data: URL.
+) -> tuple[bytes, str]:
+    """The file behind an http or https URL, which is not decoded yet, and its name.
 
     Each redirect, of at most MAX_REDIRECTS, is checked like the first address. Proxies, .netrc and cookies are not used.
 
@@ -140,8 +148,6 @@ def fetch_image(
         ImageError: for every failure.
     """
     url = url.strip()
-    if url[:5].lower() == "data:":
-        return from_data_url(url, limits=limits)
     deadline = _Deadline(total_timeout_s)
     target, subject = url, "the address"
     data = None
@@ -165,7 +171,7 @@ def fetch_image(
         problem = _describe(error, deadline, total_timeout_s)
         raise ImageError(f'The image at "{_label(url)}" cannot be fetched: {problem}.') from None
     name = unquote(PurePosixPath(parts.path).name) or parts.hostname or "image"
-    return load_image(data, name, limits)
+    return data, name
 
 
 def _prepare(url: str, subject: str) -> tuple[requests.PreparedRequest, SplitResult]:

@@ -1,27 +1,36 @@
-"""Checks and decodes image files: bytes or a data: URL in, an RGB image out.
+"""Checks image files and has them decoded: bytes or a data: URL in, an RGB image out.
 
-Every image that enters the program passes load_image. Knows nothing of models, the network or Gradio.
+Every image that enters the program passes load_image. The decoders run in processes of their own, which may be killed (see
+worker_pool.py). Knows nothing of models, the network or Gradio.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import importlib.util
-import io
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+import weakref
+from dataclasses import dataclass, field
 from functools import cache
 from urllib.parse import unquote_to_bytes
 
 from PIL import Image, features
 
 from mllama_demo.errors import ImageError
+from mllama_demo.images import worker_pool
+from mllama_demo.images.decoding import HEIF_BRAND, MAX_JPEG_SCANS, DecodingError, Problem
+from mllama_demo.runtime.memory import MemoryBudget
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # the decoders Pillow may use; other files are refused
-_MAX_NAME = 100
+_MAX_NAME = 80
+# Of the worker and of this process, while an image is decoded. A pixel of an image takes 4 bytes, and some conversions make four
+# images.
+_DECODING_BYTES, _DECODING_BYTES_PER_PIXEL = 64 * 2**20, 16
+_BYTES_PER_PIXEL = 4
+_MAX_ESCAPES = 300_000  # each takes half a microsecond and 50 bytes to decode
+_WAIT_S = 10.0  # for memory and for a worker
+
+IMAGE_MEMORY = MemoryBudget(worker_pool.BUSY, "image_memory")
 
 
 @cache
@@ -33,15 +42,6 @@ def format_names() -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-@cache
-def _register_heif() -> None:
-    """Lets Pillow read HEIC files, where pillow-heif is installed. Called late, because the import is large."""
-    with contextlib.suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
-
-
 @dataclass(frozen=True)
 class ImageLimits:
     """The largest image that is accepted.
@@ -50,11 +50,13 @@ class ImageLimits:
         max_bytes: size of the file.
         max_pixels: width × height.
         max_aspect_ratio: long side / short side.
+        max_memory: bytes that all images together may take, those that are being decoded and those that are decoded.
     """
 
     max_bytes: int = 20 * 2**20
     max_pixels: int = 50_000_000
     max_aspect_ratio: float = 30.0
+    max_memory: int = 1536 * 2**20
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -73,7 +75,7 @@ class LoadedImage:
     """
 
     pixels: Image.Image
-    data: bytes
+    data: bytes = field(repr=False)
     format: str
     digest: str
     name: str
@@ -86,6 +88,11 @@ class LoadedImage:
     def height(self) -> int:
         return self.pixels.height
 
+    @property
+    def memory(self) -> int:
+        """The bytes that the image takes in memory."""
+        return _BYTES_PER_PIXEL * self.width * self.height + len(self.data)
+
 
 # --- bytes ---------------------------------------------------------------------------------------------------------------
 
@@ -94,10 +101,12 @@ def load_image(data: bytes, name: str = "image", limits: ImageLimits = DEFAULT_L
     """Checks and decodes the bytes of one image file.
 
     Takes the first frame or page, turns it upright by its EXIF orientation and lays transparency on white. Size and shape are
-    checked from the header, before anything is decoded. Safe to call from several threads.
+    checked from the header, before anything is decoded. The memory of the image is counted as long as its pixels exist. Safe to
+    call from several threads. May wait for _WAIT_S seconds for a worker and for memory.
 
     Raises:
-        ImageError: the bytes are no allowed image. No other exception is raised, whatever the bytes are.
+        ImageError: the bytes are no allowed image.
+        ServerBusy: other images take the memory or the workers.
     """
     name = clean_name(name)
     if not data:
@@ -105,33 +114,50 @@ def load_image(data: bytes, name: str = "image", limits: ImageLimits = DEFAULT_L
     if len(data) > limits.max_bytes:
         raise _refusal(name, f"is too large ({size_text(len(data))})", _bytes_allowed(limits))
     try:
-        if _HEIF_FILE.match(data[:64]):
-            _register_heif()
-        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in _registered()]) as image:
-            kind = "JPEG" if image.format == "MPO" else image.format or ""  # MPO: a JPEG followed by more of them
-            check_shape(name, image.width, image.height, limits)
-            if kind == "JPEG" and _has_too_many_scans(data):
-                raise _refusal(name, "is a JPEG drawn in too many passes", f"at most {_MAX_JPEG_SCANS} scans are allowed")
-            image.load()
-            check_shape(name, image.width, image.height, limits)
-            pixels = _upright(_to_rgb(image), _orientation(image))
-    except ImageError:
+        with worker_pool.WORKERS.open(data, _WAIT_S) as file:
+            check_shape(name, file.header.width, file.header.height, limits)
+            pixels = _decode(file, name, len(data), limits)
+    except DecodingError as error:
+        raise _decoding_refusal(name, error.problem, data, limits) from error
+    return LoadedImage(pixels, data, file.header.format, hashlib.sha256(data).hexdigest(), name)
+
+
+def longest_turn_s(limits: ImageLimits) -> float:
+    """How long load_image may take for the slowest file that the limits allow, once it has a worker."""
+    return worker_pool.longest_use_s(limits.max_bytes, limits.max_pixels) + _WAIT_S
+
+
+def _decode(file: worker_pool.OpenImage, name: str, size: int, limits: ImageLimits) -> Image.Image:
+    count = file.header.width * file.header.height
+    needed = _DECODING_BYTES + _DECODING_BYTES_PER_PIXEL * count + 2 * size
+    if needed > limits.max_memory:
+        raise _refusal(name, f"needs {size_text(needed)} of memory", f"at most {size_text(limits.max_memory)} are allowed")
+    reservation = IMAGE_MEMORY.reserve(needed, limits.max_memory, _WAIT_S)
+    try:
+        pixels = file.decode(needed)
+        reservation.resize(_BYTES_PER_PIXEL * count + size)
+        weakref.finalize(pixels, reservation.release).atexit = False
+    except BaseException:
+        reservation.release()
         raise
-    except Image.UnidentifiedImageError:
-        raise _refusal(name, f"is not an image that can be read{_guess(data)}", f"{format_names()} files are allowed") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _refusal(name, "has too many pixels", _pixels_allowed(limits)) from None
-    except MemoryError:
-        raise _refusal(name, "needs more memory than there is", _pixels_allowed(limits)) from None
-    except Exception as error:  # for malformed files Pillow raises a dozen types, from struct.error to SyntaxError
-        reason = "is damaged or incomplete, so it cannot be decoded"
-        raise _refusal(name, reason, f"whole {format_names()} files are allowed") from error
-    pixels.info = {}
-    return LoadedImage(pixels, data, kind, hashlib.sha256(data).hexdigest(), name)
+    return pixels
+
+
+def _decoding_refusal(name: str, problem: Problem, data: bytes, limits: ImageLimits) -> ImageError:
+    formats = f"{format_names()} files are allowed"
+    if problem == "unknown":
+        return _refusal(name, f"is not an image that can be read{_guess(data)}", formats)
+    if problem == "scans":
+        return _refusal(name, "is a JPEG drawn in too many passes", f"at most {MAX_JPEG_SCANS} scans are allowed")
+    if problem == "memory":
+        return _refusal(name, "takes more memory to read than an image of its size should", _pixels_allowed(limits))
+    if problem == "time":
+        return _refusal(name, "takes too long to read", "save it again with another program, or in another format; " + formats)
+    return _refusal(name, "is damaged or incomplete, so it cannot be decoded", f"whole {formats}")
 
 
 def clean_name(name: str) -> str:
-    """The name on one line of at most 100 printable characters; "image" when nothing is left."""
+    """The name on one line of at most 80 printable characters; "image" when nothing is left."""
     printable = "".join(c if c.isprintable() else " " for c in name[: 10 * _MAX_NAME])
     return " ".join(printable.split())[:_MAX_NAME] or "image"
 
@@ -167,43 +193,17 @@ def check_shape(name: str, width: int, height: int, limits: ImageLimits) -> None
         raise _refusal(name, f"is too long and narrow ({width} × {height})", allowed)
 
 
-# A scan of 100 bytes can make the decoder pass over every pixel, so a small file can take hours. libtiff has the same limit.
-_MAX_JPEG_SCANS = 100
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # stuffed zeros and restarts are part of the scan around them
-_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
-
-
-def _has_too_many_scans(jpeg: bytes) -> bool:
-    """Counts the scans of a JPEG file by its markers (ITU T.81, annex B)."""
-    position, scans = 2, 0
-    while scans <= _MAX_JPEG_SCANS and (marker := _JPEG_MARKER.search(jpeg, position)):
-        code, position = marker[1][0], marker.end()
-        if code == _EOI:
-            break
-        scans += code == _SOS
-        if code not in (_SOI, _TEM):
-            position += int.from_bytes(jpeg[position : position + 2], "big")
-    return scans > _MAX_JPEG_SCANS
-
-
-_HEIF_BRAND = rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)"
-_HEIF_FILE = re.compile(_HEIF_BRAND, re.DOTALL)
 _OTHER_FILES = (
     (rb"\s*<(!doctype html|html|head|body)", "a web page"),
     (rb"\s*<(.*<)?svg", "an SVG drawing"),
     (rb"%PDF", "a PDF document"),
     (rb"PK\x03\x04", "a ZIP archive or an office document"),
     (rb"\x1f\x8b", "a gzip archive"),
-    (_HEIF_BRAND, "an HEIC photo"),
+    (HEIF_BRAND, "an HEIC photo"),
     (rb"....ftypavi[fs]", "an AVIF image"),
     (rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
     (rb"....ftyp", "a video"),
 )
-
-
-def _registered() -> Collection[str]:
-    Image.init()  # without it, Pillow knows only the commonest formats
-    return Image.OPEN
 
 
 def _guess(data: bytes) -> str:
@@ -215,82 +215,29 @@ def _guess(data: bytes) -> str:
     return ""
 
 
-# --- pixels --------------------------------------------------------------------------------------------------------------
-
-# EXIF tag 274, Orientation: how to turn the stored pixels upright. 1 means that they are upright.
-_ORIENTATION_TAG = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a decoded image, 1 to 8. It is read after decoding because Pillow itself turns TIFF files."""
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # Pillow raises many types for broken metadata; the pixels may still be good
-        return 1
-    return value if isinstance(value, int) else 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """A new RGB image. Raises ValueError for a mode that Pillow cannot convert."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _deep_gray(image).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    canvas = Image.new("RGB", layer.size, "white")
-    canvas.paste(layer, mask=layer.getchannel("A"))
-    return canvas
-
-
-def _deep_gray(image: Image.Image) -> Image.Image:
-    """Gray of 16 or 32 bits or in floating point, scaled to 8 bits.
-
-    White is 65535 in a 16-bit file. Other files do not define white: it is the smallest of 1 (floating point only), 255 and
-    65535 that no value exceeds. If no such value exists, the range from darkest to brightest is stretched to 0 to 255.
-    """
-    import numpy as np  # late: the command line imports this module for the limits of images
-
-    values = np.asarray(image).astype(np.float32)
-    values[~np.isfinite(values)] = 0.0
-    low, high = float(values.min()), float(values.max())
-    whites = (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    white = next((w for w in whites if high <= w), None)
-    if low < 0 or white is None:
-        values -= low
-        white = (high - low) or 1.0
-    return Image.fromarray(np.rint(values * (255.0 / white)).astype(np.uint8))
-
-
 # --- data: URLs ----------------------------------------------------------------------------------------------------------
 
 
 def from_data_url(url: str, name: str = "image", limits: ImageLimits = DEFAULT_LIMITS) -> LoadedImage:
-    """The image in a data: URL (RFC 2397), base64 or percent-encoded. Raises ImageError like load_image."""
+    """The image in a data: URL (RFC 2397), base64 or percent-encoded. Raises ImageError like load_image.
+
+    The media type may be missing in a base64 URL, or application/octet-stream: browsers know no type of HEIC files.
+    """
     name = clean_name(name)
     head, comma, body = url.partition(",")
     scheme, _, media = head.partition(":")
     if scheme.strip().lower() != "data" or not comma or len(head) > 1000:
         raise _refusal(name, "is not a proper data: URL", "data:image/png;base64, followed by the data is allowed")
     media_type, *options = (part.strip().lower() for part in media.split(";"))
-    if not media_type.startswith("image/"):
+    unknown = media_type == "application/octet-stream" or (not media_type and "base64" in options)
+    if not media_type.startswith("image/") and not unknown:
         found = clean_name(media_type) if media_type else "text/plain, the default"
         raise _refusal(name, f"is a data: URL of the media type {found}", "image media types such as image/png are allowed")
     too_large = _refusal(name, "is a data: URL that is too large", _bytes_allowed(limits))
     if len(body) > 4 * limits.max_bytes + 1000:  # 4: every character of a base64 text written as %XX
         raise too_large
+    if body.count("%") > _MAX_ESCAPES:
+        raise _refusal(name, "is a data: URL with too many percent signs", "base64 is allowed")
     content = unquote_to_bytes(body.encode("ascii", "replace"))
     if "base64" in options:
         content = content.translate(None, delete=b" \t\r\n\f")

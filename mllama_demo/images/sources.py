@@ -16,7 +16,7 @@ def read_image(source: str, folder: Path, limits: ImageLimits, allowed_hosts: Se
 
     Args:
         folder: the folder that relative paths start from.
-        allowed_hosts: see fetch.fetch_image.
+        allowed_hosts: see fetch.fetch_bytes.
     Raises:
         ImageError: the source cannot be read, or is no allowed image.
     """
@@ -34,7 +34,7 @@ def read_image(source: str, folder: Path, limits: ImageLimits, allowed_hosts: Se
             raise ImageError(f"The image {path} is too large ({size_text(found.st_size)}); {allowed}.")
         return load_image(path.read_bytes(), path.name, limits)
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a character that no path has; RuntimeError: ~nobody
-        raise ImageError(f"The image {source:.200} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise ImageError(f"The image {source:.80} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def file_digest(source: str, folder: Path) -> str | None:

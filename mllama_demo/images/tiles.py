@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from mllama_demo.runtime.words import counted
+
 
 @dataclass(frozen=True)
 class TileLayout:
@@ -26,7 +28,7 @@ class TileLayout:
         return self.rows * self.columns
 
     def __str__(self) -> str:
-        return f"{self.tiles} {'tile' if self.tiles == 1 else 'tiles'} ({self.rows} × {self.columns})"
+        return f"{counted(self.tiles, 'tile')} ({self.rows} × {self.columns})"
 
 
 def tile_layout(width: int, height: int, tile_size: int, max_tiles: int, *, full_canvas: bool = False) -> TileLayout:

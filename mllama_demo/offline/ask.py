@@ -1,16 +1,16 @@
-"""Answers the questions of a batch with a backend, several at the same time, and makes a record of each.
+"""Answers the prompts of a batch with a backend, and makes a record of each.
 
-A record holds everything that is needed to get the same answer again. Knows no files of questions or results.
+A record holds everything that is needed to get the same answer again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import mllama_demo
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
@@ -21,9 +21,11 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, GenerationRequest, StartedBackend, TokenEvent
 from mllama_demo.errors import BackendUnavailable, DemoError
 from mllama_demo.generation.request import RequestBuilder, generate_when_free, top_k_limit
-from mllama_demo.images.sources import read_image
-from mllama_demo.offline.batch import SAMPLING_KEYS, InvalidLine, Question
-from mllama_demo.offline.results import Record
+from mllama_demo.images.sources import file_digest, read_image
+from mllama_demo.offline.batch import SAMPLING_KEYS, InvalidLine, Question, check_concurrency, read_batch
+from mllama_demo.offline.job import BatchJob, Round
+from mllama_demo.offline.prompt_records import FORMAT, check_same_batch
+from mllama_demo.offline.results import Record, Results
 
 _NO_ANSWER = {
     "time_limit": "The answer took longer than request_time_limit_s allows.",
@@ -31,8 +33,45 @@ _NO_ANSWER = {
 }
 
 
+def read_job(file: Path, settings: Settings, concurrency: str | None) -> BatchJob:
+    """Reads a batch of prompts.
+
+    Args:
+        concurrency: whole numbers with commas; None takes those of the batch.
+
+    Raises:
+        ConfigError: the file or the concurrency cannot be used.
+    """
+    batch = read_batch(file, settings.sampling)
+    given = check_concurrency(_numbers(concurrency), "--concurrency") if concurrency else batch.concurrency
+    from mllama_demo.backends import make_backend
+
+    backend, tokenizer = make_backend(settings)
+    runner = PromptRunner(backend, tokenizer, settings, file.parent)
+    questions = [line for line in batch.lines if isinstance(line, Question)]
+    # Each round asks all questions. An invalid line is reported in the first round only.
+    invalid: dict[Any, Record] = {
+        (1, line.line): runner.empty_record(line, 1) for line in batch.lines if isinstance(line, InvalidLine)
+    }
+    rounds = [
+        Round({(number, question.line): question for question in questions}, many)
+        for number, many in enumerate(given or (None,), start=1)
+    ]
+    keys = sorted({*invalid, *(key for round_ in rounds for key in round_.lines)})
+
+    def check(path: Path, results: Results) -> None:
+        asked = {key: runner.asked_record(line, key[0]) for round_ in rounds for key, line in round_.lines.items()}
+        check_same_batch(path, results, asked)
+
+    return BatchJob(backend, FORMAT, keys, invalid, rounds, lambda key, line: runner.answer(line, key[0]), check)
+
+
+def _numbers(text: str) -> list[Any]:
+    return [int(part) if part.strip().isdecimal() else part for part in text.split(",")]
+
+
 @dataclass(frozen=True)
-class BatchRunner:
+class PromptRunner:
     """Answers questions with one backend. The paths of images are relative to `folder`."""
 
     backend: StartedBackend
@@ -43,28 +82,6 @@ class BatchRunner:
     @cached_property
     def _requests(self) -> RequestBuilder:
         return RequestBuilder(self.backend, self.tokenizer, self.settings)
-
-    async def run(
-        self, questions: Iterable[Question], round_: int, concurrency: int, on_record: Callable[[Record], None]
-    ) -> None:
-        """Answers all questions, `concurrency` of them at the same time. The record of a question that fails has an `error`.
-
-        Raises:
-            BackendUnavailable: the backend is down, so that the other questions would fail too.
-        """
-        waiting = iter(questions)
-
-        async def work() -> None:
-            for question in waiting:  # the workers share one iterator
-                on_record(await self.answer(question, round_))
-
-        workers = [asyncio.create_task(work()) for _ in range(concurrency)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
 
     async def answer(self, question: Question, round_: int) -> Record:
         """The record of one answered or failed question. Raises BackendUnavailable."""
@@ -107,6 +124,15 @@ class BatchRunner:
             "tokens_estimated": False,
             "timings": None,
         }
+
+    def asked_record(self, question: Question, round_: int) -> Record:
+        """The record to compare an earlier one with, as far as it is known before the backend is started."""
+        record = self.empty_record(question, round_)
+        if self.settings.backend == "openai":  # the server's model is known only after the first connection
+            record["model"] = self.settings.remote_model
+        if record["image"] is not None:
+            record["image"]["digest"] = file_digest(record["image"]["source"], self.folder)
+        return record
 
     async def _fill(self, record: Record, question: Question) -> None:
         info, sampling = self.backend.info, self._requests.with_seed(question.sampling)

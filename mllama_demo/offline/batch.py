@@ -16,6 +16,7 @@ import yaml
 
 from mllama_demo.config.yaml_file import UniqueKeyLoader
 from mllama_demo.errors import BadRequest, ConfigError
+from mllama_demo.runtime.json_input import half_surrogate, unusable_json
 from mllama_demo.sampling import SamplingParams
 
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")
@@ -89,12 +90,8 @@ def _from_jsonl(content: bytes) -> _Entries:
             continue
         try:
             yield number, json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
-        except UnicodeDecodeError:
-            yield number, BadRequest("It is not UTF-8 text.")
-        except json.JSONDecodeError as error:
-            yield number, BadRequest(f"It is not valid JSON: {error.msg} at character {error.pos + 1}.")
-        except (RecursionError, ValueError) as error:  # ValueError: a number of more digits than Python reads
-            yield number, BadRequest(f"It is not usable JSON: {error}.")
+        except (RecursionError, ValueError) as error:
+            yield number, BadRequest(f"It {unusable_json(error)}.")
         except BadRequest as error:
             yield number, error
 
@@ -160,6 +157,8 @@ def _checked(line: int, entry: Any, defaults: SamplingParams) -> Question | Inva
     try:
         if isinstance(entry, BadRequest):
             raise entry
+        if found := half_surrogate(entry):
+            raise BadRequest(": ".join(filter(None, found)) + ".")
         return _question(line, entry, defaults)
     except BadRequest as error:
         return InvalidLine(line, str(error))

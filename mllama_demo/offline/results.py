@@ -1,7 +1,7 @@
 """Prints the records of a batch, or writes them as JSON lines to a file from which an interrupted batch can continue.
 
 A record is appended as soon as it is complete. At the end the file is sorted into the order of the batch and replaced at once.
-Knows no backend.
+Knows no backend, and of a record only what its RecordFormat says.
 """
 
 from __future__ import annotations
@@ -9,45 +9,36 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from mllama_demo.errors import ConfigError
 from mllama_demo.runtime.process import exclusive_lock
+from mllama_demo.runtime.whole_file import whole_file
 
 Record = dict[str, Any]
-Key = tuple[int, int]  # round and line number
-
-# Answers with these reasons are complete. After other reasons, such as a time limit, the question is asked again.
-FINISHED = ("end_of_turn", "stop_string", "max_tokens", "context_full")
+Key = Hashable
 
 
-def key_of(record: Record) -> Key:
-    return record["round"], record["line"]
+@dataclass(frozen=True)
+class RecordFormat:
+    """One kind of records.
 
-
-def failed(record: Record) -> bool:
-    return record["error"] is not None or record["finish_reason"] not in FINISHED
-
-
-def same_question(record: Record, asked: Record) -> bool:
-    """Whether a record of an earlier run is for the same prompt, image, parameters and model as `asked`.
-
-    A seed or model of None in `asked` matches any, and so does a seed that the backend ignored. The digests of the images are
-    compared only if `asked` has one, since a URL has none before it is fetched.
+    Attributes:
+        begin: How each line of a file begins.
+        key: Returns the key of a record. Raises ValueError, KeyError, TypeError or AttributeError for anything else.
+        failure: Returns the line for the terminal of a record without an answer; None where there is an answer.
+        tokens: Returns how many tokens the answer has.
+        text: Returns the line to print in place of JSON. Nothing is printed for a failed record. None prints JSON.
     """
-    old, parameters = record.get("parameters") or {}, dict(asked["parameters"])
-    if parameters["seed"] is None or "seed" in record.get("ignored", ()):
-        del parameters["seed"]
-    if any(old.get(key) != value for key, value in parameters.items()):
-        return False
-    old_image, image = record.get("image") or {}, asked["image"] or {}
-    if old_image.get("source") != image.get("source") or image.get("digest") not in (None, old_image.get("digest")):
-        return False
-    if asked["model"] not in (None, record.get("model")):
-        return False
-    return all(record.get(key) == asked[key] for key in ("prompt", "system_prompt"))
+
+    begin: bytes
+    key: Callable[[Record], Key]
+    failure: Callable[[Record], str | None]
+    tokens: Callable[[Record], int]
+    text: Callable[[Record], str] | None = None
 
 
 def to_json_line(record: Record) -> str:
@@ -57,44 +48,48 @@ def to_json_line(record: Record) -> str:
 class OrderedPrinter:
     """Prints records in the order of `keys`. A record that is early waits for those before it."""
 
-    def __init__(self, out: IO[str], keys: Sequence[Key], *, as_json: bool) -> None:
-        self._out, self._keys, self._as_json = out, list(reversed(keys)), as_json
+    def __init__(self, out: IO[str], keys: Sequence[Key], format: RecordFormat, *, as_json: bool) -> None:
+        self._out, self._keys, self._format, self._as_json = out, list(reversed(keys)), format, as_json
         self._waiting: dict[Key, Record] = {}
 
     def add(self, record: Record) -> None:
-        self._waiting[key_of(record)] = record
+        self._waiting[self._format.key(record)] = record
         while self._keys and self._keys[-1] in self._waiting:
             self._print(self._waiting.pop(self._keys.pop()))
 
     def close(self) -> None:
         """Prints the records that wait for a question without an answer."""
-        for key in sorted(self._waiting):
-            self._print(self._waiting.pop(key))
+        for key in reversed(self._keys):
+            if key in self._waiting:
+                self._print(self._waiting.pop(key))
 
     def _print(self, record: Record) -> None:
-        if self._as_json:
+        if self._as_json or self._format.text is None:
             print(to_json_line(record), end="", file=self._out, flush=True)
-        elif not failed(record):  # the format of AWS's tutorial
-            print(f"Prompt: {record['prompt_text']!r}, Generated text: {record['answer']!r}", file=self._out, flush=True)
+        elif self._format.failure(record) is None:
+            print(self._format.text(record), file=self._out, flush=True)
 
 
 class Results:
     """An open file of results. `records` has the latest record of each question."""
 
-    def __init__(self, file: IO[str], records: Sequence[Record]) -> None:
-        self._file = file
-        self.records: dict[Key, Record] = {key_of(record): record for record in records}
+    def __init__(self, file: IO[str], records: dict[Key, Record], format: RecordFormat) -> None:
+        self._file, self._format = file, format
+        self.records = records
 
     def add(self, record: Record) -> None:
         """Writes the record at once, so that the file has it even if the program is killed."""
-        self.records[key_of(record)] = record
+        self.records[self._format.key(record)] = record
         self._file.write(to_json_line(record))
         self._file.flush()
 
 
 @contextlib.contextmanager
-def open_results(path: Path) -> Iterator[Results]:
+def open_results(path: Path, format: RecordFormat, keys: Sequence[Key]) -> Iterator[Results]:
     """Opens the results in a new or existing file. The file is sorted at the end, also after an exception.
+
+    Args:
+        keys: The order of the records. Records with other keys come last.
 
     Raises:
         ConfigError: the file cannot be used, holds something else, or is open in another process.
@@ -104,62 +99,45 @@ def open_results(path: Path) -> Iterator[Results]:
     except OSError as error:
         raise ConfigError(f"The results {path} cannot be written: {error.strerror}.") from None
     with exclusive_lock(path, "Another batch"):
-        records, size = _read(path)
+        records, size = _read(path, format)
         os.truncate(path, size)
-        with path.open("a", encoding="utf-8") as file:
-            results = Results(file, records)
-            try:
+        results = None
+        try:
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                results = Results(file, records, format)
                 yield results
-            finally:
-                _write_sorted(path, results.records)
+        finally:  # after the file is closed: Windows does not replace an open one
+            if results is not None:
+                _write_sorted(path, results.records, keys)
 
 
-def _read(path: Path) -> tuple[list[Record], int]:
+def _read(path: Path, format: RecordFormat) -> tuple[dict[Key, Record], int]:
     """The records, and their size in bytes without the last line if a killed program did not finish it."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"The results {path} cannot be read: {error.strerror}.") from None
     size = content.rfind(b"\n") + 1
-    records = []
+    records = {}
     for number, line in enumerate(content[:size].splitlines(), start=1):
         try:
             record = json.loads(line)
-            key = key_of(record)
-            if not all(isinstance(part, int) for part in key) or not {"error", "finish_reason"} <= record.keys():
-                raise ValueError
+            format.failure(record)
+            records[format.key(record)] = record
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise _wrong_file(path, f"line {number} is no result of a batch") from None
-        records.append(record)
-    if size < len(content) and not content[size:].startswith(b'{"round": '):
-        raise _wrong_file(path, "it holds no results of a batch")
+            raise wrong_file(path, f"line {number} is no result of such a batch") from None
+    if size < len(content) and not content[size:].startswith(format.begin):
+        raise wrong_file(path, "it holds no results of such a batch")
     return records, size
 
 
-def _wrong_file(path: Path, what: str) -> ConfigError:
+def wrong_file(path: Path, what: str) -> ConfigError:
     return ConfigError(f"The file {path} is no place for these results: {what}. Name another one with --output, or remove it.")
 
 
-def _write_sorted(path: Path, records: dict[Key, Record]) -> None:
-    partial = path.with_name(f".{path.name}.sorted")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(to_json_line(records[key]) for key in sorted(records))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.chmod(path.stat().st_mode & 0o777)
-    partial.replace(path)
-
-
-def check_same_batch(path: Path, results: Results, asked: dict[Key, Record]) -> None:
-    """Checks that the answers in the file are answers to this batch. Failed records may be for anything.
-
-    Args:
-        asked: the empty record of each question.
-
-    Raises:
-        ConfigError: the file belongs to another batch, or the batch was changed.
-    """
-    for (round_, line), record in results.records.items():
-        empty = asked.get((round_, line))
-        if not failed(record) and (empty is None or not same_question(record, empty)):
-            raise _wrong_file(path, f"its answer to line {line} is not to what line {line} of the batch asks now")
+def _write_sorted(path: Path, records: dict[Key, Record], keys: Sequence[Key]) -> None:
+    order = {key: place for place, key in enumerate(keys)}
+    with whole_file(path, durable=True) as file:
+        for key in sorted(records, key=lambda key: order.get(key, len(order))):
+            file.write(to_json_line(records[key]).encode())
+        Path(file.name).chmod(path.stat().st_mode & 0o777)

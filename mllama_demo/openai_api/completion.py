@@ -9,7 +9,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -17,12 +16,12 @@ from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import Settings
-from mllama_demo.engine.base import Backend, Event, FinishEvent, GenerationRequest, QueueEvent, TokenEvent
+from mllama_demo.engine.base import Backend, Client, Event, FinishEvent, GenerationRequest, QueueEvent, TokenEvent
 from mllama_demo.errors import BadRequest, DemoError, PromptTooLong
 from mllama_demo.generation.request import RequestBuilder, renewed
-from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
-from mllama_demo.openai_api.logprobs import LogprobStream
+from mllama_demo.images.threads import image_at
+from mllama_demo.openai_api.logprobs import LOGPROB_CAPABILITIES, LogprobStream, RemoteLogprobStream
 from mllama_demo.openai_api.response_schema import (
     AnswerMessage,
     ChatChunk,
@@ -37,10 +36,10 @@ from mllama_demo.openai_api.response_schema import (
     Usage,
 )
 from mllama_demo.openai_api.schema import ChatMessage, ChatRequest
-from mllama_demo.sampling import BOUNDS, SamplingParams
+from mllama_demo.sampling import BOUNDS, MAX_ANSWER_TOKENS, SamplingParams
 from mllama_demo.web.errors import ApiError
+from mllama_demo.web.limits import client_share
 
-IMAGE_THREADS = 8
 # Messages with more characters per token of the context are refused without tokenizing. The longest tokens have 128 characters.
 _CHARACTERS_PER_TOKEN = 256
 _FINISH_REASONS: dict[str, FinishedBy] = {"end_of_turn": "stop", "stop_string": "stop"}  # every other reason: "length"
@@ -51,7 +50,7 @@ class _ChoiceState:
     """One choice under way."""
 
     index: int
-    logprobs: LogprobStream | None
+    logprobs: LogprobStream | RemoteLogprobStream | None
     texts: list[str] = field(default_factory=list)
     entries: list[TokenLogprob] = field(default_factory=list)
     finish: FinishEvent | None = None
@@ -99,9 +98,13 @@ class Completion:
         self._seed = requests[0].sampling.seed
         self._usage_wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
         top = body.top_logprobs or 0
-        # A backend without the model's tokenizer has no probabilities, so that a request for them was refused before.
-        known = tokenizer if body.logprobs and not isinstance(tokenizer, TokenEstimate) else None
-        self._choices = [_ChoiceState(index, LogprobStream(known, top) if known else None) for index in range(len(requests))]
+
+        def logprobs() -> LogprobStream | RemoteLogprobStream | None:
+            if not body.logprobs:
+                return None
+            return RemoteLogprobStream(top) if isinstance(tokenizer, TokenEstimate) else LogprobStream(tokenizer, top)
+
+        self._choices = [_ChoiceState(index, logprobs()) for index in range(len(requests))]
 
     async def whole(self) -> ChatCompletion:
         """The response, when all choices have ended. Raises ApiError and DemoError."""
@@ -179,13 +182,14 @@ class Completion:
         if finish.reason == "error":
             message = finish.error or "The model failed on this request."
             if self._backend.status().state == "ready":
-                raise ApiError(500, message, code="generation_failed")
-            raise ApiError(503, message, code="model_unavailable")
+                raise ApiError(500, message, code="generation_failed", reason="")
+            raise ApiError(503, message, code="model_unavailable", reason="")
         if finish.reason == "cancelled":
             raise ApiError(503, "The request was ended by the server.", code="cancelled")
         if finish.reason == "time_limit" and finish.completion_tokens == 0:
             message = f"The request waited {finish.timings.total_s:.0f} s, its time limit, without getting its turn."
-            raise ApiError(503, message, code="time_limit", retry_after_s=self._backend.status().estimated_wait_s or 1)
+            wait_s = self._backend.status().estimated_wait_s or 1
+            raise ApiError(503, message, code="time_limit", retry_after_s=wait_s, reason="")
 
     def _usage(self) -> Usage:
         finishes = [choice.finish for choice in self._choices if choice.finish is not None]
@@ -232,44 +236,52 @@ class CompletionService:
         self._tokenizer = tokenizer
         self._requests = RequestBuilder(backend, tokenizer, settings)
         # Threads of its own, so that slow web servers do not block asyncio's shared threads.
-        self._image_threads = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="images")
 
-    async def begin(self, body: ChatRequest, model: str, caller: str) -> Completion:
+    async def begin(self, body: ChatRequest, model: str, client: Client) -> Completion:
         """Checks the sampling values, loads the image and builds the prompt. Raises ApiError and DemoError.
 
         Args:
-            caller: the requests of one caller share a turn in the queue.
+            client: who asks. Its requests share its turn in the queue.
         """
         self._check_capabilities(body)
         sampling = self._sampling(body)
         conversation, image, seen = await self._conversation(body.messages)
         built = await self._requests.build(
-            conversation, sampling, lambda _: image, conversation_id=caller, may_drop=False, trace=bool(body.logprobs)
+            conversation, sampling, lambda _: image, client=client, may_drop=False, trace=bool(body.logprobs)
         )
         first = built.request
         # Choice i draws with seed + i, so that the first choice is what n = 1 gives.
         seeds = [None if (seed := first.sampling.seed) is None else (seed + index) % 2**32 for index in range(body.n or 1)]
-        requests = [renewed(first, sampling=replace(first.sampling, seed=seed)) for seed in seeds]
+        requests = [renewed(first, sampling=replace(first.sampling, seed=seed), choices=len(seeds)) for seed in seeds]
         return Completion(model, requests, self._backend, self._tokenizer, seen, body)
 
     def _check_capabilities(self, body: ChatRequest) -> None:
         capabilities = self._backend.info.capabilities
-        if body.logprobs and "probabilities" not in capabilities:
-            raise _unable("logprobs", "the backend that runs the model tells no probabilities")
+        if body.uncalled is not None and not self._settings.ignore_tools:
+            raise ApiError(400, f"{body.uncalled}: this server calls none; leave them out.", body.uncalled, "unsupported")
+        if body.json_mode and not self._settings.ignore_json_mode:
+            message = "response_format: no answer of this server is sure to be JSON; ask for JSON in a message, and leave it out."
+            raise ApiError(400, message, "response_format", "unsupported")
+        ignored = self._backend.info.ignored
+        if body.logprobs and not LOGPROB_CAPABILITIES & capabilities:
+            raise ApiError.unsupported("logprobs", "the backend that runs the model tells no probabilities")
+        if (body.top_k or 0) > 0 and "top_k" in ignored:
+            raise ApiError.unsupported("top_k", "the backend that runs the model does not read it")
         if body.seed is not None and "seed" not in capabilities:
-            raise _unable("seed", "the backend that runs the model draws without one, so nothing could be repeated")
-        if body.ignore_eos and "ignore_eos" in self._backend.info.ignored:
-            raise _unable("ignore_eos", "the backend that runs the model ends its answers by itself")
+            raise ApiError.unsupported("seed", "the backend that runs the model draws without one, so nothing could be repeated")
+        if body.ignore_eos and "ignore_eos" in ignored:
+            raise ApiError.unsupported("ignore_eos", "the backend that runs the model ends its answers by itself")
         if "images" not in capabilities and any(message.images for message in body.messages):
-            raise _unable("messages", "the backend that runs the model takes no images")
-        status = self._backend.status()
-        most = status.slots + status.max_waiting
+            raise ApiError.unsupported("messages", "the backend that runs the model takes no images")
+        most = client_share(self._backend.status())
         if (body.n or 1) > most:
-            raise ApiError(400, f"n must be at most {most} here, as many as can run and wait, got {body.n}.", "n")
+            raise ApiError(
+                400, f"n must be at most {most} here, as many as one client may run and have waiting, got {body.n}.", "n"
+            )
 
     def _sampling(self, body: ChatRequest) -> SamplingParams:
         """The values of the body, and the deployment's where the body has none."""
-        settings, longest = self._settings, self._backend.info.context_length
+        settings, longest = self._settings, min(self._backend.info.context_length, MAX_ANSWER_TOKENS)
         limit = min(longest, int(BOUNDS["max_tokens"].maximum)) if body.answer_limit is None else min(body.answer_limit, longest)
         try:
             return SamplingParams(
@@ -312,11 +324,8 @@ class CompletionService:
     async def _load(self, url: str, index: int) -> LoadedImage:
         settings = self._settings
 
-        def fetch() -> LoadedImage:
-            return fetch_image(url, settings.image_limits, allowed_hosts=settings.allowed_media_hosts)
-
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._image_threads, fetch)
+            return await image_at(url, settings.image_limits, settings.allowed_media_hosts)
         except DemoError as error:
             raise ApiError.from_demo_error(error, param=f"messages[{index}].content") from None
 
@@ -326,7 +335,3 @@ class CompletionService:
         if tiles := info.tile_layout(image.width, image.height):
             seen.rows, seen.columns = tiles.rows, tiles.columns
         return seen
-
-
-def _unable(param: str, why: str) -> ApiError:
-    return ApiError(400, f"{param} cannot be used: {why}.", param, "unsupported")

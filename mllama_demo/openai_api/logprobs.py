@@ -1,4 +1,4 @@
-"""Turns the token traces of one answer into the log-probability entries of the API."""
+"""Turns what a backend tells of the tokens of one answer into the log-probability entries of the API."""
 
 from __future__ import annotations
 
@@ -7,9 +7,40 @@ from collections import deque
 from typing import Any
 
 from mllama_demo.chat.tokenizer import Tokenizer
-from mllama_demo.engine.base import FinishEvent, TokenEvent
+from mllama_demo.engine.base import FinishEvent, TokenEvent, TokenLogprobs
 from mllama_demo.engine.token_sampler import TokenTrace
 from mllama_demo.openai_api.response_schema import TokenLogprob, TopLogprob
+
+# Capabilities of backends of which either is enough for log probabilities.
+LOGPROB_CAPABILITIES = frozenset({"probabilities", "logprobs"})
+
+
+class RemoteLogprobStream:
+    """Passes on the log probabilities that a remote server sends with its text.
+
+    The server may tell them before or after temperature and filters, and decides which tokens it lists.
+    """
+
+    def __init__(self, top: int) -> None:
+        """top: number of alternatives for each token."""
+        self._top = top
+
+    def push(self, event: TokenEvent) -> list[TokenLogprob]:
+        """The entries of this event."""
+        return [self._entry(token) for token in event.logprobs]
+
+    def finish(self, event: FinishEvent) -> list[TokenLogprob]:
+        """No entries: those of the last tokens came with their text."""
+        return []
+
+    def _entry(self, token: TokenLogprobs) -> TokenLogprob:
+        likeliest = [TopLogprob(**_text(text), logprob=logprob) for text, logprob in token.likeliest[: self._top]]
+        return TokenLogprob(**_text(token.text), logprob=token.logprob, top_logprobs=likeliest)
+
+
+def _text(text: str) -> dict[str, Any]:
+    """A server sends the text of a token. Of a part of a character it sends U+FFFD, so that its bytes are not known."""
+    return {"token": text, "bytes": None if "\ufffd" in text else list(text.encode())}
 
 
 class LogprobStream:

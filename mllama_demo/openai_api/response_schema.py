@@ -196,7 +196,7 @@ class Model(BaseModel):
     Attributes:
         created: Seconds since 1970.
         root: The name of the model itself.
-        max_model_len: Tokens, prompt and answer together.
+        max_model_len: Tokens, prompt and answer together; null where a remote server does not tell it.
     """
 
     id: str
@@ -205,7 +205,7 @@ class Model(BaseModel):
     owned_by: str
     root: str
     parent: None = None
-    max_model_len: int
+    max_model_len: int | None
     capabilities: Capabilities
 
 
@@ -222,18 +222,31 @@ class Version(BaseModel):
     version: str
 
 
+class HealthOfReplica(BaseModel):
+    """One of several copies of the model. The fields are those of Health."""
+
+    name: str
+    status: Literal["loading", "ready", "down"]
+    running: int
+    waiting: int
+    slots: int
+
+
 class Health(BaseModel):
-    """Whether the model can answer now.
+    """Whether a question could be answered and stored now.
 
     Attributes:
+        status: The state of the model.
         running: Requests that have a slot.
         waiting: Requests in the queue.
         slots: How many requests can run at the same time.
-        reason: What is loading, or why the model is down.
+        replicas: The copies of the model, where there are several.
+        reason: What is loading, why the model is down, or that the database of conversations does not answer.
     """
 
     status: Literal["loading", "ready", "down"]
     running: int
     waiting: int
     slots: int
+    replicas: list[HealthOfReplica] | None = None
     reason: str | None = None

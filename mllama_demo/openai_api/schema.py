@@ -6,12 +6,15 @@ values. response_schema.py has what the API answers with. Knows no backend.
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import LiteralString
+
+from mllama_demo.openai_api.unknown_fields import effect, ignored_fields, refused_field, unread_content
+from mllama_demo.runtime.json_input import half_surrogate
 
 MAX_CHOICES = 16
 UNSUPPORTED = "unsupported"
@@ -19,49 +22,12 @@ MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 2000
 MAX_PARTS = 100
 _INT64 = 2**63
+_MAX_NAME = 80  # characters of a field's name that an error repeats
+_BASE64_LENGTH = 64
+_BASE64 = re.compile(rf"[A-Za-z0-9+/]{{{_BASE64_LENGTH}}}|[A-Za-z0-9+/]+={{1,2}}\Z")
+_CHECKED = ("tool_calls", "function_call")  # fields of a message with a check of their own
 
-# Fields that this server does not support, with the values that have no effect (null has none either). Other values are refused,
-# because ignoring them would change the answer. Every other unknown field is ignored.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "web_search_options": (),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "stop_token_ids": ([],),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "best_of": (1,),
-    "use_beam_search": (False,),
-    "echo": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "add_special_tokens": (False,),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "documents": ([],),
-    "truncate_prompt_tokens": (),
-    "prompt_logprobs": (),
-    "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-}
+_TEXT_FORMAT, _JSON_MODE = {"type": "text"}, {"type": "json_object"}  # of response_format
 
 
 class _Wire(BaseModel):
@@ -75,26 +41,32 @@ def _refusal(param: str | None, problem: str, code: LiteralString = "invalid_val
     return PydanticCustomError(code, "{problem}", {"problem": problem, "param": param})
 
 
-def _unicode(text: str) -> str:
-    """Refuses half a surrogate pair, which JSON can contain although it is not a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _refusal(None, f"whole Unicode characters are allowed, at {error.start} there is half a surrogate pair") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_unicode)]
+def _with_scheme(url: str) -> str:
+    """Refuses the bare base64 text of an image, which other servers take in the place of an address."""
+    if _BASE64.match(url[:_BASE64_LENGTH]):
+        raise _refusal(None, "the base64 text of an image needs its head, data:image/png;base64, (or jpeg, webp, gif)")
+    return url
 
 
 # --- request -------------------------------------------------------------------------------------------------------------
 
 
-class TextPart(_Wire):
+class _Content(_Wire):
+    """An object whose unknown fields may carry content: such a field is refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_read(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (found := unread_content(value, (*cls.model_fields, *_CHECKED))):
+            raise _refusal(found[0][:_MAX_NAME], found[1], UNSUPPORTED)
+        return value
+
+
+class TextPart(_Content):
     """A part of a message with text."""
 
     type: Literal["text"]
-    text: Text
+    text: str
 
 
 class ImageUrl(_Wire):
@@ -104,7 +76,7 @@ class ImageUrl(_Wire):
         url: An address that starts with http:, https: or data:.
     """
 
-    url: Text = Field(min_length=1)
+    url: Annotated[str, AfterValidator(_with_scheme)] = Field(min_length=1)
 
 
 def _bare_url(value: Any) -> Any:
@@ -112,7 +84,7 @@ def _bare_url(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class ImagePart(_Wire):
+class ImagePart(_Content):
     """A part of a message with an image. A plain address is accepted in place of the object.
 
     Attributes:
@@ -131,11 +103,11 @@ def _kind(content: Any) -> str:
 
 
 Content = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[Part], Field(max_length=MAX_PARTS), Tag("parts")], Discriminator(_kind)
+    Annotated[str, Tag("text")] | Annotated[list[Part], Field(max_length=MAX_PARTS), Tag("parts")], Discriminator(_kind)
 ]
 
 
-class ChatMessage(_Wire):
+class ChatMessage(_Content):
     """One turn of the conversation.
 
     Attributes:
@@ -184,8 +156,6 @@ def _strings(value: Any) -> Any:
     strings = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(string, str) for string in strings):
         raise _refusal(None, "a string or a list of strings is allowed")
-    for string in strings:
-        _unicode(string)
     return value
 
 
@@ -207,7 +177,8 @@ class ChatRequest(_Wire):
         messages: The conversation, the oldest message first. It is refused when it does not fit the context.
         stream: Answers with server-sent events.
         stream_options: Allowed with stream only.
-        max_tokens: The most tokens of the answer; without it, what the context leaves.
+        max_tokens: The most tokens of the answer; without it, what the context leaves, up to 4096. More than
+            the context has means all of it.
         max_completion_tokens: The newer name of max_tokens; wins over it.
         temperature, top_p: Without a value, that of the deployment.
         top_k: 0 and -1 are off. Without a value, that of the deployment.
@@ -217,11 +188,15 @@ class ChatRequest(_Wire):
         n: The number of answers. Answer i draws with seed + i.
         logprobs: Returns log probabilities of the model, before temperature, top_p and top_k.
         top_logprobs: How many of the likeliest tokens are returned for each position; needs logprobs.
+        tools, functions: Never called: the answer is text. They are refused where the option ignore_tools is off.
+        tool_choice, function_call: none, or auto. A choice that asks for a call is refused.
+        response_format: {"type": "text"}. {"type": "json_object"} is ignored where the option ignore_json_mode is on, and refused
+            where it is off. A schema is refused.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", title="ChatCompletionRequest")
 
-    model: Text | None = None
+    model: str | None = None
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -236,6 +211,19 @@ class ChatRequest(_Wire):
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    response_format: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, value: Any) -> Any:
+        """Comes before all other checks: their errors could not repeat a part of the body that has half a surrogate pair."""
+        if isinstance(value, dict) and (found := half_surrogate(value)):
+            raise _refusal(*found)
+        return value
 
     @model_validator(mode="after")
     def _is_supported(self) -> ChatRequest:
@@ -243,10 +231,32 @@ class ChatRequest(_Wire):
             raise _refusal("top_logprobs", "allowed only together with logprobs: true")
         if self.stream_options is not None and not self.stream:
             raise _refusal("stream_options", "allowed only together with stream: true")
-        for name, value in (self.model_extra or {}).items():
-            if value is not None and name in NEUTRAL and not any(_same(value, neutral) for neutral in NEUTRAL[name]):
-                raise _refusal(name, unsupported(name), UNSUPPORTED)
+        for choice, what in (("tool_choice", "tools"), ("function_call", "functions")):
+            if getattr(self, choice) not in (None, "none", "auto"):
+                raise _refusal(what, f"this server calls no {what}, so that {choice} can only be none or auto", UNSUPPORTED)
+        if self.response_format not in (None, _TEXT_FORMAT, _JSON_MODE):
+            raise _refusal("response_format", effect([_TEXT_FORMAT]), UNSUPPORTED)
+        if found := refused_field(self.model_extra or {}, type(self).model_fields):
+            raise _refusal(found[0][:_MAX_NAME], found[1], UNSUPPORTED)
         return self
+
+    @property
+    def json_mode(self) -> bool:
+        """Whether the answer is wanted as one JSON object, of whatever fields."""
+        return self.response_format == _JSON_MODE
+
+    @property
+    def ignored(self) -> list[str]:
+        """The names of the fields that were sent and have no effect on the answer."""
+        beside = [self.uncalled] if self.uncalled else []
+        return beside + ["response_format"] * self.json_mode + ignored_fields(self.model_extra or {})
+
+    @property
+    def uncalled(self) -> str | None:
+        """The field with tools that might be called if this server had any; None where there are none."""
+        if self.tools and self.tool_choice != "none":
+            return "tools"
+        return "functions" if self.functions and self.function_call != "none" else None
 
     @property
     def answer_limit(self) -> int | None:
@@ -255,15 +265,3 @@ class ChatRequest(_Wire):
     @property
     def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-
-def _same(value: Any, neutral: Any) -> bool:
-    """Whether the values are equal; True is not equal to 1."""
-    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
-
-
-def unsupported(name: str) -> str:
-    """The reason for refusing a field of NEUTRAL."""
-    values = NEUTRAL[name]
-    allowed = f"only {' or '.join(map(json.dumps, values)) or 'null'} is"
-    return f"not supported, and ignoring it would change the answer; {allowed} allowed"

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from mllama_demo.config.loader import load_settings
+from mllama_demo.config.loader import load_settings_and_log
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.readiness import until_ready
 from mllama_demo.errors import ConfigError
 from mllama_demo.present.recording import NOT_SAVED, RecordedStep, Recording, recording_path, save_recording
 from mllama_demo.present.spec import Scenario, find, names, read_scenario
-from mllama_demo.runtime.console import set_up_logging
 from mllama_demo.runtime.process import sigterm_as_interrupt
 
 NOT_AS_EXPECTED = 1
@@ -30,8 +29,7 @@ def main(options: Sequence[str], name: str | None, output: Path | None) -> int:
     Returns:
         The exit code: 0 when every answer is as expected, 1 when some are not.
     """
-    set_up_logging()
-    settings = load_settings(options)
+    settings = load_settings_and_log(options)
     if name is None:
         known = ", ".join(names(settings.scenarios_dir)) or "none"
         raise ConfigError(f"Name what to rehearse with --scenario; in {settings.scenarios_dir} there are: {known}.")

@@ -20,9 +20,10 @@ from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.token_estimate import TokenEstimate
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
-from mllama_demo.engine.base import Backend
+from mllama_demo.engine.base import Backend, Client
 from mllama_demo.errors import BadRequest, ConfigError, Conflict, Failure, NotFound
 from mllama_demo.generation.service import Answer, GenerationService
+from mllama_demo.images.threads import in_image_thread
 from mllama_demo.present.recording import INCOMPLETE, NOT_SAVED, Recording, find_recording, recording_path, save_recording
 from mllama_demo.present.rehearse import ask_step, rehearse
 from mllama_demo.present.spec import NAME, Scenario, names, read_scenario
@@ -169,7 +170,9 @@ class Presenter:
         """A sentence when the embedded checkpoint answers a scenario that needs a larger model, else empty."""
         return _TOO_SMALL if scenario.script.needs_large_model and self._backend.info.model == EMBEDDED_CHECKPOINT.name else ""
 
-    async def ask(self, name: str, index: int, run: str, fingerprint: str) -> AsyncGenerator[Answer, None]:
+    async def ask(
+        self, name: str, index: int, run: str, fingerprint: str, client: Client | None = None
+    ) -> AsyncGenerator[Answer, None]:
         """Streams the states of the answer to one step. Closing the stream cancels the request.
 
         Args:
@@ -177,20 +180,21 @@ class Presenter:
             index: of the step.
             run: the id of the presentation.
             fingerprint: of the step that the page shows.
+            client: who asks; None for the program itself.
 
         Raises:
             NotFound: there is no such scenario or step.
             Conflict: the step was changed after the page was opened.
         """
         scenario, answers, known = await self._current(name, index, run, fingerprint)
-        async with aclosing(ask_step(self._service(scenario), scenario, index, known)) as states:
+        async with aclosing(ask_step(self._service(scenario), scenario, index, known, client)) as states:
             async for answer in states:
                 if answer.finish is not None and answer.finish.reason not in INCOMPLETE:
                     answers.steps[index] = answer.text
                 yield answer
 
     async def ask_from_audience(
-        self, name: str, index: int, run: str, fingerprint: str, asked: AudienceQuestion
+        self, name: str, index: int, run: str, fingerprint: str, asked: AudienceQuestion, client: Client | None = None
     ) -> AsyncGenerator[Answer, None]:
         """Streams the states of the answer to a question from the audience. Closing the stream cancels the request.
 
@@ -216,7 +220,7 @@ class Presenter:
             raise BadRequest(f"Step {index + 1} was not asked yet, so that no question can continue it.")
         limit, id = scenario.script.time_limit_s, uuid.uuid4().hex
         service = self._service(scenario)
-        async with aclosing(service.answer(conversation, self._settings.sampling, id, limit)) as states:
+        async with aclosing(service.answer(conversation, self._settings.sampling, id, limit, client)) as states:
             async for answer in states:
                 if asked.continues and answer.finish is not None and answer.finish.reason not in INCOMPLETE:
                     turns = answers.audience.setdefault(index, [])
@@ -231,7 +235,7 @@ class Presenter:
         Raises:
             NotFound, Conflict, BadRequest: as in `ask`.
         """
-        scenario = await asyncio.to_thread(self.scenario, name)
+        scenario = await in_image_thread(self.scenario, name)
         exists = 0 <= index < len(scenario.steps)
         if not exists and not fingerprint:
             raise NotFound(f"The scenario {name} has steps 1 to {len(scenario.steps)}.")
@@ -239,7 +243,7 @@ class Presenter:
         if not exists or fingerprint != scenario.fingerprint(index):
             raise Conflict("The scenario was changed; reload the page.")
         known = dict(answers.steps)
-        recording = (await asyncio.to_thread(self.rehearsal_status, scenario)).recording
+        recording = (await in_image_thread(self.rehearsal_status, scenario)).recording
         for number in range(scenario.conversation_start(index), index + 1):  # the page shows these in place of live answers
             found = recording.step(scenario, number) if recording else None
             if number not in known and found is not None:
@@ -253,7 +257,7 @@ class Presenter:
         Raises:
             Conflict: another rehearsal of the scenario is under way.
         """
-        scenario, recording = await asyncio.to_thread(self.scenario, name), None
+        scenario, recording = await in_image_thread(self.scenario, name), None
         if name in self._rehearsing:
             raise Conflict("This demo is being rehearsed already; wait until that is done, or stop it there.")
         self._rehearsing.add(name)
@@ -265,7 +269,7 @@ class Presenter:
             assert recording is not None  # a scenario has a step
             path = recording_path(scenario, self._settings)
             if await asyncio.to_thread(save_recording, path, recording, scenario, self._settings):
-                status = await asyncio.to_thread(self.rehearsal_status, scenario)
+                status = await in_image_thread(self.rehearsal_status, scenario)
                 yield replace(status, sentence=f"{status.sentence}. The answers are recorded.")
             else:
                 yield RehearsalStatus(None, "failed", NOT_SAVED)

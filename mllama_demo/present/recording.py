@@ -6,7 +6,6 @@ NAME.recording.json, is used if the data folder has none.
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import mllama_demo
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.present.spec import Scenario
+from mllama_demo.runtime.whole_file import whole_file
 
 INCOMPLETE = ("error", "cancelled", "time_limit")
 NOT_SAVED = "Not recorded: a step has no whole answer, so that the earlier recording stays."
@@ -90,9 +90,8 @@ def write_recording(path: Path, recording: Recording) -> None:
     """Replaces the file as a whole. Raises ConfigError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(recording.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as file:
+            file.write((recording.model_dump_json(indent=2) + "\n").encode())
     except OSError as error:
         raise ConfigError(f"The recording {path} cannot be written: {error.strerror}.") from None
 

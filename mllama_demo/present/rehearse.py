@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from mllama_demo.engine.base import Client
 from mllama_demo.errors import DemoError
 from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.present.recording import RecordedStep, Recording, now
@@ -15,15 +16,17 @@ from mllama_demo.present.spec import Scenario
 
 
 async def ask_step(
-    service: GenerationService, scenario: Scenario, index: int, answers: dict[int, str]
+    service: GenerationService, scenario: Scenario, index: int, answers: dict[int, str], client: Client | None = None
 ) -> AsyncGenerator[Answer, None]:
     """Streams the states of the answer to one step. Closing the stream cancels the request.
 
     Args:
         answers: the answers to earlier steps, by index.
+        client: who asks; None for the program itself.
     """
     conversation, limit = scenario.conversation(index, answers), scenario.time_limit_s(index)
-    async with aclosing(service.answer(conversation, scenario.samplings[index], uuid.uuid4().hex, limit)) as states:
+    answering = service.answer(conversation, scenario.samplings[index], uuid.uuid4().hex, limit, client)
+    async with aclosing(answering) as states:
         async for answer in states:
             yield answer
 

@@ -57,10 +57,14 @@ class ConversationStore:
 
     # --- conversations ---------------------------------------------------------------------------------------------------
 
-    def save(self, owner: str, conversation: Conversation) -> MessageTree:
+    def save(self, owner: str, conversation: Conversation, begun: MessageTree | None = None) -> MessageTree:
         """Stores a new conversation, or new messages of a stored one; returns all its versions.
 
         Messages that the stored conversation shows and the new one lacks stay as another version.
+
+        Args:
+            begun: what was stored when the last message was begun. A cut-off answer that was stored since is replaced by the last
+                message if that begins with its text.
 
         Raises:
             NotFound: the id belongs to another owner or to a deleted conversation, or the image of a message is not stored.
@@ -75,7 +79,10 @@ class ConversationStore:
                 connection.execute(sql.insert(_conversations).values(values))
             elif found["owner"] != owner or found["deleted"] is not None:
                 raise _not_found(conversation.id)
-            before = MessageTree(_nodes(connection, conversation.id), conversation.id, conversation.title)
+            nodes = _nodes(connection, conversation.id)
+            if begun is not None:
+                nodes = _with_whole_answer(connection, conversation.id, nodes, begun, messages[-1])
+            before = MessageTree(nodes, conversation.id, conversation.title)
             after = before.with_messages(messages)
             changed = _write(connection, before, after)
             if found is not None and (changed or found["title"] != conversation.title):
@@ -154,15 +161,18 @@ class ConversationStore:
                 raise NotFound("This conversation is gone for good; one that was deleted can be brought back for ten minutes.")
             connection.execute(sql.update(_conversations).where(_conversations.c.id == id).values(deleted=None))
 
-    def purge(self) -> None:
+    def purge(self) -> set[str]:
         """Removes conversations that were deleted ten minutes ago or earlier, and their images.
 
         Also removes images that were put an hour ago or earlier and never sent. Images that a message shows stay.
+
+        Returns:
+            The digests of the images that were removed.
         """
         now = self.database.now()
         with self.database.transaction(write=True) as connection:
             due = _conversations.c.deleted <= now - DELETED_LIFETIME
-            _delete(connection, due, _images.c.created < now - UNUSED_IMAGE_LIFETIME)
+            return _delete(connection, due, _images.c.created < now - UNUSED_IMAGE_LIFETIME)
 
     def owners(self, prefix: str) -> set[str]:
         """The owners, of deleted conversations too, whose names start with the prefix."""
@@ -200,6 +210,15 @@ class ConversationStore:
         query = query.where(c.owner == owner, c.deleted.is_(None), m.image_digest == digest).limit(1)
         with self.database.transaction() as connection:
             return connection.execute(query).first() is not None
+
+    def is_shown_to_page(self, digest: str, prefixes: Collection[str]) -> bool:
+        """Whether a message shows the image to an owner that is one page: its name starts with one of the prefixes."""
+        c, m = _conversations.c, _messages.c
+        query = sql.select(m.image_digest).join_from(_messages, _conversations, m.conversation_id == c.id)
+        page = sql.or_(*(c.owner.startswith(prefix, autoescape=True) for prefix in prefixes))
+        with self.database.transaction() as connection:
+            found = connection.execute(query.where(page, c.deleted.is_(None), m.image_digest == digest).limit(1)).first()
+        return found is not None
 
     def image_bytes(self, digest: str) -> bytes:
         """The file of an image, for every owner, because nobody can guess a digest. Raises NotFound."""
@@ -261,6 +280,24 @@ def _write(connection: Connection, before: MessageTree, after: MessageTree) -> b
         this = (_messages.c.conversation_id == before.id) & (_messages.c.position == node.number)
         connection.execute(sql.update(_messages).where(this).values(chosen=node.chosen))
     return bool(rows or switched)
+
+
+def _with_whole_answer(
+    connection: Connection, id: str, nodes: tuple[Node, ...], begun: MessageTree, answer: Message
+) -> tuple[Node, ...]:
+    """The nodes, with the whole answer in place of its recovered draft."""
+    known = {node.number for node in begun.nodes}
+
+    def is_draft(node: Node) -> bool:
+        is_recovered = node.number not in known and node.parent in known and node.message.metadata.get("reason") == "cut_off"
+        return is_recovered and answer.text.startswith(node.message.text)
+
+    draft = next(filter(is_draft, nodes), None)
+    if draft is None:
+        return nodes
+    this = (_messages.c.conversation_id == id) & (_messages.c.position == draft.number)
+    connection.execute(sql.update(_messages).where(this).values(text=answer.text, metadata=answer.metadata))
+    return tuple(replace(node, message=answer) if node is draft else node for node in nodes)
 
 
 def _require_images(connection: Connection, rows: list[dict[str, Any]]) -> None:

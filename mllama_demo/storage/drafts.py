@@ -1,7 +1,7 @@
 """Drafts of answers that are being generated, in SQL, so that a crash does not lose their text. Knows no models and no HTTP.
 
-Drafts are refreshed every second. A draft that was not refreshed for four seconds was left by a crashed process; `recover`
-saves it as a truncated answer.
+Drafts are refreshed every second. A draft that was not refreshed for LIFETIME was left by a crashed process; `recover` saves it
+as a truncated answer. So was a draft of the future: the clock was set back since.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.schema import drafts as _drafts
 
 REFRESH_INTERVAL_S = 1.0
-LIFETIME = timedelta(seconds=4 * REFRESH_INTERVAL_S)
+# Longer than a busy database keeps a writer waiting, and than the clocks of two machines differ.
+LIFETIME = timedelta(seconds=15)
 
 
 class Drafts:
@@ -50,6 +51,16 @@ class Drafts:
         with self._database.transaction(write=True) as connection:
             connection.execute(sql.delete(_drafts).where(_drafts.c.owner == owner))
 
+    def get(self, owner: str, conversation_id: str) -> tuple[Message, bool] | None:
+        """The draft of a conversation's answer, and whether it has expired; None where there is no draft."""
+        query = sql.select(_drafts).where(_drafts.c.owner == owner, _drafts.c.conversation_id == conversation_id)
+        with self._database.transaction() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        expired = abs(row["refreshed"] - self._database.now()) > LIFETIME
+        return Message("assistant", row["text"], metadata=row["metadata"]), expired
+
     def recover(self, owner: str, active: Collection[str] = ()) -> None:
         """Saves the owner's expired drafts as truncated answers, unless their conversation has changed since.
 
@@ -69,14 +80,16 @@ class Drafts:
 
     def _expired(self, owner: str) -> list[tuple[str, int, Message]]:
         """The id and the length of each conversation with an expired draft, and the draft."""
-        query = sql.select(_drafts).where(_drafts.c.owner == owner, _drafts.c.refreshed < self._database.now() - LIFETIME)
+        now, refreshed = self._database.now(), _drafts.c.refreshed
+        is_expired = sql.or_(refreshed < now - LIFETIME, refreshed > now + LIFETIME)
+        query = sql.select(_drafts).where(_drafts.c.owner == owner, is_expired)
         with self._database.transaction() as connection:
             rows = connection.execute(query).mappings().all()
         return [
             (
                 row["conversation_id"],
                 row["messages"],
-                Message("assistant", row["text"], metadata={**row["metadata"], "reason": "cut_off"}),
+                Message("assistant", row["text"], metadata={"reason": "cut_off", **row["metadata"]}),
             )
             for row in rows
         ]

@@ -16,6 +16,7 @@ from mllama_demo.chat.message_summary import (
     sampling_values,
     speed,
 )
+from mllama_demo.runtime.words import counted
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.ui.formatting import gauge
 from mllama_demo.ui.message_actions import copy_button
@@ -98,7 +99,7 @@ def _sampling_facts(metadata: dict[str, Any]) -> Facts:
     else:
         facts += [(BOUNDS[name].label, str(sampling[name])) for name in ("temperature", "top_p", "top_k")]
     if metadata.get("top_k_limit"):
-        facts.append(("Top-k of the backend", f"top_k limited to {metadata['top_k_limit']}"))
+        facts.append(("Top-k of the backend", f"limited to {metadata['top_k_limit']}"))
     facts.append((BOUNDS["max_tokens"].label, str(sampling["max_tokens"])))
     if sampling.get("seed") is not None:
         facts.append((BOUNDS["seed"].label, str(sampling["seed"])))
@@ -134,4 +135,4 @@ def _gauge(metadata: dict[str, Any]) -> str:
 
 def _count(metadata: dict[str, Any], name: str) -> str:
     number = metadata.get(name) or 0
-    return f"{'about ' if metadata.get('estimated') else ''}{number} token{'' if number == 1 else 's'}"
+    return f"{'about ' if metadata.get('estimated') else ''}{counted(number, 'token')}"

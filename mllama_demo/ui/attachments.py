@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,11 @@ from typing import Any
 
 from mllama_demo.chat.conversation import Conversation
 from mllama_demo.errors import BadRequest, DemoError, NotFound
+from mllama_demo.images.threads import in_image_thread
+from mllama_demo.runtime.failures import report_failure
 from mllama_demo.storage.conversations import ConversationStore
+from mllama_demo.storage.threads import in_database_thread
+from mllama_demo.ui.history import load_tile_view
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.page_update import PageSession
 from mllama_demo.ui.session_cleanup import SessionCleanup
@@ -54,7 +57,7 @@ class Attachments:
 
     async def fetch(self, url: str) -> str:
         """Fetches an image from a web address; the path of the file to attach."""
-        return await asyncio.to_thread(self._image_files.fetch, url)
+        return await self._image_files.fetch(url)
 
     async def preview_question(
         self, session: PageSession, conversation_id: str, value: dict[str, Any], which: WhichImage
@@ -68,37 +71,39 @@ class Attachments:
         conversation = Conversation()
         with contextlib.suppress(NotFound):  # a new conversation is stored when its first answer begins
             if conversation_id:
-                conversation = await asyncio.to_thread(self._store.load, session.owner, conversation_id)
+                conversation = await in_database_thread(self._store.load, session.owner, conversation_id)
         files, seen = attached_paths(value or {}), visible_image(conversation)
         self._cleanup.note(session.id, files)
-        checked = await asyncio.to_thread(lambda: tuple(self._checked(path, number) for number, path in enumerate(files, 1)))
+        checked = await in_image_thread(
+            lambda: tuple(self._checked(path, number, session.owner) for number, path in enumerate(files, 1))
+        )
         accepted = [path.name for path, one in zip(files, checked, strict=True) if not one.refusal]
         choice = choice_of(accepted, seen)
         which = which if choice else "newest"
         if not files or (which == "first" and seen is not None):
-            return QuestionPreview(choice, await asyncio.to_thread(self._image_files.tile_view, seen), checked)
+            return QuestionPreview(choice, await load_tile_view(self._image_files, seen), checked)
         shown = 1 if which == "first" else len(files)
         if refusal := next((one.refusal for one in checked[:shown] if one.refusal), ""):
             return QuestionPreview(choice, no_tiles(refusal), checked)
         try:
-            tiles = await asyncio.to_thread(self._image_files.tile_view_of_uploads, files[:shown], seen, which == "together")
+            tiles = await in_image_thread(self._image_files.tile_view_of_uploads, files[:shown], seen, which == "together")
         except DemoError as error:  # side by side, they are too large; sending the question shows it as a notice
-            tiles = no_tiles(str(error))
+            tiles = no_tiles(report_failure(error))
         return QuestionPreview(choice, tiles, checked)
 
-    def _checked(self, path: Path, number: int) -> CheckedFile:
+    def _checked(self, path: Path, number: int, owner: str) -> CheckedFile:
         """number: of the file among those of the question, from 1."""
         if number > MAX_FILES:  # refused before it is decoded: a question must not fill the memory
             return CheckedFile(refusal=f"A question takes at most {MAX_FILES} images; {path.name} is one too many.")
         try:
-            return CheckedFile(preview=self._image_files.check(path))
+            return CheckedFile(preview=self._image_files.check(path, owner))
         except DemoError as error:
-            return CheckedFile(refusal=str(error))
+            return CheckedFile(refusal=report_failure(error))
 
     async def preview(self, session: PageSession, conversation_id: str, number: int) -> str:
         """HTML: the tiles that the model saw for the answer with this number."""
-        tree = await asyncio.to_thread(self._store.tree, session.owner, conversation_id)
+        tree = await in_database_thread(self._store.tree, session.owner, conversation_id)
         image = visible_image(tree.up_to(number))
         if image is None:
             raise BadRequest("The model saw no image here.")
-        return await asyncio.to_thread(self._image_files.tile_view, image)
+        return await load_tile_view(self._image_files, image)

@@ -15,15 +15,17 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.images.examples import EXAMPLES, EXAMPLES_FOLDER, ExampleQuestion
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService
-from mllama_demo.ui.event_scripts import DRAW_LAG_MS, RECORD_CONTACT, REFUSE_EDIT, REMEMBER_IN_ADDRESS, START_SESSION
+from mllama_demo.ui.event_scripts import REFUSE_EDIT, REMEMBER_IN_ADDRESS, START_SESSION
 from mllama_demo.ui.feedback_controls import FeedbackControls
 from mllama_demo.ui.gradio_patches.error_overlay import show_notice, silent_event
 from mllama_demo.ui.gradio_patches.generator_end import UNCHANGED
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
+from mllama_demo.ui.gradio_patches.idle_queue import poll_less_often
 from mllama_demo.ui.gradio_patches.live_answer import live_answer
 from mllama_demo.ui.gradio_patches.message_html import UNCHANGED_HTML
 from mllama_demo.ui.gradio_patches.repeated_events import REPEATABLE
 from mllama_demo.ui.gradio_patches.sidebars import OPEN_ON_WIDE_SCREENS
+from mllama_demo.ui.gradio_patches.unread_messages import forget_unread_messages
 from mllama_demo.ui.help import help_html, links_html
 from mllama_demo.ui.image_controls import ImageControls, number_in
 from mllama_demo.ui.kiosk import Kiosk
@@ -41,8 +43,7 @@ from mllama_demo.web.guide.routes import PATH as GUIDE_PATH
 Updates = AsyncGenerator[dict[Any, Any], None]
 NOT_ASKED = "The question could not be asked. Please try again."
 LONG_TITLE = 28  # characters that fit into one line beside the links
-STATUS_SECONDS = 2.0  # from one update of the status line to the next
-UPLOAD_CLEANUP_SECONDS = (3600, 24 * 3600)  # Gradio looks this often for uploaded files, and deletes those of this age
+UPLOAD_CLEANUP_SECONDS = (600, 2 * 3600)  # Gradio looks this often for uploaded files, and deletes those of this age
 
 
 class ChatPage:
@@ -67,6 +68,8 @@ class ChatPage:
             self._lay_out()
             self._wire(demo)
         demo.queue(default_concurrency_limit=None, api_open=False)
+        poll_less_often(demo)
+        forget_unread_messages(demo)
         return demo
 
     # --- layout ---------------------------------------------------------------------------------------------------------
@@ -74,12 +77,10 @@ class ChatPage:
     def _lay_out(self) -> None:
         settings = self._settings
         self.conversation_id = gr.Textbox(visible=False)
-        self.draw_lag = gr.Number(0, visible=False)
-        self.server_time = gr.Textbox(visible=False)
+        self.no_progress = gr.Textbox(visible=False)
         self.session_info = gr.Textbox("", visible=False)
         self.edit_refusal = gr.Textbox("", visible=False)
         self.reset_kiosk = gr.Button("Reset", visible="hidden", elem_id="kiosk-reset")
-        self.clock = gr.Timer(STATUS_SECONDS)
         self._image_controls.lay_out_state()
         with gr.Sidebar(open=False, width="17.5rem"):
             self._sidebar.lay_out()
@@ -139,7 +140,7 @@ class ChatPage:
     # --- events ---------------------------------------------------------------------------------------------------------
 
     def _wire(self, demo: gr.Blocks) -> None:
-        self._silent_event = silent = silent_event(invisible=self.server_time)
+        self._silent_event = silent = silent_event(invisible=self.no_progress)
         outputs = [self.history, self.live, self.conversation_id, self.input, self.stop, self.status]
         outputs += [self._image_controls.tile_view, *self._sidebar.outputs]
         self._page_event = page_event = {**silent, "outputs": outputs}
@@ -152,8 +153,6 @@ class ChatPage:
         demo.load(self._start_session, None, self.session_info, queue=False, **silent)
         self.session_info.change(None, self.session_info, None, js=START_SESSION, api_visibility="private")
         self.reset_kiosk.click(self._reset_kiosk, None, **page_event)
-        self.clock.tick(self._tick, self.draw_lag, [self.status, self.server_time], js=DRAW_LAG_MS, queue=False, **silent)
-        self.server_time.change(None, None, None, js=RECORD_CONTACT, api_visibility="private")
         self.conversation_id.change(None, self.conversation_id, None, js=REMEMBER_IN_ADDRESS, api_visibility="private")
 
         question = [self.conversation_id, self.input, self._image_controls.which, *sampling]
@@ -168,13 +167,14 @@ class ChatPage:
         self.stop.click(self._stop, self.conversation_id, None, queue=False, **silent)
         # The buttons inside messages are plain HTML. chat.js turns a click on one into an event of the component `script`.
         self.script.click(self._select_version, self.conversation_id, **page_event)
-        self._then_stream_answer(self.script.retry(self._retry, [self.conversation_id, *sampling], **page_event))
+        for event, handler in ((self.script.retry, self._retry), (self.script.play, self._continue)):
+            self._then_stream_answer(event(handler, [self.conversation_id, *sampling], **page_event))
 
         self.sampling_controls.wire(demo, silent)
         self.script.release(self._use_values, self.conversation_id, sampling, **silent)
         self._sidebar.wire(self.script, self._then_stream_answer, silent, page_event)
         self._feedback_controls.wire(self.history, self.conversation_id, silent)
-        self._image_controls.wire(self.input, self.conversation_id, self.script.expand, silent)
+        self._image_controls.wire(self.input, self.conversation_id, self.script.expand, opened, silent)
 
     def _then_stream_answer(self, event: Any) -> None:
         """Streams the answer that is being written after the event, if there is one. Then shows the stored conversation."""
@@ -183,7 +183,7 @@ class ChatPage:
 
     def _updates(self, update: PageUpdate | None) -> dict[Any, Any]:
         """Converts a PageUpdate into the new values of components. The status line always has one."""
-        update = update or PageUpdate()
+        update = self._service.pages.current(update or PageUpdate())
         updates: dict[Any, Any] = {self.status: update.status or self._service.status()}
         if update.history is not None:
             rated = update.ratings is not None
@@ -250,6 +250,11 @@ class ChatPage:
         async for updates in self._answer(request, lambda session: retry(session, conversation_id), *sampling):
             yield updates
 
+    async def _continue(self, request: gr.Request, conversation_id: str, *sampling: Any) -> Updates:
+        go_on = self._service.questions.go_on
+        async for updates in self._answer(request, lambda session: go_on(session, conversation_id), *sampling):
+            yield updates
+
     async def _edit(
         self, request: gr.Request, event: gr.EventData, conversation_id: str, input: dict[str, Any], *sampling: Any
     ) -> Updates:
@@ -310,11 +315,6 @@ class ChatPage:
         idle_seconds = self._kiosk.idle_seconds(request)
         return f"{session.id} {'remembered' if session.is_remembered else 'forgotten'} {idle_seconds}"
 
-    def _tick(self, draw_lag: float | None, request: gr.Request) -> tuple[str, str]:
-        """Returns the status line and a time. The time always differs, so that RECORD_CONTACT runs in the browser."""
-        self._service.pages.update_rate.report_lag(str(request.session_hash), draw_lag or 0.0)
-        return self._service.status(), f"{time.monotonic()}"
-
     async def _reset_kiosk(self, request: gr.Request) -> dict[Any, Any]:
         """Deletes all data of the previous visitor of a kiosk and shows the first screen. Does nothing on another page."""
         if not self._kiosk.is_kiosk(request):
@@ -357,5 +357,5 @@ def _welcome(settings: Settings) -> str:
         )
         if not settings.kiosk:
             sentence += f"\n\n[To talk to a real vision model, put one on your laptop behind this page]({GUIDE_PATH.lstrip('/')})"
-    how = "Take a photo, or add a picture" if settings.kiosk else "Add one with the paper clip, paste or drop it"
+    how = "Take a photo, or add a picture" if settings.kiosk else "Add a picture with the paper clip, paste or drop it"
     return f"## Ask about a picture\n{sentence}\n\n{how} – or try one of these:"

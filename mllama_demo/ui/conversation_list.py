@@ -5,6 +5,7 @@ The methods block: call them in a thread. Knows nothing of answers that are bein
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mllama_demo.chat.export import MAX_FILE_BYTES, from_json
@@ -14,43 +15,62 @@ from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.ui.image_files import ImageFiles
-from mllama_demo.ui.page_update import ListedConversation, PageSession, PageUpdate
+from mllama_demo.ui.page_update import ListedConversation, PageSession, PageUpdate, Version
 from mllama_demo.web.share.export import export
 
 UNTITLED = "Conversation"
+ROWS = 200  # of the list, until the visitor asks for more
 
 
 class ConversationList:
-    """Knows for each open page what it searches for and which conversation it deleted last. Safe to use from several threads."""
+    """Knows for each open page what it searches for and which conversation it deleted last. Safe to use from several threads.
+
+    next_version: Of PageSessions.
+    """
 
     def __init__(
-        self, store: ConversationStore, image_files: ImageFiles, limits: ImageLimits, brand: Brand | None = None
+        self,
+        store: ConversationStore,
+        image_files: ImageFiles,
+        limits: ImageLimits,
+        next_version: Callable[[str], Version],
+        brand: Brand | None = None,
     ) -> None:
         self._store, self._image_files, self._limits, self._brand = store, image_files, limits, brand
         self._searches: dict[str, str] = {}
+        self._rows: dict[str, int] = {}
         self._deleted: dict[str, str] = {}
+        self._next_version = next_version
 
     def close_page(self, page_id: str) -> None:
         self._searches.pop(page_id, None)
+        self._rows.pop(page_id, None)
         self._deleted.pop(page_id, None)
 
     def listed(self, session: PageSession) -> PageUpdate:
-        """The list on the page: all conversations, or those that the page's search finds."""
-        words = self._searches.get(session.id, "")
-        found = [
-            ListedConversation(one.title or UNTITLED, one.id, one.updated)
-            for one in self._store.list(session.owner, search=words)
-        ]
-        if not words:
-            return PageUpdate(conversations=found, search_result="")
+        """The list on the page: the newest conversations, or the newest of those that the page's search finds."""
+        version = self._next_version(session.id)  # before the search is read: `search` sets it before
+        words, rows = self._searches.get(session.id, ""), self._rows.get(session.id, ROWS)
+        stored = self._store.list(session.owner, limit=rows + 1, search=words)
+        found = [ListedConversation(one.title or UNTITLED, one.id, one.updated) for one in stored[:rows]]
+        older = len(stored) > rows
         count = "No conversation has" if not found else "1 conversation has" if len(found) == 1 else f"{len(found)} have"
-        return PageUpdate(conversations=found, search_result=f"{count} “{words}” in title or text.")
+        if older:
+            count = f"More than {rows} have"
+        sentence = f"{count} “{words}” in title or text." if words else ""
+        return PageUpdate(conversations=found, search_result=sentence, older=older, list_version=version)
+
+    def show_older(self, session: PageSession) -> PageUpdate:
+        """Lists more conversations than before."""
+        self._rows[session.id] = self._rows.get(session.id, ROWS) + ROWS
+        return self.listed(session)
 
     def search(self, session: PageSession, words: str) -> PageUpdate:
         """Lists the conversations that have all these words; without words, all conversations."""
         words = " ".join((words or "").split())
         self._store.list(session.owner, limit=1, search=words)  # raises for a search that is too long
         self._searches[session.id] = words
+        self._rows.pop(session.id, None)
         return self.listed(session)
 
     def rename(self, session: PageSession, id: str, title: str) -> None:
@@ -60,9 +80,14 @@ class ConversationList:
         """Deletes a conversation, which `restore` can undo, and returns its title."""
         title = self._store.load(session.owner, _existing(id)).title or UNTITLED
         self._store.delete(session.owner, id)
-        self._store.purge()
+        self.purge()
         self._deleted[session.id] = id
         return title
+
+    def purge(self) -> None:
+        """Removes what was deleted a while ago for good, with the files of its images."""
+        for digest in self._store.purge():
+            self._image_files.discard(digest)
 
     def restore(self, session: PageSession) -> str:
         """Restores the conversation that this page deleted last, and returns its id.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.errors import BadRequest
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.feedback import MAX_NOTE_LENGTH, Feedback
+from mllama_demo.storage.threads import in_database_thread
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
 from mllama_demo.ui.page_update import PageSession, guarded
 
@@ -68,7 +68,8 @@ class FeedbackControls:
     async def _rate(self, conversation_id: str, event: gr.LikeData, request: gr.Request) -> dict[Any, Any]:
         owner = self._session_of(request).owner
         index = event.index[0] if isinstance(event.index, (tuple, list)) else event.index
-        good = {True: True, UP: True, False: False, DOWN: False}.get(event.liked)
+        liked = event.liked if isinstance(event.liked, (bool, str)) else None
+        good = {True: True, UP: True, False: False, DOWN: False}.get(liked)
 
         def rate() -> int:
             tree = self._store.tree(owner, conversation_id)
@@ -79,7 +80,7 @@ class FeedbackControls:
             self._feedback.rate(owner, conversation_id, version.number, good, self._model())
             return version.number
 
-        number = await guarded(asyncio.to_thread(rate))
+        number = await guarded(in_database_thread(rate))
         if number is None or good is None:
             return self._close_note()
         return {self.rated: number, self.row: gr.update(elem_classes=visibility_classes(True)), self.note: ""}
@@ -88,7 +89,7 @@ class FeedbackControls:
         owner = self._session_of(request).owner
 
         async def add() -> bool:
-            await asyncio.to_thread(self._feedback.add_note, owner, conversation_id, int(number), note or "")
+            await in_database_thread(self._feedback.add_note, owner, conversation_id, int(number or NO_ANSWER), note or "")
             return True
 
         if not await guarded(add()):

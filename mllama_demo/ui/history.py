@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from mllama_demo.chat.conversation import Conversation, Message
+from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.live_rendering import LiveRendering
 from mllama_demo.chat.message_tree import MessageTree, Siblings
-from mllama_demo.chat.rendering import render_answer, render_question
-from mllama_demo.generation.service import Answer
+from mllama_demo.chat.rendering import formatted_from, render_answer, render_question
+from mllama_demo.generation.tasks import AnswerTask
+from mllama_demo.images.threads import in_image_thread
 from mllama_demo.ui.answer_facts import answer_facts
 from mllama_demo.ui.explore_link import explore_link
-from mllama_demo.ui.formatting import failure, live_line, progress, versions_bar
+from mllama_demo.ui.formatting import CONTINUE, NOT_STORED, failure, live_line, progress, versions_bar
 from mllama_demo.ui.gradio_patches.image_messages import image_message
 from mllama_demo.ui.gradio_patches.message_html import html_part
 from mllama_demo.ui.image_files import ImageFiles
 from mllama_demo.ui.message_actions import answer_actions, question_actions
+from mllama_demo.ui.tile_view import NO_IMAGE
+
+# Why an answer ended before the model had finished it.
+UNFINISHED = ("max_tokens", "cancelled", "abandoned", "cut_off", "time_limit")
 
 
-def history(conversation: Conversation, tree: MessageTree, image_files: ImageFiles, locked: bool = False) -> list[dict[str, Any]]:
+def is_unfinished(message: Message) -> bool:
+    """Whether the message is an answer that the model could go on with."""
+    return message.role == "assistant" and bool(message.text) and message.metadata.get("reason") in UNFINISHED
+
+
+def history(
+    conversation: Conversation, tree: MessageTree, image_files: ImageFiles, locked: bool = False, may_continue: bool = False
+) -> list[dict[str, Any]]:
     """The value of the chatbot.
 
     Args:
         conversation: The messages to show.
         tree: All versions of these messages. A message that is not in the tree has no versions.
         locked: An answer is being written, so that nothing can be changed.
+        may_continue: The backend can go on with an unfinished answer.
     """
     messages = conversation.messages
     siblings = tree.siblings(messages)
+    formatted = formatted_from([message.text for message in messages])
     shown: list[dict[str, Any]] = []
     question: tuple[Message | None, Siblings | None] = None, None
     for index, (message, version) in enumerate(zip(messages, siblings, strict=True)):
@@ -38,7 +53,9 @@ def history(conversation: Conversation, tree: MessageTree, image_files: ImageFil
             if version and message.text:
                 metadata += explore_link(conversation.id, version.number)
             below = failure(message, last and not locked) + metadata + versions_bar(question[1], version, later, locked)
-            text = render_answer(message.text) if message.text else ""
+            if may_continue and last and not locked and is_unfinished(message):
+                below += CONTINUE
+            text = (render_answer if index >= formatted else render_question)(message.text) if message.text else ""
             shown.append(_assistant_message(text, below + answer_actions(message.text)))
             question = None, None
             continue
@@ -49,11 +66,34 @@ def history(conversation: Conversation, tree: MessageTree, image_files: ImageFil
     return shown
 
 
-async def live_message(answer: Answer | None, context_length: int, rendering: LiveRendering) -> dict[str, Any]:
+async def load_history(
+    conversation: Conversation, tree: MessageTree, image_files: ImageFiles, locked: bool = False, may_continue: bool = False
+) -> list[dict[str, Any]]:
+    """`history` in a thread; where an image may have to be decoded, in a thread for images."""
+    has_image = any(message.image is not None for message in conversation.messages)
+    run = in_image_thread if has_image else asyncio.to_thread
+    return await run(history, conversation, tree, image_files, locked, may_continue)
+
+
+async def load_tile_view(image_files: ImageFiles, image: ImageRef | None) -> str:
+    """HTML: what the model sees of a stored image."""
+    return NO_IMAGE if image is None else await in_image_thread(image_files.tile_view, image)
+
+
+async def live_message(task: AnswerTask, context_length: int | None, rendering: LiveRendering) -> dict[str, Any]:
     """An answer that is being written, as a message."""
+    answer = task.answer
     if answer is None or not answer.text:
         return _assistant_message(progress(answer))
-    return _assistant_message(await rendering.render(answer.text), live_line(answer, context_length))
+    if answer.phase in ("waiting", "reading"):  # an answer that goes on has its text before its next word
+        return _assistant_message(await rendering.render(answer.text), progress(answer))
+    below = NOT_STORED if task.unsaved else live_line(answer, context_length)
+    return _assistant_message(await rendering.render(answer.text), below)
+
+
+async def draft_message(text: str, rendering: LiveRendering) -> dict[str, Any]:
+    """An answer that another process writes or wrote, as a message. text: as far as it is known."""
+    return _assistant_message(await rendering.render(text) if text else progress(None))
 
 
 def _user_message(message: Message, image_files: ImageFiles, number: int | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from mllama_demo.ui.attachments import Attachments, CheckedFile
-from mllama_demo.ui.event_scripts import ATTACHED_FILES, CLOSE_IF_FETCHED, CLOSE_PAGE_DIALOGS, OPEN_TILE_DIALOG
+from mllama_demo.ui.event_scripts import ATTACHED_FILES, CLOSE_IF_FETCHED, CLOSE_PAGE_DIALOGS, OPEN_TILE_DIALOG, RESTORE_DRAFT
 from mllama_demo.ui.gradio_patches.attached_files import ATTACH_FILE
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
 from mllama_demo.ui.page_update import PageSession, failures_told, guarded
@@ -68,9 +68,15 @@ class ImageControls:
         input: gr.MultimodalTextbox,
         conversation_id: gr.Textbox,
         preview: Callable[..., Any],
+        opened: Any,
         silent_event: dict[str, Any],
     ) -> None:
-        """Connects the handlers. preview: the event of a button in a message that shows what the model saw for an answer."""
+        """Connects the handlers.
+
+        Args:
+            preview: The event of a button in a message that shows what the model saw for an answer.
+            opened: The event after which the page shows its conversation.
+        """
         shown = preview(self._preview, conversation_id, self.enlarged, **silent_event)
         shown.then(None, self.enlarged, None, js=OPEN_TILE_DIALOG, api_visibility="private")
         report: tuple[Any, ...] = (None, [input, conversation_id], self.attached)
@@ -80,8 +86,9 @@ class ImageControls:
         self.attached.change(self._preview_attached, question, [self.which, self.tile_view, self.notes], **silent_event)
         self.which.input(self._preview_choice, question, self.tile_view, **silent_event)
 
+        restored = opened.then(None, input, input, js=RESTORE_DRAFT, api_visibility="private")
         attach: dict[str, Any] = {"js": ATTACH_FILE, "api_visibility": "private"}
-        attached = [self.camera.input(None, [self.camera, input], input, **attach)]
+        attached = [self.camera.input(None, [self.camera, input], input, **attach), restored]
         for event in (self.use_url.click, self.url.submit):
             fetched = event(self._fetch, self.url, [self.fetched, self.url, self.url_refusal], **silent_event)
             attached.append(fetched.then(None, [self.fetched, input], input, **attach))

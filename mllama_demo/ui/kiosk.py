@@ -12,16 +12,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import gradio as gr
+from cachetools import LRUCache
 
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import LimitReached
-from mllama_demo.ui.page_update import PageSession, page_session_of
+from mllama_demo.runtime.words import counted
+from mllama_demo.ui.page_update import KIOSK, PageSession, page_session_of
 from mllama_demo.web.auth.identity import visitor_id
 
 HOUR_S = 3600.0
-OWNER_PREFIX = "kiosk-"
+_MAX_BROWSERS = 10_000  # counted at the same time, the last ones, so that made-up cookies cannot fill the memory
 
 
 class Kiosk:
@@ -30,7 +33,7 @@ class Kiosk:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._page_ids: set[str] = set()
-        self._asked: dict[str, deque[float]] = {}
+        self._asked: LRUCache[str, deque[float]] = LRUCache(_MAX_BROWSERS)
 
     def is_kiosk(self, request: gr.Request) -> bool:
         """Whether the page is a kiosk. A page that was one once stays one until it is closed, with any address."""
@@ -42,11 +45,13 @@ class Kiosk:
     def session_of(self, request: gr.Request) -> PageSession:
         """The session of the page. On a kiosk it has an owner of its own."""
         self.is_kiosk(request)
-        return self.kiosk_session(str(request.session_hash)) or page_session_of(request)
+        session = page_session_of(request)
+        kiosk = self.kiosk_session(session.id)
+        return session if kiosk is None else replace(kiosk, address=session.address)
 
     def kiosk_session(self, page_id: str) -> PageSession | None:
         """The session of a page that is a kiosk; None for another page."""
-        return PageSession(f"{OWNER_PREFIX}{page_id}", page_id) if page_id in self._page_ids else None
+        return PageSession(f"{KIOSK}{page_id}", page_id) if page_id in self._page_ids else None
 
     def idle_seconds(self, request: gr.Request) -> str:
         """After how many idle seconds the page is reset; empty when it is no kiosk."""
@@ -83,11 +88,13 @@ class Kiosk:
         while asked and asked[0] <= now - HOUR_S:
             asked.popleft()
         if len(asked) >= limit:
-            minutes = math.ceil((asked[0] + HOUR_S - now) / 60)
-            questions = "question" if limit == 1 else "questions"
+            retry_s = asked[0] + HOUR_S - now
+            minutes = math.ceil(retry_s / 60)
             raise LimitReached(
-                f"You have asked {limit} {questions}, as many as one visitor can within an hour. The next one can be asked in "
-                f"{minutes} {'minute' if minutes == 1 else 'minutes'}. Thank you for trying the demo!"
+                f"You have asked {counted(limit, 'question')}, as many as one visitor can within an hour. The next one can "
+                f"be asked in {counted(minutes, 'minute')}. Thank you for trying the demo!",
+                retry_s,
+                "kiosk_questions",
             )
         asked.append(now)
         return now

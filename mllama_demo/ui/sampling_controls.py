@@ -101,7 +101,8 @@ class SamplingControls:
         """Updates of the controls for what the backend supports."""
         info = self._info()
         most = min(BOUNDS["max_tokens"].maximum, info.context_length)
-        length = gr.update(maximum=most, value=min(max_tokens, most))
+        # Without a value where it fits: the visitor may have changed it since the page asked.
+        length = gr.update(maximum=most) if max_tokens <= most else gr.update(maximum=most, value=most)
         ignore_eos = _updated("ignore_eos", info, IGNORE_EOS_HINT)
         return [_updated("top_k", info), length, _updated("seed", info), ignore_eos]
 
@@ -143,11 +144,13 @@ def sampling_from(
     seed: str | None,
     ignore_eos: bool = False,
 ) -> SamplingParams:
-    """The sampling parameters. Raises BadRequest for the first value out of bounds."""
-    seed = (seed or "").strip()
-    if seed and not seed.isdecimal():
-        BOUNDS["seed"].check("seed", seed)
-    number = int(seed) if seed else None
+    """The sampling parameters. Raises BadRequest for the first value out of bounds, which it calls by its label."""
+    number: Any = (seed or "").strip() or None
+    if number is not None and number.isdecimal() and len(number) < 20:
+        number = int(number)
+    values = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
+    for name, value in {**values, **({} if number is None else {"seed": number})}.items():
+        BOUNDS[name].check(BOUNDS[name].label, value)  # SamplingParams would name the field of the API
     params = SamplingParams(temperature, top_p, int(top_k), int(max_tokens), number, ignore_eos=bool(ignore_eos))
     return params.as_greedy() if greedy else params
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from mllama_demo.storage.shares import DEFAULT_LIFETIME, LIFETIMES, Shares
-from mllama_demo.ui.event_scripts import FOCUS_SHARE_DIALOG
+from mllama_demo.storage.threads import in_database_thread
+from mllama_demo.ui.event_scripts import OPEN_SHARE_DIALOG
 from mllama_demo.ui.gradio_patches.hidden_components import visibility_classes
 from mllama_demo.ui.page_update import PageSession, guarded, text_in
 
@@ -28,7 +28,7 @@ class ShareControls:
     def lay_out(self) -> None:
         self.path = gr.Textbox(visible=False)
         self.conversation_id = gr.Textbox(visible=False)
-        with gr.Column(elem_id="share-dialog", elem_classes=["page-dialog", *visibility_classes(False)]) as self.dialog:
+        with gr.Column(elem_id="share-dialog", elem_classes=["page-dialog", *visibility_classes(False)]):
             self.heading = gr.HTML(elem_id="share-heading", padding=False)
             with gr.Row(elem_id="share-row"):
                 self.lifetime = gr.Dropdown(
@@ -51,21 +51,14 @@ class ShareControls:
             self.status = gr.Markdown(elem_classes=visibility_classes(False), elem_id="share-status")
             with gr.Row(elem_id="share-end"):
                 self.end = gr.Button("Stop sharing", size="sm", elem_id="stop-sharing", elem_classes=visibility_classes(False))
-                self.close = gr.Button("Close", size="sm", elem_id="close-share")
+                gr.Button("Close", size="sm", elem_id="close-share", elem_classes="close-dialog")
 
     def wire(self, script: gr.HTML, silent_event: dict[str, Any]) -> None:
         """Connects the handlers. script: the component whose event `apply` names the conversation to share."""
         parts = [self.path, self.link, self.status, self.end]
-        dialog = [self.dialog, self.heading, self.conversation_id, *parts]
+        dialog = [self.heading, self.conversation_id, *parts]
         opened = script.apply(self._open, None, dialog, **silent_event)
-        opened.then(None, None, None, js=FOCUS_SHARE_DIALOG, api_visibility="private")
-        self.close.click(
-            lambda: gr.update(elem_classes=["page-dialog", *visibility_classes(False)]),
-            None,
-            self.dialog,
-            queue=False,
-            **silent_event,
-        )
+        opened.success(None, None, None, js=OPEN_SHARE_DIALOG, api_visibility="private")
         made = self.share.click(self._share, [self.conversation_id, self.lifetime], parts, **silent_event)
         shown = made.then(None, self.path, self.link, js=FULL_ADDRESS, api_visibility="private")
         shown.then(None, self.path, None, js=SELECT_LINK, api_visibility="private")
@@ -73,7 +66,7 @@ class ShareControls:
 
     async def _share(self, conversation_id: str, lifetime: Any, request: gr.Request) -> dict[Any, Any]:
         owner = self._session_of(request).owner
-        token = await guarded(asyncio.to_thread(self._shares.create, owner, conversation_id, lifetime))
+        token = await guarded(in_database_thread(self._shares.create, owner, conversation_id, lifetime))
         if token is None:
             return {self.path: gr.skip()}  # an earlier link stays on the page: it is shown only once
         return {
@@ -84,7 +77,7 @@ class ShareControls:
 
     async def _end(self, conversation_id: str, request: gr.Request) -> dict[Any, Any]:
         owner = self._session_of(request).owner
-        ended = await guarded(asyncio.to_thread(self._shares.revoke, owner, conversation_id))
+        ended = await guarded(in_database_thread(self._shares.revoke, owner, conversation_id))
         if ended is None:
             return {self.path: gr.skip()}
         updates = await self._state(owner, conversation_id)
@@ -95,13 +88,12 @@ class ShareControls:
         conversation_id = text_in(event, "id")
         return {
             **await self._state(self._session_of(request).owner, conversation_id),
-            self.dialog: gr.update(elem_classes=["page-dialog"]),
             self.heading: f'<h2 id="share-title" dir="auto">Share “{html.escape(text_in(event, "title"))}”</h2>',
             self.conversation_id: conversation_id,
         }
 
     async def _state(self, owner: str, conversation_id: str) -> dict[Any, Any]:
-        ends = await guarded(asyncio.to_thread(self._shares.active, owner, conversation_id)) or []
+        ends = await guarded(in_database_thread(self._shares.active, owner, conversation_id)) or []
         until = f" until {ends[0]:%Y-%m-%d %H:%M} UTC" if ends else ""
         text = f"Shared{until}, as it was then." if len(ends) == 1 else f"{len(ends)} links, the last one{until}."
         return {

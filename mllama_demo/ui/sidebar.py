@@ -23,7 +23,6 @@ from mllama_demo.ui.page_update import ListedConversation, PageSession, PageUpda
 from mllama_demo.ui.share_controls import ShareControls
 from mllama_demo.web.auth.login import has_admin_mark
 
-CURRENT = ' aria-current="page"'
 ACTIONS = "Rename, share, export or delete"
 NEWEST_ONLY: dict[str, Any] = {"trigger_mode": "always_last"}  # who clicks three rows sees the last of them
 
@@ -85,11 +84,11 @@ class Sidebar:
         """The updates of these components."""
         updates: dict[Any, Any] = {}
         if update.conversations is not None:
-            updates[self.conversations] = rows_html(update.conversations, update.conversation_id)
-        if update.title is not None:
-            updates[self.title] = update.title
+            updates[self.conversations] = rows_html(update.conversations, update.older)
         if update.search_result is not None:
             updates[self.search_result] = update.search_result_html()
+        if update.title is not None:
+            updates[self.title] = update.title
         if update.deleted is not None:
             updates[self.deleted] = gr.update(elem_classes=visibility_classes(bool(update.deleted)))
             updates[self.deleted_title] = update.deleted_html()
@@ -113,6 +112,7 @@ class Sidebar:
         self.new_chat.click(self._new, None, **page_event)
         then_stream_answer(script.select(self._open, None, **page_event, **NEWEST_ONLY))
         on_text_change(self.search, self._search, **page_event)
+        script.end(self._show_older, None, **page_event)
         script.submit(self._rename, None, **page_event)
         script.delete(self._delete, None, **page_event)
         then_stream_answer(self.restore.click(self._restore, None, **page_event))
@@ -133,6 +133,9 @@ class Sidebar:
 
     async def _search(self, words: str, request: gr.Request) -> dict[Any, Any]:
         return await self._update(self._service.search(self._session_of(request), words))
+
+    async def _show_older(self, request: gr.Request) -> dict[Any, Any]:
+        return await self._update(self._service.show_older(self._session_of(request)))
 
     async def _rename(self, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
         session = self._session_of(request)
@@ -157,13 +160,14 @@ class Sidebar:
         return path
 
 
-def rows_html(conversations: Sequence[ListedConversation], shown: str | None) -> str:
-    """HTML: the list. shown: the id of the conversation on the page."""
+def rows_html(conversations: Sequence[ListedConversation], older: bool) -> str:
+    """HTML: the list. conversations.js marks the row of the conversation on the page. older: there are more conversations."""
     rows = "".join(
         f'<li data-updated="{1000 * one.updated.timestamp():.0f}">'
-        f'<a href="?c={escape(one.id)}" data-id="{escape(one.id)}" dir="auto"{CURRENT if one.id == shown else ""}>'
+        f'<a href="?c={escape(one.id)}" data-id="{escape(one.id)}" dir="auto">'
         f'{escape(one.title)}</a><button type="button" class="row-actions" aria-haspopup="menu" aria-expanded="false"'
         f' title="{ACTIONS}" aria-label="{ACTIONS}: {escape(one.title)}"></button></li>'
         for one in conversations
     )
-    return f'<nav aria-label="Conversations"><ol>{rows}</ol></nav>' if rows else ""
+    button = '<button type="button" id="show-older">Show older ones</button>' if older else ""
+    return f'<nav aria-label="Conversations"><ol>{rows}</ol>{button}</nav>' if rows else ""

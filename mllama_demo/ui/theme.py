@@ -20,12 +20,21 @@ def _read(*names: str) -> str:
 
 PATCH_STYLES = tuple(f"gradio_patches/{name}.css" for name in ("media_rules", "chatbot_buttons", "placeholder_height"))
 PATCH_SCRIPTS = tuple(
-    f"gradio_patches/{name}.js" for name in ("page_close", "typed_text", "accessible_names", "links_in_messages", "camera_stream")
+    f"gradio_patches/{name}.js"
+    for name in ("page_close", "question_draft", "accessible_names", "links_in_messages", "camera_stream", "listbox_keys")
 )
-CSS = _read("static/chat.css", "../web/static/rendered_text.css", "static/messages.css", "static/kiosk.css", *PATCH_STYLES)
+CSS = _read(
+    "static/chat.css",
+    "../web/static/rendered_text.css",
+    "static/messages.css",
+    "static/kiosk.css",
+    *PATCH_STYLES,
+)
 CSS += hidden_components.CSS + live_answer.CSS
 # One script, because its parts share one scope; chat.js comes first.
 PAGE_SCRIPT = _read(
+    "../web/static/pictures.js",
+    "../web/static/wake_lock.js",
     "static/chat.js",
     "static/connection.js",
     "static/autoscroll.js",
@@ -33,7 +42,9 @@ PAGE_SCRIPT = _read(
     "static/messages.js",
     "static/question_editor.js",
     "static/attachments.js",
+    "static/page_dialogs.js",
     "static/kiosk.js",
+    "static/sidebars.js",
     "static/keys.js",
     *PATCH_SCRIPTS,
 )
@@ -41,11 +52,13 @@ PAGE_SCRIPT = _read(
 HEAD_SCRIPTS = (
     "static/storage.js",
     "../web/static/clipboard.js",
-    *(f"gradio_patches/{name}.js" for name in ("language", "sse_stream")),
+    *(f"gradio_patches/{name}.js" for name in ("page_root", "language", "sse_stream", "status_timer")),
     "static/chat_head.js",
     "static/sampling_values.js",
 )
-HEAD = f"<script>{_read(*HEAD_SCRIPTS)}</script>"
+# Also there: gradio_patches/media_rules.css says what Gradio does to @media.
+MEDIA_STYLES = ("static/print.css", "static/forced_colors.css")
+HEAD = f"<style>{_read(*MEDIA_STYLES)}</style><script>{_read(*HEAD_SCRIPTS)}</script>"
 # Gradio's own sizes, in rem: gradio_patches/media_rules.css makes the root larger on large screens.
 TEXT = Size(name="text_rem", xxs=".7rem", xs=".75rem", sm=".85rem", md=".95rem", lg="1.0625rem", xl="1.375rem", xxl="1.625rem")
 

@@ -14,6 +14,7 @@ from PIL import Image
 from mllama_demo.engine.base import BackendInfo
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.images.tiles import aspect_ratio_id, cut_into_tiles, tile_layout
+from mllama_demo.runtime.words import counted
 
 CACHE_SIZE = 16
 
@@ -72,7 +73,7 @@ def tile_view(image: LoadedImage, info: BackendInfo) -> str:
     rows = (
         ("Picture", f"{image.name}, {image.width} × {image.height} px"),
         ("Resized", f"{layout.width} × {layout.height} px, {change}"),
-        ("Cut into", f"{layout.tiles} {'tile' if layout.tiles == 1 else 'tiles'} of {info.tile_size} × {info.tile_size} px"),
+        ("Cut into", f"{counted(layout.tiles, 'tile')} of {info.tile_size} × {info.tile_size} px"),
         ("Aspect ratio", f"{layout.rows} × {layout.columns} (rows × columns), {number} of {ratios}"),
         ("Padding", f"{padding:.0f} % of the tiles, in black" if padding >= 0.5 else "none"),
     )

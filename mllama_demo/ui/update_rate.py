@@ -8,7 +8,7 @@ from __future__ import annotations
 
 LATE_MS = 300.0
 PUNCTUAL_MS = 120.0
-SLOWER, FASTER = 0.6, 1.25
+SLOWER, FASTER = 0.8, 1.12  # after each report; a page reports every second
 SLOWEST = 0.15
 
 

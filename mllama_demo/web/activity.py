@@ -50,19 +50,25 @@ class CurrentRequest:
 
 
 class Activity:
-    """Counts requests. MeasuredBackend calls it for each one. Thread-safe. now: returns seconds since the epoch."""
+    """Counts requests. MeasuredBackend calls it for each one. Thread-safe. now: returns seconds since the epoch.
+
+    Attributes:
+        last_end: time.monotonic() when the last request ended, or of the start.
+    """
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._minutes: dict[int, MinuteTotals] = {}  # by start, the oldest first
         self._requests: dict[str, CurrentRequest] = {}
         self._lock = threading.Lock()
+        self.last_end = time.monotonic()
 
     def started(self, id: str, image: bool) -> None:
         with self._lock:
             self._requests[id] = CurrentRequest(id, time.monotonic(), image)
 
-    def on_event(self, id: str, event: Event) -> None:
+    def on_event(self, id: str, event: Event, tokens: int = 0) -> None:
+        """tokens: how many of the answer the event brings, see TokenCount."""
         with self._lock:
             request = self._requests.get(id)
             if request is None:
@@ -72,12 +78,12 @@ class Activity:
             elif isinstance(event, PrefillEvent):
                 request = replace(request, phase="reading", position=None, prompt_tokens=event.prompt_tokens)
             elif isinstance(event, TokenEvent):
-                count = len(event.logprobs) or 1
-                self._minute().tokens += count
-                request = replace(request, phase="writing", position=None, tokens=request.tokens + count)
+                request = replace(request, phase="writing", position=None)
             elif isinstance(event, FinishEvent):
                 self._count(event)
-            self._requests[id] = request
+            if tokens:
+                self._minute().tokens += tokens
+            self._requests[id] = replace(request, tokens=request.tokens + tokens)
 
     def refused(self) -> None:
         with self._lock:
@@ -87,6 +93,7 @@ class Activity:
         """Removes a request, whether it has finished, failed or was cancelled."""
         with self._lock:
             self._requests.pop(id, None)
+            self.last_end = time.monotonic()
 
     def requests(self) -> list[CurrentRequest]:
         """Returns the running requests, the oldest first, then the waiting requests in the order of the queue."""

@@ -14,10 +14,23 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, ImageError, PromptTooLong
+from mllama_demo.errors import (
+    BackendBusy,
+    BackendUnavailable,
+    DatabaseUnavailable,
+    DemoError,
+    ImageError,
+    LimitReached,
+    PromptTooLong,
+    ServerBusy,
+)
+from mllama_demo.runtime.failures import FAILURES, count_failure, log_failure
+from mllama_demo.runtime.json_input import escaped
 
 LOADING_RETRY_S = 2
+BUSY_RETRY_S = 5
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; no client receives it
+INTERNAL_CODE = "internal_error"
 INTERNAL_ERROR = "Something went wrong in the server; its log has the cause."
 _MAX_VALUE_CHARACTERS = 80
 # pydantic's error types, described in the terms of JSON instead of Python.
@@ -35,6 +48,7 @@ _MESSAGES = {
 }
 # Error types whose message does not repeat the value of the request.
 _WITHOUT_VALUE = ("missing", "unsupported", "invalid_value", "too_short", "too_long", "union_tag_not_found")
+_REASONS = {401: "unauthorized", 403: "forbidden", 404: "not_found", 408: "too_slow", 413: "too_large", 429: "busy"}
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 
 
@@ -60,21 +74,42 @@ class ErrorResponse(BaseModel):
 
 @dataclass
 class ApiError(Exception):
-    """A failed request. retry_after_s: the seconds after which another attempt may succeed."""
+    """A failed request.
+
+    Attributes:
+        retry_after_s: The seconds after which another attempt may succeed.
+        failure: The failure of the program that the error tells of, for counts and the log; None for the message itself.
+        reason: Its class in the metrics, one of runtime.failures.REASONS. None for that of the failure or of the status; empty
+            for a failure that is counted already, as that of a request to the model.
+    """
 
     status: int
     message: str
     param: str | None = None
     code: str | None = None
     retry_after_s: float | None = None
+    failure: DemoError | None = None
+    reason: str | None = None
 
     @classmethod
     def from_demo_error(cls, error: DemoError, *, param: str | None = None, wait_s: float | None = None) -> ApiError:
         """wait_s: the estimated wait of a new request, if it is known."""
+        converted = cls._converted(error, param, wait_s)
+        converted.failure = error
+        return converted
+
+    @classmethod
+    def _converted(cls, error: DemoError, param: str | None, wait_s: float | None) -> ApiError:
         if isinstance(error, BackendBusy):
             return cls(error.status, str(error), code="queue_full", retry_after_s=wait_s or LOADING_RETRY_S)
+        if isinstance(error, DatabaseUnavailable):
+            return cls(error.status, str(error), code="database_unavailable", retry_after_s=LOADING_RETRY_S)
+        if isinstance(error, LimitReached):
+            return cls(error.status, str(error), code="rate_limit_exceeded", retry_after_s=error.retry_s)
         if isinstance(error, BackendUnavailable):
             return cls(error.status, str(error), code="model_unavailable", retry_after_s=LOADING_RETRY_S)
+        if isinstance(error, ServerBusy):
+            return cls(error.status, str(error), code="server_busy", retry_after_s=BUSY_RETRY_S)
         if isinstance(error, PromptTooLong):
             return cls(error.status, str(error), param="messages", code="context_length_exceeded")
         if isinstance(error, ImageError):
@@ -97,18 +132,50 @@ class ApiError(Exception):
         value = "" if problem["type"] in _WITHOUT_VALUE else f", got {_describe_value(problem.get('input'))}"
         return cls(400, f"{param}: {message}{value}.", param=param, code=str(problem["type"]))
 
+    @classmethod
+    def unsupported(cls, param: str, why: str) -> ApiError:
+        """Describes a value that the backend would not read, so that the answer would not be what was asked for."""
+        return cls(400, f"{param} cannot be used: {why}.", param, "unsupported")
+
+    @classmethod
+    def from_encoding(cls, error: UnicodeDecodeError) -> ApiError:
+        """Describes a body whose bytes are no text in UTF-8."""
+        if bytes(error.object[:2]) == b"\x1f\x8b":
+            return cls(415, "The body is compressed with gzip; send it as it is, uncompressed.", code="unsupported_encoding")
+        byte = error.object[error.start]
+        message = (
+            f"The body is not UTF-8, which JSON must be: the byte 0x{byte:02X} at {error.start} belongs to no character. It may "
+            "be Latin-1 or Windows-1252."
+        )
+        return cls(400, message, code="invalid_json")
+
     @property
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
     def body(self) -> dict[str, Any]:
-        message = self.message.encode(errors="backslashreplace").decode()  # it may repeat half a surrogate pair of the request
+        """The error object for the client. Counts and logs the failure."""
+        if self.code != INTERNAL_CODE:  # whose exception is logged
+            log_failure(self.failure or self.message, self.status)
+        if self.failure is not None:
+            count_failure(self.failure)
+        elif self.reason != "":
+            FAILURES.add(self.reason or reason_of(self.status), self.message)
+        # Both may repeat half a surrogate pair of the request.
+        message, param = escaped(self.message), None if self.param is None else escaped(self.param)
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return ErrorResponse(error=ErrorBody(message=message, type=kind, param=self.param, code=self.code)).model_dump()
+        return ErrorResponse(error=ErrorBody(message=message, type=kind, param=param, code=self.code)).model_dump()
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status, self.headers)
+    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The response for the client. Counts and logs the failure. headers: more of them."""
+        return JSONResponse(self.body(), self.status, {**self.headers, **(headers or {})})
+
+
+def reason_of(status: int) -> str:
+    """The class in the metrics of a failure of which nothing but the HTTP status is known."""
+    fallback = "unavailable" if status == 503 else "internal" if status >= 500 else "bad_request"
+    return _REASONS.get(status, fallback)
 
 
 def _path(steps: Sequence[Any]) -> str:

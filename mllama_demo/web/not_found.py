@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.web.middleware import is_api_path
-from mllama_demo.web.templating import POLICY, render
+from mllama_demo.web.requests import notice_page
 
 
 class NotFoundPages:
@@ -37,14 +37,8 @@ class NotFoundPages:
     def _page(self, scope: Scope) -> HTMLResponse:
         # A relative address, since a proxy may serve this application below a path of its own.
         root = "../" * (scope["path"].count("/") - 1) or "./"
-        page = render(
-            "web/notice",
-            self._brand,
-            heading="There is no such page",
-            sentence="The address may be mistyped, or what it named was deleted.",
-            link=(root, "To the chat"),
-        )
-        return HTMLResponse(page, 404, {"Content-Security-Policy": POLICY})
+        sentence = "The address may be mistyped, or what it named was deleted."
+        return notice_page(self._brand, "There is no such page", sentence, 404, (root, "To the chat"))
 
 
 def _wants_page(scope: Scope) -> bool:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
+KEEP_ALIVE_S = 5.0  # proxies cut a connection over which nothing comes, some of them after ten seconds
 
 
 class ClientDisconnected(Exception):
@@ -42,10 +43,31 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
+async def with_pauses(events: AsyncGenerator[T, None], pause_s: float) -> AsyncGenerator[T | None, None]:
+    """Yields the events, and None each time that the next event takes longer than pause_s seconds."""
+    async with aclosing(events):
+        while True:
+            following = asyncio.ensure_future(anext(events))
+            try:
+                while not (await asyncio.wait((following,), timeout=pause_s))[0]:
+                    yield None
+                event = following.result()
+            except StopAsyncIteration:
+                return
+            finally:
+                following.cancel()
+                await asyncio.wait((following,))
+            yield event
+
+
 class EventStream(Response):
-    """Sends each text as a server-sent event or comment. Closes the generator when the client disconnects."""
+    """Sends each text as a server-sent event or comment. Closes the generator when the client disconnects.
+
+    While nothing comes, a comment is sent every KEEP_ALIVE_S.
+    """
 
     media_type = "text/event-stream"
+    keep_alive = b": keep-alive\n\n"
 
     def __init__(self, events: AsyncGenerator[Any, None]) -> None:
         # nginx buffers a response until it has a page of it, unless X-Accel-Buffering forbids that.
@@ -58,10 +80,11 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def stream() -> None:
-            async with aclosing(self._events) as events:
+            async with aclosing(with_pauses(self._events, KEEP_ALIVE_S)) as events:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 async for event in events:
-                    await send({"type": "http.response.body", "body": self.encode(event), "more_body": True})
+                    body = self.keep_alive if event is None else self.encode(event)
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
 
         try:
@@ -71,9 +94,14 @@ class EventStream(Response):
 
 
 class NdjsonStream(EventStream):
-    """Sends each object as one line of JSON (newline-delimited JSON). Closes the generator when the client disconnects."""
+    """Sends each object as one line of JSON (newline-delimited JSON). Closes the generator when the client disconnects.
+
+    What keeps the connection alive is a space before the next object: every JSON parser skips it, and not every reader an empty
+    line.
+    """
 
     media_type = "application/x-ndjson"
+    keep_alive = b" "
 
     def encode(self, event: Any) -> bytes:
         return f"{json.dumps(event)}\n".encode()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.support.browser.browsers import Browsers, launch_chromium
+from tests.support.browser.browsers import Browsers, UsedPages, launch_chromium
 from tests.support.browser.chat_page import SLOW_DEMO
 from tests.support.program import Program, running
 
@@ -36,8 +37,22 @@ def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 @pytest.fixture
-def browsers(chromium: Browser, server: Program) -> Iterator[Browsers]:
-    browsers = Browsers(chromium, server)
+def dictation(slow_server: Program) -> Iterator[Path]:
+    """The file with the text of the next answers. A file named pause beside it holds an answer before its end."""
+    file, pause = slow_server.home / "dictated", slow_server.home / "pause"
+    yield file
+    file.unlink(missing_ok=True)
+    pause.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def used_pages() -> UsedPages:
+    return UsedPages()
+
+
+@pytest.fixture
+def browsers(chromium: Browser, server: Program, used_pages: UsedPages) -> Iterator[Browsers]:
+    browsers = Browsers(chromium, server, used=used_pages)
     yield browsers
     browsers.close()
     browsers.check()
@@ -45,8 +60,14 @@ def browsers(chromium: Browser, server: Program) -> Iterator[Browsers]:
 
 @pytest.fixture
 def page(browsers: Browsers) -> Page:
-    """A new visitor's blank page on a desktop."""
+    """A new visitor's page on a desktop."""
     return browsers.open()
+
+
+@pytest.fixture
+def fresh_page(browsers: Browsers) -> Page:
+    """The same in a context of its own, for scripts and listeners that stay with the page."""
+    return browsers.open(fresh=True)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""requirements-neuron.txt in an environment of the Neuron SDK, as pip resolves it: it adds, and moves nothing of the SDK."""
+"""requirements-neuron.txt, and the project with its extra neuron, in an environment of the Neuron SDK, as pip resolves them: they
+add, and move nothing of the SDK."""
 
 from __future__ import annotations
 
@@ -64,10 +65,11 @@ def environment(folder: Path, packages: list[tuple[str, str, list[str]]]) -> str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", [["-r", str(FILE)], [f"{ROOT}[neuron]"]], ids=["file", "project"])
 @pytest.mark.parametrize("sdk", SDKS)
-def test_nothing_of_the_sdk_is_moved(sdk, tmp_path):
+def test_nothing_of_the_sdk_is_moved(sdk, what, tmp_path):
     python, report = environment(tmp_path / "venv", SDKS[sdk]), tmp_path / "report.json"
-    options = ["--dry-run", "--report", str(report), "--only-binary", ":all:", "-r", str(FILE)]
+    options = ["--dry-run", "--report", str(report), "--only-binary", ":all:", *what]
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "-q"]
     done = subprocess.run([*pip, *options], capture_output=True, text=True, timeout=800)
     if "from versions: none" in done.stderr or "No module named pip" in done.stderr:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_service import ChatService
-from mllama_demo.ui.page_update import NO_INPUT, ListedConversation, PageSession, PageUpdate
+from mllama_demo.ui.page_update import ListedConversation, PageSession, PageUpdate
 from mllama_demo.ui.question_edit import QuestionEdit
 from mllama_demo.ui.questions import Question
 from mllama_demo.ui.tile_view import NO_IMAGE
@@ -38,13 +39,16 @@ PAGE, TAB = PageSession("me", "page"), PageSession("me", "another tab")
 OTHER_OWNER = PageSession("another owner", "their page")
 SAMPLING = SamplingParams(seed=1)
 PLACE = "59.9139 N, 10.7522 E"
+REQUEST: Any = SimpleNamespace(
+    session_hash="one", query_params={}, username=None, headers={}, client=None
+)  # what of Gradio's request is read
 Updates = AsyncGenerator[PageUpdate, None]
 
 
-def new_chat(*listed: tuple[str, str], input: dict[str, Any] | None = NO_INPUT, **changes: Any) -> PageUpdate:
+def new_chat(*listed: tuple[str, str], **changes: Any) -> PageUpdate:
     """The update that shows a new chat. listed: title and id of each conversation in the list."""
     rows = [ListedConversation(title, id) for title, id in listed]
-    update = PageUpdate([], None, "", input, False, rows, "", search_result="", tile_view=NO_IMAGE)
+    update = PageUpdate([], None, "", None, False, rows, "", search_result="", tile_view=NO_IMAGE)
     return replace(update, **changes)
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mllama_demo.config.settings import Settings
-from mllama_demo.engine.base import FinishEvent, GenerationRequest
+from mllama_demo.engine.base import Client, FinishEvent, GenerationRequest
 from mllama_demo.openai_api.completion import CompletionService
 from mllama_demo.openai_api.response_schema import ChatChunk, ChatCompletion
 from mllama_demo.openai_api.schema import ChatRequest
@@ -39,8 +39,8 @@ def body(*messages: Any, **fields: Any) -> ChatRequest:
     return ChatRequest.model_validate({"messages": turns, **fields})
 
 
-def begin(backend: ManualBackend, request: ChatRequest, caller: str = "me", **settings: Any) -> Any:
-    return CompletionService(Settings(**settings), backend, CodePoints()).begin(request, "tiny", caller)
+def begin(backend: ManualBackend, request: ChatRequest, visitor: str = "me", **settings: Any) -> Any:
+    return CompletionService(Settings(**settings), backend, CodePoints()).begin(request, "tiny", Client(visitor=visitor))
 
 
 async def taken(request: ChatRequest, backend: ManualBackend | None = None, **settings: Any) -> list[GenerationRequest]:

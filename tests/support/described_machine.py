@@ -7,12 +7,14 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mllama_demo.chat.prompt import END_OF_TURN
+from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.checkpoint.compilation import artifacts
 from mllama_demo.checkpoint.compilation.compile import plan_compilation
 from mllama_demo.checkpoint.findings import Finding
 from mllama_demo.checkpoint.machine import Machine
-from mllama_demo.checkpoint.memory import core_parameters
 from mllama_demo.checkpoint.meta import weights_file
+from mllama_demo.checkpoint.tensors import expected_tensors
 from mllama_demo.config.model_shape import PUBLISHED
 from mllama_demo.config.settings import Settings
 
@@ -40,7 +42,7 @@ class Described:
     driver_on_disk: str | None = "2.26.10.0"
     memory_gb: float = 500
     disk_gb: float = 1000
-    gpu: bool = False
+    gpu: str | None = None  # the name of a file in dev
     limit: str | None = "max"
     environ: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: SDK_2_28)
@@ -57,14 +59,15 @@ class Described:
             "proc/meminfo": f"MemTotal: {2 * kilobytes} kB\nMemFree: {kilobytes // 2} kB\nMemAvailable: {kilobytes} kB",
             **{f"dev/neuron{number}": "" for number in range(self.devices)},
             "dev/null": "",
-            "dev/nvidia0": "" if self.gpu else None,
+            f"dev/{self.gpu}": "" if self.gpu else None,
             f"usr/src/aws-neuronx-{self.driver_on_disk}/dkms.conf": "" if self.driver_on_disk else None,
         }
         for name, content in files.items():
             if content is not None:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_text(content + "\n" if content else "")
-        return Machine(root, self.environ, self.versions, lambda folder: int(self.disk_gb * GB))
+        free, rate = int(self.disk_gb * GB), 2.0 * GB  # not those of the machine that runs the tests
+        return Machine(root, self.environ, self.versions, lambda folder: free, lambda file: rate)
 
 
 TRN1 = Described()
@@ -85,7 +88,7 @@ def write_checkpoint(folder: Path, embedded: Path, size: str) -> Path:
         "num_key_value_heads": shape.kv_heads,
         "vocab_size": shape.vocab,
         "max_position_embeddings": shape.max_positions,
-        "eos_token_id": 128009,
+        "eos_token_id": Tokenizer(folder).special_id(END_OF_TURN),
     }
     vision = {"hidden_size": 1280, "num_hidden_layers": 32, "num_global_layers": 8, "attention_heads": 16}
     vision |= {"image_size": 560, "patch_size": 14, "max_num_tiles": 4}
@@ -93,14 +96,8 @@ def write_checkpoint(folder: Path, embedded: Path, size: str) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     images = {"size": {"height": 560, "width": 560}, "max_image_tiles": 4}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
-    names = ["model.embed_tokens", "model.norm", "lm_head"]
-    for layer in range(shape.layers):
-        names.append(f"model.layers.{layer}.{'cross' if layer in shape.cross_layers else 'self'}_attn.q_proj")
-    names = [f"language_model.{name}" for name in names] + ["vision_model.patch_embedding", "multi_modal_projector"]
-    for stack, layers in (("transformer", 32), ("global_transformer", 8)):
-        names += [f"vision_model.{stack}.layers.{layer}.self_attn.q_proj" for layer in range(layers)]
-    entries = [weights_file.Entry(f"{name}.weight", "BF16", (1,)) for name in names]
-    entries.append(weights_file.Entry("all.the.rest", "BF16", (core_parameters(shape, 1) - len(entries),)))
+    tensors = expected_tensors(folder / "config.json", config)
+    entries = [weights_file.Entry(name, "BF16", shape) for name, shape in tensors.items()]
     with (folder / "model.safetensors").open("wb") as stream:
         stream.write(weights_file.header(entries))
         stream.truncate(weights_file.size(entries))

@@ -20,6 +20,7 @@ from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.explore_runs import ExploreRuns
 from mllama_demo.storage.run_shares import RunShares
+from tests.support.samplers import sample
 
 WORDS = ("a", "dog", "cat", "on", "the", "mat", "sat", "red", "sun", "sky")
 VOCABULARY = 200
@@ -43,7 +44,7 @@ def token_text(token_id: int) -> str:
 def sampled_cell(values: SamplingParams, tokens: int) -> Cell:
     """A finished cell whose tokens were sampled with these values."""
     sampler = TokenSampler(values, trace=True)
-    drawn = [sampler.sample(logits_at(step)) for step in range(tokens)]
+    drawn = [sample(sampler, logits_at(step)) for step in range(tokens)]
     made = tuple(Token(id=token_id, text=token_text(token_id), trace=trace) for token_id, trace in drawn)
     known: dict[str, Any] = {
         "outcome": "max_tokens",
@@ -74,7 +75,7 @@ def with_sampled_branch(run: Run, parent: int = 0, position: int = 1, rank: int 
     chosen = forced_token(cell, position, _trace(cell, position).token_ids[rank])
     chosen = chosen.model_copy(update={"text": token_text(chosen.id)})
     sampler = TokenSampler(values, trace=True, skip=position + 1)
-    drawn = [sampler.sample(logits_at(100 + step)) for step in range(position + 1, len(cell.tokens))]
+    drawn = [sample(sampler, logits_at(100 + step)) for step in range(position + 1, len(cell.tokens))]
     rest = tuple(Token(id=token_id, text=token_text(token_id), trace=trace) for token_id, trace in drawn)
     tokens = (*cell.tokens[:position], chosen, *rest)
     made = cell.model_copy(update={"tokens": tokens, "text": "".join(token.text for token in tokens)})

@@ -11,24 +11,37 @@ class OllamaServer(ProtocolServer):
     """Ollama 0.12 to 0.32 (docs/api/openai-compatibility.mdx, openai/openai.go, server/routes.go).
 
     vision: whether the pulled model reads images. context_length: of the loaded model, in /api/ps; None: no model is loaded yet.
+    parameters: of the model's file, as /api/show prints them. Names are resolved as Ollama does: without a tag, and in any case.
     """
 
-    def __init__(self, *pulled: str, vision: bool = True, context_length: int | None = 4096) -> None:
+    def __init__(
+        self, *pulled: str, vision: bool = True, context_length: int | None = 4096, parameters: str | None = None
+    ) -> None:
         super().__init__()
         self.models = [{"id": name, "object": "model", "created": 1, "owned_by": "library"} for name in pulled]
         self.health = self.unknown_route = (404, b"404 page not found")
         self.chat = self._chat
-        capabilities = ["completion", "vision"] if vision else ["completion", "tools"]
+        self._shown: dict[str, Any] = {"details": {"family": "mllama"}}
+        self._shown["capabilities"] = ["completion", "vision"] if vision else ["completion", "tools"]
+        if parameters is not None:
+            self._shown["parameters"] = parameters
         running = [{"name": name, "model": name, "context_length": context_length} for name in pulled if context_length]
         self.routes = {
             "/api/version": (200, {"version": "0.32.1"}),
-            "/api/show": (200, {"details": {"family": "mllama"}, "capabilities": capabilities}),
+            "/api/show": self._show,
             "/api/ps": (200, {"models": running}),
         }
 
+    def _has(self, name: str) -> bool:
+        return {name.lower(), f"{name.lower()}:latest"} & {model["id"].lower() for model in self.models} != set()
+
+    def _show(self, body: dict[str, Any]) -> tuple[int, Any]:
+        name = body["model"]
+        return (200, self._shown) if self._has(name) else (404, {"error": f"model '{name}' not found"})
+
     def _chat(self, exchange: Exchange) -> None:
         name = exchange.body["model"]
-        if name not in {model["id"] for model in self.models}:
+        if not self._has(name):
             message = f"model '{name}' not found"
             error = {"message": message, "type": "not_found_error", "param": None, "code": None}
             exchange.refuse(404, {"error": error})

@@ -33,6 +33,7 @@ class ManualBackend:
     def __init__(self, context_length: int = 30_000) -> None:
         self.info = BackendInfo("by hand", "a model", "cpu", 2, context_length, tile_size=32, max_tiles=4)
         self.state: Any = "ready"
+        self.restarts = 0
         self.refusal: Exception | None = None
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[str] = []
@@ -63,7 +64,7 @@ class ManualBackend:
             self._mail[request_id].put_nowait(finished("cancelled"))
 
     def status(self) -> BackendStatus:
-        return BackendStatus(self.state, "", len(self._mail), 0, 2, 8, 0.0)
+        return BackendStatus(self.state, "", len(self._mail), 0, 2, 8, 0.0, self.restarts)
 
     def close(self) -> None: ...
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
+from tests.support.image_processor import MllamaImageProcessorPil
 from tests.support.meta_reference import MetaReference
 
 PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

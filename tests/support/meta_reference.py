@@ -19,10 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-try:
-    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
-except ImportError:  # transformers 4 has this one under the plain name
-    from transformers import MllamaImageProcessor as MllamaImageProcessorPil
+from tests.support.image_processor import MllamaImageProcessorPil
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,12 @@ class NetworkLink:
     def __init__(self, port: int) -> None:
         self._port = port
         self._open = True
+        self._flows = threading.Event()
+        self._flows.set()
         self._ends: set[socket.socket] = set()
         self._door = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._door.getsockname()[1]}"
+        self.port = self._door.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -29,7 +32,16 @@ class NetworkLink:
         self._port = port or self._port
         self._open = True
 
+    def hold(self) -> None:
+        """Carries nothing from now on, without ending a connection: a firewall that has forgotten it does so."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """Carries what was held, and all that follows."""
+        self._flows.set()
+
     def close(self) -> None:
+        self.flow()
         self.cut()
         _shut(self._door)
         self._door.close()
@@ -52,6 +64,7 @@ class NetworkLink:
     def _carry(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self._flows.wait()
                 target.sendall(data)
         for end in (source, target):
             _shut(end)

@@ -34,8 +34,9 @@ def be_an_instance(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str | No
     monkeypatch.setattr(machine, "ROOT", folder)
 
 
-def have_a_device(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """The machine has one; folder: as for be_an_instance."""
+def have_devices(monkeypatch: pytest.MonkeyPatch, folder: Path, count: int = 16) -> None:
+    """The machine has `count` devices, those of a trn1.32xlarge by default; folder: as for be_an_instance."""
     (folder / "dev").mkdir()
-    (folder / "dev/neuron0").touch()
+    for number in range(count):
+        (folder / f"dev/neuron{number}").touch()
     monkeypatch.setattr(machine, "ROOT", folder)

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,8 +28,11 @@ PICTURES = ROOT / "mllama_demo" / "images" / "example_images"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
-def client(program: Program, key: str = KEY) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{program.url}/v1", api_key=key, max_retries=0, timeout=120)
+def client(program: Program, key: str = KEY, address: str = "127.0.0.1") -> openai.OpenAI:
+    """address: from which it connects; one address cannot fill the queue."""
+    transport = httpx2.HTTPTransport(local_address=address)
+    http_client = openai.DefaultHttpxClient(transport=transport, trust_env=False)
+    return openai.OpenAI(base_url=f"{program.url}/v1", api_key=key, max_retries=0, timeout=120, http_client=http_client)
 
 
 def async_client(program: Program) -> openai.AsyncOpenAI:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,20 +40,6 @@ def run(home: Path, *options: str, python: tuple[str, ...] = ()) -> subprocess.C
     """The program to its end. python: options of the interpreter itself."""
     line = [sys.executable, *python, str(ROOT / "app.py"), *options]
     return subprocess.run(line, cwd=home, env=clean_environment(home), capture_output=True, text=True, timeout=PATIENCE_S)
-
-
-def start_command(home: Path, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """`python -m mllama_demo …` in the folder home, to be interrupted. stderr: the descriptor of a terminal, to see progress."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "mllama_demo", *arguments],
-        cwd=home,
-        env={**clean_environment(home), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        # Programs that a shell starts in the background ignore Ctrl-C, and so would everything that such a test run starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
 
 
 def free_port() -> int:
@@ -126,6 +113,9 @@ class Program:
         try:
             return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
+            if isinstance(self.process, preloaded.PreloadedProcess):  # writes where its threads are to its log
+                self.process.send_signal(signal.SIGUSR1)
+                time.sleep(1)
             raise AssertionError(f"still running {PATIENCE_S} s after an interrupt{self.output()}") from None
 
 

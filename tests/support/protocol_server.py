@@ -79,11 +79,12 @@ def hello(exchange: Exchange, *texts: str) -> None:
 
 class ProtocolServer:
     """models: of /v1/models. health: status and body of /health. chat: answers each chat request, in a thread of its own.
-    routes: status and body of the other paths; unknown_route: those of a path that is not among them.
+    routes: status and body of the other paths, or a function from the body of a POST to them; unknown_route: those of a path that
+    is not among them.
     most: how many chat requests were under way at once. Everything may be changed while it runs."""
 
     def __init__(self, port: int = 0) -> None:
-        self.routes: dict[str, tuple[int, Any]] = {}
+        self.routes: dict[str, Any] = {}
         self.unknown_route: tuple[int, Any] = (404, {"detail": "Not Found"})
         self.models: list[dict[str, Any]] = [{"id": "a-model", "object": "model", "owned_by": "vllm", "max_model_len": 512}]
         self.health: tuple[int, Any] = (200, b"")
@@ -119,7 +120,7 @@ class ProtocolServer:
                     exchange.refuse(*server.health)
                 elif not self._allowed(exchange):
                     pass
-                elif self.path == "/v1/models":
+                elif self.path == "/v1/models" and self.path not in server.routes:
                     exchange.refuse(200, {"object": "list", "data": server.models or None})
                 else:
                     exchange.refuse(*server.routes.get(self.path, server.unknown_route))
@@ -129,7 +130,10 @@ class ProtocolServer:
                 if not self._allowed(exchange):
                     return
                 if self.path != "/v1/chat/completions":
-                    exchange.refuse(*server.routes.get(self.path, server.unknown_route))
+                    answer: Any = server.routes.get(self.path, server.unknown_route)
+                    found: Any = answer(exchange.body) if callable(answer) else answer
+                    status, content = found
+                    exchange.refuse(status, content)
                     return
                 with server._counted(exchange):
                     server.chat(exchange)

@@ -41,11 +41,11 @@ class RawChat:
         return next(id for id, component in self._components.items() if component["props"].get("elem_id") == elem_id)
 
     def begin(
-        self, handler: dict[str, Any], values: dict[int, Any], query: str = "", event_data: Any = None
+        self, handler: dict[str, Any], values: dict[int, Any], query: str = "", event_data: Any = None, session: str = ""
     ) -> requests.Response:
-        """Calls a handler, the inputs not in values as on a new page; the stream of what it answers."""
+        """Calls a handler, the inputs not in values as on a new page; the stream of what it answers. session: of an open page."""
         data = [values.get(id, self._components[id]["props"].get("value")) for id in handler["inputs"]]
-        session = uuid.uuid4().hex[:11]
+        session = session or uuid.uuid4().hex[:11]
         body = {"data": data, "fn_index": handler["id"], "session_hash": session, "event_data": event_data, "trigger_id": None}
         joined = self.http.post(f"{self._url}/gradio_api/queue/join?{query}", json=body, timeout=60)
         if joined.status_code != 200:
@@ -67,8 +67,19 @@ class RawChat:
 
     def open(self, conversation: str) -> str:
         """What the page shows that is opened with the link of a conversation."""
-        opening = next(handler for handler in self.handlers if any(event == "load" for _, event in handler["targets"]))
-        return self.call(opening, {}, query=f"c={conversation}")
+        return self.call(self._opening, {}, query=f"c={conversation}")
+
+    def follow(self, conversation: str) -> requests.Response:
+        """Opens a conversation on a page of its own; the stream of the answer that is being written, until its end."""
+        session = uuid.uuid4().hex[:11]
+        with self.begin(self._opening, {}, f"c={conversation}", session=session) as opened:
+            list(messages(opened))
+        following = next(handler for handler in self.handlers if handler["trigger_after"] == self._opening["id"])
+        return self.begin(following, {self.conversation_field: conversation}, session=session)
+
+    @property
+    def _opening(self) -> dict[str, Any]:
+        return next(handler for handler in self.handlers if any(event == "load" for _, event in handler["targets"]))
 
     def conversations(self) -> list[str]:
         """Ids of this visitor's conversations."""

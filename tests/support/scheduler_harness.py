@@ -51,7 +51,8 @@ class SchedulerHarness:
             events = self.scheduler.step()
             self.log += events
             methods = [call.method for call in self.runner.calls[calls_before:]]
-            assert methods.count("prefill") <= 1
+            assert methods.count("begin") <= 1
+            assert methods.count("read_piece") <= 1
             assert methods.count("decode") <= 1
             assert set(self.runner.holders.values()) == self.running(), "a slot is held exactly while its request runs"
         return events

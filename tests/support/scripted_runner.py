@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.engine.runner import Sampled
-from mllama_demo.engine.token_sampler import TokenTrace
+from mllama_demo.engine.token_sampler import NO_TOKEN, TokenTrace
 from mllama_demo.sampling import SamplingParams
 
 LETTER = {QueueEvent: "Q", PrefillEvent: "P", TokenEvent: "T", FinishEvent: "F"}
@@ -22,6 +22,7 @@ LETTER = {QueueEvent: "Q", PrefillEvent: "P", TokenEvent: "T", FinishEvent: "F"}
 END = "\0"
 END_IDS = frozenset({ord(END)})
 FILLER = "~"
+NOT_FINITE = "\uffff"  # in a script: the step has no token
 
 
 def trace_of(token_id: int) -> TokenTrace:
@@ -41,9 +42,11 @@ class Call:
 
 @dataclass
 class _Sequence:
+    """unread: pieces of the prompt that are still to be read."""
+
     request: GenerationRequest
+    unread: int
     tokens: int = 0
-    failed: bool = False
 
     @property
     def length(self) -> int:
@@ -54,14 +57,21 @@ class ScriptedRunner:
     """Token ids are code points: request "a" with the script "hi" + END answers h, i, end of turn. After its script a
     request goes on with FILLER for ever.
 
-    fail_prefill: raised when that request is prefilled. fail_decode: one entry for each decode call from now on, None for a
-    good one. on_prefill, on_decode, on_release: called inside the call, before it does its work, with the request ids in it.
+    pieces: how many pieces the prompt of a request has, 1 if it is not named. reused: what begin returns for a request. prefer:
+    which of the free slots a request gets. fail_begin, fail_prefill: raised when that request
+    begins, and when the last piece of its prompt is read. fail_decode: one entry for each decode call from now on, None for a
+    good one. on_prefill (for each piece), on_decode, on_release: called inside the call, before it does its work, with the
+    request ids in it.
     """
 
     def __init__(self, slots: int = 2, max_seq_len: int = 64, scripts: Mapping[str, str] | None = None) -> None:
         self.slots = slots
         self.max_seq_len = max_seq_len
         self.scripts = dict(scripts or {})
+        self.pieces: dict[str, int] = {}
+        self.reused: dict[str, int] = {}
+        self.prefer: Callable[[tuple[int, ...], str], int] = lambda free, request_id: min(free)
+        self.fail_begin: dict[str, Exception] = {}
         self.fail_prefill: dict[str, Exception] = {}
         self.fail_decode: list[Exception | None] = []
         self.on_prefill: Callable[[str], None] = lambda request_id: None
@@ -74,20 +84,33 @@ class ScriptedRunner:
 
     # --- what the scheduler calls ---
 
-    def prefill(self, slot: int, request: GenerationRequest) -> Sampled:
-        self._called("prefill", (slot,), (request.id,))
+    def choose_slot(self, free: Sequence[int], request: GenerationRequest) -> int:
+        return self.prefer(tuple(free), request.id)
+
+    def begin(self, slot: int, request: GenerationRequest) -> int:
+        self._called("begin", (slot,), (request.id,))
         if slot not in range(self.slots):
-            self._violation(f"prefill of slot {slot}, there are {self.slots}")
+            self._violation(f"slot {slot} for {request.id}, there are {self.slots}")
         if slot in self._taken:
-            self._violation(f"prefill of slot {slot} for {request.id}, held by {self._taken[slot].request.id}")
+            self._violation(f"slot {slot} for {request.id}, held by {self._taken[slot].request.id}")
         if len(request.prompt_ids) >= self.max_seq_len:
-            self._violation(f"prefill of {len(request.prompt_ids)} tokens into {self.max_seq_len}")
-        self._taken[slot] = _Sequence(request, failed=True)
-        self.on_prefill(request.id)
-        if request.id in self.fail_prefill:
-            raise self.fail_prefill.pop(request.id)
-        self._taken[slot].failed = False
-        return self._next_token(slot)
+            self._violation(f"a prompt of {len(request.prompt_ids)} tokens for {self.max_seq_len}")
+        self._taken[slot] = _Sequence(request, self.pieces.get(request.id, 1))
+        if request.id in self.fail_begin:
+            raise self.fail_begin.pop(request.id)
+        return self.reused.get(request.id, 0)
+
+    def read_piece(self, slot: int) -> Sampled | None:
+        sequence = self._taken.get(slot)
+        if sequence is None or not sequence.unread:
+            self._violation(f"a piece for slot {slot}, which has none to read")
+            return None
+        self._called("read_piece", (slot,), (sequence.request.id,))
+        self.on_prefill(sequence.request.id)
+        if sequence.unread == 1 and sequence.request.id in self.fail_prefill:
+            raise self.fail_prefill.pop(sequence.request.id)
+        sequence.unread -= 1
+        return None if sequence.unread else self._next_token(slot)
 
     def decode(self, slots: Sequence[int]) -> list[Sampled]:
         named = tuple(slots)
@@ -116,26 +139,29 @@ class ScriptedRunner:
     @property
     def live(self) -> tuple[int, ...]:
         """Slots that hold a prefilled sequence."""
-        return tuple(sorted(slot for slot, sequence in self._taken.items() if not sequence.failed))
+        return tuple(sorted(slot for slot, sequence in self._taken.items() if not sequence.unread))
 
     @property
     def holders(self) -> dict[int, str]:
-        """Request id of each slot prefilled and not yet released, a failed prefill included."""
+        """Request id of each slot begun and not yet released, a failed prefill included."""
         return {slot: sequence.request.id for slot, sequence in self._taken.items()}
 
     def prefilled(self) -> list[str]:
-        """Request ids in the order of their prefills."""
-        return [call.requests[0] for call in self.calls if call.method == "prefill"]
+        """Request ids in the order in which they began."""
+        return [call.requests[0] for call in self.calls if call.method == "begin"]
 
     def decoded(self) -> list[tuple[str, ...]]:
         """Request ids of each decode call."""
         return [call.requests for call in self.calls if call.method == "decode"]
 
     def _next_token(self, slot: int) -> Sampled:
-        sequence = self._taken.setdefault(slot, _Sequence(GenerationRequest((1,), id=f"nobody in slot {slot}")))
+        sequence = self._taken.setdefault(slot, _Sequence(GenerationRequest((1,), id=f"nobody in slot {slot}"), 0))
         script = self.scripts.get(sequence.request.id, "")
-        token_id = ord(script[sequence.tokens] if sequence.tokens < len(script) else FILLER)
+        character = script[sequence.tokens] if sequence.tokens < len(script) else FILLER
         sequence.tokens += 1
+        if character == NOT_FINITE:
+            return Sampled(NO_TOKEN)
+        token_id = ord(character)
         return Sampled(token_id, trace_of(token_id) if sequence.request.trace else None)
 
     def _called(self, method: str, slots: tuple[int, ...], requests: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.engine.base import BackendInfo, Event, FinishEvent, GenerationRequest, TokenEvent
+from mllama_demo.engine.base import Backend, BackendInfo, Event, FinishEvent, GenerationRequest, TokenEvent
 from mllama_demo.engine.runner import ModelRunner
 from mllama_demo.engine.slot_backend import Progress, SlotBackend
 from mllama_demo.errors import BackendUnavailable
@@ -76,7 +76,7 @@ def request(name: str, prompt: int = 3, **sampling: Any) -> GenerationRequest:
     return GenerationRequest(tuple(range(1000, 1000 + prompt)), SamplingParams(**sampling), id=name)
 
 
-async def read(backend: SlotBackend, *requests: GenerationRequest) -> list[list[Event]]:
+async def read(backend: Backend, *requests: GenerationRequest) -> list[list[Event]]:
     """All events of each request, which are sent at the same time."""
 
     async def one(request: GenerationRequest) -> list[Event]:
@@ -95,12 +95,12 @@ def end(events: list[Event]) -> FinishEvent:
     return events[-1]
 
 
-def idle(backend: SlotBackend) -> bool:
+def idle(backend: Backend) -> bool:
     status = backend.status()
     return status.running == 0 and status.waiting == 0
 
 
-async def refused_with(backend: SlotBackend) -> str:
+async def refused_with(backend: Backend) -> str:
     """Why a request is refused right now."""
     with pytest.raises(BackendUnavailable) as caught:
         await read(backend, request("refused"))

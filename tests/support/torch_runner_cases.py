@@ -13,7 +13,7 @@ from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.engine.base import GenerationRequest
-from mllama_demo.engine.runner import Sampled
+from mllama_demo.engine.runner import Sampled, prefill
 from mllama_demo.engine.torch.runner import TorchRunner
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
@@ -27,13 +27,13 @@ GREEDY = SamplingParams(temperature=0.0)
 
 def picture(columns: float, rows: float, seed: int) -> LoadedImage:
     """Coloured shapes on a canvas of columns × rows tiles."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     width, height = round(columns * TILE), round(rows * TILE)
-    image = Image.new("RGB", (width, height), tuple(chance.randint(0, 255) for _ in range(3)))
+    image = Image.new("RGB", (width, height), tuple(rng.randint(0, 255) for _ in range(3)))
     draw = ImageDraw.Draw(image)
     for shape in (draw.ellipse, draw.rectangle, draw.ellipse, draw.rectangle):
-        x, y, size = chance.randint(0, width - 30), chance.randint(0, height - 30), chance.randint(20, 60)
-        shape((x, y, x + size, y + size), fill=tuple(chance.randint(0, 255) for _ in range(3)))
+        x, y, size = rng.randint(0, width - 30), rng.randint(0, height - 30), rng.randint(20, 60)
+        shape((x, y, x + size, y + size), fill=tuple(rng.randint(0, 255) for _ in range(3)))
     file = io.BytesIO()
     image.save(file, "PNG")
     return load_image(file.getvalue(), f"{seed}.png")
@@ -56,9 +56,9 @@ def ask(
 
 def raw_text(tokenizer: Tokenizer, length: int, sampling: SamplingParams = GREEDY, seed: int = 0) -> GenerationRequest:
     """A text-only request of exactly `length` tokens."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     words = ["red", "green", "circle", "square", "dog", "what", "where", "seven", "the", "picture"]
-    ids = tokenizer.encode(" ".join(chance.choice(words) for _ in range(length)))[: length - 1]
+    ids = tokenizer.encode(" ".join(rng.choice(words) for _ in range(length)))[: length - 1]
     return GenerationRequest((tokenizer.special_id("<|begin_of_text|>"), *ids), sampling, trace=True)
 
 
@@ -90,7 +90,7 @@ def decode(runner: TorchRunner, cases: dict[int, Case]) -> None:
 
 def answer_in(runner: TorchRunner, slot: int, case: Case) -> None:
     """The whole answer in one slot, nobody else being served meanwhile."""
-    case.made.append(runner.prefill(slot, case.request))
+    case.made.append(prefill(runner, slot, case.request))
     while not case.finished:
         decode(runner, {slot: case})
     runner.release(slot)

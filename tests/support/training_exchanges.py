@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from training.scenes import Scene, Thing, sample_scene
+from training.sampling import sample_scene
+from training.scenes import Scene, Thing
 from training.talk import KINDS_OF_QUESTION, Exchange, ask, conversation, small_talk
 from training.talk.without_picture import KINDS_OF_SMALL_TALK
 

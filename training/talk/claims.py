@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from training.kinds import COLOURS, KINDS, NUMBERS, REGIONS, SCENERY, TEXT, UNKNOWN
+from training.kinds import CATEGORY_NOUNS, COLOURS, KINDS, NUMBERS, REGIONS, SCENERY, TEXT, UNKNOWN
 
 
 class Mention(NamedTuple):
@@ -31,6 +31,7 @@ class Claims:
         backgrounds: Names in COLOURS or SCENERY.
         texts: Quoted texts.
         colours: All colours that the reply names.
+        categories: Categories that the reply names without a kind, as in "some animal".
     """
 
     mentions: tuple[Mention, ...]
@@ -40,14 +41,15 @@ class Claims:
     backgrounds: tuple[str, ...]
     texts: tuple[str, ...]
     colours: tuple[str, ...]
+    categories: tuple[str, ...] = ()
 
 
 _COUNTS = {word: count for count, word in enumerate(NUMBERS)} | {str(count): count for count in range(13)}
 _COUNTS |= {"zero": 0, "none": 0, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "a": 1, "an": 1, "single": 1}
 _FORMS: dict[tuple[str, ...], tuple[str, bool]] = {}
 for _kind in KINDS:
-    _FORMS[tuple(_kind.many.split())] = (_kind.name, True)
-    _FORMS[tuple(_kind.name.split())] = (_kind.name, _kind.many == _kind.name)
+    _FORMS[tuple(_kind.many.lower().split())] = (_kind.name, True)
+    _FORMS[tuple(_kind.name.lower().split())] = (_kind.name, _kind.many == _kind.name)
 _FORMS[("text",)] = (TEXT, False)
 _LONGEST = max(len(form) for form in _FORMS)
 _ADJECTIVES = {"big", "small", "little", "large", "tiny", "bright", "plain", "other", "more", "also"}
@@ -72,10 +74,15 @@ _PLAIN = re.compile(
     rf"\b(?:plain )?({_COLOUR}) background\b|\bbackground (?:is|of|in)(?: a)?(?: plain)? ({_COLOUR})\b"
     rf"|\b(?:a|is) plain ({_COLOUR})\b"
 )
+_NOUNS = {noun: category for category, noun in CATEGORY_NOUNS.items()}
+_NOUN = "|".join(sorted(_NOUNS, key=len, reverse=True))
 _UNKNOWN = re.compile(
-    r"\b(?:some|any|a |one |the )(?:\w+ )?(?:thing|object)?s? ?(?:that )?i (?:do not|cannot) (?:know|name)\b"
+    r"\b(?:(?:some|any|an?|one|the) )?(?:kind of |sort of |strange |unknown |\w+ )?"
+    rf"(?:something|anything|things?|objects?|({_NOUN})s?)"
+    r" (?:that |which )?i (?:do not|cannot) (?:know|name|recognize)\b"
     r"|\bdo not know what (?:this|that|it) is\b"
 )
+_CATEGORY = re.compile(rf"\b(?:some|an?|one|is|kind of|sort of) (?:kind of |sort of |strange |unknown )?({_NOUN})\b")
 _WORD = re.compile(r'"\d+"|<\w+>|[a-z]+|\d+|[.,;:!?]')
 _ENDS = {".", ";", "!", "?", ":"}
 
@@ -122,7 +129,7 @@ def claims(reply: str) -> Claims:
     """Parses the reply."""
     text, texts = _cut_quotes(reply)
     text = plain_words(text)
-    text = _UNKNOWN.sub(" <unknown> ", text)
+    text = _UNKNOWN.sub(lambda hit: f" <unknown{_NOUNS.get(hit[1] or '', '')}> ", text)
     backgrounds: list[str] = []
     for pattern, name in _BACKGROUNDS:
         text, found = pattern.subn(" <background> ", text)
@@ -154,6 +161,7 @@ def claims(reply: str) -> Claims:
         tuple(backgrounds),
         texts,
         tuple(colours),
+        tuple(_NOUNS[noun] for noun in _CATEGORY.findall(text)),
     )
 
 
@@ -173,8 +181,10 @@ def _find(words: list[str]) -> list[_Found]:
     while position < len(words):
         if words[position] in _ENDS or words[position] in (",", "but", "only"):
             clause = position + 1
-        if words[position] == "<unknown>":
-            found.append(_Found(Mention(UNKNOWN, None, 1), position, position + 1, False))
+        if words[position].startswith("<unknown"):
+            category = words[position][len("<unknown") : -1]
+            mention = Mention(f"unknown {category}" if category else UNKNOWN, None, 1)
+            found.append(_Found(mention, position, position + 1, False))
             position += 1
             continue
         length = next((n for n in range(_LONGEST, 0, -1) if tuple(words[position : position + n]) in _FORMS), 0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from training.kinds import TEXT
+from training.figures import FIGURES, QUESTIONS
+from training.kinds import BY_NAME, TEXT
 from training.scenes import Scene
-from training.talk import about_picture, honesty, places, stories
+from training.talk import about_picture, figures, honesty, places, stories
 from training.talk.exchange import Exchange
 from training.talk.followups import follow_up, keep_talking
 from training.talk.without_picture import aside, small_talk
@@ -29,9 +30,12 @@ _MAKERS: dict[str, Maker] = {
     "background": about_picture.background,
     "story": stories.story,
     "cannot": honesty.cannot,
+    "mood": figures.mood,
+    **{kind: figures.maker(kind) for kind in QUESTIONS},
 }
 # How often each kind of question is asked. The hard, visual kinds are frequent. A kind that only some scenes allow is asked more
-# often there: _MANY for scenes with several things of a kind, _SEVERAL for scenes with different kinds, _TEXT for texts.
+# often there: _MANY for scenes with several things of a kind, _SEVERAL for scenes with different kinds, _TEXT for texts, and the
+# questions about a figure or a face where there is one.
 _WEIGHTS = {
     "what": 14.0,
     "describe": 11.0,
@@ -47,6 +51,8 @@ _WEIGHTS = {
     "background": 3.0,
     "story": 3.0,
     "cannot": 3.0,
+    "mood": 0.0,
+    **dict.fromkeys(QUESTIONS, 0.0),
 }
 KINDS_OF_QUESTION = tuple(_WEIGHTS)
 _FEW = list(_WEIGHTS.values())
@@ -57,6 +63,14 @@ _TEXT = [{"read": 60.0, "relation": 30.0, "colour": 10.0, "count": 3.0}.get(kind
 
 def _weights(scene: Scene) -> list[float]:
     kinds = {thing.kind for thing in scene.things}
+    own = {"mood": 12.0} if any(kind in BY_NAME and BY_NAME[kind].mood for kind in kinds) else {}
+    own |= {kind: 90.0 / len(FIGURES[figure].questions) for kind, (figure, _) in QUESTIONS.items() if figure in kinds}
+    if own:
+        return [own.get(kind, weight) for kind, weight in zip(KINDS_OF_QUESTION, _usual_weights(scene, kinds), strict=True)]
+    return _usual_weights(scene, kinds)
+
+
+def _usual_weights(scene: Scene, kinds: set[str]) -> list[float]:
     if TEXT in kinds:
         return _TEXT
     if len(kinds) < len(scene.things):

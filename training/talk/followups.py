@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from training.kinds import BY_NAME, CATEGORIES, TEXT
+from training.kinds import BY_NAME, CATEGORIES, DISPUTED, TEXT
 from training.scenes import Scene
 from training.talk import honesty
 from training.talk.about_picture import colour_answer, count_answer, no_colour_answer
@@ -56,7 +56,7 @@ def keep_talking(rng: random.Random, last: Exchange, split: str) -> Exchange | N
 
 
 def _colour(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None:
-    if topic.count == 1 and topic.kind in BY_NAME and BY_NAME[topic.kind].icons and rng.random() < 0.4:
+    if topic.count == 1 and topic.kind in BY_NAME and not BY_NAME[topic.kind].is_shape and rng.random() < 0.4:
         question = careless(rng, _ASKED["colour"].pick(rng, scene.split))
         return Exchange("colour", question, no_colour_answer(rng, topic.kind), None, topic.kind)
     if not topic.colour:
@@ -140,7 +140,7 @@ def _category(rng: random.Random, scene: Scene, topic: Group) -> Exchange | None
     own = BY_NAME[topic.kind].category
     yes = rng.random() < 0.5
     asked = own if yes else rng.choice([name for name in CATEGORIES if name != own])
-    if asked not in CATEGORIES or (not yes and {own, asked} & {"food"} and {own, asked} & {"plant", "animal"}):
+    if asked not in CATEGORIES or (not yes and own in DISPUTED[asked]):
         return None
     question = careless(rng, _ASKED["category"].pick(rng, scene.split).format(category=CATEGORY_PHRASES[asked]))
     word = "Yes" if yes else "No"

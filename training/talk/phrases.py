@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from training.kinds import BY_NAME, COLOURS, NUMBERS, SCENERY, TEXT, UNKNOWN
+from training.kinds import BY_NAME, CATEGORY_NOUNS, COLOURS, NUMBERS, SCENERY, TEXT, UNKNOWN, UNKNOWNS, article, category_of
 from training.scenes import Scene, Thing
 
 SOMETHING = "something I do not know"
+_UNKNOWN_NOUNS = {kind: CATEGORY_NOUNS.get(category_of(kind), "thing") for kind in UNKNOWNS}
 _WITHOUT_COLOUR = {text: " ".join(word for word in text.split() if word not in COLOURS) for text in (*SCENERY, *SCENERY.values())}
 
 
@@ -26,8 +27,8 @@ class Group:
         """The phrase at the first mention: a red star, three dogs, the text "STOP", something I do not know."""
         if self.kind == TEXT:
             return f'the text "{self.text}"'
-        if self.kind == UNKNOWN:
-            return SOMETHING
+        if self.kind in UNKNOWNS:
+            return unknown_phrase(self.kind)
         if self.count == 1:
             return with_article(noun(self.kind, self.colour))
         return f"{NUMBERS[self.count]} {noun(self.kind, self.colour, many=True)}"
@@ -42,8 +43,8 @@ class Group:
     @property
     def the(self) -> str:
         """The phrase at a later mention: the star, the dogs, the text."""
-        if self.kind == UNKNOWN:
-            return "the thing I do not know"
+        if self.kind in UNKNOWNS:
+            return f"the {_UNKNOWN_NOUNS[self.kind]} I do not know"
         return "the " + noun(self.kind, many=self.count > 1)
 
     @property
@@ -63,13 +64,13 @@ def groups(scene: Scene) -> list[Group]:
     """The groups of a scene in the order of their leftmost things."""
     counts: dict[tuple[str, str | None, str], int] = {}
     for thing in scene.things:
-        key = (thing.kind, thing.colour, thing.text)
+        key = (thing.kind, thing.colour, thing.line if thing.kind == TEXT else "")
         counts[key] = counts.get(key, 0) + 1
     return [Group(kind, colour, text, count) for (kind, colour, text), count in counts.items()]
 
 
 def group_of(thing: Thing) -> Group:
-    return Group(thing.kind, thing.colour, thing.text, 1)
+    return Group(thing.kind, thing.colour, thing.line if thing.kind == TEXT else "", 1)
 
 
 def keys(found: Iterable[Group]) -> tuple[tuple[str, str | None, int], ...]:
@@ -84,7 +85,15 @@ def noun(kind: str, colour: str | None = None, many: bool = False) -> str:
 
 
 def with_article(phrase: str) -> str:
-    return ("an " if phrase[0] in "aeio" or phrase.startswith("um") else "a ") + phrase
+    return f"{article(phrase)} {phrase}"
+
+
+def unknown_phrase(kind: str) -> str:
+    """The phrase for an unknown thing: something I do not know, an animal I do not know, food I do not know."""
+    noun_of = _UNKNOWN_NOUNS[kind]
+    if kind == UNKNOWN:
+        return SOMETHING
+    return f"{noun_of if noun_of == 'food' else with_article(noun_of)} I do not know"
 
 
 def listed(phrases: Sequence[str]) -> str:

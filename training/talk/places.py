@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 
-from training.kinds import REGIONS, UNKNOWN
+from training.kinds import REGIONS, UNKNOWNS
 from training.scenes import SIDE_MARGIN, Scene, Thing
 from training.talk.absence import missing
 from training.talk.exchange import Exchange, capital
 from training.talk.phrases import Group, group_of, groups, keys, listed, there
 from training.talk.questions import OPPOSITE, SIDES, asked_place, pose
 
-DOMINANT = (
-    1.4  # "Where is the dog relative to the cat?": the offset along one axis must be this many times the other offset, in pixels
-)
+# "Where is the dog relative to the cat?": the offset along one axis must be this many times the other offset, in pixels.
+DOMINANT = 1.4
 
 _WHERE = (
     "{The} is {place}.",
@@ -31,7 +30,7 @@ _INNER = tuple(name for (column, row), name in REGIONS.items() if (column == 1) 
 
 def once(scene: Scene) -> list[Thing]:
     """The known things whose kind is in the scene exactly once."""
-    return [thing for thing in scene.things if thing.kind != UNKNOWN and scene.count(thing.kind) == 1]
+    return [thing for thing in scene.things if thing.known and scene.count(thing.kind) == 1]
 
 
 def side_of(one: Thing, other: Thing, axis: int) -> str | None:
@@ -154,7 +153,7 @@ def things_beside(scene: Scene, other: Thing, side: str) -> list[Thing] | None:
 
 
 def _one_kind(found: list[Group]) -> str:
-    return found[0].kind if len(found) == 1 and found[0].count == 1 and found[0].kind != UNKNOWN else ""
+    return found[0].kind if len(found) == 1 and found[0].count == 1 and found[0].kind not in UNKNOWNS else ""
 
 
 def extreme(rng: random.Random, scene: Scene) -> Exchange | None:

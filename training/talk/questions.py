@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
-from training.kinds import CATEGORIES, COLOURS, KINDS, REGIONS
-from training.talk.exchange import careless, read_pools
+from training.figures import QUESTIONS as FIGURE_QUESTIONS
+from training.kinds import CATEGORIES, CATEGORY_NOUNS, COLOURS, KINDS, REGIONS, article
+from training.talk.exchange import Pool, careless, read_pools
 
 _IMAGES = ("image", "image", "image", "picture", "picture", "picture", "photo", "drawing")
 _COLOURS = ("color", "color", "colour")
@@ -13,6 +14,7 @@ _COLOURS = ("color", "color", "colour")
 # Slots, with an example of each: {image} picture; {color} colour; {a} a dog; {the} the dog; {many} dogs; {the2} the cat;
 # {tint} red; {side} left of; {place} at the top; {category} an animal; {categories} animals; {be} is; {number} two.
 QUESTIONS = read_pools("things.txt") | read_pools("places.txt")
+QUESTIONS |= {kind: Pool(question.phrasings, 2) for kind, (_, question) in FIGURE_QUESTIONS.items()}
 SIDES: dict[str, tuple[str, ...]] = {
     "left of": ("left of", "to the left of", "on the left of"),
     "right of": ("right of", "to the right of", "on the right of"),
@@ -20,9 +22,11 @@ SIDES: dict[str, tuple[str, ...]] = {
     "below": ("below", "below", "under"),
 }
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-CATEGORY_PHRASES = {"animal": "an animal", "plant": "a plant", "food": "food", "vehicle": "a vehicle", "shape": "a shape"}
-CATEGORY_MANY = {"animal": "animals", "plant": "plants", "food": "foods", "vehicle": "vehicles", "shape": "shapes"}
-_PICTURE_KINDS = tuple(kind for kind in QUESTIONS if kind not in ("count_all", "is_this", "is_colour", "is_count", "read_any"))
+CATEGORY_PHRASES = {name: f"{article(noun)} {noun}" for name, noun in CATEGORY_NOUNS.items()} | {"food": "food"}
+CATEGORY_MANY = {name: f"{noun}s" for name, noun in CATEGORY_NOUNS.items()} | {"clothing": "pieces of clothing"}
+_PICTURE_KINDS = tuple(
+    kind for kind in QUESTIONS if kind not in ("count_all", "is_this", "is_colour", "is_count", "read_any", "read_line")
+)
 
 
 def pose(rng: random.Random, kind: str, split: str, **slots: str) -> str:

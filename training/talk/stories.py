@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from training.kinds import TEXT, UNKNOWN
+from training.kinds import CATEGORY_NOUNS, TEXT, UNKNOWNS, category_of
 from training.scenes import Scene
 from training.talk.exchange import Exchange, capital
 from training.talk.phrases import Group, before_background, empty_background, groups, named
@@ -27,7 +27,7 @@ _ALONE = (
     "{The} wanted to see the world and went on a long walk.",
     "Every day {the} dreamed of a great adventure.",
     "{The} learned to sing, and soon all the neighbors came to listen.",
-    "{The} found a small door and looked behind it.",
+    "{The} found a small gate and looked behind it.",
     "{The} could not sleep and counted to one hundred.",
     "{The} was_were looking for a friend and asked everybody.",
     "{The} heard a strange noise, but it was only the wind.",
@@ -109,7 +109,7 @@ def tell(rng: random.Random, found: Sequence[Group], scene: Scene) -> str:
 
 def _plot(rng: random.Random, hero: Group, friend: Group | None, where: str) -> str:
     one = hero.count == 1
-    the = "the strange thing" if hero.kind == UNKNOWN else hero.the
+    the = f"the strange {CATEGORY_NOUNS.get(category_of(hero.kind), 'thing')}" if hero.kind in UNKNOWNS else hero.the
     slots = {
         "who": hero.phrase,
         "the": the,

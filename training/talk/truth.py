@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from training.kinds import BY_NAME, COLOURS, REGIONS, TEXT, UNKNOWN
+from training.figures import QUESTIONS as FIGURE_QUESTIONS
+from training.kinds import BY_NAME, COLOURS, MOODS, REGIONS, TEXT, UNKNOWN, UNKNOWNS, category_of
 from training.scenes import REGION_MARGIN, Scene, Thing
 from training.talk.claims import Claims, Mention, claims, mentions, numbers, places, plain_words, sides
 from training.talk.exchange import Exchange
@@ -49,7 +50,8 @@ def false_mentions(reply: str, scene: Scene, in_places: bool = True) -> list[str
     """
     said = claims(reply)
     wrong = [_spoken(mention) for mention in (*said.mentions, *said.references) if not _is_true(mention, scene)]
-    wrong += [f'"{text}"' for text in said.texts if text.upper() not in {thing.text for thing in scene.things}]
+    shown = {text.upper() for thing in scene.things for text in (thing.line, *thing.text.split("\n")) if thing.kind == TEXT}
+    wrong += [f'"{text}"' for text in said.texts if text.upper() not in shown]
     wrong += [name for name in said.backgrounds if not _is_background(name, scene)]
     if in_places:
         wrong += [f"{kind} {place}" for kind, place in said.places if not any(_near(t, place) for t in _of(scene, kind))]
@@ -66,8 +68,10 @@ def _of(scene: Scene, kind: str, colour: str | None = None) -> list[Thing]:
 
 
 def _is_true(mention: Mention, scene: Scene) -> bool:
-    if mention.kind == UNKNOWN:
-        return bool(scene.foreign) or scene.count(UNKNOWN) > 0
+    if mention.kind in UNKNOWNS:
+        unknown = {thing.kind for thing in scene.things if not thing.known}
+        # An unknown thing without a category may be of any.
+        return bool(scene.foreign) or bool(unknown if mention.kind == UNKNOWN else unknown & {mention.kind, UNKNOWN})
     there = _of(scene, mention.kind, mention.colour)
     if mention.colour and scene.grey and mention.colour not in ("gray", "black", "white"):
         return mention.count == 0
@@ -104,6 +108,8 @@ def right(exchange: Exchange, scene: Scene | None, reply: str) -> bool:
     """Whether the reply is a right answer to the question of the exchange. scene: None for small talk."""
     if not reply.strip():
         return False
+    if exchange.kind in FIGURE_QUESTIONS:
+        return FIGURE_QUESTIONS[exchange.kind][1].right(exchange.gold, reply)
     if exchange.kind in _JUDGES_OF_TALK:
         return _JUDGES_OF_TALK[exchange.kind](exchange, reply)
     if exchange.kind in _SMALL_TALK:
@@ -130,7 +136,14 @@ def _names(gold: Sequence[tuple[str, str | None, int]], said: Claims, scene: Sce
     texts = {text.upper() for text in said.texts}
     for kind, colour, count in gold:
         if kind == TEXT:
-            if not any(thing.kind == TEXT and thing.text in texts for thing in scene.things):
+            if not any(thing.kind == TEXT and thing.line.upper() in texts for thing in scene.things):
+                return False
+            continue
+        if kind in UNKNOWNS:
+            # An unknown thing without a category may be of any.
+            fitting, category = (UNKNOWNS if kind == UNKNOWN else (kind, UNKNOWN)), category_of(kind)
+            named = [m for m in said.mentions if m.kind in fitting]
+            if not named and not (set(said.categories) & {category} if category else said.categories):
                 return False
             continue
         counts = (count, None) if count == 1 else (count,)
@@ -219,7 +232,7 @@ def _read(exchange: Exchange, scene: Scene, reply: str) -> bool:
     if not gold:
         return not texts and _says_not(reply)
     if texts:
-        return all(text.upper() == gold for text in texts)
+        return all(text.upper() == gold.upper() for text in texts)
     return re.search(rf"\b{re.escape(gold)}[.!?]*\s*$", reply.strip(), re.IGNORECASE) is not None
 
 
@@ -239,6 +252,11 @@ def _else(exchange: Exchange, scene: Scene, reply: str) -> bool:
 
 def _sure(exchange: Exchange, scene: Scene, reply: str) -> bool:
     return says_yes(reply) is True and not false_mentions(reply, scene)
+
+
+def _mood(exchange: Exchange, scene: Scene, reply: str) -> bool:
+    """Whether the reply names the mood and no other."""
+    return set(plain_words(reply).replace(".", " ").replace(",", " ").split()) & set(MOODS) == {exchange.gold}
 
 
 def _story(exchange: Exchange, scene: Scene, reply: str) -> bool:
@@ -281,6 +299,7 @@ _JUDGES: dict[str, Callable[[Exchange, Scene, str], bool]] = {
     "foreign": _foreign,
     "else": _else,
     "sure": _sure,
+    "mood": _mood,
 }
 
 

@@ -32,7 +32,7 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
     "who": (
         f"{ME} with the architecture of Llama 3.2 Vision.",
         f"{ME}, built like Llama 3.2 Vision but very small.",
-        f"{ME} with about five million parameters, built like Llama 3.2 Vision.",
+        f"{ME} with about six million parameters, built like Llama 3.2 Vision.",
         f"{ME} that looks at simple images.",
     ),
     "llama": (

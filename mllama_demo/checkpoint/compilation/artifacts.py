@@ -85,16 +85,26 @@ def is_compiled_from(location: ArtifactLocation, inputs: Mapping[str, Any]) -> b
         return False
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file, and no folder of a compiled model; name another place.")
+    check(folder, inputs, str(folder), remedy)
+    return True
+
+
+def check(folder: Path, inputs: Mapping[str, Any], place: str, remedy: str) -> None:
+    """Raises ConfigError when a folder has anything else than a complete artifact of exactly these inputs.
+
+    Args:
+        place: Where the artifact is from, for the message.
+        remedy: What to do about it, as the end of the message.
+    """
     manifest = read_manifest(folder)
     if manifest is None:
         raise ConfigError(
-            f"{folder} does not say what it was compiled from (it has no readable {MANIFEST}), so it cannot be trusted; {remedy}."
+            f"{place} does not say what it was compiled from (it has no readable {MANIFEST}), so it cannot be trusted; {remedy}."
         )
     if different := differences(manifest["made_of"], inputs):
-        raise ConfigError(f"The compiled model in {folder} is another one: {first_three(different)}; {remedy}.")
+        raise ConfigError(f"The compiled model in {place} is another one: {first_three(different)}; {remedy}.")
     if damage := _damage(folder, manifest["files"]):
-        raise ConfigError(f"The compiled model in {folder} is damaged ({damage}); {remedy}.")
-    return True
+        raise ConfigError(f"The compiled model in {place} is damaged ({damage}); {remedy}.")
 
 
 def closest(root: Path, inputs: Mapping[str, Any]) -> tuple[Path, list[str]] | None:

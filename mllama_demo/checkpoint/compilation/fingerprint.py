@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mllama_demo.checkpoint.validate import CheckpointInfo
-from mllama_demo.config.neuron import InstanceType
+from mllama_demo.config.neuron import InstanceType, family_of
 
 # Version of the demo's own changes to NxDI's model (engine/neuron/sdk.py). Raise it when these change.
 CORRECTIONS = 1
@@ -37,9 +37,9 @@ def compilation_inputs(checkpoint: CheckpointInfo, values: Mapping[str, Any], in
     """All that a compiled model depends on, as JSON. values: those of engine.neuron.config.neuron_values."""
     return {
         "model": json.loads((checkpoint.path / "config.json").read_bytes()),
-        "weights": {name: _sample(checkpoint.path / name) for name in checkpoint.weight_files},
+        "weights": weight_records(checkpoint),
         "neuron": dict(values),
-        "platform": instance.partition(".")[0].removesuffix("n"),
+        "platform": family_of(instance),
         "sdk": sdk_versions(),
         "environment": {name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
         "corrections": CORRECTIONS,
@@ -70,6 +70,19 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     if weights:
         found.append(f"{len(weights)} weight files have other contents ({min(weights)} for one)")
     return found
+
+
+def weight_records(checkpoint: CheckpointInfo) -> dict[str, Any]:
+    """By the name of each weight file, its size and a digest of samples: as recorded, where the weights are not here."""
+    if checkpoint.identity is not None:
+        return dict(checkpoint.identity.files)
+    return {name: _sample(checkpoint.path / name) for name in checkpoint.weight_files}
+
+
+def weights_digest(checkpoint: CheckpointInfo) -> str:
+    """16 hexadecimal digits that differ for other weights. Tells no name of a file or folder."""
+    found = sorted(json.dumps(record) for record in weight_records(checkpoint).values())
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def _sample(file: Path) -> dict[str, Any]:

@@ -18,12 +18,14 @@ from typing import IO, Any
 
 import mllama_demo
 from mllama_demo.engine.neuron.compiler_log import CompileLog, CompileProgress
+from mllama_demo.engine.neuron.runtime_errors import COMPILER_KILLED, compiler_was_killed, with_advice
 from mllama_demo.errors import ConfigError
 
 WORK_DIR_VARIABLE = "BASE_COMPILE_WORK_DIR"  # NxD empties this folder; its default is one folder for the whole machine
 INTERRUPTED = "The compilation was interrupted; nothing of it was kept."
 TICK_S = 1.0
 _GRACE_S = 5.0
+_LOG_END_BYTES = 256 * 1024
 
 
 def run(job: dict[str, Any], graphs: int, work: Path, log: Path, on_progress: Callable[[CompileProgress], None]) -> None:
@@ -106,16 +108,28 @@ def _failure(outcome: dict[str, str], process: subprocess.Popen[bytes], log: Pat
         return outcome["error"]
     if "full" in outcome:
         return f"The disk filled up while the model was compiled ({outcome['full']}); nothing of it was kept."
+    said = f"{log} has all that was said."
+    if compiler_was_killed(_end_of(log)) or compiler_was_killed(outcome.get("failed", "")):
+        return f"{COMPILER_KILLED}. Nothing of the compilation was kept; {said}"
     if "failed" in outcome:
-        return f"The model could not be compiled ({outcome['failed']}); {log} has all that was said."
+        return f"The model could not be compiled ({with_advice(outcome['failed'])}); {said}"
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_S)
     code = process.poll()
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
-        return f"The process that compiled the model was ended by {name}{memory}; {log} has all that was said."
-    return f"The process that compiled the model ended with exit code {code}; {log} has all that was said."
+        if -code == signal.SIGKILL:
+            return f"{COMPILER_KILLED}. Nothing of the compilation was kept; {said}"
+        return f"The process that compiled the model was ended by {name}; {said}"
+    return f"The process that compiled the model ended with exit code {code}; {said}"
+
+
+def _end_of(log: Path) -> str:
+    """The last lines of the log of a compilation, where a compiler that was killed is named."""
+    with contextlib.suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _LOG_END_BYTES))
+        return stream.read().decode(errors="replace")
+    return ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -27,6 +27,8 @@ from mllama_demo.checkpoint.meta.layout import MetaModel, Output, VisionConstant
 from mllama_demo.checkpoint.meta.weights_file import Entry
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.runtime.process import exclusive_lock, sigterm_as_interrupt
+from mllama_demo.runtime.whole_file import PARTIAL, whole_file
+from mllama_demo.runtime.words import counted
 
 FILE_LIMIT = 5 * 10**9  # bytes; larger weights are divided into several files, as the published ones are
 SMALL_FILES = 100 * 10**6  # bytes for the tokenizer and the JSON files; an upper estimate
@@ -80,7 +82,7 @@ def convert(
     input_dir, output_dir = input_dir.expanduser(), output_dir.expanduser()
     found = meta_files.find(input_dir, num_shards)
     work = _work_folder(output_dir)
-    report(f"Looking at {len(found.shards)} {'shard' if len(found.shards) == 1 else 'shards'} in {input_dir} …")
+    report(f"Looking at {counted(len(found.shards), 'shard')} in {input_dir} …")
     from mllama_demo.checkpoint.meta import tokenizer as meta_tokenizer
 
     tokens = meta_tokenizer.read_ranks(found.tokenizer)
@@ -96,7 +98,7 @@ def convert(
             _check_space(work, plan, done)
             weights_file.write_json(work / JOURNAL, journal)
             _write_weights(work, plan, done, shards, report)
-            with weights_file.whole_file(work / "tokenizer.json") as stream:
+            with whole_file(work / "tokenizer.json", durable=True) as stream:
                 stream.write(meta_tokenizer.tokenizer_json(tokens).encode())
             for name, content in _json_files(plan, instruct).items():
                 weights_file.write_json(work / name, content)
@@ -137,7 +139,7 @@ def _resume(work: Path, journal: dict[str, Any], plan: _Plan, report: Callable[[
         same = False
     if not same:
         raise ConfigError(f"{work} holds the beginnings of another conversion; remove it, or name another --output-dir.")
-    for leftover in work.glob("*" + weights_file.PARTIAL):  # of a process that was killed
+    for leftover in work.glob("*" + PARTIAL):  # of a process that was killed
         leftover.unlink()
     done = {name for name, entries in plan.files.items() if weights_file.is_whole(work / name, entries)}
     if done:

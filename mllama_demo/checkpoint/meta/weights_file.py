@@ -8,18 +8,17 @@ spaces to a multiple of 8 bytes; the data of the tensors without gaps (https://h
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from mllama_demo.runtime.whole_file import whole_file
 
 INDEX = "model.safetensors.index.json"  # the file name by which transformers finds a checkpoint of several files
-PARTIAL = ".partial"  # the suffix of the temporary name
 WIDTH = {"BF16": 2, "F16": 2, "F32": 4}  # bytes of one number, by safetensors' name of the type
 
 
@@ -103,7 +102,7 @@ def write(file: Path, entries: list[Entry], tensor: Callable[[Entry], Any]) -> N
     """
     import torch
 
-    with whole_file(file) as stream:
+    with whole_file(file, durable=True) as stream:
         stream.write(header(entries))
         for entry in entries:
             data = tensor(entry)
@@ -113,22 +112,5 @@ def write(file: Path, entries: list[Entry], tensor: Callable[[Entry], Any]) -> N
 
 def write_json(file: Path, content: Any) -> None:
     """Writes a JSON file. The file gets its name when it is complete."""
-    with whole_file(file) as stream:
+    with whole_file(file, durable=True) as stream:
         stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-@contextlib.contextmanager
-def whole_file(file: Path) -> Iterator[IO[bytes]]:
-    """Yields a stream to a temporary file. The temporary file is renamed to `file` when the block ends without an exception.
-
-    An exception in the block removes the temporary file and leaves `file` as it was.
-    """
-    partial = file.with_name(file.name + PARTIAL)
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

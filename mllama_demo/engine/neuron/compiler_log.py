@@ -1,7 +1,7 @@
 """Reads the progress of compiling and loading a model out of the log messages of NxD and NxDI.
 
-Logger "Neuron" writes these messages at level INFO, in neuronx_distributed/trace/model_builder.py (NxD 0.18) and
-neuronx_distributed_inference/models/application_base.py (NxDI 0.9). Other messages are ignored.
+Logger "Neuron" writes these messages at level INFO, in neuronx_distributed/trace/model_builder.py (NxD 0.13 to 0.18) and
+neuronx_distributed_inference/models/application_base.py (NxDI 0.4 to 0.9). Other messages are ignored.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mllama_demo.engine.neuron.weights_progress import WeightsProgress
+
 # Each stage's share of the progress bar: estimates, because upstream does not publish how long a stage takes.
 _STAGE_SHARES = {"starting": 0.0, "tracing": 0.1, "compiling": 0.7, "building": 0.02, "weights": 0.18}
 _STAGES = list(_STAGE_SHARES)
-_SHARDS = re.compile(r"Sharding weights for ranks: (\d+)\.\.\.(\d+)")
+_SHARDS = re.compile(r"Sharding [Ww]eights for ranks: (\d+)\.\.\.(\d+)")  # "Weights" up to NxD 0.15
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,13 @@ class CompileLog:
             self.progress = reached
 
 
+WEIGHTS_BEGIN, WEIGHTS_END = "Loading presharded checkpoints", "Finished weights loading in"
+
+
 def loading_stage(message: str) -> str | None:
     """Returns the stage of loading that a log message announces, as text for the user, or None."""
     for start, stage in (
-        ("Loading presharded checkpoints", "loading the weights onto the device"),
+        (WEIGHTS_BEGIN, "loading the weights onto the device"),  # from NxDI 0.7 on
         ("Sharding weights on load", "cutting the weights for the cores"),
         ("Warming up the model", "the device warms up"),
     ):
@@ -103,13 +108,18 @@ def loading_stage(message: str) -> str | None:
 
 
 @contextlib.contextmanager
-def report_loading(report: Callable[[str], None]) -> Iterator[None]:
-    """Calls `report` with each stage of loading that is logged inside the with block."""
+def report_loading(report: Callable[[str], None], weights: WeightsProgress | None = None) -> Iterator[None]:
+    """Calls `report` with each stage of loading that is logged inside the with block, and follows the weights meanwhile."""
 
     class Stages(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if stage := loading_stage(record.getMessage()):
+            message = record.getMessage()
+            if weights and message.startswith(WEIGHTS_END):
+                weights.stop()
+            if stage := loading_stage(message):
                 report(stage)
+            if weights and message.startswith(WEIGHTS_BEGIN):
+                weights.start()
 
     logger, handler = logging.getLogger("Neuron"), Stages(logging.INFO)
     before = logger.level, logger.propagate
@@ -119,6 +129,8 @@ def report_loading(report: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        if weights:
+            weights.stop()
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]

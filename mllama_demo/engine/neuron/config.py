@@ -9,14 +9,13 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from mllama_demo.config.neuron import NeuronOptions
+from mllama_demo.config.neuron import SCRATCHPAD_PAGE_MIB, NeuronOptions
 
 
 def neuron_values(options: NeuronOptions) -> dict[str, Any]:
     """Returns the keyword arguments of NxDI's MultimodalVisionNeuronConfig.
 
-    Values that a compiled model depends on are listed even where they are the defaults of NxDI 0.9, because a later default may
-    differ.
+    Values that a compiled model depends on are listed even where they are NxDI's defaults, because a later default may differ.
     """
     sampling = options.on_device_sampling_config
     return {
@@ -35,11 +34,13 @@ def neuron_values(options: NeuronOptions) -> dict[str, Any]:
         "token_generation_buckets": list(options.token_generation_buckets),
         "padding_side": "right",
         "sequence_parallel_enabled": options.sequence_parallel_enabled,
+        "fused_qkv": options.fused_qkv,
+        "logical_nc_config": options.chip.physical,
         "on_device_sampling_config": None if sampling is None else sampling.model_dump(),
         "output_logits": False,
         "async_mode": False,
-        # NxDI 0.9 compiles this model for 1024 MiB whatever this value is. The value tells the runtime the same size at loading.
-        "scratchpad_page_size": options.scratchpad_page_size,
+        # NxDI compiles this model for this size whatever the value is. The value tells the runtime the size at loading.
+        "scratchpad_page_size": SCRATCHPAD_PAGE_MIB,
         # Shards the weights once when compiling, instead of at every start.
         "save_sharded_checkpoint": True,
     }
@@ -53,5 +54,11 @@ def inference_config(model_path: Path, values: dict[str, Any]) -> Any:
     values = copy.deepcopy(values)  # NxDI 0.9 sorts the buckets in place
     if values["on_device_sampling_config"] is not None:
         values["on_device_sampling_config"] = config.OnDeviceSamplingConfig(**values["on_device_sampling_config"])
+    page_size = values.pop("scratchpad_page_size")
+    neuron_config = config.MultimodalVisionNeuronConfig(**values)
+    # As a keyword, NxDI 0.5 and 0.6 read it and warn that they do not know it. NxDI 0.4 has no such attribute: NeuronRunner.load
+    # tells the runtime.
+    if hasattr(neuron_config, "scratchpad_page_size"):
+        neuron_config.scratchpad_page_size = page_size
     load_config = import_nxdi("utils.hf_adapter").load_pretrained_config(str(model_path))
-    return mllama.MllamaInferenceConfig(config.MultimodalVisionNeuronConfig(**values), load_config=load_config)
+    return mllama.MllamaInferenceConfig(neuron_config, load_config=load_config)

@@ -45,11 +45,12 @@ def on_full_canvas(image: Image.Image, tile_size: int, max_tiles: int) -> Image.
     return canvas
 
 
-def vision_inputs(config: Any, image: Image.Image | None) -> VisionInputs:
+def vision_inputs(config: Any, image: Image.Image | None, *, full_canvas: bool = True) -> VisionInputs:
     """Returns NxDI's image tensors for one row with an RGB image, or without one. `config` is a MllamaInferenceConfig."""
     row = []
     if image is not None:
-        row.append(on_full_canvas(image, config.vision_config.image_size, config.vision_config.max_num_tiles))
+        size, tiles = config.vision_config.image_size, config.vision_config.max_num_tiles
+        row.append(on_full_canvas(image, size, tiles) if full_canvas else image)
     # For several rows, NxDI 0.9 checks only the first for an image. So each call has one row.
     pixels, ratios, chunks, has_image = import_nxdi("models.mllama.utils").get_image_tensors(config, [row])
     return VisionInputs(pixels, ratios.to(torch.int32), chunks.to(torch.int32), has_image)

@@ -6,8 +6,9 @@ The device samples, or the host when the model was compiled to return logits.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import torch
 
 from mllama_demo.config.neuron import SCRATCHPAD_PAGE_MIB
 from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.batch_sampler import sample_rows
 from mllama_demo.engine.neuron.images import VisionInputs, vision_inputs
+from mllama_demo.engine.neuron.runtime_errors import runtime_status, with_advice
 from mllama_demo.engine.neuron.sdk import mllama_module
-from mllama_demo.engine.runner import Sampled, image_position
+from mllama_demo.engine.runner import RunnerDown, Sampled, image_position
 from mllama_demo.engine.token_sampler import TokenSampler
 from mllama_demo.errors import ConfigError, PromptTooLong
 from mllama_demo.sampling import SamplingParams
@@ -50,6 +53,7 @@ class NeuronRunner:
 
     Attributes:
         global_topk: Candidates that the device can choose from. None when the host samples.
+        full_canvas: Each image fills all tiles, see images.on_full_canvas. Off only to show what happens then.
 
     Raises:
         ConfigError: The model was compiled in a way that this runner cannot use.
@@ -64,7 +68,9 @@ class NeuronRunner:
         self._longest_prompt = int(model.context_encoding_model.neuron_config.buckets[-1])
         sampling = compiled.on_device_sampling_config
         self.global_topk = None if sampling is None else min(int(sampling.global_topk), int(self._config.text_config.vocab_size))
+        self.full_canvas = True
         self._image_token_id = image_token_id
+        self._begun: dict[int, GenerationRequest] = {}  # the slots whose prompt is not read yet
         self._live: dict[int, _Slot] = {}
 
     @classmethod
@@ -72,20 +78,31 @@ class NeuronRunner:
         """Loads a compiled model onto the device, which takes minutes. Raises ConfigError without the Neuron SDK."""
         # NxDI 0.9 always compiles for this page size, but does not tell the runtime when the model's configuration omits it.
         os.environ.setdefault("NEURON_SCRATCHPAD_PAGE_SIZE", str(SCRATCHPAD_PAGE_MIB))
-        model = mllama_module().NeuronMllamaForCausalLM(str(artifacts))
-        model.load(str(artifacts))
+        with _explained_errors():
+            model = mllama_module().NeuronMllamaForCausalLM(str(artifacts))
+            model.load(str(artifacts))
         return cls(model, image_token_id)
 
     # --- ModelRunner ----------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def prefill(self, slot: int, request: GenerationRequest) -> Sampled:
-        if slot in self._live:
+    def choose_slot(self, free: Sequence[int], request: GenerationRequest) -> int:
+        return min(free)
+
+    def begin(self, slot: int, request: GenerationRequest) -> int:
+        if slot in self._live or slot in self._begun:
             raise ValueError(f"slot {slot} is in use")
+        length = len(request.prompt_ids)
+        if length > self._longest_prompt:
+            raise PromptTooLong(f"The prompt has {length} tokens; this model was compiled to read {self._longest_prompt}.")
+        image_position(request, self._image_token_id)
+        self._begun[slot] = request
+        return 0
+
+    @torch.no_grad()
+    def read_piece(self, slot: int) -> Sampled:
+        """Reads the whole prompt, because the compiled graph does."""
+        request = self._begun.pop(slot)
         prompt = request.prompt_ids
-        if len(prompt) > self._longest_prompt:
-            raise PromptTooLong(f"The prompt has {len(prompt)} tokens; this model was compiled to read {self._longest_prompt}.")
-        image_at = image_position(request, self._image_token_id)
         state = _Slot(
             TokenSampler(request.sampling, trace=request.trace, skip=request.answered),
             device_sampling(request.sampling, self.global_topk),
@@ -93,14 +110,16 @@ class NeuronRunner:
             last_token=prompt[-1],
             has_image=request.image is not None,
         )
-        vision = vision_inputs(self._config, None if request.image is None else request.image.pixels)
+        image = None if request.image is None else request.image.pixels
+        vision = vision_inputs(self._config, image, full_canvas=self.full_canvas)
+        image_at = image_position(request, self._image_token_id)
         output, row = self._read_prompt(slot, prompt, state, vision, image_at), 0
         if len(prompt) < MIN_PREFILL_TOKENS:
             # The cache is right, the logits are not. Feeding the last prompt token again at its position gives the right logits.
             state.length -= 1
             output, row = self._step({**self._live, slot: state}), slot
             state.length += 1
-        sampled = self._next_token(state, output, row)
+        [sampled] = self._next_tokens([state], output, [row])
         self._live[slot] = state
         return sampled
 
@@ -110,22 +129,25 @@ class NeuronRunner:
             if self._live[slot].length >= self.max_seq_len:
                 raise ValueError(f"slot {slot} holds {self.max_seq_len} tokens already, which is all it was compiled for")
         output = self._step(self._live)
-        result = []
-        for slot in slots:
-            state = self._live[slot]
+        states = [self._live[slot] for slot in slots]
+        for state in states:
             state.length += 1
-            result.append(self._next_token(state, output, slot))
-        return result
+        return self._next_tokens(states, output, slots)
 
     def release(self, slot: int) -> None:
+        self._begun.pop(slot, None)
         self._live.pop(slot, None)
+
+    def replace_last_token(self, slot: int, token_id: int) -> None:
+        """The next decode step feeds this token instead of the last one that was sampled for the slot."""
+        self._live[slot].last_token = token_id
 
     # --- the two forwards -----------------------------------------------------------------------------------------------
 
     def _read_prompt(self, slot: int, prompt: Sequence[int], state: _Slot, vision: VisionInputs, image_at: int) -> Any:
         """Fills the slot's caches. Returns the model's output for this row."""
         ids = torch.tensor([[*prompt, *[prompt[-1]] * (MIN_PREFILL_TOKENS - len(prompt))]])
-        return self._model.forward(
+        return self._forward(
             input_ids=ids,
             attention_mask=None,
             position_ids=torch.arange(ids.shape[1])[None],
@@ -150,7 +172,7 @@ class NeuronRunner:
         for slot, state in live.items():
             ids[slot], positions[slot] = state.last_token, min(state.length, self.max_seq_len - 1)
             images[slot], sampling[slot] = int(state.has_image), state.device_sampling
-        return self._model.forward(
+        return self._forward(
             input_ids=torch.tensor(ids)[:, None],
             attention_mask=None,
             position_ids=torch.tensor(positions)[:, None],
@@ -163,13 +185,21 @@ class NeuronRunner:
             has_image=torch.tensor(images, dtype=torch.int32),
         )
 
-    def _next_token(self, state: _Slot, output: Any, row: int) -> Sampled:
-        """Returns the row's next token, chosen by the device or sampled here from the row's logits."""
+    def _forward(self, **inputs: Any) -> Any:
+        with _explained_errors():
+            return self._model.forward(**inputs)
+
+    def _next_tokens(self, states: Sequence[_Slot], output: Any, rows: Sequence[int]) -> list[Sampled]:
+        """Returns the next token of each row, chosen by the device or sampled here from the row's logits."""
         if self.global_topk is not None:
-            state.last_token, trace = int(output.tokens[row]), None
+            result = [Sampled(int(output.tokens[row])) for row in rows]
         else:
-            state.last_token, trace = state.sampler.sample(output.logits[row, -1].float().numpy())
-        return Sampled(state.last_token, trace)
+            logits = output.logits[list(rows), -1].float()
+            result = [Sampled(*sampled) for sampled in sample_rows([state.sampler for state in states], logits)]
+        for state, sampled in zip(states, result, strict=True):
+            if sampled.error is None:
+                state.last_token = sampled.token_id
+        return result
 
 
 def device_sampling(params: SamplingParams, global_topk: int | None) -> tuple[float, float, float]:
@@ -182,6 +212,26 @@ def device_sampling(params: SamplingParams, global_topk: int | None) -> tuple[fl
     if params.greedy:
         return 1.0, 1.0, 1.0
     return float(params.top_k_within(global_topk)), params.top_p, params.temperature
+
+
+@contextlib.contextmanager
+def _explained_errors() -> Iterator[None]:
+    """Adds to an error of the Neuron runtime what it means and what to do.
+
+    Raises:
+        RunnerDown: The runtime of this process cannot compute any more, so that a new process is needed.
+        RuntimeError: The runtime reported another error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text, status = str(error), runtime_status(str(error))
+        explained = with_advice(text)
+        if status is not None and status.ends_process:
+            raise RunnerDown(explained) from error
+        if explained == text:
+            raise
+        raise RuntimeError(explained) from error
 
 
 def _check_compiled(compiled: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -29,15 +30,23 @@ from mllama_demo.engine.base import (
 from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.remote import protocol
 from mllama_demo.engine.remote.errors import (
+    OPTIONAL_PARAMETERS,
     SERVER,
     RemoteTimeout,
     RemoteUnreachable,
     context_length_refusal,
     logprobs_refusal,
+    refused_parameters,
     to_demo_error,
 )
 from mllama_demo.engine.remote.probe import RemoteServer, new_client, probe
-from mllama_demo.engine.remote.providers import LOGPROBS_ARE_MISSING, LOGPROBS_ARE_REFUSED, LOGPROBS_ARE_TOKEN_IDS, PROVIDERS
+from mllama_demo.engine.remote.providers import (
+    LOGPROBS_ARE_MISSING,
+    LOGPROBS_ARE_REFUSED,
+    LOGPROBS_ARE_TOKEN_IDS,
+    PROVIDERS,
+    SEED_IS_REFUSED,
+)
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.errors import BackendUnavailable, BadRequest, DemoError, Failure, cause_of
 from mllama_demo.images.loading import LoadedImage
@@ -47,6 +56,7 @@ log = logging.getLogger(__name__)
 PROBE_INTERVAL_S = 2.0  # visitors see within three seconds that the server is lost
 PROBE_INTERVAL_WHILE_DOWN_S = 1.0
 CACHED_IMAGE_URLS = 8
+UNKNOWN_CONTEXT = 131072  # tokens; what is sent where nobody knows the context, so that the server decides what is too long
 
 
 class OpenAIBackend(QueuedBackend):
@@ -74,6 +84,8 @@ class OpenAIBackend(QueuedBackend):
         self._probe_interval_s = probe_interval_s
         self._logprobs_fault: str | None = None  # why the server's log probabilities are not shown
         self._top_logprobs = protocol.TOP_LOGPROBS  # how many alternatives the server allows
+        self._refused: frozenset[str] = frozenset()  # parameters that the server does not take
+        self._learned_context: int | None = None  # the context that the server named in a refusal
         provider = PROVIDERS["other" if settings.remote_kind == "auto" else settings.remote_kind]
         self._server = RemoteServer(provider, settings.remote_model or "remote", None, None)
         super().__init__(self._info_of(self._server), settings.max_waiting, "remote", on_ready, on_down)
@@ -146,15 +158,18 @@ class OpenAIBackend(QueuedBackend):
     def _set_ready(self, server: RemoteServer) -> None:
         if server != self._server:
             self._logprobs_fault, self._top_logprobs = None, protocol.TOP_LOGPROBS
+            self._refused, self._learned_context = frozenset(), None
             self._server, self._info = server, self._info_of(server)
-            length = f", {server.context_length} tokens of context" if server.context_length else ""
-            log.info("the server at %s, %s, serves %s%s", self._url, server.provider.label, server.model, length)
+            length = f"{server.context_length} tokens of context" if server.context_length else "context unknown"
+            log.info("the server at %s, %s, serves %s, %s", self._url, server.provider.label, server.model, length)
+            if server.note:
+                log.warning("%s", server.note)
         if self._state == "ready":
             return
         first, self._loaded = not self._loaded, True
         self._state, self._detail = "ready", ""
         if first:
-            self._on_ready()
+            self._report_ready()
         else:
             log.info("the server at %s is back", self._url)
 
@@ -162,8 +177,7 @@ class OpenAIBackend(QueuedBackend):
         """Marks a server that was ready as down. A server that never was ready stays "loading": it may compile for an hour."""
         if self._state == "ready":
             self._state = "down"
-            log.error("%s", cause_of(reason))
-            self._on_down(reason)
+            self._report_down(reason)
         elif cause_of(reason) != cause_of(self._detail):
             log.warning("%s", cause_of(reason))
         self._detail = reason
@@ -175,15 +189,22 @@ class OpenAIBackend(QueuedBackend):
         capabilities, ignored = provider.capabilities, dict(provider.ignored)
         if self._logprobs_fault is not None:
             capabilities, ignored = capabilities - {"logprobs"}, {**ignored, "logprobs": self._logprobs_fault}
+        if "seed" in self._refused:
+            capabilities, ignored = capabilities - {"seed"}, {**ignored, "seed": SEED_IS_REFUSED}
+        # What the server tells, else what the operator says, else nothing: then the server decides what is too long.
+        stated = settings.seq_len if "seq_len" in settings.model_fields_set else None
+        context_length = server.context_length or self._learned_context or stated
         return BackendInfo(
             name="openai",
             model=server.model,
             device=provider.label,
             address=self._url,
             slots=settings.remote_concurrency or server.slots or provider.concurrency,
-            context_length=server.context_length or settings.seq_len,
+            context_length=context_length or UNKNOWN_CONTEXT,
+            context_known=context_length is not None,
             tile_size=provider.tile_size,
             max_tiles=provider.max_tiles,
+            full_canvas=provider.full_canvas,
             capabilities=capabilities,
             max_top_k=provider.max_top_k,
             ignored=ignored,
@@ -202,7 +223,8 @@ class OpenAIBackend(QueuedBackend):
             module = type(error).__module__.partition(".")[0]
             if not isinstance(error, (DemoError, ValueError)) and module not in ("openai", "httpx", "httpx2"):
                 log.exception("request %s failed because of a bug in the demo", job.request.id)
-            return self._failure(job, to_demo_error(error, self._url, self._settings.remote_api_key))
+            asked = [message.text for message in job.request.messages]
+            return self._failure(job, to_demo_error(error, self._url, self._settings.remote_api_key, asked))
         reason, message = job.ended or ("cancelled", None)
         return self._finish(job, reason) if message is None else self._failure(job, BackendUnavailable(message))
 
@@ -227,6 +249,9 @@ class OpenAIBackend(QueuedBackend):
         except Exception as error:
             # On a context-length error, retry once with the max_tokens that the server says still fit.
             refusal = context_length_refusal(error)
+            if refusal is not None and not self._info.context_known:
+                self._learned_context = refusal.context_length
+                self._info = self._info_of(self._server)
             if refusal is None or refusal.prompt_tokens is None:
                 raise
             self.estimate.learn(request.messages, refusal.prompt_tokens)
@@ -236,7 +261,7 @@ class OpenAIBackend(QueuedBackend):
             max_tokens = left
             stream = await self._open_stream(request, url, max_tokens)
         async with stream:
-            job.send(PrefillEvent(self.estimate.count(request.messages), job.waited_s))
+            job.send(PrefillEvent(self.estimate.count(request.messages), job.waited_s(time.monotonic())))
             last = protocol.ParsedChunk()
             had_text = had_logprobs = False
             async for received in stream:
@@ -263,23 +288,46 @@ class OpenAIBackend(QueuedBackend):
         return BackendUnavailable(Failure(f"{SERVER} {sentence}", f"The server at {self._url} {cause}"))
 
     async def _open_stream(self, request: GenerationRequest, image_url: str | None, max_tokens: int) -> Any:
-        """Begins an answer. Where the server refuses the log probabilities, asks again for fewer of them, at last for none."""
+        """Begins an answer.
+
+        Where the server refuses the log probabilities, asks again for fewer of them, at last for none. Where it does not take
+        another parameter that no answer needs, asks again without it, and does not send it any more if that helps.
+        """
+        refused = self._refused
         while True:
             asked = self._top_logprobs
             try:
-                return await self._create_stream(request, image_url, max_tokens)
+                stream = await self._create_stream(request, image_url, max_tokens, refused)
+                self._remember_refused(refused)
+                return stream
             except Exception as error:
                 allowed = logprobs_refusal(error, asked) if request.trace and asked else None
                 if allowed is None:
-                    raise
+                    more = refused_parameters(error, (*OPTIONAL_PARAMETERS, "max_tokens")) - refused
+                    if not more or context_length_refusal(error) is not None:
+                        raise
+                    refused |= more
+                    continue
             self._top_logprobs = min(allowed, self._top_logprobs)
             if not self._top_logprobs and self._logprobs_fault is None:
                 self._distrust_logprobs(LOGPROBS_ARE_REFUSED)
 
-    def _create_stream(self, request: GenerationRequest, image_url: str | None, max_tokens: int) -> Coroutine[Any, Any, Any]:
+    def _create_stream(
+        self, request: GenerationRequest, image_url: str | None, max_tokens: int, refused: frozenset[str]
+    ) -> Coroutine[Any, Any, Any]:
         server, top_logprobs = self._server, self._top_logprobs
-        arguments = protocol.completion_arguments(request, server.provider, server.model, image_url, max_tokens, top_logprobs)
-        return self._client.chat.completions.create(**arguments)
+        arguments = protocol.completion_arguments(
+            request, server.provider, server.model, image_url, max_tokens, top_logprobs, refused
+        )
+        # A server such as vLLM makes its own id from the header, which must differ among the requests of one grid.
+        headers = {"X-Request-Id": f"{request.request_id}-{request.id[:8]}"} if request.request_id else {}
+        return self._client.chat.completions.create(**arguments, extra_headers=headers)
+
+    def _remember_refused(self, refused: frozenset[str]) -> None:
+        if refused != self._refused:
+            log.warning("The server at %s does not take %s; it is not sent any more.", self._url, " and ".join(sorted(refused)))
+            self._refused = refused
+            self._info = self._info_of(self._server)
 
     def _send_chunk(self, job: Job, chunk: protocol.ParsedChunk) -> None:
         shown = job.request.trace and self._logprobs_fault is None and (chunk.text or not chunk.thinks)

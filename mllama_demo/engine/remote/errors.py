@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +21,7 @@ from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, Demo
 
 SERVER = "The server that runs the model"  # what visitors read in place of the address
 _MAX_MESSAGE_CHARACTERS = 400
+_QUOTE = 16  # characters of a passage that cannot be in two texts by chance
 # A message with an address, a path or the name of an exception is not quoted to visitors.
 _INTERNAL = re.compile(
     r"""
@@ -50,6 +51,14 @@ _CANNOT_SEE = re.compile(
     r"image input is not supported|not support (?:images|vision|image input)|missing data required for image", re.I
 )
 
+
+# Parameters that no answer needs, and that some servers refuse. A server that refuses max_tokens knows its newer name.
+OPTIONAL_PARAMETERS = ("seed", "stream_options", "min_p", "repeat_penalty")
+_NOT_TAKEN = re.compile(
+    r"not (?:support|permit|allow|recogni[sz]|accept|implement)|un(?:support|recogni[sz]|expected|known|implement)|extra"
+    r"|additional propert|invalid (?:param|field|argument)|forbidden|instead",
+    re.IGNORECASE,
+)
 
 _UNREACHABLE = "cannot be reached."
 _FAILED = "failed on this request."
@@ -108,22 +117,58 @@ def logprobs_refusal(error: Exception, asked: int) -> int | None:
     return max((int(number) for number in re.findall(r"\b\d{1,3}\b", message) if int(number) < asked), default=0)
 
 
+def refused_parameters(error: Exception, sent: Collection[str]) -> frozenset[str]:
+    """The parameters that the server does not know or does not take, of those that an answer can do without.
+
+    Args:
+        sent: the names of the parameters of the request.
+    """
+    if getattr(error, "status_code", None) not in (400, 422, 501) or not _NOT_TAKEN.search(server_message(error)):
+        return frozenset()
+    body = _error_object(error)
+    named = str(body.get("param")) if isinstance(body, Mapping) else ""
+    words = set(re.findall(r"\w+", f"{server_message(error)} {named}"))
+    return frozenset(words & {*OPTIONAL_PARAMETERS, "max_tokens"} & set(sent))
+
+
 def _number(match: re.Match[str]) -> int:
     return int(next(filter(None, match.groups())))
 
 
-def to_demo_error(error: Exception, url: str, secret: str | None = None) -> DemoError:
+def _without_quotes(text: str, quoted: Sequence[str]) -> str:
+    """The text without what it repeats of other texts: servers quote prompts in their messages, and no log may have them.
+
+    Args:
+        text: A message of a server.
+        quoted: What visitors wrote. Passages of _QUOTE characters and more are replaced.
+    """
+    parts, start = [], 0
+    while start < len(text):
+        end = start + _QUOTE
+        if end > len(text) or not any(text[start:end] in other for other in quoted):
+            parts.append(text[start])
+            start += 1
+            continue
+        while end < len(text) and any(text[start : end + 1] in other for other in quoted):
+            end += 1
+        parts.append("…")
+        start = end
+    return "".join(parts)
+
+
+def to_demo_error(error: Exception, url: str, secret: str | None = None, asked: Sequence[str] = ()) -> DemoError:
     """Translates an exception for the user.
 
     Args:
         error: What the client raised. A DemoError is returned unchanged.
         url: The server's address.
         secret: Text to remove from the message, for example the API key: some servers repeat the key.
+        asked: The texts of the conversation, which are removed from the cause, because it is logged.
     """
     if isinstance(error, DemoError):
         return error
     kind, sentence, cause = _translate(error, f"The server at {url}")
-    texts = (f"{SERVER} {sentence}", cause)
+    texts = (f"{SERVER} {sentence}", _without_quotes(cause, asked))
     return kind(Failure(*(text.replace(secret, "…") for text in texts) if secret else texts))
 
 
@@ -162,9 +207,16 @@ def server_message(error: Exception) -> str:
     if isinstance(body, Mapping):
         body = next((body[key] for key in ("message", "detail", "reason") if body.get(key)), "")
     if isinstance(body, list):  # FastAPI sends one entry for each field that is wrong
-        body = "; ".join(str(entry.get("msg", entry)) if isinstance(entry, Mapping) else str(entry) for entry in body)
+        body = "; ".join(_field_error(entry) if isinstance(entry, Mapping) else str(entry) for entry in body)
     text = str(body or "")
     return "" if re.match(r"\s*<", text) else _shortened(text)
+
+
+def _field_error(entry: Mapping[str, Any]) -> str:
+    """One entry of FastAPI's detail: {"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}."""
+    place, message = entry.get("loc"), str(entry.get("msg", entry))
+    steps = [str(step) for step in place if step != "body"] if isinstance(place, (list, tuple)) else []
+    return f"{'.'.join(steps)}: {message}" if steps else message
 
 
 def _error_object(error: Exception) -> Any:

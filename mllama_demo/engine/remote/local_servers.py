@@ -7,6 +7,7 @@ routes with status 200 and {"error": "…"}.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,6 +63,13 @@ async def preferred_model(kind: str, fetch: Fetch, names: Iterable[str]) -> str 
     return ranked[0] if ranked else None
 
 
+async def lacks(kind: str, fetch: Fetch, model: str) -> bool:
+    """Whether the server certainly has no such model. False where it cannot be told: a server may answer to unlisted names."""
+    if kind == "ollama":
+        return not await fetch("/api/show", {"model": model})
+    return kind == "lm_studio" and model not in {entry["id"] for entry in _lm_studio_models(await fetch("/api/v0/models"))}
+
+
 async def model_details(kind: str, fetch: Fetch, model: str) -> ModelDetails:
     """Asks the server about the model. `kind`: a name in PROVIDERS; nothing is known about other programs than the three."""
     if kind == "ollama":
@@ -70,16 +78,22 @@ async def model_details(kind: str, fetch: Fetch, model: str) -> ModelDetails:
         return await _lm_studio(fetch, model)
     if kind == "llama_server":
         return await _llama_server(fetch)
-    return ModelDetails()
+    # Any other server may be one of these behind a proxy, or text-generation-inference.
+    return ModelDetails(context_length=(await _llama_server(fetch)).context_length or await _tgi_context(fetch))
 
 
 async def _ollama(fetch: Fetch, model: str) -> ModelDetails:
-    """/api/show has the capabilities. /api/ps has the context, which Ollama chooses by the memory when it loads the model."""
-    capabilities = (await fetch("/api/show", {"model": model})).get("capabilities")
+    """/api/show has the capabilities, and the context where the model's file sets one. /api/ps has the context of a loaded model.
+
+    Else Ollama chooses the context by the memory when it loads the model.
+    """
+    shown = await fetch("/api/show", {"model": model})
+    capabilities, parameters = shown.get("capabilities"), shown.get("parameters")
+    chosen = re.search(r"^num_ctx\s+(\d+)\s*$", parameters, re.MULTILINE) if isinstance(parameters, str) else None
     running = (await fetch("/api/ps")).get("models")
     loaded = next((entry for entry in _objects(running) if entry.get("model") == model), {})
     return ModelDetails(
-        context_length=_positive(loaded.get("context_length")),
+        context_length=_positive(loaded.get("context_length")) or (int(chosen[1]) if chosen else None),
         reads_images="vision" in capabilities if isinstance(capabilities, list) else None,
     )
 
@@ -102,6 +116,11 @@ async def _llama_server(fetch: Fetch) -> ModelDetails:
         slots=_positive(properties.get("total_slots")),
         reads_images=vision if isinstance(vision, bool) else None,
     )
+
+
+async def _tgi_context(fetch: Fetch) -> int | None:
+    information = await fetch("/info")
+    return _positive(information.get("max_total_tokens")) or _positive(information.get("max_input_tokens"))
 
 
 def _lm_studio_models(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ _SPECIAL_TOKEN = re.compile(r"<\|(?=\w+\|>)")
 _WORD_JOINER = "\u2060"
 # Rounding may lift a logprob a little above 0. A token id sent in its place is a whole number.
 _MAX_LOGPROB = 1e-3
+# Reasons of an end, in small letters. "length" and "content_filter" are OpenAI's, the others are those of servers.
+_LENGTH_REASONS = ("length", "max_tokens", "max_length", "model_length")
+_STOP_STRING_REASONS = ("stop_sequence", "stop_string")
+_CUT_OFF = ("content_filter", "safety", "error", "abort", "aborted", "cancelled", "canceled", "timeout")
 
 
 def completion_arguments(
@@ -34,12 +39,15 @@ def completion_arguments(
     image_url: str | None,
     max_tokens: int,
     top_logprobs: int = TOP_LOGPROBS,
+    refused: Collection[str] = (),
 ) -> dict[str, Any]:
     """Returns the keyword arguments of client.chat.completions.create.
 
     Args:
         max_tokens: replaces that of the request.
         top_logprobs: how many alternatives of each token are requested where the request has `trace`; 0 for no log probabilities.
+        refused: parameters that the server refused, see errors.refused_parameters. They are left out; max_tokens gets its newer
+            name.
     """
     sampling = request.sampling
     values: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -60,16 +68,18 @@ def completion_arguments(
         extra["top_k"] = top_k
     if sampling.ignore_eos and "ignore_eos" not in provider.ignored:
         extra["ignore_eos"] = True
+    extra = {name: value for name, value in extra.items() if name not in refused}
     if extra:
         values["extra_body"] = extra
-    return {
+    arguments = {
         "model": model,
         "messages": [_message(turn, image_url, provider.parses_special_tokens) for turn in request.messages],
-        "max_tokens": max_tokens,
+        "max_completion_tokens" if "max_tokens" in refused else "max_tokens": max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
         **values,
     }
+    return {name: value for name, value in arguments.items() if name not in refused}
 
 
 def _message(turn: Message, image_url: str | None, break_special_tokens: bool) -> dict[str, Any]:
@@ -160,6 +170,8 @@ def are_log_probabilities(logprobs: tuple[TokenLogprobs, ...]) -> bool:
 def to_finish_reason(finish: str, stop_reason: Any, sent_max_tokens: int, wanted_max_tokens: int) -> FinishReason | None:
     """Translates why an answer ended. Returns None when the answer was cut off, for example by a content filter.
 
+    Programs have words of their own for the end, such as "eos_token" and "end_turn": a reason that is not known is an end.
+
     Args:
         finish: finish_reason of the server.
         stop_reason: stop_reason of the server.
@@ -168,8 +180,8 @@ def to_finish_reason(finish: str, stop_reason: Any, sent_max_tokens: int, wanted
     """
     if finish == "length" and stop_reason in ("context_full", "time_limit"):  # sent by another copy of this demo
         return stop_reason
-    if finish == "length":
+    if finish.lower() in _LENGTH_REASONS:
         return "max_tokens" if sent_max_tokens >= wanted_max_tokens else "context_full"
-    if finish in ("stop", "tool_calls", "function_call"):
-        return "stop_string" if isinstance(stop_reason, str) else "end_of_turn"
-    return None
+    if finish.lower() in _CUT_OFF:
+        return None
+    return "stop_string" if isinstance(stop_reason, str) or finish.lower() in _STOP_STRING_REASONS else "end_of_turn"

@@ -13,6 +13,7 @@ TOP_K_UNSUPPORTED = "This server speaks the plain OpenAI protocol, which has no 
 IGNORE_EOS_UNSUPPORTED = "This server speaks the plain OpenAI protocol, which has no ignore_eos."
 LOGPROBS_ARE_TOKEN_IDS = "This server sends token ids in the place of probabilities."
 LOGPROBS_ARE_MISSING = "This server sends no probabilities, although they were requested."
+SEED_IS_REFUSED = "This server refuses requests with a seed."
 LOGPROBS_ARE_REFUSED = "This server refuses requests for probabilities."
 OLLAMA_TOP_K = "Ollama's OpenAI endpoint has no top_k; the model's own value applies."
 OLLAMA_IGNORE_EOS = "Ollama's OpenAI endpoint has no ignore_eos."
@@ -31,6 +32,7 @@ class Provider:
         parses_special_tokens: Whether the server reads `<|eot_id|>` in a user's text as a token, which would end the turn.
         sends_top_k_of_zero: Whether "all tokens" is sent as top_k 0, because the server takes another default without top_k.
         extra: Parameters of every request. They switch off what the server applies by default and the page does not show.
+        max_top_k: Most candidates that the server chooses among; a larger top_k, and 0, have this effect. None: no limit.
         get_model: What the operator does when the server lacks the model; `{model}` is its name. "": unknown.
     """
 
@@ -44,6 +46,7 @@ class Provider:
     max_top_k: int | None = None
     tile_size: int = 0
     max_tiles: int = 0
+    full_canvas: bool = False
     sends_top_k_of_zero: bool = False
     extra: Mapping[str, float] = field(default_factory=dict)
     get_model: str = ""
@@ -60,6 +63,7 @@ PROVIDERS: dict[str, Provider] = {
         greedy_as_top_k=True,
         tile_size=560,
         max_tiles=4,
+        full_canvas=True,  # by the plugin of `vllm-command`, see engine/vllm/corrections.py
     ),
     "vllm": Provider("vLLM", frozenset({"images", "seed", "logprobs"}), concurrency=16),
     "mllama_demo": Provider("mllama_demo", frozenset({"images", "seed", "logprobs"}), concurrency=4, parses_special_tokens=False),

@@ -11,7 +11,8 @@ NxDI and vLLM compute as Meta does.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,20 +20,27 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.mllama.modeling_mllama import (
     MllamaCrossAttentionDecoderLayer,
     MllamaForConditionalGeneration,
+    MllamaTextCrossAttention,
     MllamaVisionEncoder,
 )
 
 
 class MetaVisionEncoder(MllamaVisionEncoder):
-    """Returns the input of layer i as hidden_states[i], and the output of the last layer as the last entry."""
+    """Returns the input of layer i as hidden_states[i] for each i in `kept`; the other entries are None.
+
+    Attributes:
+        kept: Indices of layers. The states of all layers would take 1.1 GB for one image in the 11B model.
+    """
+
+    kept: Sequence[int]
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> BaseModelOutput:
-        states = [hidden_states]
-        for layer in self.layers:
+        states: list[torch.Tensor | None] = []
+        for index, layer in enumerate(self.layers):
+            states.append(hidden_states if index in self.kept else None)
             out = layer(hidden_states, attention_mask=attention_mask)
             hidden_states = out[0] if isinstance(out, tuple) else out
-            states.append(hidden_states)
-        # transformers annotates the fields as the legacy FloatTensor, which torch.Tensor does not match.
+        # transformers annotates the fields as tuples of the legacy FloatTensor, which these values do not match.
         return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=tuple(states))  # type: ignore[arg-type]
 
 
@@ -45,9 +53,8 @@ class CrossAttentionOutputMask:
 
     def __init__(self, model: MllamaForConditionalGeneration) -> None:
         self.mask: torch.Tensor | None = None
-        for layer in model.model.language_model.layers:
-            if isinstance(layer, MllamaCrossAttentionDecoderLayer):
-                layer.cross_attn.register_forward_hook(self._apply)
+        for attention in cross_attention_layers(model).values():
+            attention.register_forward_hook(self._apply)
 
     def _apply(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self.mask is None:
@@ -57,6 +64,25 @@ class CrossAttentionOutputMask:
 
 def restore_meta_computation(model: MllamaForConditionalGeneration) -> CrossAttentionOutputMask:
     """Changes the model in place to Meta's computation. Returns the cross-attention mask to set before each forward."""
-    for encoder in (model.model.vision_model.transformer, model.model.vision_model.global_transformer):
+    vision = model.model.vision_model
+    for encoder, kept in ((vision.transformer, vision.intermediate_layers_indices), (vision.global_transformer, ())):
         encoder.__class__ = MetaVisionEncoder
+        cast("MetaVisionEncoder", encoder).kept = tuple(kept or ())
     return CrossAttentionOutputMask(model)
+
+
+def cross_attention_layers(model: MllamaForConditionalGeneration) -> dict[int, MllamaTextCrossAttention]:
+    """Returns the cross-attention of each text layer that has one, by the index of the layer."""
+    layers = enumerate(model.model.language_model.layers)
+    return {index: layer.cross_attn for index, layer in layers if isinstance(layer, MllamaCrossAttentionDecoderLayer)}
+
+
+def image_keys_values(attention: MllamaTextCrossAttention, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the keys and values [kv_heads, tiles * patches, head_dim] of an image, as the layer's own forward computes them.
+
+    Args:
+        states: The image's features [tiles, patches, hidden].
+    """
+    shape = (-1, attention.num_key_value_heads, attention.head_dim)
+    keys, values = attention.k_proj(states).view(shape), attention.v_proj(states).view(shape)
+    return attention.k_norm(keys.transpose(0, 1)), values.transpose(0, 1)

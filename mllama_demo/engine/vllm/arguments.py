@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, Literal
 
+from mllama_demo.config.neuron import SCRATCHPAD_PAGE_MIB
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.neuron.config import neuron_values
+from mllama_demo.engine.vllm.corrections import VERSION
+from mllama_demo.errors import ConfigError
 
 Generation = Literal["legacy", "v1"]  # of vLLM for Neuron
 # The keys of override_neuron_config in AWS's tutorial. vLLM derives NxDI's other values from its own arguments.
@@ -33,6 +37,8 @@ def neuron_overrides(settings: Settings) -> dict[str, Any]:
     overrides = {key: values[key] for key in _TUTORIAL_KEYS}
     if values["max_context_length"] != values["seq_len"]:  # vLLM's own choice is seq_len
         overrides["max_context_length"] = values["max_context_length"]
+    if values["fused_qkv"]:  # false by default in NxDI and, like every other key, taken over by vLLM
+        overrides["fused_qkv"] = True
     return overrides
 
 
@@ -66,16 +72,18 @@ def engine_arguments(settings: Settings, generation: Generation = "legacy") -> d
 
 def engine_environment(settings: Settings, generation: Generation = "legacy") -> dict[str, str]:
     """Returns the environment variables for the process that runs the engine: this process or the process of a vLLM server."""
-    variables = {"NEURON_SCRATCHPAD_PAGE_SIZE": str(settings.neuron.scratchpad_page_size)}
+    variables = {"NEURON_SCRATCHPAD_PAGE_SIZE": str(SCRATCHPAD_PAGE_MIB)}
     if generation == "legacy":
         # The fork runs models with NxDI or with transformers-neuronx. This variable decides if both are installed.
         variables = {"VLLM_NEURON_FRAMEWORK": "neuronx-distributed-inference", **variables}
-    if settings.compiled_artifacts is not None:
-        # vLLM loads any compiled model in this folder without a check, so each configuration has its own folder.
-        configuration = json.dumps(engine_arguments(settings, generation), sort_keys=True)
-        name = f"vllm-{hashlib.sha256(configuration.encode()).hexdigest()[:12]}"
-        variables["NEURON_COMPILED_ARTIFACTS"] = str(settings.compiled_artifacts.absolute() / name)
-    return variables
+    # vLLM loads any compiled model in this folder without a check, so each configuration has its own folder. A model that was
+    # compiled without the corrections is another one.
+    configuration = json.dumps([engine_arguments(settings, generation), VERSION], sort_keys=True)
+    name = f"vllm-{hashlib.sha256(configuration.encode()).hexdigest()[:12]}"
+    root = settings.compiled_artifacts or settings.model_path / "neuron-compiled-artifacts"
+    if not isinstance(root, Path):
+        raise ConfigError(f"compiled_artifacts is {root}, which vLLM cannot read; name a folder of this machine.")
+    return variables | {"NEURON_COMPILED_ARTIFACTS": str(root.absolute() / name)}
 
 
 def server_environment(settings: Settings, generation: Generation = "legacy") -> dict[str, str]:

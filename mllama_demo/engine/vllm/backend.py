@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.answer_end import push_token
 from mllama_demo.engine.base import (
     MODEL_DOWN,
     NOT_LOADED,
@@ -28,6 +30,7 @@ from mllama_demo.engine.base import (
     TokenEvent,
 )
 from mllama_demo.engine.neuron.compiler_log import report_loading
+from mllama_demo.engine.neuron.runtime_errors import with_advice
 from mllama_demo.engine.queued_backend import QueuedBackend
 from mllama_demo.engine.request_queue import Job
 from mllama_demo.engine.vllm.engine import VllmFork, engine_prompt, new_engine, new_sampling_params, prepare_environment
@@ -63,11 +66,19 @@ class VLLMBackend(QueuedBackend):
         self._settings, self._fork = settings, fork
         self._tokenizer, self._end_of_turn_ids = tokenizer, end_of_turn_ids
         self._warm_up = warm_up
+        self.on_admit: Callable[[str], None] = lambda request_id: None  # see base.SteppedBackend
         # Only the thread uses the fields below.
         self._engine: Any = None
         self._stop = asyncio.Event()
 
     # --- from any thread ------------------------------------------------------------------------------------------------
+
+    def step_seconds(self) -> float | None:
+        """How long no running request has got a token, in seconds; None while none runs. vLLM does not tell of its steps."""
+        running = list(self._requests.queue.running)
+        if not running:
+            return None
+        return time.monotonic() - max(job.last_token or job.admitted or job.submitted for job in running)
 
     def _check(self, request: GenerationRequest) -> None:
         length, context = len(request.prompt_ids), self._info.context_length
@@ -96,10 +107,8 @@ class VLLMBackend(QueuedBackend):
                 return
             if not isinstance(error, DemoError):
                 log.exception("loading the model failed")
-            self._set_down(Failure(NOT_LOADED, f"The model could not be loaded: {cause_of(error) or type(error).__name__}"))
-
-    def _progress(self, detail: str) -> None:
-        self._detail = detail
+            cause = with_advice(cause_of(error) or type(error).__name__)
+            self._set_down(Failure(NOT_LOADED, f"The model could not be loaded: {cause}"))
 
     async def _main(self) -> None:
         self._detail = "warming up"
@@ -109,10 +118,7 @@ class VLLMBackend(QueuedBackend):
                 raise BackendUnavailable(event.error)
         self._requests.queue.forget()  # the first steps are slow and would spoil the estimate of waits
         self._loaded, self._state, self._detail = True, "ready", ""
-        try:
-            self._on_ready()
-        except Exception:
-            log.exception("the on_ready callback failed")
+        self._report_ready()
         while not self._stop.is_set() and not self._closing:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
@@ -123,9 +129,8 @@ class VLLMBackend(QueuedBackend):
         if self._state == "down":
             return
         self._state, self._detail = "down", reason
-        log.error("%s", cause_of(reason))
         self._requests.end_all(reason)
-        self._on_down(reason)
+        self._report_down(reason)
 
     # --- the thread: requests -------------------------------------------------------------------------------------------
 
@@ -133,7 +138,7 @@ class VLLMBackend(QueuedBackend):
         prompt, text = len(job.request.prompt_ids), IncrementalText(self._tokenizer, job.request.sampling.stop)
         reason, error = await self._outcome(job, text)
         tail = "" if reason in ("stop_string", "error") else text.finish()
-        job.usage = (prompt, job.pieces)
+        job.usage = (prompt, job.tokens)
         return replace(job.finish(reason, error, text.stopped, prompt), text=tail)
 
     async def _outcome(self, job: Job, text: IncrementalText) -> tuple[FinishReason, str | None]:
@@ -144,11 +149,11 @@ class VLLMBackend(QueuedBackend):
         except asyncio.CancelledError:  # raised by job.end, and by vLLM for an aborted request
             pass
         except Exception as error:
-            cause = str(error) or type(error).__name__
+            cause = with_advice(str(error) or type(error).__name__)
+            log.exception("request %s failed", job.request.id)
             if getattr(self._engine, "errored", False):
                 self._set_down(Failure(MODEL_DOWN, f"The model is down: {cause}"))
                 return "error", self._detail
-            log.exception("request %s failed", job.request.id)
             return "error", Failure(REQUEST_FAILED, f"The model failed on this request: {cause}")
         return job.ended or ("cancelled", None)
 
@@ -156,14 +161,15 @@ class VLLMBackend(QueuedBackend):
         request = job.request
         prompt = await asyncio.to_thread(self._build_prompt, request)
         params = new_sampling_params(request.sampling, self._info.max_top_k, self._end_of_turn_ids)
-        job.send(PrefillEvent(len(request.prompt_ids), job.waited_s))
+        self.on_admit(request.id)
+        job.send(PrefillEvent(len(request.prompt_ids), job.waited_s(time.monotonic())))
         stream = self._engine.generate(prompt, params, request.id)
         finished = False
         try:
             async for output in stream:
                 finished = output.finished
                 # Each output repeats the token ids of the whole answer.
-                for token_id in output.outputs[0].token_ids[job.pieces :]:
+                for token_id in output.outputs[0].token_ids[job.tokens :]:
                     reason = self._send_token(job, text, token_id)
                     if reason is not None:
                         return reason
@@ -177,14 +183,9 @@ class VLLMBackend(QueuedBackend):
 
     def _send_token(self, job: Job, text: IncrementalText, token_id: int) -> FinishReason | None:
         """Sends one token to the reader. Returns the reason when the answer ends with this token."""
-        ended_turn = token_id in self._end_of_turn_ids
-        new_text = "" if ended_turn else text.push(token_id)
+        new_text, reason = push_token(text, token_id, job.tokens + 1, job.request.sampling, self._end_of_turn_ids)
         job.send(TokenEvent(job.token(), token_id, new_text))
-        if ended_turn:
-            return "end_of_turn"
-        if text.stopped is not None:
-            return "stop_string"
-        return "max_tokens" if job.pieces >= job.request.sampling.max_tokens else None
+        return reason
 
     def _build_prompt(self, request: GenerationRequest) -> dict[str, Any]:
         image = None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.vllm.arguments import engine_arguments, engine_environment
+from mllama_demo.engine.vllm.corrections import install
 from mllama_demo.errors import ConfigError
 from mllama_demo.sampling import SamplingParams
 
@@ -63,12 +64,18 @@ def installed_fork() -> VllmFork:
 def check_vllm(settings: Settings) -> None:
     """Checks, without importing vLLM, that vLLM can run these settings. Raises ConfigError when it cannot."""
     installed_fork()
+    check_sampling(settings)
+
+
+def check_sampling(settings: Settings) -> None:
+    """Raises ConfigError for a configuration that samples on the host."""
     if settings.on_device_sampling_config is None:
         raise ConfigError(HOST_SAMPLING_UNSUPPORTED)
 
 
 def prepare_environment(settings: Settings) -> None:
-    """Sets the environment variables that vLLM reads when it is imported."""
+    """Sets the environment variables that vLLM reads when it is imported, and corrects how it prepares images."""
+    install()
     os.environ.update(engine_environment(settings))
     os.environ["VLLM_NO_USAGE_STATS"] = "1"  # vLLM would send usage statistics to its makers
     os.environ.setdefault("VLLM_USE_V1", "0")  # the V1 engine does not serve this model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -13,13 +12,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import BackendInfo
 from mllama_demo.errors import BadRequest, DemoError, ImageError
 from mllama_demo.explore.grid import MAX_CELLS, MAX_TOKENS, Grid, make_grid
 from mllama_demo.explore.results import Cell, Run
 from mllama_demo.explore.runner import Explorer, GridTasks
 from mllama_demo.explore.stream import JsonEvent, cell_events, start_event
-from mllama_demo.images.fetch import fetch_image
 from mllama_demo.images.loading import LoadedImage
+from mllama_demo.images.threads import image_at
+from mllama_demo.runtime.failures import log_bug
+from mllama_demo.runtime.json_input import half_surrogate, unusable_json
 from mllama_demo.sampling import BOUNDS
 from mllama_demo.web.errors import CLIENT_CLOSED_REQUEST, INTERNAL_ERROR, ApiError, ErrorResponse
 from mllama_demo.web.middleware import CALLER
@@ -27,6 +29,7 @@ from mllama_demo.web.streaming import ClientDisconnected, NdjsonStream, while_co
 
 log = logging.getLogger(__name__)
 
+TOKEN_CAPABILITIES = frozenset({"probabilities", "logprobs"})
 EXAMPLE = {
     "prompt": "What is the capital of Italy?",
     "temperature": [0.5, 1.5],
@@ -45,7 +48,10 @@ def explore_routes(explorer: Explorer, settings: Settings, refuse_early: Callabl
         """Runs a grid. Answers with one JSON object a line: start, then a line for each change of a cell, then end with the whole
         run. A connection that closes stops the cells."""
         values = read_object(await request.body())
-        grid, source, traces = read_grid(values, settings)
+        info = explorer.backend.info
+        if values.get("seed") is not None and "seed" not in info.capabilities:
+            raise ApiError.unsupported("seed", "the backend that runs the model draws without one, so nothing could be repeated")
+        grid, source, traces = read_grid(values, settings, info)
         refuse_early()
         try:
             image = None if source is None else await while_connected(request.receive, _fetch(source, settings))
@@ -67,7 +73,7 @@ async def _events(explorer: Explorer, tasks: GridTasks, traces: bool) -> AsyncGe
             run = tasks.run() if traces else without_traces(tasks.run())
             yield {"event": "end", "run": run.model_dump(mode="json")}
         except Exception:
-            log.exception("a grid could not be run")
+            log_bug(log, "a grid could not be run")
             yield {"event": "error", "error": INTERNAL_ERROR}
 
 
@@ -87,18 +93,25 @@ def read_object(body: bytes) -> dict[str, Any]:
     """Parses a JSON object. Raises ApiError 400."""
     try:
         values = json.loads(body)
+    except UnicodeDecodeError as error:
+        raise ApiError.from_encoding(error) from None
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or "it cannot be read"
-        raise ApiError(400, f"The body is not valid JSON: {reason}.", code="invalid_json") from None
+        raise ApiError(400, f"The body {unusable_json(error)}.", code="invalid_json") from None
     if not isinstance(values, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
+    if found := half_surrogate(values):
+        place, problem = found
+        raise ApiError(400, f"{place}: {problem}.", place, "invalid_value")
     return values
 
 
-def read_grid(values: dict[str, Any], settings: Settings) -> tuple[Grid, str | None, bool]:
+def read_grid(values: dict[str, Any], settings: Settings, info: BackendInfo) -> tuple[Grid, str | None, bool]:
     """Returns the grid, the URL of the image, and whether the client wants the records of tokens.
 
-    Sampling values that are missing have the defaults of the settings. Raises BadRequest, which names the wrong value.
+    Sampling values that are missing have the defaults of the settings, or none where the backend does not read them.
+
+    Raises:
+        BadRequest, ApiError: a value is wrong, or the backend would not read it. The message names the value.
     """
     values = {key: value for key, value in values.items() if value is not None}
     image, traces = values.pop("image", None), values.pop("traces", False)
@@ -106,15 +119,27 @@ def read_grid(values: dict[str, Any], settings: Settings) -> tuple[Grid, str | N
         raise BadRequest(f"image must be an http, https or data URL, got {image!r:.80}.")
     if not isinstance(traces, bool):
         raise BadRequest(f"traces must be true or false, got {traces!r:.80}.")
+    if traces and not TOKEN_CAPABILITIES & info.capabilities:
+        raise ApiError.unsupported("traces", "the backend that runs the model tells no probabilities")
+    for axis in ("temperature", "top_p", "top_k"):
+        if axis in info.ignored and _has_effect(axis, values.get(axis)):
+            raise ApiError.unsupported(axis, "the backend that runs the model does not read it")
     sampling = settings.sampling
-    defaults = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    top_k = 0 if "top_k" in info.ignored else sampling.top_k
+    defaults = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": top_k}
     return make_grid({**defaults, **values}), image, traces
+
+
+def _has_effect(axis: str, value: Any) -> bool:
+    """Whether a backend that reads the axis would do something with a value of it, which may be of any type."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return any(one != 0 for one in values) if axis == "top_k" else bool(values)
 
 
 async def _fetch(source: str, settings: Settings) -> LoadedImage:
     """Loads the image of an untrusted URL. Raises ApiError."""
     try:
-        return await asyncio.to_thread(fetch_image, source, settings.image_limits, allowed_hosts=settings.allowed_media_hosts)
+        return await image_at(source, settings.image_limits, settings.allowed_media_hosts)
     except ImageError as error:
         raise ApiError.from_demo_error(error, param="image") from None
     except DemoError as error:

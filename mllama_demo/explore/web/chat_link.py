@@ -106,7 +106,7 @@ class ChatLink:
         conversation = conversation_of(run.grid, reference).add(answer)
         self._conversations.save(owner, replace(conversation, title=conversation.display_title))
         values = {name: f"{getattr(sampling, name):g}" for name in ("temperature", "top_p", "top_k")}
-        return "/?" + urlencode({"c": conversation.id, **values, "seed": sampling.seed, "max_tokens": sampling.max_tokens})
+        return "./?" + urlencode({"c": conversation.id, **values, "seed": sampling.seed, "max_tokens": sampling.max_tokens})
 
     def _question(self, owner: str, conversation_id: str, number: int) -> _Question:
         messages = self._conversations.tree(owner, conversation_id).up_to(number).without_failures().messages

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest
-from mllama_demo.explore.grid import Axis
+from mllama_demo.explore.grid import AXES, Axis
 from mllama_demo.explore.results import Run
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.explore.stream import start_event
@@ -24,9 +24,11 @@ from mllama_demo.explore.web.run_routes import CACHED, THUMBNAIL_PIXELS, Owner, 
 from mllama_demo.explore.web.service import EXAMPLE_IMAGES, ExploreService
 from mllama_demo.explore.web.tour import TOUR, why_no_token_view
 from mllama_demo.images.examples import EXAMPLES_FOLDER
+from mllama_demo.images.threads import in_image_thread
 from mllama_demo.images.transforms import preview
 from mllama_demo.sampling import BOUNDS, SamplingParams
-from mllama_demo.web.requests import StaticAssets, require_same_origin
+from mllama_demo.storage.threads import database_route, in_database_thread
+from mllama_demo.web.requests import StaticAssets, client_of, require_same_origin
 from mllama_demo.web.streaming import NdjsonStream
 from mllama_demo.web.templating import render
 
@@ -37,9 +39,11 @@ def explore_page(service: ExploreService, brand: Brand) -> APIRouter:
     """The page at /explore and the routes that it calls."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_origin)])
 
+    @database_route
     def load(id: str, owner: Owner) -> Run:
         return service.runs.load(owner, id)
 
+    @database_route
     def read(id: str, owner: Owner) -> Run:
         return service.readable_run(owner, id)
 
@@ -81,6 +85,7 @@ def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None
             "bounds": {n: {"min": b.minimum, "max": b.maximum, "step": b.step, "hint": b.hint} for n, b in BOUNDS.items()},
             "example_images": list(EXAMPLE_IMAGES) if "images" in service.info.capabilities else [],
             "takes_images": "images" in service.info.capabilities,
+            "ignored": {axis: reason for axis, reason in service.info.ignored.items() if axis in AXES},
             "branches": "probabilities" in service.info.capabilities,
             "why_no_token_view": why_no_token_view(service.info),
             "tour": [{**vars(step), **({} if service.settings.embedded else {"embedded_text": ""})} for step in TOUR],
@@ -93,7 +98,7 @@ def _add_files(router: APIRouter, service: ExploreService, brand: Brand) -> None
 def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) -> None:
     @router.post("/explore/estimate")
     async def estimate(request: Request) -> dict[str, Any]:
-        grid, _, _ = read_grid(await read_values(request, service), service.settings)
+        grid, _, _ = read_grid(await read_values(request, service), service.settings, service.info)
         return start_event(grid, service.explorer.estimate(grid), "")
 
     @router.post("/explore/run")
@@ -102,14 +107,16 @@ def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) 
         source, tour = values.pop("image", None), values.pop("tour", False) is True
         if source is not None and not isinstance(source, str):
             raise BadRequest("image must be a data URL or the name of an example.")
-        grid, _, _ = read_grid(values, service.settings)
-        image = await run_in_threadpool(service.load_image, owner, source)
-        return NdjsonStream(service.grid_events(owner, await service.explorer.start(grid, image, owner, tour)))
+        grid, _, _ = read_grid(values, service.settings, service.info)
+        image = await in_image_thread(service.load_image, owner, source)
+        return NdjsonStream(
+            service.grid_events(owner, await service.explorer.start(grid, image, client_of(request, owner), tour))
+        )
 
     @router.post("/explore/runs/{id}/again")
-    async def again(owner: Owner, run: Run = saved_run) -> Response:
-        image = await run_in_threadpool(service.image_of, run)
-        return NdjsonStream(service.grid_events(owner, await service.explorer.start(run.grid, image, owner)))
+    async def again(request: Request, owner: Owner, run: Run = saved_run) -> Response:
+        image = await in_image_thread(service.image_of, run)
+        return NdjsonStream(service.grid_events(owner, await service.explorer.start(run.grid, image, client_of(request, owner))))
 
     @router.post("/explore/live/{id}/stop")
     async def stop(request: Request, owner: Owner, id: str) -> dict[str, Any]:
@@ -119,19 +126,19 @@ def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) 
         return {"stopped": True}
 
     @router.post("/explore/runs/{id}/cells/{index}/rerun")
-    async def rerun(owner: Owner, index: int, run: Run = saved_run) -> Response:
+    async def rerun(request: Request, owner: Owner, index: int, run: Run = saved_run) -> Response:
         if run.branch_at(index) is not None:
             raise BadRequest("A branch cannot be run again; go on from the same token once more instead.")
-        image = await run_in_threadpool(service.image_of, run)
-        tasks = await service.explorer.rerun_cell(run, index, image, owner)
+        image = await in_image_thread(service.image_of, run)
+        tasks = await service.explorer.rerun_cell(run, index, image, client_of(request, owner))
         return NdjsonStream(service.rerun_events(owner, run, index, tasks))
 
     @router.post("/explore/runs/{id}/cells/{index}/branch")
     async def branch(request: Request, owner: Owner, index: int, run: Run = saved_run) -> Response:
         values = await read_values(request, service)
         position, token_id = _natural_number(values, "position"), _natural_number(values, "token_id")
-        image = await run_in_threadpool(service.image_of, run)
-        tasks = await service.explorer.branch(run, index, position, token_id, image, owner)
+        image = await in_image_thread(service.image_of, run)
+        tasks = await service.explorer.branch(run, index, position, token_id, image, client_of(request, owner))
         return NdjsonStream(service.branch_events(owner, run, index, position, tasks))
 
 
@@ -140,20 +147,25 @@ def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) 
 
 def _add_chat(router: APIRouter, service: ExploreService, readable_run: Any) -> None:
     @router.get("/explore/chat/{conversation_id}/{number}")
+    @database_route
     def from_chat(owner: Owner, conversation_id: str, number: int) -> dict[str, Any]:
         """The fields of a grid that repeats an answer of the chat. number: of the answer in the message tree."""
         return service.chat.grid_values(owner, conversation_id, number)
 
     @router.get("/explore/chat/{conversation_id}/{number}/image")
-    def image(owner: Owner, conversation_id: str, number: int) -> Response:
-        loaded = service.load_image(owner, f"chat:{conversation_id}:{number}")
-        assert loaded is not None  # load_image raises for an answer without image
-        return Response(preview(loaded, THUMBNAIL_PIXELS), media_type="image/webp", headers=CACHED)
+    async def image(owner: Owner, conversation_id: str, number: int) -> Response:
+        def make() -> bytes:
+            loaded = service.load_image(owner, f"chat:{conversation_id}:{number}")
+            assert loaded is not None  # load_image raises for an answer without image
+            return preview(loaded, THUMBNAIL_PIXELS)
+
+        return Response(await in_image_thread(make), media_type="image/webp", headers=CACHED)
 
     @router.post("/explore/runs/{id}/cells/{index}/chat")
-    def to_chat(owner: Owner, index: int, run: Run = readable_run) -> dict[str, Any]:
+    async def to_chat(owner: Owner, index: int, run: Run = readable_run) -> dict[str, Any]:
         """Stores the answer as a conversation; returns the address of the chat that shows it."""
-        return {"address": service.chat.continue_in_chat(owner, run, index, service.image_of(run))}
+        image = await in_image_thread(service.image_of, run)
+        return {"address": await in_database_thread(service.chat.continue_in_chat, owner, run, index, image)}
 
 
 # --- analysis ------------------------------------------------------------------------------------------------------------
@@ -180,7 +192,10 @@ def _add_analysis(router: APIRouter, service: ExploreService, readable_run: Any)
     def code(request: Request, index: int, run: Run = readable_run) -> dict[str, Any]:
         if run.branch_at(index) is not None:
             raise BadRequest("A branch begins in the middle of an answer, as no request can; its cell has code.")
-        return {"file": image_file(run), "snippets": [vars(one) for one in snippets(run, index, api_url(request))]}
+        return {
+            "file": image_file(run),
+            "snippets": [vars(one) for one in snippets(run, index, api_url(request, service.settings))],
+        }
 
     @router.get("/explore/runs/{id}/compare")
     def compare(a: int, b: int, run: Run = readable_run) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable
@@ -23,8 +22,10 @@ from mllama_demo.explore.web import views
 from mllama_demo.explore.web.chat_link import ChatLink
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import LoadedImage, from_data_url, load_image
+from mllama_demo.runtime.failures import log_bug, report_failure
 from mllama_demo.storage.share_links import is_token
 from mllama_demo.storage.stores import Stores
+from mllama_demo.storage.threads import in_database_thread
 from mllama_demo.web.errors import INTERNAL_ERROR
 
 log = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ class ExploreService:
                     async for event in events:
                         yield event
             finally:
-                last = await asyncio.to_thread(_last_event, save)
+                last = await in_database_thread(_last_event, save)
         finally:
             del self.active[owner, id]
         yield last
@@ -190,7 +191,7 @@ def _last_event(save: Callable[[], JsonEvent]) -> dict[str, Any]:
     try:
         return {"event": "end", **save()}
     except DemoError as error:
-        return {"event": "error", "error": str(error)}
+        return {"event": "error", "error": report_failure(error)}
     except Exception:
-        log.exception("the answers could not be saved")
+        log_bug(log, "the answers could not be saved")
         return {"event": "error", "error": INTERNAL_ERROR}

@@ -67,19 +67,19 @@ TOUR = (
         token=1,
     ),
     TourStep(
-        "top_k cuts the tail",
+        "Top-k cuts the tail",
         "Only the k likeliest tokens stay, however likely the others are. With k = 1 this is greedy.",
-        embedded_text="Of six ways to go on, “found”, with 8 %, was the sixth: top_k 5 cut it. The others moved up, "
+        embedded_text="Of six ways to go on, “found”, with 8 %, was the sixth: top-k 5 cut it. The others moved up, "
         "and the same random number that without it drew “could” now fell on “heard”.",
         grid={**_STORY, "temperature": 2, "top_k": [0, 5, 1], "seed": 10},
         cell=1,
         token=21,
     ),
     TourStep(
-        "top_p cuts what is improbable",
+        "Top-p cuts what is improbable",
         "The fewest tokens that together make up p stay: many where the model is undecided, one where it is sure.",
-        embedded_text="Without top_p, the first answer drew “something” here, a chance of 1 in 800, and lost sight of the dog. "
-        "top_p 0.9 leaves “a” alone.",
+        embedded_text="Without top-p, the first answer drew “something” here, a chance of 1 in 800, and lost sight of the dog. "
+        "Top-p 0.9 leaves “a” alone.",
         grid={**_STORY, "temperature": 2, "top_p": [1, 0.9, 0.5], "seed": 5},
         cell=1,
         token=9,
@@ -97,8 +97,8 @@ TOUR = (
         "What if, without asking again",
         "Move the sliders below the tokens. "
         "The record of an answer tells what other values would have left of it; nothing is generated.",
-        embedded_text="Set top_p to 0.5: two tokens, “can” and “And”, could not have been drawn. At temperature 2 and "
-        "top_p 1 all could; this story would have turned another way at its eighth token, “morning”.",
+        embedded_text="Set top-p to 0.5: two tokens, “can” and “And”, could not have been drawn. At temperature 2 and "
+        "top-p 1 all could; this story would have turned another way at its eighth token, “morning”.",
         grid={**_STORY, "seed": 7},
         token=7,
     ),

@@ -18,6 +18,7 @@ from mllama_demo.explore.report import OUTCOMES
 from mllama_demo.explore.results import Branch, Cell, Run, Token
 from mllama_demo.explore.web.tour import DIVERGENCE_CAUSES
 from mllama_demo.explore.whatif import CandidatesWhatIf, candidates_what_if, what_if
+from mllama_demo.runtime.words import counted
 from mllama_demo.sampling import SamplingParams
 
 View = dict[str, Any]
@@ -67,7 +68,7 @@ def cell_view(run: Run, index: int) -> View:
     """One answer of a cell or of a branch. index: see Run.answer."""
     cell = run.answer(index)
     bits = mean_entropy(cell)
-    details = [f"{len(cell.tokens)} {'token' if len(cell.tokens) == 1 else 'tokens'}"]
+    details = [counted(len(cell.tokens), "token")]
     details += [] if bits is None else [f"{bits:.2f} bits"]
     if surplus := run.surplus(index):
         asked = run.grid.max_tokens

@@ -140,6 +140,6 @@ def _sampling_text(sampling: SamplingParams) -> str:
         return f"greedy · at most {sampling.max_tokens} tokens"
     seed = "" if sampling.seed is None else f" · seed {sampling.seed}"
     return (
-        f"temperature {sampling.temperature:g} · top_p {sampling.top_p:g} · top_k {sampling.top_k}"
+        f"temperature {sampling.temperature:g} · top-p {sampling.top_p:g} · top-k {sampling.top_k}"
         f" · at most {sampling.max_tokens} tokens{seed}"
     )

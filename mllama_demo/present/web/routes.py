@@ -19,15 +19,18 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.engine.base import Backend, BackendStatus
+from mllama_demo.engine.base import Backend, BackendStatus, Client
 from mllama_demo.errors import BackendUnavailable, DemoError, Failure, cause_of
 from mllama_demo.generation.service import Answer
+from mllama_demo.images.threads import image_route
 from mllama_demo.present.presenter import AudienceQuestion, Presenter
 from mllama_demo.present.spec import names
 from mllama_demo.present.web.events import answer_events, cause_entry, rehearsal_events, scenario_json
+from mllama_demo.runtime.failures import log_bug, report_failure
+from mllama_demo.web.auth.identity import owner_of
 from mllama_demo.web.auth.login import signed_in_user
 from mllama_demo.web.errors import INTERNAL_ERROR, ApiError
-from mllama_demo.web.requests import StaticAssets, notice_page, require_same_origin
+from mllama_demo.web.requests import StaticAssets, client_of, notice_page, require_same_origin
 from mllama_demo.web.streaming import NdjsonStream
 from mllama_demo.web.templating import render
 
@@ -52,6 +55,7 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
             raise BackendUnavailable(Failure(*(f"The model is not ready: {why}" for why in _sentence_and_cause(status))))
 
     @router.get("/present")
+    @image_route
     def all_scenarios(request: Request) -> HTMLResponse:
         listed: list[dict[str, Any]] = []
         for name in names(settings.scenarios_dir):
@@ -74,19 +78,24 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
         try:
             scenario = presenter.scenario(name)
         except DemoError as error:
-            return notice_page(brand, "This demo cannot be played", str(error), error.status, (f"{root}/present", "All demos"))
+            return notice_page(
+                brand, "This demo cannot be played", report_failure(error), error.status, (f"{root}/present", "All demos")
+            )
         return page(template, root=root, name=name, scenario=scenario, too_small=presenter.model_warning(scenario), **values)
 
     @router.get("/present/{name}")
+    @image_route
     def play(name: str, request: Request) -> HTMLResponse:
         may_rehearse = presenter.may_rehearse(signed_in_user(request))
         return scenario_page("stage", name, "..", run=secrets.token_urlsafe(24), may_rehearse=may_rehearse)
 
     @router.get("/present/{name}/notes")
+    @image_route
     def notes(name: str) -> HTMLResponse:
         return scenario_page("notes", name, "../..")
 
     @router.get("/present/{name}/rehearsal")
+    @image_route
     def rehearsal(name: str, request: Request) -> HTMLResponse:
         if refusal := presenter.rehearsal_refusal(signed_in_user(request)):
             return notice_page(brand, "You cannot rehearse here", refusal, 403, ("../../present", "All demos"))
@@ -104,16 +113,21 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
         return await _ndjson_response(rehearsal_events(presenter.rehearse(name)))
 
     @router.get("/present/{name}/scenario.json")
+    @image_route
     def script(name: str) -> JSONResponse:
         scenario = presenter.scenario(name)
         return JSONResponse(scenario_json(scenario, presenter.rehearsal_status(scenario), settings), headers=_NO_STORE)
 
     @router.get("/present/{name}/images/{digest}")
+    @image_route
     def image(name: str, digest: str) -> Response:
         scenario = presenter.scenario(name)
         data = scenario.image_bytes(digest)
         kind = next(image.format for image in scenario.images if image is not None and image.digest == digest)
         return Response(data, media_type=f"image/{kind.lower()}", headers={"Cache-Control": "private, max-age=3600"})
+
+    def asker(request: Request) -> Client:
+        return client_of(request, owner_of(request.headers.get("cookie"), signed_in_user(request)) or "")
 
     async def answer(request: Request, answers: AsyncGenerator[Answer, None]) -> Response:
         """Streams an answer. Whoever may read causes gets the cause of a failure too, for the notes window."""
@@ -125,7 +139,7 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
             cause = cause_entry(error) if with_cause else {}
             if not cause:
                 raise
-            return JSONResponse({"error": {"message": str(error), **cause}}, error.status, _NO_STORE)
+            return JSONResponse({"error": {"message": report_failure(error), **cause}}, error.status, _NO_STORE)
 
     @router.post("/present/{name}/steps/{number}/{run}")
     async def ask(request: Request, name: str, number: int, run: str, fingerprint: str = "") -> Response:
@@ -136,14 +150,15 @@ def add_present(app: FastAPI, settings: Settings, presenter: Presenter, backend:
             run: The id that the page of the presentation was given.
             fingerprint: The step's fingerprint in scenario.json.
         """
-        return await answer(request, presenter.ask(name, number - 1, run, fingerprint))
+        return await answer(request, presenter.ask(name, number - 1, run, fingerprint, asker(request)))
 
     @router.post("/present/{name}/steps/{number}/{run}/question")
     async def ask_from_audience(
         request: Request, name: str, number: int, run: str, asked: AudienceQuestion, fingerprint: str = ""
     ) -> Response:
         """Streams the answer to a question from the audience at this step, as `ask` does."""
-        return await answer(request, presenter.ask_from_audience(name, number - 1, run, fingerprint, asked))
+        answers = presenter.ask_from_audience(name, number - 1, run, fingerprint, asked, asker(request))
+        return await answer(request, answers)
 
     app.include_router(router)
 
@@ -186,9 +201,9 @@ async def _ndjson_response(events: AsyncGenerator[dict[str, Any], None], with_ca
                 async for event in events:
                     yield event
             except DemoError as error:
-                yield {"error": str(error), "status": error.status} | (cause_entry(error) if with_cause else {})
+                yield {"error": report_failure(error), "status": error.status} | (cause_entry(error) if with_cause else {})
             except Exception:
-                log.exception("a presentation or a rehearsal failed")
+                log_bug(log, "a presentation or a rehearsal failed")
                 yield {"error": INTERNAL_ERROR, "status": 500}
 
     return NdjsonStream(lines())

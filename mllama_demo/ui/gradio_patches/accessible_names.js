@@ -2,13 +2,15 @@
 //
 // Gradio: 6.31.0
 // Defect: both sidebars have the same button name, "Toggle Sidebar"; a group of radio buttons is not connected with its
-//   visible label; the name of a chatbot message that is HTML is that HTML; the examples are buttons in a "list", and the attached
+//   visible label; the question field is set from left to right in every language; the name of a chatbot message that is HTML is that HTML; the examples are buttons in a "list", and the attached
 //   files are list items in no list.
 // Report: no upstream report known
 // Test: tests/browser/test_accessibility.py::test_the_chat_page_has_no_accessibility_violation
 const SIDEBAR_NAMES = { left: "Conversations", right: "Settings" };
 let namedGroups = 0;
 function addAccessibleNames() {
+  const field = questionField();
+  if (field && field.dir !== "auto") field.dir = "auto";
   for (const toggle of document.querySelectorAll('.toggle-button[aria-label="Toggle Sidebar"]')) {
     const name = SIDEBAR_NAMES[toggle.closest(".sidebar").classList.contains("right") ? "right" : "left"];
     toggle.setAttribute("aria-label", name);

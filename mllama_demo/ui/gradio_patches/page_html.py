@@ -3,7 +3,8 @@
 Gradio: 6.31.0, 6.17.3
 Defect: JavaScript adds the argument `head` of mount_gradio_app, after the first paint and after Gradio has read the language of
   the browser. The served page has no title, its preview in messengers says "Gradio: Click to try out the app!" with an image from
-  another host, and its 200 kB are not compressed.
+  another host, and its 200 kB are not compressed. Its manifest and a script are outside of the path below which a proxy
+  serves the page.
 Report: no upstream report known
 Test: tests/unit/ui/test_page_html.py::test_gradio_adds_the_head_only_by_javascript
 """
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mllama_demo.web.compression import compress, encoding_for
 
 _PREVIEW = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>\s*')
+_ROOT = re.compile(rb'const root = "[^"]*";')
 _HEAD = re.compile(rb'<head>\s*<meta charset="utf-8" ?/?>')
 
 
@@ -73,5 +75,6 @@ class PageHtml:
         """The page with the head. Another response, such as an error, stays as it is."""
         if not _HEAD.search(page):
             return page
-        page = _PREVIEW.sub(b"", page)
+        page = _PREVIEW.sub(b"", page).replace(b'href="/manifest.json"', b'href="manifest.json"')
+        page = _ROOT.sub(b'const root = window.gradio_config?.root ?? "";', page)  # see page_root.js
         return _HEAD.sub(lambda found: found[0] + self._head, page, count=1)

@@ -1,8 +1,7 @@
 // Bringing a picture: drop and paste anywhere on the page, the camera and a web address beside the paper clip, and the pictures
-// that were refused. The server checks the files (attachments.py); a browser's type of a file is not trusted.
-const PICTURES = "image/*,.heic,.heif,.avif,.tif,.tiff"; // for the file chooser: browsers do not know all of these as images
+// that were refused. The server checks the files (attachments.py). Uses web/static/pictures.js.
+const { accept: PICTURES, dragsFiles, pastedText } = globalThis.mllamaPictures;
 const fileInput = () => document.querySelector("#chat-input input[type=file]");
-const hasOpenDialog = () => !!document.querySelector("dialog[open], .page-dialog:not(.is-hidden)");
 
 function attachFiles(files) {
   const input = fileInput();
@@ -21,7 +20,6 @@ dropOverlay.id = "drop-overlay";
 dropOverlay.hidden = true;
 dropOverlay.innerHTML = "<strong>Drop the picture to add it to your question</strong>";
 document.querySelector(".gradio-container").append(dropOverlay);
-const dragsFiles = (event) => !!event.dataTransfer?.types.includes("Files");
 // The editor of a question takes files itself.
 const takesFiles = (event) => !hasOpenDialog() && !!fileInput() && !event.target.closest?.(".question-editor");
 let dragDepth = 0; // every element under the pointer is entered and left
@@ -44,22 +42,6 @@ addEventListener("blur", () => showDropOverlay(false));
 
 // --- paste -----------------------------------------------------------------------------------------------------------------
 
-// A line of text, or the address of a file with its percent escapes.
-function decoded(line) {
-  try {
-    return decodeURI(line);
-  } catch {
-    return line; // "50 % of"
-  }
-}
-
-// Office programs copy text together with a picture of it: the text wins. File managers copy a file together with its name.
-function pastedText(clipboard) {
-  const text = clipboard.getData("text/plain"), names = [...clipboard.files].map((file) => file.name);
-  const isName = text.split(/\r?\n/).filter(Boolean).every((line) => names.some((name) => decoded(line).endsWith(name)));
-  return names.length && isName ? "" : text;
-}
-
 document.addEventListener("paste", (event) => {
   const field = questionField(), clipboard = event.clipboardData, inField = event.target === field;
   if (!field || !clipboard || hasOpenDialog() || (!inField && isTypedInto(event.target))) return;
@@ -80,35 +62,6 @@ document.addEventListener("click", (event) => {
   if (button) openPageDialog(button.classList.contains("source-camera") ? "#camera-dialog" : "#address-dialog");
   // Gradio would let a file chooser show all files, since the page does not trust the types that browsers name.
   if (event.target.closest("#chat-input") && fileInput()) fileInput().accept = PICTURES;
-}, true);
-
-let opener = null;
-function openPageDialog(selector) {
-  const dialog = document.querySelector(selector);
-  opener = document.activeElement;
-  dialog.classList.remove("is-hidden");
-  dialog.setAttribute("role", "dialog");
-  dialog.setAttribute("aria-modal", "true");
-  dialog.setAttribute("aria-label", dialog.querySelector("h2").textContent);
-  // Browsers allow the camera on https and on this machine only.
-  if (selector === "#camera-dialog") {
-    dialog.classList.toggle("no-camera", !navigator.mediaDevices);
-    resumeCamera();
-  }
-  requestAnimationFrame(() => dialog.querySelector("input, textarea, button:not(.close-dialog button)")?.focus());
-}
-function closePageDialogs() {
-  for (const dialog of document.querySelectorAll("#camera-dialog, #address-dialog")) dialog.classList.add("is-hidden");
-  endCamera();
-  opener?.focus();
-  opener = null;
-}
-window.mllamaClosePageDialogs = closePageDialogs;
-document.addEventListener("click", (event) => event.target.closest(".close-dialog") && closePageDialogs());
-document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || !document.querySelector(":is(#camera-dialog, #address-dialog):not(.is-hidden)")) return;
-  event.preventDefault(); // keys.js would stop the answer
-  closePageDialogs();
 }, true);
 
 // --- the pictures that are attached ----------------------------------------------------------------------------------------

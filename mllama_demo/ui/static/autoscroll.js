@@ -18,7 +18,7 @@ function scrollToEnd() {
 window.mllamaScrollToEnd = scrollToEnd;
 
 // The browser and this script scroll too. Only a scroll that follows one of these events is the reader's.
-let readerScrolled = 0, draggingScrollbar = false;
+let readerScrolled = -Infinity, draggingScrollbar = false; // not 0, which is the time at which the page was opened
 const SCROLLS_UP = {
   wheel: (event) => event.deltaY < 0,
   touchmove: () => true,
@@ -27,13 +27,13 @@ const SCROLLS_UP = {
   focusin: (event) => !!scrollArea?.contains(event.target) && event.target.matches(":focus-visible"), // Tab to a button further up
 };
 for (const [type, scrollsUp] of Object.entries(SCROLLS_UP))
-  document.addEventListener(type, (event) => scrollsUp(event) && (readerScrolled = Date.now()), { capture: true, passive: true });
+  document.addEventListener(type, (event) => scrollsUp(event) && (readerScrolled = performance.now()), { capture: true, passive: true });
 document.addEventListener("pointerup", () => (draggingScrollbar = false), { capture: true });
 
 function onScroll() {
   const nearEnd = scrollArea.scrollHeight - scrollArea.scrollTop - scrollArea.clientHeight < 40;
   if (nearEnd || !scrollArea.querySelector(".message-row")) setAtEnd(true);
-  else if (draggingScrollbar || Date.now() - readerScrolled < 1000) setAtEnd(false);
+  else if (draggingScrollbar || performance.now() - readerScrolled < 1000) setAtEnd(false);
 }
 const resizeObserver = new ResizeObserver(() => (atEnd ? scrollToEnd() : onScroll()));
 

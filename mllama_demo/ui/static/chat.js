@@ -10,6 +10,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest(".message-action");
   if (!button) return;
   if (button.classList.contains("try-again")) return trigger("retry", {});
+  if (button.classList.contains("continue-answer")) return trigger("play", {});
   if (button.classList.contains("enlarge")) return openTileDialog(button.closest(".tile-view").outerHTML);
   const action = [...button.classList].map((name) => /^(select-version|preview)-(\d+)$/.exec(name)).find(Boolean);
   if (!action) return;
@@ -17,13 +18,13 @@ document.addEventListener("click", (event) => {
     const row = button.closest(".message-row");
     const stepper = [...row.querySelectorAll(".stepper")].indexOf(button.closest(".stepper"));
     const next = button.classList.contains("next");
-    pressedArrow = { row: messageRows().indexOf(row), stepper, next, until: Date.now() + 10000 };
+    pressedArrow = { row: messageRows().indexOf(row), stepper, next, until: performance.now() + 10000 };
   }
   trigger(action[1] === "preview" ? "expand" : "click", { number: Number(action[2]) });
 });
 
 function focusPressedArrow() {
-  if (!pressedArrow || Date.now() > pressedArrow.until) return;
+  if (!pressedArrow || performance.now() > pressedArrow.until) return;
   if (document.activeElement && document.activeElement !== document.body) return;
   const steppers = messageRows()[pressedArrow.row]?.querySelectorAll(".stepper") ?? [];
   const arrows = [...(steppers[Math.max(pressedArrow.stepper, 0)]?.querySelectorAll("button:not([disabled])") ?? [])];
@@ -47,7 +48,6 @@ function onPageChange() {
   completeMessages();
   questionEditor?.checkRow();
   keepScrollPosition();
-  restoreTypedText();
   measureDrawLag();
   focusPressedArrow();
   updateConversationList();
@@ -55,20 +55,19 @@ function onPageChange() {
 }
 
 // How much later than its quickest update the page drew the newest update of an answer, in milliseconds. The difference is
-// compared, because the clocks of server and browser may differ.
+// compared, because the clocks of server and browser begin at different times.
 let lastSent = null, smallestLag = Infinity, drawLag = 0;
 function measureDrawLag() {
   const sent = /sent-(\d+)/.exec(document.querySelector("#chat-history .live-metadata")?.className)?.[1];
   if (!sent) [smallestLag, drawLag] = [Infinity, 0];
   else if (sent !== lastSent) {
-    window.mllamaLastContact = Date.now();
-    const lag = Date.now() - sent;
+    window.mllamaLastContact = performance.now();
+    const lag = performance.now() - sent;
     smallestLag = Math.min(smallestLag, lag);
     drawLag = lag - smallestLag;
   }
   lastSent = sent;
 }
-window.mllamaDrawLag = () => Math.round(drawLag);
 
 // Shows the tiles of an image over the whole page.
 function openTileDialog(html) {

@@ -45,12 +45,15 @@ function markShown(id) {
   if (above < 0 || top + row.offsetHeight > bottom) area.scrollTop += above - area.clientHeight / 2;
 }
 
+let oldestShown = null; // how many rows there were when the visitor asked for older ones: the first of those gets the focus
 // Called after each change of the page.
 function updateConversationList() {
   const list = conversationList();
   if (!list || list.querySelector(".group")) return; // the groups are lost when the server sends the list again
   addGroups(list);
-  closeRowMenu();
+  keepRowMenu();
+  if (oldestShown !== null) list.querySelectorAll("a")[oldestShown]?.focus();
+  oldestShown = null;
   markShown(shownId());
   if (renaming) startRenaming(renaming.id, renaming.title); // the server sent the list again meanwhile
 }
@@ -117,6 +120,14 @@ function closeRowMenu(focusButton = false) {
   if (focusButton) button.focus();
 }
 
+// The server has sent the list again: the menu belongs to the new button of its row.
+function keepRowMenu() {
+  const button = rowMenu && rowOf(rowMenu.id)?.querySelector(".row-actions");
+  if (!button) return closeRowMenu();
+  rowMenu.button = button;
+  button.setAttribute("aria-expanded", "true");
+}
+
 function openRowMenu(button) {
   closeRowMenu();
   const link = button.closest("li").querySelector("a"), element = document.createElement("div");
@@ -133,7 +144,7 @@ function openRowMenu(button) {
     });
     element.append(item);
   }
-  button.closest("nav").append(element);
+  button.closest(".sidebar-content").append(element); // not in the list, which the server sends again
   element.popover = "manual"; // above the sidebar, which clips what is in it
   element.showPopover();
   const box = button.getBoundingClientRect(), { offsetHeight: height, offsetWidth: width } = element;
@@ -202,6 +213,15 @@ document.addEventListener("click", (event) => {
   if (button) return rowMenu?.button === button ? closeRowMenu(true) : openRowMenu(button);
   closeRowMenu();
   if (event.target.closest("#new-chat, #restore")) closeDrawer();
+  if (event.target.closest("#new-chat")) {
+    // Also where a conversation was clicked before and has not come: the server says nothing new then.
+    openedFromList = false;
+    markShown("");
+  }
+  if (event.target.closest("#show-older")) {
+    oldestShown = conversationList().querySelectorAll("a").length;
+    trigger("end", {});
+  }
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser opens a tab or a window
   event.preventDefault();
   markShown(link.dataset.id);
@@ -210,14 +230,4 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => rowMenu?.element.contains(event.target) && onMenuKey(event), true);
 addEventListener("resize", () => closeRowMenu());
-document.addEventListener("scroll", () => closeRowMenu(), { capture: true, passive: true });
-
-// --- the dialog that shares ------------------------------------------------------------------------------------------------
-
-document.addEventListener("keydown", (event) => {
-  const dialog = document.querySelector("#share-dialog");
-  if (event.key !== "Escape" || !dialog?.checkVisibility()) return;
-  event.preventDefault();
-  dialog.querySelector("#close-share").click();
-}, true);
-window.mllamaFocusShare = () => requestAnimationFrame(() => document.querySelector("#share-dialog #share")?.focus());
+document.addEventListener("scroll", (event) => event.target.contains(rowMenu?.button) && closeRowMenu(), { capture: true, passive: true });

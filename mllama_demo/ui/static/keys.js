@@ -21,10 +21,12 @@ document.addEventListener("click", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;
+  if (event.defaultPrevented || event.isComposing || hasOpenDialog()) return;
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
   const stop = document.querySelector("#stop");
-  if (event.key === "Escape" && plain && isVisible(stop)) stop.click();
+  // In another field, Escape closes a list or does nothing.
+  const inField = isTypedInto(event.target) && event.target !== questionField();
+  if (event.key === "Escape" && plain && isVisible(stop) && !inField) stop.click();
   // By the position of the key: on a Mac, Alt and this key type another letter.
   else if (event.code === "KeyN" && event.altKey && !event.ctrlKey && !event.metaKey) newChat();
   else if (event.key === "/" && plain && !isTypedInto(event.target)) questionField()?.focus();

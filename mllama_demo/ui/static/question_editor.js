@@ -4,7 +4,7 @@ let questionEditor = null;
 const SAVE_TIMEOUT_MS = 30000; // the conversation shows a saved question much sooner, also when the question waits in the queue
 
 const EDITOR_HTML = `
-  <div class="editor-picture"><img alt=""><span class="editor-no-picture">No picture</span>
+  <div class="editor-picture"><img alt=""><span class="editor-no-picture"></span>
     <span class="editor-picture-buttons"><button type="button" class="editor-swap"></button>
     <button type="button" class="editor-remove">Remove picture</button>
     <button type="button" class="editor-keep">Keep the picture</button></span></div>
@@ -28,6 +28,11 @@ class QuestionEditor {
     this.field = this.find("textarea");
     this.field.value = this.original;
     this.row.after(this.form); // the style sheet hides a row before an editor
+    // The server reads formats that a browser may not, such as HEIC. Their file's name stands for them.
+    this.find(".editor-picture img").addEventListener("error", () => {
+      this.find(".editor-picture img").hidden = true;
+      this.showNoPicture(this.file ? `${this.file.name} (this browser cannot show it)` : "This browser cannot show the picture");
+    });
     this.form.addEventListener("submit", (event) => (event.preventDefault(), this.save()));
     this.form.addEventListener("keydown", (event) => this.onKey(event));
     this.form.addEventListener("paste", (event) => this.onFiles(event, event.clipboardData, true));
@@ -64,13 +69,19 @@ class QuestionEditor {
     event.stopPropagation();
   }
 
-  // A picture that is pasted or dropped becomes the question's. Pasted text wins over its own picture.
+  // A picture that is pasted or dropped becomes the question's. Pasted text wins over its own picture, see pastedText.
   onFiles(event, data, isPaste) {
     const file = [...(data?.files ?? [])][0];
-    if (!file || (isPaste && data.types.includes("text/plain"))) return;
+    if (!file || (isPaste && pastedText(data))) return;
     event.preventDefault();
     event.stopPropagation();
     this.setImage("replace", file);
+  }
+
+  // What stands in the place of the picture; empty for the picture itself, or for nothing.
+  showNoPicture(text) {
+    this.find(".editor-no-picture").textContent = text;
+    this.find(".editor-no-picture").hidden = !text;
   }
 
   setImage(image, file = null) {
@@ -83,7 +94,7 @@ class QuestionEditor {
     this.find(".editor-picture img").hidden = !source;
     if (source) this.find(".editor-picture img").src = source;
     this.find(".editor-picture img").alt = file ? file.name : (this.picture?.alt ?? "");
-    this.find(".editor-no-picture").hidden = !!source || !this.picture;
+    this.showNoPicture(source || !this.picture ? "" : "No picture");
     this.find(".editor-swap").textContent = source ? "Other picture" : "Add a picture";
     this.find(".editor-remove").hidden = !source;
     this.find(".editor-keep").hidden = !this.picture || image === "keep";
@@ -112,7 +123,7 @@ class QuestionEditor {
     try {
       const file = this.file && (await uploadPicture(this.file));
       if (questionEditor !== this || !this.busy) return;
-      this.triggered = Date.now();
+      this.triggered = performance.now();
       trigger("edit", { number: this.number, text: this.field.value, image: this.image, file });
     } catch (error) {
       this.say(error.message);
@@ -126,7 +137,7 @@ class QuestionEditor {
     clearInterval(this.watch);
     this.watch = setInterval(() => {
       if (!this.busy || questionEditor !== this) return clearInterval(this.watch);
-      const late = this.triggered && Date.now() - this.triggered > SAVE_TIMEOUT_MS;
+      const late = this.triggered && performance.now() - this.triggered > SAVE_TIMEOUT_MS;
       if (late || connectionLost.isConnected) this.say("The demo does not answer. Please save again when it is back.");
     }, 500);
   }

@@ -1,27 +1,28 @@
-"""The operator's page: the queue and the slots, sums of the last hour, and the ratings of answers."""
+"""The operator's page: the queue and the slots, sums of the last hour, the latest failures, and the ratings of answers."""
 
 from __future__ import annotations
 
 import hmac
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from fastapi import Depends, FastAPI, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
-from mllama_demo.engine.base import Backend
-from mllama_demo.errors import DemoError, cause_of
+from mllama_demo.errors import DatabaseUnavailable, DemoError
+from mllama_demo.runtime.failures import FAILURES, report_failure
 from mllama_demo.storage.feedback import Feedback, Rating, to_csv
 from mllama_demo.storage.sessions import ADMIN_KEY
-from mllama_demo.web.activity import Activity
+from mllama_demo.storage.threads import in_database_thread
+from mllama_demo.web.admin.figures import OperatorView
 from mllama_demo.web.auth.attempts import TooManyAttempts
 from mllama_demo.web.auth.login import ADMIN_COOKIE, USER_COOKIE, LoginService, login_form, mark_admin, redirect_signed_in
-from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, notice_page, read_form
+from mllama_demo.web.requests import StaticAssets, html_page, is_same_origin, notice_page, read_form, require_same_origin
 from mllama_demo.web.templating import POLICY, render
 
 LATEST = 50
@@ -35,19 +36,22 @@ def add_admin(
     settings: Settings,
     feedback: Feedback,
     brand: Brand,
-    backend: Backend,
-    activity: Activity,
+    view: OperatorView,
     service: LoginService,
 ) -> None:
-    """Adds /admin, its figures as JSON and the feedback as CSV. Admins are the users of the option admins, and whoever has
-    the admin key."""
+    """Adds /admin, its figures as JSON and the feedback as CSV.
+
+    Admins are the users of the option admins, and whoever has the admin key.
+    """
     app.mount("/admin/static", StaticAssets(directory=Path(__file__).resolve().parent / "static"))
     admins = frozenset(settings.admins or ())
     key = settings.admin_key
     key_bytes = (key or "").encode()
 
     async def subject_of(request: Request, cookie: str) -> str | None:
-        return await run_in_threadpool(service.sessions.subject, request.cookies.get(cookie))
+        with suppress(DatabaseUnavailable):  # who signs in again is let in while it fails
+            return await in_database_thread(service.sessions.subject, request.cookies.get(cookie))
+        return None
 
     async def is_admin(request: Request) -> bool:
         return await subject_of(request, USER_COOKIE) in admins or await subject_of(request, ADMIN_COOKIE) == ADMIN_KEY
@@ -79,7 +83,7 @@ def add_admin(
         try:
             token = await service.sign_in(request, ADMIN_KEY, lambda: hmac.compare_digest(password, key_bytes))
         except DemoError as error:
-            return key_form(str(error), error.status, error.retry_s if isinstance(error, TooManyAttempts) else None)
+            return key_form(report_failure(error), error.status, error.retry_s if isinstance(error, TooManyAttempts) else None)
         if token is None:
             return key_form("This is not the key.", 401)
         response = redirect_signed_in(request, "/admin", ADMIN_COOKIE, token, path="/admin")
@@ -90,13 +94,23 @@ def add_admin(
     async def figures(request: Request) -> Response:
         if not await is_admin(request):
             return refuse()
-        try:
-            opinions = await run_in_threadpool(lambda: [_rating_view(one) for one in feedback.latest(LATEST)])
-            good, bad = await run_in_threadpool(feedback.counts)
-        except DemoError as error:
-            return JSONResponse({"detail": str(error)}, error.status, _PRIVATE)
-        body = _figures(backend, activity) | {"feedback": {"good": good, "bad": bad, "latest": opinions}}
+        ratings: dict[str, Any] | None = None
+        with suppress(DatabaseUnavailable):  # the page says so
+            opinions = await in_database_thread(lambda: [_rating_view(one) for one in feedback.latest(LATEST)])
+            good, bad = await in_database_thread(feedback.counts)
+            ratings = {"good": good, "bad": bad, "latest": opinions}
+        body = view.figures() | {"feedback": ratings}
+        body["failures"] = [asdict(record) for record in FAILURES.latest()]
         return JSONResponse(body, headers=_PRIVATE)
+
+    @app.post("/admin/restart", include_in_schema=False, dependencies=[Depends(require_same_origin)])
+    async def restart_model(request: Request) -> Response:
+        if not await is_admin(request):
+            return refuse()
+        if view.restart is None:
+            return JSONResponse({"detail": "The model has no process of its own that could be started again."}, 409, _PRIVATE)
+        view.restart()
+        return Response(status_code=202, headers=_PRIVATE)
 
     @app.get("/admin/feedback.csv", include_in_schema=False)
     async def feedback_csv(request: Request) -> Response:
@@ -104,37 +118,11 @@ def add_admin(
             return refuse()
         name = f"feedback-{time.strftime('%Y-%m-%d', time.gmtime())}.csv"
         headers = {**_PRIVATE, "Content-Disposition": f'attachment; filename="{name}"'}
-        return StreamingResponse(to_csv(feedback.latest()), media_type="text/csv; charset=utf-8", headers=headers)
-
-
-def _figures(backend: Backend, activity: Activity) -> dict[str, Any]:
-    status, info, now = backend.status(), backend.info, time.monotonic()
-    requests = [
-        {
-            "phase": one.phase,
-            "seconds": round(now - one.since, 1),
-            "position": one.position,
-            "image": one.image,
-            "prompt_tokens": one.prompt_tokens,
-            "tokens": one.tokens,
-        }
-        for one in activity.requests()
-    ]
-    minutes = [
-        {
-            "start": one.start,
-            "tokens": one.tokens,
-            "requests": one.requests,
-            "failed": one.failed,
-            "refused": one.refused,
-            "ttft_s": round(one.ttft_s / one.answered, 4) if one.answered else None,
-        }
-        for one in activity.minutes()
-    ]
-    device = f"{info.device} at {info.address}" if info.address else info.device
-    model = {"name": info.model, "device": device, "backend": info.name, "context_length": info.context_length}
-    state = asdict(status) | {"detail": cause_of(status.detail)}
-    return {"now": int(time.time()), "model": model, "status": state, "requests": requests, "minutes": minutes}
+        try:
+            text = await in_database_thread(lambda: "".join(to_csv(feedback.latest())))
+        except DatabaseUnavailable as error:
+            return JSONResponse({"detail": report_failure(error)}, error.status, _PRIVATE)
+        return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _rating_view(one: Rating) -> dict[str, Any]:

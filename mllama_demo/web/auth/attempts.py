@@ -8,6 +8,7 @@ import time
 from cachetools import LRUCache
 
 from mllama_demo.errors import DemoError
+from mllama_demo.runtime.words import counted
 
 
 class TooManyAttempts(DemoError):
@@ -18,11 +19,13 @@ class TooManyAttempts(DemoError):
     """
 
     status = 429
+    reason = "limit"
+    limit = "sign_in"
 
     def __init__(self, retry_s: float) -> None:
         self.retry_s = max(1, round(retry_s))
         minutes = -(-self.retry_s // 60)
-        super().__init__(f"Too many wrong attempts. Please try again in {minutes} minute{'' if minutes == 1 else 's'}.")
+        super().__init__(f"Too many wrong attempts. Please try again in {counted(minutes, 'minute')}.")
 
 
 class FailedAttempts:

@@ -1,4 +1,4 @@
-"""Identifies visitors by a cookie, and sets the security headers of every response.
+"""Identifies visitors by a cookie, tells the threads who asks, and sets the security headers of every response.
 
 Conversations belong to an owner: a signed-in user, or else the visitor with an unguessable cookie.
 """
@@ -12,10 +12,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mllama_demo.runtime.threads import CLIENT
+
 COOKIE = "mllama_visitor"
 COOKIE_DAYS = 365
 # The paths that set the cookie. A first visit requests many files at once, and each would set a different cookie.
-PAGES = ("/", "/explore")
+_PAGES = re.compile(r"/|/explore|/present(/[^/]+(/(notes|rehearsal))?)?")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}\Z")
 
 # No host but this one: the address of a Markdown image in an answer cannot carry data to another host.
@@ -61,7 +63,9 @@ class VisitorMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_new = scope["path"] in PAGES and visitor_id(Headers(scope=scope).get("cookie")) is None
+        visitor = visitor_id(Headers(scope=scope).get("cookie"))
+        is_new = visitor is None and _PAGES.fullmatch(scope["path"])
+        CLIENT.set(((scope.get("client") or ("",))[0], visitor or ""))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

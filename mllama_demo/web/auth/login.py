@@ -7,7 +7,6 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -16,8 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mllama_demo.config.branding import Brand
 from mllama_demo.config.passwords import USER
 from mllama_demo.config.settings import Settings
-from mllama_demo.errors import BackendUnavailable, DemoError
+from mllama_demo.errors import BackendUnavailable, DatabaseUnavailable, DemoError, ServerBusy
+from mllama_demo.runtime.failures import report_failure
+from mllama_demo.runtime.threads import WorkThreads
 from mllama_demo.storage.sessions import ADMIN_KEY, LIFETIME, Sessions
+from mllama_demo.storage.threads import in_database_thread
 from mllama_demo.web.auth.attempts import FailedAttempts, TooManyAttempts
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import is_api_path
@@ -29,12 +31,18 @@ log = logging.getLogger(__name__)
 USER_COOKIE = "mllama_session"
 ADMIN_COOKIE = "mllama_admin"
 _ADMIN_MARK = "mllama_admin_mark"  # shows the way to /admin in a browser that has opened it with the key; opens nothing
-_SIGNED_IN_USER = "mllama_demo.user"  # the key in an ASGI scope
+SIGNED_IN_USER = "mllama_demo.user"  # the key in an ASGI scope
 # Paths without sign-in: sign-in itself, shared conversations, the operator's page (which checks admins itself), what load
 # balancers and monitoring request, and the manifest, which browsers request without cookies.
 _PUBLIC_PATHS = ("/login", "/logout", "/health", "/version", "/metrics", "/admin", "/manifest.json")
 _PUBLIC_PREFIXES = ("/share/", "/admin/")
 _NO_STORE = {"Cache-Control": "no-store"}
+# A check of a password takes a tenth of a second and megabytes, so that guessing is slow.
+_TOO_MANY = "Too many people are signing in at the moment. Please try again soon."
+_PASSWORD_THREADS = WorkThreads("passwords", 2, 32, lambda: ServerBusy(_TOO_MANY, "password_threads"))
+_NOT_STORED = (
+    "Your session may go on, or come back when this server is started again, until you sign out while the database answers."
+)
 _CROSS_SITE = "This form was not sent from a page of this server. Please go back, reload the page and try again."
 
 
@@ -46,7 +54,7 @@ def credentials(settings: Settings) -> dict[str, str]:
 
 def signed_in_user(request: Request) -> str | None:
     """Returns the name of the user; None where no sign-in is required."""
-    return request.scope.get(_SIGNED_IN_USER)
+    return request.scope.get(SIGNED_IN_USER)
 
 
 class AuthMiddleware:
@@ -68,11 +76,11 @@ class AuthMiddleware:
         if self._sessions is not None and not is_api_path(scope["path"]):  # a session does not replace an API key
             try:
                 token = HTTPConnection(scope).cookies.get(USER_COOKIE)
-                user = await run_in_threadpool(self._sessions.subject, token)
+                user = await in_database_thread(self._sessions.subject, token)
             except BackendUnavailable as error:
-                refusal = JSONResponse({"detail": str(error)}, error.status)
+                refusal = JSONResponse({"detail": report_failure(error)}, error.status)
         if user is not None:
-            scope[_SIGNED_IN_USER] = user
+            scope[SIGNED_IN_USER] = user
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -121,12 +129,13 @@ class LoginService:
         # Counted before the check, so that parallel attempts do not pass the limit.
         self._by_address.add(address)
         self._by_name.add(name)
-        if not await run_in_threadpool(is_correct):
-            log.warning("wrong password for %r from %s", name, address)
+        if not await _PASSWORD_THREADS.run(is_correct):
+            # A name that no user has may be a password that was typed into the wrong field.
+            log.warning("wrong password for %s from %s", repr(name) if self.sessions.knows(name) else "an unknown name", address)
             return None
         self._by_address.remove_last(address)
         self._by_name.remove_last(name)
-        return await run_in_threadpool(self.sessions.open, subject)
+        return await in_database_thread(self.sessions.open, subject)
 
 
 def redirect_signed_in(request: Request, address: str, cookie: str, token: str, path: str = "/") -> Response:
@@ -189,7 +198,9 @@ def add_login(app: FastAPI, settings: Settings, brand: Brand, service: LoginServ
             token = await service.sign_in(request, name, lambda: service.sessions.password_matches(name, password))
         except DemoError as error:
             retry_s = error.retry_s if isinstance(error, TooManyAttempts) else None
-            return login_form(brand, next=next, name=shown_name, problem=str(error), status=error.status, retry_s=retry_s)
+            return login_form(
+                brand, next=next, name=shown_name, problem=report_failure(error), status=error.status, retry_s=retry_s
+            )
         if token is None:
             problem = "That name and password do not belong together."
             return login_form(brand, next=next, name=shown_name, problem=problem, status=401)
@@ -197,16 +208,25 @@ def add_login(app: FastAPI, settings: Settings, brand: Brand, service: LoginServ
 
     @app.get("/logout", include_in_schema=False)
     async def logout_page(request: Request) -> Response:
-        user = await run_in_threadpool(service.sessions.subject, request.cookies.get(USER_COOKIE))
+        try:
+            user = await in_database_thread(service.sessions.subject, request.cookies.get(USER_COOKIE))
+        except DatabaseUnavailable as error:
+            return notice_page(brand, "Not signed out", report_failure(error), error.status)
         if user is None:
             return RedirectResponse("/login", 303)
-        return html_page(render("auth/logout", brand, heading="Sign out?", sentence=f"You are signed in as {user}.", link=None))
+        return sign_out_form("Sign out?", f"You are signed in as {user}.")
+
+    def sign_out_form(heading: str, sentence: str, status: int = 200) -> Response:
+        return html_page(render("auth/logout", brand, heading=heading, sentence=sentence, link=None), status)
 
     @app.post("/logout", include_in_schema=False)
     async def logout(request: Request) -> Response:
         if not is_same_origin(request):
             return notice_page(brand, "Not signed out", _CROSS_SITE, 403)
-        await run_in_threadpool(service.sessions.close, request.cookies.get(USER_COOKIE))
+        try:
+            await in_database_thread(service.sessions.close, request.cookies.get(USER_COOKIE))
+        except DatabaseUnavailable as error:  # the cookie stays, so that the next attempt knows the session
+            return sign_out_form("Not signed out for good", f"{report_failure(error)} {_NOT_STORED}", error.status)
         response = RedirectResponse("/login", 303)
         response.delete_cookie(USER_COOKIE)
         return response

@@ -14,7 +14,7 @@ from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.export import to_json
 from mllama_demo.chat.message_summary import answer_figures, image_seen, images_set_aside, sampling_values
 from mllama_demo.chat.message_tree import MessageTree
-from mllama_demo.chat.rendering import render_answer, render_question
+from mllama_demo.chat.rendering import formatted_from, render_answer, render_question
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import LoadedImage
@@ -74,14 +74,15 @@ def to_html(
         dates: the line under the title; by default the date of the export.
     """
     turns = []
-    for message, figures in _turns(conversation):
+    formatted = formatted_from([message.text for message in conversation.messages])
+    for index, (message, figures) in enumerate(_turns(conversation)):
         answer = message.role == "assistant"
         image = None
         if message.image is not None:
             data = base64.b64encode(preview(load(message.image))).decode("ascii")
             alt = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
             image = {"source": f"data:image/webp;base64,{data}", "alt": alt}
-        text = render_answer(message.text) if answer else render_question(message.text)
+        text = (render_answer if answer and index >= formatted else render_question)(message.text)
         turns.append({"answer": answer, "image": image, "text": text, "figures": figures})
     dates = f"Exported on {_today()}" if dates is None else dates
     brand = brand or Brand("Llama 3.2 Vision")

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from mllama_demo.config.branding import Brand
 from mllama_demo.errors import DemoError, NotFound
+from mllama_demo.runtime.failures import report_failure
 from mllama_demo.storage.share_links import ShareGone
 from mllama_demo.web.requests import notice_page
 
@@ -24,4 +25,4 @@ def share_notice(brand: Brand, error: DemoError, headers: Mapping[str, str]) -> 
         heading = "This link is over"
     elif isinstance(error, NotFound):
         heading = "Nothing is shared here"
-    return notice_page(brand, heading, str(error), error.status, headers=dict(headers))
+    return notice_page(brand, heading, report_failure(error), error.status, headers=dict(headers))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 from cachetools import LRUCache
 from fastapi import FastAPI, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from mllama_demo.chat.conversation import ImageRef
@@ -14,8 +12,10 @@ from mllama_demo.config.branding import Brand
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import DemoError
 from mllama_demo.images.loading import LoadedImage, load_image
+from mllama_demo.images.threads import in_image_thread
 from mllama_demo.storage.shares import Share
 from mllama_demo.storage.stores import Stores
+from mllama_demo.storage.threads import in_database_thread
 from mllama_demo.web.requests import html_page
 from mllama_demo.web.share.export import to_html
 from mllama_demo.web.share.notices import share_notice
@@ -30,15 +30,22 @@ class SharePages:
         self._shares, self._conversations = stores.shares, stores.conversations
         self._limits, self._brand = settings.image_limits, brand
         self._pages: LRUCache[str, str] = LRUCache(MAX_CACHED_PAGES)  # by digest of the token
-        self._lock = threading.Lock()
 
-    def html(self, token: str) -> str:
-        """Returns the page of a share link. Raises NotFound for an unknown link, ShareGone for an expired or revoked one."""
-        share = self._shares.open(token)
-        with self._lock:
-            if share.digest not in self._pages:
-                self._pages[share.digest] = self._render(share)
-            return self._pages[share.digest]
+    async def html(self, token: str) -> str:
+        """Returns the page of a share link.
+
+        Raises:
+            NotFound: the link is unknown.
+            ShareGone: the link is expired or revoked.
+            ServerBusy: the page has images, is not cached, and too many images are waiting.
+        """
+        share = await in_database_thread(self._shares.open, token)
+        page = self._pages.get(share.digest)
+        if page is None:
+            has_images = any(message.image is not None for message in share.conversation.messages)
+            page = await (in_image_thread if has_images else run_in_threadpool)(self._render, share)
+            self._pages[share.digest] = page
+        return page
 
     def _render(self, share: Share) -> str:
         dates = f"Shared on {share.created:%Y-%m-%d} · read only · the link expires on {share.expires:%Y-%m-%d at %H:%M} UTC"
@@ -57,6 +64,6 @@ def add_share_page(app: FastAPI, settings: Settings, stores: Stores, brand: Bran
         # The address is the secret, so that no link on the page may send it to another site as its referrer.
         headers = {"Referrer-Policy": "no-referrer"}
         try:
-            return html_page(await run_in_threadpool(pages.html, token), headers=headers)
+            return html_page(await pages.html(token), headers=headers)
         except DemoError as error:
             return share_notice(brand, error, headers)

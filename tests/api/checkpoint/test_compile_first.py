@@ -18,14 +18,16 @@ from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 FAKE_SDK = ROOT / "tests" / "support" / "fake_sdk"
-# The program as it is, on a machine with a Neuron device.
+# The program as it is, on a machine with a Neuron device. The process of the model imports this file, too.
 START = """
+import os
 import sys
 from pathlib import Path
 from mllama_demo.checkpoint import machine
-machine.ROOT = Path(sys.argv.pop(1))
-import app
-sys.exit(app.main(sys.argv[1:]))
+machine.ROOT = Path(os.environ["MACHINE"])
+if __name__ == "__main__":
+    import app
+    sys.exit(app.main(sys.argv[1:]))
 """
 
 
@@ -37,10 +39,11 @@ def compiling(tmp_path: Path, embedded: Path) -> Iterator[Program]:
     port = free_port()
     options = ["--port", str(port), "--data-dir", str(tmp_path / "data"), "--backend", "neuron", "--tensor-parallel-size", "1"]
     options += ["--model-path", str(embedded), "--compiled-artifacts", str(tmp_path / "artifacts")]
-    environment = clean_environment(tmp_path) | {"FAKE_COMPILE": "stop"}
+    environment = clean_environment(tmp_path) | {"FAKE_COMPILE": "stop", "MACHINE": str(tmp_path)}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, FAKE_SDK, FAKE_SDK / "light")))
     with (tmp_path / "stdout.txt").open("wb") as out, (tmp_path / "stderr.txt").open("wb") as err:
-        line = [sys.executable, "-c", START, str(tmp_path), *options]
+        (tmp_path / "start.py").write_text(START)
+        line = [sys.executable, str(tmp_path / "start.py"), *options]
         process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=out, stderr=err)
     program = Program(process, f"http://127.0.0.1:{port}", tmp_path)
     try:

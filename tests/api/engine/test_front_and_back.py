@@ -103,7 +103,8 @@ def test_the_page_of_the_front_answers(pair):
 
 def test_a_client_that_leaves_the_front_frees_the_slot_in_the_back(pair):
     answer = ask(pair.front, "Tell me a very long story.", temperature=1.0, max_tokens=1900, ignore_eos=True, stream=True)
-    next(line for line in answer.iter_lines() if line.startswith(b"data:") and json.loads(line[5:])["choices"])
+    lines = answer.iter_lines()  # kept: to collect this generator closes the connection
+    next(line for line in lines if line.startswith(b"data:") and json.loads(line[5:])["choices"])
     assert pair.back.health()["running"] == 1
     answer.close()
     wait_until(lambda: pair.front.health()["running"] == 0, "the front has ended it")
@@ -134,10 +135,27 @@ async def test_logprobs_come_through(pair):
         assert "logprobs" in backend.info.capabilities
 
 
+def test_the_api_of_the_front_passes_logprobs_on(pair):
+    values = {"logprobs": True, "top_logprobs": 3, "max_tokens": 5}
+    direct, through = (ask(program, **values).json()["choices"][0]["logprobs"]["content"] for program in (pair.back, pair.front))
+    assert [entry["token"] for entry in through] == [entry["token"] for entry in direct] != []
+    for mine, theirs in zip(through, direct, strict=True):
+        assert mine["logprob"] == pytest.approx(theirs["logprob"])
+        assert [one["token"] for one in mine["top_logprobs"]] == [one["token"] for one in theirs["top_logprobs"]]
+    with ask(pair.front, stream=True, **values) as answer:
+        events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith(b"data: {")]
+    streamed = [
+        entry for event in events for choice in event["choices"] for entry in (choice["logprobs"] or {}).get("content", ())
+    ]
+    assert [entry["token"] for entry in streamed] == [entry["token"] for entry in direct]
+    assert pair.front.get("/v1/models").json()["data"][0]["capabilities"]["logprobs"]
+
+
 def test_the_front_lives_through_a_restart_of_the_back(pair, tmp_path):
     pair.back.interrupt()
-    wait_until(lambda: pair.front.health()["status"] == "down", "the front notices")
-    assert "cannot be reached" in pair.front.health()["reason"]
+    # A back that is ending still answers that it is not ready.
+    wait_until(lambda: "cannot be reached" in pair.front.health().get("reason", ""), "the front notices")
+    assert pair.front.health()["status"] == "down"
     refused = ask(pair.front)
     assert refused.status_code == 503
     assert "cannot be reached" in refused.json()["error"]["message"]

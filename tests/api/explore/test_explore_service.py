@@ -182,8 +182,8 @@ def test_a_run_is_imported_by_another_visitor_and_a_too_large_body_is_refused_at
 def test_a_client_that_disconnects_while_sending_leaves_no_error_in_the_log(visitor: Visitor, server: Program) -> None:
     address = urlsplit(visitor.url)
     request = f"POST /explore/estimate HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 100\r\n\r\n"
-    before = server.stderr()
+    before = server.stderr().count("ERROR")
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as connection:
         connection.sendall(request.encode() + b"{")
     assert visitor.post("estimate", SHORT).status_code == 200
-    assert server.stderr() == before
+    assert server.stderr().count("ERROR") == before

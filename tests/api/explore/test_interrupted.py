@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import os
 import re
+import select
 import signal
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mllama_demo.explore.import_export import from_json
-from tests.support.program import start_command
+from tests.support import preloaded
+from tests.support.program import clean_environment
 from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(400)
@@ -33,65 +35,66 @@ class Terminal:
     """A pseudo-terminal for the stderr of a process, and the text that the process writes."""
 
     def __init__(self) -> None:
-        self._own, self.end = os.openpty()
+        self.own, self._end = os.openpty()
+        self.path = Path(os.ttyname(self._end))
         self.text = ""
 
-    def read(self) -> bool:
-        """Reads more text. Returns False at the end."""
-        try:
-            self.text += os.read(self._own, 65536).decode()
-        except OSError:  # the process has closed its end
-            return False
-        return True
-
-    def wait_for(self, pattern: str) -> None:
+    def read_until(self, done: Callable[[], object]) -> None:
+        """Reads what comes until the condition is true."""
         deadline = time.monotonic() + PATIENCE_S
-        while not re.search(pattern, self.text):
+        while not done():
             assert time.monotonic() < deadline, self.text
-            assert self.read(), f"it ended without writing {pattern!r}: {self.text}"
+            if select.select([self.own], [], [], 0.02)[0]:
+                self.text += os.read(self.own, 65536).decode()
 
     def close(self) -> None:
-        while self.read():
-            pass
-        os.close(self._own)
+        os.close(self.own)
+        os.close(self._end)
 
 
-def start(home: Path, terminal: Terminal) -> subprocess.Popen[str]:
-    (home / "grid.yaml").write_text(GRID)
-    process = start_command(home, "explore", "--spec", "grid.yaml", *FILES, "--device", "cpu", stderr=terminal.end)
-    os.close(terminal.end)
-    return process
+class Command:
+    """The command `explore` with its stderr at a terminal."""
+
+    def __init__(self, home: Path) -> None:
+        (home / "grid.yaml").write_text(GRID)
+        self.terminal, self._stdout = Terminal(), home / "stdout.txt"
+        options = ("explore", "--spec", "grid.yaml", *FILES, "--device", "cpu")
+        environment = clean_environment(home)
+        self._process = preloaded.start("mllama_demo", options, home, environment, self._stdout, self.terminal.path)
+
+    def interrupt(self, after: str, how: signal.Signals) -> tuple[int, str]:
+        """Sends the signal once the pattern is on the terminal. Returns the exit code and what the command printed."""
+        process, terminal = self._process, self.terminal
+        terminal.read_until(lambda: re.search(after, terminal.text) or process.poll() is not None)
+        assert process.poll() is None, terminal.text
+        process.send_signal(how)
+        terminal.read_until(lambda: process.poll() is not None)
+        terminal.read_until(lambda: not select.select([terminal.own], [], [], 0)[0])
+        terminal.close()
+        return process.wait(), self._stdout.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
 def test_an_interrupted_run_prints_and_writes_the_answers_so_far(how: signal.Signals, tmp_path: Path) -> None:
-    terminal = Terminal()
-    process = start(tmp_path, terminal)
-    terminal.wait_for(rf"[1-9] of {CELLS} cells")
-    process.send_signal(how)
-    shown, _ = process.communicate(timeout=PATIENCE_S)
-    terminal.close()
-    assert process.returncode == 130, terminal.text
-    assert "Traceback" not in terminal.text
+    command = Command(tmp_path)
+    code, shown = command.interrupt(rf"[1-9] of {CELLS} cells", how)
+    told = command.terminal.text
+    assert code == 130, told
+    assert "Traceback" not in told
     run = from_json((tmp_path / "run.json").read_bytes())
     outcomes = [cell.outcome for cell in run.cells]
     complete = sum(cell.complete for cell in run.cells)
     assert 1 <= complete < CELLS
     assert complete + outcomes.count("cancelled") == CELLS
     assert any(cell.tokens for cell in run.cells if not cell.complete), "interrupted cells keep their tokens"
-    assert f"Interrupted: {complete} of {CELLS} cells answered." in terminal.text
+    assert f"Interrupted: {complete} of {CELLS} cells answered." in told
     assert shown.count("cancelled") == CELLS - complete
     assert [row["outcome"] for row in csv.DictReader((tmp_path / "run.csv").open())] == outcomes
     assert "stopped" in (tmp_path / "run.html").read_text()
 
 
 def test_an_interrupt_before_the_first_cell_writes_nothing(tmp_path: Path) -> None:
-    terminal = Terminal()
-    process = start(tmp_path, terminal)
-    terminal.wait_for("loading|Loading")
-    process.send_signal(signal.SIGTERM)
-    shown, _ = process.communicate(timeout=PATIENCE_S)
-    terminal.close()
-    assert (process.returncode, shown) == (130, "")
-    assert "Traceback" not in terminal.text
+    command = Command(tmp_path)
+    assert command.interrupt("loading|Loading", signal.SIGTERM) == (130, "")
+    assert "Traceback" not in command.terminal.text
     assert not (tmp_path / "run.json").exists()

@@ -65,7 +65,7 @@ def test_an_answer_goes_to_the_chat_and_comes_back_to_its_owner_alone(server: Pr
     assert run["history"] == [{**history[0]}, {**history[1], "image": False}]
     address = urlsplit(owner.post(f"runs/{run['id']}/cells/1/chat").json()["address"])
     values = parse_qs(address.query)
-    assert (address.path, values["temperature"], values["top_k"], values["seed"]) == ("/", ["1.5"], ["0"], ["1"])
+    assert (address.path, values["temperature"], values["top_k"], values["seed"]) == ("./", ["1.5"], ["0"], ["1"])
     (conversation,) = values["c"]
     found = owner.get(f"chat/{conversation}/3")
     assert (found["prompt"], found["history"]) == ("Which colour?", run["history"])

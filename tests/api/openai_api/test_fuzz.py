@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import pytest
+
+pytest.importorskip("schemathesis", reason="schemathesis needs Python 3.11")
+
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error

@@ -8,6 +8,7 @@ import http.server
 import math
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -20,6 +21,9 @@ pytestmark = pytest.mark.timeout(600)
 
 QUESTION = "What is the capital of Italy?"
 STORY = "Tell me a story."
+LONG: Any = {"max_tokens": 1500, "extra_body": {"ignore_eos": True}}  # busy for longer than a slow client takes to look
+
+TOOL: Any = {"type": "function", "function": {"name": "f", "parameters": {}}}
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +264,18 @@ def test_models_are_listed_and_retrieved(api: Program):
         client(api).models.retrieve("gpt-4o")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_front_end_that_offers_tools_gets_text_and_a_note(api: Program, stream: bool):
+    create: Any = client(api).chat.completions.with_raw_response.create
+    raw = create(model=NAME, messages=[user("Hi")], tools=[TOOL] * 36, tool_choice="auto", stream=stream, max_tokens=4)
+    assert raw.headers["x-ignored-fields"] == "tools"
+    answer = raw.parse()
+    texts = [c.choices[0].delta.content for c in answer if c.choices] if stream else [answer.choices[0].message.content]
+    assert "".join(text or "" for text in texts)
+    plain = create(model=NAME, messages=[user("Hi")], stream=stream, max_tokens=1)
+    assert "x-ignored-fields" not in plain.headers
+
+
 def test_errors_map_to_the_exceptions_of_the_client(api: Program):
     def ask(key: str = "a-key-for-the-tests", **fields: object) -> None:
         client(api, key).chat.completions.create(**{"model": NAME, "messages": [user("Hi")], **fields})
@@ -274,7 +290,7 @@ def test_errors_map_to_the_exceptions_of_the_client(api: Program):
         ask(temperature=3)
     assert bounds.value.param == "temperature"
     with pytest.raises(openai.BadRequestError) as tools:
-        ask(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
+        ask(tools=[TOOL], tool_choice="required")
     assert (tools.value.code, tools.value.param) == ("unsupported", "tools")
     with pytest.raises(openai.BadRequestError) as length:
         ask(messages=[user("word " * 3000)])
@@ -286,12 +302,15 @@ def test_errors_map_to_the_exceptions_of_the_client(api: Program):
 
 def test_a_full_queue_answers_429_with_retry_after(api: Program):
     before = metric(api, "mllama_demo_requests_refused_total", reason="busy")
-    with client(api).chat.completions.create(model=NAME, messages=[user(STORY)], n=16, temperature=2, stream=True) as stream:
+    long: Any = {"model": NAME, "messages": [user(STORY)], "max_tokens": 300, "extra_body": {"ignore_eos": True}}
+    with client(api).chat.completions.create(**long, n=16, stream=True) as stream:
         next(iter(stream))
-        with client(api).chat.completions.create(model=NAME, messages=[user(STORY)], n=8, stream=True) as second:
+        other = client(api, key="another-key", address="127.0.0.2")
+        with other.chat.completions.create(**long, n=8, stream=True) as second:
             next(iter(second))
-            with pytest.raises(openai.RateLimitError) as caught:
-                client(api).chat.completions.create(model=NAME, messages=[user(STORY)], n=16)
+            late = client(api, key="another-key", address="127.0.0.3")
+            with pytest.raises(openai.RateLimitError, match="asks for 9 answers") as caught:
+                late.chat.completions.create(**long, n=9)
     assert caught.value.code == "queue_full"
     assert int(caught.value.response.headers["retry-after"]) >= 1
     assert metric(api, "mllama_demo_requests_refused_total", reason="busy") > before
@@ -308,11 +327,11 @@ def aborts(api: Program) -> float:
 def test_closing_a_stream_frees_slots_and_queue_places(api: Program):
     wait_idle(api)
     before = aborts(api)
-    with client(api).chat.completions.create(model=NAME, messages=[user(STORY)], n=16, stream=True) as stream:
+    with client(api).chat.completions.create(model=NAME, messages=[user(STORY)], n=16, stream=True, **LONG) as stream:
         for chunk in stream:
             if chunk.choices[0].delta.content:
                 break
-        assert api.health()["waiting"] > 0
+        wait_until(lambda: api.health()["waiting"] == 12, "all that have no slot wait")  # the first word can come before that
     wait_idle(api)
     wait_until(lambda: aborts(api) >= before + 12, "those that waited were not answered for nobody")
 
@@ -321,8 +340,8 @@ async def test_cancelling_a_request_without_stream_frees_slots_too(api: Program)
     wait_idle(api)
     before = aborts(api)
     async with async_client(api) as asking:
-        asked = asyncio.create_task(asking.chat.completions.create(model=NAME, messages=[user(STORY)], n=16))
-        await asyncio.to_thread(wait_until, lambda: api.health()["running"] == 4, "all slots are busy")
+        asked = asyncio.create_task(asking.chat.completions.create(model=NAME, messages=[user(STORY)], n=16, **LONG))
+        await asyncio.to_thread(wait_until, lambda: api.health()["waiting"] == 12, "all slots are busy")
         asked.cancel()
         await asyncio.wait([asked])
     wait_idle(api)

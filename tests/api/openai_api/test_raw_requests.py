@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import socket
@@ -111,9 +112,15 @@ def test_the_tutorials_image_request_is_answered_or_refused_with_a_reason(api: P
         (b"[]", "must be a JSON object"),
         (b'"hello"', "must be a JSON object"),
         (b"\xff\xfe", "."),
-        (b"[" * 100_000, "."),
-        (b'{"messages": [{"role": "user", "content": "Hi"}], "n": ' + b"9" * 5000 + b"}", "."),
+        (b"[" * 40_000, "nested too deeply"),
+        (
+            b'{"messages": [{"role": "user", "content": "Hi"}], "n": ' + b"9" * 5000 + b"}",
+            "has a number with more than 4300 digits",
+        ),
+        (b'{"user": ' + b"9" * 5000 + b"}", "has a number with more than 4300 digits"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "half a surrogate pair"),
+        (b'{"messages": [{"role": "user", "content": "x", "image\\ud800": "x"}]}', "half a surrogate pair at 5"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "\\ud800": 1}', "half a surrogate pair at 0"),
         (b'{"messages": [{"role": "user", "content": "Hi"}], "temperature": NaN}', "from 0 to 2"),
         (b'{"messages": [{"role": "user", "content": "Hi"}], "temperature": 1e999}', "from 0 to 2"),
     ],
@@ -123,6 +130,51 @@ def test_an_invalid_body_is_a_bad_request(api: Program, body: bytes, words: str)
     assert answer.status_code == 400, answer.text
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert re.search(words, answer.json()["error"]["message"]), answer.text
+
+
+QUESTION = json.dumps({"messages": [{"role": "user", "content": "Où est le café ?"}], "max_tokens": 2}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "words"),
+    [
+        (QUESTION.encode("latin-1"), {}, 400, r"not UTF-8, which JSON must be: the byte 0xF9 at \d+ .* Latin-1"),
+        (gzip.compress(QUESTION.encode(), mtime=0), {}, 415, "compressed with gzip; send it as it is"),
+        (
+            gzip.compress(QUESTION.encode(), mtime=0),
+            {"Content-Encoding": "gzip"},
+            415,
+            "Content-Encoding 'gzip'; send it as it is",
+        ),
+        (b"any", {"Content-Encoding": "br" + "x" * 5000}, 415, "Content-Encoding 'brx"),
+        (QUESTION.encode(), {"Content-Encoding": "identity"}, 200, ""),
+        (QUESTION.encode("utf-16"), {}, 200, ""),
+    ],
+)
+def test_a_body_in_another_encoding_is_named_for_what_it_is(
+    api: Program, body: bytes, headers: dict[str, str], status: int, words: str
+):
+    for path in ("chat/completions", "explore") if status != 200 else ("chat/completions",):
+        with visitor() as session:
+            sent = {**AUTHORIZED, "Content-Type": "application/json", **headers}
+            answer = session.post(f"{api.url}/v1/{path}", data=body, headers=sent, timeout=120)
+        assert answer.status_code == status, answer.text
+        assert re.search(words, answer.text), answer.text
+        assert len(answer.text) < 500 or status == 200
+
+
+def test_a_long_name_or_path_is_not_repeated(api: Program):
+    long = "x" * 5000
+    for answer in (post(api, {"model": long, "messages": [user("Hi")]}), api.get(f"/v1/{long}")):
+        assert answer is not None
+        assert answer.status_code in (401, 404)
+        assert "x" * 100 not in answer.text
+
+
+def test_images_beside_the_content_are_refused_with_our_field(api: Program):
+    answer = post(api, {"messages": [user("What is this?") | {"images": ["iVBORw0KGgo="]}]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[0].images")
+    assert '{"type": "image_url", "image_url": {"url": ' in answer.json()["error"]["message"]
 
 
 def test_a_body_of_another_content_type_is_refused(api: Program):
@@ -207,7 +259,9 @@ def test_a_stream_is_server_sent_events_that_end_with_done(api: Program):
 
 def test_waiting_streams_get_their_queue_position(api: Program):
     wait_idle(api)
-    with client(api).chat.completions.create(model=NAME, messages=[user("Tell me a story.")], n=12, stream=True) as busy:
+    # Busy for much longer than a slow client takes to ask.
+    long: Any = {"max_tokens": 1500, "extra_body": {"ignore_eos": True}}
+    with client(api).chat.completions.create(model=NAME, messages=[user("Tell me a story.")], n=12, stream=True, **long) as busy:
         next(iter(busy))
         answer = post(api, {"messages": [user("Hi")], "max_tokens": 2, "stream": True})
     assert re.search(r"^: waiting, number \d+ in line", answer.text, re.MULTILINE)

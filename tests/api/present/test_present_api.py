@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from mllama_demo.config.passwords import hash_password
-from tests.support.accounts import PASSWORD, sign_in
+from tests.support import preloaded
+from tests.support.accounts import PASSWORD, sign_in, users
 from tests.support.openai_clients import PICTURES, wait_idle
 from tests.support.paths import ROOT
 from tests.support.program import Program, clean_environment, free_port, running, visitor
@@ -167,7 +165,7 @@ def test_an_unknown_step_image_or_run_is_refused(slow: Program):
 def test_cross_site_requests_to_steps_and_rehearsals_are_refused(slow: Program, path: str, headers: dict[str, str]):
     answer = post(slow, path, headers=headers)
     assert answer.status_code == 403
-    assert "not sent from a page of this server" in answer.json()["error"]["message"]
+    assert "was sent by a page of another site" in answer.json()["error"]["message"]
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------------
@@ -273,11 +271,11 @@ def test_a_rehearsal_streams_each_result_and_saves_the_recording(slow: Program, 
 def test_the_page_and_the_command_record_the_same(slow: Program, no_recordings: None, tmp_path: Path):
     events(post(slow, "two-steps/rehearsal"))
     file = tmp_path / "command.json"
-    line = [sys.executable, "-m", "mllama_demo", "rehearse", "--scenario", str(slow.home / "scenarios" / "two-steps.yaml")]
-    line += ["--output", str(file), "--data-dir", str(tmp_path), "--device", "cpu"]
-    environment = {**clean_environment(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stderr  # the second answer is not as expected
+    options = ["rehearse", "--scenario", str(slow.home / "scenarios" / "two-steps.yaml"), "--output", str(file)]
+    options += ["--data-dir", str(tmp_path), "--device", "cpu"]
+    out, err = tmp_path / "stdout", tmp_path / "stderr"
+    command = preloaded.start("mllama_demo", options, tmp_path, clean_environment(tmp_path), out, err)
+    assert command.wait(120) == 1, err.read_text()  # the second answer is not as expected
     ours = json.loads((slow.home / "data" / "recordings" / "two-steps.json").read_text())
     theirs = json.loads(file.read_text())
     same = ("scenario", "model", "backend", "device", "version")
@@ -321,8 +319,7 @@ def demo_with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Progra
     """With users, a brand, and a server with the model that nobody has started yet."""
     home = tmp_path_factory.mktemp("demo_with_users")
     folder = write_scenarios(home / "scenarios")
-    users = ",".join(f"{name}:{hash_password(PASSWORD)}" for name in ("anna", "ben"))
-    options = ("--users", users, "--admins", "anna", "--title", "Fish & Chips", "--scenarios-dir", str(folder))
+    options = ("--users", users("anna", "ben"), "--admins", "anna", "--title", "Fish & Chips", "--scenarios-dir", str(folder))
     brand = ("--brand-logo", str(PICTURES / "stop.png"), "--brand-color", "#0f766e", "--brand-footer", "Ask <us> at stand 7")
     remote = ("--backend", "openai", "--remote-url", f"http://127.0.0.1:{free_port()}/v1")
     with running(home, *options, *brand, *remote) as program:
@@ -367,3 +364,20 @@ def test_without_a_model_pages_load_and_steps_report_why_they_fail(demo_with_use
         answer = ben.post(f"{demo_with_users.url}/present/two-steps/steps/1/{RUN}")
         assert answer.status_code == 503
         assert "cannot be reached" in answer.json()["error"]["message"]
+
+
+def test_the_limits_of_a_visitor_hold_here_too(tmp_path: Path):
+    folder = write_scenarios(tmp_path / "scenarios")
+    with running(tmp_path, "--scenarios-dir", str(folder), "--limit-questions-per-minute", "1") as program:
+        program.wait_ready()
+        with visitor() as session:
+            session.get(f"{program.url}/present/two-steps")  # sets the cookie; an address alone may ask ten times as much
+            fingerprint = told(program)["steps"][0]["fingerprint"]
+            step = f"{program.url}/present/two-steps/steps/1/{RUN}"
+            assert "done" in events(session.post(f"{step}?fingerprint={fingerprint}", timeout=120))[-1]
+            again = [
+                session.post(f"{step}?fingerprint={fingerprint}", timeout=120),
+                session.post(f"{step}/question?fingerprint={fingerprint}", json={"question": "Why?"}, timeout=120),
+            ]
+        assert [answer.status_code for answer in again] == [429, 429]
+        assert all("You may ask 1 question a minute" in answer.json()["error"]["message"] for answer in again)

@@ -10,14 +10,13 @@ import pytest
 import requests
 
 from mllama_demo.chat.conversation import Conversation, Message
-from mllama_demo.config.passwords import hash_password
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 from mllama_demo.images.loading import load_image
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
 from mllama_demo.storage.feedback import Feedback
 from mllama_demo.storage.shares import Shares
-from tests.support.accounts import PASSWORD, sign_in
+from tests.support.accounts import PASSWORD, sign_in, users
 from tests.support.program import Program, running
 
 pytestmark = pytest.mark.timeout(300)
@@ -29,8 +28,7 @@ SCRIPT = "<script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """The demo with users and an admin key; a traceback in its log is a failure."""
-    users = ",".join(f"{name}:{hash_password(PASSWORD)}" for name in ("anna", "ben"))
-    options = ("--users", users, "--admins", "anna", "--admin-key", KEY, "--title", "Fish & Chips")
+    options = ("--users", users("anna", "ben"), "--admins", "anna", "--admin-key", KEY, "--title", "Fish & Chips")
     with running(tmp_path_factory.mktemp("people"), *options) as started:
         started.wait_ready()
         yield started
@@ -208,7 +206,7 @@ def test_only_admins_get_the_page_its_figures_and_the_feedback(demo: Program):
 def test_the_admin_key_gives_access_to_the_operator_page_only(demo: Program):
     session = requests.Session()
     assert session.post(f"{demo.url}/admin", data={"password": KEY + "x"}).status_code == 401
-    assert session.post(f"{demo.url}/admin", data={"password": KEY}, headers={"Origin": "https://x.example"}).status_code == 400
+    assert session.post(f"{demo.url}/admin", data={"password": KEY}, headers={"Origin": "https://x.example"}).status_code == 403
     assert session.post(f"{demo.url}/admin", data={"password": KEY}).status_code == 200
     figures = session.get(f"{demo.url}/admin/figures").json()
     assert figures["status"]["slots"] == 4
@@ -236,6 +234,15 @@ def test_without_users_and_key_there_is_no_operator_page(server: Program):
 
 
 # --- last, since further sign-ins are refused for a while ----------------------------------------------------------------
+
+
+def test_a_password_in_the_field_of_the_name_is_not_logged(demo: Program):
+    for name in ("my-password-in-the-wrong-field", "anna"):
+        assert requests.post(f"{demo.url}/login", data={"name": name, "password": "x"}).status_code == 401
+    log = demo.stderr()
+    assert "wrong password for an unknown name from 127.0.0.1" in log
+    assert "wrong password for 'anna' from 127.0.0.1" in log
+    assert "my-password" not in log
 
 
 def test_repeated_wrong_passwords_are_refused_for_a_while(demo: Program):

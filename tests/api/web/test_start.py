@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
+import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.support.program import Program, free_port, run, running, visitor
-from tests.support.waiting import PATIENCE_S
+from mllama_demo.storage.database import Database
+from tests.support.program import Program, clean_environment, command, free_port, run, running, visitor
+from tests.support.raw_gradio_client import RawChat
+from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
+DEMOS = Path(__file__).parents[2] / "support" / "demos"
 HEAVY = ("torch", "transformers", "gradio", "sqlalchemy", "uvicorn", "fastapi")
 
 
@@ -52,6 +59,23 @@ def test_a_port_in_use_is_named(tmp_path: Path):
     assert "--port" in line
 
 
+def test_a_database_of_a_newer_program_is_named(tmp_path: Path):
+    file = tmp_path / "conversations.sqlite3"
+    Database(f"sqlite:///{file}").close()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE schema_version SET version = 99")
+    line = assert_one_sentence(tmp_path, "--port", str(free_port()), "--database-url", f"sqlite:///{file}")
+    assert "was written by a newer version of this program (schema 99, this one knows" in line
+
+
+@pytest.mark.ray
+def test_a_ray_cluster_that_does_not_answer_is_named(tmp_path: Path):
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'ray[serve]' to run this test")
+    nobody = f"127.0.0.1:{free_port()}"
+    line = assert_one_sentence(tmp_path, "--port", str(free_port()), "--backend", "ray", "--ray-address", nobody)
+    assert f"No Ray cluster answers at {nobody}: Connection refused." in line
+
+
 def test_a_missing_model_is_named(tmp_path: Path):
     missing = tmp_path / "no-such-model"
     assert str(missing) in assert_one_sentence(tmp_path, "--port", str(free_port()), "--model-path", str(missing))
@@ -65,6 +89,21 @@ def test_truncated_weights_are_named(tmp_path: Path, embedded: Path):
         file.truncate(weights.stat().st_size // 2)
     line = assert_one_sentence(tmp_path, "--port", str(free_port()), "--model-path", str(folder))
     assert "model.safetensors" in line
+
+
+@pytest.mark.parametrize("options", [(), ("--engine-process", "false")])
+def test_a_model_that_cannot_be_loaded_is_named_once(tmp_path: Path, options: tuple[str, ...]):
+    line = assert_one_sentence(tmp_path, "--port", str(free_port()), "--device", "cuda:99", *options)
+    assert line.startswith("mllama-demo: The model could not be loaded: device is cuda:99, but")
+
+
+def test_a_model_that_cannot_be_loaded_is_one_event_of_a_log_in_json(tmp_path: Path):
+    options = ("--data-dir", str(tmp_path), "--port", str(free_port()), "--device", "cuda:99", "--log-format", "json")
+    ended = run(tmp_path, *options)
+    events = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert ended.returncode == 2
+    assert [event["level"] for event in events].count("ERROR") == 1
+    assert "could not be loaded" in events[-1]["message"]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +138,27 @@ def test_a_data_folder_without_write_access_is_named(tmp_path: Path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     assert str(blocked) in assert_one_sentence(tmp_path, "--port", str(free_port()), "--data-dir", str(blocked))
+
+
+def test_a_server_whose_output_nobody_reads_serves(tmp_path: Path):
+    """As `python app.py | head -1`: the pipe is closed after the first line."""
+    port = free_port()
+    line = command("--port", str(port), "--data-dir", str(tmp_path / "data"), "--device", "cpu")
+    with (tmp_path / "stderr.txt").open("wb") as stderr:
+        process = subprocess.Popen(line, cwd=tmp_path, env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=stderr)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    program = Program(process, f"http://127.0.0.1:{port}", tmp_path)
+    (tmp_path / "stdout.txt").touch()
+    try:
+        wait_until(lambda: (health := program.get("/health")) is not None and health.status_code == 200, "/health answers 200")
+        assert program.interrupt() == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in program.stderr()
+    assert "BrokenPipe" not in program.stderr()
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------------
@@ -181,6 +241,19 @@ def test_every_response_has_the_security_headers(started, path: str):
     assert policy["object-src"] == "'none'"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "same-origin"
+
+
+def test_the_web_process_imports_no_torch(tmp_path: Path):
+    """The process of the model has it. The web process starts faster and needs less memory without."""
+    with running(tmp_path, preload=False, script=DEMOS / "listing_demo.py") as program:
+        program.wait_ready()
+        chat = RawChat(program)
+        answer = chat.ask("What is the capital of Italy famous for?")
+        assert "Rome" in answer + chat.open(*chat.conversations())
+        program.interrupt()
+    modules = (tmp_path / "modules").read_text(encoding="utf-8").split()
+    assert "gradio" in modules
+    assert {"torch", "transformers"}.isdisjoint(modules)
 
 
 # --- ending ----------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.browser.browsers import PHONE, Browsers
 from tests.support.browser.explore_page import (
     FAILING_SEED_DEMO,
     branch,
+    branch_endlessly,
     cell,
     compare,
     exported,
@@ -46,7 +48,9 @@ def branded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program
     home = tmp_path_factory.mktemp("branded_server")
     Image.new("RGBA", (120, 40), (11, 95, 255, 255)).save(home / "logo.png")
     brand = ("--title", "Fish & Chips", "--brand-logo", str(home / "logo.png"), "--brand-color", "#0b5fff")
-    with running(home, *brand, "--brand-footer", "Made by us.", "--max-kept-runs", "2", script=FAILING_SEED_DEMO) as program:
+    options = (*brand, "--brand-footer", "Made by us.", "--max-kept-runs", "2")
+    # The log has the traceback of the model that fails.
+    with running(home, *options, script=FAILING_SEED_DEMO, tracebacks=True) as program:
         program.wait_ready()
         yield program
 
@@ -83,12 +87,11 @@ def test_stop_buttons_of_a_rerun_and_of_a_branch(slow_page: Page, slow_server: P
     press(page, 0, "Stop")
     wait_finished(page)
     press(page, 0, "Run again")
-    expect(cell(page, 0)).to_have_attribute("data-phase", "writing")
+    expect(cell(page, 0).locator(".status")).to_contain_text("tokens")
     press(page, 0, "Stop")
     expect(cell(page, 0).locator(".status")).to_contain_text("stopped")
     open_tokens(page, 0)
-    branch(page)
-    expect(page.locator("#branch mark")).not_to_be_empty()
+    branch_endlessly(page)
     page.locator("#branch").get_by_role("button", name="Stop").click()
     expect(page.locator("#branch .status")).to_contain_text("saved under the grid as B1")
     expect(open_answer(page, 1).locator("> .status")).to_contain_text("stopped")
@@ -108,8 +111,7 @@ def test_closing_the_page_stops_generation(browsers: Browsers, slow_server: Prog
         expect(cell(page, 0)).to_have_attribute("data-phase", "writing")
     if what == "a branch":
         open_tokens(page, 0)
-        branch(page)
-        expect(page.locator("#branch mark")).not_to_be_empty()
+        branch_endlessly(page)
     assert not idle(slow_server)
     page.context.new_page()
     page.close()
@@ -119,12 +121,13 @@ def test_closing_the_page_stops_generation(browsers: Browsers, slow_server: Prog
 def test_a_run_that_is_reloaded_keeps_its_answers_so_far(slow_page: Page, slow_server: Program):
     page = open_explore(slow_page)
     run_endlessly(page)
-    expect(cell(page, 0).locator(".status")).to_contain_text("tokens")
+    expect(cell(page, 0).locator(".text")).to_have_text(re.compile(r"\w\W*\w"))  # the first tokens are only the mark of a list
     page.reload()
-    expect(open_answer(page, 0).locator("> .text")).not_to_be_empty()
     expect(page.locator("#temperature")).to_have_value("0")
+    expect(open_answer(page, 0).locator("> .text")).not_to_be_empty()
     wait_until(lambda: idle(slow_server), "all slots are free")
     page.reload()
+    expect(open_answer(page, 0).locator("> .text")).not_to_be_empty()
     expect(open_answer(page, 0).locator("> .status")).to_contain_text("stopped")
     expect(page.locator("#runs li")).to_have_count(1)
 
@@ -154,8 +157,7 @@ def test_a_failed_cell_shows_its_error_and_can_be_run_again_alone(browsers: Brow
     assert [cell(page, index).locator(".text").inner_text() for index in (0, 2)] == others
     expect(page.locator("#measures-panel tbody tr").first).to_contain_text("3")
     expect(page.locator("#runs")).not_to_contain_text("failed")
-    page.reload()
-    page.locator("#runs .link").first.click()
+    page.reload()  # the address is that of the run
     expect(cell(page, 1)).to_have_attribute("data-outcome", "max_tokens")
     broken.touch()
     press(page, 1, "Repeat")
@@ -198,8 +200,8 @@ def test_a_branch_has_tokens_what_if_and_comparison_until_it_is_deleted(page: Pa
     expect(page.locator("#divergence")).to_contain_text("They part at token 3. In one of them this token was chosen by hand")
     run = exported(page)
     assert [(b["number"], b["parent"], b["position"]) for b in run["branches"]] == [(1, 1, 2)]
-    page.reload()
-    page.locator("#runs .link").first.click()
+    page.reload()  # the address is that of the run
+    expect(made).to_contain_text("from cell 2, with")
     page.once("dialog", lambda dialog: dialog.accept())
     press(page, 2, "Delete branch B1")
     expect(made).to_have_count(0)
@@ -210,29 +212,29 @@ def test_a_branch_has_tokens_what_if_and_comparison_until_it_is_deleted(page: Pa
 # --- export, import, repeat ------------------------------------------------------------------------------------------------
 
 
-def test_an_exported_run_is_deleted_and_imported_unchanged(page: Page, tmp_path: Path):
-    open_explore(page)
-    fill(page, temperature="1", top_p="1", seed="5, 6", max_tokens="8")
-    run_and_wait(page, 2)
-    open_tokens(page, 0)
-    branch(page)
-    expect(cell(page, 2)).to_be_visible()
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Export JSON").click()
+def test_an_exported_run_is_deleted_and_imported_unchanged(fresh_page: Page, tmp_path: Path):
+    open_explore(fresh_page)
+    fill(fresh_page, temperature="1", top_p="1", seed="5, 6", max_tokens="8")
+    run_and_wait(fresh_page, 2)
+    open_tokens(fresh_page, 0)
+    branch(fresh_page)
+    expect(cell(fresh_page, 2)).to_be_visible()
+    with fresh_page.expect_download() as download:
+        fresh_page.get_by_role("link", name="Export JSON").click()
     file = tmp_path / "run.json"
     download.value.save_as(file)
-    shown = [text_of(page, index) for index in range(3)]
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.locator("#runs").get_by_role("button", name="Delete").click()
-    expect(page.locator("#runs")).to_contain_text("None yet")
-    page.reload()
-    page.locator("#import").set_input_files(file)
-    expect(page.locator("#branches .cell")).to_have_count(1)
-    assert [text_of(page, index) for index in range(3)] == shown
-    assert exported(page) == json.loads(file.read_text())
-    press(page, 0, "Repeat")
-    expect(page.locator(".detail > .status")).to_contain_text("max_tokens")
-    assert [text_of(page, index) for index in range(3)] == shown
+    shown = [text_of(fresh_page, index) for index in range(3)]
+    fresh_page.on("dialog", lambda dialog: dialog.accept())
+    fresh_page.locator("#runs").get_by_role("button", name="Delete").click()
+    expect(fresh_page.locator("#runs")).to_contain_text("None yet")
+    fresh_page.reload()
+    fresh_page.locator("#import").set_input_files(file)
+    expect(fresh_page.locator("#branches .cell")).to_have_count(1)
+    assert [text_of(fresh_page, index) for index in range(3)] == shown
+    assert exported(fresh_page) == json.loads(file.read_text())
+    press(fresh_page, 0, "Repeat")
+    expect(fresh_page.locator(".detail > .status")).to_contain_text("max_tokens")
+    assert [text_of(fresh_page, index) for index in range(3)] == shown
 
 
 def test_importing_a_file_without_a_run_shows_a_message(page: Page, browsers: Browsers):
@@ -286,15 +288,14 @@ def test_the_page_and_its_report_show_the_brand(browsers: Browsers, branded_serv
     expect(page.locator("#run")).to_have_css("background-color", BLUE)
     fill(page, temperature="1, 2", top_p="0.5, 1", seed="1", max_tokens="8")
     run_and_wait(page, 4)
+    assert page.locator("#measures-panel .scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth"), "it fits 1280 pixels"
     with page.expect_download() as download:
         page.get_by_role("link", name="Export HTML").click()
     report = tmp_path / "report.html"
     download.value.save_as(report)
     page = page.context.new_page()
     page.set_content(report.read_text())
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        assert not obstacles(page)
+    assert not obstacles(page)
     page.set_viewport_size(PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.emulate_media(media="print", color_scheme="light")

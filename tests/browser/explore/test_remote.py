@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,3 +91,18 @@ def test_tokens_and_what_if_come_from_the_alternatives_of_the_server(
     expect(page.locator("#no-token-view")).to_be_visible()
     assert page.locator("body").inner_text().count("no token view") == 1
     expect(open_answer(page, 4).get_by_role("button", name="Tokens")).to_have_count(0)
+
+
+def test_a_list_that_the_server_does_not_read_is_disabled_and_not_sent(
+    browsers: Browsers, model_server: ProtocolServer, tmp_path: Path
+) -> None:
+    model_server.chat = hello
+    with running(tmp_path, "--backend", "openai", "--remote-url", model_server.url, "--remote-kind", "other") as program:
+        program.wait_ready()
+        page = open_explore(browsers.open(program))
+        expect(page.locator("#top_k")).to_be_disabled()
+        expect(page.locator("#top_k-hint")).to_have_text("This server speaks the plain OpenAI protocol, which has no top_k.")
+        page.locator("#top_k").evaluate("field => (field.value = '5, 10')")  # as the link from an answer of another server does
+        fill(page, temperature="0.5, 1", top_p="1", seed="1", max_tokens="4")
+        run_and_wait(page, 2)
+        assert exported(page)["grid"]["top_k"] == [0]

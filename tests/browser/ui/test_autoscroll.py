@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.browser import chat_page as pages
+from tests.support.browser.browsers import Browsers
 from tests.support.paths import EXAMPLE_IMAGES
 
 pytestmark = pytest.mark.timeout(300)
@@ -78,6 +79,20 @@ def test_a_conversation_opens_at_its_end_and_the_first_screen_at_its_top(page: P
     with pages.settled(page):
         pages.listed(page).first.click()
     expect(pages.bot_rows(page)).to_have_count(2)
+    page.wait_for_function(AT_END)
+
+
+def test_what_the_browser_scrolls_while_the_page_is_opened_is_not_taken_for_the_reader(browsers: Browsers) -> None:
+    page = pages.open_chat(browsers.open(viewport={"width": 1280, "height": 480}, fresh=True))  # its clock is changed below
+    pages.ask_and_wait(page, "What is in this image?", EXAMPLE_IMAGES / "dog.png")
+    page.reload()
+    expect(pages.bot_rows(page)).to_have_count(1)
+    page.wait_for_function(AT_END)
+    page.evaluate("performance.now = () => 500")  # milliseconds since the page was opened
+    log = page.locator("#chat-history")
+    log.evaluate("log => new Promise(seen => { log.addEventListener('scroll', seen, { once: true }); log.scrollTop = 0; })")
+    grown = "Object.assign(document.createElement('div'), { style: 'height: 300px; flex: none' })"
+    log.evaluate(f"log => log.querySelector('.message-row').append({grown})")
     page.wait_for_function(AT_END)
 
 

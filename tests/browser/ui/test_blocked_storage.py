@@ -20,7 +20,7 @@ for (const name of ["localStorage", "sessionStorage"])
 @pytest.fixture
 def page(browsers: Browsers) -> Page:
     """A page whose browser keeps nothing."""
-    page = browsers.open()
+    page = browsers.open(fresh=True)
     page.context.add_init_script(BLOCK_STORAGE)
 
     def without_cookies(route: Route) -> None:

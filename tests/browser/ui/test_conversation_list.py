@@ -139,11 +139,16 @@ def test_the_menu_of_a_row_works_with_the_keyboard(filled) -> None:
 
 def test_a_phone_shows_the_open_row_closes_the_drawer_and_has_the_menu(browsers: Browsers, server: Program) -> None:
     page = pages.open_chat(browsers.open(viewport=PHONE, has_touch=True, is_mobile=True))
-    ids = fill(page, server, count=40)
+    ids = fill(page, server, count=201 - len(AGES))
     pages.open_chat(page, f"/?c={ids['Very old']}")
     drawer, toggle = page.locator(".sidebar:not(.right)"), page.get_by_role("button", name="Conversations").first
     toggle.tap()
     expect(drawer).to_contain_class("open")
+    expect(pages.listed(page)).to_have_count(200)
+    page.get_by_role("button", name="Show older ones").tap()
+    expect(pages.listed(page)).to_have_count(201)
+    expect(pages.listed(page).last).to_be_focused()
+    expect(page.get_by_role("button", name="Show older ones")).to_have_count(0)
     expect(page.locator("#conversations a[aria-current]")).to_be_in_viewport()
     pages.take_screenshot(page, "conversation-list-phone")
     page.locator("#conversations li", has_text="Very old").get_by_role("button").tap()
@@ -158,3 +163,9 @@ def test_a_phone_shows_the_open_row_closes_the_drawer_and_has_the_menu(browsers:
         pages.listed(page).filter(has_text="Recent 00").tap()
     expect(drawer).not_to_contain_class("open")
     expect(pages.user_rows(page)).to_have_text(["What is Recent 00?"])
+    toggle.tap()
+    expect(drawer).to_contain_class("open")
+    with pages.settled(page):
+        page.locator("#new-chat").tap()
+    expect(drawer).not_to_contain_class("open")
+    expect(pages.user_rows(page)).to_have_count(0)

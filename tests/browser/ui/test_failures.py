@@ -61,7 +61,9 @@ def test_a_failed_example_stays_with_a_sentence_and_try_again_answers_it(
     expect(pages.notice(page)).to_have_count(0)
     pages.take_screenshot(page, "failure-desktop")
     assert_no_internals(page, model_server)
-    assert INTERNAL in front.stderr()
+    request_id = (failure(page).locator(".request-id").text_content() or "").removeprefix("Request ")
+    [line] = [line for line in front.stderr().splitlines() if line.endswith(f"[{request_id}]") and "conversation " in line]
+    assert INTERNAL in line, "the operator finds the cause by the id that the visitor reads"
     with pages.settled(page):
         page.reload()
     expect(failure(page)).to_contain_text(FAILED)

@@ -6,12 +6,28 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.browser import chat_page as pages
-from tests.support.browser.browsers import Browsers
 from tests.support.paths import EXAMPLE_IMAGES
 
 pytestmark = pytest.mark.timeout(300)
 
 ROOT_FONT = "() => parseFloat(getComputedStyle(document.documentElement).fontSize)"
+
+COUNT_FRAMES = """
+  const original = window.requestAnimationFrame;
+  window.asked = 0;
+  window.requestAnimationFrame = (callback) => { window.asked++; return original.call(window, callback); };
+  window.askedDuring = (frames) => new Promise((done) => {
+    const before = window.asked;
+    const next = () => (frames-- ? original(next) : done(window.asked - before));
+    next();
+  });
+"""
+
+
+def test_a_page_on_which_nothing_happens_asks_for_no_frames(fresh_page: Page) -> None:
+    fresh_page.add_init_script(COUNT_FRAMES)
+    pages.open_chat(fresh_page)
+    fresh_page.wait_for_function("async () => (await window.askedDuring(60)) < 20", polling=100)
 
 
 def test_the_root_font_grows_with_the_screen(page: Page) -> None:
@@ -42,10 +58,3 @@ def test_the_placeholder_of_the_question_field_stays_on_one_line(page: Page) -> 
     page.set_viewport_size({"width": 1280, "height": 800})
     one_line = pages.textarea(page).evaluate("field => parseFloat(getComputedStyle(field).lineHeight) * 2")
     assert pages.textarea(page).evaluate("field => field.offsetHeight") < one_line
-
-
-def test_sidebars_are_open_on_wide_screens_only(browsers: Browsers) -> None:
-    for width, opened in ((pages.WIDE, 2), (pages.WIDE - 1, 0)):
-        page = pages.open_chat(browsers.open(viewport={"width": width, "height": 800}))
-        expect(page.locator(".sidebar")).to_have_count(2)
-        expect(page.locator(".sidebar.open")).to_have_count(opened)

@@ -15,6 +15,12 @@ from tests.support.paths import EXAMPLE_IMAGES
 pytestmark = pytest.mark.timeout(300)
 
 CAPITAL = "What is the capital of Italy?"
+# What the page gets at the end of an answer: new rows, without the groups.
+SEND_LIST_AGAIN = """() => {
+  const list = document.querySelector("#conversations nav"), again = list.cloneNode(true);
+  again.querySelectorAll(".group").forEach((group) => group.remove());
+  list.replaceWith(again);
+}"""
 
 
 def test_the_help_lists_every_key_and_closes(page: Page):
@@ -85,6 +91,43 @@ def test_escape_stops_the_answer(slow_page: Page):
     slow_page.keyboard.press("Escape")
     pages.wait_answered(slow_page)
     assert "stopped by hand" in pages.answer_metadata(slow_page)
+
+
+def test_tab_leaves_a_list_closed_and_escape_in_a_field_does_not_stop_the_answer(slow_page: Page):
+    page = slow_page
+    pages.open_chat(page)
+    pages.ask_endlessly(page)
+    preset, list = page.locator("#preset input"), page.get_by_role("listbox").filter(has=page.get_by_role("option"))
+    preset.click()
+    expect(list).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(list).to_have_count(0)
+    page.locator("#search").get_by_role("textbox").press("Escape")
+    page.locator("#seed").get_by_role("textbox").press("Escape")
+    preset.focus()
+    page.keyboard.press("Tab")
+    expect(preset).not_to_be_focused()
+    page.wait_for_timeout(300)  # nothing says that the list stays closed
+    expect(list).to_have_count(0)
+
+    row = page.locator("#conversations li", has=page.locator("a"))
+    row.get_by_role("button").click()
+    page.locator("#chat-history").dispatch_event("scroll")
+    expect(page.get_by_role("menu")).to_be_visible()
+    expect(pages.stop_button(page)).to_be_visible()
+    page.evaluate(SEND_LIST_AGAIN)
+    expect(page.locator("#conversations .group")).to_have_count(1)
+    expect(page.get_by_role("menu")).to_be_visible()
+    expect(row.get_by_role("button")).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Escape")
+    expect(row.get_by_role("button")).to_be_focused()
+
+    preset.click()
+    with pages.settled(page):
+        page.keyboard.press("Alt+n")
+    expect(pages.user_rows(page)).to_have_count(0)
+    expect(pages.textarea(page)).to_be_focused()
+    expect(list).to_have_count(0)
 
 
 def test_alt_n_starts_a_new_chat_and_focuses_the_question_field(page: Page):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,8 @@ from playwright.sync_api import Page, expect
 
 from mllama_demo.chat.rendering import render_answer
 from tests.support.browser import chat_page as pages
+from tests.support.browser.accessibility import obstacles
+from tests.support.browser.browsers import Browsers
 from tests.support.program import Program
 
 pytestmark = pytest.mark.timeout(300)
@@ -33,15 +34,6 @@ b = 2
 QUESTION = "What is List<String> & <b>this</b>?\n\n  Two spaces, <!-- and --> שלום"
 
 
-@pytest.fixture
-def dictation(slow_server: Program) -> Iterator[Path]:
-    """The file with the text of the next answers. A file named pause beside it holds an answer before its end."""
-    file, pause = slow_server.home / "dictated", slow_server.home / "pause"
-    yield file
-    file.unlink(missing_ok=True)
-    pause.unlink(missing_ok=True)
-
-
 def read_clipboard(page: Page) -> str:
     return page.evaluate("navigator.clipboard.readText()")
 
@@ -62,8 +54,8 @@ def as_parsed(page: Page, html: str) -> str:
     return page.evaluate("(html) => Object.assign(document.createElement('div'), { innerHTML: html }).innerHTML", html)
 
 
-def test_an_answer_is_shown_and_copied_as_the_model_wrote_it(slow_page: Page, dictation: Path):
-    page = pages.open_chat(slow_page)
+def test_an_answer_is_shown_and_copied_as_the_model_wrote_it(browsers: Browsers, slow_server: Program, dictation: Path):
+    page = pages.open_chat(browsers.open(slow_server, fresh=True))
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     pages.set_slider(page, "max-tokens", 1500)
@@ -96,14 +88,47 @@ def test_an_answer_is_shown_and_copied_as_the_model_wrote_it(slow_page: Page, di
     pages.take_screenshot(page, "messages-desktop")
 
 
-def test_a_message_is_copied_where_the_browser_has_no_clipboard_for_pages(page: Page):
+def test_a_message_is_copied_where_the_browser_has_no_clipboard_for_pages(fresh_page: Page):
     """As over plain HTTP in a local network."""
-    page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    fresh_page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    pages.open_chat(fresh_page)
+    pages.ask_and_wait(fresh_page, "What is 3 + 4?")
+    fresh_page.evaluate("addEventListener('copy', (event) => (window.copied = event.clipboardData.getData('text/plain')))")
+    pages.user_rows(fresh_page).get_by_role("button", name="Copy message").click()
+    expect(fresh_page.get_by_role("status").filter(has_text="Copied.")).to_have_count(1)
+    pages.textarea(fresh_page).click()
+    fresh_page.keyboard.press("Control+V")
+    expect(pages.textarea(fresh_page)).to_have_value("What is 3 + 4?")
+
+
+def test_a_rating_and_its_note_are_stored_and_the_rating_is_shown_after_a_reload(page: Page):
     pages.open_chat(page)
-    pages.ask_and_wait(page, "What is 3 + 4?")
-    page.evaluate("addEventListener('copy', (event) => (window.copied = event.clipboardData.getData('text/plain')))")
-    pages.user_rows(page).get_by_role("button", name="Copy message").click()
-    expect(page.get_by_role("status").filter(has_text="Copied.")).to_have_count(1)
-    pages.textarea(page).click()
-    page.keyboard.press("Control+V")
-    expect(pages.textarea(page)).to_have_value("What is 3 + 4?")
+    pages.ask_and_wait(page, "What is it?")
+    pages.message_button(page, "Dislike").click()
+    note = page.locator("#note textarea")
+    expect(note).to_be_visible()
+    note.fill("It is <b>wrong</b>")
+    assert not obstacles(page)
+    page.locator("#send-note").click()
+    expect(pages.notice(page)).to_contain_text("your note was kept")
+    expect(note).to_be_hidden()
+    pages.open_chat(page, page.url)
+    expect(pages.message_button(page, "Disliked")).to_be_visible()
+    expect(pages.message_button(page, "Like")).to_be_visible()
+
+
+def test_continue_writes_what_one_longer_answer_would_have_been(page: Page):
+    pages.open_chat(page)
+    pages.set_greedy(page, True)
+    pages.set_slider(page, "max-tokens", 8)
+    begun = pages.ask_and_wait(page, "Tell me a story")
+    with pages.settled(page):
+        pages.message_button(page, "Continue").click()
+    pages.wait_answered(page)
+    continued = pages.last_bot_text(page)
+    assert continued.startswith(begun)
+    assert len(continued) > len(begun)
+    assert pages.version_number(page) == "2 / 2"
+    assert "16 tokens" in pages.answer_metadata(page)
+    pages.set_slider(page, "max-tokens", 16)
+    assert pages.retry(page) == continued

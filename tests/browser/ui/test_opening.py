@@ -37,7 +37,8 @@ def watched(page: Page) -> tuple[float, set[str]]:
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_nothing_moves_and_no_other_screen_is_shown_while_the_page_opens(browsers: Browsers, viewport) -> None:
-    page = browsers.open(viewport=viewport)
+    browsers.expect_complaint("Connection errored out")  # the page is left while it listens for events
+    page = browsers.open(viewport=viewport, fresh=True)
     page.context.add_init_script(WATCH)
     pages.open_chat(page)
     shift, seen = watched(page)
@@ -54,12 +55,13 @@ def test_nothing_moves_and_no_other_screen_is_shown_while_the_page_opens(browser
 
 def test_a_page_whose_server_fails_is_shown_all_the_same(browsers: Browsers) -> None:
     browsers.expect_complaint("500|Connection errored out|aborted")
-    page = browsers.open()
+    page = browsers.open(fresh=True)
     page.route("**/gradio_api/queue/join*", lambda route: route.fulfill(status=500, body="{}"))
     page.goto("/")
     expect(page.locator("html")).not_to_have_class("opening")
     expect(pages.textarea(page)).to_be_visible()
     page.reload(wait_until="commit")
+    page.wait_for_function("() => document.body")
     assert page.evaluate("document.documentElement.className") == "", "Gradio's client reloads a failing page again and again"
 
 

@@ -31,6 +31,55 @@ def test_a_reload_keeps_the_conversation_and_its_answers(browsers: Browsers, pag
     expect(pages.listed(page)).to_have_text([CAPITAL])
 
 
+def test_a_typed_question_with_its_picture_survives_a_reload_and_another_page(browsers: Browsers, page: Page):
+    browsers.expect_complaint("AbortError|Connection errored out")
+
+    def is_there(text: str) -> None:
+        expect(pages.textarea(page)).to_have_value(text)
+        expect(pages.attached(page)).to_have_count(1)
+
+    pages.open_chat(page)
+    expect(pages.textarea(page)).to_have_attribute("dir", "auto")
+    pages.textarea(page).fill("ما هذا؟")
+    with pages.settled(page):
+        pages.attach(page, DOG)
+    with pages.settled(page):
+        page.reload()
+    is_there("ما هذا؟")
+    page.locator("#links").get_by_role("link", name="Explore").click()
+    page.wait_for_url("**/explore**")
+    with pages.settled(page):
+        page.go_back()
+    is_there("ما هذا؟")
+    pages.textarea(page).fill("What is this?")
+    with pages.settled(page):
+        page.locator("#new-chat").click()
+    is_there("What is this?")
+    pages.submit(page)
+    pages.wait_answered(page)
+    assert "saw dog.png" in pages.answer_metadata(page)
+    with pages.settled(page):
+        page.reload()
+    expect(pages.user_rows(page)).to_have_count(1)
+    expect(pages.textarea(page)).to_have_value("")
+    expect(pages.attached(page)).to_have_count(0)
+
+
+def test_a_question_that_was_sent_after_the_page_came_back_from_the_cache_is_not_typed_again(browsers: Browsers, page: Page):
+    """The browsers of these tests keep no page in their cache, so the page is told that it was kept."""
+    browsers.expect_complaint("AbortError|Connection errored out")
+    pages.open_chat(page)
+    pages.textarea(page).fill(CAPITAL)
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    pages.submit(page)
+    pages.wait_answered(page)
+    pages.conversation_id(page)
+    with pages.settled(page):
+        page.reload()
+    expect(pages.user_rows(page)).to_contain_text(CAPITAL)
+    expect(pages.textarea(page)).to_have_value("")
+
+
 def test_a_conversation_is_renamed_left_and_reopened(page: Page):
     pages.open_chat(page)
     pages.ask_and_wait(page, CAPITAL)
@@ -171,21 +220,21 @@ def test_an_address_that_may_not_be_fetched_is_refused(page: Page, address: str)
     expect(pages.attached(page)).to_have_count(0)
 
 
-def test_special_tokens_and_tags_in_a_question_are_shown_as_typed(page: Page):
+def test_special_tokens_and_tags_in_a_question_are_shown_as_typed(fresh_page: Page):
     typed = "<|eot_id|><script>alert(1)</script> **hi**"
-    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
-    pages.open_chat(page)
-    assert pages.ask_and_wait(page, typed)
-    question = pages.user_rows(page)
+    fresh_page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    pages.open_chat(fresh_page)
+    assert pages.ask_and_wait(fresh_page, typed)
+    question = pages.user_rows(fresh_page)
     expect(question).to_have_text(typed)
     assert question.locator("script").count() == 0
-    pages.take_screenshot(page, "special-text")
-    with pages.settled(page):
-        page.reload()
+    pages.take_screenshot(fresh_page, "special-text")
+    with pages.settled(fresh_page):
+        fresh_page.reload()
     expect(question).to_have_text(typed)
-    with pages.settled(page):
-        pages.message_button(page, "Undo").click()
-    expect(pages.textarea(page)).to_have_value(typed)
+    with pages.settled(fresh_page):
+        pages.message_button(fresh_page, "Undo").click()
+    expect(pages.textarea(fresh_page)).to_have_value(typed)
 
 
 def test_an_empty_question_is_refused_with_a_notice(page: Page):

@@ -67,14 +67,14 @@ def test_values_survive_a_reload_in_their_browser_only(browsers: Browsers):
     expect(other.locator("#temperature input[type=number]")).to_have_value("0.6")
 
 
-def test_the_page_works_where_the_browser_blocks_storage(page: Page):
-    page.add_init_script(
+def test_the_page_works_where_the_browser_blocks_storage(fresh_page: Page):
+    fresh_page.add_init_script(
         "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('blocked', 'SecurityError'); } })"
     )
-    pages.open_chat(page)
-    pages.set_slider(page, "temperature", 1.25)
-    expect(preset(page)).to_have_value("Custom")
-    assert "Rome" in pages.ask_and_wait(page, CAPITAL) or pages.last_bot_text(page)
+    pages.open_chat(fresh_page)
+    pages.set_slider(fresh_page, "temperature", 1.25)
+    expect(preset(fresh_page)).to_have_value("Custom")
+    assert "Rome" in pages.ask_and_wait(fresh_page, CAPITAL) or pages.last_bot_text(fresh_page)
 
 
 @pytest.mark.parametrize("way", ["mouse", "keyboard", "touch"])

@@ -47,42 +47,42 @@ LATE_NUMBERS = """(() => {
 })();"""
 
 
-def test_an_event_sent_while_a_stream_ends_is_answered(page: Page) -> None:
-    page.add_init_script(LATE_ENDS)
-    pages.open_chat(page)
-    assert "Rome" in pages.ask_and_wait(page, "What is the capital of Italy?")
-    with pages.settled(page):
-        pages.search(page, "Italy")
-    assert "Rome" in pages.retry(page)
-    assert page.evaluate("window.lateEnds") >= 3
+def test_an_event_sent_while_a_stream_ends_is_answered(fresh_page: Page) -> None:
+    fresh_page.add_init_script(LATE_ENDS)
+    pages.open_chat(fresh_page)
+    assert "Rome" in pages.ask_and_wait(fresh_page, "What is the capital of Italy?")
+    with pages.settled(fresh_page):
+        pages.search(fresh_page, "Italy")
+    assert "Rome" in pages.retry(fresh_page)
+    assert fresh_page.evaluate("window.lateEnds") >= 3
 
 
-def test_no_stream_is_opened_for_an_event_that_was_answered_already(page: Page) -> None:
+def test_no_stream_is_opened_for_an_event_that_was_answered_already(fresh_page: Page) -> None:
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if "/queue/" in request.url else None)
-    page.add_init_script(LATE_NUMBERS)
-    pages.open_chat(page)
-    page.evaluate("window.holding = true")
-    page.locator("#new-chat").click()
-    page.wait_for_function("() => window.release !== undefined")
-    page.evaluate("window.holding = false")
-    with pages.settled(page):
-        assert "Rome" in pages.ask_and_wait(page, "What is the capital of Italy?")
+    fresh_page.on("request", lambda request: asked.append(request.url) if "/queue/" in request.url else None)
+    fresh_page.add_init_script(LATE_NUMBERS)
+    pages.open_chat(fresh_page)
+    fresh_page.evaluate("window.holding = true")
+    fresh_page.locator("#new-chat").click()
+    fresh_page.wait_for_function("() => window.release !== undefined")
+    fresh_page.evaluate("window.holding = false")
+    with pages.settled(fresh_page):
+        assert "Rome" in pages.ask_and_wait(fresh_page, "What is the capital of Italy?")
     before = len(asked)
-    page.evaluate("window.release()")
-    expect(pages.user_rows(page)).to_have_count(0)
+    fresh_page.evaluate("window.release()")
+    expect(pages.user_rows(fresh_page)).to_have_count(0)
     # The events that follow the new chat are sent before a stream is opened for them.
     assert "/queue/data" not in "".join(asked[before : before + 1])
 
 
-def test_a_stream_that_breaks_off_is_a_lost_connection_and_the_page_reconnects(browsers: Browsers, page: Page) -> None:
+def test_a_stream_that_breaks_off_is_a_lost_connection_and_the_page_reconnects(browsers: Browsers, fresh_page: Page) -> None:
     for complaint in ("502", "broken off", "errored out"):
         browsers.expect_complaint(complaint)
-    page.add_init_script(LATE_ENDS)
-    pages.open_chat(page)
-    page.route("**/queue/data**", lambda route: route.fulfill(status=502, body="Bad gateway"))
-    pages.search(page, "Italy")
-    expect(pages.notice(page)).to_contain_text("Connection to the server was lost")
-    page.unroute("**/queue/data**")
-    expect(pages.notice(page)).to_have_count(0)
-    assert "Rome" in pages.ask_and_wait(page, "What is the capital of Italy?")
+    fresh_page.add_init_script(LATE_ENDS)
+    pages.open_chat(fresh_page)
+    fresh_page.route("**/queue/data**", lambda route: route.fulfill(status=502, body="Bad gateway"))
+    pages.search(fresh_page, "Italy")
+    expect(pages.notice(fresh_page)).to_contain_text("Connection to the server was lost")
+    fresh_page.unroute("**/queue/data**")
+    expect(pages.notice(fresh_page)).to_have_count(0)
+    assert "Rome" in pages.ask_and_wait(fresh_page, "What is the capital of Italy?")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Page, Request
 
 from tests.support.browser import chat_page as pages
+from tests.support.program import Program
 
 pytestmark = pytest.mark.timeout(300)
 LATE_MS = 5000
@@ -24,18 +25,18 @@ WATCH = """() => {
 }"""
 
 
-def test_a_page_that_draws_late_reports_it_and_receives_fewer_updates(slow_page: Page) -> None:
+def test_a_page_that_draws_late_reports_it_and_receives_fewer_updates(slow_page: Page, slow_server: Program) -> None:
     page = pages.open_chat(slow_page)
     pages.ask_endlessly(page)
     page.evaluate(WATCH)
     page.wait_for_function("() => window.counts.length > 5")
 
     def says_it_is_late(request: Request) -> bool:
-        data = json.loads(request.post_data or "{}").get("data") if "/run/predict" in request.url else None
-        return bool(data) and isinstance(data[0], (int, float)) and data[0] > LATE_MS / 2
+        told = parse_qs(urlsplit(request.url).query)
+        return request.url.startswith(f"{slow_server.url}/status") and bool(told["page"]) and int(told["lag_ms"][0]) > LATE_MS / 2
 
     with page.expect_request(says_it_is_late):
-        page.evaluate("late => { const now = Date.now; Date.now = () => now() + late; }", LATE_MS)
+        page.evaluate("late => { const now = performance.now.bind(performance); performance.now = () => now() + late; }", LATE_MS)
     page.wait_for_function("step => window.counts.slice(-6).some((count, i, all) => i && count - all[i - 1] >= step)", arg=STEP)
     pages.stop_button(page).click()
     pages.wait_answered(page)

@@ -15,9 +15,8 @@ from tests.support.program import running
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_start_page_of_the_stand_in_links_to_a_guide_for_a_real_model(browsers: Browsers, scheme: str):
-    page = pages.open_chat(browsers.open(viewport=PHONE, color_scheme=scheme))
+def test_the_start_page_of_the_stand_in_links_to_a_guide_for_a_real_model(browsers: Browsers):
+    page = pages.open_chat(browsers.open(viewport=PHONE))
     with page.context.expect_page() as opened:  # Gradio opens the links of its Markdown in a new tab
         page.get_by_role("link", name="To talk to a real vision model").click()
     guide = opened.value
@@ -27,7 +26,7 @@ def test_the_start_page_of_the_stand_in_links_to_a_guide_for_a_real_model(browse
     assert guide.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     found = obstacles(guide)
     assert not found, "\n".join(found)
-    pages.take_screenshot(guide, f"laptop-model-{scheme}")
+    pages.take_screenshots(guide, "laptop-model")
     guide.get_by_role("link", name="To the chat").click()
     expect(pages.textarea(guide)).to_be_visible()
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from mllama_demo.config.passwords import hash_password
-from tests.support.accounts import PASSWORD
+from tests.support.accounts import PASSWORD, users
 from tests.support.browser import chat_page as pages
 from tests.support.browser.accessibility import obstacles
 from tests.support.browser.browsers import PHONE, Browsers
@@ -20,9 +19,8 @@ pytestmark = pytest.mark.timeout(400)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """The demo with two users, one of them an admin, and a brand."""
-    users = ",".join(f"{name}:{hash_password(PASSWORD)}" for name in ("anna", "ben"))
     brand = ("--title", "Harbour Vision", "--brand-color", "#0b5fff", "--brand-footer", "For the harbour office only")
-    with running(tmp_path_factory.mktemp("login"), "--users", users, "--admins", "anna", *brand) as program:
+    with running(tmp_path_factory.mktemp("login"), "--users", users("anna", "ben"), "--admins", "anna", *brand) as program:
         program.wait_ready()
         yield program
 
@@ -77,10 +75,8 @@ def test_after_a_wrong_password_the_name_is_still_filled_in(browsers: Browsers):
     browsers.expect_complaint("status of 401")
     page = browsers.open()
     page.goto("/")
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        assert not obstacles(page)
-        pages.take_screenshot(page, f"login-{scheme}")
+    assert not obstacles(page)
+    pages.take_screenshots(page, "login")
     page.get_by_label("Name").fill("anna")
     page.get_by_label("Password").fill("battery staple")
     page.keyboard.press("Enter")
@@ -88,6 +84,25 @@ def test_after_a_wrong_password_the_name_is_still_filled_in(browsers: Browsers):
     expect(page.get_by_label("Name")).to_have_value("anna")
     expect(page.get_by_label("Password")).to_have_value("")
     assert not obstacles(page)
+
+
+def test_a_page_left_open_says_that_its_visitor_has_signed_out_and_hides_the_conversation(browsers: Browsers):
+    browsers.expect_complaint("AbortError|Connection errored out|status of 401")
+    page = browsers.open()
+    sign_in(page, "anna")
+    pages.ask_and_wait(page, "What is it?")
+    pages.textarea(page).fill("And now?")
+    tab = page.context.new_page()
+    tab.goto("/logout")
+    tab.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("alert").filter(has_text="You are signed out.")).to_be_visible()
+    for part in (pages.user_rows(page), pages.textarea(page), pages.listed(page).first, page.locator("#status")):
+        expect(part).to_be_hidden()
+    page.get_by_role("link", name="Sign in").click()
+    with pages.settled(page):
+        sign_in(page, "anna", page.url)
+    expect(pages.user_rows(page)).to_have_count(1)
+    expect(pages.textarea(page)).to_have_value("And now?")
 
 
 def test_sign_out_takes_two_clicks_and_going_back_shows_no_conversation(browsers: Browsers):

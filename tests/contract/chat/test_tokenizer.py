@@ -158,6 +158,7 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
     return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(answers, none_within_another)
 @example(["a", "a", "a", "b"], ["aab"])
@@ -174,6 +175,7 @@ def test_the_stream_ends_where_the_earliest_stop_string_begins(pieces, stops):
         assert whole.startswith(text.stopped, at)
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(answers, st.lists(stop_strings, min_size=1, max_size=4))
 @example(["ab", "a"], ["aba", "b"])
@@ -193,6 +195,7 @@ def test_with_stop_strings_inside_others_the_first_to_be_complete_ends_the_strea
     assert text.stopped is None
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(answers, st.lists(stop_strings, min_size=1, max_size=3))
 def test_no_more_is_held_back_than_may_become_a_stop_string(pieces, stops):
@@ -217,6 +220,7 @@ def test_nothing_comes_after_a_stop_string(pieces, rest, stop):
     assert text.finish() == ""
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(any_ids, st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=3))
 def test_of_any_tokens_no_stop_string_is_ever_emitted(token_ids, stops):

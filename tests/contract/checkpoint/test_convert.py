@@ -37,6 +37,7 @@ from tests.support.meta_checkpoint import (
     random_weights,
     save,
 )
+from tests.support.one_thread import one_thread as one_thread
 
 SMALL = Sizes()
 EYES = VisionConstants(heads=SMALL.vision_heads, intermediate_layers=SMALL.intermediate)
@@ -44,14 +45,6 @@ TUTORIAL_FILES = {
     *("chat_template.json", "model.safetensors", "tokenizer_config.json", "config.json", "special_tokens_map.json"),
     *("generation_config.json", "tokenizer.json"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +90,17 @@ PIXELS = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
 
 
 def some_ids(length: int, image_at: int | None = None) -> list[int]:
-    chance = random.Random(length)
-    ids = [chance.randrange(SMALL.vocab_size) for _ in range(length)]
+    rng = random.Random(length)
+    ids = [rng.randrange(SMALL.vocab_size) for _ in range(length)]
     if image_at is not None:
         ids[image_at] = SMALL.vocab_size
     return ids
 
 
 def picture(columns: int, rows: int) -> Image.Image:
-    chance = random.Random(columns * 10 + rows)
+    rng = random.Random(columns * 10 + rows)
     image = Image.new("RGB", (columns * SMALL.chunk, rows * SMALL.chunk))
-    image.putdata([tuple(chance.randrange(256) for _ in range(3)) for _ in range(image.width * image.height)])
+    image.putdata([tuple(rng.randrange(256) for _ in range(3)) for _ in range(image.width * image.height)])
     return image
 
 
@@ -129,6 +122,7 @@ def test_images_of_every_aspect_ratio_are_read_as_in_metas_computation(converted
     torch.testing.assert_close(logits_of(converted(shards), ids, image), expected, atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_every_tensor_of_meta_changes_the_logits(weights):
     """The tests above would see any tensor mixed up: each one, changed, changes what the reference says."""
     ids, image = some_ids(24, image_at=2), picture(2, 2)
@@ -194,8 +188,9 @@ def test_the_published_configurations(sizes, layers, ffn, first_and_last):
     assert (text.num_hidden_layers, text.intermediate_size, text.vocab_size) == (layers, ffn, 128256)
     assert text.cross_attention_layers == list(range(3, layers, 5))
     assert (text.cross_attention_layers[0], text.cross_attention_layers[-1]) == first_and_last
-    assert text.rope_parameters["rope_theta"] == 500000.0
-    assert {key: text.rope_parameters[key] for key in ("rope_type", "factor", "original_max_position_embeddings")} == {
+    rope = text.rope_parameters if hasattr(text, "rope_parameters") else {**text.rope_scaling, "rope_theta": text.rope_theta}
+    assert rope["rope_theta"] == 500000.0
+    assert {key: rope[key] for key in ("rope_type", "factor", "original_max_position_embeddings")} == {
         "rope_type": "llama3",
         "factor": 8.0,
         "original_max_position_embeddings": 8192,
@@ -300,10 +295,10 @@ def test_text_becomes_the_tokens_that_tiktoken_makes(converted, text):
 
 def test_random_text_becomes_the_tokens_that_tiktoken_makes(converted):
     tokenizer = AutoTokenizer.from_pretrained(converted(1))
-    tokens, chance = plain_tokens(SMALL.vocab_size - 256), random.Random(0)
+    tokens, rng = plain_tokens(SMALL.vocab_size - 256), random.Random(0)
     pieces = ["the", "hello", "ing", " ", "llama", "\n", "é", "日本", "12", "'ll", "lla", "the the", "a", "l"]
     for _ in range(300):
-        text = "".join(chance.choices(pieces, k=chance.randint(1, 12)))
+        text = "".join(rng.choices(pieces, k=rng.randint(1, 12)))
         assert tokenizer(text, add_special_tokens=False).input_ids == tiktoken(text, tokens), text
 
 

@@ -27,7 +27,7 @@ from tests.support.meta_checkpoint import Sizes, random_weights, save
 from tests.support.paths import ROOT
 
 SMALL = Sizes(intermediate=(0, 1, 2, 0, 1))  # as many as the published models have, so that the command itself can convert it
-EYES = VisionConstants(heads=4, intermediate_layers=SMALL.intermediate)
+VISION = VisionConstants(heads=4, intermediate_layers=SMALL.intermediate)
 
 
 class Folders(NamedTuple):
@@ -176,14 +176,14 @@ def test_a_whole_checkpoint_is_converted_by_the_command(folders, capsys):
 
 def test_one_file_may_be_called_consolidated_pth(tmp_path):
     source = save(tmp_path / "meta", SMALL, random_weights(SMALL), 1, single_name="consolidated.pth")
-    convert(source, tmp_path / "hf", instruct=False, num_shards=1, vision=EYES)
+    convert(source, tmp_path / "hf", instruct=False, num_shards=1, vision=VISION)
     check_checkpoint(tmp_path / "hf")
 
 
 def test_shards_with_different_copies_of_a_tensor_are_reported(folders):
     lines: list[str] = []
     edit_shard(folders.source, 1, lambda shard: shard["text_model.norm.weight"].mul_(1.5))
-    convert(folders.source, folders.output, instruct=True, vision=EYES, report=lines.append)
+    convert(folders.source, folders.output, instruct=True, vision=VISION, report=lines.append)
     assert any("1 tensors differ between shards (text_model.norm.weight" in line for line in lines)
 
 
@@ -226,7 +226,7 @@ def test_an_output_that_is_a_file_is_left_alone(folders, capsys):
 
 def test_an_empty_output_folder_is_used(folders):
     folders.output.mkdir()
-    convert(folders.source, folders.output, instruct=True, vision=EYES)
+    convert(folders.source, folders.output, instruct=True, vision=VISION)
     check_checkpoint(folders.output)
 
 
@@ -279,7 +279,7 @@ def test_a_failure_in_the_first_file_leaves_nothing(folders, monkeypatch, interr
     fail, expected = INTERRUPTIONS[interruption]
     monkeypatch.setattr(converter, "assemble", Failing(5, fail))
     with pytest.raises(DemoError, match=expected.replace("(", r"\(").replace(")", r"\)")):
-        convert(folders.source, folders.output, instruct=True, vision=EYES)
+        convert(folders.source, folders.output, instruct=True, vision=VISION)
     assert [path.name for path in folders.source.parent.iterdir()] == ["meta"]
 
 
@@ -289,7 +289,7 @@ def test_a_later_failure_keeps_complete_files_and_the_next_run_continues_after_t
     with monkeypatch.context() as patch:
         patch.setattr(converter, "assemble", Failing(60, fail))
         with pytest.raises(DemoError) as caught:
-            convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000)
+            convert(folders.source, folders.output, instruct=True, vision=VISION, file_limit=100_000)
     assert expected in str(caught.value)
     assert "the same command goes on from there" in str(caught.value)
     assert not folders.output.exists()
@@ -299,12 +299,12 @@ def test_a_later_failure_keeps_complete_files_and_the_next_run_continues_after_t
 
     (folders.work / "model-00009-of-00099.safetensors.partial").write_bytes(b"what a killed process leaves")
     lines: list[str] = []
-    convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000, report=lines.append)
+    convert(folders.source, folders.output, instruct=True, vision=VISION, file_limit=100_000, report=lines.append)
     assert any(f"{len(kept)} of" in line for line in lines)
     assert {name: (folders.output / name).stat().st_mtime_ns for name in kept} == kept
     check_checkpoint(folders.output)
     whole = folders.output.with_name("whole")
-    convert(folders.source, whole, instruct=True, vision=EYES, file_limit=100_000)
+    convert(folders.source, whole, instruct=True, vision=VISION, file_limit=100_000)
     assert {file.name: file.read_bytes() for file in whole.iterdir()} == {
         file.name: file.read_bytes() for file in folders.output.iterdir()
     }
@@ -314,7 +314,7 @@ def interrupted(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(converter, "assemble", Failing(60, raise_(KeyboardInterrupt())))
         with pytest.raises(DemoError):
-            convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000)
+            convert(folders.source, folders.output, instruct=True, vision=VISION, file_limit=100_000)
 
 
 def change_header(file: Path) -> None:
@@ -325,7 +325,7 @@ def change_header(file: Path) -> None:
 def test_a_kept_file_that_was_damaged_is_written_again(folders, monkeypatch, damage):
     interrupted(folders, monkeypatch)
     damage(min(folders.work.glob("*.safetensors")))
-    convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000)
+    convert(folders.source, folders.output, instruct=True, vision=VISION, file_limit=100_000)
     check_checkpoint(folders.output)
 
 
@@ -338,7 +338,7 @@ def test_the_files_of_another_conversion_are_not_used(folders, monkeypatch, chan
         (folders.work / "conversion.json").write_text("{")
     before = {file.name: file.read_bytes() for file in folders.work.iterdir()}
     with pytest.raises(DemoError, match="holds the beginnings of another conversion"):
-        convert(folders.source, folders.output, instruct=change != "instruct", vision=EYES, file_limit=100_000)
+        convert(folders.source, folders.output, instruct=change != "instruct", vision=VISION, file_limit=100_000)
     assert {file.name: file.read_bytes() for file in folders.work.iterdir()} == before
 
 
@@ -348,10 +348,10 @@ def test_a_second_conversion_at_the_same_time_is_refused(folders, monkeypatch):
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         with pytest.raises(DemoError, match="Another conversion is writing"):
-            convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000)
+            convert(folders.source, folders.output, instruct=True, vision=VISION, file_limit=100_000)
     finally:
         os.close(handle)
-    convert(folders.source, folders.output, instruct=True, vision=EYES, file_limit=100_000)
+    convert(folders.source, folders.output, instruct=True, vision=VISION, file_limit=100_000)
 
 
 @pytest.fixture

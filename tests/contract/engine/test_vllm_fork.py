@@ -57,8 +57,8 @@ def test_the_engine_arguments_are_those_of_the_tutorial(arguments) -> None:
         "device": "neuron",
         "tensor_parallel_size": 32,
         "override_neuron_config": {
-            "context_encoding_buckets": [1024, 2048],
-            "token_generation_buckets": [1024, 2048],
+            "context_encoding_buckets": [256, 512, 1024, 2048],  # the tutorial has 1024 and 2048
+            "token_generation_buckets": [512, 1024, 2048],
             "sequence_parallel_enabled": False,
             "is_continuous_batching": True,
             "on_device_sampling_config": {"global_topk": 64, "dynamic": True, "deterministic": False},

@@ -39,8 +39,8 @@ GRID = make_grid({"prompt": "What do you see?", "temperature": [0.0, 1.6, 2.0], 
 class LoadedBackend:
     """A loaded backend with three slots, fewer than the six cells of GRID."""
 
-    def __init__(self) -> None:
-        settings, ready = Settings(device="cpu", batch_size=3, seq_len=256), threading.Event()
+    def __init__(self, **options: Any) -> None:
+        settings, ready = Settings(device="cpu", batch_size=3, seq_len=256, **options), threading.Event()
         backend, tokenizer = make_backend(settings, on_ready=ready.set)
         self.backend: Any = backend
         self.tokenizer: Any = tokenizer
@@ -70,27 +70,34 @@ def loaded() -> Iterator[LoadedBackend]:
 
 
 @pytest.fixture(scope="module")
+def uncached() -> Iterator[LoadedBackend]:
+    """A backend that reads every prompt from its beginning."""
+    loaded = LoadedBackend(prefix_cache_mb=0)
+    yield loaded
+    loaded.backend.close()
+
+
+@pytest.fixture(scope="module")
 def explored(loaded: LoadedBackend) -> tuple[Run, list[GenerationRequest]]:
     return loaded.run(loaded.explore())
 
 
-def test_cells_equal_separate_requests_with_their_seeds(loaded: LoadedBackend, explored) -> None:
+def test_cells_equal_separate_requests_with_their_seeds(uncached: LoadedBackend, explored) -> None:
     run, requests = explored
     assert {cell.outcome for cell in run.cells} <= {"max_tokens", "end_of_turn"}
     assert len({cell.text for cell in run.cells}) > 2
 
     async def separately() -> list[list[int]]:
-        alone = [replace(request, shared_prompt=False, id=f"alone {i}") for i, request in enumerate(requests)]
-        return [await loaded.tokens_of(request) for request in alone]
+        return [await uncached.tokens_of(request) for request in requests]
 
-    assert [[token.id for token in cell.tokens] for cell in run.cells] == loaded.run(separately())
+    assert [[token.id for token in cell.tokens] for cell in run.cells] == uncached.run(separately())
 
 
 def test_the_shared_prompt_is_prefilled_once(loaded: LoadedBackend, explored) -> None:
     runner: Any = loaded.backend._scheduler._runner
-    prefills: list[int] = []
-    prefill = runner._prefill_logits
-    runner._prefill_logits = lambda *arguments: prefills.append(1) or prefill(*arguments)
+    readers: set[str] = set()
+    read_text = runner._read_text
+    runner._read_text = lambda slot, state, piece: readers.add(state.request.id) or read_text(slot, state, piece)
     other = make_grid({**GRID.model_dump(), "prompt": "What colour is it?"})
 
     async def explore() -> None:
@@ -100,23 +107,25 @@ def test_the_shared_prompt_is_prefilled_once(loaded: LoadedBackend, explored) ->
     try:
         loaded.run(explore())
     finally:
-        del runner._prefill_logits
-    assert len(prefills) == 1
+        del runner._read_text
+    assert len(readers) == 1
 
 
-def test_concurrent_grids_with_different_shared_prompts_do_not_mix(loaded: LoadedBackend) -> None:
-    """More prompts than the backend keeps in memory: each answer belongs to its own prompt."""
+def test_concurrent_grids_with_different_shared_prompts_do_not_mix(loaded: LoadedBackend, uncached: LoadedBackend) -> None:
+    """As many prompts as slots: each answer belongs to its own prompt."""
     prompts = [make_grid({**GRID.model_dump(), "prompt": text, "temperature": 1.6}) for text in ("What is it?", "Who?", "Where?")]
 
-    async def all_at_once() -> tuple[list[Run], list[list[list[int]]]]:
+    async def all_at_once() -> tuple[list[Run], list[list[GenerationRequest]]]:
         runs = [await loaded.explorer.start(grid, loaded.image if i else None) for i, grid in enumerate(prompts)]
         for cells in runs:
             await cells.wait()
-        alone = [[replace(r, shared_prompt=False, id=f"{r.id} alone") for r in cells._requests] for cells in runs]
-        expected = [[await loaded.tokens_of(request) for request in requests] for requests in alone]
-        return [cells.run() for cells in runs], expected
+        return [cells.run() for cells in runs], [list(cells._requests) for cells in runs]
 
-    runs, expected = loaded.run(all_at_once())
+    async def separately(requests: list[GenerationRequest]) -> list[list[int]]:
+        return [await uncached.tokens_of(request) for request in requests]
+
+    runs, requests = loaded.run(all_at_once())
+    expected = [uncached.run(separately(each)) for each in requests]
     assert [[[token.id for token in cell.tokens] for cell in run.cells] for run in runs] == expected
 
 
@@ -224,6 +233,7 @@ def tour(loaded: LoadedBackend) -> dict[str, FinishedStep]:
     return loaded.run(run_tour())
 
 
+@pytest.mark.slow
 def test_the_tour_text_about_greedy_and_seeds_is_true(tour: dict[str, FinishedStep]) -> None:
     greedy, seeds = tour["Greedy repeats itself"], tour["A seed is a fate"]
     assert len({cell.text for cell in greedy.run.cells}) == 1
@@ -241,7 +251,7 @@ def test_the_tour_text_about_temperature_is_true(tour: dict[str, FinishedStep]) 
 
 
 def test_the_tour_text_about_filters_is_true(tour: dict[str, FinishedStep]) -> None:
-    top_k, top_p = tour["top_k cuts the tail"], tour["top_p cuts what is improbable"]
+    top_k, top_p = tour["Top-k cuts the tail"], tour["Top-p cuts what is improbable"]
     assert [candidate.token_id for candidate in top_k.steps.candidates].index(top_k.names["found"].token_id) == 5
     assert (f"{top_k.names['found'].after_temperature:.2f}", top_k.names["found"].cut_by) == ("0.08", "top_k")
     assert (top_k.names["heard"].cut_by, top_k.steps.candidates[6].after_temperature < 0.01) == (None, True)

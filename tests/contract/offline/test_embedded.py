@@ -29,6 +29,7 @@ def run(*words: Any) -> int:
     return main(["offline", *map(str, words), "--device", "cpu"])
 
 
+@pytest.mark.slow
 def test_the_shipped_batch_gives_the_same_greedy_answers_alone_and_in_a_batch(capsys) -> None:
     assert run(ROOT / "configs" / "offline" / "tutorial.yaml") == 0
     out, err = capsys.readouterr()
@@ -45,12 +46,13 @@ def test_the_shipped_batch_gives_the_same_greedy_answers_alone_and_in_a_batch(ca
     assert err.startswith("8 of 8 answered in ")
 
 
+@pytest.mark.slow
 def test_a_record_has_everything_to_get_the_same_answer_again(tmp_path) -> None:
     shutil.copy(PICTURES / "shapes.png", tmp_path)
     wild = {"prompt": "Describe this image", "image": "shapes.png", "temperature": 1.5, "max_tokens": 24, "stop": ["zzz"]}
     assert run(write(tmp_path / "a.jsonl", wild, {"prompt": "Hello?"}), "--output", tmp_path / "a.out") == 0
     first = records(tmp_path / "a.out")[0]
-    assert (first["line"], first["model"], first["backend"]) == (1, "embedded", "transformers")
+    assert (first["line"], first["model"], first["backend"]) == (1, "embedded", "torch")
     assert first["finish_reason"] in ("end_of_turn", "max_tokens")
     assert first["prompt_tokens"] > 0 < first["completion_tokens"]
     assert first["timings"]["ttft_s"] > 0
@@ -99,6 +101,7 @@ def test_invalid_lines_are_reported_by_number_and_the_others_are_answered(tmp_pa
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_only_failed_lines_are_asked_again(tmp_path, capsys) -> None:
     batch = write(tmp_path / "b.jsonl", {"prompt": "Hello?", "temperature": 1.5}, {"prompt": "What is it?", "image": "late.png"})
     assert run(batch, "--output", tmp_path / "out") == 1
@@ -118,10 +121,11 @@ def test_results_of_a_changed_question_are_refused(tmp_path, capsys) -> None:
     batch = write(tmp_path / "b.jsonl", {"prompt": "Hello?"})
     assert run(batch, "--output", tmp_path / "out") == 0
     before = (tmp_path / "out").read_bytes()
-    write(batch, {"prompt": "Goodbye?"})
-    assert run(batch, "--output", tmp_path / "out") == 2
-    assert "its answer to line 1 is not to what line 1 of the batch asks now" in capsys.readouterr().err
-    assert (tmp_path / "out").read_bytes() == before
+    for changed in ({"prompt": "Goodbye?"}, {"prompt": "Hello?", "temperature": 9}):
+        write(batch, changed)
+        assert run(batch, "--output", tmp_path / "out") == 2
+        assert "its answer to line 1 is not to what line 1 of the batch asks now" in capsys.readouterr().err
+        assert (tmp_path / "out").read_bytes() == before
 
 
 def test_json_lines_can_be_printed(tmp_path, capsys) -> None:

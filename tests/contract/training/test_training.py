@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
-import shutil
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +20,23 @@ from tests.support.meta_reference import MetaReference
 from training.backdrops import backdrop
 from training.batches import cut_tiles
 from training.dialogue import ChatFormat
-from training.export import HEAD, LOGIT_SCALE, export, load
-from training.labels import IGNORE
+from training.export import HEAD, LOGIT_SCALE, export
+from training.labels import HEADS, IGNORE
 from training.model import (
     ASPECT_RATIOS,
+    FLOAT32_ATTENTION,
     IMAGE_MEAN,
     IMAGE_STD,
     MAX_TILES,
     TILE,
-    Size,
     Student,
     cross_attention_layers,
     make_config,
 )
-from training.optimizer import Optimizer
+from training.plan import Size, read_plan
 from training.talk.exchange import Exchange
 from training.team import Team
-from training.train import Run, Stage, layers, learning_rate
+from training.warm_start import start_from
 
 SMALL = Size(
     text_width=64,
@@ -168,21 +164,6 @@ def test_the_written_folder_is_a_whole_checkpoint(exported, student):
     assert config["text_config"]["rope_theta"] == 10000.0
 
 
-def test_training_can_go_on_from_a_written_folder(exported, student):
-    other = Student(student.model.config)
-    load(other, exported)
-    for name, value in student.model.state_dict().items():
-        # The head is written multiplied, which rounds it elsewhere.
-        torch.testing.assert_close(
-            other.model.state_dict()[name], value.half().float(), rtol=1e-3 if name == HEAD else 0, atol=1e-7
-        )
-
-
-def test_a_folder_of_another_size_is_no_start(exported, student, embedded):
-    with pytest.raises(ValueError, match="another model"):
-        load(Student(student.model.config), embedded)
-
-
 def test_transformers_reads_the_written_folder(exported, student):
     loaded = MllamaForConditionalGeneration.from_pretrained(exported, dtype=torch.float32)
     for name, value in student.model.state_dict().items():
@@ -200,106 +181,42 @@ def test_an_impossible_placement_of_cross_attention_is_refused():
         cross_attention_layers(5, 2)
 
 
-def test_head_counts_allow_tensor_parallel_2():
-    size = Size()
+def test_new_weights_start_from_a_smaller_checkpoint_and_answer_as_it_does(student, exported, embedded, chat):
+    """Two more vision layers that change nothing yet, and the same tokens."""
+    deeper = Student(make_config(replace(SMALL, local_layers=4), chat.image, chat.begin, chat.end, chat.pad)).eval()
+    fresh = start_from(deeper, embedded / "tokenizer.json", exported)
+    assert fresh
+    assert all("layers.2." in name or "layers.3." in name for name in fresh)
+    tiles = torch.randint(0, 256, (1, MAX_TILES, 3, TILE, TILE), dtype=torch.uint8)
+    picture = tiles, torch.tensor([6]), torch.ones(1, MAX_TILES, dtype=torch.bool)
+    with torch.no_grad():
+        states = [one.see(*picture) for one in (student, deeper)]
+        ids = torch.tensor([chat.encode([Exchange("what", "What is this?", "A dog.")], None).ids])
+        logits = [one.model(input_ids=ids, use_cache=False).logits for one in (student, deeper)]
+    torch.testing.assert_close(*states, rtol=0, atol=0.02)
+    torch.testing.assert_close(*logits, rtol=0, atol=0.02)
+
+
+def test_attention_in_float32_is_that_of_transformers(student, chat):
+    other = Student(student.model.config, FLOAT32_ATTENTION).eval()
+    other.load_state_dict(student.state_dict())
+    tiles = torch.randint(0, 256, (2, MAX_TILES, 3, TILE, TILE), dtype=torch.uint8)
+    filled = torch.arange(MAX_TILES)[None] < torch.tensor([[4], [2]])
+    with torch.no_grad():
+        expected, found = (one.see(tiles, torch.tensor([6, 2]), filled) for one in (student, other))
+    torch.testing.assert_close(found, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = other.patch_loss(
+            other.see(tiles, torch.tensor([6, 2]), filled), torch.zeros(2, len(HEADS), MAX_TILES, 36, dtype=torch.int16)
+        )
+    loss.backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in other.parameters())
+
+
+def test_the_configuration_has_even_head_counts_for_tensor_parallel_2_and_a_file_of_at_most_20_mb(chat):
+    plan = read_plan()
+    size = plan.size
     assert all(count % 2 == 0 for count in (size.text_heads, size.text_kv_heads, size.vision_heads))
-
-
-# --- the training itself -------------------------------------------------------------------------------------------------
-
-
-def test_the_learning_rate_rises_stays_and_falls_to_the_end():
-    stage = Stage("see", minutes=10, rate=1.0, batch=4, seed=1)
-    assert learning_rate(stage, 0, 0) < 0.1
-    assert learning_rate(stage, 100, 60) == 1.0
-    assert 0.4 < learning_rate(stage, 100, 480) < 0.6
-    assert learning_rate(stage, 100, 600) <= 0.01
-
-
-def _one_batch(chat: ChatFormat) -> tuple[torch.Tensor, torch.Tensor]:
-    row = chat.encode([Exchange("sum", "What is 2 + 2?", "4.")], None)
-    return torch.tensor([row.ids] * 2), torch.tensor([row.labels] * 2)
-
-
-@pytest.fixture
-def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock on which every step of training takes a twentieth of a second, however busy the machine is."""
-    ticks = itertools.count()
-    monkeypatch.setattr("training.train.time.monotonic", lambda: next(ticks) / 20)
-
-
-def _run(folder: Path, chat: ChatFormat, minutes: float) -> Run:
-    torch.manual_seed(5)
-    student = Student(make_config(SMALL, chat.image, chat.begin, chat.end, chat.pad))
-    run = Run(folder, student, ALONE)
-    ids, labels = _one_batch(chat)
-    embedding = student.model.model.vision_model.patch_embedding
-    optimizer = Optimizer([(student, 1.0)], layers(student), embedding, 3e-3, ALONE)
-
-    def batches(size: int, seed: str):
-        while True:
-            yield None
-
-    run.train(Stage("talk", minutes, 3e-3, 2, 1), optimizer, batches, lambda _: (student.talk_loss(ids, labels), {}))
-    return run
-
-
-def test_a_run_learns_saves_its_curve_and_does_nothing_when_it_is_done(tmp_path, chat, steady_clock):
-    run = _run(tmp_path, chat, 0.1)
-    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    assert curve[-1]["loss"] < curve[0]["loss"] / 2
-    again = _run(tmp_path, chat, 0.1)
-    assert again.done == ["talk"]
-    assert again.step == run.step
-    weights = zip(run.student.parameters(), again.student.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in weights)
-
-
-def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, chat, steady_clock):
-    torch.manual_seed(5)
-    student = Student(make_config(SMALL, chat.image, chat.begin, chat.end, chat.pad))
-    embedding = student.model.model.vision_model.patch_embedding
-    optimizer = Optimizer([(student, 1.0)], layers(student), embedding, 3e-3, ALONE)
-    run = Run(tmp_path, student, ALONE)
-    run.stage, run.step, run.spent_s = "talk", 70, 5.9
-    run.save(optimizer)
-    resumed = _run(tmp_path, chat, 0.1)
-    assert 70 < resumed.step < 80
-    assert resumed.done == ["talk"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the drawings and fonts that training needs")
-def test_a_short_run_makes_a_checkpoint_from_nothing(tmp_path):
-    """Fetches the packages, draws, trains both stages and writes: about a minute the first time.
-
-    Without an evaluation, because a model that has learned nothing writes every answer to the limit.
-    """
-    command = [sys.executable, "-m", "training", "--minutes", "0.2", "--batch", "8", "--cases", "0"]
-    command += ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=880)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert check_checkpoint(tmp_path / "out").max_tiles == 4
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the drawings and fonts that the cases are made of")
-def test_the_evaluation_prints_a_row_for_each_type_of_question(embedded):
-    command = [sys.executable, "-m", "training.evaluate", str(embedded), "--cases", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=580)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "| name one thing |" in done.stdout
-    assert "temperature 1" in done.stdout
-    figures = [float(figure) for figure in re.findall(r"\*\*(\d\.\d\d)\*\*", done.stdout)]
-    assert len(figures) > 60
-    assert sum(figures) / len(figures) > 0.5
-
-
-@pytest.mark.parametrize("words", [["--minutes", "0"], ["--batch", "1"], ["--start", "nowhere"], ["--nonsense"]])
-def test_wrong_options_are_refused_at_once(words):
-    done = subprocess.run([sys.executable, "-m", "training", *words], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "error:" in done.stderr
-    assert "Traceback" not in done.stderr
+    with torch.device("meta"):
+        model = Student(make_config(size, plan.vocabulary, 0, 1, 2)).model
+    assert 2 * sum(value.numel() for value in model.state_dict().values()) < 19.5e6

@@ -16,10 +16,14 @@ from tests.support.paths import DEMOS, ROOT
 SCREENSHOTS = ROOT / "tests" / "browser" / "screenshots"
 SLOW_DEMO = DEMOS / "slow_demo.py"
 PATIENCE_MS = 60_000
+# Playwright otherwise looks at every frame, for which Chromium draws sixty frames a second.
+POLL_MS = 50
 # From this width on both sidebars are open.
 WIDE = 1100
 # True when no animation is running. Endless animations do not count.
 STILL = "() => document.getAnimations().every((a) => !(a.effect.getComputedTiming().endTime < 2000))"
+# Gradio sets a class when the colour scheme changes; the colours begin to change only then.
+GRADIO_FOLLOWS = "(dark) => !document.querySelector('.gradio-container') || document.body.classList.contains('dark') === dark"
 # The question of ask_endlessly; any question would do.
 ENDLESS_QUESTION = "Tell me a story that never ends"
 
@@ -49,7 +53,7 @@ def settled(page: Page) -> Iterator[None]:
     deadline = time.monotonic() + PATIENCE_MS / 1000
     while not _is_settled(page, since):
         assert time.monotonic() < deadline, page.evaluate("window.calls.inWords()")
-        page.wait_for_timeout(20)
+        page.wait_for_timeout(POLL_MS)
 
 
 def _is_settled(page: Page, since: dict[str, Any] | None) -> bool:
@@ -74,6 +78,21 @@ def take_screenshot(page: Page, name: str) -> None:
     SCREENSHOTS.mkdir(exist_ok=True)
     page.wait_for_function(STILL)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def both_schemes(page: Page) -> Iterator[str]:
+    """Shows the page in dark and then in light, which is what pages are opened in, each time until no colour changes any more."""
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(GRADIO_FOLLOWS, arg=scheme == "dark")
+        page.wait_for_function(STILL)
+        yield scheme
+
+
+def take_screenshots(page: Page, name: str) -> None:
+    """Saves a screenshot in dark and one in light."""
+    for scheme in both_schemes(page):
+        take_screenshot(page, f"{name}-{scheme}")
 
 
 def conversation_id(page: Page) -> str:
@@ -125,17 +144,18 @@ def paste_image(page: Page, path: Path) -> None:
     expect(attached(page)).to_have_count(1)
 
 
-def paste_file(field: Locator, path: Path) -> None:
-    """Pastes a file as a copied image into any field."""
+def paste_file(field: Locator, path: Path, text: str = "") -> None:
+    """Pastes a file as a copied image into any field. text: what the clipboard has beside the image."""
     data = base64.b64encode(path.read_bytes()).decode()
     field.evaluate(
-        """(element, [data, name]) => {
+        """(element, [data, name, text]) => {
           const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
           const clipboard = new DataTransfer();
+          if (text) clipboard.setData("text/plain", text);
           clipboard.items.add(new File([bytes], name, { type: "image/png" }));
           element.dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, bubbles: true, cancelable: true }));
         }""",
-        [data, path.name],
+        [data, path.name, text],
     )
 
 
@@ -189,7 +209,9 @@ def wait_writing(page: Page) -> None:
 
 def wait_answered(page: Page) -> None:
     """Waits until the last question has its complete answer and the page shows it."""
-    page.wait_for_function(f"() => {{ const s = ({STATE})(); return s.answered && s.users === s.bots && !s.stop; }}")
+    page.wait_for_function(
+        f"() => {{ const s = ({STATE})(); return s.answered && s.users === s.bots && !s.stop; }}", polling=POLL_MS
+    )
 
 
 # --- the history -----------------------------------------------------------------------------------------------------------
@@ -272,7 +294,7 @@ def growth(page: Page) -> list[int]:
 
 def wait_growth(page: Page, more: int) -> None:
     """Waits until the answer has grown `more` times from now."""
-    page.wait_for_function("target => window.lengths.length >= target", arg=len(growth(page)) + more)
+    page.wait_for_function("target => window.lengths.length >= target", arg=len(growth(page)) + more, polling=POLL_MS)
 
 
 def select_version(page: Page, step: str, what: str) -> None:

@@ -35,25 +35,32 @@ def run(page: Page, cells: int) -> None:
 def expect_cells(page: Page, cells: int) -> None:
     """Waits until the matrix shows this number of cells; neighbours with the same answer are one element."""
     count = "[...document.querySelectorAll('#grid .cell')].flatMap((cell) => cell.dataset.cells.split(' ')).length"
-    page.wait_for_function(f"(cells) => {count} === cells", arg=cells)
+    page.wait_for_function(f"(cells) => {count} === cells", arg=cells, polling=pages.POLL_MS)
 
 
 def run_and_wait(page: Page, cells: int) -> None:
-    """Returns after the last request of the page: after a run it lists the runs, then estimates the next run."""
-    answered: list[str] = []
+    """Returns when the last request of the page has its answer. After a run it lists the runs, then estimates the next run."""
+    answered: list[Response] = []
+
+    def estimate_after_runs() -> Response | None:
+        names = [response.url.rpartition("/")[2] for response in answered]
+        if "runs" not in names or "estimate" not in names[names.index("runs") :]:
+            return None
+        return answered[names.index("estimate", names.index("runs"))]
 
     def note(response: Response) -> None:
-        answered.append(response.url.rpartition("/")[2])
+        answered.append(response)
 
     expect(page.locator("#estimate")).to_contain_text(f"{cells} cell")
     page.on("response", note)  # before the run, which may finish at once
     run(page, cells)
     wait_finished(page)
     deadline = time.monotonic() + pages.PATIENCE_MS / 1000
-    while "runs" not in answered or "estimate" not in answered[answered.index("runs") :]:
-        assert time.monotonic() < deadline, f"answered: {answered}"
-        page.wait_for_timeout(20)
+    while (estimate := estimate_after_runs()) is None:
+        assert time.monotonic() < deadline, f"answered: {[response.url for response in answered]}"
+        page.wait_for_timeout(pages.POLL_MS)
     page.remove_listener("response", note)
+    estimate.finished()  # its body, too: a test may cut the connection next
 
 
 def run_endlessly(page: Page, seeds: str = "1", max_tokens: int = 1000) -> None:
@@ -112,6 +119,14 @@ def wait_token(page: Page, number: int) -> None:
 def branch(page: Page) -> None:
     """Starts a branch from the likeliest candidate that was not chosen."""
     page.locator("#candidates").get_by_role("button", name="Continue from").first.click()
+
+
+def branch_endlessly(page: Page) -> None:
+    """Starts a branch of an answer of run_endlessly that ends at max_tokens too, and waits for its first words."""
+    page.locator("#token-1").click()
+    wait_token(page, 2)
+    branch(page)
+    expect(page.locator("#branch mark")).not_to_be_empty()
 
 
 def exported(page: Page) -> dict[str, Any]:

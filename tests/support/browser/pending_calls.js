@@ -23,6 +23,19 @@
     }
   }
 
+  // An event that does not go through the queue.
+  async function run(args) {
+    joins++;
+    joining++;
+    try {
+      const response = await send(...args);
+      await response.clone().text();
+      return response;
+    } finally {
+      joining--;
+    }
+  }
+
   // Sees each piece before the page does: of a copy the rest would be lost when the page hangs up.
   function seen(response) {
     streams++;
@@ -46,6 +59,7 @@
   window.fetch = async (...args) => {
     const path = new URL(args[0].url ?? args[0], location.href).pathname;
     if (path.endsWith("/queue/join")) return join(args);
+    if (path.includes("/run/")) return run(args);
     const response = await send(...args);
     return path.endsWith("/queue/data") ? seen(response) : response;
   };

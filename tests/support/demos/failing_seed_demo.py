@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
@@ -15,15 +14,17 @@ from mllama_demo.engine.torch.runner import TorchRunner
 FAILING_SEED = 13
 BROKEN = Path("broken")
 
-prefill = TorchRunner.prefill
+begin = TorchRunner.begin
 
 
-def prefill_or_fail(self: TorchRunner, slot: int, request: GenerationRequest) -> Any:
+def begin_or_fail(self: TorchRunner, slot: int, request: GenerationRequest) -> int:
     if request.sampling.seed == FAILING_SEED and BROKEN.exists():
         raise RuntimeError("no luck with 13")
-    return prefill(self, slot, request)
+    return begin(self, slot, request)
 
+
+# The process of the model imports this module, as every process that Python starts anew imports the main one.
+TorchRunner.begin = begin_or_fail
 
 if __name__ == "__main__":
-    TorchRunner.prefill = prefill_or_fail
     sys.exit(app.main(sys.argv[1:]))

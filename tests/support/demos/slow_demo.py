@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 import app
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
-from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.runner import Sampled
 from mllama_demo.engine.torch.runner import TorchRunner
 
@@ -28,14 +27,14 @@ SECONDS_PER_STEP = 0.1  # a full context lasts over three minutes
 TIME_LIMIT_S = 600
 DICTATED, PAUSE = Path("dictated"), Path("pause")
 
-decode, prefill = TorchRunner.decode, TorchRunner.prefill
+decode, read_piece = TorchRunner.decode, TorchRunner.read_piece
 left: dict[int, list[int]] = {}  # the tokens that each slot has still to write
 
 
-def prefill_as_dictated(self: TorchRunner, slot: int, request: GenerationRequest) -> Sampled:
-    sampled = prefill(self, slot, request)
+def read_as_dictated(self: TorchRunner, slot: int) -> Sampled | None:
+    sampled = read_piece(self, slot)
     left.pop(slot, None)
-    if DICTATED.exists():
+    if sampled is not None and DICTATED.exists():
         tokenizer = Tokenizer(EMBEDDED_CHECKPOINT)
         left[slot] = [*tokenizer.encode(DICTATED.read_text(encoding="utf-8")), tokenizer.special_id("<|eot_id|>")]
         return next_token(slot, sampled)
@@ -56,6 +55,8 @@ def decode_slowly(self: TorchRunner, slots: Sequence[int]) -> list[Sampled]:
     return [next_token(slot, sampled) for slot, sampled in zip(slots, decode(self, slots), strict=True)]
 
 
+# The process of the model imports this module, as every process that Python starts anew imports the main one.
+TorchRunner.decode, TorchRunner.read_piece = decode_slowly, read_as_dictated
+
 if __name__ == "__main__":
-    TorchRunner.decode, TorchRunner.prefill = decode_slowly, prefill_as_dictated
     sys.exit(app.main(["--request-time-limit-s", str(TIME_LIMIT_S), *sys.argv[1:]]))

@@ -127,6 +127,17 @@ def test_the_budget_is_compared_with_the_count_of_the_whole_list() -> None:
     assert numbers(fit(turns("uauau"), 13, lambda kept: 10 + size(kept)).messages) == [2, 3, 4]
 
 
+def test_a_long_conversation_is_counted_a_few_times_only() -> None:
+    messages, counted = turns("ua" * 500 + "u"), []
+
+    def count(kept: tuple[Message, ...]) -> int:
+        counted.append(kept)
+        return size(kept)
+
+    assert len(fit(messages, 100, count).messages) == 99
+    assert len(counted) < 12
+
+
 # --- what is dropped, for any conversation -------------------------------------------------------------------------------
 
 budgets = st.integers(min_value=0, max_value=60)

@@ -45,14 +45,14 @@ def test_the_image_is_named_with_its_size_and_its_tiles(rows: int, columns: int,
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 7"),
-        ({"temperature": 1.25, "top_k": 40, "seed": 0}, "temperature 1.25, top_p 0.9, top_k 40, max_tokens 256, seed 0"),
+        ({}, "temperature 0.6, top-p 0.9, top-k 0, max tokens 256, seed 7"),
+        ({"temperature": 1.25, "top_k": 40, "seed": 0}, "temperature 1.25, top-p 0.9, top-k 40, max tokens 256, seed 0"),
         ({"temperature": 0}, "greedy, max tokens 256"),
         ({"temperature": 0.0, "max_tokens": 9}, "greedy, max tokens 9"),
         ({"temperature": 0, "ignore_eos": True}, "greedy, max tokens 256, past the model's own end"),
         (
             {"seed": 0, "ignore_eos": True},
-            "temperature 0.6, top_p 0.9, top_k 0, max_tokens 256, seed 0, past the model's own end",
+            "temperature 0.6, top-p 0.9, top-k 0, max tokens 256, seed 0, past the model's own end",
         ),
     ],
 )

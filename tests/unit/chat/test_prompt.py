@@ -109,6 +109,7 @@ def content(message: Message) -> Any:
     return message.text if message.image is None else [{"type": "image"}, {"type": "text", "text": message.text}]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(messages=conversations())
 @example(messages=(user("", BOAT),))
@@ -261,6 +262,24 @@ def test_the_oldest_text_turns_are_dropped_and_counted_but_never_the_image_turn(
     assert list(prompt.token_ids) == encode_chat((*heading, *kept), TOKENIZER)
 
 
+@pytest.mark.parametrize("image_turn", [None, 0, 398])
+def test_the_texts_of_a_long_conversation_are_encoded_once_each(image_turn, monkeypatch):
+    """Encoding the rest again after each dropped turn would take half a minute of CPU for 800 messages."""
+    encoded = []
+
+    def encode(tokenizer: Tokenizer, text: str, original=Tokenizer.encode) -> list[int]:
+        encoded.append(text)
+        return original(tokenizer, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    messages = long_conversation(image_turn, turns=401)
+    prompt = build_prompt(Conversation(messages), TOKENIZER, context_length=300, max_tokens=20, system_prompt="Be brief.")
+    assert prompt.dropped > 350
+    assert len(encoded) == len(set(encoded))
+    # Beside an image, the system text is a part of the first turn, which is another one after each attempt to drop some.
+    assert len(encoded) < len(messages) + 20
+
+
 @pytest.mark.parametrize("max_tokens", [1, 20, MINIMUM_ANSWER_TOKENS, 1000])
 def test_turns_are_dropped_only_when_room_for_the_answer_is_missing(max_tokens):
     conversation = Conversation(long_conversation(0))
@@ -289,6 +308,14 @@ def test_a_question_that_never_fits_is_refused_with_both_sizes(image):
         build_prompt(conversation, TOKENIZER, context_length=100, max_tokens=10)
     assert str(length) in str(refusal.value)
     assert "90" in str(refusal.value)
+
+
+def test_an_answer_that_has_used_up_the_prompt_cannot_go_on():
+    """As where a compiled model reads 2,048 tokens and writes more than that."""
+    conversation = Conversation((user("Tell me a story."),))
+    with pytest.raises(PromptTooLong, match=r"and the answer so far need \d+ tokens; the model reads 128 at most") as refusal:
+        build_prompt(conversation, TOKENIZER, context_length=4096, max_tokens=10, max_prompt=128, beginning="Once upon " * 60)
+    assert "cannot go on" in str(refusal.value)
 
 
 def test_an_image_turn_that_does_not_fit_beside_the_question_is_refused():

@@ -10,7 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mllama_demo.chat import formulas
-from mllama_demo.chat.rendering import render_answer, render_question, split_thinking
+from mllama_demo.chat.rendering import (
+    MAX_FORMATTED,
+    MAX_FORMATTED_PAGE,
+    formatted_from,
+    render_answer,
+    render_question,
+    split_thinking,
+)
 
 ALLOWED_TAGS = {
     "div", "p", "strong", "em", "s", "a", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote",
@@ -122,6 +129,7 @@ def test_an_answer_has_no_active_content(text: str, finished: bool) -> None:
             assert re.fullmatch("text-align:(left|right|center)", attributes["style"] or ""), "the alignment of a table's column"
 
 
+@pytest.mark.slow
 @given(TEXTS)
 def test_a_question_is_shown_as_it_was_typed(text: str) -> None:
     page = Page(render_question(text))
@@ -354,3 +362,15 @@ def test_json_is_laid_out_without_another_change(text: str) -> None:
 @pytest.mark.parametrize("text", ["{x} is a set", "{", "[1, 2]", "[link](https://example.org)", "{" * 5000])
 def test_other_answers_in_brackets_are_not_json(text: str) -> None:
     assert "figcaption" not in render_answer(text)
+
+
+def test_a_text_that_no_model_writes_is_shown_unformatted() -> None:
+    """Formatting 64 MB of it would take an hour."""
+    assert render_answer("**a**" + "!" * (MAX_FORMATTED - 5)).count("<strong>") == 1
+    assert render_answer("**a**" + "![" * MAX_FORMATTED) == render_question("**a**" + "![" * MAX_FORMATTED)
+
+
+def test_the_last_answers_of_a_page_are_formatted() -> None:
+    assert formatted_from([]) == formatted_from(["a", "b"]) == 0
+    assert formatted_from(["a" * MAX_FORMATTED_PAGE, "b" * 10, "c"]) == 1
+    assert formatted_from(["a", "b" * (MAX_FORMATTED_PAGE + 1)]) == 2

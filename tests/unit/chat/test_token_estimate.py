@@ -7,7 +7,7 @@ import pytest
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.prompt import build_prompt, encode_chat
 from mllama_demo.chat.token_estimate import TokenEstimate
-from mllama_demo.errors import PromptTooLong
+from mllama_demo.errors import BadRequest, PromptTooLong
 
 ENGLISH = "The quick brown fox jumps over the lazy dog, and nobody in the village has ever seen such a thing before. "
 CHINESE = "敏捷的棕色狐狸跳过了那只懒惰的狗，村子里的人从来没有见过这样的事情。"
@@ -43,6 +43,12 @@ def test_short_texts_and_images_do_not_change_the_estimate():
     estimate.learn(conversation_of("Hi"), 4000)
     estimate.learn((Message("user", ENGLISH * 5, picture),), 9000)
     assert estimate.count(messages) == before
+
+
+def test_half_a_surrogate_pair_is_refused_with_and_without_a_tokenizer(tokenizer):
+    for counter in (tokenizer, TokenEstimate()):
+        with pytest.raises(BadRequest, match="half a character"):
+            build_prompt(Conversation(conversation_of("x\ud800")), counter, context_length=300, max_tokens=64)
 
 
 def test_a_prompt_is_cut_by_the_estimate_and_has_messages_alone():

@@ -12,74 +12,17 @@ import pytest
 
 from mllama_demo.checkpoint.compilation import artifacts
 from mllama_demo.checkpoint.compilation import compile as module
-from mllama_demo.checkpoint.compilation import job as compile_job
+from mllama_demo.checkpoint.compilation import fingerprint as fingerprint_module
 from mllama_demo.checkpoint.compilation import worker as compile_worker
-from mllama_demo.checkpoint.compilation.compile import plan_compilation
 from mllama_demo.checkpoint.machine import check_instance
 from mllama_demo.checkpoint.memory import GIB, CoreMemory
-from mllama_demo.cli import main
 from mllama_demo.config.neuron import NO_SDK
-from mllama_demo.config.settings import Settings
 from mllama_demo.engine.neuron.compiler_log import CompileProgress
 from mllama_demo.errors import ConfigError
-from tests.support.neuron_fakes import be_an_instance, install_sdk
+from tests.support.compilations import compile_it, made, refused, wanted
+from tests.support.neuron_fakes import be_an_instance
 
 pytestmark = pytest.mark.timeout(120)
-CONFIG = """\
-model_path: {model}
-compiled_artifacts: {root}
-tensor_parallel_size: 1
-seq_len: 256
-context_encoding_buckets: [64, 128]
-token_generation_buckets: [256]
-"""
-
-
-@pytest.fixture
-def config(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration file beside a copy of the checkpoint, on a machine with the SDK."""
-    install_sdk(monkeypatch)
-    be_an_instance(monkeypatch, tmp_path, None)
-    monkeypatch.setattr(compile_job, "TICK_S", 0.05)
-    monkeypatch.setattr(module, "_GRAPH_BYTES", 2**20)
-    shutil.copytree(embedded, tmp_path / "model")
-    file = tmp_path / "neuron.yaml"
-    file.write_text(CONFIG.format(model=tmp_path / "model", root=tmp_path / "artifacts"))
-    return file
-
-
-def wanted(config: Path) -> module.Compilation:
-    folder = config.parent
-    settings = Settings(
-        backend="neuron",
-        model_path=folder / "model",
-        compiled_artifacts=folder / "artifacts",
-        tensor_parallel_size=1,
-        seq_len=256,
-        context_encoding_buckets=[64, 128],
-        token_generation_buckets=[256],
-    )
-    return plan_compilation(settings)
-
-
-def compile_it(config: Path, *options: str) -> int:
-    return main(["compile", "--config", str(config), *options])
-
-
-def made(config: Path) -> list[Path]:
-    root = config.parent / "artifacts"
-    return sorted(root.iterdir()) if root.exists() else []
-
-
-def refused(capsys: pytest.CaptureFixture[str], config: Path, *options: str) -> str:
-    """The one sentence on stderr of a compilation that must end with exit code 2."""
-    capsys.readouterr()
-    assert compile_it(config, *options) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
 # --- what is made --------------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +76,7 @@ def test_a_terminal_shows_one_progress_bar_that_is_redrawn(capsys, monkeypatch):
     assert lines[1].endswith(", 1:02:34\x1b[K")
 
 
+@pytest.mark.slow
 def test_another_configuration_is_compiled_beside_and_its_differences_are_named(config, capsys):
     assert compile_it(config) == 0
     assert compile_it(config, "--batch-size", "2") == 0
@@ -216,6 +160,7 @@ def test_a_damaged_artifact_is_refused(config, capsys, name, damage, words):
     assert compile_it(config) == 0
 
 
+@pytest.mark.slow
 def test_an_artifact_in_the_folder_of_another_is_refused(config, capsys):
     assert compile_it(config) == 0
     (folder,) = made(config)
@@ -233,7 +178,8 @@ def test_an_artifact_in_the_folder_of_another_is_refused(config, capsys):
     [
         ("fail", "RuntimeError: neuronx-cc failed with 70)", True),
         ("exit", "ended with exit code 3", True),
-        ("killed", "SIGKILL, as the system does when memory runs out", True),
+        ("killed", "The system killed the compiler, as it does when the memory of the machine is used up", True),
+        ("compiler-killed", "The system killed the compiler, as it does when the memory of the machine is used up", True),
         ("full", "The disk filled up", False),
         ("no-room", "The disk filled up", False),
     ],
@@ -304,8 +250,27 @@ def test_a_folder_that_cannot_be_written_is_named(config, capsys):
     assert "--compiled-artifacts" in line
 
 
+@pytest.mark.parametrize(("release", "refused_"), [("0.3.5591", True), ("0.4.7422", False)])
+def test_fused_weights_need_a_release_that_can_make_them(config, capsys, monkeypatch, release, refused_):
+    monkeypatch.setattr(fingerprint_module, "_version", lambda package: release if package.endswith("inference") else None)
+    if refused_:
+        assert f"NxD Inference {release} cannot make the fused weights" in refused(capsys, config, "--fused-qkv", "true")
+    else:
+        assert compile_it(config, "--fused-qkv", "true") == 0
+    assert compile_it(config) == 0
+
+
+@pytest.mark.parametrize(("value", "code"), [("1", 0), ("2", 2), ("", 0)])
+def test_a_variable_that_changes_the_logical_cores_is_refused(config, capsys, monkeypatch, value, code):
+    """NxDI takes it before its configuration."""
+    monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", value)
+    assert compile_it(config) == code
+    if code:
+        assert "NEURON_LOGICAL_NC_CONFIG is 2, but this configuration counts" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_fit_is_refused_before_the_compilation(config, capsys, monkeypatch):
-    monkeypatch.setattr(module, "core_memory", lambda *_: CoreMemory(15 * GIB, 2 * GIB, 0, 0, 0))
+    monkeypatch.setattr(module, "core_memory", lambda *_: CoreMemory(15 * GIB, 2 * GIB, 0, 0, 0, 16 * GIB))
     assert "weights and caches alone are 17.0 GiB" in refused(capsys, config)
     assert not made(config)
 
@@ -340,38 +305,3 @@ def test_compile_refuses_the_same_bad_input_as_serve(config, capsys):
     shorten(folder / "model.safetensors")
     assert "model.safetensors is cut off" in refused(capsys, config)
     assert not made(config)
-
-
-# --- the plan ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_dry_run_describes_the_compilation_and_writes_nothing(config, capsys):
-    assert compile_it(config, "--dry-run") == 0
-    out = capsys.readouterr().out
-    for words in (
-        "1 of 32 NeuronCores",
-        "4 of 256 tokens",
-        "3: prompts of 64, 128; contexts of 256",
-        "among 64",
-        "to be compiled",
-    ):
-        assert words in out
-    assert str(wanted(config).location.folder) in out
-    assert "neuronx-distributed-inference 0.9.0" in out
-    assert not (config.parent / "artifacts").exists()
-
-
-def test_a_dry_run_recognizes_a_compiled_model(config, capsys):
-    assert compile_it(config) == 0
-    assert compile_it(config, "--dry-run") == 0
-    assert "compiled; nothing to do" in capsys.readouterr().out
-    assert compile_it(config, "--dry-run", "--on-device-sampling-config", "none") == 0
-    out = capsys.readouterr().out
-    assert "on the host, with probabilities" in out
-    assert "neuron.on_device_sampling_config.global_topk is 64 there and missing here" in out
-
-
-def test_a_dry_run_needs_no_sdk(config, capsys, monkeypatch):
-    monkeypatch.undo()
-    assert compile_it(config, "--dry-run") == 0
-    assert "not installed here" in capsys.readouterr().out

@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.neuron_fakes import ROOT, worker_path
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 PATIENCE_S = 90
@@ -43,7 +43,7 @@ class Compilation:
 
     def compiler(self) -> int:
         """The process that NxDI started, once it runs."""
-        return int(wait_for(lambda: re.search(r"compiler flags: (\d+)", self.log()), "a compiler that runs")[1])
+        return int(wait_until(lambda: re.search(r"compiler flags: (\d+)", self.log()), "a compiler that runs")[1])
 
     def worker(self, compiler: int) -> int:
         return int(Path(f"/proc/{compiler}/stat").read_text().rpartition(")")[2].split()[1])
@@ -54,14 +54,6 @@ class Compilation:
 
     def left(self) -> list[str]:
         return sorted(file.name for file in self.root.iterdir()) if self.root.exists() else []
-
-
-def wait_for(condition: Callable, what: str):
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
-        time.sleep(0.05)
-    return found
 
 
 def gone(pid: int) -> bool:
@@ -87,6 +79,7 @@ def start(tmp_path: Path, embedded: Path) -> Iterator[Callable[..., Compilation]
         one.process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interrupted_compilation_leaves_no_folder_and_no_process(start, name):
     one = start()
@@ -97,15 +90,16 @@ def test_an_interrupted_compilation_leaves_no_folder_and_no_process(start, name)
     assert code == 2
     assert err == "mllama-demo: The compilation was interrupted; nothing of it was kept.\n"
     assert not one.root.exists()
-    wait_for(lambda: gone(compiler) and gone(worker), "the end of all that was started")
+    wait_until(lambda: gone(compiler) and gone(worker), "the end of all that was started")
 
 
+@pytest.mark.slow
 def test_the_next_compilation_removes_the_work_folder_of_a_killed_one(start):
     one = start()
     compiler = one.compiler()
     worker = one.worker(compiler)
     one.process.kill()
-    wait_for(lambda: gone(compiler) and gone(worker), "the end of all that was started")
+    wait_until(lambda: gone(compiler) and gone(worker), "the end of all that was started")
     (leftover,) = one.left()
     assert leftover.endswith(".compiling")
     (one.root / "another.compiling").mkdir()
@@ -114,6 +108,7 @@ def test_the_next_compilation_removes_the_work_folder_of_a_killed_one(start):
     assert one.left() == [leftover.removesuffix(".compiling")]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_compile_the_same_model(start):
     first = start()
     compiler = first.compiler()
@@ -124,6 +119,7 @@ def test_two_processes_do_not_compile_the_same_model(start):
     assert first.left()[0].endswith(".compiling")
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_worker_ends_its_compilers(start):
     one = start()
     compiler = one.compiler()
@@ -131,5 +127,5 @@ def test_a_crash_of_the_worker_ends_its_compilers(start):
     code, err = one.ended()
     assert code == 2
     assert "ended by SIGSEGV" in err
-    wait_for(lambda: gone(compiler), "the end of the compiler")
+    wait_until(lambda: gone(compiler), "the end of the compiler")
     assert [Path(name).suffix for name in one.left()] == [".log"]

@@ -146,9 +146,9 @@ def test_alternatives_cover_the_models_lengths_and_name_the_rules_that_others_br
     assert found[4, 16384].memory is not None
     assert found[4, 16384].buckets == default_buckets(16384)
     assert found[4, 32768].memory is None
-    assert "one slot" in str(found[4, 32768].problem)
-    assert "90B" in str(found[1, 32768].problem)
+    assert "90B" in str(found[4, 32768].problem)
     eleven = {(choice.batch_size, choice.seq_len): choice for choice in choices(B11, options())}
+    assert "one slot" in str(eleven[4, 32768].problem)
     assert eleven[1, 131072].memory is not None
     assert (
         max(
@@ -181,11 +181,22 @@ def test_a_configuration_that_fits_is_shown_with_its_parts_and_its_alternatives(
     assert "the published 90B model on trn1.32xlarge, 32 of 32 NeuronCores" in out
     assert "weights        5.61   bfloat16, 1/32 of 88.6 billion" in out
     assert "4 slots of 6404 image tokens in 20 layers" in out
-    assert "estimate, for the buckets 1024, 2048" in out
-    assert "total          7.56   fits: 8.44 GiB free" in out
+    assert "estimate, for the buckets 256, 512, 1024, 2048" in out
+    assert "total          7.86   fits: 8.14 GiB free" in out
     assert re.search(r"^ +2048 +\d\.\d+ +\d\.\d+ +7\.56 +1024, 2048$", out, re.MULTILINE)
     assert re.search(r"^ +32768 +- +- +- +1024, 2048, 32768$", out, re.MULTILINE)
     assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_trn2_has_other_cores(capsys):
+    """64 logical NeuronCores of 24 GiB, each of two physical ones."""
+    assert main(["plan", "--config", config("trn2-90b")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("GiB of the 24 on each core: the published 90B model on trn2.48xlarge, 32 of 64 NeuronCores\n")
+    assert "total          7.86   fits: 16.14 GiB free" in out
+    refused = ["plan", "--shape", "90b", "--instance-type", "trn2.48xlarge", "--tensor-parallel-size", "64"]
+    assert main(refused) == 2
+    assert "the vision encoder cannot be cut into more than 32" in capsys.readouterr().err
 
 
 def test_plan_ends_with_1_for_a_configuration_that_does_not_fit(capsys):
@@ -198,12 +209,13 @@ def test_plan_ends_with_1_for_a_configuration_that_does_not_fit(capsys):
 def test_plan_prints_bytes_as_json(capsys):
     assert main(["plan", "--config", config("inf2-90b"), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    expected = core_memory(B90, options(instance_type="inf2.48xlarge", tensor_parallel_size=16))
+    buckets = {"context_encoding_buckets": (256, 512, 1024, 2048), "token_generation_buckets": (512, 1024, 2048)}
+    expected = core_memory(B90, options(instance_type="inf2.48xlarge", tensor_parallel_size=16, **buckets))
     assert plan["fits"] is True
     assert plan["bytes_per_core"]["total"] == expected.total
     assert plan["bytes_per_core"]["weights"] == expected.weights
     by_size = {(choice["batch_size"], choice["seq_len"]): choice for choice in plan["choices"]}
-    assert by_size[4, 2048]["bytes_per_core"] == plan["bytes_per_core"]
+    assert by_size[4, 2048]["bytes_per_core"]["weights"] == expected.weights
     assert by_size[4, 16384]["fits"] is False
     assert "problem" in by_size[1, 131072]
 
@@ -233,12 +245,12 @@ def test_without_files_the_folders_name_says_which_model_is_meant(tmp_path, name
         (["--shape", "90B", "--batch-size", "5"], "NxDI supports at most 4 slots"),
         (["--shape", "90B", "--instance-type", "inf2.48xlarge"], "inf2.48xlarge has 24 NeuronCores; 16 works"),
         (
-            ["--shape", "90B", "--seq-len", "32768", "--batch-size", "1"],
+            ["--shape", "90B", "--seq-len", "32768", "--batch-size", "4"],
             "the size of 90B is limited to 16384 tokens; 16384 works",
         ),
         (
             ["--model-path", "/nowhere/Llama-90B", "--seq-len", "32768", "--batch-size", "1"],
-            "seq_len cannot be used with the published 90B model: a model of the size of 90B is limited to 16384 tokens",
+            "seq_len is 32768 (from --seq-len on the command line), but a model of the size of 90B is limited to 16384 tokens",
         ),
     ],
 )

@@ -4,84 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mllama_demo.checkpoint.validate import INDEX, check_checkpoint
+from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
-from mllama_demo.errors import CheckpointError
-
-WEIGHTS = "model.safetensors"
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 7977010\n"
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A copy of the embedded checkpoint that a test may damage."""
-    return Path(shutil.copytree(EMBEDDED_CHECKPOINT, tmp_path / "checkpoint"))
-
-
-def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-
-
-def split(data: bytes) -> tuple[dict[str, Any], bytes]:
-    (length,) = struct.unpack("<Q", data[:8])
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
-
-
-def join(header: Any, data: bytes) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw)) + raw + data
-
-
-def edit_header(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    header, data = split(file.read_bytes())
-    change(header)
-    file.write_bytes(join(header, data))
-
-
-def shard(folder: Path) -> dict[str, str]:
-    """Cuts the weights into two files with an index, as large checkpoints come. Returns the index's weight_map."""
-    header, data = split((folder / WEIGHTS).read_bytes())
-    header.pop("__metadata__")
-    names = sorted(header, key=lambda name: header[name]["data_offsets"])
-    placed = {}
-    for number, part in enumerate((names[:40], names[40:]), 1):
-        file, entries, end = f"model-0000{number}-of-00002.safetensors", {}, 0
-        start = header[part[0]]["data_offsets"][0]
-        for name in part:
-            begin, end = header[name]["data_offsets"]
-            entries[name] = header[name] | {"data_offsets": [begin - start, end - start]}
-            placed[name] = file
-        (folder / file).write_bytes(join(entries, data[start:end]))
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
-    (folder / WEIGHTS).unlink()
-    return placed
-
-
-def newer_name(name: str) -> str:
-    for old, new in (("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head.")):
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name if name == "__metadata__" else "model." + name
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        check_checkpoint(folder)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.endswith(".")
-    assert str(folder) in message
-    return message
-
+from tests.support.damaged_checkpoint import (
+    POINTER,
+    WEIGHTS,
+    edit_json,
+    join,
+    newer_name,
+    refusal,
+    shard,
+    split,
+)
 
 # --- whole checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -156,7 +93,9 @@ class TestWholeCheckpoints:
 
 class TestSmallFiles:
     def test_a_missing_folder(self, tmp_path):
-        assert refusal(tmp_path / "nowhere").endswith("does not exist; set model_path to a downloaded checkpoint.")
+        for name, repository in (("nowhere", "ORG/NAME"), ("my-90b", "meta-llama/Llama-3.2-90B-Vision-Instruct")):
+            command = f"`python -m mllama_demo download {repository} --to {tmp_path / name}`."
+            assert refusal(tmp_path / name).endswith(f"set model_path to a downloaded checkpoint, or get one by {command}")
 
     def test_a_file_in_place_of_the_folder(self, folder):
         assert "is a file; set model_path to the folder" in refusal(folder / "config.json")
@@ -233,121 +172,3 @@ class TestSmallFiles:
         (folder / "config.json").unlink()
         (folder / "config.json").mkdir()
         assert "config.json cannot be read" in refusal(folder)
-
-
-# --- weights -------------------------------------------------------------------------------------------------------------
-
-
-class TestWeights:
-    def test_no_weights(self, folder):
-        (folder / WEIGHTS).unlink()
-        assert f"{folder} has no weights; download model.safetensors" in refusal(folder)
-
-    def test_weights_in_another_format(self, folder):
-        (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-        assert "no weights (but pytorch_model.bin, which cannot be used)" in refusal(folder)
-
-    @pytest.mark.parametrize("left", [0, 7, 8, 100, 5000, -1])
-    def test_a_file_that_is_cut_off(self, folder, left):
-        file = folder / WEIGHTS
-        file.write_bytes(file.read_bytes()[:left])
-        message = refusal(folder)
-        assert message.startswith(f"{file} is cut off")
-        assert message.endswith("download it again.")
-
-    def test_a_file_that_is_too_long(self, folder):
-        with (folder / WEIGHTS).open("ab") as stream:
-            stream.write(b"x")
-        size = (EMBEDDED_CHECKPOINT / WEIGHTS).stat().st_size
-        assert f"is too long ({size + 1:,} bytes instead of {size:,})" in refusal(folder)
-
-    def test_an_absurd_header_length(self, folder):
-        file = folder / WEIGHTS
-        file.write_bytes(b"<!DOCTYPE html><html>Not found</html>")
-        assert refusal(folder).startswith(f"{file} is no safetensors file")
-
-    @pytest.mark.parametrize(
-        "header",
-        [
-            b"not json",
-            b"[]",
-            b'{"a": 1}',
-            b'{"a": {"dtype": "F16"}}',
-            b'{"a": {"dtype": 1, "shape": ["x"], "data_offsets": [0]}}',
-        ],
-    )
-    def test_a_header_that_cannot_be_read(self, folder, header):
-        (folder / WEIGHTS).write_bytes(join(header, b""))
-        assert f"{folder / WEIGHTS} has a header that cannot be read" in refusal(folder)
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda entry: entry.update(shape=[193]),
-            lambda entry: entry.update(dtype="F32"),
-            lambda entry: entry.update(data_offsets=[entry["data_offsets"][0] + 2, entry["data_offsets"][1] + 2]),
-        ],
-        ids=["shape", "dtype", "offsets"],
-    )
-    def test_a_tensor_whose_place_does_not_fit_its_shape(self, folder, change):
-        edit_header(folder / WEIGHTS, lambda header: change(header["language_model.model.norm.weight"]))
-        message = refusal(folder)
-        assert "does not fit its shape" in message
-        assert "language_model.model.norm.weight" in message
-
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "language_model.lm_head.weight",
-            "language_model.model.embed_tokens.weight",
-            "language_model.model.layers.4.cross_attn.q_proj.weight",
-            "language_model.model.layers.5.self_attn.q_proj.weight",
-            "vision_model.patch_embedding.weight",
-            "vision_model.global_transformer.layers.0.self_attn.q_proj.weight",
-            "multi_modal_projector.weight",
-        ],
-    )
-    def test_a_missing_tensor(self, folder, name):
-        edit_header(folder / WEIGHTS, lambda header: header.update({"another": header.pop(name)}))
-        assert refusal(folder) == f"The weights in {folder} lack the tensor {name}; download the whole checkpoint again."
-
-    def test_tied_embeddings_need_no_output_layer(self, folder):
-        name = "language_model.lm_head.weight"
-        edit_header(folder / WEIGHTS, lambda header: header.update({"another": header.pop(name)}))
-        edit_json(folder / "config.json", lambda c: c["text_config"].update(tie_word_embeddings=True))
-        assert check_checkpoint(folder).vocab_size == check_checkpoint(EMBEDDED_CHECKPOINT).vocab_size
-
-
-class TestIndex:
-    def test_a_missing_shard(self, folder):
-        shard(folder)
-        (folder / "model-00002-of-00002.safetensors").unlink()
-        message = f"{folder / INDEX} names model-00002-of-00002.safetensors, which is not there; download that file too."
-        assert refusal(folder) == message
-
-    def test_a_tensor_that_is_not_in_its_shard(self, folder):
-        placed = shard(folder)
-        name = next(tensor for tensor, file in placed.items() if "00001" in file)
-        edit_json(folder / INDEX, lambda c: c["weight_map"].update({name: "model-00002-of-00002.safetensors"}))
-        assert f"model-00002-of-00002.safetensors has no tensor {name}, which {INDEX} places there" in refusal(folder)
-
-    def test_a_shard_that_is_cut_off(self, folder):
-        shard(folder)
-        file = folder / "model-00002-of-00002.safetensors"
-        file.write_bytes(file.read_bytes()[:-1])
-        assert refusal(folder).startswith(f"{file} is cut off")
-
-    def test_a_shard_outside_the_folder(self, folder):
-        shard(folder)
-        shutil.move(folder / "model-00002-of-00002.safetensors", folder.parent / "outside.safetensors")
-        edit_json(
-            folder / INDEX,
-            lambda c: c["weight_map"].update({n: "../outside.safetensors" for n, f in c["weight_map"].items() if "00002" in f}),
-        )
-        assert "names ../outside.safetensors" in refusal(folder)
-
-    @pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": []}'])
-    def test_an_index_without_a_map(self, folder, content):
-        shard(folder)
-        (folder / INDEX).write_text(content)
-        assert f"{folder / INDEX} has no weight_map" in refusal(folder)

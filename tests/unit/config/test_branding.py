@@ -62,6 +62,7 @@ def test_a_transparent_logo_stays_transparent_and_becomes_small(tmp_path):
     assert brand.logo is not None
     assert brand.logo.startswith("data:image/png;base64,")
     assert len(brand.logo) < 10_000
+    assert brand.icon == brand.logo
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ import pytest
 
 from mllama_demo.config.branding import load_brand
 from mllama_demo.config.loader import load_settings
-from mllama_demo.config.passwords import hash_password
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, Settings
 from mllama_demo.errors import ConfigError
-from tests.support.accounts import PASSWORD
+from tests.support.accounts import users
 from tests.support.paths import ROOT
 
 LAPTOP = ROOT / "configs" / "laptop.yaml"
@@ -26,7 +25,7 @@ class TestLaptopConfiguration:
         commented = load_settings(["--config", str(yaml_file("\n".join(shown)))], {})
         assert commented == Settings()
         named = re.findall(r"^(?:# )?(\w+):", text, re.MULTILINE)
-        elsewhere = ("Neuron", "Remote server")
+        elsewhere = ("Neuron", "Remote server", "Ray cluster")
         others = {name for name, field in Settings.model_fields.items() if field.json_schema_extra["group"] in elsewhere}
         assert sorted(named) == sorted(set(Settings.model_fields) - {"database_url", "backend"} - others)
 
@@ -46,14 +45,10 @@ class TestEvent:
 
     def test_it_loads_with_the_accounts_that_are_commented_out(self, yaml_file):
         text = re.sub(r"^# (users:|  - |admins:)", r"\1", self.EVENT.read_text(), flags=re.MULTILINE)
-        text = text.replace("screen:HASH", hash_entry("screen")).replace("lead:HASH", hash_entry("lead"))
+        text = text.replace("screen:HASH", users("screen")).replace("lead:HASH", users("lead"))
         settings = load_settings(["--config", str(yaml_file(text))], {})
         assert [entry.partition(":")[0] for entry in settings.users or ()] == ["screen", "lead"]
         assert settings.admins == ["lead"]
-
-
-def hash_entry(name: str) -> str:
-    return f"{name}:{hash_password(PASSWORD)}"
 
 
 class TestRemoteServer:
@@ -87,3 +82,10 @@ class TestRemoteServer:
     def test_the_tutorials_server_is_known_for_what_it_is(self):
         settings = load_settings(["--config", str(ROOT / "configs" / "vllm-server.yaml")], {})
         assert (settings.backend, settings.remote_kind, settings.remote_concurrency) == ("openai", "vllm_neuron", 4)
+
+
+@pytest.mark.parametrize(
+    "name", ["trn1-90b", "trn1-90b-16k", "trn1-90b-exploration", "inf2-90b", "trn1-11b", "trn2-90b", "vllm-server"]
+)
+def test_every_configuration_of_an_instance_reminds_of_its_cost(name: str) -> None:
+    assert load_settings(["--config", str(ROOT / "configs" / f"{name}.yaml")], {}).idle_reminder_minutes == 60

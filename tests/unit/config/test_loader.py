@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from mllama_demo import __version__
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.neuron import OnDeviceSampling
-from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings, allowed_values
+from mllama_demo.config.option_texts import allowed_values
+from mllama_demo.config.settings import EMBEDDED_CHECKPOINT, SCENARIOS, Settings
 from mllama_demo.errors import ConfigError
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.sampling import BOUNDS, SamplingParams
@@ -300,6 +301,33 @@ class TestErrors:
             "The environment variable MLLAMA_DEMO_BATCHSIZE is no option; did you mean MLLAMA_DEMO_BATCH_SIZE?"
         )
 
+    @pytest.mark.parametrize("address", ["tcp://10.43.1.2:7860", "udp://10.43.1.2:53"])
+    def test_the_address_of_a_kubernetes_service_is_no_port(self, caplog, address):
+        with caplog.at_level(logging.WARNING):
+            settings = load_settings([], {"MLLAMA_DEMO_PORT": address, "MLLAMA_DEMO_PORT_7860_TCP": address})
+        assert settings.port == 7860
+        (record,) = caplog.records
+        assert f"MLLAMA_DEMO_PORT is ignored: {address} is the address of a Kubernetes service" in record.getMessage()
+
+    @pytest.mark.parametrize(
+        ("file", "environ", "argv", "expected"),
+        [
+            ("", {}, [], ("0.0.0.0", 7000)),
+            ("port: 7001\n", {}, [], ("0.0.0.0", 7001)),
+            ("port: 7001\n", {"MLLAMA_DEMO_PORT": "7002", "MLLAMA_DEMO_HOST": "::1"}, [], ("::1", 7002)),
+            ("", {"MLLAMA_DEMO_PORT": "7002"}, ["--port", "7003"], ("0.0.0.0", 7003)),
+            ("", {"MLLAMA_DEMO_PORT": "tcp://10.43.1.2:7860"}, [], ("0.0.0.0", 7000)),
+        ],
+    )
+    def test_gradios_variables_count_where_nothing_else_is_said(self, yaml_file, file, environ, argv, expected):
+        gradio = {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": "7000"}
+        config = ["--config", str(yaml_file(file))] if file else []
+        settings = load_settings([*config, *argv], {**gradio, **environ})
+        assert (settings.host, settings.port) == expected
+
+    def test_a_variable_of_gradio_that_cannot_be_used_is_named(self):
+        assert error_of([], {"GRADIO_SERVER_PORT": "seven"}).endswith("(from environment variable GRADIO_SERVER_PORT).")
+
 
 # --- help, version, import -----------------------------------------------------------------------------------------------
 
@@ -336,6 +364,8 @@ class TestCommandLine:
             "Model:",
             "Neuron:",
             "Queue:",
+            "Limits:",
+            "Recovery:",
             "Images:",
             "API:",
             "Demos:",
@@ -357,3 +387,11 @@ class TestCommandLine:
             "print([m for m in ('torch', 'transformers', 'gradio', 'sqlalchemy', 'fastapi') if m in sys.modules])"
         )
         assert run(code).stdout == "[]\n"
+
+
+def test_pages_of_any_scheme_may_be_allowed_to_use_the_api() -> None:
+    origins = ["https://chat.example.com", "app://obsidian.md", "tauri://localhost", "chrome-extension://abcdefghijklmnop"]
+    assert load_settings(["--allowed-origins", ",".join(origins)], {}).allowed_origins == origins
+    for wrong in ("obsidian.md", "app://", "https://chat.example.com/page", "*"):
+        with pytest.raises(ConfigError, match="allowed_origins must be"):
+            load_settings(["--allowed-origins", wrong], {})

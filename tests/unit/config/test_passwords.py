@@ -8,7 +8,7 @@ import pytest
 
 from mllama_demo.cli import main
 from mllama_demo.config.loader import load_settings
-from mllama_demo.config.passwords import hash_password, is_hash, verify
+from mllama_demo.config.passwords import hash_of_no_password, hash_password, is_hash, verify
 from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BadRequest, ConfigError
 
@@ -18,6 +18,7 @@ HASH = "scrypt$14$8$5$9WFVCJFQE1EByqKpG0t_og$l-dmjysEYxjA8L0czSgbIIaXOdEt223abzx
 OTHER = hash_password("battery staple")
 
 
+@pytest.mark.slow
 def test_only_the_right_password_verifies_against_a_hash():
     assert verify(PASSWORD, HASH)
     for wrong in ("", "Correct horse", PASSWORD + " ", "x" * 5000, HASH):
@@ -78,3 +79,11 @@ def test_an_admin_who_is_not_a_user_is_refused():
 def test_the_repr_of_settings_shows_no_hash_and_no_admin_key():
     assert HASH not in repr(Settings(users=[f"anna:{HASH}"]))
     assert "a-secret-key" not in repr(Settings(admin_key="a-secret-key"))
+
+
+def test_the_hash_of_no_password_costs_as_much_to_verify_as_another():
+    one, other = hash_of_no_password(), hash_of_no_password()
+    assert is_hash(one)
+    assert one.split("$")[:4] == hash_password("correct horse").split("$")[:4], "the parameters of scrypt"
+    assert one != other
+    assert not verify("correct horse", one)

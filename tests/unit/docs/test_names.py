@@ -14,7 +14,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md")),
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "reference"),
 ]
-FOLDERS = ("mllama_demo", "docs", "configs", "tests", "scripts", "examples", "training", "benchmarks")
+FOLDERS = ("deploy", "mllama_demo", "docs", "configs", "tests", "scripts", "examples", "training", "benchmarks")
 OF_OTHERS = {"HttpOnly", "MllamaForConditionalGeneration"}
 SOURCE = "\n".join(path.read_text(encoding="utf-8") for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))
 
@@ -50,6 +50,11 @@ def test_named_paths_exist(page: Path) -> None:
     assert missing == set()
 
 
+def test_named_tests_exist(page: Path) -> None:
+    named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", page.read_text(encoding="utf-8")))
+    assert {name for file, name in named if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")} == set()
+
+
 def test_named_modules_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     modules = set(re.findall(r"\b((?:mllama_demo|benchmarks|training)(?:\.[a-z_]+)+)\b(?!\()", text))
@@ -66,3 +71,10 @@ def test_named_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= targets
+
+
+def test_the_home_page_links_every_page_of_the_site() -> None:
+    pages = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+    assert len(pages) > 20
+    assert pages - linked == {"index.md"}

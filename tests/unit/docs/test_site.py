@@ -9,7 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import ROOT
+
+pytest.importorskip("mkdocs", reason="mkdocs is not in the environment of the Neuron SDK")
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -19,6 +23,7 @@ def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
     built = build(ROOT / "mkdocs.yml", tmp_path)
     assert built.returncode == 0, built.stderr
@@ -29,6 +34,7 @@ def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path: Path) -> N
         assert loaded == [], page.name
 
 
+@pytest.mark.slow
 def test_a_dead_link_and_a_missing_heading_fail_the_build(tmp_path: Path) -> None:
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("all"))

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from types import ModuleType
-
 import pytest
 
 from tests.support.paths import ROOT
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.support.scripts import script
 
 
 @pytest.mark.parametrize("name", ["options.md", "commands.md", "http-api.md", "file-formats.md"])
@@ -29,11 +18,13 @@ def test_every_page_of_the_reference_is_written_by_the_script() -> None:
     assert {file.name for file in (ROOT / "docs" / "reference").iterdir()} == set(script("write_reference").WRITERS)
 
 
+@pytest.mark.slow
 def test_the_map_of_imports_is_what_the_code_imports() -> None:
     draw_map = script("draw_map")
     assert draw_map.MAP.read_text(encoding="utf-8") == draw_map.current(), "run `make map`"
 
 
+@pytest.mark.slow
 def test_every_arrow_of_the_map_points_downwards() -> None:
     draw_map = script("draw_map")
     rank = {name: row for row, names in enumerate(draw_map.layers()) for name in names}
@@ -52,7 +43,7 @@ def test_attributes_are_read_from_a_docstring() -> None:
     Raises:
         ValueError: Never.
     """
-    read = script("write_reference")
+    read = script("reference_tables")
     docstring = docstring.replace("\n    ", "\n")
     assert read.attributes(docstring) == {"name": "The name of the thing.", "width": "Pixels.", "height": "Pixels."}
     assert read.summary(docstring) == "A thing."

@@ -64,3 +64,11 @@ def test_internals_are_not_quoted_to_visitors(message: str) -> None:
 )
 def test_harmless_words_are_quoted_to_visitors(message: str) -> None:
     assert message.rstrip(".") in str(to_demo_error(Refusal(message), "http://gpu1:8000/v1"))
+
+
+def test_the_cause_does_not_repeat_the_conversation() -> None:
+    asked = "The password of the garden gate is xylophone."
+    message = f"cannot read messages[0].content: {asked[:30]}... at position 7"
+    error = to_demo_error(Refusal(message), "http://gpu1:8000/v1", asked=["Hello", asked])
+    assert cause_of(error).endswith("(400: cannot read messages[0].content: …... at position 7)")
+    assert "garden" not in cause_of(error)

@@ -28,7 +28,7 @@ async def test_the_speed_of_tokens_that_arrive_together_is_not_known(
 ) -> None:
     times = iter(arrivals)
     monkeypatch.setattr(request_queue, "time", SimpleNamespace(monotonic=lambda: next(times, arrivals[-1])))
-    job = Job(GenerationRequest((1,)), EventQueue(), submitted=0.0, admitted=0.0)
+    job = Job(GenerationRequest((1,)), 0.0, 0.0, events=EventQueue())
     for _ in arrivals:
         job.token()
     found = job.finish("end_of_turn", None, None, 1).timings.tokens_per_second(len(arrivals))

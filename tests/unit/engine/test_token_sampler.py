@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mllama_demo.engine.token_sampler import Filtered, apply_temperature, filter_logits, keep_top_k, keep_top_p, pick
+from mllama_demo.engine.token_sampler import Filtered, apply_temperature, descending, filter_logits, keep_top_k, keep_top_p, pick
 from mllama_demo.sampling import SamplingParams
 from tests.support.random_logits import random_logits, survivors, warp
 
@@ -85,8 +85,10 @@ def test_a_token_masked_with_minus_infinity_gets_no_probability() -> None:
 
 
 def test_the_order_is_descending_by_logit_with_ties_by_token_id() -> None:
-    logits = np.round(random_logits(1, 80))
+    logits = np.round(random_logits(1, 80))  # with -0.0
+    logits[5] = -np.inf
     expected = sorted(range(80), key=lambda token: (-logits[token], token))
+    assert descending(logits.astype(np.float32)).tolist() == expected
     assert filter_logits(logits, SamplingParams(temperature=0.7)).order.tolist() == expected
     assert filter_logits(logits, SamplingParams(temperature=0)).order.tolist() == expected
 

@@ -25,8 +25,9 @@ from mllama_demo.engine.vllm.engine import installed_fork, sampling_values
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, ConfigError, PromptTooLong, cause_of
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
+from tests.support.events import events_of, text_of
 from tests.support.fake_vllm import GENERATIONS, FakeVLLM
-from tests.support.neuron_fakes import be_an_instance, have_a_device, install_sdk
+from tests.support.neuron_fakes import be_an_instance, have_devices, install_sdk
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -38,7 +39,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With the SDK and a device."""
     install_sdk(monkeypatch)
     be_an_instance(monkeypatch, tmp_path, "trn1.32xlarge")
-    have_a_device(monkeypatch, tmp_path)
+    have_devices(monkeypatch, tmp_path)
     for variable in (
         "VLLM_USE_V1",
         "VLLM_NO_USAGE_STATS",
@@ -94,18 +95,19 @@ def picture(width: int = 40, height: int = 20) -> LoadedImage:
     return LoadedImage(Image.new("RGB", (width, height), "red"), b"", "PNG", "digest", "red.png")
 
 
-async def events_of(backend: StartedBackend, request: GenerationRequest) -> list[Event]:
-    async with aclosing(backend.generate(request)) as events:
-        return [event async for event in events]
-
-
-def text_of(events: Sequence[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, (TokenEvent, FinishEvent)))
-
-
 def last(events: Sequence[Event]) -> FinishEvent:
     assert isinstance(events[-1], FinishEvent)
     return events[-1]
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+async def test_an_end_of_turn_ends_the_answer_unless_it_is_to_be_ignored(backend, vllm, tokenizer, ignore_eos: bool) -> None:
+    first, more = tokenizer.encode("A red circle."), tokenizer.encode(" And more and more and more.")
+    vllm.answer = lambda prompt: [*first, tokenizer.special_id("<|eot_id|>"), *more]
+    sampling = SamplingParams(max_tokens=len(first) + 4, ignore_eos=ignore_eos)
+    events = await events_of(backend, question(tokenizer, sampling=sampling))
+    assert last(events).reason == ("max_tokens" if ignore_eos else "end_of_turn")
+    assert text_of(events) == "A red circle." + (tokenizer.decode(more[:3]) if ignore_eos else "")
 
 
 # --- what the engine is asked --------------------------------------------------------------------------------------------

@@ -13,13 +13,14 @@ import pytest
 from mllama_demo.cli import main
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
+from mllama_demo.engine.vllm import arguments
 from mllama_demo.engine.vllm.arguments import engine_arguments, engine_environment, neuron_overrides
-from mllama_demo.engine.vllm.command import command
+from mllama_demo.engine.vllm.command import PLUGIN, command
 from tests.support.paths import CONFIGS
 
 TUTORIAL = {
-    "context_encoding_buckets": [1024, 2048],
-    "token_generation_buckets": [1024, 2048],
+    "context_encoding_buckets": [256, 512, 1024, 2048],  # the tutorial has 1024 and 2048
+    "token_generation_buckets": [512, 1024, 2048],
     "sequence_parallel_enabled": False,
     "is_continuous_batching": True,
     "on_device_sampling_config": {"global_topk": 64, "dynamic": True, "deterministic": False},
@@ -81,6 +82,10 @@ def test_max_context_length_is_passed_when_it_is_shorter_than_the_context():
     assert (overrides["context_encoding_buckets"], overrides["max_context_length"]) == ([512, 1024], 1024)
 
 
+def test_fused_qkv_is_passed_when_it_is_chosen():
+    assert neuron_overrides(settings(fused_qkv="true")) == {**TUTORIAL, "fused_qkv": True}
+
+
 def test_host_sampling_and_a_chosen_dtype_are_passed_to_the_engine():
     chosen = settings("trn1-90b-exploration", dtype="float32", tensor_parallel_size=16)
     assert neuron_overrides(chosen)["on_device_sampling_config"] is None
@@ -97,7 +102,14 @@ def test_each_configuration_has_its_own_folder_of_compiled_artifacts(tmp_path):
     assert folder() == folder()
     assert len({folder(), folder(batch_size=2), folder(seq_len=4096, token_generation_buckets="4096")}) == 3
     assert Path(folder()).parent == tmp_path
-    assert "NEURON_COMPILED_ARTIFACTS" not in engine_environment(settings()), "vLLM's own choice beside the model"
+    beside = Path(engine_environment(settings())["NEURON_COMPILED_ARTIFACTS"])
+    assert beside.parent == Path(MODEL) / "neuron-compiled-artifacts"
+
+
+def test_a_model_that_was_compiled_without_the_corrections_is_not_loaded(monkeypatch):
+    before = engine_environment(settings())
+    monkeypatch.setattr(arguments, "VERSION", arguments.VERSION + 1)
+    assert engine_environment(settings()) != before
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------
@@ -116,7 +128,10 @@ def test_the_server_command_equals_that_of_the_aws_tutorial():
         "--host": "127.0.0.1",
         "--port": "8000",
     }
+    artifacts = variables.pop("NEURON_COMPILED_ARTIFACTS")
+    assert artifacts.startswith(f"{MODEL}/neuron-compiled-artifacts/vllm-")
     assert variables == {
+        "PYTHONPATH": f"{PLUGIN}${{PYTHONPATH:+:$PYTHONPATH}}",
         "VLLM_NEURON_FRAMEWORK": "neuronx-distributed-inference",
         "NEURON_SCRATCHPAD_PAGE_SIZE": "1024",
         "VLLM_RPC_TIMEOUT": "180000",
@@ -131,7 +146,7 @@ def test_the_server_command_for_the_v1_plugin_has_additional_config_and_no_devic
 
 
 @pytest.mark.parametrize("generation", ["legacy", "v1"])
-@pytest.mark.parametrize("name", ["trn1-90b", "trn1-90b-16k", "trn1-11b", "inf2-90b", "trn1-90b-exploration"])
+@pytest.mark.parametrize("name", ["trn1-90b", "trn1-90b-16k", "trn1-11b", "inf2-90b"])
 def test_every_neuron_configuration_of_the_project_makes_a_server_command(name, generation):
     chosen = settings(name)
     _, _, flags = parts(command(chosen, generation))
@@ -172,6 +187,7 @@ def test_vllm_command_warns_that_the_v1_plugin_does_not_serve_this_model(capsys)
         (["--batch-size", "5"], "batch_size"),
         (["--tensor-parallel-size", "24"], "tensor_parallel_size"),
         (["--gneration", "v1"], "--gneration"),
+        (["--on-device-sampling-config", "none"], "vLLM samples this model on the device only"),
     ],
 )
 def test_an_error_names_the_option_that_cannot_be_used(flags, named, capsys):

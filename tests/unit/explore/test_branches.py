@@ -160,6 +160,7 @@ def too_many_tokens(document: dict[str, Any]) -> None:
     document["branches"] = [{**document["branches"][0], "number": number, "cell": cell} for number in range(1, 11)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("corrupt", "named"),
     [

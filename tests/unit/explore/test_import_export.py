@@ -22,12 +22,13 @@ from mllama_demo.config.settings import Settings
 from mllama_demo.engine.token_sampler import TokenSampler
 from mllama_demo.errors import BadRequest, ImageError
 from mllama_demo.explore.grid import make_grid
-from mllama_demo.explore.import_export import TOKEN_BYTES, from_json, max_import_bytes, to_csv, to_json
+from mllama_demo.explore.import_export import MAX_IMPORT_CHARACTERS, TOKEN_BYTES, from_json, max_import_bytes, to_csv, to_json
 from mllama_demo.explore.results import Run, Token
 from mllama_demo.explore.snippets import image_file, snippets
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.sampling import SamplingParams
 from tests.support.explore_runs import HOSTILE_TEXT, failed_cell, hostile_run, make_image, make_run
+from tests.support.samplers import sample
 
 # --- JSON ----------------------------------------------------------------------------------------------------------------
 
@@ -126,8 +127,8 @@ def test_an_empty_image_raises_image_error() -> None:
 def test_the_import_limit_fits_the_largest_possible_run() -> None:
     """Measured with the vocabulary size of Llama 3.2, 128,256 tokens."""
     sampler = TokenSampler(SamplingParams(temperature=1.7, top_p=0.99, top_k=150, seed=1), trace=True)
-    chance = np.random.default_rng(1)
-    drawn = [sampler.sample(chance.normal(-20, 8, 128_256).astype(np.float32)) for _ in range(20)]
+    rng = np.random.default_rng(1)
+    drawn = [sample(sampler, rng.normal(-20, 8, 128_256).astype(np.float32)) for _ in range(20)]
     sizes = [len(Token(id=id, text=" unbelievable", trace=trace).model_dump_json()) + 1 for id, trace in drawn]
     assert max(sizes) <= TOKEN_BYTES
     assert 1.2 * max(sizes) > TOKEN_BYTES
@@ -272,3 +273,12 @@ def test_a_snippet_has_the_conversation_before_the_prompt_with_the_image_at_its_
     assert messages[0]["content"][1]["image_url"]["url"] == "data:image/png;base64,DATA"
     assert messages[0]["content"][0]["text"] == "See @IMAGE@?"
     assert messages[1:] == [{"role": "assistant", "content": history[1]["text"]}, {"role": "user", "content": "And now?"}]
+
+
+def test_a_run_whose_answers_are_a_library_is_refused() -> None:
+    """To show it would take the program minutes."""
+    run = make_run()
+    first = run.cells[0].model_copy(update={"text": run.cells[0].text + "![" * MAX_IMPORT_CHARACTERS})
+    library = run.model_copy(update={"cells": (first, *run.cells[1:])})
+    with pytest.raises(BadRequest, match="at most 1,000,000 are allowed"):
+        from_json(to_json(library))

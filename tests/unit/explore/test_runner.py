@@ -40,13 +40,13 @@ class Scripted(ScriptedRunner):
         self.seen: list[GenerationRequest] = []
         self.failing: set[int] = set()
 
-    def prefill(self, slot: int, request: GenerationRequest) -> Any:
+    def begin(self, slot: int, request: GenerationRequest) -> int:
         seed = request.sampling.seed or 0
         self.seen.append(request)
         self.scripts[request.id] = chr(ord("a") + seed) * 4000
         if seed in self.failing:
             self.fail_prefill[request.id] = RuntimeError("no luck")
-        return super().prefill(slot, request)
+        return super().begin(slot, request)
 
 
 class Setup:
@@ -123,7 +123,7 @@ async def test_requests_of_cells_differ_in_sampling_values_and_share_the_prompt(
     assert len({r.prompt_ids for r in requests}) == 1
     assert len({r.conversation_id for r in requests}) == 1
     assert len({r.id for r in requests}) == 6
-    assert all(r.shared_prompt and r.trace and r.image is not None and r.time_limit_s for r in requests)
+    assert all(r.trace and r.image is not None and r.time_limit_s for r in requests)
     assert "Be brief." in "".join(map(chr, requests[0].prompt_ids))
 
 
@@ -136,7 +136,7 @@ async def test_requests_use_only_capabilities_of_the_backend(make_setup) -> None
         assert not cells.run().repeatable
         assert cells.run().cells[0].seed == 1
     (request,) = setup.runner.seen
-    assert (request.shared_prompt, request.trace, request.sampling.seed) == (False, False, None)
+    assert (request.trace, request.sampling.seed) == (False, None)
 
 
 async def test_a_prompt_that_is_too_long_raises_before_any_request(make_setup) -> None:
@@ -248,6 +248,7 @@ async def test_a_grid_queues_only_queue_ahead_requests_at_a_time(make_setup) -> 
         setup.release()
 
 
+@pytest.mark.slow
 async def test_a_cell_refused_by_a_full_queue_is_sent_again() -> None:
     backend: Any = ManualBackend()
     backend.refusal = BackendBusy("The demo is busy.")

@@ -18,6 +18,7 @@ from mllama_demo.engine.token_sampler import RECORDED_CANDIDATES, TokenSampler, 
 from mllama_demo.explore.filter_steps import entropy, filter_steps
 from mllama_demo.explore.whatif import candidates_what_if, what_if
 from mllama_demo.sampling import SamplingParams
+from tests.support.samplers import sample
 
 STEPS = 12
 
@@ -29,7 +30,7 @@ def logits_of(seed: int, size: int = 500, spread: float = 3.0) -> np.ndarray:
 def generate(steps: Sequence[np.ndarray], params: SamplingParams) -> list[TokenTrace]:
     """The real sampler over the logits of some steps."""
     sampler = TokenSampler(params, trace=True)
-    traces = [sampler.sample(logits)[1] for logits in steps]
+    traces = [sample(sampler, logits)[1] for logits in steps]
     return [trace for trace in traces if trace is not None]
 
 
@@ -43,11 +44,11 @@ def warp(logits: np.ndarray, params: SamplingParams) -> list[np.ndarray]:
     return [stage[0].numpy() for stage in stages]
 
 
-def random_params(chance: np.random.Generator, seed: int) -> SamplingParams:
+def random_params(rng: np.random.Generator, seed: int) -> SamplingParams:
     return SamplingParams(
-        temperature=float(chance.choice([0.0, 0.2, 0.7, 1.0, 1.3, 2.0])),
-        top_p=float(chance.choice([0.05, 0.5, 0.9, 0.99, 1.0])),
-        top_k=int(chance.choice([0, 0, 1, 2, 10, 64, 65, 100, 200])),
+        temperature=float(rng.choice([0.0, 0.2, 0.7, 1.0, 1.3, 2.0])),
+        top_p=float(rng.choice([0.05, 0.5, 0.9, 0.99, 1.0])),
+        top_k=int(rng.choice([0, 0, 1, 2, 10, 64, 65, 100, 200])),
         seed=seed,
     )
 
@@ -129,12 +130,12 @@ def test_entropy_of_coins_and_dice() -> None:
 @pytest.mark.parametrize("case", range(200))
 def test_what_if_agrees_with_rerunning_the_sampler(case: int) -> None:
     """Every decided result holds with the same logits and seed; results are exact where the record is complete."""
-    chance = np.random.default_rng(case)
-    size, spread = int(chance.choice([50, 64, 65, 300, 1281])), float(chance.choice([0.5, 2.0, 4.0]))
+    rng = np.random.default_rng(case)
+    size, spread = int(rng.choice([50, 64, 65, 300, 1281])), float(rng.choice([0.5, 2.0, 4.0]))
     steps = [logits_of(1000 * case + step, size, spread) for step in range(STEPS)]
-    if chance.random() < 0.3:
+    if rng.random() < 0.3:
         steps = [np.round(logits) for logits in steps]  # ties, as bfloat16 makes them
-    before, after = random_params(chance, case), random_params(chance, case)
+    before, after = random_params(rng, case), random_params(rng, case)
     traces, again = generate(steps, before), generate(steps, after)
     result = what_if(traces, before, after)
 
@@ -165,9 +166,9 @@ def test_what_if_decides_most_tokens_of_a_peaked_distribution() -> None:
     """Complements the test above, which would pass if nothing were decided. The logits are peaked like a language model's."""
     decided = total = 0
     for case in range(100):
-        chance = np.random.default_rng(case)
+        rng = np.random.default_rng(case)
         steps = [logits_of(1000 * case + step, 1281, 6.0) for step in range(STEPS)]
-        before, after = random_params(chance, case), random_params(chance, case)
+        before, after = random_params(rng, case), random_params(rng, case)
         result = what_if(generate(steps, before), before, after)
         decided += sum(token.choice is not None for token in result.tokens)
         total += STEPS
@@ -246,15 +247,16 @@ def test_a_sampler_with_skip_continues_the_random_numbers() -> None:
     params = SamplingParams(temperature=1.5, top_p=1.0, seed=5)
     whole = generate([logits_of(step) for step in range(10)], params)
     rest = TokenSampler(params, trace=True, skip=4)
-    assert [rest.sample(logits_of(step)) for step in range(4, 10)] == [(trace.chosen, trace) for trace in whole[4:]]
+    assert [sample(rest, logits_of(step)) for step in range(4, 10)] == [(trace.chosen, trace) for trace in whole[4:]]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_the_bounds_of_every_candidate_contain_what_transformers_computes(seed: int) -> None:
-    chance = np.random.default_rng(seed)
-    recorded, params = random_params(chance, seed), random_params(chance, seed + 1)
-    logits = logits_of(seed, int(chance.choice([40, 64, 65, 500])))
+    rng = np.random.default_rng(seed)
+    recorded, params = random_params(rng, seed), random_params(rng, seed + 1)
+    logits = logits_of(seed, int(rng.choice([40, 64, 65, 500])))
     (trace,) = generate([logits], recorded)
     found = candidates_what_if([trace], 0, recorded, params)
     if params.greedy:

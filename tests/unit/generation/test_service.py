@@ -18,7 +18,7 @@ from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import GenerationRequest, PrefillEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, DemoError, NotFound, PromptTooLong
-from mllama_demo.generation.service import DECODED_IMAGES, Answer, GenerationService
+from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.images.loading import load_image
 from mllama_demo.sampling import BOUNDS, SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
@@ -174,8 +174,11 @@ async def test_an_image_is_decoded_once_for_several_questions(service, store) ->
     assert store.reads == [picture.digest]
 
 
-def test_the_least_recently_used_image_is_dropped_from_memory(service, store) -> None:
-    images = [store.put_test_image(f"{n}.png", color=(n, n, n)) for n in range(DECODED_IMAGES + 1)]
+def test_the_least_recently_used_image_is_dropped_from_memory(service, store, monkeypatch) -> None:
+    images = [store.put_test_image(f"{n}.png", color=(n, n, n)) for n in range(5)]
+    room_for_four = sum(service.load(image).memory for image in images[:4])
+    monkeypatch.setattr("mllama_demo.generation.service.DECODED_BYTES", room_for_four)
+    service = new_service(ManualBackend(), store)
     for image in images[:-1]:
         service.load(image)
     service.load(images[0])  # used again, so the second one is now the oldest
@@ -252,9 +255,9 @@ def test_an_answer_goes_through_the_phases_waiting_reading_writing_done() -> Non
 
 def test_an_answer_measures_prefill_and_decoding() -> None:
     waiting = NEW.after(QueueEvent(3, 12.5), now=10.0)
-    assert waiting.since == 10.0
+    assert waiting.phase_began == 10.0
     reading = waiting.after(PrefillEvent(812, 0.5), now=12.0)
-    assert (reading.prompt_tokens, reading.since, reading.read_s) == (812, 12.0, None)
+    assert (reading.prompt_tokens, reading.phase_began, reading.read_s) == (812, 12.0, None)
     first = reading.after(TokenEvent(0, 7, "One"), now=15.0)
     assert (first.read_s, first.tokens, first.wrote_s) == (3.0, 1, 0.0)
     third = first.after(TokenEvent(1, 8, ""), now=16.0).after(TokenEvent(2, 8, "two"), now=17.0)
@@ -355,3 +358,18 @@ async def test_a_request_has_the_turns_for_backends_that_send_text(service):
 def test_estimated_figures_are_marked(service):
     answer = Answer("id", SamplingParams(seed=1), None, 0).after(replace(finished(), estimated=True))
     assert service.message(answer).metadata["estimated"] is True
+
+
+@pytest.mark.slow
+def test_images_kept_in_memory_give_way_to_one_that_needs_the_memory(store: CountingStore, backend: ManualBackend) -> None:
+    """A kept image is released by nobody, so that waiting for it would last for ever."""
+    settings = Settings(image_memory_mb=512)
+    service = GenerationService(backend, CodePoints(), store, settings)
+    kept = store.put_test_image("kept.png", 5000, 4000)
+    assert service.load(kept).width == 5000
+    file = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(file, "PNG", compress_level=1)
+    assert load_image(file.getvalue(), "large.png", settings.image_limits).width == 5000
+    reads = len(store.reads)
+    assert service.load(kept).width == 5000
+    assert len(store.reads) == reads + 1

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from mllama_demo.errors import ImageError
-from mllama_demo.images.loading import DEFAULT_LIMITS, FORMATS, ImageLimits, clean_name, from_data_url, load_image
+from mllama_demo.images.decoding import FORMATS, DecodingError, ImageFileReader
+from mllama_demo.images.loading import DEFAULT_LIMITS, ImageLimits, clean_name, from_data_url, load_image
 from tests.support.image_files import ORIENTATION, corners, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore::UserWarning:PIL")
@@ -141,25 +142,26 @@ def test_a_truncated_file_is_refused_wherever_it_breaks_off(format):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_flipped_bytes_give_an_image_or_an_image_error_and_nothing_else(format):
-    chance = random.Random(format)
+    rng = random.Random(format)
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     original = encode(corners(), format, **({} if format in ("GIF", "BMP") else {"exif": exif}))
     for _ in range(300):
         data = bytearray(original)
-        for _ in range(chance.randint(1, 8)):
-            data[chance.randrange(len(data))] = chance.randrange(256)
+        for _ in range(rng.randint(1, 8)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
         with contextlib.suppress(ImageError):
             assert load_image(bytes(data)).pixels.mode == "RGB"
 
 
 @pytest.mark.parametrize("error", [MemoryError, RecursionError, KeyError("x"), struct.error("x"), EOFError(), AssertionError()])
-def test_whatever_the_decoder_raises_becomes_an_image_error(monkeypatch, error):
+def test_whatever_the_decoder_raises_becomes_a_decoding_error(monkeypatch, error):
     def fail(self):
         raise error
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
-    refused(encode(corners()))
+    with pytest.raises(DecodingError):
+        ImageFileReader(encode(corners())).decode()
 
 
 # --- data: URLs ----------------------------------------------------------------------------------------------------------
@@ -167,6 +169,11 @@ def test_whatever_the_decoder_raises_becomes_an_image_error(monkeypatch, error):
 
 def data_url(data: bytes, media: str = "image/png;base64") -> str:
     return f"data:{media},{base64.b64encode(data).decode()}"
+
+
+@pytest.mark.parametrize("media", [";base64", "application/octet-stream;base64", "application/octet-stream;name=a;base64"])
+def test_a_photo_whose_type_the_browser_does_not_know_is_read(media):
+    assert from_data_url(data_url(encode(corners(), "HEIF"), media)).format == "HEIF"
 
 
 @pytest.mark.parametrize("media", ["image/png;base64", "IMAGE/PNG;BASE64", "image/png;charset=utf-8;base64", "image/jpeg;base64"])
@@ -204,7 +211,8 @@ def test_line_breaks_and_missing_padding_in_base64_are_forgiven():
         ("https://example.com/a,b", "not a proper data: URL"),
         ("", "not a proper data: URL"),
         ("data:,hello", "text/plain"),
-        ("data:;base64,QQ==", "text/plain"),
+        ("data:;base64,QQ==", "not an image"),
+        ("data:application/octet-stream;base64,QQ==", "not an image"),
         ("data:text/html;base64,QQ==", "text/html"),
         ("data:application/pdf;base64,QQ==", "application/pdf"),
         ("data:image/svg+xml,<svg></svg>", "SVG"),
@@ -230,6 +238,14 @@ def test_a_data_url_too_large_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr("mllama_demo.images.loading.unquote_to_bytes", fail)
     with pytest.raises(ImageError, match="too large"):
         from_data_url("data:image/png," + "%00" * 4 * len(data) + "%00" * 1000, limits=limits)
+
+
+def test_a_data_url_of_many_percent_signs_is_refused_before_it_is_decoded(monkeypatch):
+    """20 million of them took 30 seconds and 4 GB."""
+    monkeypatch.setattr("mllama_demo.images.loading.unquote_to_bytes", lambda _: pytest.fail("decoded all the same"))
+    for media in ("image/png", "image/png;base64"):
+        with pytest.raises(ImageError, match="too many percent signs; base64 is allowed"):
+            from_data_url(f"data:{media},{'%00' * 300_001}")
 
 
 def test_a_percent_encoded_data_url_obeys_the_byte_limit():

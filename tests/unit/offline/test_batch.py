@@ -51,7 +51,8 @@ def test_a_line_has_its_own_sampling_values(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "not valid JSON: Expecting property name enclosed in double quotes at character 2"),
+        ("{", "It is not valid JSON: Expecting property name enclosed in double quotes at character 2"),
+        ("5", "must be a mapping with a prompt, got 5"),
         ("[1, 2]", "must be a mapping with a prompt, got [1, 2]"),
         ('{"prompt": "a", "prompt": "b"}', "'prompt' is there twice"),
         ('{"image": null}', "prompt must be text, got ''"),
@@ -64,11 +65,15 @@ def test_a_line_has_its_own_sampling_values(tmp_path) -> None:
         ('{"prompt": "a", "temperature": NaN}', "temperature must be a number from 0 to 2, got nan"),
         ('{"prompt": "a", "top_k": true}', "top_k must be a whole number from 0 to 200, got True"),
         ('{"prompt": "a", "seed": "7"}', "seed must be a whole number"),
-        ('{"prompt": "a", "max_tokens": 5000}', "max_tokens must be a whole number from 1 to 4096"),
+        ('{"prompt": "a", "max_tokens": 200000}', "max_tokens must be a whole number from 1 to 131072"),
         ('{"prompt": "a", "stop": 3}', "stop must be a list of strings, got 3"),
         ('{"prompt": "a", "stop": [3]}', "stop must be a list of strings"),
-        ('{"prompt": "a", "top_k": ' + "9" * 5000 + "}", "not usable JSON"),
-        ("[" * 100_000, "not usable JSON"),
+        ('{"prompt": "a", "top_k": ' + "9" * 5000 + "}", "It has a number with more than 4300 digits"),
+        ("[" * 100_000, "It is nested too deeply"),
+        ('{"prompt": "x\\ud800y"}', "prompt: whole Unicode characters are allowed, at 1 there is half a surrogate pair."),
+        ('{"prompt": "a", "stop": ["x", "\\udfff"]}', "stop[1]: whole Unicode characters are allowed, at 0"),
+        ('{"prompt": "a", "b\\ud800": 1}', "b\\ud800: the name of this field has half a surrogate pair at 1."),
+        ('"\\ud800"', "whole Unicode characters are allowed, at 0"),
     ],
 )
 def test_an_invalid_line_reports_the_mistake_and_what_is_allowed(line: str, said: str, tmp_path) -> None:

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from mllama_demo.errors import ConfigError
-from mllama_demo.offline.results import OrderedPrinter, check_same_batch, failed, open_results, to_json_line
+from mllama_demo.offline import results as results_file
+from mllama_demo.offline.prompt_records import FORMAT, check_same_batch, failed
+from mllama_demo.offline.results import OrderedPrinter, to_json_line
+
+KEYS = [(round_, line) for round_ in (1, 2) for line in range(1, 10)]
 
 
 def record(line: int, round_: int = 1, **other: Any) -> dict[str, Any]:
@@ -28,6 +32,10 @@ def record(line: int, round_: int = 1, **other: Any) -> dict[str, Any]:
         "error": None,
     }
     return usual | other
+
+
+def open_results(path: Path) -> Any:
+    return results_file.open_results(path, FORMAT, KEYS)
 
 
 def written(path: Path) -> list[dict[str, Any]]:
@@ -158,7 +166,7 @@ def test_a_failed_line_may_change(tmp_path) -> None:
 
 def test_records_are_printed_in_order_in_the_tutorials_format() -> None:
     out = io.StringIO()
-    printer = OrderedPrinter(out, [(1, 1), (1, 2), (1, 3)], as_json=False)
+    printer = OrderedPrinter(out, KEYS, FORMAT, as_json=False)
     printer.add(record(2, answer="Zwei.\n"))
     assert out.getvalue() == ""
     printer.add(record(1))
@@ -169,7 +177,7 @@ def test_records_are_printed_in_order_in_the_tutorials_format() -> None:
 
 def test_waiting_records_are_printed_after_an_interruption() -> None:
     out = io.StringIO()
-    printer = OrderedPrinter(out, [(1, 1), (1, 2)], as_json=True)
+    printer = OrderedPrinter(out, KEYS, FORMAT, as_json=True)
     printer.add(record(2))
     printer.close()
     assert json.loads(out.getvalue())["line"] == 2

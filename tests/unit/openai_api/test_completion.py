@@ -14,6 +14,7 @@ from mllama_demo.engine.base import FinishEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, DemoError
 from mllama_demo.openai_api.completion import Completion
 from mllama_demo.openai_api.response_schema import ChatChunk
+from mllama_demo.sampling import MAX_ANSWER_TOKENS
 from mllama_demo.web.errors import ApiError
 from tests.support.completions import begin, body, part, picture, prompt_text, said, taken
 from tests.support.manual_backend import READ, ManualBackend, finished
@@ -57,9 +58,13 @@ async def test_max_completion_tokens_overrides_max_tokens() -> None:
     assert request.sampling.max_tokens == 3
 
 
-async def test_max_tokens_is_limited_to_the_context_length() -> None:
-    (request,) = await taken(body(max_tokens=10**9), ManualBackend(context_length=2000))
-    assert request.sampling.max_tokens == 2000
+@pytest.mark.parametrize("context", [2000, 16_384])
+async def test_max_tokens_is_limited_to_the_context_length(context: int) -> None:
+    for asked in (context, 20_000, 10**9):
+        (request,) = await taken(body(max_tokens=asked), ManualBackend(context_length=context))
+        assert request.sampling.max_tokens == context
+    (request,) = await taken(body(max_completion_tokens=10**9), ManualBackend(context_length=10**6))
+    assert request.sampling.max_tokens == MAX_ANSWER_TOKENS
 
 
 @pytest.mark.parametrize(("seed", "drawn"), [(0, 0), (-1, 2**32 - 1), (2**32 + 5, 5), (2**63 - 1, 2**32 - 1)])
@@ -76,7 +81,8 @@ async def test_top_k_minus_one_turns_it_off() -> None:
 async def test_choices_have_their_own_seeds_and_share_prompt_and_queue_turn() -> None:
     requests = await taken(body(n=3, seed=2**32 - 2))
     assert [request.sampling.seed for request in requests] == [2**32 - 2, 2**32 - 1, 0]
-    assert {request.conversation_id for request in requests} == {"me"}
+    assert {request.queue_path[:2] for request in requests} == {("", "me")}
+    assert len({request.queue_path for request in requests}) == 1
     assert len({request.id for request in requests}) == 3
     assert len({request.prompt_ids for request in requests}) == 1
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
-from mllama_demo.engine.base import FinishEvent, TokenEvent
+from mllama_demo.engine.base import FinishEvent, TokenEvent, TokenLogprobs
 from mllama_demo.engine.token_sampler import TokenTrace
-from mllama_demo.openai_api.logprobs import LogprobStream
+from mllama_demo.openai_api.logprobs import LogprobStream, RemoteLogprobStream
 from mllama_demo.openai_api.response_schema import TokenLogprob
 from tests.support.manual_backend import finished
 
@@ -102,3 +102,14 @@ def test_a_chosen_token_outside_the_recorded_candidates_has_its_logprob(tokenize
     rare = replace(trace(yes), token_ids=(7, 8), logits=(-0.1, -0.2), chosen_logit=-12.5)
     (entry,) = LogprobStream(tokenizer, 2).push(TokenEvent(0, yes, tokenizer.decode([yes]), rare))
     assert entry.logprob == -12.5
+
+
+def test_what_a_remote_server_tells_is_passed_on_with_as_many_alternatives_as_are_asked_for() -> None:
+    likeliest = (("Rome", -0.1), ("Pa", -2.5), ("\ufffd", -4.0))
+    stream = RemoteLogprobStream(top=2)
+    event = TokenEvent(0, -1, "Rome\ufffd", logprobs=(TokenLogprobs("Rome", -0.1, likeliest), TokenLogprobs("\ufffd", -1.0)))
+    rome, part = stream.push(event)
+    assert (rome.token, rome.logprob, rome.bytes) == ("Rome", -0.1, list(b"Rome"))
+    assert [(one.token, one.logprob) for one in rome.top_logprobs] == [("Rome", -0.1), ("Pa", -2.5)]
+    assert part.bytes is None, "nobody knows the bytes of a part of a character"
+    assert stream.finish(finished()) == []

@@ -52,6 +52,7 @@ class TestRoundTrip:
         store_with_images.save("ann", conversation)
         assert store_with_images.load("ann", conversation.id) == conversation
 
+    @pytest.mark.slow
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(first=conversations, second=conversations, kept=st.integers(0, 6))
     def test_a_later_save_is_what_is_loaded(self, store_with_images, first, second, kept):

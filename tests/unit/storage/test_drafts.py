@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
-from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.config.settings import Settings
-from mllama_demo.errors import BackendUnavailable
 from mllama_demo.generation.service import GenerationService
 from mllama_demo.generation.tasks import AnswerTasks
 from mllama_demo.sampling import SamplingParams
@@ -49,6 +46,17 @@ def expired(drafts: Drafts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     with monkeypatch.context() as patch:
         later(patch, LIFETIME * 1.1)
         return [draft.text for _, _, draft in drafts._expired(ME)]
+
+
+def test_a_draft_of_the_future_was_left_before_the_clock_was_set_back(store, drafts, monkeypatch) -> None:
+    conversation = asked(store)
+    drafts.put(ME, conversation, PART)
+    later(monkeypatch, timedelta(hours=-3))
+    found = drafts.get(ME, conversation.id)
+    assert found is not None
+    assert found[1], "it has expired"
+    drafts.recover(ME)
+    assert texts(store, conversation) == ["Tell me a story", "Once the"]
 
 
 def test_an_expired_draft_becomes_a_truncated_answer(store, drafts, monkeypatch) -> None:
@@ -122,37 +130,3 @@ async def test_an_answer_has_a_draft_only_while_it_is_generated(store, drafts, m
     await until(lambda: task.done, "the answer is stored")
     await until(lambda: not expired(drafts, monkeypatch), "its draft is gone")
     assert texts(store, conversation) == ["Tell me a story", "On"]
-
-
-@pytest.mark.parametrize("discarded", [False, True])
-async def test_the_draft_of_an_answer_that_could_not_be_stored_is_recovered_unless_discarded(monkeypatch, discarded) -> None:
-    class FailsAsAnswersEnd(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> MessageTree:
-            if conversation.messages[-1].role == "assistant" and not mended:
-                raise BackendUnavailable("The database does not answer.")
-            return super().save(owner, conversation)
-
-    mended: list[bool] = []
-    backend, store = ManualBackend(), FailsAsAnswersEnd(Database("sqlite://"))
-    drafts = Drafts(store)
-    answers = AnswerTasks(GenerationService(backend, CodePoints(), store, Settings()), store, drafts, unwatched_seconds=2.0)
-    monkeypatch.setattr("mllama_demo.generation.tasks.REFRESH_INTERVAL_S", 0.01)
-
-    async def story() -> Any:
-        conversation = conversation_of("Tell me a story")
-        task = answers.start(ME, conversation, SamplingParams())
-        await begun(backend)
-        await until(lambda: expired(drafts, monkeypatch) == ["On"], "what was written is drafted")
-        if discarded:
-            await answers.discard(task)
-        else:
-            backend.send(finished())
-        await until(lambda: task.done and not answers._asyncio_tasks, "everything about the answer is over")
-        assert isinstance(task.error, BackendUnavailable) is not discarded
-        mended.append(True)
-        later(monkeypatch, LIFETIME * 1.1)
-        await answers.recover_drafts(ME)
-        return texts(store, conversation)
-
-    assert await story() == ["Tell me a story", *([] if discarded else ["On"])]
-    store.database.close()

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.training_exchanges import DOG, EXCHANGES, PETS, STARS, asked
 from training.kinds import BY_NAME, COLOURS, KINDS, MAX_COUNT, TEXT, UNKNOWN
-from training.scenes import SIDE_MARGIN, Scene, Thing, in_grey, sample_scene
+from training.sampling import sample_scene
+from training.scenes import SIDE_MARGIN, Scene, Thing, in_grey
 from training.talk import KINDS_OF_QUESTION, Exchange, ask, conversation, small_talk
 from training.talk.claims import Mention, claims, sides
 from training.talk.followups import follow_up
@@ -209,7 +210,7 @@ def test_every_answer_begins_with_yes_or_no_when_that_is_asked() -> None:
 def test_all_kinds_can_be_spoken_of() -> None:
     rng = random.Random(17)
     for kind in KINDS:
-        thing = Thing(kind.name, None if kind.icons else "blue", (0.1, 0.1, 0.2, 0.2))
+        thing = Thing(kind.name, "blue" if kind.is_shape else None, (0.1, 0.1, 0.2, 0.2))
         scene = Scene((thing,), "white", 300, 300, 0)
         for question in ("what", "describe", "count", "where", "single", "story"):
             exchange = ask(rng, scene, question)
@@ -227,7 +228,7 @@ def seen_in(scene: Scene, kind: str) -> list[Thing]:
 
 def place(question: str, kind: str) -> int:
     """Where the kind stands in the question."""
-    found = re.search(rf"\b(?:{kind}|{BY_NAME[kind].many if kind in BY_NAME else kind})\b", question.lower())
+    found = re.search(rf"\b(?:{kind}|{BY_NAME[kind].many if kind in BY_NAME else kind})\b", question, re.IGNORECASE)
     return found.start() if found else -1
 
 

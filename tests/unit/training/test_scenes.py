@@ -13,10 +13,12 @@ from PIL import ImageFont
 
 from mllama_demo.images.tiles import tile_layout
 from training.backdrops import backdrop
-from training.kinds import BY_NAME, COLOURS, KINDS, OBJECTS, PATCH_KINDS, REGIONS, SCENERY, SHAPES, TEXT, UNKNOWN
+from training.kinds import BY_NAME, COLOURS, FIGURES, KINDS, OBJECTS, PATCH_KINDS, REGIONS, SCENERY, SHAPES, TEXT, UNKNOWNS
 from training.labels import HEADS, IGNORE, patch_labels
 from training.render import disturb, seen_colours
-from training.scenes import MIN_LETTER_PIXELS, REGION_MARGIN, Scene, Thing, held_out_pair, in_grey, sample_scene
+from training.sampling import sample_scene
+from training.sampling_text import MIN_LETTER_PIXELS
+from training.scenes import REGION_MARGIN, Scene, Thing, held_out_pair, in_grey
 from training.shapes import shape_mask
 from training.words import held_out_word, word
 
@@ -27,12 +29,20 @@ def scenes(count: int, seed: int = 0, **how: str) -> list[Scene]:
 
 
 class TestKinds:
-    def test_there_are_more_than_sixty_kinds_of_object_beside_the_shapes(self):
-        assert len(OBJECTS) >= 60
-        assert len({kind.name for kind in KINDS}) == len(KINDS) == len(OBJECTS) + len(SHAPES)
+    def test_there_are_more_than_150_kinds_of_object_beside_shapes_and_figures(self):
+        assert len(OBJECTS) >= 150
+        assert len({kind.name for kind in KINDS}) == len(KINDS) == len(OBJECTS) + len(SHAPES) + len(FIGURES)
 
     def test_articles_and_plurals_are_english(self):
-        assert [BY_NAME[n].article for n in ("apple", "octopus", "umbrella", "dog")] == ["an", "an", "an", "a"]
+        assert [BY_NAME[n].article for n in ("apple", "octopus", "umbrella", "dog", "unicorn", "hourglass", "Italian flag")] == [
+            "an",
+            "an",
+            "an",
+            "a",
+            "a",
+            "an",
+            "an",
+        ]
         assert [BY_NAME[n].many for n in ("dog", "bus", "fish", "butterfly", "light bulb")] == [
             "dogs",
             "buses",
@@ -70,7 +80,7 @@ class TestScenes:
 
     def test_every_kind_colour_and_background_occurs(self):
         seen = [s for s in scenes(8000) if not s.foreign]
-        assert {t.kind for s in seen for t in s.things} == {k.name for k in KINDS} | {TEXT, UNKNOWN}
+        assert {t.kind for s in seen for t in s.things} == {k.name for k in KINDS} | {TEXT, *UNKNOWNS}
         assert {s.background for s in seen} == set(COLOURS) | set(SCENERY)
         assert {t.colour for s in seen for t in s.things} == {*COLOURS, None}
 
@@ -93,7 +103,7 @@ class TestScenes:
         for scene in scenes(800, want="text"):
             thing = next(t for t in scene.things if t.kind == TEXT)
             layout = tile_layout(scene.width, scene.height, 84, 4)
-            width = (thing.box[2] - thing.box[0]) * layout.width / len(thing.text)
+            width = (thing.box[2] - thing.box[0]) * layout.width / max(map(len, thing.text.split("\n")))
             assert width >= 0.8 * MIN_LETTER_PIXELS, (scene, width)
 
 

@@ -124,7 +124,7 @@ def test_what_was_left_out_is_said_in_the_line(dropped: int, said: str) -> None:
 
 
 def test_a_limit_of_the_backend_is_said() -> None:
-    assert "top_k limited to 64" in Page(of(top_k_limit=64)).text
+    assert "Top-k of the backendlimited to 64" in Page(of(top_k_limit=64)).text
     assert "limited" not in Page(of()).text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from mllama_demo.config.branding import load_brand
@@ -16,6 +17,7 @@ from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
+from mllama_demo.ui.gradio_patches.idle_queue import PAUSE_S
 from mllama_demo.ui.page_update import PageSession
 from mllama_demo.web.auth.identity import COOKIE
 from tests.support.chat_setup import new_service
@@ -42,12 +44,22 @@ def open_page(page: ChatPage, session: str, kiosk: bool) -> str:
 
 def request_of(session: str, kiosk: bool = False) -> Any:
     """What of Gradio's request is read."""
-    return SimpleNamespace(session_hash=session, query_params={"kiosk": "1"} if kiosk else {}, username=None, headers={})
+    return SimpleNamespace(
+        session_hash=session, query_params={"kiosk": "1"} if kiosk else {}, username=None, headers={}, client=None
+    )
 
 
 def test_an_open_page_holds_no_connection(page: ChatPage) -> None:
     """A browser allows six connections to a host; see gradio_patches/page_close.js."""
     assert page.build().get_config_file()["connect_heartbeat"] is False
+
+
+def test_the_queue_looks_for_events_less_often(page: ChatPage) -> None:
+    """See gradio_patches/idle_queue.py."""
+    with gr.Blocks() as demo:
+        gr.Textbox()
+    assert demo.queue()._queue.sleep_when_free < PAUSE_S, "Gradio's own pause is still shorter"
+    assert page.build()._queue.sleep_when_free == PAUSE_S
 
 
 def test_no_two_features_listen_to_one_event_of_the_page_script(page: ChatPage) -> None:
@@ -71,6 +83,7 @@ def test_a_request_for_a_picture_has_the_owner_of_its_page(page: ChatPage) -> No
     assert page.owner_of("two", None, None) == page._kiosk.session_of(request_of("two")).owner
 
 
+@pytest.mark.slow
 async def test_closing_a_kiosk_page_deletes_its_conversations(page: ChatPage, store: ConversationStore) -> None:
     owner, other = open_page(page, "one", kiosk=True), open_page(page, "two", kiosk=True)
     for name in (owner, other):

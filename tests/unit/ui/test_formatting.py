@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.chat.conversation import ImageRef
+from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.message_tree import Siblings
 from mllama_demo.generation.service import Answer
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.ui.formatting import (
     context,
+    failure,
     live_line,
     progress,
     queue_position,
@@ -89,9 +90,10 @@ def test_the_status_line_shows_state_slots_and_wait(changes: dict[str, Any], sho
 
 
 def test_what_a_kiosk_does_not_show_is_marked_as_figures() -> None:
-    assert re.findall(r'class="figures">([^<]*)<', status_line(READY, INFO)) == [
-        " · 1 of 4 slots busy, 0 waiting · model a model on cpu"
-    ]
+    assert (
+        '<span class="figures"> · 1 of 4 slots busy, 0 waiting<span class="model"> · model a model on cpu</span></span>'
+        in status_line(READY, INFO)
+    )
     reading = progress(replace(NEW, phase="reading", prompt_tokens=812), now=0.0)
     assert re.sub(r'<span class="figures">.*?</span>', "", reading) == '<span class="progress">Reading …</span>'
 
@@ -100,13 +102,13 @@ def test_what_a_kiosk_does_not_show_is_marked_as_figures() -> None:
 def test_a_detail_in_the_status_line_is_escaped(state: str) -> None:
     page = status_page(state=state, detail=SCRIPT)
     assert SCRIPT in page.text
-    assert [tag for tag, _ in page.elements] == ["div", "span", "span", "span"]
+    assert [tag for tag, _ in page.elements] == ["div", "span", "span", "span", "span"]
 
 
 def test_a_model_name_in_the_status_line_is_escaped() -> None:
     page = Page(status_line(READY, replace(INFO, model=SCRIPT)))
     assert SCRIPT in page.text
-    assert [tag for tag, _ in page.elements] == ["div", "span", "span", "span"]
+    assert [tag for tag, _ in page.elements] == ["div", "span", "span", "span", "span"]
 
 
 # --- an answer that is being written -------------------------------------------------------------------------------------
@@ -120,17 +122,17 @@ NEW = Answer("id", SamplingParams(), None, 0)
         (None, "Sending …"),
         (NEW, "Sending …"),
         (replace(NEW, position=1), "Next in line …"),
-        (replace(NEW, position=3, estimated_wait_s=20.0, since=100.0), "Number 3 in line, about 20 s to go …"),
-        (replace(NEW, position=3, estimated_wait_s=20.0, since=95.0), "Number 3 in line, about 15 s to go …"),
-        (replace(NEW, position=1, estimated_wait_s=20.0, since=10.0), "Next in line, about 1.0 s to go …"),
-        (replace(NEW, phase="reading", since=99.9), "Reading …"),
-        (replace(NEW, phase="reading", since=99.9, prompt_tokens=812), "Reading 812 tokens …"),
-        (replace(NEW, phase="reading", since=97.0, prompt_tokens=812), "Reading 812 tokens … 3.0 s"),
+        (replace(NEW, position=3, estimated_wait_s=20.0, phase_began=100.0), "Number 3 in line, about 20 s to go …"),
+        (replace(NEW, position=3, estimated_wait_s=20.0, phase_began=95.0), "Number 3 in line, about 15 s to go …"),
+        (replace(NEW, position=1, estimated_wait_s=20.0, phase_began=10.0), "Next in line, about 1.0 s to go …"),
+        (replace(NEW, phase="reading", phase_began=99.9), "Reading …"),
+        (replace(NEW, phase="reading", phase_began=99.9, prompt_tokens=812), "Reading 812 tokens …"),
+        (replace(NEW, phase="reading", phase_began=97.0, prompt_tokens=812), "Reading 812 tokens … 3.0 s"),
         (
-            replace(NEW, phase="reading", since=100.0, image=ImageRef("1" * 64, SCRIPT, 8, 6), prompt_tokens=812),
+            replace(NEW, phase="reading", phase_began=100.0, image=ImageRef("1" * 64, SCRIPT, 8, 6), prompt_tokens=812),
             "Looking at the image and reading 812 tokens …",
         ),
-        (replace(NEW, phase="writing", tokens=40, since=93.0), "Thinking … 7.0 s"),
+        (replace(NEW, phase="writing", tokens=40, phase_began=93.0), "Thinking … 7.0 s"),
     ],
 )
 def test_the_progress_in_place_of_an_answer(answer: Answer | None, said: str) -> None:
@@ -191,3 +193,14 @@ def test_later_messages_can_be_restored() -> None:
     [(_, attributes)] = [element for element in page.elements if element[0] == "button"]
     assert "select-version-5" in str(attributes["class"])
     assert page.text == "Bring back 2 later versions"
+
+
+# --- failures --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_shows_its_sentence_and_the_id_of_its_request() -> None:
+    html = failure(Message("assistant", "", metadata={"error": "It failed <b>.", "request_id": "a<b"}), may_retry=False)
+    assert "It failed &lt;b&gt;." in html
+    assert "Request a&lt;b</small>" in html
+    assert "Request" not in failure(Message("assistant", "", metadata={"error": "It failed."}), may_retry=True)
+    assert failure(Message("assistant", "Yes."), may_retry=True) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,9 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 
-REQUEST: Any = SimpleNamespace(session_hash="one", query_params={}, username=None, headers={})  # what of Gradio's request is read
+REQUEST: Any = SimpleNamespace(
+    session_hash="one", query_params={}, username=None, headers={}, client=None
+)  # what of Gradio's request is read
 ENOUGH = "You have asked 2 questions"
 
 
@@ -86,6 +89,28 @@ async def test_a_refused_question_does_not_count(screen: Screen) -> None:
     await screen.answered("And now?")
     await screen.refused("And then?", ENOUGH)
     assert screen.notices == []
+
+
+async def test_continue_counts_as_a_question_and_has_the_values_of_the_deployment(
+    screen: Screen, store: ConversationStore
+) -> None:
+    screen.backend.info = replace(screen.backend.info, capabilities=frozenset({"images", "continue"}))
+    asking = asyncio.create_task(screen.ask("A story?"))
+    await screen.backend.taken()
+    screen.backend.send(READ)
+    await asking
+    screen.backend.send(finished("max_tokens", text="Once upon"))
+    await until(lambda: not screen.service._answer_tasks._by_conversation, "the answer is over")
+    [listed] = store.list(screen.page._kiosk.session_of(REQUEST).owner)
+    going_on = asyncio.create_task(to_the_end(screen.page._continue(REQUEST, listed.id, "values of no kiosk")))
+    request = await screen.backend.taken()
+    assert request.answered == len("Once upon")
+    assert request.sampling.max_tokens == screen.page._settings.max_tokens
+    screen.backend.send(READ)
+    await going_on
+    screen.backend.send(finished(text=" a time."))
+    await until(lambda: not screen.service._answer_tasks._by_conversation, "the answer is over")
+    await screen.refused("And then?", ENOUGH, listed.id)
 
 
 async def test_a_question_while_an_answer_is_being_written_does_not_count(screen: Screen, store: ConversationStore) -> None:

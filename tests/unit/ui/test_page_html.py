@@ -43,6 +43,7 @@ def test_the_page_has_its_title_and_names_no_other_host_in_its_preview(app: Fast
     assert "gradio.app/" not in head.partition("window.gradio_config")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("accepted", "encoding"), [("gzip, deflate, br", "br"), ("gzip, deflate", "gzip"), ("identity", None)])
 def test_the_page_is_compressed_as_the_browser_accepts_it(app: FastAPI, accepted: str, encoding: str | None) -> None:
     response = page_of(app, accepted)

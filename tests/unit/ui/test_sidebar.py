@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,42 +14,15 @@ import pytest
 from gradio.processing_utils import move_files_to_cache
 from gradio.route_utils import delete_files_created_by_app
 
-from mllama_demo.config.branding import load_brand
-from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage import share_links, shares
 from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
-from tests.support.chat_setup import new_service
-from tests.support.code_points import CodePoints
-from tests.support.manual_backend import ManualBackend, conversation_of
+from tests.support.chat_setup import REQUEST
+from tests.support.manual_backend import conversation_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(180)
-
-REQUEST: Any = SimpleNamespace(session_hash="one", query_params={}, username=None, headers={})  # what of Gradio's request is read
-
-
-@pytest.fixture
-def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Warning", lambda message, **_: said.append(message))
-    return said
-
-
-@pytest.fixture
-def page(store: ConversationStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatPage]:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    settings = Settings()
-    room = new_service(GenerationService(ManualBackend(), CodePoints(), store, settings), store)
-    yield ChatPage(settings, room, Stores.of(store), load_brand(settings))
-    room.close()
-
-
-@pytest.fixture(autouse=True)
-def demo(page: ChatPage) -> gr.Blocks:
-    return page.build()
 
 
 async def test_a_database_failure_of_a_new_chat_is_a_notice_and_the_page_stays(page, store, notices, monkeypatch) -> None:
@@ -58,6 +32,39 @@ async def test_a_database_failure_of_a_new_chat_is_a_notice_and_the_page_stays(p
     monkeypatch.setattr(store, "list", fails)
     assert list(await page._sidebar._new(REQUEST)) == [page.status]
     assert notices == ["The database does not answer."]
+
+
+@pytest.fixture
+def reading_ratings(page: ChatPage, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """Of each event that has read the list and now reads ratings: what lets it go on."""
+    waiting, ratings = [], page._service._feedback.ratings
+
+    def wait_and_read(*asked: Any) -> Any:
+        waiting.append(Event())
+        waiting[-1].wait(60)
+        return ratings(*asked)
+
+    monkeypatch.setattr(page._service._feedback, "ratings", wait_and_read)
+    return waiting
+
+
+async def test_a_list_read_before_a_search_does_not_replace_the_search_result(page, store, reading_ratings) -> None:
+    owner = page._kiosk.session_of(REQUEST).owner
+    first = store.save(owner, conversation_of("What is it?", "A dog."))
+    store.save(owner, conversation_of("And this?", "A cat."))
+    page._service.pages.show(page._service.pages.next_version("one"), first.id)
+    refreshed = asyncio.create_task(page._refresh(first.id, REQUEST))
+    await until(lambda: reading_ratings, "the refresh has read the list")
+    found = await page._sidebar._search("dog", REQUEST)
+    reading_ratings[0].set()
+    late = await refreshed
+    assert found[page._sidebar.conversations].count("<li") == 1
+    assert page.history in late
+    assert not late.keys() & {page._sidebar.conversations, page._sidebar.search_result}
+    again = asyncio.create_task(page._refresh(first.id, REQUEST))
+    await until(lambda: len(reading_ratings) > 1, "the next refresh has read the list")
+    reading_ratings[1].set()
+    assert (await again)[page._sidebar.conversations].count("<li") == 1
 
 
 async def test_a_second_link_that_is_refused_leaves_the_first_on_the_page(page, store, notices, monkeypatch) -> None:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import aclosing
-
-from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.ui.update_rate import FASTER, LATE_MS, PUNCTUAL_MS, SLOWER, SLOWEST, UpdateRate
-from tests.support.manual_backend import conversation_of
 
 
 def test_a_late_page_receives_fewer_updates_but_never_none() -> None:
@@ -37,18 +32,3 @@ def test_a_closed_page_is_forgotten() -> None:
     rate.close_page("page")
     rate.close_page("never seen")
     assert rate.of("page") == 1.0
-
-
-async def test_a_watcher_follows_the_current_rate() -> None:
-    task, rate, seen = AnswerTask("me", conversation_of("Hello?")), 1000.0, []
-    async with aclosing(task.watch(lambda: rate, 0.001)) as moments:
-        async for _ in moments:
-            seen.append(time.monotonic())
-            if len(seen) == 2:
-                rate = 4.0
-            if len(seen) == 4:
-                task.done = True
-                task.notify_watchers()
-            if task.done:
-                break
-    assert seen[3] - seen[1] >= 2 * 0.24, "two moments at four a second"

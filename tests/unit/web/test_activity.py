@@ -36,7 +36,7 @@ def finish(reason: str = "end_of_turn", ttft_s: float | None = 0.5) -> FinishEve
 def answer(activity: Activity, id: str, tokens: int, end: FinishEvent) -> None:
     activity.started(id, image=False)
     for index in range(tokens):
-        activity.on_event(id, TokenEvent(index, 7, "x"))
+        activity.on_event(id, TokenEvent(index, 7, "x"), 1)
     activity.on_event(id, end)
     activity.ended(id)
 
@@ -76,7 +76,7 @@ def test_a_request_is_listed_with_its_phase_until_it_ends(activity: Activity):
     (request,) = activity.requests()
     assert (request.phase, request.position, request.image) == ("waiting", 2, True)
     activity.on_event("a", PrefillEvent(40, 1.0))
-    activity.on_event("a", TokenEvent(0, 7, "x"))
+    activity.on_event("a", TokenEvent(0, 7, "x"), 1)
     (request,) = activity.requests()
     assert (request.phase, request.position, request.prompt_tokens, request.tokens) == ("writing", None, 40, 1)
     activity.ended("a")

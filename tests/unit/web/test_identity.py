@@ -167,8 +167,12 @@ async def test_a_forged_cookie_is_replaced(cookie: str) -> None:
 
 async def test_only_pages_set_the_cookie() -> None:
     """Many parts are asked for at once on a first visit: each would make the visitor somebody else."""
-    for path in ("/health", "/assets/index.js", "/gradio_api/queue/join", "//"):
+    step = "/present/demo/steps/1/run"
+    scripts = ("/present/static/stage.js", "/present/demo/scenario.json", "/present/demo/images/0", step, f"{step}/question")
+    for path in ("/health", "/assets/index.js", "/gradio_api/queue/join", "//", *scripts):
         assert cookie_set((await ask(path))[1]) is None, path
+    for path in ("/", "/explore", "/present", "/present/demo", "/present/demo/notes", "/present/demo/rehearsal"):
+        assert cookie_set((await ask(path))[1]) is not None, path
 
 
 @pytest.mark.parametrize(("path", "status"), [("/", 200), ("/missing", 404)])

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 
+from mllama_demo.engine.base import Client
+from mllama_demo.web import middleware
 from mllama_demo.web.errors import ApiError
 from mllama_demo.web.middleware import CALLER, ApiKeys, ApiMiddleware
 from mllama_demo.web.streaming import ClientDisconnected, EventStream, while_connected
@@ -93,8 +95,24 @@ async def test_a_caller_is_identified_by_key_or_else_by_address() -> None:
     await ask(ApiMiddleware(inner, ApiKeys(), 100))
     first, second, again, keyless = [scope[CALLER] for scope in inner.scopes]
     assert first == again != second
-    assert keyless == "api:192.0.2.7"
-    assert "first-key" not in first
+    assert keyless == Client("192.0.2.7", "")
+    assert first.address == keyless.address
+    assert "first-key" not in first.visitor
+
+
+async def test_keys_cannot_be_guessed_quickly_and_a_key_in_use_stays_right(monkeypatch) -> None:
+    monkeypatch.setattr(middleware, "WRONG_KEYS", 3)
+    app = ApiMiddleware(Inner(), ApiKeys(["first-key-123", "second-key-45"]), 100)
+
+    async def status(key: str) -> tuple[int, Any]:
+        found = await ask(app, headers={"Authorization": f"Bearer {key}"})
+        return found[0], found[1].get("retry-after", "")
+
+    assert (await status("first-key-123"))[0] == 200
+    assert [(await status(f"guess-{index}"))[0] for index in range(4)] == [401] * 3 + [429]
+    code, retry = await status("second-key-45")
+    assert (code, int(retry) > 0) == (429, True), "a right guess looks like a wrong one"
+    assert (await status("first-key-123"))[0] == 200
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------------------

@@ -61,6 +61,20 @@ def test_a_body_is_read_up_to_the_limit(client: TestClient, size: int, status: i
     assert answer.content == content if status == 200 else b"at most 10 bytes" in answer.content
 
 
+@pytest.mark.parametrize(
+    ("part", "count", "refusal"),
+    [(b"1,", 8, ""), (b"1,", 9, "8 values and commas"), (b"[]", 2, ""), (b"{}", 3, "2 lists, objects and brackets")],
+)
+def test_the_values_of_a_body_are_counted_over_all_its_parts(part: bytes, count: int, refusal: str):
+    async def eight(request: Request) -> Response:
+        return PlainTextResponse(await read_body(request, 1000, 8))
+
+    client = TestClient(Starlette(routes=[Route("/", eight, methods=["POST"])]))
+    answer = client.post("/", content=(part for _ in range(count)))
+    assert answer.status_code == (413 if refusal else 200)
+    assert refusal in answer.text
+
+
 def test_a_form_gives_the_first_value_of_each_field(client: TestClient):
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
     assert client.post("/form", content="a=1&a=2&b=&c=%C3%A9", headers=headers).json() == {"a": "1", "b": "", "c": "é"}
@@ -79,6 +93,13 @@ def test_a_form_gives_the_first_value_of_each_field(client: TestClient):
         ({"Origin": "null"}, False),
         ({"Sec-Fetch-Site": "cross-site"}, False),
         ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://testserver"}, False),
+        # A proxy that sends the host of the server behind it.
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://demo.example", "Host": "10.0.0.7:7860"}, True),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://10.0.0.7:7860", "Host": "10.0.0.7:7860"}, False),
+        ({"Origin": "http://demo.example", "Host": "10.0.0.7:7860", "X-Forwarded-Host": "demo.example"}, True),
+        ({"Origin": "http://demo.example", "Host": "10.0.0.7:7860"}, False),
+        ({"Origin": "http://other.example", "Host": "10.0.0.7:7860", "X-Forwarded-Host": "demo.example"}, False),
     ],
 )
 def test_a_request_of_another_site_is_recognised(client: TestClient, headers: dict[str, str], same: bool):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mllama_demo.chat.conversation import Conversation, ImageRef, Message
 from mllama_demo.chat.message_tree import MessageTree
+from mllama_demo.config.branding import Brand
 from mllama_demo.errors import BadRequest
 from mllama_demo.images.loading import load_image
 from mllama_demo.web.share.export import export, file_name, to_html, to_markdown
@@ -62,7 +63,7 @@ def test_the_html_page_is_complete_and_has_no_script() -> None:
     assert "saw red.jpg, 60 × 40 px, 1 tile · finished · temperature 0.6" in html
     [policy] = [attributes["content"] for tag, attributes in elements if "http-equiv" in attributes]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'", "so the spy's picture is not fetched"
-    assert [attributes["href"] for tag, attributes in elements if tag == "link"] == ["data:,"], "an icon that is not asked for"
+    assert [attributes["href"] for tag, attributes in elements if tag == "link"] == [Brand("Demo").icon], "an icon in the page"
     assert not [tag for tag, _ in elements if tag in ("iframe", "object")]
 
 

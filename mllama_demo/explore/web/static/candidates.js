@@ -2,7 +2,7 @@
 import { $, button, el, handler, percent, stopButton, streamEvents, visibleToken } from "./dom.js";
 import { showComparison } from "./compare.js";
 import { openAnswer, showBranches } from "./matrix.js";
-import { answerAt, answerName, plural, state } from "./state.js";
+import { answerAt, answerName, plural, splitAt, state } from "./state.js";
 import { openTokens, tokenView } from "./tokens.js";
 
 const STAGES = ["raw", "after_temperature", "after_top_k", "final"];
@@ -157,15 +157,18 @@ async function startBranch(candidate, row) {
         actions.replaceChildren(stopButton(event.run));
         text.replaceChildren(sharedText, newText);
       } else if (event.event === "cell") {
-        const shared = event.text.slice(0, sharedLeft);
+        const [shared, own] = splitAt(event.text, sharedLeft);
         sharedText.append(shared);
-        newText.append(event.text.slice(shared.length));
-        sharedLeft -= shared.length;
+        newText.append(own);
+        sharedLeft -= [...shared].length;
         status.textContent = event.error ?? `${event.phase} · ${event.tokens} tokens`;
       } else showSavedBranch(event);
     });
   } finally {
-    if (actions.querySelector(".danger")) actions.replaceChildren();
+    if (actions.querySelector(".danger")) {
+      actions.replaceChildren();
+      status.textContent = "broken off";
+    }
   }
 
   function showSavedBranch(end) {

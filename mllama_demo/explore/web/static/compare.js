@@ -1,5 +1,5 @@
 // Two answers side by side: the words that differ, and the token at which the answers diverge.
-import { $, el, request } from "./dom.js";
+import { $, el, forPlace, request } from "./dom.js";
 import { endComparison } from "./detail.js";
 import { AXIS_NAMES, answerAt, answerName, capitalized, state, valuesText } from "./state.js";
 
@@ -7,13 +7,14 @@ import { AXIS_NAMES, answerAt, answerName, capitalized, state, valuesText } from
 export async function showComparison(a, b) {
   endComparison();
   const { view } = state;
-  const found = await request(`runs/${view.id}/compare?a=${a}&b=${b}`);
+  const panel = $("compare-panel");
+  const found = await forPlace(panel, request(`runs/${view.id}/compare?a=${a}&b=${b}`));
   const { divergence } = found;
   const summary = found.same ? "Both answers are the same." : divergence ? `They part at token ${divergence.index + 1}. ${divergence.cause}` : "They differ.";
-  $("compare-panel").replaceChildren(el("h4", {}, `${capitalized(answerName(answerAt(view, a)))} and ${answerName(answerAt(view, b))}`), el("p", { id: "divergence" }, summary),
+  panel.replaceChildren(el("h4", {}, `${capitalized(answerName(answerAt(view, a)))} and ${answerName(answerAt(view, b))}`), el("p", { id: "divergence" }, summary),
     el("div", { class: "columns" }, answerColumn(found, "a", answerAt(view, a)), answerColumn(found, "b", answerAt(view, b))));
-  $("compare-panel").hidden = false;
-  $("compare-panel").scrollIntoView({ block: "nearest" });
+  panel.hidden = false;
+  panel.scrollIntoView({ block: "nearest" });
 }
 
 function answerColumn({ segments, divergence }, side, cell) {

@@ -1,5 +1,5 @@
 // The open answer under its cell: its whole text and what can be done with it. Tokens, comparison and errors open inside.
-import { $, button, el, handler, post, request, stopButton, streamEvents } from "./dom.js";
+import { $, button, el, handler, post, release, request, stopButton, streamEvents } from "./dom.js";
 import { showCode } from "./code.js";
 import { showComparison } from "./compare.js";
 import { sameAnswers } from "./layout.js";
@@ -82,33 +82,40 @@ export function endComparison() {
 
 async function rerunCell(index) {
   requireIdle();
-  const { id } = state;
-  let stop;
-  let note = null;
+  const { id } = state; // of the run that gets the answer; the page may show another one before it ends
+  const answer = { run: id, index, live: { text: "" }, stop: null };
+  let failure = null;
   closeTokens();
+  release($("compare-panel"));
   $("compare-panel").hidden = true;
-  applyCellEvent({ text: "", phase: "queued", tokens: 0 }, index, null);
+  applyCellEvent({ text: "", phase: "queued", tokens: 0 }, answer);
   try {
     await streamEvents(`runs/${id}/cells/${index}/rerun`, {}, (event) => {
-      if (event.event === "start") stop = [event.run];
-      else if (event.event === "cell") applyCellEvent(event, index, stop);
-      else if (state.id === id) [state.view, note] = [event.view, event.note];
+      if (event.event === "start") answer.stop = [event.run];
+      else if (event.event === "cell") applyCellEvent(event, answer);
+      else {
+        if (event.note) failure = new Error(event.note);
+        if (state.id === id) state.view = event.view;
+      }
     });
-  } finally {
-    if (state.id === id) {
-      state.live.delete(index);
-      Object.assign(state, { cells: state.view.cells });
-      showMatrix();
-    }
+  } catch (error) {
+    failure = error;
   }
-  if (state.id === id) showMeasures(state.view);
-  await listRuns();
-  if (note) throw new Error(note);
+  if (state.id === id) {
+    state.live.delete(index);
+    state.cells = state.view.cells;
+    showMatrix();
+    showMeasures(state.view);
+  }
+  await listRuns().catch(() => {}); // its failure would hide that of the answer
+  if (failure && state.id === id) throw failure;
 }
 
 async function deleteBranch(branch) {
   if (!window.confirm(`Delete ${answerName(branch)}? It cannot be brought back.`)) return;
-  const view = await request(`runs/${state.id}/cells/${branch.index}`, { method: "DELETE" });
+  const { id } = state;
+  const view = await request(`runs/${id}/cells/${branch.index}`, { method: "DELETE" });
+  if (state.id !== id) return;
   closeAnswer();
   state.view = view;
   showMatrix();

@@ -1,5 +1,6 @@
 // Helpers of the Explore page: elements, requests and streams of events. Text is inserted as text, never as HTML.
 import { errorMessage, readNdjson } from "../../web/static/ndjson.js";
+import { AXIS_NAMES, capitalized } from "./state.js";
 
 export const $ = (id) => document.getElementById(id);
 
@@ -35,26 +36,76 @@ function showMessage(text, place = null) {
   if (text) message.scrollIntoView({ block: "nearest" });
 }
 
+// The API names its fields in its sentences. The page calls the same values by its labels.
+const LABELS = { ...AXIS_NAMES, max_tokens: "max tokens" };
+const inPageWords = (text) => capitalized(text.replace(/\b(top_p|top_k|max_tokens)\b/g, (name) => LABELS[name]));
+
+// The error of a response, for the visitor. A failure that is not the visitor's own has the id to find it by in the log.
+async function errorOf(response) {
+  const text = inPageWords(await errorMessage(response));
+  const id = response.status >= 429 && response.headers.get("X-Request-Id");
+  return new Error(id ? `${text} (Request ${id})` : text);
+}
+
+// The error of a request that reaches no server. The browser's own words for it differ, and none says what is wrong.
+export class ServerUnreachable extends Error {
+  constructor() {
+    super("The server cannot be reached.");
+  }
+}
+
+async function send(path, options) {
+  const response = await fetch(`explore/${path}`, options).catch(() => {
+    throw new ServerUnreachable();
+  });
+  if (!response.ok) throw await errorOf(response);
+  return response;
+}
+
 export async function request(path, options = {}) {
-  const response = await fetch(`/explore/${path}`, options);
-  if (!response.ok) throw new Error(await errorMessage(response));
-  return response.json();
+  const response = await send(path, options);
+  return response.json().catch(() => {
+    throw new ServerUnreachable(); // the connection broke within the answer
+  });
 }
 
 const jsonPost = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 export const post = (path, body) => request(path, jsonPost(body));
 
+const BROKEN_OFF = "The connection ended before the answer did. Reload the page to see what of it was saved.";
+
 // Calls onEvent for every event of a stream, until the stream ends. Throws an error event and a connection that breaks.
 export async function streamEvents(path, body, onEvent) {
-  const response = await fetch(`/explore/${path}`, jsonPost(body));
-  if (!response.ok) throw new Error(await errorMessage(response));
-  let last = null;
-  for await (last of readNdjson(response)) {
-    if (last.event === "error") throw new Error(last.error);
-    onEvent(last);
+  const lines = readNdjson(await send(path, jsonPost(body)));
+  let ended = false;
+  for (;;) {
+    const { value: event, done } = await lines.next().catch(() => ({ done: true }));
+    if (done && !ended) throw new Error(BROKEN_OFF);
+    if (done) return;
+    if (event.event === "error") throw new Error(event.error);
+    ended = event.event === "end";
+    onEvent(event);
   }
-  if (last?.event !== "end") throw new Error("The connection ended before the answer did. What was there by then is saved; reload the page to see it.");
 }
+
+// --- results that come late ------------------------------------------------------------------------------------------------
+
+class Superseded extends Error {}
+const newest = new WeakMap(); // the newest promise for each place
+
+// Waits for the promise of what will be drawn in a place of the page. place: an element, such as the panel of the open answer.
+// Throws Superseded, which `handler` ignores, when the place has left the page or when something newer is to be drawn there. What
+// follows in the caller may therefore draw without asking what the page shows by now.
+export async function forPlace(place, promise) {
+  newest.set(place, promise);
+  const [result] = await Promise.allSettled([promise]);
+  if (newest.get(place) !== promise || !place.isConnected) throw new Superseded();
+  if (result.status === "rejected") throw result.reason;
+  return result.value;
+}
+
+// Drops what is on its way to a place.
+export const release = (place) => newest.delete(place);
 
 // An event handler that shows its error to the user.
 export const handler = (work) => async (...args) => {
@@ -63,6 +114,7 @@ export const handler = (work) => async (...args) => {
   try {
     return await work(...args);
   } catch (error) {
+    if (error instanceof Superseded) return undefined;
     // The work may have drawn the open answer again.
     showMessage(error.message || String(error), place && !place.isConnected ? document.querySelector(".detail") : place);
   }

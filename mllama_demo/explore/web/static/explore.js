@@ -1,8 +1,8 @@
 // The main module of the Explore page: the run that is being generated, its address, and the guided tour.
-import { $, button, el, handler, post, request, streamEvents } from "./dom.js";
+import { $, button, el, forPlace, handler, post, release, request, streamEvents } from "./dom.js";
 import { endComparison } from "./detail.js";
-import { estimateSoon, fillForm, fillFromChat, formValues, showThumbnails } from "./form.js";
-import { applyCellEvent, closeAnswer, openAnswer, showFinishedMatrix, startMatrix } from "./matrix.js";
+import { estimateSoon, fillForm, fillFromChat, formValues, greyOutIgnored, showThumbnails } from "./form.js";
+import { applyCellEvent, breakOffAnswers, closeAnswer, openAnswer, showFinishedMatrix, startMatrix } from "./matrix.js";
 import { showMeasures } from "./measures.js";
 import { listRuns, openRun, showRunActions } from "./runs.js";
 import { plural, requireIdle, state } from "./state.js";
@@ -10,39 +10,73 @@ import { openTokens } from "./tokens.js";
 
 // --- run -------------------------------------------------------------------------------------------------------------------
 
+// The grid that is being generated: { tour, started, ended }. started: promise of the id of its run, of null when there is none.
+let generating = null;
+
 function setRunning(running) {
   state.running = running;
   $("stop-all").hidden = !running;
   $("run").disabled = running;
 }
 
-// Generates a grid and shows the answers as they arrive. scroll: whether the answers come into sight.
-export async function runGrid(path, body, scroll = true) {
+// Generates a grid and shows the answers as they arrive. scroll: whether the answers come into sight. What is shown stays until the
+// server has taken the grid.
+export function runGrid(path, body, scroll = true) {
   requireIdle();
-  clearRun();
+  release($("grid-panel")); // a run that is being opened
+  let start;
+  const started = new Promise((resolve) => (start = resolve));
+  generating = { tour: body.tour, started };
+  generating.ended = generate(path, body, scroll, start);
+  return generating.ended;
+}
+
+async function generate(path, body, scroll, start) {
   setRunning(true);
   const done = new Set();
-  let count = 0;
-  const showCount = () => ($("run-title").textContent = `${done.size} of ${plural(count, "answer")}`);
+  let count = null;
+  const showCount = (more = "") => ($("run-title").textContent = `${done.size} of ${plural(count, "answer")}${more}`);
   try {
     await streamEvents(path, body, (event) => {
       if (event.event === "start") {
+        clearRun();
         [state.id, count] = [event.run, event.cells.length];
+        start(event.run);
         showCount();
         startMatrix(event.cells);
         if (!body.tour) setAddress(event.run);
         if (scroll) $("grid-panel").scrollIntoView();
       } else if (event.event === "cell") {
-        applyCellEvent(event);
+        applyCellEvent(event, { run: state.id, index: event.cell, live: state.live.get(event.cell), stop: [state.id, event.cell] });
         if (event.phase === "done") done.add(event.cell);
         showCount();
       } else showRun(event.view, { push: !event.view.tour });
     });
+  } catch (error) {
+    if (count != null) {
+      showCount(", then the run broke off");
+      breakOffAnswers();
+    }
+    throw error;
   } finally {
+    start(null);
+    generating = null;
     setRunning(false);
-    await listRuns();
     estimateSoon();
+    await listRuns().catch(() => {}); // its failure would hide that of the run
   }
+}
+
+async function stopGrid() {
+  const id = await generating?.started;
+  if (id) await post(`live/${id}/stop`, {});
+}
+
+// Stops the grid that is being generated, and waits for its end.
+async function endGrid() {
+  const ended = generating?.ended;
+  await stopGrid().catch(() => {}); // it may just have ended
+  await ended?.catch(() => {}); // whoever started it shows its error
 }
 
 const pageTitle = document.title;
@@ -53,17 +87,19 @@ export function setTitle(title) {
 }
 
 function setAddress(id) {
-  const address = `/explore?run=${id}`;
-  if (window.location.pathname + window.location.search !== address) window.history.pushState(null, "", address);
+  const address = `explore?run=${id}`;
+  if (new URL(address, window.location).search !== window.location.search) window.history.pushState(null, "", address);
 }
 
 function clearRun() {
   endComparison();
   $("measures-panel").hidden = true;
+  release($("run-actions"));
   $("run-actions").replaceChildren();
 }
 
 export function hideRun() {
+  release($("grid-panel"));
   clearRun();
   closeAnswer();
   Object.assign(state, { id: null, view: null, cells: [] });
@@ -80,7 +116,7 @@ export function showRun(view, { push = false, fill = false } = {}) {
   showRunActions(view);
   showMeasures(view);
   if (push) setAddress(view.id);
-  const picture = view.image && { name: view.image, source: `run:${view.id}`, url: `/explore/runs/${view.id}/thumbnail` };
+  const picture = view.image && { name: view.image, source: `run:${view.id}`, url: `explore/runs/${view.id}/thumbnail` };
   if (fill) fillForm({ ...view.values, ...view }, picture);
 }
 
@@ -90,21 +126,28 @@ const showTourStep = handler(async (index) => {
   const steps = state.about.tour;
   const step = steps[index];
   const panel = $("tour-panel");
+  if (!generating?.tour) requireIdle(); // a run of the visitor's own is not stopped
   const stepButton = (to, text) => (to in steps ? button(text, () => showTourStep(to), { class: text === "Next" ? "primary" : "" }) : null);
   panel.replaceChildren(el("h2", {}, `${index + 1} of ${steps.length}: ${step.title}`), el("p", {}, step.text),
     ...(step.embedded_text ? [el("p", { class: "embedded-text" }, step.embedded_text)] : []),
-    el("div", { class: "actions" }, stepButton(index - 1, "Back"), stepButton(index + 1, "Next"), button("Close", () => (panel.hidden = true))));
+    el("div", { class: "actions" }, stepButton(index - 1, "Back"), stepButton(index + 1, "Next"), button("Close", closeTour)));
   panel.hidden = false;
-  fillForm(step.grid, step.image);
   panel.scrollIntoView();
-  await runGrid("run", { ...formValues(), tour: true }, false);
+  await forPlace(panel, endGrid());
+  fillForm(step.grid, step.image);
+  await forPlace(panel, runGrid("run", { ...formValues(), tour: true }, false));
   const cell = state.view.cells[step.cell];
-  if (cell.has_traces && !panel.hidden) {
+  if (cell.has_traces) {
     openAnswer(step.cell);
     await openTokens(state.view, step.cell, step.token);
   }
   panel.scrollIntoView(); // openTokens has scrolled to the tokens
 });
+
+function closeTour() {
+  release($("tour-panel"));
+  $("tour-panel").hidden = true;
+}
 
 // --- start -----------------------------------------------------------------------------------------------------------------
 
@@ -112,7 +155,7 @@ $("grid-form").addEventListener("submit", (event) => {
   event.preventDefault();
   handler(() => runGrid("run", formValues()))(event);
 });
-$("stop-all").addEventListener("click", handler(() => post(`live/${state.id}/stop`, {})));
+$("stop-all").addEventListener("click", handler(stopGrid));
 $("tour").addEventListener("click", () => showTourStep(0));
 
 // Opens what the address names: a run, a shared run, or an answer of the chat.
@@ -130,6 +173,7 @@ handler(async () => {
   $("model").textContent = `Model: ${state.about.model}.`;
   $("runs-hint").textContent = `The newest ${state.about.max_kept_runs} runs are saved; when there are more, the oldest goes. Export a run that must stay.`;
   showThumbnails(state.about);
+  greyOutIgnored(state.about);
   estimateSoon();
   await Promise.all([openAddress(), listRuns()]);
 })();

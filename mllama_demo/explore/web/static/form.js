@@ -1,8 +1,10 @@
 // The form: the prompt with its history and image, the lists of values, and the estimate of what a run takes.
-import { $, button, el, handler, post, request } from "./dom.js";
+import "../../web/static/pictures.js";
+import { $, ServerUnreachable, button, el, forPlace, post, request } from "./dom.js";
 import { AXES, plural, state } from "./state.js";
 
-const ESTIMATE_DELAY_MS = 150;
+const [ESTIMATE_DELAY_MS, RETRY_MS] = [150, 3000];
+const pictures = globalThis.mllamaPictures;
 let image = null; // the name of an example, a data URL, an image of the chat or of a run, or null
 let history = []; // the conversation before the prompt
 
@@ -13,10 +15,18 @@ function numbers(id) {
   });
 }
 
-// The values of a grid, without its image.
+// Disables a list that the backend does not read, and says why. Without seeds, each value of the list is one more answer.
+export function greyOutIgnored({ ignored }) {
+  for (const [axis, reason] of Object.entries(ignored)) {
+    $(`${axis}-hint`).textContent = axis === "seed" ? `${reason} Each value is one more answer.` : reason;
+    $(axis).disabled = axis !== "seed";
+  }
+}
+
+// The values of a grid, without its image and without what the backend does not read.
 function gridValues() {
   const values = { prompt: $("prompt").value, max_tokens: Number($("max_tokens").value), history };
-  for (const axis of AXES) values[axis] = numbers(axis);
+  for (const axis of AXES) if (!$(axis).disabled) values[axis] = numbers(axis);
   return values;
 }
 
@@ -42,24 +52,24 @@ function estimateText({ estimate: { cells, tokens, prefills, seconds }, notes })
   return [`${plural(cells, "cell")}, ${tokens.toLocaleString("en")} tokens at most${time}; the prompt is read ${reads}.`, ...notes].join(" ");
 }
 
-let lastEstimate = 0;
 let timer;
-export function estimateSoon() {
+function estimateIn(delay) {
   clearTimeout(timer);
-  timer = setTimeout(async () => {
-    const number = ++lastEstimate;
-    let text, invalid = false;
-    try {
-      text = estimateText(await post("estimate", gridValues()));
-    } catch (error) {
-      [text, invalid] = [error.message, true];
-    }
-    if (number !== lastEstimate) return;
-    $("estimate").textContent = text;
-    $("estimate").classList.toggle("invalid", invalid);
-    $("run").disabled = invalid || state.running;
-  }, ESTIMATE_DELAY_MS);
+  timer = setTimeout(() => estimate().catch(() => {}), delay); // it rejects only when a newer estimate is under way
 }
+export const estimateSoon = () => estimateIn(ESTIMATE_DELAY_MS);
+
+async function estimate() {
+  const outcome = gridEstimate().then((text) => ({ text }), (error) => ({ text: error.message, error }));
+  const { text, error } = await forPlace($("estimate"), outcome);
+  $("estimate").textContent = text;
+  $("estimate").classList.toggle("invalid", Boolean(error));
+  $("run").disabled = Boolean(error) || state.running;
+  if (error instanceof ServerUnreachable) estimateIn(RETRY_MS);
+}
+
+const gridEstimate = async () => estimateText(await post("estimate", gridValues()));
+addEventListener("online", estimateSoon);
 
 // --- history ---------------------------------------------------------------------------------------------------------------
 
@@ -72,7 +82,7 @@ function showHistory() {
 
 // --- images ----------------------------------------------------------------------------------------------------------------
 
-export function selectImage(selected) {
+function selectImage(selected) {
   image = selected;
   for (const thumbnail of $("thumbnails").children) thumbnail.setAttribute("aria-pressed", String(thumbnail.dataset.name === String(selected)));
 }
@@ -93,30 +103,48 @@ function addThumbnail(source, name, src) {
 export function showThumbnails({ takes_images: takesImages, example_images: names }) {
   $("images").hidden = !takesImages;
   const none = button("None", () => selectImage(null), { "data-name": "null" });
-  $("thumbnails").replaceChildren(none, ...names.map((name) => makeThumbnail(name, name.replace(/\.\w+$/, ""), `/explore/examples/${name}`)));
+  $("thumbnails").replaceChildren(none, ...names.map((name) => makeThumbnail(name, name.replace(/\.\w+$/, ""), `explore/examples/${name}`)));
   selectImage(names.includes("dog.png") ? "dog.png" : null);
 }
 
-$("file").addEventListener("change", () => {
-  const file = $("file").files[0];
+function takePicture(file) {
   if (!file) return;
   const reader = new FileReader();
-  reader.onload = () => {
-    addThumbnail(reader.result, file.name, reader.result);
-    $("file").value = "";
-  };
+  reader.onload = () => addThumbnail(reader.result, file.name, reader.result);
   reader.readAsDataURL(file);
+}
+
+const form = $("grid-form");
+form.addEventListener("input", estimateSoon);
+$("file").accept = pictures.accept;
+$("file").addEventListener("change", () => {
+  takePicture($("file").files[0]);
+  $("file").value = "";
 });
-$("grid-form").addEventListener("input", estimateSoon);
+for (const type of ["dragover", "dragleave", "drop"])
+  form.addEventListener(type, (event) => {
+    if (!pictures.dragsFiles(event) || $("images").hidden) return;
+    const leaves = type === "dragleave" && !form.contains(event.relatedTarget);
+    form.classList.toggle("dropping", type === "dragover" || (type === "dragleave" && !leaves));
+    if (type === "drop") takePicture(event.dataTransfer.files[0]);
+  });
+// Also without the focus in the form, but not into another field or dialog.
+document.addEventListener("paste", (event) => {
+  const { target, clipboardData } = event;
+  if ($("images").hidden || !clipboardData?.files.length || pictures.pastedText(clipboardData)) return; // the browser pastes text as usual
+  if (!form.contains(target) && target.closest("input, textarea, dialog")) return;
+  event.preventDefault();
+  takePicture(clipboardData.files[0]);
+});
 
 // --- from the chat ---------------------------------------------------------------------------------------------------------
 
 // Fills the form with the question, the image, the conversation so far and the values of an answer of the chat.
 export async function fillFromChat(conversation, answer) {
   const path = `chat/${encodeURIComponent(conversation)}/${encodeURIComponent(answer)}`;
-  const { prompt, history, values, image: seen } = await request(path);
-  fillForm({ prompt, history, ...values }, seen && { ...seen, url: `/explore/${path}/image` });
-  $("to-chat").href = `/?${new URLSearchParams({ c: conversation })}`;
+  const { prompt, history, values, image: seen } = await forPlace($("grid-panel"), request(path));
+  fillForm({ prompt, history, ...values }, seen && { ...seen, url: `explore/${path}/image` });
+  $("to-chat").href = `./?${new URLSearchParams({ c: conversation })}`;
   $("from-chat").textContent = "From the chat. Run repeats its answer with the same values; give several values to compare others.";
   $("from-chat").hidden = false;
 }

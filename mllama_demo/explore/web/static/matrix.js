@@ -3,7 +3,7 @@
 import { $, el } from "./dom.js";
 import { endComparison, fillDetail, showLiveAnswer } from "./detail.js";
 import { defaultLayout, distinct, distinctCount, groupsOf, sameAnswers, variedAxes } from "./layout.js";
-import { AXES, AXIS_NAMES, answerAt, plural, state, valuesText } from "./state.js";
+import { AXES, AXIS_NAMES, answerAt, plural, splitAt, state, valuesText } from "./state.js";
 import { closeTokens } from "./tokens.js";
 
 const PHASES = { queued: "queued", waiting: "in the queue", reading: "reading the prompt", writing: "writing", done: "done" };
@@ -12,7 +12,7 @@ const QUIET_OUTCOMES = ["end_of_turn", "stop_string", "max_tokens", "context_ful
 let layout = { rows: null, columns: null };
 let groupsAbreast = 0;
 
-export const buttonOf = (index) => document.querySelector(`[data-cells~="${index}"]`);
+const buttonOf = (index) => document.querySelector(`[data-cells~="${index}"]`);
 
 // --- layout ----------------------------------------------------------------------------------------------------------------
 
@@ -139,14 +139,15 @@ function highlight(letter) {
 
 // --- generation ------------------------------------------------------------------------------------------------------------
 
-// Applies a cell event. index: of the answer. stop: the id and the cell that its stop button stops.
-export function applyCellEvent(event, index = event.cell, stop = [state.id, event.cell]) {
-  const live = state.live.get(index) ?? { text: "" };
-  state.live.set(index, live);
+// Applies a cell event to an answer that is being generated. The page shows it when it shows the run of the answer.
+// run: the id of the run. index: of the answer. live: see state.js. stop: the id and the cell that its stop button stops.
+export function applyCellEvent(event, { run, index, live, stop }) {
   const position = event.phase === "waiting" && event.position ? `, number ${event.position}` : "";
   const status = event.error ?? `${PHASES[event.phase]}${position}${event.tokens ? ` · ${plural(event.tokens, "token")}` : ""}`;
   const short = event.error ?? { waiting: `queue: ${event.position}`, reading: "reading", writing: plural(event.tokens, "token") }[event.phase] ?? status;
   Object.assign(live, { text: live.text + event.text, phase: event.phase, status, stop: event.phase === "done" ? null : stop });
+  if (state.id !== run) return;
+  state.live.set(index, live);
   const button = buttonOf(index);
   if (button) {
     button.dataset.phase = event.phase;
@@ -154,6 +155,12 @@ export function applyCellEvent(event, index = event.cell, stop = [state.id, even
     Object.assign(button.querySelector(".status"), { textContent: short, hidden: QUIET_OUTCOMES.includes(event.outcome) });
   }
   if (state.open === index) showLiveAnswer(live);
+}
+
+// Ends the answers of the grid whose connection broke off.
+export function breakOffAnswers() {
+  for (const [index, live] of state.live)
+    if (live.phase !== "done") applyCellEvent({ phase: "done", text: "", error: "broken off" }, { run: state.id, index, live });
 }
 
 // --- the open answer -------------------------------------------------------------------------------------------------------
@@ -197,13 +204,18 @@ export function closeAnswer(focus = false) {
 
 export const branchOrigin = (view, branch) => `from ${branch.parent < view.cells.length ? "cell" : "branch"} ${branch.parent_name}, with “${branch.token.trim() || branch.token}” as token ${branch.position + 1}`;
 
+function branchText({ text, shared }) {
+  const [before, own] = splitAt(text, shared);
+  return el("span", { class: "text", dir: "auto" }, el("span", { class: "shared" }, before), own);
+}
+
 export function showBranches() {
   const branches = state.view?.branches ?? [];
   const detail = $("branches").querySelector(".detail"); // of a branch that another branch leaves
   $("branches").replaceChildren(el("h3", {}, "Branches"), el("p", { class: "hint" }, "Answers that go on from another candidate, with the same random numbers from there on."),
     ...branches.map((branch) => el("button", { type: "button", class: "cell branch", "data-cells": branch.index, "data-phase": "done", "data-outcome": branch.outcome ?? "none", "aria-expanded": "false", onclick: (event) => pressCell(event, [branch.index]) },
       el("span", { class: "cell-head" }, el("span", { class: "number" }, branch.name), el("span", { class: "hint" }, branchOrigin(state.view, branch))),
-      el("span", { class: "text", dir: "auto" }, el("span", { class: "shared" }, branch.text.slice(0, branch.shared)), branch.text.slice(branch.shared)))));
+      branchText(branch))));
   $("branches").hidden = !branches.length;
   if (detail) placeDetail(detail, state.open);
 }

@@ -1,5 +1,5 @@
 // The table of measures of a run, and the heat map of one measure over two axes.
-import { $, el, handler, request } from "./dom.js";
+import { $, el, forPlace, handler, release, request } from "./dom.js";
 import { AXIS_NAMES } from "./state.js";
 
 export function showMeasures(view) {
@@ -24,8 +24,10 @@ function heatMap(view) {
   const [rows, columns] = [choice("down", axes, axes[0][0]), choice("across", axes, axes[1][0])];
   const table = el("div", { id: "heat-map", tabindex: "0", role: "region", "aria-label": "Heat map" });
   async function draw() {
+    release(table);
     if (rows.value === columns.value) return table.replaceChildren("Choose two different axes.");
-    const found = await request(`runs/${view.id}/heat?${new URLSearchParams({ measure: measure.value, rows: rows.value, columns: columns.value })}`);
+    const query = new URLSearchParams({ measure: measure.value, rows: rows.value, columns: columns.value });
+    const found = await forPlace(table, request(`runs/${view.id}/heat?${query}`));
     const head = [el("td", {}, `${AXIS_NAMES[rows.value]} ↓ ${AXIS_NAMES[columns.value]} →`), ...found.columns.map((text) => el("th", { scope: "col" }, text))];
     const body = found.cells.map((row, index) => el("tr", {}, el("th", { scope: "row" }, found.rows[index]),
       ...row.map((cell) => el("td", { style: cell.shade == null ? "" : `--shade: ${cell.shade.toFixed(3)}` }, cell.text))));

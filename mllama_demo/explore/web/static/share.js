@@ -1,5 +1,5 @@
 // The dialog that makes a link to a run, and ends the links that were made.
-import { button, el, handler, post, request } from "./dom.js";
+import { $, button, el, forPlace, handler, post, request } from "./dom.js";
 import { copyText, showDialog } from "./code.js";
 
 export async function showShare(view) {
@@ -7,7 +7,7 @@ export async function showShare(view) {
   const link = el("input", { readonly: true, "aria-label": "Link", onfocus: (event) => event.target.select() });
   const linkRow = el("p", { class: "share-link", hidden: true }, link, button("Copy", handler((event) => copyText(link.value, event.target)), { class: "small" }));
   const status = el("p", { class: "hint", role: "status" });
-  const { lifetimes, default: usual, expires } = await request(`runs/${view.id}/shares`);
+  const { lifetimes, default: usual, expires } = await forPlace($("run-actions"), request(`runs/${view.id}/shares`));
   const lifetime = el("select", {}, ...lifetimes.map((text) => el("option", { selected: text === usual }, text)));
   const stop = button("Stop sharing", handler(async () => {
     const state = await request(`runs/${view.id}/shares`, { method: "DELETE" });

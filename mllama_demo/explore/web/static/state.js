@@ -16,6 +16,12 @@ export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"
 // The answer with this index: a cell of the grid, or a branch. While a run is being generated, a cell has its values only.
 export const answerAt = (view, index) => view?.cells[index] ?? view?.branches.find((branch) => branch.index === index) ?? { ...state.cells[index], index, name: String(index + 1) };
 
+// The first characters of a text, and the rest. The server counts characters; JavaScript counts an emoji as two.
+export function splitAt(text, count) {
+  const characters = [...text];
+  return [characters.slice(0, count).join(""), characters.slice(count).join("")];
+}
+
 export function requireIdle() {
   if (state.running) throw new Error("A run is under way; stop it first.");
 }

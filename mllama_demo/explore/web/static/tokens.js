@@ -1,5 +1,5 @@
 // The token view inside the open answer: the tokens coloured by probability or entropy, and a bar chart of the entropy.
-import { $, button, el, handler, percent, request, visibleToken } from "./dom.js";
+import { $, button, el, forPlace, handler, percent, release, request, visibleToken } from "./dom.js";
 import { showCandidates } from "./candidates.js";
 import { answerAt, answerName } from "./state.js";
 import { applySliders, showSliders } from "./whatif.js";
@@ -12,14 +12,14 @@ export function closeTokens() {
   tokenView = null;
   const panel = $("token-panel");
   if (!panel) return;
+  release(panel);
   panel.hidden = true;
   panel.replaceChildren();
 }
 
 export async function openTokens(view, index, position = 0) {
-  const tokens = await request(`runs/${view.id}/cells/${index}/tokens`);
   const panel = $("token-panel");
-  if (!panel) return; // the answer was closed
+  const tokens = await forPlace(panel, request(`runs/${view.id}/cells/${index}/tokens`));
   tokenView = { view, index, tokens, position: 0, colourBy: "probability" };
   const cell = answerAt(view, index);
   const colourBy = el("select", { id: "colour-by", onchange: (event) => { tokenView.colourBy = event.target.value; colourTokens(); } },
@@ -88,9 +88,7 @@ async function selectToken(position) {
   $(`token-${position}`).setAttribute("aria-selected", "true");
   $("tokens").setAttribute("aria-activedescendant", `token-${position}`);
   document.querySelectorAll("#entropy-chart rect").forEach((bar, i) => bar.classList.toggle("selected", i === position));
-  const before = tokenView;
-  const steps = await request(`runs/${tokenView.view.id}/cells/${tokenView.index}/tokens/${position}`);
-  if (tokenView !== before || tokenView.position !== position) return;
+  const steps = await forPlace($("candidates"), request(`runs/${tokenView.view.id}/cells/${tokenView.index}/tokens/${position}`));
   showCandidates(steps);
   applySliders();
 }

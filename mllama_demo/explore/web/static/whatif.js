@@ -1,5 +1,5 @@
 // The sliders of the token view: which tokens of the answer other sampling values would have left. Nothing is generated.
-import { $, button, el, handler, percent, post, visibleToken } from "./dom.js";
+import { $, button, el, forPlace, handler, percent, post, visibleToken } from "./dom.js";
 import { drawStages } from "./candidates.js";
 import { AXES, AXIS_NAMES, answerAt, plural, state } from "./state.js";
 import { tokenView } from "./tokens.js";
@@ -30,7 +30,6 @@ export function applySliders() {
 }
 
 let timer;
-let lastRequest = 0;
 function updateSoon() {
   clearTimeout(timer);
   timer = setTimeout(handler(update), DELAY_MS);
@@ -38,11 +37,10 @@ function updateSoon() {
 
 async function update() {
   if (!tokenView) return;
-  const number = ++lastRequest;
   const values = sliderValues();
   const { view, index, position } = tokenView;
-  const found = await post(`runs/${view.id}/cells/${index}/whatif`, { ...values, position });
-  if (number !== lastRequest || !tokenView) return;
+  const result = $("whatif-result");
+  const found = await forPlace(result, post(`runs/${view.id}/cells/${index}/whatif`, { ...values, position }));
   if (position === tokenView.position) drawStages(found.candidates, values);
   found.tokens.forEach((token, i) => {
     const element = $(`token-${i}`);
@@ -51,7 +49,7 @@ async function update() {
     element.classList.toggle("differs", i === found.first_difference);
     element.title = token.possible === false ? "could not have been drawn" : token.possible === null ? "the tail decides" : `would have had ${percent(token.low)}${token.exact ? "" : ` to ${percent(token.high)}`}`;
   });
-  $("whatif-result").textContent = resultText(found);
+  result.textContent = resultText(found);
 }
 
 // A probability from its decimal logarithm.

@@ -4,6 +4,10 @@ const KEYS = {
   r: "again", p: "recorded", b: "black", ".": "black", q: "question", n: "notes", f: "full",
 };
 
+// A button that is pressed with a pointer gives the focus back, so that Space remains the key for the next step. In the capture phase:
+// a dialog that the button opens returns the focus to where it was.
+addEventListener("click", (event) => event.detail > 0 && event.target.closest?.("button, summary")?.blur(), true);
+
 // Calls act with the name of each pressed key. What is typed into a field is no command.
 export function onKeys(act) {
   addEventListener("keydown", (event) => {

@@ -1,5 +1,6 @@
 // The notes window: what the presenter reads, and the keys of the stage. A window that was opened by hand follows the first stage
 // that answers.
+import "../../web/static/pictures.js"; // keeps the page when a file is dropped on it
 import { clockFrom, onKeys, sendOnEnter } from "./keys.js";
 
 const page = document.body.dataset;

@@ -1,4 +1,5 @@
 // The rehearsal page: the server asks all steps, and the page shows the result of each.
+import "../../web/static/pictures.js"; // keeps the page when a file is dropped on it
 import { events } from "./events.js";
 
 const at = (id) => document.getElementById(id);

@@ -1,4 +1,6 @@
 // The stage: plays a scenario step by step. When the model fails, shows the recorded answer with a label.
+import "../../web/static/pictures.js"; // keeps the page when a file is dropped on it
+import "../../web/static/wake_lock.js";
 import { events } from "./events.js";
 import { explain } from "./failures.js";
 import { clockFrom, onKeys, sendOnEnter } from "./keys.js";
@@ -52,6 +54,7 @@ async function start() {
   for (const [button, name] of [["next", "next"], ["back", "back"], ["open-notes", "notes"], ["open-question", "question"],
     ["full", "full"]]) at(button).addEventListener("click", () => act(name));
   at("black").addEventListener("click", () => act("black"));
+  addEventListener("resize", () => fitAnew(at("answer")));
   prepareQuestionForm();
   setInterval(() => (at("clock").textContent = clockFrom(began)), 500);
   setInterval(health, 5000);
@@ -104,10 +107,10 @@ function showAnswer(step) {
   box.setAttribute("aria-busy", busy);
   box.classList.toggle("writing", busy && Boolean(step.text) && !step.quiet);
   if (step.drawn !== box.drawn || step !== box.step) {
-    if (!step.text || step !== box.step) box.style.setProperty("--fit", 1);
+    const begins = !step.text || step !== box.step;
     reveal(box, step.text ? step.html : "", step.words);
     Object.assign(box, { step, drawn: step.drawn });
-    fit(box);
+    begins ? fitAnew(box) : fit(box);
   }
   at("waiting").hidden = !busy || (Boolean(step.text) && !step.quiet);
   at("waiting").classList.toggle("quiet", step.quiet > 0);
@@ -120,6 +123,12 @@ function fit(box) {
   let size = Number(box.style.getPropertyValue("--fit"));
   while (box.scrollHeight > box.clientHeight + 1 && size > SMALLEST) box.style.setProperty("--fit", (size -= 0.05));
   box.scrollTop = box.scrollHeight;
+}
+
+// For another window, or another answer: the font may be larger again.
+function fitAnew(box) {
+  box.style.setProperty("--fit", 1);
+  fit(box);
 }
 
 // Tells the notes window.
@@ -170,10 +179,10 @@ async function ask() {
   const redraw = () => step === steps[place] && show();
   const route = `${base}/steps/${step.number}/${page.run}${step.unscripted ? "/question" : ""}?fingerprint=${step.fingerprint}`;
   const limit = setTimeout(() => mine.abort("limit"), step.limit_s * 1000);
-  let sign = Date.now();
+  let sign = performance.now();
   let queued = false;
   const watch = setInterval(() => {
-    const silent = queued ? 0 : Date.now() - sign;
+    const silent = queued ? 0 : performance.now() - sign;
     if (silent > patience(step)) return mine.abort("silence");
     const quiet = silent >= SIGN_MS ? Math.floor(silent / 1000) : 0;
     if (quiet === step.quiet) return;
@@ -183,7 +192,7 @@ async function ask() {
   let done = null;
   try {
     for await (const event of events(route, mine.signal, step.unscripted)) {
-      sign = Date.now();
+      sign = performance.now();
       queued = event.phase === "waiting";
       step.quiet = 0;
       const reads = step.image ? "Looking at the picture" : "Reading the question";
@@ -334,6 +343,7 @@ function tellState(trouble) {
   tell();
 }
 
+globalThis.mllamaKeepScreenOn();
 start().catch(() => {
   at("trouble").hidden = false;
   at("trouble").textContent = "This demo could not be loaded from the server; reload the page.";

@@ -100,10 +100,81 @@ function fill(id, empty, rows) {
   $(empty).hidden = rows.length > 0;
 }
 
-function draw({ model, status, requests, minutes, feedback, now }) {
+function restarts({ restarts: count, last_failure: cause }) {
+  return count ? ` · started again ${count === 1 ? "once" : `${count} times`}${cause ? `, the last time because: ${cause}` : ""}` : "";
+}
+
+const gib = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+
+// The NeuronCores: how busy each is and how much of its memory is used, and what went wrong on the devices.
+function drawNeuron(neuron) {
+  $("neuron").hidden = neuron === null;
+  const shown = JSON.stringify(neuron);
+  if (neuron === null || shown === drawNeuron.shown) return; // drawing again would close a tooltip
+  drawNeuron.shown = shown;
+  const problems = [];
+  if (!neuron.up) problems.push("neuron-monitor does not report");
+  if (neuron.uncorrected) problems.push(`memory errors that could not be corrected: ${neuron.uncorrected}; replace the instance`);
+  const failed = Object.entries(neuron.errors).map(([kind, count]) => `${kind} ${count}`);
+  if (failed.length) problems.push(`failed steps: ${failed.join(", ")}`);
+  problems.push(...neuron.problems);
+  $("neuron-problem").hidden = problems.length === 0;
+  set("neuron-problem", problems.join(" · "));
+  const parts = [`${neuron.cores.length} NeuronCores in use`];
+  if (neuron.latency_s !== null) parts.push(`a step takes ${seconds(neuron.latency_s)} on the device`);
+  if (neuron.host_bytes !== null) parts.push(`${gib(neuron.host_bytes)} of the host's memory`);
+  set("neuron-summary", neuron.up ? parts.join(" · ") : "");
+  $("neuron-cores").replaceChildren(...neuron.cores.map((one) => {
+    const item = document.createElement("li");
+    const busy = one.utilization === null ? "–" : `${Math.round(one.utilization * 100)} %`;
+    const memory = one.bytes === null ? "–" : gib(one.bytes);
+    item.title = Object.entries(one.uses).map(([use, bytes]) => `${use} ${gib(bytes)}`).join(", ");
+    item.append(`${one.core}: ${busy}, ${memory}`);
+    if (one.bytes !== null && neuron.core_bytes) {
+      const share = Object.assign(document.createElement("meter"), { max: neuron.core_bytes, value: one.bytes, high: neuron.core_bytes * 0.9 });
+      share.setAttribute("aria-label", `memory of NeuronCore ${one.core}: ${memory} of ${gib(neuron.core_bytes)}`);
+      item.append(share);
+    }
+    return item;
+  }));
+}
+
+// The latest failures whose request id has the text of the filter.
+function drawFailures(failures) {
+  const wanted = $("failure-filter").value.trim();
+  const found = failures.filter((one) => one.request_id.includes(wanted));
+  $("no-failures").textContent = failures.length ? "No failure of such a request is known." : "Nothing has failed since the program was started.";
+  const shown = JSON.stringify(found);
+  if (shown === drawFailures.shown) return; // drawing the table again would remove a selection of text in it
+  drawFailures.shown = shown;
+  fill("failures", "no-failures", found.map((one) => [
+    new Date(one.time * 1000).toLocaleString(), one.reason, one.request_id || "–", { long: one.cause },
+  ]));
+}
+
+async function restart() {
+  if ($("dot").classList.contains("ready") && !confirm("Start the model again? Answers that are being written end with an error.")) return;
+  $("restart").disabled = true;
+  const problem = $("restart-problem");
+  problem.hidden = true;
+  try {
+    const answer = await fetch("admin/restart", { method: "POST" });
+    if (!answer.ok) throw new Error();
+  } catch {
+    problem.textContent = "The model could not be started again; please reload the page.";
+    problem.hidden = false;
+  }
+}
+
+function draw({ model, status, requests, minutes, failures, feedback, database, now, may_restart, idle_s, neuron }) {
+  $("database-failure").textContent = database ?? "";
+  $("database-failure").hidden = database === null;
+  $("restart").hidden = !may_restart;
+  $("restart").disabled = false;
   $("dot").className = `dot ${status.state}`;
   const state = { ready: "Ready", loading: `Loading: ${status.detail}`, down: `Down: ${status.detail}` }[status.state] ?? status.state;
-  set("state", `${state} · ${model.name} on ${model.device} · context of ${model.context_length} tokens`);
+  set("state", `${state} · ${model.name} on ${model.device} · ${model.context_length === null ? "context unknown" : `context of ${model.context_length} tokens`}${idle_s >= 600 ? ` · idle for ${seconds(idle_s)}` : ""}${restarts(status)}`);
+  drawNeuron(neuron);
   set("running", `${status.running}`, `of ${status.slots}`);
   set("waiting", `${status.waiting}`, `of ${status.max_waiting} at most`);
   set("wait", status.state !== "ready" ? "–" : status.estimated_wait_s === 0 ? "now" : seconds(status.estimated_wait_s));
@@ -129,6 +200,9 @@ function draw({ model, status, requests, minutes, feedback, now }) {
     phases[one.phase](one), seconds(one.seconds), one.image ? "yes" : "no", one.prompt_tokens ?? "–", one.tokens,
   ]));
 
+  $("replica-section").hidden = !status.replicas.length;
+  fill("replicas", "no-replicas", status.replicas.map((one) => [one.name, one.node, one.state, `${one.running} of ${one.slots}`, one.waiting]));
+
   chart("chart-tokens", minutes, {
     name: "Tokens a second",
     bars: [{ class: "bar", values: minutes.map((minute) => minute.tokens / 60) }],
@@ -148,6 +222,11 @@ function draw({ model, status, requests, minutes, feedback, now }) {
     describe: (minute) => (minute.ttft_s === null ? "no answers" : `${seconds(minute.ttft_s)} on average`),
   });
 
+  draw.failures = failures;
+  drawFailures(failures);
+
+  $("ratings-unknown").hidden = feedback !== null;
+  if (feedback === null) return; // those drawn before stay
   set("rating-counts", feedback.good + feedback.bad ? `${feedback.good} good, ${feedback.bad} bad` : "");
   // Only after a change: drawing the table again would remove a selection of text in it.
   const latest = JSON.stringify(feedback.latest);
@@ -159,9 +238,11 @@ function draw({ model, status, requests, minutes, feedback, now }) {
   ]));
 }
 
+$("failure-filter").addEventListener("input", () => draw.failures && drawFailures(draw.failures));
+
 async function refresh() {
   try {
-    const answer = await fetch("/admin/figures", { cache: "no-store" });
+    const answer = await fetch("admin/figures", { cache: "no-store" });
     if (answer.status === 401) return location.reload();
     if (!answer.ok) throw new Error(`${answer.status}`);
     draw(await answer.json());
@@ -171,4 +252,5 @@ async function refresh() {
   }
   setTimeout(refresh, INTERVAL_MS);
 }
+$("restart").addEventListener("click", restart);
 refresh();

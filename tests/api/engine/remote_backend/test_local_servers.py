@@ -13,11 +13,12 @@ from mllama_demo.engine.remote.backend import OpenAIBackend
 from mllama_demo.engine.remote.providers import LOGPROBS_ARE_MISSING, OLLAMA_TOP_K
 from mllama_demo.errors import BackendUnavailable, BadRequest, PromptTooLong, cause_of
 from mllama_demo.images.loading import LoadedImage, load_image
+from tests.support.events import events_of
 from tests.support.image_files import RED, encode
 from tests.support.local_servers import LlamaServer, LMStudioServer, OllamaServer
 from tests.support.paths import ROOT
 from tests.support.protocol_server import Exchange, ProtocolServer
-from tests.support.remote_backends import answer, events_of, request
+from tests.support.remote_backends import answer, request
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -96,6 +97,21 @@ async def test_a_model_that_is_not_pulled_is_named_with_the_command_that_pulls_i
     wait_until(lambda: "ollama pull llama3.2-vision" in backend.status().detail, lambda: backend.status().detail)
     with pytest.raises(BackendUnavailable, match=r"ollama pull llama3\.2-vision"):
         await answer(backend)
+
+
+@pytest.mark.parametrize("name", ["llama3.2-vision", "Llama3.2-Vision", "llama3.2-vision:latest"])
+async def test_a_name_that_ollama_resolves_is_taken(front, name):
+    server = OllamaServer("llama3.2-vision:latest")
+    backend = front("ollama.yaml", server, "--remote-model", name)
+    assert (await answer(backend))[0] == "Hi"
+
+
+async def test_the_context_of_ollamas_model_file_counts_while_no_model_is_loaded(front):
+    parameters = 'stop                           "<|eot_id|>"\nnum_ctx                        16384\ntemperature  0.6'
+    server = OllamaServer("llama3.2-vision:latest", context_length=None, parameters=parameters)
+    assert front("", server).info.told_context == 16384
+    server = OllamaServer("llama3.2-vision:latest", context_length=None)
+    assert front("", server).info.told_context is None
 
 
 async def test_a_model_that_is_deleted_while_the_page_is_up_is_a_sentence_not_a_stack_trace(front):

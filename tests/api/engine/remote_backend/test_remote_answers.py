@@ -7,23 +7,17 @@ import base64
 import io
 import threading
 from contextlib import aclosing
-from typing import Any
 
 import pytest
 from PIL import Image
+from starlette.datastructures import Headers
 
 from mllama_demo.engine.base import PrefillEvent, TokenEvent
-from mllama_demo.engine.remote.providers import (
-    IGNORE_EOS_UNSUPPORTED,
-    LOGPROBS_ARE_REFUSED,
-    LOGPROBS_ARE_TOKEN_IDS,
-    SEED_UNSUPPORTED,
-    TOP_K_UNSUPPORTED,
-)
-from mllama_demo.errors import PromptTooLong
+from mllama_demo.errors import BadRequest, PromptTooLong
 from mllama_demo.images.loading import load_image
+from tests.support.events import events_of
 from tests.support.protocol_server import PATIENCE_S, Exchange, hello
-from tests.support.remote_backends import answer, events_of, request
+from tests.support.remote_backends import answer, request
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -40,6 +34,17 @@ async def test_an_answer_streams_with_the_servers_own_figures(server, connect):
     assert 0 < last.timings.ttft_s <= last.timings.total_s
     assert server.asked[0].body["model"] == "a-model"
     assert server.asked[0].body["messages"] == [{"role": "user", "content": "What is it?"}]
+
+
+async def test_the_server_gets_the_id_of_the_request_with_a_suffix_for_each_answer(server, connect):
+    backend = connect()
+    for asked in (request(request_id="abc-1"), request(request_id="abc-1"), request()):
+        await answer(backend, asked)
+    first, second, none = (Headers(exchange.headers).get("X-Request-Id", "") for exchange in server.asked)
+    assert first.startswith("abc-1-")
+    assert second.startswith("abc-1-")
+    assert first != second
+    assert none == ""
 
 
 async def test_without_figures_from_the_server_they_are_called_estimates(server, connect):
@@ -73,11 +78,20 @@ async def test_each_token_comes_when_the_server_sends_it(server, connect):
         ("stop", {"stop_reason": "###"}, 5, "stop_string"),
         ("stop", {"stop_reason": 128009}, 5, "end_of_turn"),
         ("length", {}, 5, "max_tokens"),
+        ("max_tokens", {}, 5, "max_tokens"),
+        ("eos_token", {}, 5, "end_of_turn"),
+        ("end_turn", {}, 5, "end_of_turn"),
+        ("STOP", {}, 5, "end_of_turn"),
+        ("stop_sequence", {}, 5, "stop_string"),
+        ("something new", {}, 5, "end_of_turn"),
+        ("content_filter", {}, 5, "error"),
+        ("abort", {}, 5, "error"),
     ],
 )
 async def test_why_an_answer_ended(server, connect, finish, more, sent, reason):
     server.chat = lambda exchange: (exchange.say("x"), exchange.end(finish, **more))
-    assert (await answer(connect(), request(sampling={"max_tokens": sent})))[1].reason == reason
+    text, last = await answer(connect(), request(sampling={"max_tokens": sent}))
+    assert (text, last.reason) == ("x", reason)
 
 
 async def test_an_image_is_sent_as_its_checked_pixels(server, connect):
@@ -93,138 +107,6 @@ async def test_an_image_is_sent_as_its_checked_pixels(server, connect):
     assert Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB").tobytes() == picture.tobytes()
 
 
-# --- what each server ignores, lacks or does differently -----------------------------------------------------------------
-
-
-async def test_the_neuron_fork_gets_no_seed_and_its_way_of_being_greedy(server, connect):
-    backend = connect(remote_kind="vllm_neuron")
-    await answer(backend, request(sampling={"temperature": 0.0, "seed": 7}))
-    await answer(backend, request(sampling={"temperature": 0.7, "top_k": 5, "top_p": 0.5, "seed": 7}))
-    greedy, drawn = (exchange.body for exchange in server.asked)
-    assert (greedy["temperature"], greedy["top_p"], greedy["top_k"]) == (1.0, 1.0, 1)
-    assert (drawn["temperature"], drawn["top_p"], drawn["top_k"]) == (0.7, 0.5, 5)
-    assert "seed" not in greedy
-    assert "seed" not in drawn
-    assert backend.info.capabilities == {"images"}
-    assert backend.info.ignored == {"seed": SEED_UNSUPPORTED}
-    assert (backend.info.tile_size, backend.info.max_tiles, backend.info.slots) == (560, 4, 4)
-
-
-async def test_vllm_gets_a_seed_and_no_top_k_of_zero_which_older_versions_refuse(server, connect):
-    backend = connect()
-    await answer(backend, request(sampling={"top_k": 0, "seed": 7}))
-    assert server.asked[0].body["seed"] == 7
-    assert "top_k" not in server.asked[0].body
-    assert "vLLM" in backend.info.device
-    assert backend.info.capabilities == {"images", "seed", "logprobs"}
-
-
-async def test_an_unknown_server_gets_the_plain_protocol(server, connect):
-    server.models[0]["owned_by"] = "somebody"
-    backend = connect()
-    await answer(backend, request(sampling={"temperature": 0.0, "top_k": 9, "stop": ("###",)}))
-    body = server.asked[0].body
-    assert (body["temperature"], body["stop"]) == (0.0, ["###"])
-    assert "top_k" not in body
-    assert backend.info.ignored == {"top_k": TOP_K_UNSUPPORTED, "ignore_eos": IGNORE_EOS_UNSUPPORTED}
-
-
-@pytest.mark.parametrize(("owner", "sent"), [("vllm", True), ("somebody", None)])
-async def test_a_server_that_knows_ignore_eos_is_told(server, connect, owner, sent):
-    server.models[0]["owned_by"] = owner
-    backend = connect()
-    await answer(backend, request(sampling={"ignore_eos": True}))
-    await answer(backend, request())
-    assert [exchange.body.get("ignore_eos") for exchange in server.asked] == [sent, None]
-
-
-def test_another_copy_of_the_demo_is_known_by_its_health(server, connect):
-    server.models[0]["owned_by"] = "somebody"
-    server.health = (200, {"status": "ready", "running": 0, "waiting": 0, "slots": 3})
-    backend = connect()
-    assert "mllama_demo" in backend.info.device
-    assert backend.info.slots == 3
-    assert connect(remote_concurrency=2).info.slots == 2
-
-
-async def test_what_looks_like_markup_of_the_model_loses_its_meaning(server, connect):
-    text = "Say <|eot_id|> and 1 <| 2"
-    await answer(connect(), request(text))
-    sent = server.asked[0].body["messages"][0]["content"]
-    assert "<|eot_id|>" not in sent
-    assert sent.replace("\u2060", "") == text
-    await answer(connect(remote_kind="mllama_demo"), request(text))
-    assert server.asked[1].body["messages"][0]["content"] == text, "another copy of the demo does this itself"
-
-
-def logprob(token: str, value: float, *rivals: tuple[str, float]) -> dict[str, Any]:
-    top = [{"token": t, "logprob": v, "bytes": list(t.encode())} for t, v in rivals]
-    return {"content": [{"token": token, "logprob": value, "bytes": list(token.encode()), "top_logprobs": top}]}
-
-
-async def test_logprobs_are_passed_on_when_asked_for(server, connect):
-    def chat(exchange: Exchange) -> None:
-        exchange.begin()
-        exchange.chunk({"content": "cat"}, logprobs=logprob("cat", -0.5, ("dog", -1.5), ("cat", -0.5)))
-        exchange.end()
-
-    server.chat = chat
-    backend = connect()
-    *_, token, _ = await events_of(backend, request(trace=True))
-    assert [(p.text, p.logprob, p.likeliest) for p in token.logprobs] == [("cat", -0.5, (("cat", -0.5), ("dog", -1.5)))]
-    assert (server.asked[0].body["logprobs"], server.asked[0].body["top_logprobs"]) == (True, 20)
-    await answer(backend)
-    assert "logprobs" not in server.asked[1].body
-
-
-async def test_a_server_that_allows_fewer_logprobs_is_asked_for_as_many_as_it_allows(server, connect):
-    def chat(exchange: Exchange) -> None:
-        if exchange.body.get("top_logprobs", 0) > 5:
-            message = "Requested sample logprobs of 20, which is greater than max allowed: 5"
-            return exchange.refuse(400, {"error": {"message": message, "type": "BadRequestError"}})
-        exchange.begin()
-        exchange.chunk({"content": "cat"}, logprobs=logprob("cat", -0.5, ("cat", -0.5)))
-        return exchange.end()
-
-    server.chat = chat
-    backend = connect()
-    for _ in range(2):
-        *_, token, last = await events_of(backend, request(trace=True))
-        assert (len(token.logprobs), last.reason) == (1, "end_of_turn")
-    assert [asked.body["top_logprobs"] for asked in server.asked] == [20, 5, 5]
-    assert "logprobs" in backend.info.capabilities
-
-
-@pytest.mark.parametrize("status", [400, 422])
-async def test_a_server_that_refuses_logprobs_answers_without_them(server, connect, status):
-    def chat(exchange: Exchange) -> None:
-        if "logprobs" in exchange.body:
-            return exchange.refuse(status, {"error": {"message": "logprobs: Extra inputs are not permitted (got 12)"}})
-        return hello(exchange)
-
-    server.chat = chat
-    backend = connect(remote_kind="other")
-    assert "logprobs" in backend.info.capabilities
-    text, last = await answer(backend, request(trace=True))
-    assert (text, last.reason) == ("Hello!", "end_of_turn")
-    assert "logprobs" not in backend.info.capabilities
-    assert backend.info.ignored["logprobs"] == LOGPROBS_ARE_REFUSED
-
-
-async def test_token_ids_in_the_place_of_probabilities_are_not_shown(server, connect):
-    def chat(exchange: Exchange) -> None:
-        exchange.begin()
-        exchange.chunk({"content": "cat"}, logprobs=logprob("cat", 8415.0, ("cat", 8415.0)))
-        exchange.end()
-
-    server.chat = chat
-    backend = connect()
-    *_, token, last = await events_of(backend, request(trace=True))
-    assert (token.text, token.logprobs, last.reason) == ("cat", (), "end_of_turn")
-    assert "logprobs" not in backend.info.capabilities
-    assert backend.info.ignored["logprobs"] == LOGPROBS_ARE_TOKEN_IDS
-
-
 # --- lengths -------------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +114,94 @@ def test_the_length_of_the_context_is_the_servers(server, connect):
     assert connect(seq_len=4096).info.context_length == 512
     del server.models[0]["max_model_len"]
     assert connect(seq_len=4096).info.context_length == 4096
+
+
+@pytest.mark.parametrize("name", ["context_length", "context_window", "max_context_length", "max_input_tokens"])
+def test_the_context_is_read_under_every_programs_name_for_it(server, connect, name):
+    server.models = [{"id": "a-model", "owned_by": "somebody", name: 32768}]
+    assert connect().info.told_context == 32768
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/props", {"default_generation_settings": {"n_ctx": 8192}}),
+        ("/info", {"max_total_tokens": 8192, "max_input_tokens": 8000}),
+    ],
+)
+def test_the_context_is_asked_of_a_server_behind_a_proxy(server, connect, path, body):
+    server.models = [{"id": "a-model", "owned_by": "somebody"}]
+    server.routes[path] = (200, body)
+    assert connect().info.told_context == 8192
+
+
+async def test_where_nobody_knows_the_context_the_server_decides_and_is_believed(server, connect):
+    server.models = [{"id": "a-model", "owned_by": "somebody"}]
+    words = "This model's maximum context length is 900 tokens. However, you requested 4196 tokens (100 in the messages, …)"
+
+    def chat(exchange: Exchange) -> None:
+        if exchange.body["max_tokens"] > 800:
+            exchange.refuse(400, {"error": {"message": words}})
+        else:
+            hello(exchange)
+
+    server.chat = chat
+    backend = connect()
+    assert (backend.info.told_context, backend.info.context_known) == (None, False)
+    await answer(backend, request(sampling={"max_tokens": 4096}))
+    assert [exchange.body["max_tokens"] for exchange in server.asked] == [4096, 800]
+    assert backend.info.told_context == 900
+
+
+# --- parameters that a server does not take ------------------------------------------------------------------------------
+
+OPENAI_MAX = {
+    "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    "type": "invalid_request_error",
+    "param": "max_tokens",
+    "code": "unsupported_parameter",
+}
+
+
+@pytest.mark.parametrize(
+    ("refused", "status", "error"),
+    [
+        ("max_tokens", 400, {"error": OPENAI_MAX}),
+        (
+            "seed",
+            422,
+            {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+        ),
+        ("stream_options", 400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}),
+        (
+            "stream_options",
+            400,
+            {"object": "error", "message": "[{'loc': ('body', 'stream_options'), 'msg': 'extra fields not permitted'}]"},
+        ),
+        ("seed", 400, {"error": {"message": "This parameter is not supported.", "param": "seed"}}),
+    ],
+)
+async def test_a_parameter_that_no_answer_needs_is_left_out_once_and_for_all(server, connect, refused, status, error):
+    server.chat = lambda exchange: exchange.refuse(status, error) if refused in exchange.body else hello(exchange)
+    backend = connect()
+    for _ in range(2):
+        assert (await answer(backend, request(sampling={"seed": 7, "max_tokens": 9})))[0] == "Hello!"
+    assert [refused in exchange.body for exchange in server.asked] == [True, False, False]
+    assert {exchange.body.get("max_completion_tokens") for exchange in server.asked[1:]} == {
+        9 if refused == "max_tokens" else None
+    }
+    assert ("seed" in backend.info.capabilities) == (refused != "seed")
+
+
+async def test_a_refusal_of_a_value_is_not_taken_for_a_refusal_of_its_parameter(server, connect):
+    error = {"error": {"message": "max_tokens is not allowed to be larger than 5.", "param": "max_tokens"}}
+    server.chat = lambda exchange: exchange.refuse(400, error)
+    backend = connect()
+    with pytest.raises(BadRequest, match="not allowed to be larger than 5"):
+        await answer(backend, request(sampling={"max_tokens": 9}))
+    server.chat = hello
+    await answer(backend, request(sampling={"max_tokens": 5}))
+    assert server.asked[-1].body["max_tokens"] == 5, "a name that did not help is not remembered"
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 
 import pytest
 
 from mllama_demo.engine.base import FinishEvent, QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, cause_of
-from tests.support.protocol_server import PATIENCE_S, Exchange, ProtocolServer
-from tests.support.remote_backends import answer, events_of, request
+from mllama_demo.runtime.logs import RequestIdFilter
+from tests.support.events import events_of
+from tests.support.protocol_server import PATIENCE_S, Exchange, ProtocolServer, hello
+from tests.support.remote_backends import answer, request
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -21,6 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 # --- failures, by their true cause ---------------------------------------------------------------------------------------
 
 
+EXTRA = {"type": "extra_forbidden", "loc": ["body", "frequency_penalty"], "msg": "Extra inputs are not permitted", "input": 0}
 FLAT = {"object": "error", "message": "the true cause", "type": "BadRequestError", "param": None, "code": 400}
 NESTED = {"error": {"message": "the true cause", "type": "invalid_request_error", "param": None, "code": None}}
 
@@ -32,6 +37,7 @@ NESTED = {"error": {"message": "the true cause", "type": "invalid_request_error"
         (400, NESTED, BadRequest, "the true cause"),
         (400, {"detail": "the true cause"}, BadRequest, "the true cause"),
         (422, {"detail": [{"loc": ["body"], "msg": "the true cause"}]}, BadRequest, "the true cause"),
+        (422, {"detail": [EXTRA]}, BadRequest, "frequency_penalty: Extra inputs are not permitted"),
         (413, b"the true cause", BadRequest, "the true cause"),
         (404, FLAT, BackendUnavailable, "the true cause"),
         (401, {"error": "Unauthorized"}, BackendUnavailable, "remote_api_key"),
@@ -49,6 +55,21 @@ async def test_a_refusal_is_told_in_the_servers_own_words(server, connect, statu
     assert type(caught.value) is kind
     assert said in cause_of(caught.value)
     assert "<h1>" not in cause_of(caught.value)
+
+
+@contextmanager
+def filtered(handler: logging.Handler, added: logging.Filter) -> Iterator[None]:
+    handler.addFilter(added)
+    yield
+    handler.removeFilter(added)
+
+
+async def test_the_line_of_a_failure_has_the_id_of_the_request(server, connect, caplog):
+    server.chat = lambda exchange: exchange.refuse(500, FLAT)
+    with pytest.raises(BackendUnavailable), filtered(caplog.handler, RequestIdFilter()):
+        await answer(connect(), request(request_id="abc-1"))
+    [line] = [record for record in caplog.records if "the true cause" in record.getMessage()]
+    assert line.__dict__["request_id"] == "abc-1"
 
 
 @pytest.mark.parametrize("event", [FLAT, NESTED])
@@ -269,14 +290,32 @@ async def test_nothing_of_the_environment_goes_to_the_server(server, connect, mo
     )
 
 
-async def test_a_model_that_is_not_served_is_named_with_those_that_are(server, connect):
-    backend = connect(wait=False, remote_model="b-model")
-    wait_until(lambda: "b-model" in cause_of(backend.status().detail), lambda: cause_of(backend.status().detail))
-    assert "a-model" in cause_of(backend.status().detail)
-    server.models.append({"id": "b-model"})
-    wait_until(lambda: backend.status().state == "ready", lambda: "ready")
+async def test_a_model_that_is_not_listed_is_asked_for_and_the_servers_refusal_is_what_people_read(server, connect, caplog):
+    backend = connect(remote_model="b-model")
+    assert "lists a-model, and not b-model; it is asked for b-model all the same" in caplog.text
+    server.chat = lambda exchange: exchange.refuse(404, {"error": {"message": "The model b-model does not exist."}})
+    with pytest.raises(BackendUnavailable, match="The model b-model does not exist"):
+        await answer(backend)
+    server.chat = hello
     assert (await answer(backend))[0] == "Hello!"
-    assert server.asked[0].body["model"] == "b-model"
+    assert {exchange.body["model"] for exchange in server.asked} == {"b-model"}
+
+
+@pytest.mark.parametrize(
+    "listing", [(200, {"object": "list", "data": []}), (404, {"detail": "Not Found"}), (500, b"Internal Server Error")]
+)
+async def test_a_server_that_lists_nothing_is_asked_for_the_named_model(server, connect, listing):
+    server.routes["/v1/models"] = listing
+    backend = connect(remote_model="a/model")
+    assert (await answer(backend))[0] == "Hello!"
+    assert server.asked[0].body["model"] == backend.info.model == "a/model"
+    assert not backend.info.context_known
+
+
+def test_a_server_that_lists_nothing_needs_a_name(server, connect):
+    server.models = []
+    backend = connect(wait=False)
+    wait_until(lambda: "name one with remote_model" in cause_of(backend.status().detail), lambda: backend.status().detail)
 
 
 async def test_closing_ends_what_is_under_way(server, connect):

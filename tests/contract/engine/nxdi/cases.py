@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image, ImageDraw
 
+from mllama_demo.backends import make_backend
 from mllama_demo.chat.conversation import ImageRef, Message
 from mllama_demo.chat.prompt import encode_chat
 from mllama_demo.chat.tokenizer import Tokenizer
-from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import GenerationRequest, StartedBackend
 from mllama_demo.engine.neuron.images import on_full_canvas
 from mllama_demo.engine.neuron.runner import NeuronRunner
-from mllama_demo.engine.runner import Sampled
+from mllama_demo.engine.runner import Sampled, prefill
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.sampling import SamplingParams
 
@@ -30,12 +34,12 @@ GREEDY = SamplingParams(temperature=0.0)
 
 def picture(width: float, height: float, seed: int) -> LoadedImage:
     """Coloured shapes on width × height pixels."""
-    chance = random.Random(seed)
-    image = Image.new("RGB", (round(width), round(height)), tuple(chance.randint(0, 255) for _ in range(3)))
+    rng = random.Random(seed)
+    image = Image.new("RGB", (round(width), round(height)), tuple(rng.randint(0, 255) for _ in range(3)))
     draw, size = ImageDraw.Draw(image), 0.6 * min(width, height)
     for shape in (draw.ellipse, draw.rectangle):
-        x, y = chance.uniform(0, width - size), chance.uniform(0, height - size)
-        shape((x, y, x + size, y + size), fill=tuple(chance.randint(0, 255) for _ in range(3)))
+        x, y = rng.uniform(0, width - size), rng.uniform(0, height - size)
+        shape((x, y, x + size, y + size), fill=tuple(rng.randint(0, 255) for _ in range(3)))
     file = io.BytesIO()
     image.save(file, "PNG")
     return load_image(file.getvalue(), f"{seed}.png")
@@ -52,8 +56,8 @@ def ask(tokenizer: Tokenizer, *texts: str, image: LoadedImage | None = None, ima
 
 def noise(tokenizer: Tokenizer, length: int, seed: int) -> GenerationRequest:
     """A greedy text request of exactly `length` tokens."""
-    chance = random.Random(seed)
-    ids = [chance.randrange(256) for _ in range(length - 1)]
+    rng = random.Random(seed)
+    ids = [rng.randrange(256) for _ in range(length - 1)]
     return GenerationRequest((tokenizer.special_id("<|begin_of_text|>"), *ids), GREEDY, trace=True)
 
 
@@ -75,7 +79,7 @@ class Case:
 
 
 def start(runner: NeuronRunner, slot: int, case: Case) -> None:
-    case.made.append(runner.prefill(slot, case.request))
+    case.made.append(prefill(runner, slot, case.request))
 
 
 def step(runner: NeuronRunner, cases: dict[int, Case]) -> None:
@@ -111,3 +115,29 @@ def differences(made: Sequence[Sampled], logits: torch.Tensor) -> list[float]:
         candidates = (recorded - expected[list(sampled.trace.token_ids)]).abs().max()
         found.append(max(float(candidates), abs(sampled.trace.log_mass - float(expected.logsumexp(0)))))
     return found
+
+
+@asynccontextmanager
+async def running_backend(settings: Settings) -> AsyncIterator[tuple[StartedBackend, Tokenizer]]:
+    """The backend of a demo that comes up, and its tokenizer."""
+    up, reasons = threading.Event(), []
+
+    def down(why: str) -> None:
+        reasons.append(why)
+        up.set()
+
+    backend, tokenizer = make_backend(settings, on_ready=up.set, on_down=down)
+    assert isinstance(tokenizer, Tokenizer)
+    backend.start()
+    try:
+        assert up.wait(240)
+        assert reasons == []
+        yield backend, tokenizer
+    finally:
+        backend.close()
+
+
+async def answered(settings: Settings, request: GenerationRequest) -> list[Any]:
+    """The events of one request to a demo that comes up for it."""
+    async with running_backend(settings) as (backend, _):
+        return [event async for event in backend.generate(request)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +11,27 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from mllama_demo.checkpoint import machine
+from mllama_demo.checkpoint.compilation import job as compile_job
+from mllama_demo.checkpoint.compilation.worker import compile_model
 from mllama_demo.engine.neuron.runner import NeuronRunner
+from mllama_demo.engine.neuron.sdk import mllama_module
 from tests.contract.engine.nxdi import cpu_device
 
 if TYPE_CHECKING:
     from tests.support.meta_reference import MetaReference
 
 SOURCES = [os.environ.get(name, "") for name in ("NXDI_SRC", "NXD_SRC")]
+
+
+def _version() -> tuple[int, ...]:
+    """The version of NxDI's source, such as (0, 9); () where there is none."""
+    file = Path(SOURCES[0]) / "neuronx_distributed_inference" / "_version.py"
+    found = re.search(r'__version__ = "(\d+)\.(\d+)', file.read_text()) if all(SOURCES) else None
+    return tuple(map(int, found.groups())) if found else ()
+
+
+NXDI = _version()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,3 +71,32 @@ def runner(loaded: NeuronRunner) -> Iterator[NeuronRunner]:
     yield loaded
     for slot in range(loaded.slots):
         loaded.release(slot)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch, tmp_path) -> list[Path]:
+    """NxDI's compile leaves the files it would, and its load runs them on the CPU. The checkpoints that were compiled."""
+    model, compiled = mllama_module().NeuronMllamaForCausalLM, []
+
+    def compile_here(self, compiled_model_path, debug=False, pre_shard_weights_hook=None, dry_run=False, disable_fail_fast=False):
+        self.config.save(compiled_model_path)
+        (Path(compiled_model_path) / "model.pt").write_bytes(b"graphs")
+        compiled.append(Path(self.model_path))
+
+    def run_here(job, graphs, work, log, tell):
+        log.touch()
+        compile_model(Path(job["model_path"]), job["values"], Path(job["folder"]))
+
+    def load_here(self, compiled_model_path):
+        for config in (self.config, *(wrapper.config for wrapper in self.models)):
+            config.neuron_config.on_cpu = True
+        cpu_device.load(self)
+
+    monkeypatch.setattr(model, "compile", compile_here)
+    monkeypatch.setattr(model, "load", load_here)
+    monkeypatch.setattr(compile_job, "run", run_here)
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.delenv("NEURON_COMPILED_ARTIFACTS", raising=False)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/neuron0").touch()
+    return compiled

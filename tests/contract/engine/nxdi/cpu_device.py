@@ -1,7 +1,7 @@
 """NxDI's real model code on a CPU, shaped like the device it is compiled for.
 
 A compiled graph is chosen by the exact list of input shapes, dtypes are insisted on, and the caches live in the device,
-shared by all graphs. Proves the calling contract and the maths at tensor parallel 1; nothing about compiled behaviour.
+shared by all graphs. Proves the calling contract and the maths, with one process for each core; nothing about compiled behaviour.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,32 @@ from mllama_demo.engine.neuron.sdk import import_nxdi, mllama_module
 from tests.contract.engine.nxdi import neuron_stubs
 
 
-def set_up(sources: list[str]) -> None:
-    """Makes NxD and NxDI importable from their source folders, in a process group of one."""
-    sys.path[:0] = sources
+def set_up(sources: list[str], cores: int = 1, rank: int = 0, store: Path | None = None) -> None:
+    """Makes NxD and NxDI importable from their source folders, in a group of processes that each stand for a core.
+
+    Args:
+        cores: the processes of the group.
+        rank: the number of this one.
+        store: a file that does not exist yet, for the processes to find each other; needed for several.
+    """
     os.environ["NXD_CPU_MODE"] = "1"
-    os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = neuron_stubs.PLATFORM
-    neuron_stubs.install()
-    logging.getLogger("Neuron").setLevel(logging.ERROR)  # it warns at every layer that one core shares nothing
+    make_importable(sources)
     from neuronx_distributed.parallel_layers import parallel_state
 
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=1, skip_collective_init=True)
+    meeting = torch.distributed.HashStore() if store is None else torch.distributed.FileStore(str(store), cores)
+    torch.distributed.init_process_group("gloo", store=meeting, rank=rank, world_size=cores)
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=cores, skip_collective_init=True)
     # What is "on neuron" keeps its caches to itself and hands out tokens or logits only.
     wrapper = import_nxdi("models.model_wrapper").ModelWrapper
     wrapper.is_neuron = lambda self: isinstance(self.model, CpuDevice)
+
+
+def make_importable(sources: list[str]) -> None:
+    """Makes NxD and NxDI importable from their source folders."""
+    sys.path[:0] = sources
+    os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = neuron_stubs.PLATFORM
+    neuron_stubs.install()
+    logging.getLogger("Neuron").setLevel(logging.ERROR)  # it warns at every layer that one core shares nothing
 
 
 class XlaIsHere(TorchFunctionMode):
@@ -99,7 +112,7 @@ def make_model(
             "is_continuous_batching": True,
             "enable_bucketing": True,
             "torch_dtype": torch.float32,
-            "tp_degree": 1,
+            "tp_degree": torch.distributed.get_world_size(),
             "on_cpu": True,
             **neuron_settings,
         }
@@ -109,21 +122,38 @@ def make_model(
 
 
 def load(model: Any) -> None:
-    """In the place of model.load(): builds NxDI's own module for every graph and gives it the converted weights."""
-    from neuronx_distributed.trace.trace import preprocess_checkpoint
+    """In the place of model.load(): builds NxDI's own module for every graph and gives it this core's part of the weights."""
+    from neuronx_distributed.trace.trace import get_sharded_checkpoint
 
-    weights, device = model.checkpoint_loader_fn(), CpuDevice()
+    weights = model.checkpoint_loader_fn()
+    rank, cores = torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+    def own_part(module: Any) -> dict[str, torch.Tensor]:
+        own = {name: tensor.clone() for name, tensor in weights.items()}
+        get_sharded_checkpoint(own, module, rank, cores)
+        return own
+
+    model.traced_model = device = CpuDevice()
+    fill(device, model, own_part)
+    for wrapper in model.models:
+        wrapper._modules.pop("model", None)
+        wrapper.__dict__["model"] = device  # a plain object; torch would want a module
+    model.is_loaded_to_neuron = True
+
+
+def fill(device: CpuDevice, model: Any, own_part: Callable[[Any], dict[str, torch.Tensor]]) -> None:
+    """Builds NxDI's module for every graph. own_part: gives this core's part of the weights of a module."""
+    rank = torch.distributed.get_rank()
     for wrapper in model.models:
         instance = wrapper.get_model_instance()
         instance.load_module()
-        own = {name: tensor.clone() for name, tensor in weights.items()}
-        preprocess_checkpoint(instance.module, own)
+        own = own_part(instance.module)
         missing, unexpected = instance.module.load_state_dict(own, strict=False)
-        lost = [name for name in missing if "key_values" not in name and not name.endswith("rank_util.rank")]
+        numbers = [name for name in missing if name.endswith(("rank_util.rank", "global_rank.rank"))]  # of the core
+        for name in numbers:
+            instance.module.get_parameter(name).data.fill_(rank)
+        lost = [name for name in missing if "key_values" not in name and name not in numbers]
         assert [*lost, *unexpected] == []
         instance.module.eval()
         instance.get(0)
         device.add(wrapper.tag, instance, wrapper.input_generator())
-        wrapper.__dict__["model"] = device  # a plain object; torch would want a module
-        wrapper._modules.pop("model", None)
-    model.traced_model, model.is_loaded_to_neuron = device, True

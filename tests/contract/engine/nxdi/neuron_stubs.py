@@ -1,6 +1,7 @@
 """Stand-ins for the wheels that exist on Neuron instances only, enough to import NxD and NxDI beside a plain PyTorch.
 
-Nothing here emulates Neuron: a stand-in gives more of its kind whatever it is asked, and computes nothing.
+Nothing here emulates Neuron: a stand-in gives more of its kind whatever it is asked, and computes nothing. The two exceptions are
+attention_kernel and RmsNorm, which say in PyTorch what an NKI kernel and an instruction of the compiler compute.
 """
 
 from __future__ import annotations
@@ -42,6 +43,34 @@ class Stub(type):
     __ror__ = __or__
 
 
+kernel_calls: list[tuple[int, ...]] = []  # the shape of the queries of each call of attention_kernel
+
+
+def attention_kernel(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, output: torch.Tensor, kernel_name: str
+) -> None:
+    """What the kernel of that name computes for the vision encoder of NxDI up to 0.8: attention without a mask.
+
+    Args:
+        queries, keys: [heads, width, rows].
+        values: [heads, rows, width].
+        output: [heads, width, rows]; written to.
+    """
+    if kernel_name != "AttentionMMSoftmaxMMWithoutSwap":
+        raise NotImplementedError(kernel_name)
+    kernel_calls.append(tuple(queries.shape))
+    weights = (queries.transpose(1, 2) @ keys * scale).softmax(-1)
+    output.copy_((weights @ values).transpose(1, 2))
+
+
+class RmsNorm:
+    """The compiler's RMSNorm, which NxDI takes for this model from two cores on."""
+
+    @staticmethod
+    def apply(states: torch.Tensor, weight: torch.Tensor, eps: float, dim: int) -> torch.Tensor:
+        return states * torch.rsqrt(states.square().mean(dim, keepdim=True) + eps) * weight
+
+
 class StubModule(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -65,7 +94,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         # The few names whose value decides what NxD and NxDI do while they are imported.
         if module.__name__ in ("torch_neuronx.utils", "torch_neuronx.utils.utils"):
             vars(module)["get_platform_target"] = lambda *args, **kwargs: PLATFORM
-        if module.__name__ == "torch_xla":
+        if module.__name__ in ("neuronxcc.nki._private_kernels.attention", "neuronxcc.nki.kernels.attention"):
+            vars(module)["attention_isa_kernel"] = attention_kernel
+        if module.__name__ == "torch_neuronx.xla_impl.ops":
+            vars(module)["RmsNorm"] = RmsNorm
+        if module.__name__ in ("torch_xla", "torch_neuronx"):
             vars(module)["__version__"] = "2.9.0"
 
 

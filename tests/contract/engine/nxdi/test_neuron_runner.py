@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mllama_demo.engine.base import FinishEvent, GenerationRequest, TokenEvent
-from mllama_demo.engine.runner import Sampled
+from mllama_demo.engine.runner import Sampled, prefill
 from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.errors import BadRequest, PromptTooLong
 from mllama_demo.sampling import SamplingParams
@@ -157,7 +157,7 @@ def test_a_live_slot_is_not_prefilled_over(tokenizer, reference, runner, tile):
     case = Case(ask(tokenizer, "What is it?", image=picture(2 * tile, tile, 75)), 6)
     start(runner, 2, case)
     with pytest.raises(ValueError, match="slot 2"):
-        runner.prefill(2, ask(tokenizer, "Hello!"))
+        prefill(runner, 2, ask(tokenizer, "Hello!"))
     finish(runner, {2: case})
     assert_as_meta(reference, case)
 
@@ -187,7 +187,7 @@ def test_a_prompt_longer_than_the_largest_bucket_is_refused_and_harms_nobody(tok
     neighbour = Case(noise(tokenizer, 20, 43), 6)
     start(runner, 0, neighbour)
     with pytest.raises(PromptTooLong, match=r"129 tokens.* 128"):
-        runner.prefill(1, noise(tokenizer, 129, 44))
+        prefill(runner, 1, noise(tokenizer, 129, 44))
     finish(runner, {0: neighbour})
     assert_as_meta(reference, neighbour)
     follower = Case(noise(tokenizer, 20, 45), 3)
@@ -255,7 +255,7 @@ def test_a_mismatch_of_image_and_token_is_refused_and_harms_nobody(tokenizer, re
     neighbour = Case(ask(tokenizer, "What is it?", image=picture(2 * tile, tile, 71)), 8)
     start(runner, 0, neighbour)
     with pytest.raises(BadRequest, match="image"):
-        runner.prefill(1, broken)
+        prefill(runner, 1, broken)
     follower = Case(good, 5)
     start(runner, 1, follower)
     finish(runner, {0: neighbour, 1: follower})
@@ -288,16 +288,16 @@ def test_the_host_draws_from_the_logits_by_the_seed_of_the_request_whoever_else_
 
 def test_a_trace_says_what_it_was_drawn_from_only_where_it_is_asked_for(tokenizer, runner):
     request = noise(tokenizer, 10, 61)
-    assert runner.prefill(0, request).trace.chosen == runner.prefill(1, replace(request, trace=False)).token_id
+    assert prefill(runner, 0, request).trace.chosen == prefill(runner, 1, replace(request, trace=False)).token_id
     assert [sampled.trace is None for sampled in runner.decode([0, 1])] == [False, True]
 
 
 def test_a_question_reads_a_prompt_makes_a_step_and_leaves_its_slot_free(tokenizer, runner, tile):
     calls = runner._model.traced_model.calls
     calls.clear()
-    runner.prefill(0, ask(tokenizer, "Hello!", image=picture(tile, tile, 62)))
+    prefill(runner, 0, ask(tokenizer, "Hello!", image=picture(tile, tile, 62)))
     runner.decode([0])
     runner.release(0)
     assert [graph for graph, _, _ in calls] == ["context_encoding_model", "token_generation_model"]
     assert torch.equal(calls[0][2][-1], torch.ones(1, dtype=torch.int32))
-    runner.prefill(0, ask(tokenizer, "Hello!"))
+    prefill(runner, 0, ask(tokenizer, "Hello!"))

@@ -12,6 +12,7 @@ import torch
 
 from mllama_demo.engine.neuron.runner import NeuronRunner, device_sampling
 from mllama_demo.engine.neuron.sdk import import_nxdi
+from mllama_demo.engine.runner import prefill
 from mllama_demo.errors import ConfigError
 from mllama_demo.sampling import SamplingParams
 from tests.contract.engine.nxdi import cpu_device
@@ -177,7 +178,7 @@ def test_a_compiled_folder_is_loaded_with_its_own_configuration(monkeypatch, emb
     assert paths == [str(tmp_path)]
     assert os.environ["NEURON_SCRATCHPAD_PAGE_SIZE"] == "1024", "what NxDI compiles this model with, and does not load it with"
     assert (runner.slots, runner.max_seq_len, runner.global_topk) == (2, 192, GLOBAL_TOPK if sampling else None)
-    runner.prefill(0, noise(tokenizer, 20, 5))
+    prefill(runner, 0, noise(tokenizer, 20, 5))
 
 
 def test_bfloat16_as_on_the_device(embedded, tokenizer, reference):

@@ -6,18 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from mllama_demo.engine.torch.runner import TorchRunner
 from tests.support.meta_reference import MetaReference
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.support.one_thread import one_thread as one_thread
 
 
 @pytest.fixture(scope="module")

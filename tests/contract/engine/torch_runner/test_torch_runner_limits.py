@@ -10,7 +10,7 @@ import pytest
 
 from mllama_demo.chat.tokenizer import IncrementalText, Tokenizer
 from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, TokenEvent
-from mllama_demo.engine.runner import Sampled
+from mllama_demo.engine.runner import Sampled, prefill
 from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.engine.torch.runner import TorchRunner
 from mllama_demo.errors import BadRequest
@@ -39,6 +39,7 @@ def fill_context(runner: TorchRunner, tokenizer: Tokenizer, requests: Sequence[G
     return events
 
 
+@pytest.mark.slow
 def test_a_prompt_one_short_of_the_context_gets_exactly_one_token(tokenizer, reference, short_runner):
     requests = [raw_text(tokenizer, 95, seed=50), raw_text(tokenizer, 95, seed=51), raw_text(tokenizer, 40, seed=52)]
     requests = [replace(request, sampling=SamplingParams(temperature=0.0, max_tokens=200)) for request in requests]
@@ -51,6 +52,7 @@ def test_a_prompt_one_short_of_the_context_gets_exactly_one_token(tokenizer, ref
         assert_as_meta(reference, Case("full", request, count, made=[Sampled(e.token_id, e.trace) for e in made]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neighbour_length", [60, 90, 94])
 def test_sequences_reach_the_last_position_beside_others_that_sit_out(tokenizer, reference, short_runner, neighbour_length):
     """The second slot is fed up to and including position 95, with pauses in which the first goes on, and the reverse."""
@@ -60,7 +62,7 @@ def test_sequences_reach_the_last_position_beside_others_that_sit_out(tokenizer,
     case.count = runner.max_seq_len - len(case.request.prompt_ids) + 1
     neighbour = Case("neighbour", raw_text(tokenizer, neighbour_length, seed=56), 97 - neighbour_length)
     for slot, member in ((0, neighbour), (1, case)):
-        member.made.append(runner.prefill(slot, member.request))
+        member.made.append(prefill(runner, slot, member.request))
     turn = 0
     while not (case.finished and neighbour.finished):
         turn += 1
@@ -96,7 +98,7 @@ def small_cache(embedded: Path) -> tuple[TorchRunner, Look]:
 
 def first_token(runner: TorchRunner, request: GenerationRequest) -> Sampled:
     try:
-        return runner.prefill(1, request)
+        return prefill(runner, 1, request)
     finally:
         runner.release(1)
 
@@ -170,13 +172,13 @@ def test_a_mismatch_of_image_and_token_is_refused_and_harms_nobody(tokenizer, re
     neighbour = Case("neighbour", ask(tokenizer, what, image=picture(2, 1, 71)), 8)
     next_one = {"text": ask(tokenizer, what), "image": ask(tokenizer, what, image=picture(1, 2, 72))}[after]
     follower = Case("follower", next_one, 5)
-    neighbour.made.append(runner.prefill(0, neighbour.request))
+    neighbour.made.append(prefill(runner, 0, neighbour.request))
     decode(runner, {0: neighbour})
     with pytest.raises(BadRequest, match="image"):
-        runner.prefill(1, broken_requests(tokenizer)[name])
+        prefill(runner, 1, broken_requests(tokenizer)[name])
     decode(runner, {0: neighbour})
     runner.release(1)
-    follower.made.append(runner.prefill(1, follower.request))
+    follower.made.append(prefill(runner, 1, follower.request))
     while not neighbour.finished:
         decode(runner, {1: follower, 0: neighbour} if not follower.finished else {0: neighbour})
     assert_as_meta(reference, neighbour)
@@ -185,10 +187,10 @@ def test_a_mismatch_of_image_and_token_is_refused_and_harms_nobody(tokenizer, re
 
 def test_a_live_slot_is_not_prefilled_over(tokenizer, reference, runner):
     case = Case("here first", ask(tokenizer, "What is it?", image=picture(2, 1, 75)), 6)
-    case.made.append(runner.prefill(2, case.request))
+    case.made.append(prefill(runner, 2, case.request))
     for intruder in (ask(tokenizer, "Hello!"), ask(tokenizer, "And this?", image=picture(1, 1, 76))):
         with pytest.raises(ValueError, match="slot 2"):
-            runner.prefill(2, intruder)
+            prefill(runner, 2, intruder)
         decode(runner, {2: case})
     while not case.finished:
         decode(runner, {2: case})
@@ -198,7 +200,7 @@ def test_a_live_slot_is_not_prefilled_over(tokenizer, reference, runner):
 def test_releasing_a_free_slot_does_nothing(tokenizer, reference, runner):
     case = Case("text", ask(tokenizer, "Hello!"), 4)
     runner.release(1)
-    case.made.append(runner.prefill(0, case.request))
+    case.made.append(prefill(runner, 0, case.request))
     while not case.finished:
         runner.release(1)
         decode(runner, {0: case})

@@ -17,6 +17,7 @@ from transformers.models.mllama.processing_mllama import (
 
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.engine.base import GenerationRequest
+from mllama_demo.engine.runner import prefill
 from mllama_demo.engine.torch.runner import TorchRunner
 from mllama_demo.sampling import SamplingParams
 from tests.support.meta_reference import MetaReference
@@ -43,7 +44,7 @@ def run_all(runner: TorchRunner, cases: Sequence[Case], choose_slot: Callable[[l
             waiting.remove(case)
             slot = choose_slot(free)
             free.remove(slot)
-            case.made.append(runner.prefill(slot, case.request))
+            case.made.append(prefill(runner, slot, case.request))
             live[slot] = case
         decode(runner, {slot: case for slot, case in live.items() if not case.finished})
         for slot in [slot for slot, case in live.items() if case.finished]:
@@ -130,6 +131,7 @@ def mixed_cases(tokenizer: Tokenizer) -> list[Case]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choose_slot", [min, random.Random(4).choice], ids=["lowest", "any"])
 def test_requests_that_join_and_leave_a_full_runner_are_answered_as_if_alone(tokenizer, reference, runner, choose_slot):
     cases = mixed_cases(tokenizer)
@@ -154,6 +156,7 @@ def test_the_mixed_requests_have_the_tiles_their_names_promise_and_different_ans
 # --- (b) slots used again, (c) slots that sit out ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slot", [0, 2])
 def test_a_slot_forgets_its_last_image_and_its_last_text(tokenizer, reference, runner, slot):
     what = "What is in this image?"
@@ -180,10 +183,11 @@ def four_cases(tokenizer: Tokenizer, count: int) -> dict[int, Case]:
     }
 
 
+@pytest.mark.slow
 def test_live_slots_that_are_not_named_keep_their_state(tokenizer, reference, runner):
     cases, chance = four_cases(tokenizer, 14), random.Random(33)
     for slot, case in cases.items():
-        case.made.append(runner.prefill(slot, case.request))
+        case.made.append(prefill(runner, slot, case.request))
     while unfinished := {slot: case for slot, case in cases.items() if not case.finished}:
         named = chance.sample(sorted(unfinished), chance.randint(1, len(unfinished)))
         decode(runner, {slot: cases[slot] for slot in named})
@@ -194,7 +198,7 @@ def test_live_slots_that_are_not_named_keep_their_state(tokenizer, reference, ru
 def test_tokens_come_in_the_order_in_which_slots_are_named(tokenizer, reference, runner):
     cases = four_cases(tokenizer, 4)
     for slot, case in cases.items():
-        case.made.append(runner.prefill(slot, case.request))
+        case.made.append(prefill(runner, slot, case.request))
     for order in ([3, 0, 2, 1], [2, 3, 1, 0], [1, 0, 3, 2]):
         decode(runner, {slot: cases[slot] for slot in order})
     for case in cases.values():
@@ -238,17 +242,18 @@ def test_a_seed_gives_the_same_answer_among_strangers_that_stay(tokenizer, runne
     case = Case("mine", seeded_requests(tokenizer)[kind], 16)
     batch = {other: unrelated_case(tokenizer, 4 * slot + other) for other in range(4) if other != slot} | {slot: case}
     for other, member in batch.items():
-        member.made.append(runner.prefill(other, member.request))
+        member.made.append(prefill(runner, other, member.request))
     while not case.finished:
         decode(runner, batch)
     assert case.tokens == alone[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "image"])
 @pytest.mark.parametrize("slot", range(4))
 def test_a_seed_gives_the_same_answer_among_strangers_that_come_and_go(tokenizer, runner, alone, kind, slot):
     case, chance = Case("mine", seeded_requests(tokenizer)[kind], 16), random.Random(slot)
-    case.made.append(runner.prefill(slot, case.request))
+    case.made.append(prefill(runner, slot, case.request))
     unrelated: dict[int, Case] = {}
     for step in range(100):
         if case.finished:
@@ -259,7 +264,7 @@ def test_a_seed_gives_the_same_answer_among_strangers_that_come_and_go(tokenizer
             del unrelated[place]
         else:
             unrelated[place] = unrelated_case(tokenizer, step)
-            unrelated[place].made.append(runner.prefill(place, unrelated[place].request))
+            unrelated[place].made.append(prefill(runner, place, unrelated[place].request))
         decode(runner, unrelated if step % 5 == 4 else {slot: case, **unrelated})
     assert case.tokens == alone[kind]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from mllama_demo.engine.base import QueueEvent
+from mllama_demo.engine.wait_estimate import WaitEstimate, Work
 from mllama_demo.errors import BackendBusy, BadRequest, PromptTooLong
 from tests.support.scripted_runner import END, LETTER
 
@@ -129,7 +130,7 @@ def test_a_request_leaves_while_others_go_on_and_its_slot_is_used_again(harness)
     freed = [call.slots for call in b.runner.calls if call.method == "release"]
     b.step()
     assert b.running() == {"a", "c"}
-    assert [call.slots for call in b.runner.calls if call.method == "prefill"][-1:] == freed
+    assert [call.slots for call in b.runner.calls if call.method == "begin"][-1:] == freed
     b.drain()
     assert [b.text(name) for name in "abc"] == ["abcdefghijkl", "B", "CCC"]
     assert b.runner.holders == {}
@@ -145,6 +146,22 @@ def test_status_counts_who_runs_and_who_waits(harness) -> None:
     assert (b.scheduler.status().running, b.scheduler.status().waiting) == (2, 2)
     b.drain()
     assert (b.scheduler.status().running, b.scheduler.status().waiting, b.scheduler.status().down) == (0, 0, None)
+
+
+def test_a_request_gets_the_free_slot_that_the_runner_prefers(harness) -> None:
+    b = harness(slots=3, c="CCCC" + END)
+    asked: list[tuple[tuple[int, ...], str]] = []
+
+    def prefer(free: tuple[int, ...], name: str) -> int:
+        asked.append((free, name))
+        return {"a": 2, "b": 0, "c": 1}[name]
+
+    b.runner.prefer = prefer
+    b.submit("a", "b", "c", max_tokens=9)
+    b.drain()
+    assert asked == [((0, 1, 2), "a"), ((0, 1), "b"), ((1,), "c")]
+    assert [call.slots for call in b.runner.calls if call.method == "begin"] == [(2,), (0,), (1,)]
+    assert b.text("c") == "CCCC"
 
 
 # --- queue positions -----------------------------------------------------------------------------------------------------
@@ -163,15 +180,18 @@ def test_a_position_is_told_before_the_prefill_that_changed_it_and_only_when_it_
     assert (b.positions("b"), b.positions("c")) == ([1], [2, 1])
 
 
-def test_what_is_known_before_a_prefill_can_be_delivered_before_it(harness) -> None:
+def test_what_is_known_before_a_prefill_or_a_decode_step_can_be_delivered_before_it(harness) -> None:
     b = harness(slots=1)
     b.submit("a", "b", max_tokens=4)
     known_at_prefill: list[str] = []
     b.runner.on_prefill = lambda request_ids: known_at_prefill.extend(name + b.kinds(name) for name in "ab")
+    known_at_decode: list[str] = []
+    b.runner.on_decode = lambda request_ids: known_at_decode.append(b.kinds("a"))
     late = b.scheduler.step(b.log.extend)
     b.log += late
     assert known_at_prefill == ["aP", "bQ"]
-    assert [(name, LETTER[type(event)]) for name, event in late] == [("a", "T"), ("a", "T")]
+    assert known_at_decode == ["PT"], "the first token need not wait for the next"
+    assert [(name, LETTER[type(event)]) for name, event in late] == [("a", "T")]
 
 
 def test_a_request_that_gets_its_slot_at_once_hears_of_no_queue(harness) -> None:
@@ -214,6 +234,25 @@ def test_the_wait_is_unknown_before_a_first_finish_and_known_after_it(harness) -
     assert 0 < waits["c"] <= waits["d"] <= b.scheduler.status().estimated_wait_s
 
 
+def test_the_waits_of_a_long_queue_are_computed_in_one_pass(harness, monkeypatch) -> None:
+    """Each admission moves everybody, and a pass for each of them would hold up the answers under way."""
+    b = harness(slots=2, max_waiting=300)
+    b.submit(*[f"r{index}" for index in range(200)], max_tokens=3)
+    b.step(times=8)
+    passes = 0
+    left_s = WaitEstimate.left_s
+
+    def counted(self: WaitEstimate, work: Work) -> float:
+        nonlocal passes
+        passes += 1
+        return left_s(self, work)
+
+    monkeypatch.setattr(WaitEstimate, "left_s", counted)
+    moved = [event for _ in range(4) for _, event in b.step() if isinstance(event, QueueEvent)]
+    assert len(moved) > 150
+    assert passes <= 2 * len(moved) + 20
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +263,20 @@ def test_a_full_queue_refuses_and_says_how_many_wait(harness) -> None:
     b.submit("b", "c", "d")
     with pytest.raises(BackendBusy, match=r"\b3\b"):
         b.submit("e")
+
+
+def test_cancelled_requests_take_no_place_from_those_that_come_before_the_next_step(harness) -> None:
+    b = harness(slots=1, max_waiting=2)
+    b.submit("a", max_tokens=9)
+    b.step()
+    b.submit("b", "c")
+    with pytest.raises(BackendBusy):
+        b.submit("d")
+    for name in "abc":
+        b.scheduler.cancel(name)
+    b.submit("e", "f", "g")
+    with pytest.raises(BackendBusy):
+        b.submit("h")
 
 
 def test_free_slots_make_room_beyond_the_queue(harness) -> None:

@@ -26,6 +26,14 @@ def test_the_events_of_a_request_come_in_order_and_spell_its_text(harness) -> No
     assert (finish.reason, finish.text, finish.prompt_tokens, finish.completion_tokens) == ("end_of_turn", "y", 7, 4)
 
 
+def test_the_finish_has_how_much_of_the_prompt_was_not_read(harness) -> None:
+    b = harness()
+    b.runner.reused["a"] = 4
+    b.submit("a", "b", prompt=7, max_tokens=2)
+    b.drain()
+    assert [b.finish(name).reused for name in "ab"] == [4, 0]
+
+
 def test_nothing_follows_the_finish(harness) -> None:
     b = harness(slots=1, a="hi" + END)
     b.submit("a")
@@ -212,7 +220,8 @@ def test_a_request_cancelled_while_running_frees_its_slot_at_the_start_of_the_ne
     events = b.step()
     assert [(call.method, call.requests) for call in b.runner.calls[calls_before:]] == [
         ("release", ("a",)),
-        ("prefill", ("b",)),
+        ("begin", ("b",)),
+        ("read_piece", ("b",)),
         ("decode", ("b",)),
     ]
     assert events[0] == ("a", b.finish("a"))

@@ -10,7 +10,7 @@ import pytest
 from mllama_demo.engine.runner import RunnerDown
 from mllama_demo.errors import BackendUnavailable, BadRequest, cause_of
 from tests.support.scheduler_harness import SchedulerHarness
-from tests.support.scripted_runner import END
+from tests.support.scripted_runner import END, NOT_FINITE
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock fails instead of hanging
 
@@ -55,6 +55,20 @@ def test_a_failing_decode_ends_exactly_those_in_it(harness) -> None:
     b.drain()
     assert (b.text("c"), b.text("d")) == ("CD", "DE")
     assert b.scheduler.status().down is None
+
+
+def test_a_step_without_a_token_for_one_request_ends_that_request_alone_and_is_no_failure_of_the_model(harness) -> None:
+    scripts = dict.fromkeys("bcdef", "B" + NOT_FINITE)
+    b = harness(slots=2, a="abcdefghijklmnopq" + END, **scripts)
+    b.submit("a", *scripts)
+    b.drain()
+    assert b.text("a") == "abcdefghijklmnopq"
+    for name in scripts:
+        assert b.reason(name) == "error"
+        assert "not finite numbers" in cause_of(b.finish(name).error)
+        assert b.finish(name).completion_tokens == 1
+    assert b.scheduler.status().down is None
+    assert b.runner.holders == {}
 
 
 def assert_down(b: SchedulerHarness, cause: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllama_demo.engine.base import Event, FinishEvent, GenerationRequest, PrefillEvent, TokenEvent
+from mllama_demo.engine.base import Client, Event, FinishEvent, GenerationRequest, PrefillEvent, TokenEvent
 from mllama_demo.engine.runner import RunnerDown
 from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.errors import BackendBusy, BadRequest, cause_of
@@ -19,14 +21,16 @@ from tests.support.scripted_runner import END, END_IDS, Call, Clock, ScriptedRun
 # --- any load ------------------------------------------------------------------------------------------------------------
 
 
+Path = tuple[str, ...]  # from an address to a visitor or a conversation
+
+
 @dataclass
 class Plan:
-    """What the storm knows of a request: when it came, its turn, and how it ends when nothing comes in between."""
+    """What the storm knows of a request: when it came, and how it ends when nothing comes in between."""
 
     request: GenerationRequest
     script: str
     arrival: int
-    turn: int
     submitted_at: float
     events: list[Event] = field(default_factory=list)
 
@@ -34,6 +38,10 @@ class Plan:
     def state(self) -> str:
         kinds = {type(event) for event in self.events}
         return "ended" if FinishEvent in kinds else "running" if PrefillEvent in kinds else "waiting"
+
+    @property
+    def is_read(self) -> bool:
+        return any(isinstance(event, TokenEvent) for event in self.events)
 
     @property
     def text(self) -> str:
@@ -53,6 +61,10 @@ class Plan:
             if reached := {(reason, text, tokens) for reason, limit in limits.items() if tokens == limit}:
                 return reached
         raise AssertionError("the script is longer than any limit")
+
+
+def within(prefix: Path, plans: list[Plan]) -> list[Plan]:
+    return [plan for plan in plans if plan.request.queue_path[: len(prefix)] == prefix]
 
 
 class Storm:
@@ -75,8 +87,9 @@ class Storm:
         )
         self.plans: dict[str, Plan] = {}
         self.cancelled: set[str] = set()  # to be ended by the next step
-        self.last_admitted_turn = 0
-        self.last_turn: dict[str, int] = {}
+        # The turns of addresses, visitors and conversations, by the path from the address to them.
+        self.turns: dict[Path, int] = {}
+        self.served: dict[Path, int] = {}
         self.failures_in_a_row = {"prefill": 0, "decode": 0}
         self.fatal = False
         self.refused = 0
@@ -112,12 +125,14 @@ class Storm:
             prompt_ids=(7,) * self.dice.randint(1, self.runner.max_seq_len - 1),
             sampling=SamplingParams(max_tokens=self.dice.randint(1, 12), stop=self.dice.choice([(), ("abc",), ("cc", "b")])),
             conversation_id=self.dice.choice(["", "x", "x", "y", "z"]),
+            client=Client(self.dice.choice(["", "here", "there"]), self.dice.choice(["", "ann", "ben"])),
             time_limit_s=self.dice.choice([None, None, 3.5, 20.5]),
             id=name,
         )
         room = self.max_waiting + self.runner.slots - len(self.those("running"))
         full = len(self.those("waiting")) >= room
         self.runner.scripts[name] = script
+        self.runner.pieces[name] = self.dice.choice([1, 1, 2, 5])
         try:
             self.scheduler.submit(request)
         except BackendBusy:
@@ -126,13 +141,33 @@ class Storm:
             self.to_come -= 1
             return
         assert not full or self.cancelled, "taken although the queue was full"
-        conversation = request.conversation_id or name
-        under_way = self.those("waiting") + self.those("running")
-        if not any((plan.request.conversation_id or plan.request.id) == conversation for plan in under_way):
-            self.last_turn.pop(conversation, None)
-        turn = self.last_turn[conversation] = max(self.last_admitted_turn, self.last_turn.get(conversation, -1) + 1)
-        self.plans[name] = Plan(request, script, len(self.plans), turn, self.clock.now)
+        self.join(request.queue_path)
+        self.plans[name] = Plan(request, script, len(self.plans), self.clock.now)
         self.to_come -= 1
+
+    def join(self, path: Path) -> None:
+        """Who has nothing under way takes the turn that is being served; who has, goes on after its own last turn."""
+        for length in range(1, len(path) + 1):
+            prefix, parent = path[:length], path[: length - 1]
+            if not within(prefix, self.those("waiting") + self.those("running")):
+                self.turns.pop(prefix, None)
+                self.served.pop(prefix, None)
+            if not within(prefix, self.those("waiting")):
+                self.turns[prefix] = max(self.turns.get(prefix, 0), self.served.get(parent, 0))
+
+    def next_of(self, waiting: list[Plan], prefix: Path = ()) -> Plan:
+        """The one whose turn it is: of the address with the lowest turn, its visitor with the lowest turn, and so on."""
+        if len(prefix) == len(waiting[0].request.queue_path):
+            return waiting[0]
+        children = {plan.request.queue_path[: len(prefix) + 1] for plan in waiting}
+        first = {child: self.next_of(within(child, waiting), child) for child in children}
+        return first[min(children, key=lambda child: (self.turns[child], first[child].arrival))]
+
+    def serve(self, path: Path) -> None:
+        for length in range(1, len(path) + 1):
+            prefix, parent = path[:length], path[: length - 1]
+            self.served[parent] = max(self.served.get(parent, 0), self.turns[prefix])
+            self.turns[prefix] += 1
 
     def cancel_some(self, one_in: int) -> None:
         if self.plans and self.dice.randint(1, one_in) == 1:
@@ -149,17 +184,23 @@ class Storm:
             self.cancel_some(one_in=12)
 
         self.runner.on_prefill = self.runner.on_decode = inside
+        self.runner.fail_begin.clear()
         self.runner.fail_prefill.clear()
         self.runner.fail_decode.clear()
         fate = self.dice.randint(1, 24)
         if fate == 1 and (self.may_go_down or self.failures_in_a_row["decode"] < 2):
             self.runner.fail_decode.append(RuntimeError("decode failed"))
         elif fate in (2, 3) and (self.may_go_down or self.failures_in_a_row["prefill"] < 2):
-            self.runner.fail_prefill = {plan.request.id: RuntimeError("prefill failed") for plan in self.those("waiting")}
+            self.arm(RuntimeError("prefill failed"))
         elif fate == 4:
-            self.runner.fail_prefill = {plan.request.id: BadRequest("no pixels") for plan in self.those("waiting")}
+            self.arm(BadRequest("no pixels"))
         elif fate == 5 and self.may_go_down and self.dice.randint(1, 4) == 1:
             self.runner.fail_decode.append(RunnerDown("device gone"))
+
+    def arm(self, error: Exception) -> None:
+        """Whoever begins next, or is read to the end, fails."""
+        armed = self.dice.choice([self.runner.fail_begin, self.runner.fail_prefill])
+        armed |= {plan.request.id: error for plan in self.plans.values() if plan.state != "ended"}
 
     # --- a step, and what must be true of it ---
 
@@ -174,19 +215,25 @@ class Storm:
         leaving = due | expired
         waiting = [plan for plan in self.those("waiting") if plan.request.id not in leaving]
         staying = [plan for plan in self.those("running") if plan.request.id not in leaving]
-        next_one = min(waiting, key=lambda plan: (plan.turn, plan.arrival), default=None)
-        if len(staying) == self.runner.slots:
+        next_one = self.next_of(waiting) if waiting else None
+        reading = next((plan for plan in staying if not plan.is_read), None)
+        if reading is not None or len(staying) == self.runner.slots:
             next_one = None
 
         calls_before = len(self.runner.calls)
-        armed_prefill, armed_decode = dict(self.runner.fail_prefill), list(self.runner.fail_decode)
+        armed = {
+            "begin": dict(self.runner.fail_begin),
+            "read_piece": dict(self.runner.fail_prefill),
+            "decode": list(self.runner.fail_decode),
+        }
         events = self.scheduler.step()
         calls = self.runner.calls[calls_before:]
         for name, event in events:
             self.plans[name].events.append(event)
 
         finishes = {name: event for name, event in events if isinstance(event, FinishEvent)}
-        prefills = [call.requests[0] for call in calls if call.method == "prefill"]
+        begun = [call.requests[0] for call in calls if call.method == "begin"]
+        read = [call.requests[0] for call in calls if call.method == "read_piece"]
         decodes = [set(call.requests) for call in calls if call.method == "decode"]
         is_down = self.scheduler.status().down is not None
 
@@ -194,17 +241,20 @@ class Storm:
         assert {name for name, _ in events[: len(leaving)]} == leaving
         for name in leaving:
             assert finishes[name].reason in ["cancelled"] * (name in due) + ["time_limit"] * (name in expired)
-        # 2. whose turn it was got the slot
-        assert prefills == ([next_one.request.id] if next_one else [])
+        # 2. whose turn it was got the slot, unless a prompt is being read; one piece of one prompt was read
+        assert begun == ([next_one.request.id] if next_one else [])
+        reader = reading or next_one
+        if reader and (reader is reading or reader.request.id not in armed["begin"]):
+            assert read == [reader.request.id]
         if next_one:
-            self.last_admitted_turn = next_one.turn
-        # 3. all others decoded together; one cancelled meanwhile may be left out
-        everyone = {plan.request.id for plan in staying}
+            self.serve(next_one.request.queue_path)
+        # 3. all that were read decoded together; one cancelled meanwhile may be left out
+        everyone = {plan.request.id for plan in staying if plan is not reading}
         assert len(decodes) <= 1
-        assert all(everyone - self.cancelled <= together <= everyone | set(prefills) for together in decodes)
+        assert all(everyone - self.cancelled <= together <= everyone | set(read) for together in decodes)
         assert decodes or is_down or everyone <= self.cancelled
         # 4. who failed failed for the right reason, and nobody else did
-        failed = self.count_failures(calls, armed_prefill, armed_decode)
+        failed = self.count_failures(calls, armed)
         assert is_down == self.fatal
         errors = {name: cause_of(finish.error) for name, finish in finishes.items() if finish.reason == "error"}
         assert all(cause in errors[name] for name, cause in failed.items())
@@ -212,24 +262,29 @@ class Storm:
         # 5. slots are held by those who run
         assert set(self.runner.holders.values()) == {plan.request.id for plan in self.those("running")}
 
-    def count_failures(
-        self, calls: list[Call], armed_prefill: dict[str, Exception], armed_decode: list[Exception | None]
-    ) -> dict[str, str]:
+    def count_failures(self, calls: list[Call], armed: dict[str, Any]) -> dict[str, str]:
         """The cause for each request that the calls of this step failed."""
         failed: dict[str, str] = {}
         for call in calls:
-            if call.method == "release":
+            name = call.requests[0]
+            if call.method == "release" or (call.method == "read_piece" and self.has_more_to_read(name)):
                 continue
-            error = armed_prefill.get(call.requests[0]) if call.method == "prefill" else next(iter(armed_decode), None)
+            kind = "decode" if call.method == "decode" else "prefill"
+            error = next(iter(armed["decode"]), None) if kind == "decode" else armed[call.method].get(name)
             if error is None:
-                self.failures_in_a_row[call.method] = 0
-                if call.method == "decode":
+                if call.method != "begin":
+                    self.failures_in_a_row[kind] = 0
+                if kind == "decode":
                     self.failures_in_a_row["prefill"] = 0
                 continue
             failed |= dict.fromkeys(call.requests, str(error))
-            self.failures_in_a_row[call.method] += not isinstance(error, BadRequest)
-            self.fatal |= isinstance(error, RunnerDown) or self.failures_in_a_row[call.method] >= 3
+            self.failures_in_a_row[kind] += not isinstance(error, BadRequest)
+            self.fatal |= isinstance(error, RunnerDown) or self.failures_in_a_row[kind] >= 3
         return failed
+
+    def has_more_to_read(self, name: str) -> bool:
+        read = sum(call.method == "read_piece" and call.requests == (name,) for call in self.runner.calls)
+        return read < self.runner.pieces[name]
 
     def check_the_end(self) -> None:
         assert not self.scheduler.has_work()
@@ -252,6 +307,7 @@ class Storm:
                 assert (finish.reason, plan.text, len(tokens)) in plan.outcomes(self.runner.max_seq_len)
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_all_end_once() -> None:
     reasons: dict[str, int] = {}
     total = 0
@@ -267,6 +323,7 @@ def test_a_thousand_requests_all_end_once() -> None:
     assert len(reasons) == 7
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(dice=st.randoms(use_true_random=False), requests=st.integers(1, 12), may_go_down=st.booleans())
 def test_any_small_load_ends_well(dice: random.Random, requests: int, may_go_down: bool) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
 from mllama_demo.engine.base import Event
 from mllama_demo.engine.runner import ModelRunner, RunnerDown
 from mllama_demo.engine.slot_backend import Progress
+from mllama_demo.engine.token_sampler import NOT_FINITE
 from mllama_demo.errors import BackendBusy, BadRequest, CheckpointError, PromptTooLong, cause_of
 from tests.support.scripted_runner import END, ScriptedRunner
 from tests.support.slot_backends import (
@@ -178,7 +182,7 @@ async def test_it_is_ready_once_a_question_was_answered_and_not_before() -> None
     go_on.set()
     assert ready.wait(PATIENCE_S)
     assert [(call.method, call.requests) for call in runner.calls] == [
-        (v, ("warm-up",)) for v in ("prefill", "decode", "release")
+        (v, ("warm-up",)) for v in ("begin", "read_piece", "decode", "release")
     ]
     assert backend.status().estimated_wait_s == 0
     assert text((await read(backend, request("a", max_tokens=3)))[0]) == "~~~"
@@ -209,6 +213,20 @@ def test_it_is_never_ready_where_a_question_cannot_be_answered(broken: str) -> N
     named = {"text": "no such token", "queue": "The prompt is empty"}.get(broken, "out of memory")
     assert named in cause_of(backend.status().detail)
     assert (backend.status().state, backend.loaded, ready.is_set()) == ("down", False, False)
+
+
+def test_a_checkpoint_of_numbers_that_are_not_finite_is_named_without_a_stack(caplog: pytest.LogCaptureFixture) -> None:
+    runner, down = ScriptedRunner(), threading.Event()
+    runner.fail_prefill = {"warm-up": FloatingPointError(NOT_FINITE)}
+    backend = new_backend(runner, warm_up=request("warm-up", max_tokens=2), on_down=lambda reason: down.set())
+    backend.start()
+    assert down.wait(PATIENCE_S)
+    assert "could not be loaded" in cause_of(backend.status().detail)
+    assert NOT_FINITE in cause_of(backend.status().detail)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"the model failed in a prefill step of 1 request: {NOT_FINITE}"
+    ]
+    assert not any(record.exc_info for record in caplog.records)
 
 
 async def test_a_step_that_fails_ends_its_requests_by_name_and_the_backend_goes_on(make) -> None:
@@ -301,3 +319,18 @@ async def test_a_listener_that_fails_does_not_stop_the_backend() -> None:
         assert text(events) == "A"
     finally:
         backend.close()
+
+
+async def test_lines_about_a_failed_step_have_the_ids_of_its_requests(make, caplog: pytest.LogCaptureFixture) -> None:
+    runner = ScriptedRunner(scripts=dict.fromkeys("ab", "a long answer" * 3 + END))
+
+    def fail(request_ids: Sequence[str]) -> None:
+        if len(request_ids) == 2:
+            raise ValueError("the device said no")
+        time.sleep(0.01)
+
+    runner.on_decode = fail
+    await read(make(runner), *(replace(request(name), request_id=f"id-of-{name}") for name in "ab"))
+    [traced] = [record for record in caplog.records if record.exc_info]
+    assert traced.__dict__["request_id"] == "id-of-a,id-of-b"
+    assert traced.getMessage() == "the model failed in a decode step of 2 requests: the device said no"

@@ -94,11 +94,11 @@ async def test_discard_returns_when_nothing_more_will_be_stored(backend, role: s
     """A conversation that is deleted after a discard does not come back."""
 
     class SlowToSave(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> MessageTree:
+        def save(self, owner: str, conversation: Conversation, begun: MessageTree | None = None) -> MessageTree:
             if conversation.messages[-1].role == role:
                 saving.set()
                 assert go_on.wait(PATIENCE_S)
-            return super().save(owner, conversation)
+            return super().save(owner, conversation, begun)
 
     saving, go_on = threading.Event(), threading.Event()
     store = SlowToSave(Database("sqlite://"))
@@ -162,6 +162,7 @@ async def test_an_answer_is_stopped_after_its_watcher_left(backend, store) -> No
     assert store.load(ME, HELLO.id).messages[-1].metadata["reason"] == "abandoned"
 
 
+@pytest.mark.slow
 async def test_a_watched_answer_is_not_stopped(backend, store) -> None:
     """Waits until unwatched answers, which start later than the watched one, are stopped.
 
@@ -189,6 +190,7 @@ def test_the_end_of_the_process_stores_the_text_so_far(answers, backend, store) 
 
     asyncio.run(scene())
     assert texts(store, EARLIER) == ["Hello?", "Hi.", "And now?", "As far as it came"]
+    assert store.load(ME, EARLIER.id).messages[-1].metadata["reason"] == "cut_off"
     assert backend.closed == [backend.requests[0].id]
 
 
@@ -202,19 +204,20 @@ def test_an_answer_is_stored_once_when_the_process_ends_while_storing(backend) -
     """The tasks are cancelled after the writing thread has finished and before the event loop knows it."""
 
     class CancelledOnSave(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> MessageTree:
-            if conversation.messages[-1].role == "assistant" and not cancelling:
-                cancelling.append(True)
-                loop.call_soon_threadsafe(cancel_when_written)
-            return super().save(owner, conversation)
+        def save(self, owner: str, conversation: Conversation, begun: MessageTree | None = None) -> MessageTree:
+            if conversation.messages[-1].role == "assistant":
+                stored.append(conversation.messages[-1].text)
+                if len(stored) == 1:
+                    loop.call_soon_threadsafe(cancel_when_written)
+            return super().save(owner, conversation, begun)
 
-    cancelling: list[bool] = []
+    stored: list[str] = []
     store = CancelledOnSave(Database("sqlite://"))
     answers = new_answers(store, backend)
 
     def cancel_when_written() -> None:
         deadline = time.monotonic() + PATIENCE_S
-        while len(task.conversation.messages) < 2 and time.monotonic() < deadline:
+        while not task.saved and time.monotonic() < deadline:
             time.sleep(0.001)  # blocks the event loop
         for other in asyncio.all_tasks() - {scene_task}:
             other.cancel()
@@ -230,5 +233,6 @@ def test_an_answer_is_stored_once_when_the_process_ends_while_storing(backend) -
     loop: Any = None
     scene_task: Any = None
     asyncio.run(scene())
+    assert stored == ["Once"]
     assert texts(store, HELLO) == ["Hello?", "Once"]
     store.database.close()

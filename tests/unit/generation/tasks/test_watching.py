@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -12,6 +13,9 @@ from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree
 from mllama_demo.engine.base import QueueEvent, TokenEvent
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, DemoError, PromptTooLong
+from mllama_demo.generation.tasks import AnswerTask
+from mllama_demo.runtime.failures import FAILURES
+from mllama_demo.runtime.logs import REQUEST_ID
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
@@ -83,6 +87,20 @@ async def test_watch_yields_at_least_every_interval_without_changes(answers, bac
             await anext(changes)
     backend.send(finished())
     await done(task)
+
+
+async def test_watch_follows_the_current_rate(monkeypatch) -> None:
+    task, rates, waits = AnswerTask(ME, HELLO), [4.0, 8.0, 2.0], []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("mllama_demo.generation.tasks.time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    async with aclosing(task.watch(lambda: rates[len(waits)], 0.001)) as changes:
+        for _ in range(4):
+            await anext(changes)
+    assert waits == [1 / 4, 1 / 8, 1 / 2]
 
 
 async def test_get_finds_a_task_only_while_it_runs(answers, backend) -> None:
@@ -172,7 +190,7 @@ async def test_a_failed_generation_stores_the_text_so_far_and_the_cause(answers,
 
 async def test_an_answer_that_cannot_be_stored_fails_and_the_conversation_can_be_answered_again(backend) -> None:
     class FullDisk(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> MessageTree:
+        def save(self, owner: str, conversation: Conversation, begun: MessageTree | None = None) -> MessageTree:
             raise BackendUnavailable("The disk is full.")
 
     store = FullDisk(Database("sqlite://"))
@@ -185,3 +203,14 @@ async def test_an_answer_that_cannot_be_stored_fails_and_the_conversation_can_be
     answers.require_idle(HELLO.id)
     await until(lambda: backend.closed, "the request was given up")
     store.database.close()
+
+
+async def test_a_stored_failure_has_the_id_of_the_request_that_asked(answers, backend, store) -> None:
+    backend.refusal = BackendUnavailable("The model is down.")
+    token = REQUEST_ID.set("abc-123")
+    task = answers.start(ME, HELLO, SamplingParams())
+    REQUEST_ID.reset(token)
+    await done(task)
+    metadata = store.load(ME, HELLO.id).messages[-1].metadata
+    assert (metadata["error"], metadata["request_id"]) == ("The model is down.", "abc-123")
+    assert FAILURES.latest()[0].request_id == "abc-123"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mllama_demo.images.fetch import fetch_image
+from mllama_demo.images.fetch import fetch_bytes
 from mllama_demo.images.loading import ImageLimits
 from tests.support.web_server import Server, fetch, png, refused
 
@@ -40,6 +40,7 @@ def test_a_slow_server_is_given_up_at_the_time_limit(start, drop, server):
     assert "0.3 seconds" in message
 
 
+@pytest.mark.slow
 def test_the_time_limit_holds_over_all_redirects_together(server):
     def answer(handler: BaseHTTPRequestHandler) -> None:
         server.over.wait(0.2)
@@ -112,7 +113,7 @@ def test_every_address_has_five_seconds_to_answer_and_all_together_what_is_left_
     assert waits == [5.0, 5.0]
     refused(server.url("/x.png"), total_timeout_s=3)
     assert 0 < waits[2] <= 3
-    assert inspect.signature(fetch_image).parameters["total_timeout_s"].default == 15.0
+    assert inspect.signature(fetch_bytes).parameters["total_timeout_s"].default == 15.0
 
 
 def test_a_body_above_the_limit_is_refused_whether_announced_or_not(server):

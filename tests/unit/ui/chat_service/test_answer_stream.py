@@ -22,7 +22,9 @@ from tests.support.manual_backend import READ, finished
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
-REQUEST: Any = SimpleNamespace(session_hash="one", query_params={}, username=None, headers={})  # what is read of Gradio's request
+REQUEST: Any = SimpleNamespace(
+    session_hash="one", query_params={}, username=None, headers={}, client=None
+)  # what is read of Gradio's request
 
 
 @pytest.fixture

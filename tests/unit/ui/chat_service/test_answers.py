@@ -203,7 +203,7 @@ async def test_a_conversation_deleted_while_it_is_answered_is_gone_from_the_list
 async def test_deleting_a_conversation_empties_the_tab_that_follows_its_answer(chat) -> None:
     seen = await chat.begun(chat.ask("Hello?"), "Well, ")
     await chat.service.delete(TAB, seen.id)
-    assert (await seen.all())[-1] == new_chat(input=None), "what is typed there stays"
+    assert (await seen.all())[-1] == new_chat(), "what is typed there stays"
 
 
 async def test_an_answer_that_ends_while_its_conversation_is_being_deleted_does_not_bring_it_back() -> None:
@@ -231,11 +231,11 @@ async def test_an_answer_that_ends_while_its_conversation_is_being_deleted_does_
 
 async def test_a_conversation_deleted_while_its_answer_is_being_stored_does_not_come_back() -> None:
     class SlowToSave(ConversationStore):
-        def save(self, owner: str, conversation: Conversation) -> Conversation:
+        def save(self, owner: str, conversation: Conversation, begun: MessageTree | None = None) -> Conversation:
             if conversation.messages[-1].role == "assistant":
                 saving.set()
                 assert go_on.wait(20)
-            return super().save(owner, conversation)
+            return super().save(owner, conversation, begun)
 
     saving, go_on = threading.Event(), threading.Event()
     chat = ChatSetup(SlowToSave(Database("sqlite://")))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from mllama_demo.errors import BackendUnavailable, BadRequest, NotFound
 from mllama_demo.storage import conversations as store
-from mllama_demo.ui import chat_service
+from mllama_demo.ui import chat_service, conversation_list
 from mllama_demo.ui.page_update import ListedConversation, PageUpdate
 from tests.support.chat_setup import (
     ACTIONS,
@@ -22,6 +23,7 @@ from tests.support.chat_setup import (
     metadata_shown,
     new_chat,
     open_updates,
+    preview_path,
     texts_shown,
 )
 from tests.support.manual_backend import finished
@@ -44,7 +46,7 @@ async def test_open_shows_a_stored_conversation(chat) -> None:
 @pytest.mark.parametrize("id", ["", "0" * 32, "' OR 1=1 --"])
 async def test_opening_an_unknown_conversation_shows_a_new_chat_and_keeps_the_input(chat, id: str) -> None:
     kept = chat.store_conversation("Hello?", "Hi.")
-    assert await open_updates(chat, PAGE, id) == [new_chat(("a talk", kept), input=None)]
+    assert await open_updates(chat, PAGE, id) == [new_chat(("a talk", kept))]
 
 
 async def test_new_is_an_empty_chat_beside_the_list_of_the_others(chat) -> None:
@@ -57,18 +59,19 @@ async def test_rename_changes_the_title_in_the_list(chat) -> None:
     id = chat.store_conversation("Hello?", "Hi.")
     await open_updates(chat, PAGE, id)
     view = await chat.service.rename(PAGE, id, "  Greetings ")
-    assert (view.title, view.conversations, view.conversation_id) == ("Greetings", [ListedConversation("Greetings", id)], id)
-    assert (view.history, view.input) == (None, None)
+    assert (view.title, view.conversations) == ("Greetings", [ListedConversation("Greetings", id)])
+    assert (view.history, view.input, view.conversation_id) == (None, None, None)
     assert (await open_updates(chat, PAGE, id))[0].title == "Greetings"
 
 
-async def test_another_conversation_of_the_list_is_renamed_and_deleted_while_the_page_stays(chat) -> None:
+@pytest.mark.parametrize("new", [True, False], ids=["new chat", "conversation"])
+async def test_another_conversation_of_the_list_is_renamed_and_deleted_while_the_page_stays(chat, new: bool) -> None:
     shown, other = chat.store_conversation("Hello?", "Hi."), chat.store_conversation("And you?", "Fine.")
-    await open_updates(chat, PAGE, shown)
+    await open_updates(chat, PAGE, "" if new else shown)
     renamed = await chat.service.rename(PAGE, other, "Health")
-    assert (renamed.title, renamed.history, renamed.conversation_id) == (None, None, shown)
+    assert (renamed.title, renamed.history, renamed.conversation_id) == (None, None, None)
     deleted = await chat.service.delete(PAGE, other)
-    assert (deleted.history, deleted.input, deleted.conversation_id, deleted.deleted) == (None, None, shown, "Health")
+    assert (deleted.history, deleted.input, deleted.conversation_id, deleted.deleted) == (None, None, None, "Health")
     assert [one.id for one in deleted.conversations] == [shown]
 
 
@@ -81,6 +84,7 @@ async def test_a_title_that_is_too_long_is_refused(chat) -> None:
 
 async def test_delete_leaves_an_empty_chat(chat) -> None:
     id, other = chat.store_conversation("Hello?", "Hi."), chat.store_conversation("Something else?")
+    await open_updates(chat, PAGE, id)
     assert await chat.service.delete(PAGE, id) == new_chat(("a talk", other), deleted="a talk")
     with pytest.raises(NotFound):
         chat.stored_texts(id)
@@ -179,6 +183,18 @@ async def test_a_search_filters_the_list_until_it_is_cleared(chat) -> None:
     assert (len(view.conversations), view.search_result) == (2, "")
 
 
+async def test_the_list_says_that_there_are_older_conversations_and_shows_them(chat, monkeypatch) -> None:
+    monkeypatch.setattr(conversation_list, "ROWS", 2)
+    for number in range(3):
+        chat.store_conversation(f"Question {number}?", "Hi.")
+    view = await chat.service.search(PAGE, "question")
+    assert (len(view.conversations), view.older, view.search_result) == (2, True, "More than 2 have “question” in title or text.")
+    view = await chat.service.show_older(PAGE)
+    assert (len(view.conversations), view.older, view.search_result) == (3, False, "3 have “question” in title or text.")
+    assert len((await chat.service.new(PAGE)).conversations) == 3, "other changes keep them"
+    assert (await chat.service.search(PAGE, "")).older, "another search begins with the newest"
+
+
 async def test_a_deleted_conversation_is_restored_and_shown(chat, notices) -> None:
     id = chat.store_conversation("Hello?", "Hi.")
     assert (await chat.service.delete(PAGE, id)).deleted == "a talk"
@@ -218,9 +234,22 @@ async def test_a_deleted_conversation_is_purged_after_its_lifetime(chat, monkeyp
     purges: list[None] = []
     monkeypatch.setattr(chat_service, "DELETED_LIFETIME", timedelta(seconds=-1))
     id = chat.store_conversation("Hello?", "Hi.")
-    monkeypatch.setattr(chat.store, "purge", lambda: purges.append(None))
+    monkeypatch.setattr(chat.store, "purge", lambda: purges.append(None) or set())
     await chat.service.delete(PAGE, id)
     await until(lambda: len(purges) == 2, "once for what was deleted earlier, and once for this")
+
+
+async def test_the_files_of_an_image_go_with_its_last_conversation(chat, monkeypatch, tmp_path) -> None:
+    path = image_file(tmp_path)
+    first, second = (chat.store_image_conversation(path) for _ in range(2))
+    shown = preview_path((await open_updates(chat, PAGE, first))[-1])
+    monkeypatch.setattr(store, "DELETED_LIFETIME", timedelta(0))
+    await chat.service.delete(PAGE, first)
+    assert shown.exists(), "another conversation shows it"
+    await chat.service.delete(PAGE, second)
+    chat.service._conversation_list.purge()
+    assert not shown.exists()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() not in str(shown), "nobody can tell the path from the file"
 
 
 async def test_a_json_export_is_imported_as_a_new_conversation(chat, tmp_path) -> None:

@@ -64,7 +64,7 @@ async def test_a_page_that_shows_something_else_gets_no_answer_that_was_being_re
     await rendered.wait()
     await until(lambda: tab.updates, "the tab shows the conversation")
     for session in (PAGE, TAB):
-        chat.service.pages.show(session.id, "")
+        chat.service.pages.show(chat.service.pages.next_version(session.id), "")
     before = len(seen.updates), len(tab.updates)
     go_on.set()
     for page, count in zip((seen, tab), before, strict=True):
@@ -96,8 +96,9 @@ async def test_refresh_changes_nothing_on_a_page_that_shows_something_else(chat:
     assert texts_shown(await chat.service.refresh(PAGE, other)) == ["Before?", "Before."]
     settling = asyncio.create_task(chat.service.refresh(PAGE, other))
     await asyncio.sleep(0)
-    chat.service.pages.show(PAGE.id, "")
-    assert await settling == PageUpdate(), "it was left meanwhile"
+    chat.service.pages.show(chat.service.pages.next_version(PAGE.id), "")
+    left = chat.service.pages.current(await settling)
+    assert (left.history, left.conversation_id, left.answering) == (None, None, None), "it was left meanwhile"
 
 
 async def test_refresh_of_a_conversation_deleted_in_another_tab_shows_a_new_chat_and_keeps_the_input(chat: ChatSetup) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.errors import BadRequest, NotFound
 from mllama_demo.images.loading import load_image
 from mllama_demo.ui import image_files as pictures
-from mllama_demo.ui.page_update import PageUpdate
+from mllama_demo.ui.page_update import PageSession, PageUpdate
 from tests.support.chat_setup import (
     OTHER_OWNER,
     PAGE,
@@ -39,13 +40,6 @@ async def asked_with(chat: ChatSetup, id: str, which: Any, *files: Path) -> Page
     return (await chat.answered(chat.show(chat.service.questions.ask(PAGE, id, value("WhichImage?", *files), which)), "This."))[
         -1
     ]
-
-
-async def test_the_model_sees_the_newest_image_by_default(chat, tmp_path) -> None:
-    id = chat.store_image_conversation(image_file(tmp_path, "old.png"))
-    new = image_file(tmp_path, "new.png", (30, 40))
-    assert "saw new.png" in metadata_shown(await asked_with(chat, id, "newest", new))
-    assert chat.backend.requests[-1].image.name == "new.png"
 
 
 async def test_with_first_the_model_keeps_its_image_and_the_other_is_set_aside(chat, tmp_path) -> None:
@@ -134,7 +128,7 @@ async def test_a_picture_in_full_size_has_all_pixels_and_no_metadata(chat, tmp_p
     id = chat.store_image_conversation(image_file(tmp_path, "photo.jpg", (1500, 1100), exif=True))
     image = chat.store.load(PAGE.owner, id).messages[0].image
     before = {path for path in chat.service.previews.rglob("*") if path.is_file()}
-    data, media_type = await chat.service.full_size(PAGE.owner, image.digest)
+    data, media_type = await chat.service.image_access.full_size(PAGE.owner, image.digest)
     assert (Image.open(io.BytesIO(data)).size, media_type) == ((1500, 1100), "image/jpeg")
     assert PLACE.encode() not in data
     assert {path for path in chat.service.previews.rglob("*") if path.is_file()} == before, "no file is kept"
@@ -143,13 +137,38 @@ async def test_a_picture_in_full_size_has_all_pixels_and_no_metadata(chat, tmp_p
 async def test_a_picture_in_full_size_is_shown_to_its_owner_until_it_is_deleted(chat, tmp_path) -> None:
     id = chat.store_image_conversation(image_file(tmp_path))
     digest = chat.store.load(PAGE.owner, id).messages[0].image.digest
-    assert (await chat.service.full_size(PAGE.owner, digest))[1] == "image/png"
+    assert (await chat.service.image_access.full_size(PAGE.owner, digest))[1] == "image/png"
     for owner, asked in ((OTHER_OWNER.owner, digest), (PAGE.owner, "0" * 64), (PAGE.owner, "..%2f"), (PAGE.owner, "\0")):
         with pytest.raises(NotFound):
-            await chat.service.full_size(owner, asked)
+            await chat.service.image_access.full_size(owner, asked)
     await chat.service.delete(PAGE, id)
     with pytest.raises(NotFound):
-        await chat.service.full_size(PAGE.owner, digest)
+        await chat.service.image_access.full_size(PAGE.owner, digest)
+
+
+@pytest.mark.parametrize("owner", ["me", "session-without-cookie", "kiosk-page"])
+async def test_a_preview_is_loaded_by_those_who_may_see_the_conversation(chat, tmp_path, owner) -> None:
+    session = PageSession(owner, "page")
+    image = chat.store.put_image(load_image(image_file(tmp_path).read_bytes(), "square.png"))
+    id = chat.store.save(owner, Conversation((Message("user", "What is it?", image), Message("assistant", "A square.")))).id
+    name = preview_path((await open_updates(chat, session, id))[-1]).parent.name
+    access = chat.service.image_access
+    assert await access.full_size(owner, name) == await access.full_size(owner, image.digest), "the page knows the name alone"
+    cookieless = owner != "me"
+    for other in (OTHER_OWNER.owner, None):
+        if cookieless:  # the browser does not tell the page; the name is the secret
+            assert (await access.preview(other, name)).is_file()
+        else:
+            with pytest.raises(NotFound):
+                await access.preview(other, name)
+    if not cookieless:
+        assert (await access.preview(owner, name)).is_file()
+    for guess in (image.digest, "..", ""):
+        with pytest.raises(NotFound):
+            await access.preview(owner, guess)
+    await chat.service.delete(session, id)
+    with pytest.raises(NotFound):
+        await access.preview(owner, name)
 
 
 async def test_a_picture_in_full_size_is_shown_while_its_question_waits(chat, tmp_path) -> None:
@@ -158,9 +177,9 @@ async def test_a_picture_in_full_size_is_shown_while_its_question_waits(chat, tm
     await chat.backend.taken()
     assert chat.store.list(PAGE.owner) == [], "nothing is stored before the answer begins"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (await chat.service.full_size(PAGE.owner, digest))[1] == "image/png"
+    assert (await chat.service.image_access.full_size(PAGE.owner, digest))[1] == "image/png"
     with pytest.raises(NotFound):
-        await chat.service.full_size(OTHER_OWNER.owner, digest)
+        await chat.service.image_access.full_size(OTHER_OWNER.owner, digest)
     chat.backend.send(READ)
     chat.backend.say("A square.")
     chat.backend.send(finished())
@@ -212,16 +231,30 @@ async def test_a_fetched_image_becomes_a_file_to_attach(chat, tmp_path, monkeypa
     data = image_file(tmp_path).read_bytes()
     asked: list[Any] = []
 
-    def fetch(url: str, limits: Any, *, allowed_hosts: Any) -> Any:
+    async def fetch(url: str, limits: Any, allowed_hosts: Any) -> Any:
         asked.append((url, limits, allowed_hosts))
         return load_image(data, "../../a/b?c.png")
 
-    monkeypatch.setattr(pictures, "fetch_image", fetch)
+    monkeypatch.setattr(pictures, "image_at", fetch)
     path = Path(await chat.service.attachments.fetch("  https://example.com/a.png "))
     assert asked == [("https://example.com/a.png", chat.generation.limits, [])]
     assert path.read_bytes() == data
     assert path.suffix == ".png"
     assert path.resolve().is_relative_to(chat.service.previews.resolve())
+
+
+async def test_files_of_questions_that_are_not_sent_are_deleted_after_a_while(chat, tmp_path, monkeypatch) -> None:
+    first, second = image_file(tmp_path), image_file(tmp_path, "other.png", size=(50, 40))
+    files = chat.service._image_files
+    shown = Path(files.check(first, "ann").removeprefix("gradio_api/file="))
+    [name] = [folder.name for folder in shown.parent.parent.iterdir()]
+    assert files.uploaders(name) == {"ann"}
+    files.check(first, "ben")
+    assert files.uploaders(name) == {"ann", "ben"}
+    monkeypatch.setattr(pictures, "UNSENT_LIFETIME_S", 0.0)
+    newer = Path(files.check(second, "ann").removeprefix("gradio_api/file="))
+    assert (shown.exists(), files.uploaders(name)) == (False, frozenset())
+    assert newer.exists()
 
 
 @pytest.mark.parametrize("url", ["", "  ", None])

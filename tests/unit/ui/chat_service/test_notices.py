@@ -77,7 +77,7 @@ def test_the_owner_is_the_user_or_the_cookie_or_the_page() -> None:
 
     def visit(cookie: str | None, session: str, user: str | None = None) -> PageSession:
         headers = {"cookie": cookie} if cookie else {}
-        return page_session_of(SimpleNamespace(session_hash=session, headers=headers, username=user))
+        return page_session_of(SimpleNamespace(session_hash=session, headers=headers, username=user, client=None))
 
     assert visit(f"mllama_visitor={token}", "one") == PageSession(token, "one")
     assert visit(f"mllama_visitor={token}", "one", "anna") == PageSession("user:anna", "one"), (

@@ -3,22 +3,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mllama_demo.engine.base import QueueEvent
-from mllama_demo.errors import BadRequest
+from mllama_demo.errors import BadRequest, DemoError
 from mllama_demo.images.loading import load_image
 from mllama_demo.ui.page_update import NO_INPUT, ListedConversation, PageUpdate
 from mllama_demo.ui.question_edit import QuestionEdit
 from tests.support.chat_setup import (
     OTHER_OWNER,
     PAGE,
+    REFUSALS,
     CollectedUpdates,
     image_file,
     image_shown,
+    metadata_shown,
     preview_path,
+    refused_updates,
     texts_shown,
 )
 from tests.support.manual_backend import READ, finished
@@ -83,7 +87,7 @@ async def test_a_question_with_an_image_shows_and_sends_the_image(chat, tmp_path
     views = await chat.answered(chat.ask("What is it?", path), "A square.")
     for view in views:
         assert image_shown(view).props["alt_text"] == "square.png, 40 × 30 pixels"
-        assert preview_path(view) == chat.service.previews / "shown" / digest_of(path) / "preview.webp"
+        assert preview_path(view) == chat.service._image_files.preview_file(chat.service._image_files._name(digest_of(path)))
         assert texts_shown(view)[0] == "What is it?"
     assert "saw square.png, 40 × 30 px" in views[-1].history[1]["content"][1]["text"]
     sent = chat.backend.requests[0].image
@@ -119,6 +123,51 @@ async def test_retry_answers_a_question_that_has_no_answer_yet(chat) -> None:
     id = chat.store_conversation("Hello?")
     await chat.answered(chat.retry(id), "Hi.")
     assert chat.stored_texts(id) == ["Hello?", "Hi."]
+
+
+async def test_continue_goes_on_with_an_answer_that_stopped_at_max_tokens(chat) -> None:
+    chat.backend.info = replace(chat.backend.info, capabilities=frozenset({"images", "continue"}))
+    seen = await chat.begun(chat.ask("A story?"), "Once upon ")
+    chat.backend.send(finished("max_tokens"))
+    view = (await seen.all())[-1]
+    assert "Continue" in metadata_shown(view)
+    views = await chat.answered(chat.show(chat.service.questions.go_on(PAGE, seen.id)), "a time.")
+    request = chat.backend.requests[-1]
+    assert (request.answered, request.prompt_ids[-10:]) == (10, tuple(map(ord, "Once upon ")))
+    assert texts_shown(views[-1]) == chat.stored_texts(seen.id) == ["A story?", "Once upon a time."]
+    assert "2 / 2" in metadata_shown(views[-1]), "the shorter answer stays as a version"
+    assert "13 tokens" in metadata_shown(views[-1]), "3 new ones, and those of the beginning"
+    stored = chat.store.load(PAGE.owner, seen.id).messages[-1].metadata["sampling"]
+    assert stored["max_tokens"] == 10 + request.sampling.max_tokens, "with which Explore gets the whole answer at once"
+    assert "Continue" not in metadata_shown(views[-1])
+    with pytest.raises(BadRequest, match="This answer is complete"):
+        await chat.service.questions.go_on(PAGE, seen.id)
+
+
+async def test_a_backend_that_cannot_go_on_with_an_answer_offers_no_continue(chat) -> None:
+    seen = await chat.begun(chat.ask("A story?"), "Once upon ")
+    chat.backend.send(finished("max_tokens"))
+    assert "Continue" not in metadata_shown((await seen.all())[-1])
+    with pytest.raises(BadRequest, match="cannot go on"):
+        await chat.service.questions.go_on(PAGE, seen.id)
+    assert chat.stored_texts(seen.id) == ["A story?", "Once upon "]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda error: type(error).__name__)
+async def test_a_refused_continue_keeps_the_answer_on_the_page_and_can_be_repeated(chat, refusal: DemoError) -> None:
+    chat.backend.info = replace(chat.backend.info, capabilities=frozenset({"images", "continue"}))
+    seen = await chat.begun(chat.ask("A story?"), "Once upon")
+    chat.backend.send(finished("max_tokens"))
+    await seen.all()
+    chat.backend.refusal = refusal
+    views, sentence = await refused_updates(chat.show(chat.service.questions.go_on(PAGE, seen.id)), DemoError)
+    assert sentence == str(refusal)
+    assert texts_shown(views[-1]) == chat.stored_texts(seen.id) == ["A story?", "Once upon"]
+    assert "Continue" in metadata_shown(views[-1])
+    assert views[-1].answering is False
+    chat.backend.refusal = None
+    await chat.answered(chat.show(chat.service.questions.go_on(PAGE, seen.id)), " a time.")
+    assert chat.stored_texts(seen.id) == ["A story?", "Once upon a time."]
 
 
 async def test_edit_replaces_the_question_and_all_that_followed(chat) -> None:
@@ -200,7 +249,7 @@ async def test_undo_attaches_the_original_image_again(chat, tmp_path) -> None:
     view = await chat.service.undo(PAGE, id)
     assert view.history == []
     [file] = view.input["files"]
-    assert Path(file) == chat.service.previews / "attached" / digest_of(path) / path.name
+    assert Path(file) == chat.service.previews / "attached" / chat.service._image_files._name(digest_of(path)) / path.name
     assert Path(file).read_bytes() == path.read_bytes()
     views = await chat.answered(chat.begin(chat.service.questions.ask(PAGE, id, view.input)), "A square.")
     assert chat.backend.requests[0].image.name == path.name

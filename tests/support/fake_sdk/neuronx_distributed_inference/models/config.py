@@ -8,4 +8,5 @@ class OnDeviceSamplingConfig:
 
 class MultimodalVisionNeuronConfig:
     def __init__(self, **kwargs):
+        self.scratchpad_page_size = None
         vars(self).update(kwargs)

@@ -1,7 +1,7 @@
 """A model that compiles in no time, and tells the story of it as NxD 0.18 and NxDI 0.9 do.
 
-FAKE_COMPILE: fail, full (the disk), no-room (the same, as safetensors says it), stop (half-way), exit or killed (by the system);
-anything else: all is well.
+FAKE_COMPILE: fail, full (the disk), no-room (the same, as safetensors says it), stop (half-way), exit, killed (by the system) or
+compiler-killed (a process that NxDI started); anything else: all is well.
 """
 
 import errno
@@ -38,7 +38,7 @@ class NeuronMllamaForCausalLM:
         assert modeling_mllama_vision.convert_aspect_ratios_to_ids is not None, "the ids must be corrected before compiling"
         self.config = config
 
-    def compile(self, compiled_model_path, debug=False, pre_shard_weights_hook=None, dry_run=False, disable_fail_fast=False):
+    def compile(self, compiled_model_path, debug=False, pre_shard_weights_hook=None, dry_run=False):
         wanted = os.environ.get("FAKE_COMPILE", "")
         print("Compiler status PASS")  # as compilers do, between the events
         values = self.config.neuron_config
@@ -66,6 +66,8 @@ class NeuronMllamaForCausalLM:
             os._exit(3)
         if wanted == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if wanted == "compiler-killed":
+            subprocess.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], check=True)
         if wanted == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work / "graph.hlo"))
         if wanted == "no-room":

@@ -1,0 +1,314 @@
+"""What one client may use: requests at once, and in a minute or a day questions, tokens and bytes of images.
+
+The limits count for a visitor, and so many times as high for an address: a flood may come without cookies, and many visitors may
+share an address. The library `limits` counts, in memory or in a Redis that several processes share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from cachetools import LRUCache
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
+from limits.aio.storage import Storage
+from limits.aio.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
+from limits.errors import ConfigurationError, StorageError
+from limits.storage import storage_from_string
+
+from mllama_demo.config.settings import Settings
+from mllama_demo.engine.base import (
+    Backend,
+    BackendInfo,
+    BackendStatus,
+    Client,
+    Event,
+    FinishEvent,
+    GenerationRequest,
+)
+from mllama_demo.errors import BackendBusy, BadRequest, ClientBusy, ConfigError, LimitReached
+from mllama_demo.runtime.clock import WallClock
+from mllama_demo.runtime.words import counted
+from mllama_demo.web.memory_storage import MemoryStorage
+from mllama_demo.web.token_count import TokenCount
+
+log = logging.getLogger(__name__)
+
+MIB = 2**20
+STORAGE_TIMEOUT_S = 1.0
+_IN_MEMORY = "memory://"  # the value of limits_storage
+# Of the keys in Redis. reset() deletes all keys with the first; other programs use the default of the library.
+_MINUTE_PREFIX, _DAY_PREFIX = "mllama_demo-minute", "mllama_demo"
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A limit of one kind.
+
+    Attributes:
+        item: How much in how long.
+        what: The sentence for visitors, with the most that is allowed as {}. {s} is the ending of a noun after it.
+        unit: What one unit of a visitor's limit is.
+    """
+
+    item: RateLimitItem
+    what: str
+    unit: int = 1
+
+    def times(self, factor: int) -> _Limit:
+        kind: Any = type(self.item)
+        return _Limit(kind(self.item.amount * factor, namespace=self.item.namespace), self.what, self.unit)
+
+    def allowed(self, whose: str) -> str:
+        """What the owner of a key may use, as a sentence without its full stop."""
+        allowed = self.item.amount // self.unit
+        subject = "All visitors at your address together" if whose.startswith("address") else "You"
+        return f"{subject} may {self.what.format(f'{allowed:,}', s='' if allowed == 1 else 's')}"
+
+    def refusal(self, retry_s: float, whose: str) -> LimitReached:
+        sentence = f"{self.allowed(whose)}. Please try again in {_duration(retry_s)}."
+        return LimitReached(sentence, max(1, math.ceil(retry_s)), f"client_{self.item.namespace}")
+
+
+def _duration(seconds: float) -> str:
+    seconds = max(1, math.ceil(seconds))
+    for size, name in ((3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size:
+            return counted(math.ceil(seconds / size), name)
+    raise AssertionError(seconds)
+
+
+class ClientLimits:
+    """Counts what clients use.
+
+    Args:
+        settings: The options limit_….
+
+    Raises:
+        ConfigError: limits_storage cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._factor = settings.limit_address_factor
+        self._questions = self._tokens = self._images = None
+        if most := settings.limit_questions_per_minute:
+            self._questions = _Limit(RateLimitItemPerMinute(most, namespace="questions"), "ask {} question{s} a minute")
+        if most := settings.limit_tokens_per_day:
+            self._tokens = _Limit(RateLimitItemPerDay(most, namespace="tokens"), "use {} token{s} a day")
+        if most := settings.limit_image_mb_per_day:
+            item = RateLimitItemPerDay(most * MIB, namespace="images")
+            self._images = _Limit(item, "send {} MiB of images a day", MIB)
+        self._seen: LRUCache[tuple[str, str], bool] = LRUCache(10_000)  # images that were counted, by client and digest
+        self._fails = False  # whether the storage did not answer last
+        self._minute = MovingWindowRateLimiter(_storage(settings.limits_storage, _MINUTE_PREFIX))
+        self._day = FixedWindowRateLimiter(_storage(settings.limits_storage, _DAY_PREFIX))
+        # In Redis, the library counts a moving window by the clock of this machine, and a fixed one by that of Redis.
+        self._clock = None if settings.limits_storage == _IN_MEMORY else WallClock()
+
+    async def begin(self, request: GenerationRequest) -> None:
+        """Counts the questions of a completion and their image.
+
+        Raises:
+            LimitReached: A limit is reached. Nothing is counted then, but that a question counts for its visitor where others at
+                the same address used up what is left at the same moment.
+            BadRequest: The completion has more questions, or a larger image, than any visitor may send.
+        """
+        image = None if request.image is None else (request.client.visitor or request.client.address, request.image.digest)
+        # Every follow-up has the image of its conversation again.
+        size = 0 if request.image is None or image in self._seen else len(request.image.data)
+        if size and image is not None:
+            self._seen[image] = True  # before anything is awaited: another request may bring the image meanwhile
+        try:
+            await self._begin(request.client, request.choices, size)
+        except (LimitReached, BadRequest, StorageError) as error:
+            if size and image is not None:
+                self._seen.pop(image, None)
+            if not isinstance(error, StorageError):
+                raise
+            self._failed(error)
+
+    async def _begin(self, client: Client, questions: int, size: int) -> None:
+        wanted = [(self._minute, self._questions, questions), (self._day, self._tokens, 0), (self._day, self._images, size)]
+        if self._clock is not None and self._clock.was_set_back():
+            # What was counted would be of the future, and would refuse visitors for as long.
+            log.warning("The clock was set back, so the questions of this minute are counted anew.")
+            await self._minute.storage.reset()
+        for limiter, limit, cost in wanted:
+            for whose, one in self._limits_of(client, limit):
+                if cost > one.item.amount:
+                    raise BadRequest(f"{one.allowed(whose)}, which is less than this request alone needs.")
+                is_left = await limiter.test(one.item, whose, cost=max(cost, 1))
+                self._answered()
+                if not is_left:
+                    raise await self._refusal(limiter, one, whose)
+        # Requests that came meanwhile have passed the same tests: only the result of a hit is sure. The library takes back no
+        # entry of a moving window, so those come last.
+        taken: list[tuple[RateLimitItem, str, int]] = []
+        for limiter, limit, cost in reversed(wanted):
+            for whose, one in self._limits_of(client, limit) if cost else []:
+                if limiter is self._day:  # which counts also what it refuses
+                    taken.append((one.item, whose, cost))
+                if not await limiter.hit(one.item, whose, cost=cost):
+                    refusal = await self._refusal(limiter, one, whose)
+                    for item, key, amount in taken:
+                        await self._day.storage.incr(item.key_for(key), item.get_expiry(), amount=-amount)
+                    raise refusal
+
+    async def _refusal(self, limiter: Any, limit: _Limit, whose: str) -> LimitReached:
+        until = (await limiter.get_window_stats(limit.item, whose)).reset_time
+        now = time.monotonic() if self._clock is None else time.time()
+        return limit.refusal(min(until - now, limit.item.get_expiry()), whose)
+
+    async def end(self, request: GenerationRequest, tokens: int) -> None:
+        """Counts the tokens of a prompt and its answer."""
+        try:
+            await self._count(self._day, request.client, self._tokens, tokens)
+        except StorageError as error:
+            self._failed(error)
+
+    def _failed(self, error: StorageError) -> None:
+        if not self._fails:
+            log.error("The limits of visitors cannot be counted, so that they do not apply: %s", error)
+        self._fails = True
+
+    def _answered(self) -> None:
+        if self._fails:
+            log.warning("The limits of visitors are counted again, and apply.")
+        self._fails = False
+
+    async def _count(self, limiter: Any, client: Client, limit: _Limit | None, cost: int) -> None:
+        for whose, one in self._limits_of(client, limit):
+            await limiter.hit(one.item, whose, cost=cost)
+            self._answered()
+
+    def _limits_of(self, client: Client, limit: _Limit | None) -> list[tuple[str, _Limit]]:
+        """The limits that apply to a client, each with the key under which it is counted."""
+        if limit is None:
+            return []
+        visitor = [(f"visitor {client.visitor}", limit)] if client.visitor else []
+        return visitor + ([(f"address {client.address}", limit.times(self._factor))] if client.address else [])
+
+
+@dataclass
+class _Admission:
+    """The one counting of all choices of a completion, and how many of its requests are under way."""
+
+    counting: asyncio.Task[None]
+    requests: int = 0
+
+
+class LimitedBackend:
+    """A Backend that refuses requests of a client that has used up its limits.
+
+    No visitor and no address has more than three quarters of the places in slots and queue, so that there is room for others.
+    """
+
+    def __init__(self, backend: Backend, limits: ClientLimits) -> None:
+        self._backend, self._limits = backend, limits
+        self._at_once: Counter[str] = Counter()
+        self._counting: set[asyncio.Task[None]] = set()
+        self._admissions: dict[str, _Admission] = {}  # of the completions under way
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._backend.info
+
+    def status(self) -> BackendStatus:
+        return self._backend.status()
+
+    def cancel(self, request_id: str) -> None:
+        self._backend.cancel(request_id)
+
+    def close(self) -> None:
+        self._backend.close()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """See Backend.generate.
+
+        Raises:
+            ClientBusy: The client has three quarters of all places already.
+            BackendBusy: Slots and queue have no place for all choices of the completion.
+            LimitReached: The client has used up a limit.
+        """
+        whose = [name for name in (request.client.address, request.client.visitor) if name]
+        completion = request.conversation_id if request.choices > 1 else request.id
+        admission = self._admissions.get(completion)
+        if admission is None:
+            self._check_places(whose, request.choices)
+            admission = self._admissions[completion] = _Admission(asyncio.create_task(self._limits.begin(request)))
+            # A failure that nobody waits for any more is no bug.
+            admission.counting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        admission.requests += 1
+        self._at_once.update(whose)  # before anything is awaited: others may ask meanwhile
+        count, counted = TokenCount(), False
+        try:
+            await asyncio.shield(admission.counting)  # the other choices wait for the same
+            async with aclosing(self._backend.generate(request)) as events:
+                async for event in events:
+                    count.add(event)
+                    if isinstance(event, FinishEvent):
+                        counted = True
+                        # Whoever has the last event may cancel this generator.
+                        await self._count(request, event.prompt_tokens + event.completion_tokens)
+                    yield event
+        finally:
+            self._at_once.subtract(whose)
+            self._at_once = +self._at_once  # without those that have none
+            admission.requests -= 1
+            if not admission.requests:
+                del self._admissions[completion]
+            if count.total and not counted:  # the client has left
+                self._count(request, count.total)
+
+    def _check_places(self, whose: Sequence[str], wanted: int) -> None:
+        status = self._backend.status()
+        places = client_share(status)
+        left = status.slots + status.max_waiting - status.running - status.waiting
+        # The backend refuses one request at a time, when the first choices have begun.
+        if wanted > max(left, 1) and status.state == "ready":
+            room = f"places for {counted(left, 'more answer')}" if left > 0 else "no place left"
+            raise BackendBusy(
+                f"The demo is busy: it has {room}, and this request asks for {wanted} answers. Please try again in a moment."
+            )
+        # A client that may have all places is refused by the backend, whose words are true of everybody.
+        if places == status.slots + status.max_waiting:
+            return
+        taken = max((self._at_once[name] for name in whose), default=0)
+        if taken + wanted > places:
+            asked = f"This request asks for {wanted} answers, and " if wanted > 1 else ""
+            raise ClientBusy(
+                f"{asked}{taken} of your requests are running or waiting already, and others shall have a place too. Please try "
+                "again when one of them is answered."
+            )
+
+    def _count(self, request: GenerationRequest, tokens: int) -> asyncio.Future[None]:
+        """Counts tokens in a task of its own, which a cancelled request does not end."""
+        counting = asyncio.create_task(self._limits.end(request, tokens))
+        self._counting.add(counting)
+        counting.add_done_callback(self._counting.discard)
+        return asyncio.shield(counting)
+
+
+def client_share(status: BackendStatus) -> int:
+    """How many requests one client may have at once: three quarters of all places, but the slots and two more where there are."""
+    places = status.slots + status.max_waiting
+    return min(places, max(status.slots + 2, places * 3 // 4))
+
+
+def _storage(address: str, prefix: str) -> Storage:
+    """The storage of one kind of window. prefix: of its keys in Redis."""
+    if address == _IN_MEMORY:
+        return MemoryStorage()
+    options: dict[str, Any] = {"implementation": "redispy", "wrap_exceptions": True, "socket_timeout": STORAGE_TIMEOUT_S}
+    options["key_prefix"] = prefix
+    try:
+        return storage_from_string(f"async+{address}", **options)  # type: ignore[return-value]  # async+ gives the kind of limits.aio
+    except ConfigurationError as error:
+        raise ConfigError("limits_storage is a Redis, which needs a package; install it with: pip install redis.") from error

@@ -1,0 +1,54 @@
+"""Temporary folders go with the process, also with one that was killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from mllama_demo.runtime.temporary import PREFIX, TemporaryFolder
+from tests.support.paths import ROOT
+
+MAKE = """
+import os, signal
+from mllama_demo.runtime.temporary import TemporaryFolder
+print(TemporaryFolder().path, flush=True)
+{end}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def made_by_another_process(place: Path, end: str) -> Path:
+    line = [sys.executable, "-c", MAKE.format(end=end)]
+    done = subprocess.run(line, cwd=ROOT, env={"TMPDIR": str(place)}, capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip())
+
+
+def test_the_folder_of_a_process_that_ends_is_gone(place: Path) -> None:
+    assert not made_by_another_process(place, "").exists()
+
+
+def test_the_next_start_removes_what_a_killed_process_has_left(place: Path) -> None:
+    left = made_by_another_process(place, "os.kill(os.getpid(), signal.SIGKILL)")
+    assert left.is_dir()
+    (left / "upload").write_text("a photo")
+    (place / f"{PREFIX}a file").touch()
+    (place / "not ours").mkdir()
+    first = TemporaryFolder()
+    assert not left.exists()
+    second = TemporaryFolder()
+    assert first.path.is_dir(), "a folder that a process uses stays"
+    first.close()
+    first.close()
+    assert not first.path.exists()
+    assert second.path.is_dir()
+    second.close()
+    assert {path.name for path in place.iterdir()} == {f"{PREFIX}a file", "not ours"}
