@@ -14,6 +14,7 @@ import torch
 from mllama_demo.checkpoint import machine
 from mllama_demo.checkpoint.compilation import job as compile_job
 from mllama_demo.checkpoint.compilation.worker import compile_model
+from mllama_demo.config.settings import Settings
 from mllama_demo.engine.neuron.runner import NeuronRunner
 from mllama_demo.engine.neuron.sdk import mllama_module
 from tests.contract.engine.nxdi import cpu_device
@@ -100,3 +101,20 @@ def on_cpu(monkeypatch, tmp_path) -> list[Path]:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/neuron0").touch()
     return compiled
+
+
+@pytest.fixture
+def settings(on_cpu: list[Path], embedded: Path, tmp_path: Path) -> Settings:
+    """Backend neuron with the embedded checkpoint, which `on_cpu` compiles and runs. Sampling is on the host."""
+    return Settings(
+        backend="neuron",
+        model_path=embedded,
+        compiled_artifacts=tmp_path / "artifacts",
+        dtype="float32",
+        tensor_parallel_size=1,
+        batch_size=2,
+        seq_len=192,
+        context_encoding_buckets=[64, 128],
+        token_generation_buckets=[96, 192],
+        on_device_sampling_config=None,
+    )

@@ -9,7 +9,6 @@ import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.config.neuron import OnDeviceSampling
-from mllama_demo.config.settings import Settings
 from mllama_demo.generation.service import Answer, GenerationService
 from mllama_demo.sampling import SamplingParams
 from tests.contract.engine.nxdi.cases import Case, ask, assert_as_meta, finish, picture, running_backend, start
@@ -70,19 +69,8 @@ def test_a_continued_draw_takes_the_next_random_numbers_of_its_seed(tokenizer, r
 
 
 @pytest.mark.parametrize("sampling", [None, OnDeviceSampling()], ids=["host", "device"])
-async def test_the_chat_continues_an_answer_that_stopped_at_max_tokens(on_cpu, embedded, tmp_path, sampling):
-    settings = Settings(
-        backend="neuron",
-        model_path=embedded,
-        compiled_artifacts=tmp_path / "artifacts",
-        dtype="float32",
-        tensor_parallel_size=1,
-        batch_size=2,
-        seq_len=192,
-        context_encoding_buckets=[64, 128],
-        token_generation_buckets=[96, 192],
-        on_device_sampling_config=sampling,
-    )
+async def test_the_chat_continues_an_answer_that_stopped_at_max_tokens(settings, sampling):
+    settings = settings.model_copy(update={"on_device_sampling_config": sampling})
     async with running_backend(settings) as (backend, tokenizer):
         service = GenerationService(backend, tokenizer, NoImages(), settings)
         assert service.can_continue

@@ -22,7 +22,6 @@ import torch
 
 from mllama_demo.checkpoint.compilation import job as compile_job
 from mllama_demo.config.loader import load_settings
-from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import FinishEvent, TokenEvent
 from mllama_demo.engine.neuron import compiler_log as neuron_log
 from mllama_demo.engine.neuron.config import inference_config, neuron_values
@@ -241,19 +240,7 @@ def test_compiled_graphs_and_weights_are_counted_where_upstream_puts_them():
 # --- the whole way -------------------------------------------------------------------------------------------------------
 
 
-async def test_from_settings_to_an_answer_as_by_meta(on_cpu, embedded, tmp_path, tokenizer, reference):
-    settings = Settings(
-        backend="neuron",
-        model_path=embedded,
-        compiled_artifacts=tmp_path / "artifacts",
-        dtype="float32",
-        tensor_parallel_size=1,
-        batch_size=2,
-        seq_len=192,
-        context_encoding_buckets=[64, 128],
-        token_generation_buckets=[96, 192],
-        on_device_sampling_config=None,
-    )
+async def test_from_settings_to_an_answer_as_by_meta(settings, on_cpu, embedded, tokenizer, reference):
     tile, count = reference.eyes["image_size"], 8
     request = ask(tokenizer, "What is in this image?", image=picture(2 * tile, tile, 30))
     request = replace(request, sampling=replace(request.sampling, max_tokens=count))
