@@ -98,12 +98,13 @@ def test_a_fault_ends_the_answer_by_name_and_nothing_else(program: Program, faul
 def test_a_conversation_keeps_what_was_said_before_the_fault(program: Program):
     chat = RawChat(program)
     question = {chat.field("chat-input"): {"text": "Tell me a story", "files": []}}
+    (program.home / "pause").write_text("1", encoding="utf-8")
+    (program.home / "pause").replace(program.home / "kill")
     with chat.begin(chat.ask_handler, question) as stream:
-        (program.home / "kill").touch()
         for _ in messages(stream):
             pass
     [conversation] = chat.conversations()
-    assert MODEL_STOPPED in chat.open(conversation)
+    wait_until(lambda: MODEL_STOPPED in chat.open(conversation), "the conversation says that the model stopped")
     with sqlite3.connect(program.home / "data" / "conversations.sqlite3") as database:
         query = "SELECT text, facts FROM messages WHERE conversation_id = ? AND role = 'assistant'"
         [(text, facts)] = database.execute(query, (conversation,)).fetchall()

@@ -1,7 +1,8 @@
 """The demo with a model that fails when a test wants it to. Options as for app.py.
 
 A file named hang, fail or down in the working folder makes decode steps stand still, raise, or take the model down, beginning
-with the fourth after it appeared. A file named kill or segfault ends the process of the model once, with SIGKILL or SIGSEGV.
+with the fourth after it appeared. A file named kill or segfault ends the process of the model once, with SIGKILL or SIGSEGV. A
+number in the file kill is a pause before it in seconds, in which the steps before reach the web process.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def decode_or_fail(self: TorchRunner, slots: Sequence[int]) -> list[Sampled]:
         if Path("down").exists():
             raise RunnerDown("the device is gone")
         if Path("kill").exists():
+            time.sleep(float(Path("kill").read_text(encoding="utf-8") or 0))
             Path("kill").unlink()
             signal.raise_signal(signal.SIGKILL)
         if Path("segfault").exists():
