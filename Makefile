@@ -26,7 +26,7 @@ run-ray: $(VENV)/.ray-ready ## Start two replicas on a Ray cluster of this machi
 
 test: $(VENV)/.test-ready ## Run every test: unit, contract, api, hostile and browser; ARGS="-k scheduler" chooses
 	@sh scripts/ensure_chromium.sh $(BIN)/python
-	$(PYTEST) $(ARGS)
+	@sh scripts/run_tests.sh $(BIN)/python $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.test-ready ## Run the unit and contract tests that take less than half a second each
 	$(PYTEST) -m "not slow" tests/unit tests/contract $(ARGS)
