@@ -202,6 +202,11 @@ async def _merged(streams: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenera
 
     All streams start before the first event is yielded, so that a refusal of the backend is raised first.
     """
+    if len(streams) == 1:  # a queue and a task would double the time that an event takes
+        async with aclosing(streams[0]) as events:
+            async for event in events:
+                yield 0, event
+        return
     queue: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
 
     async def pump(index: int, stream: AsyncGenerator[Event, None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
@@ -43,23 +44,6 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-async def with_pauses(events: AsyncGenerator[T, None], pause_s: float) -> AsyncGenerator[T | None, None]:
-    """Yields the events, and None each time that the next event takes longer than pause_s seconds."""
-    async with aclosing(events):
-        while True:
-            following = asyncio.ensure_future(anext(events))
-            try:
-                while not (await asyncio.wait((following,), timeout=pause_s))[0]:
-                    yield None
-                event = following.result()
-            except StopAsyncIteration:
-                return
-            finally:
-                following.cancel()
-                await asyncio.wait((following,))
-            yield event
-
-
 class EventStream(Response):
     """Sends each text as a server-sent event or comment. Closes the generator when the client disconnects.
 
@@ -79,18 +63,35 @@ class EventStream(Response):
         return f"{event}\n\n".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def stream() -> None:
-            async with aclosing(with_pauses(self._events, KEEP_ALIVE_S)) as events:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                async for event in events:
-                    body = self.keep_alive if event is None else self.encode(event)
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
+        with contextlib.suppress(ClientDisconnected):
+            await while_connected(receive, self._send_all(send))
 
-        try:
-            await while_connected(receive, stream())
-        except ClientDisconnected:
-            return
+    async def _send_all(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+
+        async def send_body(body: bytes) -> None:
+            nonlocal sent_at
+            sent_at = loop.time()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        async def keep_alive() -> None:
+            while True:
+                await asyncio.sleep(sent_at + KEEP_ALIVE_S - loop.time())
+                if loop.time() - sent_at >= KEEP_ALIVE_S:
+                    await send_body(self.keep_alive)
+
+        async with aclosing(self._events) as events:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            # A timer beside the events: a timeout of each event would take longer than all else that is done for it.
+            timer = asyncio.ensure_future(keep_alive())
+            try:
+                async for event in events:
+                    await send_body(self.encode(event))
+            finally:
+                timer.cancel()
+                await asyncio.gather(timer, return_exceptions=True)
+            await send({"type": "http.response.body", "body": b""})
 
 
 class NdjsonStream(EventStream):

@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive
 
 from mllama_demo.web import streaming
-from mllama_demo.web.streaming import EventStream, NdjsonStream, with_pauses
+from mllama_demo.web.streaming import EventStream, NdjsonStream
 
 
 @pytest.fixture(autouse=True)
@@ -49,31 +50,50 @@ def test_lines_of_json_begin_with_spaces_that_json_allows():
     assert [json.loads(line) for line in content.splitlines()] == [{"a": 1}, {"b": 2}]
 
 
-async def test_closing_between_two_events_closes_the_generator():
-    closed = []
+async def sent(events: AsyncGenerator[Any, None], receive: Receive) -> list[Message]:
+    """What a stream of the events sends."""
+    messages: list[Message] = []
 
-    async def events() -> AsyncGenerator[int, None]:
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    await EventStream(events)({"type": "http"}, receive, send)
+    return messages
+
+
+async def test_a_client_that_goes_while_nothing_comes_closes_the_generator():
+    closed, gone = [], asyncio.Event()
+
+    async def events() -> AsyncGenerator[str, None]:
         try:
-            yield 1
+            yield "one"
+            await asyncio.sleep(0.1)
+            gone.set()
             await asyncio.Event().wait()
         finally:
             closed.append(True)
 
-    stream = with_pauses(events(), 0.01)
-    assert [await anext(stream) for _ in range(3)] == [1, None, None]
-    await stream.aclose()
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    before = asyncio.all_tasks()
+    _, first, second, *_ = await sent(events(), receive)
+    assert (first["body"], second["body"]) == (b"one\n\n", b": keep-alive\n\n")
     assert closed == [True]
+    assert asyncio.all_tasks() == before, "the timer has ended"
 
 
 async def test_an_exception_of_the_generator_comes_through():
-    async def events() -> AsyncGenerator[int, None]:
+    async def events() -> AsyncGenerator[str, None]:
         await asyncio.sleep(0.05)
         raise ValueError("broken")
-        yield 1
+        yield "one"
 
-    async def read() -> None:
-        async for event in with_pauses(events(), 0.01):
-            assert event is None
+    async def receive() -> Message:
+        return await asyncio.Event().wait()  # type: ignore[return-value]  # never returns
 
+    before = asyncio.all_tasks()
     with pytest.raises(ValueError, match="broken"):
-        await read()
+        await sent(events(), receive)
+    assert asyncio.all_tasks() == before, "the timer has ended"
