@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 MIB = 2**20
 STORAGE_TIMEOUT_S = 1.0
+_IMAGES = "images"
 _IN_MEMORY = "memory://"  # the value of limits_storage
 # Of the keys in Redis. reset() deletes all keys with the first; other programs use the default of the library.
 _MINUTE_PREFIX, _DAY_PREFIX = "mllama_demo-minute", "mllama_demo"
@@ -85,6 +86,16 @@ def _duration(seconds: float) -> str:
     raise AssertionError(seconds)
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A part of a limit that was counted."""
+
+    limiter: Any
+    item: RateLimitItem
+    whose: str
+    cost: int
+
+
 class ClientLimits:
     """Counts what clients use.
 
@@ -103,7 +114,7 @@ class ClientLimits:
         if most := settings.limit_tokens_per_day:
             self._tokens = _Limit(RateLimitItemPerDay(most, namespace="tokens"), "use {} token{s} a day")
         if most := settings.limit_image_mb_per_day:
-            item = RateLimitItemPerDay(most * MIB, namespace="images")
+            item = RateLimitItemPerDay(most * MIB, namespace=_IMAGES)
             self._images = _Limit(item, "send {} MiB of images a day", MIB)
         self._seen: LRUCache[tuple[str, str], bool] = LRUCache(10_000)  # images that were counted, by client and digest
         self._fails = False  # whether the storage did not answer last
@@ -112,12 +123,14 @@ class ClientLimits:
         # In Redis, the library counts a moving window by the clock of this machine, and a fixed one by that of Redis.
         self._clock = None if settings.limits_storage == _IN_MEMORY else WallClock()
 
-    async def begin(self, request: GenerationRequest) -> None:
+    async def begin(self, request: GenerationRequest) -> Sequence[_Taken]:
         """Counts the questions of a completion and their image.
 
+        Returns:
+            What was counted, for take_back.
+
         Raises:
-            LimitReached: A limit is reached. Nothing is counted then, but that a question counts for its visitor where others at
-                the same address used up what is left at the same moment.
+            LimitReached: A limit is reached. Nothing is counted then.
             BadRequest: The completion has more questions, or a larger image, than any visitor may send.
         """
         image = None if request.image is None else (request.client.visitor or request.client.address, request.image.digest)
@@ -126,15 +139,33 @@ class ClientLimits:
         if size and image is not None:
             self._seen[image] = True  # before anything is awaited: another request may bring the image meanwhile
         try:
-            await self._begin(request.client, request.choices, size)
+            return await self._begin(request.client, request.choices, size)
         except (LimitReached, BadRequest, StorageError) as error:
             if size and image is not None:
                 self._seen.pop(image, None)
             if not isinstance(error, StorageError):
                 raise
             self._failed(error)
+            return ()
 
-    async def _begin(self, client: Client, questions: int, size: int) -> None:
+    async def take_back(self, request: GenerationRequest, taken: Sequence[_Taken]) -> None:
+        """Counts nothing for a completion after all, because no part of it was begun. taken: What `begin` returned for it."""
+        if request.image is not None and any(one.item.namespace == _IMAGES for one in taken):
+            self._seen.pop((request.client.visitor or request.client.address, request.image.digest), None)
+        try:
+            await self._take_back(taken)
+        except StorageError as error:
+            self._failed(error)
+
+    async def _take_back(self, taken: Sequence[_Taken]) -> None:
+        for one in taken:
+            key = one.item.key_for(one.whose)
+            if one.limiter is self._minute:
+                await _remove_newest(self._minute.storage, key, one.cost)
+            else:
+                await self._day.storage.incr(key, one.item.get_expiry(), amount=-one.cost)
+
+    async def _begin(self, client: Client, questions: int, size: int) -> Sequence[_Taken]:
         wanted = [(self._minute, self._questions, questions), (self._day, self._tokens, 0), (self._day, self._images, size)]
         if self._clock is not None and self._clock.was_set_back():
             # What was counted would be of the future, and would refuse visitors for as long.
@@ -148,18 +179,18 @@ class ClientLimits:
                 self._answered()
                 if not is_left:
                     raise await self._refusal(limiter, one, whose)
-        # Requests that came meanwhile have passed the same tests: only the result of a hit is sure. The library takes back no
-        # entry of a moving window, so those come last.
-        taken: list[tuple[RateLimitItem, str, int]] = []
-        for limiter, limit, cost in reversed(wanted):
+        # Requests that came meanwhile have passed the same tests: only the result of a hit is sure.
+        taken: list[_Taken] = []
+        for limiter, limit, cost in wanted:
             for whose, one in self._limits_of(client, limit) if cost else []:
-                if limiter is self._day:  # which counts also what it refuses
-                    taken.append((one.item, whose, cost))
-                if not await limiter.hit(one.item, whose, cost=cost):
+                hit = await limiter.hit(one.item, whose, cost=cost)
+                if hit or limiter is self._day:  # which counts also what it refuses
+                    taken.append(_Taken(limiter, one.item, whose, cost))
+                if not hit:
                     refusal = await self._refusal(limiter, one, whose)
-                    for item, key, amount in taken:
-                        await self._day.storage.incr(item.key_for(key), item.get_expiry(), amount=-amount)
+                    await self._take_back(taken)
                     raise refusal
+        return taken
 
     async def _refusal(self, limiter: Any, limit: _Limit, whose: str) -> LimitReached:
         until = (await limiter.get_window_stats(limit.item, whose)).reset_time
@@ -198,10 +229,18 @@ class ClientLimits:
 
 @dataclass
 class _Admission:
-    """The one counting of all choices of a completion, and how many of its requests are under way."""
+    """The one counting of all choices of a completion.
 
-    counting: asyncio.Task[None]
+    Attributes:
+        requests: How many of its requests are under way.
+        begun: Whether the backend has taken one of them.
+        failed: Whether one of them ended with an exception. Before any has begun, that is a refusal of all.
+    """
+
+    counting: asyncio.Task[Sequence[_Taken]]
     requests: int = 0
+    begun: bool = False
+    failed: bool = False
 
 
 class LimitedBackend:
@@ -252,18 +291,24 @@ class LimitedBackend:
             await asyncio.shield(admission.counting)  # the other choices wait for the same
             async with aclosing(self._backend.generate(request)) as events:
                 async for event in events:
+                    admission.begun = True
                     count.add(event)
                     if isinstance(event, FinishEvent):
                         counted = True
                         # Whoever has the last event may cancel this generator.
                         await self._count(request, event.prompt_tokens + event.completion_tokens)
                     yield event
+        except Exception:
+            admission.failed = True
+            raise
         finally:
             self._at_once.subtract(whose)
             self._at_once = +self._at_once  # without those that have none
             admission.requests -= 1
             if not admission.requests:
                 del self._admissions[completion]
+                if admission.failed and not admission.begun and admission.counting.exception() is None:
+                    await self._shielded(self._limits.take_back(request, admission.counting.result()))
             if count.total and not counted:  # the client has left
                 self._count(request, count.total)
 
@@ -289,11 +334,14 @@ class LimitedBackend:
             )
 
     def _count(self, request: GenerationRequest, tokens: int) -> asyncio.Future[None]:
-        """Counts tokens in a task of its own, which a cancelled request does not end."""
-        counting = asyncio.create_task(self._limits.end(request, tokens))
-        self._counting.add(counting)
-        counting.add_done_callback(self._counting.discard)
-        return asyncio.shield(counting)
+        return self._shielded(self._limits.end(request, tokens))
+
+    def _shielded(self, counting: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Counts in a task of its own, which a cancelled request does not end."""
+        task = asyncio.create_task(counting)
+        self._counting.add(task)
+        task.add_done_callback(self._counting.discard)
+        return asyncio.shield(task)
 
 
 def client_share(status: BackendStatus) -> int:
@@ -312,3 +360,19 @@ def _storage(address: str, prefix: str) -> Storage:
         return storage_from_string(f"async+{address}", **options)  # type: ignore[return-value]  # async+ gives the kind of limits.aio
     except ConfigurationError as error:
         raise ConfigError("limits_storage is a Redis, which needs a package; install it with: pip install redis.") from error
+
+
+async def _remove_newest(storage: Any, key: str, amount: int) -> None:
+    """Removes the newest entries of a moving window, for which the library (5.8.0) has no function.
+
+    Raises:
+        StorageError: The storage does not answer.
+    """
+    if isinstance(storage, MemoryStorage):
+        storage.remove_newest(key, amount)
+        return
+    bridge = storage.bridge
+    try:
+        await bridge.get_connection().ltrim(bridge.prefixed_key(key), amount, -1)  # the newest is the first of the list
+    except storage.base_exceptions as error:
+        raise StorageError(error) from error

@@ -6,6 +6,7 @@ and one that is set forward would forget what they have used. This storage count
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 
@@ -50,6 +51,12 @@ class MemoryStorage(Storage, MovingWindowSupport):
         entries.extendleft([now] * amount)
         self._entries[key] = entries, now + expiry
         return True
+
+    def remove_newest(self, key: str, amount: int) -> None:
+        """Removes so many entries of a moving window."""
+        entries = self._window(key, -math.inf)
+        for _ in range(min(amount, len(entries))):
+            entries.popleft()
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         now = time.monotonic()

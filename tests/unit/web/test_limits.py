@@ -23,7 +23,15 @@ from PIL import Image
 from mllama_demo.config.loader import load_settings
 from mllama_demo.config.settings import Settings
 from mllama_demo.engine.base import BackendStatus, Client, FinishEvent, GenerationRequest
-from mllama_demo.errors import BackendBusy, BadRequest, ConfigError, LimitReached
+from mllama_demo.errors import (
+    BackendBusy,
+    BackendUnavailable,
+    BadRequest,
+    ConfigError,
+    ImageError,
+    LimitReached,
+    PromptTooLong,
+)
 from mllama_demo.generation.request import renewed
 from mllama_demo.images.loading import LoadedImage, load_image
 from mllama_demo.web.errors import ApiError
@@ -284,6 +292,92 @@ def test_the_api_tells_when_to_try_again() -> None:
     assert (error.status, error.headers, error.code) == (429, {"Retry-After": "35"}, "rate_limit_exceeded")
 
 
+# --- refused requests ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [BackendBusy("full"), BackendUnavailable("loading"), PromptTooLong("long"), ImageError("no picture"), OSError("a bug")],
+)
+async def test_a_question_that_the_backend_refuses_counts_nothing(backend, storage, tmp_path, refusal: Exception) -> None:
+    one = limited(backend, limit_questions_per_minute=2, limit_image_mb_per_day=1, limits_storage=storage)
+    picture = image(tmp_path, 600_000)
+    await answered(one, backend, request(ANN))
+    backend.refusal = refusal
+    for number in range(4):
+        with pytest.raises(type(refusal)):
+            await ended(one, request(ANN, replace(picture, digest=f"digest {number}")))
+    backend.refusal = None
+    await answered(one, backend, request(ANN, picture))
+    with pytest.raises(LimitReached, match="ask 2 questions a minute"):
+        await ended(one, request(ANN, picture))
+
+
+async def test_a_refused_image_counts_when_it_is_sent_again(backend, tmp_path) -> None:
+    one = limited(backend, limit_image_mb_per_day=1)
+    picture = image(tmp_path, 600_000)
+    backend.refusal = BackendBusy("full")
+    with pytest.raises(BackendBusy):
+        await ended(one, request(ANN, picture))
+    backend.refusal = None
+    await answered(one, backend, request(ANN, picture))
+    with pytest.raises(LimitReached, match="send 1 MiB of images"):
+        await ended(one, request(ANN, replace(picture, digest="another")))
+
+
+async def test_choices_of_a_completion_that_the_backend_refuses_count_nothing(backend, storage) -> None:
+    one = limited(backend, limit_questions_per_minute=3, limits_storage=storage)
+    backend.refusal = BackendBusy("full")
+    three = replace(request(ANN), conversation_id="three", choices=3)
+    for _ in range(2):
+        results = await asyncio.gather(*[ended(one, renewed(three)) for _ in range(3)], return_exceptions=True)
+        assert [type(result) for result in results] == [BackendBusy] * 3
+    backend.refusal = None
+    for _ in range(3):
+        await answered(one, backend, request(ANN))
+    with pytest.raises(LimitReached):
+        await ended(one, request(ANN))
+
+
+async def test_a_question_counts_whose_answer_fails_after_it_has_begun(backend, storage) -> None:
+    one = limited(backend, limit_questions_per_minute=1, limits_storage=storage)
+    reading = asyncio.create_task(ended(one, request(ANN)))
+    await backend.taken()
+    backend.send(READ, OSError("a bug"))
+    with pytest.raises(OSError, match="a bug"):
+        await reading
+    with pytest.raises(LimitReached):
+        await ended(one, request(ANN))
+
+
+async def test_a_question_counts_whose_visitor_leaves_before_it_has_begun(backend) -> None:
+    """A visitor who asks and leaves at once has used the model's time, perhaps."""
+    one = limited(backend, limit_questions_per_minute=1)
+    reading = asyncio.create_task(ended(one, request(ANN)))
+    await backend.taken()
+    reading.cancel()
+    await asyncio.wait([reading])
+    with pytest.raises(LimitReached):
+        await ended(one, request(ANN))
+
+
+async def test_a_question_that_the_limit_of_an_address_refuses_counts_nothing_for_its_visitor(storage) -> None:
+    limits = ClientLimits(Settings(limit_questions_per_minute=2, limit_address_factor=2, limits_storage=storage))
+    asked = [request(Client(ANN.address, visitor)) for visitor in "abcdefgh"]
+    taken = await accepted(limits, *asked)
+    assert len(taken) == 4
+    left = next(one.client.visitor for one in asked if one not in taken)
+    assert len(await accepted(limits, *[request(Client("192.0.2.7", left)) for _ in range(3)])) == 2
+
+
+async def test_what_cannot_be_taken_back_is_told(backend, caplog, tmp_path) -> None:
+    with running_redis(tmp_path, port := free_port()):
+        limits = ClientLimits(Settings(limit_questions_per_minute=1, limits_storage=f"redis://127.0.0.1:{port}"))
+        taken = await limits.begin(one := request(ANN))
+    await limits.take_back(one, taken)
+    assert "cannot be counted" in caplog.text
+
+
 # --- several at once, and completions of several choices ---------------------------------------------------------------------
 
 
@@ -294,8 +388,11 @@ def bytes_of_image(size: int, digest: str) -> LoadedImage:
 async def accepted(limits: ClientLimits, *requests: GenerationRequest) -> list[GenerationRequest]:
     """Those of the requests that the limits take when all of them come at once."""
     results = await asyncio.gather(*map(limits.begin, requests), return_exceptions=True)
-    assert all(result is None or isinstance(result, LimitReached) for result in results), results
-    return [one for one, result in zip(requests, results, strict=True) if result is None]
+    refused = [isinstance(result, LimitReached) for result in results]
+    assert not any(isinstance(result, BaseException) and not known for result, known in zip(results, refused, strict=True)), (
+        results
+    )
+    return [one for one, known in zip(requests, refused, strict=True) if not known]
 
 
 async def test_of_questions_that_come_at_once_no_more_are_taken_than_are_left(storage) -> None:
