@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mllama_demo.runtime.cpu import model_name
+
 PACKAGES = ("torch", "transformers", "gradio", "numpy", "tokenizers")
 
 
@@ -32,15 +34,7 @@ def machine() -> dict[str, Any]:
     """Returns the CPU's name, the number of cores of this process, and the memory in bytes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
-    return {"cpu": _cpu(), "cores": cores, "memory": memory, "system": platform.platform()}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {"cpu": model_name(), "cores": cores, "memory": memory, "system": platform.platform()}
 
 
 def _version(package: str) -> str | None:

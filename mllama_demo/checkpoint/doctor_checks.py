@@ -20,7 +20,7 @@ from mllama_demo.checkpoint.neuron_sdks import NXDI, Sdk
 from mllama_demo.checkpoint.validate import CheckpointInfo
 from mllama_demo.config.neuron import CORES, SCRATCHPAD_PAGE_MIB, chip, family_of
 from mllama_demo.errors import CheckpointError
-from mllama_demo.runtime.words import counted
+from mllama_demo.runtime.words import counted, parameter_count
 
 _CORES: dict[str, int] = {**CORES}
 _WITHOUT_NEURON = "or leave --config out to run the small model of this demo with PyTorch"
@@ -178,12 +178,12 @@ def checkpoint(context: DoctorContext) -> Iterator[Finding]:
     found = context.checkpoint
     if isinstance(found, CheckpointInfo) and found.identity is not None:
         there = (found.path / "config.json").exists()
-        text = f"{found.name}: {_count(found.parameters)} parameters, whose weights are not here; a compiled model has them"
+        text = f"{found.name}: {parameter_count(found.parameters)}, whose weights are not here; a compiled model has them"
         yield Finding("checkpoint", "ok", text if there else f"{text}; a start fetches the small files")
         return
     if isinstance(found, CheckpointInfo):
         size = f"{counted(len(found.weight_files), 'file')}, {decimal_size(found.bytes)}"
-        text = f"{found.name}: {_count(found.parameters)} parameters in {size}, every tensor in its place"
+        text = f"{found.name}: {parameter_count(found.parameters)} in {size}, every tensor in its place"
         yield Finding("checkpoint", "ok", text)
         return
     unfinished = context.settings.model_path.with_name(context.settings.model_path.name + ".converting")
@@ -318,7 +318,3 @@ CHECKS: tuple[Callable[[DoctorContext], Iterator[Finding]], ...] = (
     *(instance, devices, cores_in_use, driver, packages, vllm_fork, remote_server, ray_cluster, checkpoint, end_of_turn),
     *(device_memory, host_memory, disk, disk_speed, artifacts, environment),
 )
-
-
-def _count(parameters: int) -> str:
-    return f"{parameters / 10**9:.1f} billion" if parameters >= 10**9 else f"{parameters / 10**6:.1f} million"

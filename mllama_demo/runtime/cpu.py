@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import functools
+import platform
 from pathlib import Path
 
 # Products of bfloat16 numbers with float32 sums: avx512_bf16 of 2020 and later, amx_bf16 for matrices since 2023.
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+_CPUINFO = Path("/proc/cpuinfo")
 
 
-def flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+def flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
     """The names that Linux gives to the features of an x86 CPU; empty elsewhere."""
+    return frozenset(_first(cpuinfo, "flags").split())
+
+
+def model_name(cpuinfo: Path = _CPUINFO) -> str:
+    """The name of an x86 CPU on Linux; elsewhere what Python knows, which may be the architecture only."""
+    return _first(cpuinfo, "model name") or platform.processor() or platform.machine()
+
+
+def _first(cpuinfo: Path, field: str) -> str:
+    """The first value of a field, or an empty text."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 @functools.cache

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from mllama_demo import __version__
 from mllama_demo.backends import checked_model, load_runner, runner_info
 from mllama_demo.chat.tokenizer import Tokenizer
@@ -27,6 +29,7 @@ from mllama_demo.engine.base import BackendInfo
 from mllama_demo.engine.neuron.config import neuron_values
 from mllama_demo.engine.torch.runner import choose_device
 from mllama_demo.errors import ConfigError, DemoError
+from mllama_demo.runtime.cpu import model_name
 from mllama_demo.verify import faults, report
 from mllama_demo.verify.cases import STORY, Case, make_cases
 from mllama_demo.verify.comparison import Comparer, Engine, own_answers
@@ -123,8 +126,13 @@ def _tolerance(settings: Settings, checkpoint: CheckpointInfo) -> float:
         raise ConfigError("quantization is int4, whose rounding is as large as a fault; say with --tolerance what is allowed.")
     if settings.backend == "neuron":
         return TOLERANCE[settings.neuron.dtype]
-    device = choose_device(settings.device).partition(":")[0]
-    return TOLERANCE[weights_dtype(settings, checkpoint.dtype, device)]  # as the engine will choose
+    return TOLERANCE[_torch_choice(settings, checkpoint)[1]]
+
+
+def _torch_choice(settings: Settings, checkpoint: CheckpointInfo) -> tuple[str, str]:
+    """The device and the type of the weights, as the engine of backend torch will choose them."""
+    device = choose_device(settings.device)
+    return device, weights_dtype(settings, checkpoint.dtype, device.partition(":")[0])
 
 
 def _reference(run: _Verification, name: str | None) -> Reference | None:
@@ -207,7 +215,7 @@ def _report(
         program=f"mllama_demo {__version__}",
         machine=_machine(run.settings),
         model=_model(run.checkpoint),
-        configuration=_configuration(run.settings, run.info),
+        configuration=_configuration(run.settings, run.checkpoint),
         reference=redact(reference),
         comparisons=comparer.found if comparer else (),
         faults=found,
@@ -219,8 +227,13 @@ def _report(
 
 def _machine(settings: Settings) -> dict[str, Any]:
     here = machine.this_machine((*neuron_sdks.PACKAGES, "torch"))
-    facts: dict[str, Any] = {"processors": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
-    facts["packages"] = dict(here.versions)
+    facts: dict[str, Any] = {
+        "processor": model_name(),
+        "processor cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": dict(here.versions),
+    }
     if settings.backend == "neuron":
         sdk = neuron_sdks.closest(here.versions)
         facts = {
@@ -235,20 +248,23 @@ def _machine(settings: Settings) -> dict[str, Any]:
 def _model(checkpoint: CheckpointInfo) -> dict[str, Any]:
     """The name of its folder is private; a published model is told by its sizes."""
     shape = read_shape(checkpoint.path / "config.json")
-    size = next((name for name, published in PUBLISHED.items() if published == shape), "another size")
+    size = next((name for name, published in PUBLISHED.items() if published == shape), "not a published one")
     return {
         "size": size,
         "parameters": checkpoint.parameters,
         "dtype": checkpoint.dtype,
-        "weights": weights_digest(checkpoint),
+        "digest of the weights": weights_digest(checkpoint),
     }
 
 
-def _configuration(settings: Settings, info: BackendInfo) -> dict[str, Any]:
+def _configuration(settings: Settings, checkpoint: CheckpointInfo) -> dict[str, Any]:
     if settings.backend == "neuron":
         return {"backend": "neuron", "instance_type": settings.instance_type, **neuron_values(settings.neuron)}
-    names = ("backend", "dtype", "quantization", "device", "batch_size", "seq_len")
-    return {name: getattr(settings, name) for name in names}
+    device, dtype = _torch_choice(settings, checkpoint)
+    if device.startswith("cuda"):
+        device = f"{device}, {torch.cuda.get_device_name(device)}"
+    chosen = {"backend": "torch", "device": device, "dtype": dtype, "quantization": settings.quantization}
+    return chosen | {"batch_size": settings.batch_size, "seq_len": settings.seq_len}
 
 
 class _Progress:

@@ -28,6 +28,7 @@ from mllama_demo.engine.torch.linear import has_half_kernels
 from mllama_demo.engine.torch.loading import load_model
 from mllama_demo.engine.torch.runner import TorchRunner
 from mllama_demo.errors import ConfigError
+from mllama_demo.runtime.words import parameter_count
 from mllama_demo.verify.cases import Case, of_group
 
 FORMAT = 1
@@ -131,7 +132,7 @@ def compute_reference(
             "(--reference none)."
         )
     dtype = _choose_dtype(settings, checkpoint)
-    report(f"loading the reference: {checkpoint.parameters / 1e9:.3g} billion parameters in {dtype} on the CPU")
+    report(f"loading the reference: {parameter_count(checkpoint.parameters)} in {dtype} on the CPU")
     processor = _Processor.load(checkpoint.path)
     model = load_model(checkpoint.path, dtype=getattr(torch, dtype))
     longest = max(len(case.request.prompt_ids) + case.steps for case in cases)

@@ -64,12 +64,13 @@ class Report:
     def as_markdown(self) -> str:
         failed = [c for c in self.comparisons if not c.agrees]
         result = "passed" if self.passed else "FAILED"
-        lines = ["# Verification of a Llama 3.2 Vision engine", ""]
+        lines = ["# Verification of a Llama 3.2 Vision engine", "", f"Written by {self.program} on {self.date}.", ""]
         lines += [f"**Result: {result}.** {self._summary(failed)}", ""]
         lines += _facts("Machine", self.machine) + _facts("Model", self.model) + _facts("Configuration", self.configuration)
-        lines += ["## Comparisons", "", f"With {self.reference}. A difference is one of logits; see docs/verify.md.", ""]
-        lines += ["| | case | difference | allowed | result |", "|---|---|---|---|---|"]
-        lines += [_row(c) for c in (*failed, *(c for c in self.comparisons if c.agrees))]
+        if self.comparisons:
+            lines += ["## Comparisons", "", f"With {self.reference}. A difference is one of logits; see docs/verify.md.", ""]
+            lines += ["| group | case | difference | allowed | result |", "|---|---|---|---|---|"]
+            lines += [_row(c) for c in (*failed, *(c for c in self.comparisons if c.agrees))]
         if self.faults:
             lines += ["", "## Known faults of NxD Inference", "", "| fault | state | found |", "|---|---|---|"]
             lines += [f"| {f.name} | {f.state} | {f.found} |" for f in self.faults]
@@ -78,8 +79,8 @@ class Report:
                 "",
                 "## Times",
                 "",
-                "| | bucket | longest prompt | slots | median | fastest | slowest |",
-                "|---|---|---|---|---|---|---|",
+                "| step | bucket | longest prompt | slots | measured | median | fastest | slowest |",
+                "|---|---|---|---|---|---|---|---|",
             ]
             lines += [_time_row(timing) for timing in self.timings]
         if self.memory:
@@ -90,10 +91,10 @@ class Report:
         if self.problem:
             return self.problem
         if failed:
-            return f"{len(failed)} of {len(self.comparisons)} comparisons differ."
+            return f"{len(failed)} of {len(self.comparisons)} comparisons failed."
         if self.harmful:
             return "A known fault makes answers wrong."
-        return f"{len(self.comparisons)} comparisons agree."
+        return f"All {len(self.comparisons)} comparisons agree."
 
 
 def write(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -140,6 +141,8 @@ def _facts(title: str, facts: dict[str, Any]) -> list[str]:
 def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items())
+    if isinstance(value, int) and value >= 10**6:
+        return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -152,7 +155,7 @@ def _row(c: Comparison) -> str:
 def _time_row(t: Timing) -> str:
     what = t.what + (", image" if t.image else "")
     seconds = " | ".join(f"{value * 1000:,.1f} ms" for value in (t.median, t.fastest, t.slowest))
-    return f"| {what} | {t.bucket} | {t.prompt_tokens} | {t.slots} | {seconds} |"
+    return f"| {what} | {t.bucket} | {t.prompt_tokens} | {t.slots} | {t.times} times | {seconds} |"
 
 
 def _memory_sentence(m: MemoryFound) -> str:

@@ -41,6 +41,7 @@ from mllama_demo.engine.neuron.compiler_log import CompileProgress
 from mllama_demo.engine.neuron.config import neuron_values
 from mllama_demo.errors import ConfigError, DemoError
 from mllama_demo.runtime.process import sigterm_as_interrupt
+from mllama_demo.runtime.words import parameter_count
 
 # The first release of NxD Inference whose hf_state_dict_conversion.py of this model reads fused_qkv. 0.2 and 0.3 read it in the
 # conversion of Meta's layout only.
@@ -312,7 +313,7 @@ def describe(compilation: Compilation) -> str:
     cores = f"{o.tensor_parallel_size} of {CORES[o.instance_type]} NeuronCores"
     free = free_bytes(compilation.location.folder)
     lines = {
-        "model": f"{compilation.checkpoint.path}, {compilation.checkpoint.parameters / 1e9:,.3g} billion parameters",
+        "model": f"{compilation.checkpoint.path}, {parameter_count(compilation.checkpoint.parameters)}",
         "for": f"{o.instance_type}, {cores}, {o.dtype}",
         "slots": f"{o.batch_size} of {o.seq_len} tokens",
         "graphs": f"{compilation.graphs}: prompts of {_lengths(o.context_encoding_buckets)}; "

@@ -67,6 +67,9 @@ def test_the_tolerance_is_that_of_the_format_in_which_the_device_computes(verify
     assert code == 0
     expected = command.TOLERANCE["bfloat16" if torch.cuda.is_available() else "float32"]
     assert {comparison["tolerance"] for comparison in report["comparisons"]} == {expected}
+    chosen = report["configuration"]
+    assert "auto" not in (chosen["device"], chosen["dtype"])
+    assert command.TOLERANCE[chosen["dtype"]] == expected
 
 
 def test_a_slot_that_answers_the_question_of_another_is_found_and_named(verify, monkeypatch):

@@ -26,7 +26,7 @@ def report(*comparisons: Comparison, faults: tuple[Fault, ...] = (), problem: st
         date="2026-11-30",
         program="mllama_demo 1",
         machine={"instance": "trn1.32xlarge"},
-        model={"size": "90B"},
+        model={"size": "90B", "parameters": 88_590_000_000},
         configuration={"backend": "neuron", "context_encoding_buckets": [256, 2048]},
         reference="PyTorch",
         comparisons=comparisons,
@@ -40,7 +40,7 @@ def report(*comparisons: Comparison, faults: tuple[Fault, ...] = (), problem: st
 def test_one_difference_is_a_failure_and_stands_first(tmp_path):
     markdown, data = write(report(AGREES, DIFFERS, FAILED), tmp_path / "new" / "folder")
     text = markdown.read_text()
-    assert "**Result: FAILED.** 2 of 3 comparisons differ." in text
+    assert "**Result: FAILED.** 2 of 3 comparisons failed." in text
     assert text.index("62 tokens") < text.index("a story")
     told = json.loads(data.read_text(), parse_constant=pytest.fail)  # infinity is no JSON
     assert told["passed"] is False
@@ -49,8 +49,10 @@ def test_one_difference_is_a_failure_and_stands_first(tmp_path):
 
 def test_everything_that_agrees_is_passed_with_times_and_memory():
     text = report(AGREES).as_markdown()
-    assert "**Result: passed.** 1 comparisons agree." in text
-    assert "| first token | 256 | 254 | 1 | 250.0 ms | 200.0 ms | 1,500.0 ms |" in text
+    assert "Written by mllama_demo 1 on 2026-11-30." in text
+    assert "**Result: passed.** All 1 comparisons agree." in text
+    assert "- parameters: 88,590,000,000\n" in text
+    assert "| first token | 256 | 254 | 1 | 5 times | 250.0 ms | 200.0 ms | 1,500.0 ms |" in text
     assert "`plan` computes 8.00 GiB for each core. The fullest of 32 cores has 6.00 GiB in use, 75% of that." in text
     assert "- context_encoding_buckets: 256, 2048" in text
 
@@ -64,7 +66,9 @@ def test_a_fault_that_makes_answers_wrong_is_a_failure_and_an_avoided_one_is_not
 
 @pytest.mark.parametrize("comparisons", [(), (AGREES,)])
 def test_a_verification_that_ended_early_has_not_passed(comparisons):
-    assert not report(*comparisons, problem="The engine could not be loaded.").passed
+    found = report(*comparisons, problem="The engine could not be loaded.")
+    assert not found.passed
+    assert ("## Comparisons" in found.as_markdown()) == bool(comparisons)
     assert not report().passed
 
 
