@@ -16,9 +16,11 @@ from mllama_demo.ui.gradio_patches.type_stubs import write_no_stubs
 from tests.support.scripts import script
 from tests.support.tracebacks import add_line_numbers
 
-# The workers of pytest-xdist share the cores; PyTorch reads this when it is imported.
+# PyTorch reads both when it is imported. The workers of pytest-xdist share the cores. A thread that spins while it waits for
+# another one takes the core that the other one needs: a test with two threads then takes twenty times as long.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 write_no_stubs()  # half of the time of Gradio's import
 
 

@@ -20,7 +20,7 @@ from tests.support import preloaded
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE_S, wait_until
 
-KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
+KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "OMP_WAIT_POLICY")
 
 
 def clean_environment(home: Path) -> dict[str, str]:
