@@ -206,11 +206,12 @@ class Database:
         return not self._closed.wait(_RETRY_S)
 
     def close(self) -> None:
-        """Closes the connections. Safe to call twice."""
+        """Closes the connections, after the transaction that uses the only one of a database in memory. Safe to call twice."""
         self._closed.set()
         if self._silence is not None:
             self._silence.close()
-        self._engine.dispose()
+        with self._lock:  # SQLite crashes when a connection is closed in which another thread executes a statement
+            self._engine.dispose()
         if self._file is not None:
             self._file.close()
 

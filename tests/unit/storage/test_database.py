@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from contextlib import closing
 
 import pytest
@@ -24,6 +25,16 @@ def test_a_database_may_be_closed_twice(url):
     database = Database(url)
     database.close()
     database.close()
+
+
+def test_closing_a_database_in_memory_waits_for_the_transaction_of_another_thread():
+    database = Database("sqlite://")
+    closer = threading.Thread(target=database.close)
+    with database.transaction() as connection:
+        closer.start()
+        closer.join(0.2)  # long enough for a close that does not wait
+        assert connection.execute(sql.select(sql.func.count()).select_from(sessions)).scalar() == 0
+    closer.join()
 
 
 def test_sqlite_writes_ahead_and_checks_foreign_keys(url):
