@@ -86,9 +86,10 @@ def main(options: Sequence[str], output: Path, record: Path | None, reference: s
     if run.settings.backend == "neuron":
         checked_model(run.settings)  # before the reference, which may take an hour
     # The report exists from now on, because an engine may end this process.
-    _write(_report(run, "nothing", report.Redaction(run.settings), problem=_ENDED.format("the reference was there")), output)
+    redact = report.Redaction(run.settings, run.checkpoint.name)
+    _write(_report(run, "nothing", redact, problem=_ENDED.format("the reference was there")), output)
     expected = _reference(run, reference)
-    result = _verify(run, expected, allowed or 0.0, lambda found: _write(found, output))
+    result = _verify(run, expected, allowed or 0.0, redact, lambda found: _write(found, output))
     files = _write(result, output)
     print(f"{'Passed' if result.passed else 'Failed'}: {' and '.join(map(str, files))} have everything that was found.")
     if result.problem:
@@ -145,10 +146,13 @@ def _reference(run: _Verification, name: str | None) -> Reference | None:
 
 
 def _verify(
-    run: _Verification, expected: Reference | None, tolerance: float, save: Callable[[report.Report], object]
+    run: _Verification,
+    expected: Reference | None,
+    tolerance: float,
+    redact: report.Redaction,
+    save: Callable[[report.Report], object],
 ) -> report.Report:
     """Compares and measures. Saves what was found before each part, for the case that the engine ends this process."""
-    redact = report.Redaction(run.settings)
     try:
         _say("loading the engine")
         save(_report(run, "nothing", redact, problem=_ENDED.format("the engine was loaded")))

@@ -107,14 +107,19 @@ def write(report: Report, folder: Path) -> tuple[Path, Path]:
 
 
 class Redaction:
-    """Replaces in a text what only the owner of a machine should know: paths, addresses, host and user names, keys."""
+    """Replaces in a text what only the owner of a machine should know: paths, addresses, host and user names, keys.
 
-    def __init__(self, settings: Settings) -> None:
-        words = {socket.gethostname(), platform.node(), os.environ.get("HOSTNAME", ""), _user()}
+    Args:
+        checkpoint: the name of its folder, which is private too.
+    """
+
+    def __init__(self, settings: Settings, checkpoint: str = "") -> None:
+        words = {checkpoint, socket.gethostname(), platform.node(), os.environ.get("HOSTNAME", ""), _user()}
         for name in _SECRETS:
             value = getattr(settings, name)
             words |= set(value) if isinstance(value, list) else {value or ""}
-        paths = {str(path) for path in (settings.model_path, settings.data_dir, Path.cwd(), Path.home())}
+        places = (settings.model_path, settings.data_dir, settings.compiled_artifacts or "", Path.cwd(), Path.home())
+        paths = {str(place) for place in places}
         self._paths = sorted((path for path in paths if len(path) > 1), key=len, reverse=True)
         self._words = sorted((word for word in words if len(word) > 1), key=len, reverse=True)
 

@@ -93,8 +93,15 @@ def test_what_only_the_owner_should_know_is_removed(text, left):
 
 def test_a_path_with_spaces_that_the_settings_name_is_removed_whole(tmp_path):
     folder = tmp_path / "my secret models"
-    redact = Redaction(Settings(model_path=folder))
+    redact = Redaction(Settings(model_path=folder, compiled_artifacts=tmp_path / "my compiled models"))
     assert redact(f"{folder}/config.json is missing") == "[path] is missing"
+    assert redact(f"{tmp_path / 'my compiled models'} is full") == "[path] is full"
+
+
+def test_the_name_of_the_checkpoint_and_a_folder_in_s3_are_removed():
+    redact = Redaction(Settings(compiled_artifacts="s3://our-bucket/our-models"), "our-model-90B")
+    told = redact("The weights of our-model-90B are not here, and s3://our-bucket/our-models has none; None is left.")
+    assert told == "The weights of [removed] are not here, and [path] has none; None is left."
 
 
 def test_device_memory_is_the_fullest_core(tmp_path):
