@@ -171,7 +171,18 @@ class _Pragma(Fault):
 
 
 class Full(_Pragma):
+    """A write that needs no new page succeeds all the same. The next attempt is such a write, and is made after the fault."""
+
     reason, on, off = "database or disk is full", "PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000"
+
+    def __enter__(self) -> Fault:
+        self._ended = threading.Event()
+        self.database.wait_to_retry = lambda: self._ended.wait(20)
+        return super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._ended.set()
 
 
 class ReadOnly(_Pragma):
