@@ -20,9 +20,11 @@ class TemporaryFolder:
         for other in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
             if other.is_dir():
                 remove_if_abandoned(other)
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        # Another process that starts removes folders of the final name that nobody has locked. The lock survives a rename.
+        new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}"))
         self._stack = contextlib.ExitStack()
-        self._stack.enter_context(exclusive_lock(self.path, "Another process"))
+        self._stack.enter_context(exclusive_lock(new, "Another process"))
+        self.path = new.rename(new.with_name(new.name[1:]))
         atexit.register(self.close)
 
     def close(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from mllama_demo.runtime import temporary
 from mllama_demo.runtime.temporary import PREFIX, TemporaryFolder
 from tests.support.paths import ROOT
 
@@ -52,3 +54,19 @@ def test_the_next_start_removes_what_a_killed_process_has_left(place: Path) -> N
     assert second.path.is_dir()
     second.close()
     assert {path.name for path in place.iterdir()} == {f"{PREFIX}a file", "not ours"}
+
+
+def test_a_process_that_starts_at_the_same_time_leaves_a_new_folder_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = temporary.exclusive_lock
+
+    def lock_after_another_start(path: Path, work: str) -> AbstractContextManager[bool]:
+        monkeypatch.setattr(temporary, "exclusive_lock", lock)
+        TemporaryFolder().close()
+        return lock(path, work)
+
+    monkeypatch.setattr(temporary, "exclusive_lock", lock_after_another_start)
+    folder = TemporaryFolder()
+    TemporaryFolder().close()
+    assert list(place.iterdir()) == [folder.path]
+    folder.close()
+    assert list(place.iterdir()) == []
