@@ -59,7 +59,7 @@ def history(
             shown.append(_assistant_message(text, below + answer_actions(message.text)))
             question = None, None
             continue
-        shown.append(_user_message(message, image_files, version.number if version and not locked else None))
+        shown.append(_user_message(message, image_files, version.number if version else None, locked))
         question = message, version
         if last and not locked and (bar := versions_bar(version, None, later)):
             shown.append(_assistant_message(bar))
@@ -96,14 +96,14 @@ async def draft_message(text: str, rendering: LiveRendering) -> dict[str, Any]:
     return _assistant_message(await rendering.render(text) if text else progress(None))
 
 
-def _user_message(message: Message, image_files: ImageFiles, number: int | None) -> dict[str, Any]:
+def _user_message(message: Message, image_files: ImageFiles, number: int | None, locked: bool) -> dict[str, Any]:
     content: list[Any] = []
     if message.image is not None:
         alt_text = f"{message.image.name}, {message.image.width} × {message.image.height} pixels"
         content.append(image_message(image_files.preview(message.image), alt_text))
     text = render_question(message.text) if message.text else ""
     if text or number is not None:
-        content.append(html_part(text + question_actions(message.text, number)))
+        content.append(html_part(text + question_actions(message.text, number, locked)))
     return {"role": message.role, "content": content}
 
 

@@ -10,16 +10,19 @@ def answer_actions(text: str) -> str:
     return _actions(copy_button(text, "Copy message") if text else "")
 
 
-def question_actions(text: str, number: int | None) -> str:
+def question_actions(text: str, number: int | None, locked: bool) -> str:
     """Returns the HTML of the buttons under a question.
 
     Args:
         text: what the visitor typed.
-        number: the number of the question in the message tree; None while the question cannot be edited.
+        number: the number of the question in the message tree; None for a question that is not stored yet.
+        locked: the question cannot be edited now. An editor that is open already finds its question by the number.
     """
     copy = copy_button(text, "Copy message") if text else ""
-    edit = "" if number is None else _icon_button("Edit", f'class="icon-action edit-question" data-number="{number}"')
-    return _actions(copy + edit)
+    if number is None:
+        return _actions(copy)
+    edit = "" if locked else _icon_button("Edit", f'class="icon-action edit-question" data-number="{number}"')
+    return f'<div class="text-actions" data-question="{number}">{copy}{edit}</div>'
 
 
 def copy_button(text: str, name: str, label: str = "") -> str:

@@ -2,6 +2,7 @@
 // Saving triggers the event "edit" with { number, text, image: "keep" | "remove" | "replace", file }, see question_edit.py.
 let questionEditor = null;
 const SAVE_TIMEOUT_MS = 30000; // the conversation shows a saved question much sooner, also when the question waits in the queue
+const LOCKED = "An answer is being written. Please save when it is complete, or stop it.";
 
 const EDITOR_HTML = `
   <div class="editor-picture"><img alt=""><span class="editor-no-picture"></span>
@@ -117,6 +118,7 @@ class QuestionEditor {
     if (this.busy) return;
     const hasPicture = this.image === "replace" || (this.image === "keep" && this.picture);
     if (!this.field.value.trim() && !hasPicture) return this.say("A question needs a few words or an image.");
+    if (this.locked) return this.say(LOCKED);
     this.say("");
     this.setBusy(true);
     this.watchServer();
@@ -142,12 +144,19 @@ class QuestionEditor {
     }, 500);
   }
 
+  // Whether the question cannot be edited now, because an answer is being written.
+  get locked() {
+    return !this.row.querySelector(".edit-question");
+  }
+
   // After each change of the page. A question that another message has replaced is no longer edited: the edit was saved, or the
   // page shows another conversation.
   checkRow() {
-    const button = this.row.isConnected && this.row.querySelector(".edit-question");
+    const actions = this.row.isConnected && this.row.querySelector(".text-actions");
     const text = this.row.querySelector(".typed-text")?.textContent ?? "";
-    if (!button || Number(button.dataset.number) !== this.number || text !== this.original) this.close(false);
+    const isAsked = this.busy && this.triggered && this.locked; // an edit without a change keeps its number
+    if (Number(actions?.dataset?.question) !== this.number || text !== this.original || isAsked) this.close(false);
+    else if (this.find(".editor-note").textContent === LOCKED && !this.locked) this.say("");
   }
 
   close(focus = true) {

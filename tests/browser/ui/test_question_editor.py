@@ -149,3 +149,38 @@ def test_an_edit_that_a_lost_server_swallows_stays_in_the_editor(browsers: Brows
     editor.get_by_role("button", name="Save and ask").click()
     expect(editor.get_by_role("alert")).to_have_text("The demo does not answer. Please save again when it is back.")
     expect(editor.get_by_role("textbox")).to_have_value("And of France?")
+
+
+@pytest.mark.parametrize("event", ["Retry", "Continue", "a new question"])
+def test_the_editor_keeps_its_text_and_picture_while_an_answer_is_written(slow_page: Page, dictation: Path, event: str):
+    page = pages.open_chat(slow_page)
+    dictation.write_text("Rome and Milan and Turin", encoding="utf-8")
+    pages.set_slider(page, "max-tokens", 4 if event == "Continue" else 256)
+    pages.ask_and_wait(page, CAPITAL)
+    editor = open_editor(page)
+    editor.get_by_role("textbox").fill("And of France?")
+    choose_file(page, editor.get_by_role("button", name="Add a picture"), DOG)
+    dictation.with_name("pause").touch()
+    if event == "a new question":
+        pages.ask(page, "Are you sure?")
+    else:
+        pages.message_button(page, event).click()
+    expect(pages.stop_button(page)).to_be_visible()
+    expect(page.locator("#chat-history .edit-question")).to_have_count(0)
+    expect(editor.get_by_role("textbox")).to_have_value("And of France?")
+    editor.get_by_role("button", name="Save and ask").click()
+    expect(editor.get_by_role("alert")).to_have_text("An answer is being written. Please save when it is complete, or stop it.")
+    dictation.with_name("pause").unlink()
+    pages.wait_answered(page)
+    expect(editor.get_by_role("alert")).to_be_hidden()
+    expect(editor.get_by_role("textbox")).to_have_value("And of France?")
+    save(page, editor)
+    expect(pages.user_rows(page).locator(".typed-text")).to_have_text("And of France?")
+    assert "saw dog.png" in pages.answer_metadata(page)
+
+
+def test_an_edit_without_a_change_closes_the_editor(page: Page):
+    pages.open_chat(page)
+    pages.ask_and_wait(page, CAPITAL)
+    assert "Rome" in save(page, open_editor(page))
+    assert pages.version_number(page) == "2 / 2"
