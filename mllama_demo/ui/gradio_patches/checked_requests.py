@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import html
 import json
 import logging
 import re
@@ -35,6 +36,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mllama_demo.checkpoint.machine import free_bytes
+from mllama_demo.images.loading import clean_name
 from mllama_demo.runtime.failures import FAILURES
 from mllama_demo.web.auth.identity import owner_of
 from mllama_demo.web.auth.login import SIGNED_IN_USER
@@ -72,7 +74,7 @@ _NOT_FOUND = "There is no such address on this server."
 _UNREADABLE = "The request cannot be read: a part of it is missing, malformed or of the wrong type."
 CANNOT_STORE = "This server cannot read or store a file at the moment; its log has the cause."
 NO_ADDRESSES = "A file must be uploaded before it is used; an address in place of a file is not allowed."
-NOT_UPLOADED = "A file must be uploaded before it is used; please add it again."
+NOT_UPLOADED = "{} must be uploaded before it is used; please add it again."
 
 
 class _Refused(Exception):
@@ -193,15 +195,16 @@ def _parsed(body: bytes) -> dict[str, Any]:
         raise _Refused("The body is not valid JSON.") from None
     if not isinstance(values, dict):
         raise _Refused("The body must be a JSON object.")
-    paths = set(_file_paths(values))
+    paths = dict.fromkeys(_file_paths(values))
     if any(_ADDRESS.match(path) for path in paths):
         raise _Refused(NO_ADDRESSES)
     if len(paths) > MAX_FILES:
         raise _Refused(f"The request names {len(paths)} files; at most {MAX_FILES} are allowed.")
     if paths:
         folder = Path(utils.get_upload_folder()).resolve()
-        if not all(_is_uploaded(path, folder) for path in paths):
-            raise _Refused(NOT_UPLOADED)
+        for path in paths:
+            if not _is_uploaded(path, folder):
+                raise _Refused(NOT_UPLOADED.format(_name_of(path)))
     return values
 
 
@@ -217,6 +220,12 @@ def _is_uploaded(path: str, folder: Path) -> bool:
     """Whether a path lies in `folder`, Gradio's cache, which has the uploads and copies of what the page was given."""
     resolved = _resolved(path)
     return resolved is not None and resolved.is_relative_to(folder)
+
+
+def _name_of(path: str) -> str:
+    """The name of the file, for a sentence that Gradio shows as HTML."""
+    name = path[max(path.rfind("/"), path.rfind("\\")) + 1 :]
+    return html.escape(clean_name(name), quote=False)
 
 
 def _resolved(path: str) -> Path | None:

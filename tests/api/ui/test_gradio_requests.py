@@ -75,12 +75,24 @@ def test_an_address_in_any_form_is_no_file(chat: RawChat, path: str) -> None:
     assert chat.begin(chat.ask_handler, {chat.field("chat-input"): question}).json()["detail"] == NO_ADDRESSES
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", "app.py", "\0", "x" * 5000, "data/conversations.sqlite3"])
-def test_a_file_that_was_not_uploaded_is_refused_without_a_path_of_the_server(program: Program, chat: RawChat, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/etc/passwd", "passwd"),
+        ("../../etc/passwd", "passwd"),
+        ("app.py", "app.py"),
+        ("\0", "image"),
+        ("x" * 5000, "x" * 80),
+        ("data/conversations.sqlite3", "conversations.sqlite3"),
+    ],
+)
+def test_a_file_that_was_not_uploaded_is_refused_without_a_path_of_the_server(
+    program: Program, chat: RawChat, path: str, name: str
+) -> None:
     """Nor is it copied to where visitors download. The last one is the database of all conversations."""
     for handler in (handler for handler in chat.handlers if handler["inputs"]):
         answer = chat.begin(handler, {id: {**FILE, "path": path} for id in handler["inputs"]})
-        assert (answer.status_code, answer.json()["detail"]) == (400, NOT_UPLOADED)
+        assert (answer.status_code, answer.json()["detail"]) == (400, NOT_UPLOADED.format(name))
         assert str(program.home) not in answer.text
     assert not [*program.home.glob("gradio/**/passwd"), *program.home.glob("gradio/**/*.sqlite3")]
 

@@ -62,6 +62,21 @@ def test_a_failure_of_gradio_becomes_a_sentence_and_a_4xx() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "name"),
+    [("{elsewhere}/my dog.png", "my dog.png"), ("C:\\gradio\\dog.png", "dog.png"), ("/tmp/<b>\n&.png", "&lt;b&gt; &amp;.png")],
+)
+def test_a_file_outside_of_the_folder_is_refused_by_its_name_among_uploaded_ones(
+    client: TestClient, tmp_path: Path, path: str, name: str
+) -> None:
+    """For example one of a restored draft, which was uploaded before the last start of the server."""
+    uploaded = f"{get_upload_folder()}/abc/cat.png"
+    files = [{"path": uploaded}, {"path": path.format(elsewhere=tmp_path)}, {"path": uploaded}]
+    answer = client.post("/gradio_api/queue/join", json={"data": [{"text": "", "files": files}], "fn_index": 0})
+    sentence = f"{name} must be uploaded before it is used; please add it again."
+    assert (answer.status_code, answer.json()["detail"], answer.json()["error"]) == (400, sentence, sentence)
+
+
+@pytest.mark.parametrize(
     "paths", [["x"] * 40_000, [f"x{i}" for i in range(40_000)], ["a/" * 500_000]], ids=["the same", "different", "long"]
 )
 def test_many_and_long_paths_take_few_system_calls(client: TestClient, monkeypatch, paths: list[str]) -> None:
