@@ -42,6 +42,7 @@ class AnswerTask:
         address: The address of whoever asked.
         conversation: The conversation up to the question; after the answer is saved, up to the answer.
         beginning: The text of an earlier answer, with which this one goes on; empty for an answer from its first word.
+        earlier: The conversation as it was before, up to the earlier answer where there is one.
         stopped: Whether `stop` was called.
         abandoned: Whether the answer was stopped because no page watched it.
         cut_off: Whether the answer ends because the process ends.
@@ -60,6 +61,7 @@ class AnswerTask:
         self.owner, self.address = owner, address
         self.conversation, self.beginning = conversation, beginning
         self.tree = tree or MessageTree(id=conversation.id)
+        self.earlier = self.tree.conversation()
         self.request_id = uuid.uuid4().hex
         self.http_request_id = REQUEST_ID.get()
         self.answer: Answer | None = None
@@ -78,6 +80,14 @@ class AnswerTask:
     def shows(self, digest: str) -> bool:
         """Whether a message of the conversation has the image with this digest."""
         return any(message.image is not None and message.image.digest == digest for message in self.conversation.messages)
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether the answer was ended before the first word that it adds to the earlier answer."""
+        answer = self.answer
+        if not self.beginning or self.error is not None or answer is None or answer.text != self.beginning:
+            return False
+        return answer.finish is None or answer.finish.reason in ("cancelled", "time_limit")
 
     def notify_watchers(self) -> None:
         """Wakes all watchers."""
@@ -303,12 +313,17 @@ class AnswerTasks:
     def _save(self, task: AnswerTask) -> MessageTree | None:
         """Stores the answer, or the sentence of its failure. Returns the tree with it, or None when there is nothing to store.
 
-        An answer that should go on, and could not begin to, is stored already. The sentence would take its place.
+        An answer that should go on, and could not begin to, is stored already. The sentence would take its place. If it was ended
+        before a word came, the earlier answer is shown again.
         """
         with task.save_lock:
             nothing = task.answer is None and (task.error is None or task.beginning)
             if nothing or task.discarded or task.saved:
                 return None
+            if task.adds_nothing:
+                tree = self._store.save(task.owner, replace(task.earlier, title=task.conversation.title))
+                task.saved = True
+                return tree
             message = Message("assistant", "") if task.answer is None else self._service.message(task.answer)
             if task.error is not None:
                 message = replace(message, metadata={**message.metadata, "reason": "error", "error": str(task.error)})

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mllama_demo.chat.conversation import Conversation, Message
 from mllama_demo.chat.message_tree import MessageTree
+from mllama_demo.engine.base import QueueEvent
 from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.sampling import SamplingParams
 from mllama_demo.storage.conversations import ConversationStore
 from mllama_demo.storage.database import Database
+from mllama_demo.storage.drafts import Drafts
 from tests.support.answer_tasks import EARLIER, HELLO, ME, begin, done, new_answers, texts, watch
-from tests.support.manual_backend import PATIENCE_S, READ, conversation_of, finished
+from tests.support.manual_backend import PATIENCE_S, READ, ManualBackend, conversation_of, finished
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
@@ -32,6 +35,50 @@ async def test_stop_stores_the_text_so_far(answers, backend, store) -> None:
     assert store.load(ME, EARLIER.id).messages[-1].metadata["reason"] == "cancelled"
     assert backend.closed == [backend.requests[0].id]
     assert set(backend.cancelled) == {backend.requests[0].id}
+
+
+@pytest.mark.parametrize("ending", ["stopped", "stopped late", "time_limit", "cancelled", "unwatched", "the process ends"])
+async def test_an_answer_that_goes_on_and_ends_before_a_word_came_stores_no_version(
+    store: ConversationStore, ending: str
+) -> None:
+    backend = ManualBackend()
+    backend.info = replace(backend.info, capabilities=frozenset({"images", "continue"}))
+    answers = new_answers(store, backend, unwatched_seconds=0.2 if ending == "unwatched" else 60.0)
+    begun = HELLO.add(Message("assistant", "Once upon", metadata={"reason": "max_tokens"}))
+    tree = store.save(ME, begun)
+    task = answers.start(ME, HELLO, SamplingParams(), tree, beginning="Once upon")
+    await backend.taken()
+    backend.send(READ if ending == "stopped late" else QueueEvent(1, None))
+    await until(lambda: task.answer is not None, "the answer has begun")
+    if ending.startswith("stopped"):
+        answers.stop(task)
+    elif ending == "the process ends":
+        for running in answers._asyncio_tasks:
+            running.cancel()
+    elif ending != "unwatched":
+        backend.send(finished(ending))  # pyright: ignore[reportArgumentType]
+    await until(lambda: task.done, "the answer has ended")
+    assert task.error is None
+    assert store.tree(ME, HELLO.id) == tree, "the shorter answer is shown, and has no other version"
+    assert task.conversation.messages == begun.messages
+    await until(lambda: not answers._asyncio_tasks, "the draft is deleted")
+    assert Drafts(store).get(ME, HELLO.id) is None
+
+
+async def test_an_answer_that_goes_on_keeps_the_words_until_it_was_stopped(store: ConversationStore) -> None:
+    backend = ManualBackend()
+    backend.info = replace(backend.info, capabilities=frozenset({"images", "continue"}))
+    answers = new_answers(store, backend)
+    tree = store.save(ME, HELLO.add(Message("assistant", "Once upon", metadata={"reason": "max_tokens"})))
+    task = answers.start(ME, HELLO, SamplingParams(), tree, beginning="Once upon")
+    await backend.taken()
+    backend.send(READ)
+    backend.say(" a")
+    await until(lambda: task.answer is not None and task.answer.tokens, "a word came")
+    answers.stop(task)
+    await done(task)
+    assert texts(store, HELLO) == ["Hello?", "Once upon a"]
+    assert len(store.tree(ME, HELLO.id).nodes) == 3
 
 
 async def test_stop_and_discard_of_a_finished_answer_change_nothing(answers, backend, store) -> None:

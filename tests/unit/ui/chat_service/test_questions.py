@@ -144,6 +144,21 @@ async def test_continue_goes_on_with_an_answer_that_stopped_at_max_tokens(chat) 
         await chat.service.questions.go_on(PAGE, seen.id)
 
 
+async def test_a_continue_that_is_stopped_before_a_word_came_shows_the_answer_as_it_was(chat) -> None:
+    chat.backend.info = replace(chat.backend.info, capabilities=frozenset({"images", "continue"}))
+    seen = await chat.begun(chat.ask("A story?"), "Once upon")
+    chat.backend.send(finished("max_tokens"))
+    before = metadata_shown((await seen.all())[-1])
+    going_on = CollectedUpdates(chat.show(chat.service.questions.go_on(PAGE, seen.id)))
+    await chat.backend.taken()
+    chat.backend.send(READ)
+    await until(lambda: going_on.updates and going_on.updates[-1].begun, "the answer goes on")
+    await chat.service.stop(PAGE, seen.id)
+    view = (await going_on.all())[-1]
+    assert texts_shown(view) == chat.stored_texts(seen.id) == ["A story?", "Once upon"]
+    assert metadata_shown(view) == before, "with Continue, and without another version"
+
+
 async def test_a_backend_that_cannot_go_on_with_an_answer_offers_no_continue(chat) -> None:
     seen = await chat.begun(chat.ask("A story?"), "Once upon ")
     chat.backend.send(finished("max_tokens"))
