@@ -232,12 +232,16 @@ class _Admission:
     """The one counting of all choices of a completion.
 
     Attributes:
+        choices: How many requests there are.
+        coming: How many of them the backend does not have yet. Their places are taken.
         requests: How many of its requests are under way.
         begun: Whether the backend has taken one of them.
         failed: Whether one of them ended with an exception. Before any has begun, that is a refusal of all.
     """
 
     counting: asyncio.Task[Sequence[_Taken]]
+    choices: int
+    coming: int
     requests: int = 0
     begun: bool = False
     failed: bool = False
@@ -281,7 +285,8 @@ class LimitedBackend:
         admission = self._admissions.get(completion)
         if admission is None:
             self._check_places(whose, request.choices)
-            admission = self._admissions[completion] = _Admission(asyncio.create_task(self._limits.begin(request)))
+            counting = asyncio.create_task(self._limits.begin(request))
+            admission = self._admissions[completion] = _Admission(counting, request.choices, request.choices)
             # A failure that nobody waits for any more is no bug.
             admission.counting.add_done_callback(lambda task: task.cancelled() or task.exception())
         admission.requests += 1
@@ -289,6 +294,7 @@ class LimitedBackend:
         count, counted = TokenCount(), False
         try:
             await asyncio.shield(admission.counting)  # the other choices wait for the same
+            admission.coming -= 1  # nothing is awaited until the backend has the request
             async with aclosing(self._backend.generate(request)) as events:
                 async for event in events:
                     admission.begun = True
@@ -314,16 +320,20 @@ class LimitedBackend:
 
     def _check_places(self, whose: Sequence[str], wanted: int) -> None:
         status = self._backend.status()
-        places = client_share(status)
-        left = status.slots + status.max_waiting - status.running - status.waiting
-        # The backend refuses one request at a time, when the first choices have begun.
-        if wanted > max(left, 1) and status.state == "ready":
+        coming = sum(admission.coming for admission in self._admissions.values())
+        is_promised = any(admission.coming for admission in self._admissions.values() if admission.choices > 1)
+        left = places_of(status) - status.running - status.waiting - coming
+        # The backend refuses one request at a time, when the first choices have begun. It knows no choices that are coming.
+        if wanted > left and (wanted > 1 or is_promised) and status.state == "ready":
+            if wanted == 1:
+                raise BackendBusy.behind(status.running + status.waiting + coming - status.slots)
             room = f"places for {counted(left, 'more answer')}" if left > 0 else "no place left"
             raise BackendBusy(
                 f"The demo is busy: it has {room}, and this request asks for {wanted} answers. Please try again in a moment."
             )
         # A client that may have all places is refused by the backend, whose words are true of everybody.
-        if places == status.slots + status.max_waiting:
+        places = client_share(status)
+        if places == places_of(status):
             return
         taken = max((self._at_once[name] for name in whose), default=0)
         if taken + wanted > places:
@@ -344,9 +354,14 @@ class LimitedBackend:
         return asyncio.shield(task)
 
 
+def places_of(status: BackendStatus) -> int:
+    """How many requests may run or wait."""
+    return status.slots + status.max_waiting
+
+
 def client_share(status: BackendStatus) -> int:
     """How many requests one client may have at once: three quarters of all places, but the slots and two more where there are."""
-    places = status.slots + status.max_waiting
+    places = places_of(status)
     return min(places, max(status.slots + 2, places * 3 // 4))
 
 

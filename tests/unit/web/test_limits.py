@@ -472,6 +472,42 @@ async def test_a_completion_begins_no_choice_where_the_queue_has_no_place_for_al
     await asyncio.wait(running)
 
 
+async def test_a_place_that_a_completion_has_is_taken_by_nobody_while_its_choices_are_counted(backend, monkeypatch) -> None:
+    counted, limits = asyncio.Event(), ClientLimits(Settings())
+    monkeypatch.setattr(limits, "begin", lambda one: asyncio.sleep(0) if one.choices == 1 else counted.wait())
+    one = LimitedBackend(backend, limits)
+    running = [asyncio.create_task(ended(one, request(ELSEWHERE))) for _ in range(6)]
+    await until(lambda: len(backend.requests) == 6, "six of ten places are taken")
+    three = replace(request(ANN), conversation_id="three", choices=3)
+    choices = [asyncio.create_task(ended(one, renewed(three))) for _ in range(3)]
+    await until(lambda: one._admissions.get("three") is not None, "the choices are being counted")
+    third = Client("192.0.2.3", "di")
+    running.append(asyncio.create_task(ended(one, request(third))))
+    await until(lambda: len(backend.requests) == 7, "the tenth place is free")
+    with pytest.raises(BackendBusy, match="8 questions are waiting already"):
+        await ended(one, request(third))
+    two = replace(request(third), conversation_id="two", choices=2)
+    with pytest.raises(BackendBusy, match="it has no place left, and this request asks for 2 answers"):
+        await ended(one, renewed(two))
+    counted.set()
+    await until(lambda: len(backend.requests) == 10, "all choices have begun")
+    for task in [*running, *choices]:
+        task.cancel()
+    await asyncio.wait([*running, *choices])
+    assert not one._admissions
+
+
+async def test_choices_that_never_come_leave_their_places(backend) -> None:
+    one = limited(backend)
+    for number in range(3):
+        seven = replace(request(ANN), conversation_id=f"completion {number}", choices=7)
+        first = asyncio.create_task(ended(one, renewed(seven)))
+        await until(lambda n=number: len(backend.requests) == n + 1, "the first choice has begun")
+        first.cancel()
+        await asyncio.wait([first])
+    assert not one._admissions
+
+
 # --- at once ---------------------------------------------------------------------------------------------------------------
 
 
