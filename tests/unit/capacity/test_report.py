@@ -19,6 +19,7 @@ from tests.support.paths import ROOT
 
 FAST = "name: a device\nsource: a test\nestimated: {estimated}\nprefill_s: {{64: 0.01}}\ndecode_s: {{1: 0.001}}\n"
 FEW = "people=3,answer_tokens=5,prompt_tokens=20"
+pytestmark = pytest.mark.usefixtures("few_questions")
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def sized(traffic: Traffic, max_answer: int = 512) -> Sizing:
     return size(traffic, with_waiting_places(INSTANCE, traffic, most), max_answer, most)
 
 
+@pytest.mark.slow
 def test_the_most_that_an_instance_answers() -> None:
     """Almost every prompt fits the smaller bucket. An answer of n tokens takes n - 1 steps, of which four answers share each."""
     traffic = replace(TRAFFIC, images=0.0)
@@ -33,6 +34,7 @@ def test_the_most_that_an_instance_answers() -> None:
     assert found == pytest.approx(1 / (0.25 + 119 * 0.04 / 4), rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_most_that_an_instance_answers_when_steps_with_an_image_are_longer() -> None:
     """One slot: every step of the half of the questions that have an image takes twice as long."""
     traffic, device = replace(TRAFFIC, images=0.5), replace(DEVICE, decode_s={1: 0.04}, image_step_s={1: 0.04})
@@ -40,6 +42,7 @@ def test_the_most_that_an_instance_answers_when_steps_with_an_image_are_longer()
     assert found == pytest.approx(1 / (0.25 + 119 * 0.06), rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_most_that_an_instance_answers_when_steps_grow_with_their_sequences() -> None:
     """One slot: the sequence of a step has the 200 tokens of its prompt, and the tokens of its answer until then.
 
@@ -63,6 +66,7 @@ def test_answers_are_no_longer_than_max_tokens_allows() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 def test_more_instances_than_people_share_the_load_of_all() -> None:
     """Ten people who ask without a pause for long answers need more instances than there are people."""
     traffic = Traffic(people=10, questions_per_minute=60, answer_tokens=250)
@@ -72,6 +76,7 @@ def test_more_instances_than_people_share_the_load_of_all() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 def test_the_promise_is_kept_with_as_few_instances_as_possible() -> None:
     found = sized(TRAFFIC)
     assert found.first_token_s[1] <= TRAFFIC.first_token_s
@@ -86,12 +91,14 @@ def test_the_promise_is_kept_with_as_few_instances_as_possible() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 def test_a_hundred_times_the_people_need_about_a_hundred_times_the_instances() -> None:
     few, many = sized(TRAFFIC), sized(TRAFFIC.of(20_000))
     assert 85 * few.instances <= many.instances <= 105 * few.instances
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 def test_a_promise_that_no_number_of_instances_keeps_ends_the_search() -> None:
     found = sized(replace(TRAFFIC, people=4, first_token_s=0.1))
     assert found.first_token_s[1] > 0.1
