@@ -7,9 +7,9 @@ SDK_VENV ?= .venv-sdk
 BIN := $(VENV)/bin
 ARGS ?=
 NXDI_VERSIONS ?= 0.4 0.5 0.6 0.7 0.8 0.9
-# Tests run in WORKERS processes, a file at a time: one for each core, but four at most. 0 runs them in one process, as a
-# debugger needs.
-WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores > 4 ? 4 : cores)))
+# Tests run in WORKERS processes, a file at a time: two for each core, because many tests wait for servers and browsers, but six at
+# most. 0 runs them in one process, as a debugger needs.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores > 3 ? 6 : 2 * cores)))
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import mllama_demo
 from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.ui.gradio_patches.type_stubs import write_no_stubs
+from tests.support.order import sort_items
 from tests.support.scripts import script
 from tests.support.tracebacks import add_line_numbers
 
@@ -38,13 +38,8 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the browser tests last, because no event loop can be started in the process after Playwright's has started.
-
-    Of their files the longest come first, so that at the end no worker waits long for the last file of the other.
-    """
-    browser = Path(__file__).parent / "browser"
-    tests_in = Counter(item.path for item in items)
-    items.sort(key=lambda item: (1, -tests_in[item.path]) if browser in item.path.parents else (0, 0))
+    """Puts the tests into the order in which the workers of pytest-xdist begin their files."""
+    sort_items(items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,6 +12,7 @@ from tests.support.paths import ROOT
 from tests.support.program import clean_environment
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the figures of processes are read from Linux's /proc")

@@ -64,6 +64,7 @@ def environment(folder: Path, packages: list[tuple[str, str, list[str]]]) -> str
     return str(folder / "bin" / "python")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [["-r", str(FILE)], [f"{ROOT}[neuron]"]], ids=["file", "project"])
 @pytest.mark.parametrize("sdk", SDKS)

@@ -120,6 +120,7 @@ async def started(backend: RayBackend, request: GenerationRequest) -> tuple[asyn
     return task, backend._requests[request.id].replica
 
 
+@pytest.mark.long
 async def test_an_answer_comes_with_the_events_of_the_engine(backend: RayBackend) -> None:
     events = await events_of(backend, question("What is the capital of Italy?"))
     assert "Rome" in text_of(events)

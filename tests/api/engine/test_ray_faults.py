@@ -13,6 +13,7 @@ from tests.support.postgres import missing_postgres
 pytest.importorskip("ray", reason="Ray is not installed; pip install 'ray[serve]' to run these tests")
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -62,6 +62,7 @@ def image_files(kiosk: Program) -> set[str]:
     return {os.path.join(place, name) for folder in folders for place, _, names in os.walk(folder) for name in names}  # noqa: PTH118
 
 
+@pytest.mark.long
 def test_a_kiosk_limits_questions_and_deletes_everything_of_a_visitor(browsers: Browsers, kiosk: Program):
     browsers.expect_complaint("AbortError|Connection errored out")  # the page is left while something is still asked for
     page = sign_in(browsers.open(kiosk))

@@ -58,6 +58,7 @@ def test_after_a_lost_connection_the_page_reconnects_and_the_answer_goes_on(
     assert "stopped by hand" in pages.answer_metadata(page)
 
 
+@pytest.mark.long
 def test_the_partial_answer_of_a_killed_program_is_shown_after_its_restart(browsers: Browsers, tmp_path: Path) -> None:
     home = tmp_path / "demo"
     with running(home, script=SLOW_DEMO) as first:

@@ -281,6 +281,7 @@ def test_a_wrong_configuration_is_named_in_one_sentence(tmp_path, old, new, mess
         read_plan(path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the drawings and fonts that training needs")
@@ -296,6 +297,7 @@ def test_a_short_run_makes_a_checkpoint_from_nothing(tmp_path):
     assert check_checkpoint(tmp_path / "out").max_tiles == 4
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the drawings and fonts that the cases are made of")
