@@ -53,7 +53,7 @@ SDKS = {
 def environment(folder: Path, packages: list[tuple[str, str, list[str]]]) -> str:
     """A virtual environment whose packages consist of what they say about themselves; its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+    site = Path(sysconfig.get_path("purelib", "posix_prefix", {"base": str(folder), "platbase": str(folder)}))
     for name, version, needs in packages:
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
