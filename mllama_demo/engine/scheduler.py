@@ -151,6 +151,11 @@ class Scheduler:
         with self._lock:
             return bool(self._jobs)
 
+    @property
+    def down(self) -> str | None:
+        """Why the model cannot answer, or None. Cheaper than `status`, which estimates the wait behind the whole queue."""
+        return self._down
+
     def status(self) -> SchedulerStatus:
         with self._lock:
             *_, wait_s = self._waits_s()

@@ -155,7 +155,7 @@ class SlotBackend(ThreadedBackend):
         except Exception as error:
             log.exception("the backend failed")
             reason = Failure(MODEL_DOWN, f"The model is down: {str(error) or type(error).__name__}")
-        reason = scheduler.status().down or reason
+        reason = scheduler.down or reason
         self._deliver(scheduler.shutdown(reason))
         if not self._closing:
             self._set_down(reason)
@@ -174,7 +174,7 @@ class SlotBackend(ThreadedBackend):
 
     def _serve(self, scheduler: Scheduler) -> None:
         """Steps the scheduler until the backend is closed or the model is down."""
-        while not self._closing and scheduler.status().down is None:
+        while not self._closing and scheduler.down is None:
             if scheduler.has_work():
                 self._step_began = time.monotonic()
                 self._deliver(scheduler.step(self._deliver_early))

@@ -215,3 +215,14 @@ def test_a_reader_whose_event_loop_is_closed_has_its_request_cancelled(make) -> 
     control.run_free()
     [events] = asyncio.run(read(backend, request("b")))
     assert text(events) == "B"
+
+
+async def test_no_step_estimates_the_waits_of_the_whole_queue(make, monkeypatch) -> None:
+    """With a thousand requests that wait, an estimate takes as long as a tenth of a step."""
+    backend = make(ScriptedRunner(slots=1, scripts=dict.fromkeys("abc", "abcdefgh" + END)))
+    estimated: list[bool] = []
+    status = backend._scheduler.status
+    monkeypatch.setattr(backend._scheduler, "status", lambda: estimated.append(True) or status())
+    for events in await read(backend, *map(request, "abc")):
+        assert end(events).reason == "end_of_turn"
+    assert estimated == []
