@@ -25,7 +25,7 @@ from mllama_demo.engine.base import (
     QueueEvent,
     TokenEvent,
 )
-from mllama_demo.engine.runner import ModelRunner, RunnerDown, Sampled
+from mllama_demo.engine.runner import ModelRunner, RunnerDown, Sampled, prefill
 from mllama_demo.engine.timed_request import TimedRequest
 from mllama_demo.engine.wait_estimate import WaitEstimate
 from mllama_demo.errors import BackendBusy, BackendUnavailable, BadRequest, Failure, PromptTooLong
@@ -75,6 +75,8 @@ class Scheduler:
         new_text_stream: Makes the text stream of one request from its sampling parameters.
         end_of_turn_ids: Token ids that end an answer.
         max_waiting: How many requests may wait beyond the free slots.
+        probe: A request that a model in order answers. It is read, and one token decoded, when FAILURES_UNTIL_DOWN requests in a
+            row had numbers that are not finite: one conversation may be at fault, which is asked again and again.
         clock: Returns the time in seconds; only differences count.
     """
 
@@ -85,12 +87,14 @@ class Scheduler:
         new_text_stream: Callable[[SamplingParams], TextStream],
         end_of_turn_ids: frozenset[int],
         max_waiting: int = 64,
+        probe: GenerationRequest | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
         self._new_text_stream = new_text_stream
         self._end_of_turn_ids = end_of_turn_ids
         self._max_waiting = max_waiting
+        self._probe = probe
         self._clock = clock
         # Guards everything below. No thread holds the lock while the runner computes.
         self._lock = threading.Lock()
@@ -304,8 +308,30 @@ class Scheduler:
             self._failures[kind] += 1
             for job in jobs:
                 self._end(job, "error", events, Failure(REQUEST_FAILED, f"The model failed on this request: {cause}"))
-            if isinstance(error, RunnerDown) or self._failures[kind] >= FAILURES_UNTIL_DOWN:
+            is_down = isinstance(error, RunnerDown) or self._failures[kind] >= FAILURES_UNTIL_DOWN
+        if is_down and isinstance(error, FloatingPointError) and self._probe is not None:
+            is_down = not self._answers(self._probe, jobs[0].slot)
+        if is_down:
+            with self._lock:
                 self._set_down(Failure(MODEL_DOWN, f"The model is down: {cause}"), events)
+
+    def _answers(self, probe: GenerationRequest, slot: int) -> bool:
+        """Whether the model answers the probe in the slot of a failed request. While a prompt is read, that is not tried yet."""
+        self._release_slots()
+        if self._reading is not None or self._down is not None:
+            return self._down is None
+        try:
+            try:
+                prefill(self._runner, slot, probe)
+                self._runner.decode([slot])
+            finally:
+                self._runner.release(slot)
+        except Exception as error:
+            log.error("the model does not answer a request that it has answered before: %s", error)
+            return False
+        log.warning("the model answers a request that it has answered before, so it is not taken for broken")
+        self._failures = {"prefill": 0, "decode": 0}
+        return True
 
     def _set_down(self, reason: str, events: list[tuple[str, Event]]) -> None:  # lock held
         self._down = reason

@@ -69,6 +69,7 @@ class SlotBackend(ThreadedBackend):
         Args:
             load_runner: Called in the backend's thread after start(), like on_ready and on_down.
             warm_up: A request that the runner answers before the backend is ready. The backend is down if the request fails.
+                It is also the probe of the scheduler.
             max_waiting: How many requests may wait beyond the slots.
             on_down: Takes the reason.
         """
@@ -170,6 +171,7 @@ class SlotBackend(ThreadedBackend):
             new_text_stream=lambda sampling: IncrementalText(self._tokenizer, sampling.stop),
             end_of_turn_ids=self._end_of_turn_ids,
             max_waiting=self._max_waiting,
+            probe=self._warm_up,
         )
 
     def _serve(self, scheduler: Scheduler) -> None:

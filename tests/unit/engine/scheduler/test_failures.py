@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.runner import RunnerDown
 from mllama_demo.errors import BackendUnavailable, BadRequest, cause_of
 from tests.support.scheduler_harness import SchedulerHarness
@@ -78,6 +79,73 @@ def assert_down(b: SchedulerHarness, cause: str) -> None:
     assert b.step() == []
     with pytest.raises(BackendUnavailable, match=str(b.scheduler.status().down)):
         b.submit("late")
+
+
+PROBE = GenerationRequest((1, 2, 3), id="probe")
+BROKEN_NUMBERS = FloatingPointError("numbers that are not finite")
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("method", ["prefill", "decode"])
+def test_a_conversation_with_numbers_that_are_not_finite_does_not_take_the_model_down(harness, slots: int, method: str) -> None:
+    b = harness(slots=slots, probe=PROBE, good="Good" + END)
+    for name in "abcdefghij":
+        b.submit(name, conversation="the same")
+        if method == "prefill":
+            b.runner.fail_prefill[name] = BROKEN_NUMBERS
+        else:
+            b.runner.fail_decode = [BROKEN_NUMBERS]
+        b.drain()
+        assert b.reason(name) == "error"
+        assert "not finite" in cause_of(b.finish(name).error)
+    b.submit("good")
+    b.drain()
+    assert b.text("good") == "Good"
+    assert b.scheduler.status().down is None
+    assert b.runner.prefilled().count("probe") == 3, "after each three failures in a row"
+    assert b.runner.holders == {}
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("fails", ["prefill", "decode"])
+def test_a_model_whose_every_answer_is_not_finite_is_down(harness, slots: int, fails: str) -> None:
+    b = harness(slots=slots, probe=PROBE)
+    b.submit(*"abcde")
+    b.runner.fail_prefill = dict.fromkeys("abc", BROKEN_NUMBERS)
+    if fails == "prefill":
+        b.runner.fail_prefill["probe"] = BROKEN_NUMBERS
+    else:
+        b.runner.fail_decode = [BROKEN_NUMBERS]
+    b.step(times=3)
+    for name in "abcde":
+        assert b.reason(name) == "error"
+    assert b.runner.prefilled() == [*"abc", "probe"]
+    assert_down(b, "not finite")
+
+
+def test_the_model_is_not_probed_while_a_prompt_is_read(harness) -> None:
+    b = harness(slots=2, probe=PROBE, long="Long" + END)
+    b.runner.pieces["long"] = 9
+    b.submit("a")
+    b.step()
+    b.scheduler._failures["decode"] = 2
+    b.runner.fail_decode = [BROKEN_NUMBERS]
+    b.submit("long")
+    b.step()
+    assert b.reason("a") == "error"
+    assert (b.runner.prefilled().count("probe"), b.scheduler.status().down) == (0, None)
+    b.drain()
+    assert b.text("long") == "Long"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the device hiccups"), RunnerDown("the device is gone")])
+def test_other_failures_are_not_excused_by_a_probe(harness, error: Exception) -> None:
+    b = harness(slots=1, probe=PROBE)
+    b.submit(*"abcd")
+    b.runner.fail_prefill = dict.fromkeys("abc", error)
+    b.drain()
+    assert "probe" not in b.runner.prefilled()
+    assert_down(b, str(error))
 
 
 def test_three_failures_in_a_row_take_the_scheduler_down(harness) -> None:
