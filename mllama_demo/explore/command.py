@@ -121,9 +121,11 @@ async def _explore(explorer: Explorer, spec: GridSpec, image: LoadedImage | None
     from tqdm import tqdm
 
     if (task := asyncio.current_task()) is not None and threading.current_thread() is threading.main_thread():
-        # asyncio cancels the task on Ctrl-C. An exception from a signal handler would end the event loop and lose the run.
-        with contextlib.suppress(NotImplementedError):  # Windows, where nothing sends SIGTERM
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        # asyncio cancels the task on Ctrl-C, but not in Python 3.10. An exception from a signal handler would end the event loop
+        # and lose the run.
+        for number in (signal.SIGTERM, signal.SIGINT) if sys.version_info < (3, 11) else (signal.SIGTERM,):
+            with contextlib.suppress(NotImplementedError):  # Windows, where nothing sends SIGTERM
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     # disable=None: shown only where stderr is a terminal. tqdm shows nothing in a terminal that reports no size, so it gets one.
     with tqdm(bar_format="{desc}", file=sys.stderr, disable=None, leave=False, ncols=120, nrows=24) as status:
         await until_ready(explorer.backend, lambda detail: status.set_description_str(f"{detail} …"))
