@@ -169,7 +169,7 @@ async def _one(http: httpx.AsyncClient, body: dict[str, Any], fate: str, expecte
     if fate == "vanishes":
         try:
             await asyncio.wait_for(http.post("/v1/chat/completions", json=body), dice.random() * 3)
-        except TimeoutError:
+        except asyncio.TimeoutError:
             load.ends["vanished"] += 1
         else:
             load.ends["answered before it vanished"] += 1
