@@ -233,7 +233,7 @@ def _machine(settings: Settings) -> dict[str, Any]:
     here = machine.this_machine((*neuron_sdks.PACKAGES, "torch"))
     facts: dict[str, Any] = {
         "processor": model_name(),
-        "processor cores": os.cpu_count(),
+        "logical processors": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
         "packages": dict(here.versions),
