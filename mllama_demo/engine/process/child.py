@@ -17,7 +17,7 @@ from contextlib import aclosing
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from mllama_demo.engine.base import NOT_LOADED, SHUTTING_DOWN, Event, GenerationRequest, SteppedBackend
+from mllama_demo.engine.base import NOT_LOADED, SHUTTING_DOWN, Event, GenerationRequest, SteppedBackend, TokenEvent
 from mllama_demo.engine.process.output import redirect_output
 from mllama_demo.engine.process.protocol import (
     HEARTBEAT_S,
@@ -93,6 +93,7 @@ class _Service:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._outbox: list[tuple[str, Event | DemoError]] = []
         self._down: str | None = None
+        self._estimated_wait_s: float | None = None
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -190,8 +191,12 @@ class _Service:
     def _flush(self) -> None:
         if self._outbox:
             events, self._outbox = self._outbox, []
-            self._send(Batch(events, self._backend.status().estimated_wait_s))
+            # The estimate reads the whole queue, which tokens do not change.
+            if not all(isinstance(item, TokenEvent) for _, item in events):
+                self._estimated_wait_s = self._backend.status().estimated_wait_s
+            self._send(Batch(events, self._estimated_wait_s))
 
     def _beat(self) -> None:
         status = self._backend.status()
+        self._estimated_wait_s = status.estimated_wait_s
         self._send(Heartbeat(status.state, status.detail, status.estimated_wait_s, self._backend.step_seconds()))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import queue
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from mllama_demo.engine.base import FinishEvent, PrefillEvent, TokenEvent
+from mllama_demo.engine.base import Event, FinishEvent, PrefillEvent, QueueEvent, TokenEvent
+from mllama_demo.engine.process.child import _Service
 from mllama_demo.engine.process.child_handle import ChildProcess, Message
 from mllama_demo.engine.process.protocol import Admitted, Batch, Heartbeat, Ready
 from tests.support.scripted_engine import make_engine
@@ -54,6 +57,27 @@ def test_the_tokens_of_a_step_come_in_one_message(child: Child) -> None:
             ended += sum(isinstance(event, FinishEvent) for _, event in message.events)
     tokens = [sorted(id for id, event in batch.events if isinstance(event, TokenEvent)) for batch in batches]
     assert tokens.count(["one", "two"]) >= 17, tokens
+
+
+async def test_tokens_alone_do_not_estimate_the_waits_of_the_whole_queue() -> None:
+    waits = [4.0, 3.0, 2.0]
+    backend = Mock(status=Mock(side_effect=lambda: Mock(estimated_wait_s=waits.pop(0))))
+    service = _Service(Mock(), connection := Mock())
+    service._backend, service._loop = backend, asyncio.get_running_loop()
+
+    def sent(*events: Event) -> float | None:
+        for event in events:
+            service._put("one", event)
+        service._flush()
+        return connection.send.call_args.args[0].estimated_wait_s
+
+    token = TokenEvent(0, 7, "a")
+    assert sent(PrefillEvent(3, 0.0), token) == 4.0
+    assert [sent(token) for _ in range(5)] == [4.0] * 5
+    assert sent(token, QueueEvent(1, 3.0)) == 3.0
+    service._beat()
+    assert sent(token, token) == 2.0
+    assert backend.status.call_count == 3
 
 
 def test_an_admission_is_told_before_the_model_sees_the_request(child: Child) -> None:
