@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.record import write
 from mllama_demo.config.settings import EMBEDDED_CHECKPOINT
+from mllama_demo.runtime.cpu import limit_spinning
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXTS = (64, 1000, 1900)
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 measures, as the demo does")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
+    limit_spinning(quantized=False)  # before PyTorch is imported
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for folder in args.checkpoint or [EMBEDDED_CHECKPOINT, random_checkpoint(Path(scratch))]:

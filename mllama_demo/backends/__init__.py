@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -33,6 +32,7 @@ from mllama_demo.engine.slot_backend import Progress, SlotBackend
 from mllama_demo.engine.vllm.engine import check_vllm, installed_fork
 from mllama_demo.errors import CheckpointError, ConfigError
 from mllama_demo.images.loading import LoadedImage
+from mllama_demo.runtime.cpu import limit_spinning
 from mllama_demo.sampling import SamplingParams
 
 log = logging.getLogger(__name__)
@@ -203,10 +203,7 @@ def _on_cpu(settings: Settings) -> bool:
 
 def _load_torch_runner(settings: Settings, checkpoint: CheckpointInfo, progress: Progress) -> ModelRunner:
     progress("importing PyTorch and transformers")
-    if settings.quantization != "none" and _on_cpu(settings):
-        # PyTorch's threads would spin for a while after each operation, on the cores that onnxruntime's threads need next. Only
-        # read when PyTorch is imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limit_spinning(quantized=settings.quantization != "none" and _on_cpu(settings))
     import torch
 
     from mllama_demo.engine.torch.runner import TorchRunner, choose_device

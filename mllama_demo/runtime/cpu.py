@@ -1,14 +1,16 @@
-"""What the CPU of this machine can do, told without torch."""
+"""What the CPU of this machine can do, told without torch, and how PyTorch's threads wait on it."""
 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from pathlib import Path
 
 # Products of bfloat16 numbers with float32 sums: avx512_bf16 of 2020 and later, amx_bf16 for matrices since 2023.
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 _CPUINFO = Path("/proc/cpuinfo")
+SPIN_COUNT = 2000  # iterations in which a thread of PyTorch spins before it sleeps: some 0.1 ms
 
 
 def flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
@@ -34,3 +36,18 @@ def _first(cpuinfo: Path, field: str) -> str:
 def has_bfloat16_units() -> bool:
     """Whether the CPU multiplies bfloat16 numbers faster than float32 numbers."""
     return not _BFLOAT16_FLAGS.isdisjoint(flags())
+
+
+def limit_spinning(*, quantized: bool) -> None:
+    """Lets the threads of PyTorch sleep soon while they wait. GNU OpenMP reads these variables when PyTorch is imported.
+
+    By default a thread spins for several milliseconds. Where other programs use the cores too, it takes the core that the thread
+    needs for which it waits, and a step takes many times as long.
+
+    Args:
+        quantized: onnxruntime's threads need the cores right after each operation of PyTorch.
+    """
+    if quantized:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    elif "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
