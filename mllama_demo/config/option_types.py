@@ -82,7 +82,28 @@ RemoteURL = Annotated[str, AfterValidator(_with_path)]
 Users = Annotated[list[str] | None, AfterValidator(_check_users)]
 
 
-def parse_text(name: str, kind: Any, text: str) -> Any:
+def parse_value(name: str, kind: Any, value: Any) -> Any:
+    """Converts a text from outside of YAML, and refuses what pydantic's own conversions would accept.
+
+    Args:
+        name: of the option.
+        kind: the type of the option.
+        value: from any source.
+
+    Raises:
+        ValueError: A yes or no in place of another value, or another value in place of a yes or no.
+    """
+    if isinstance(value, str):  # from the environment or the command line, or put in quotes
+        value = _parse_text(name, kind, value)
+    elements = value if isinstance(value, list) else [value]
+    if kind is not bool and any(isinstance(element, bool) for element in elements):
+        raise ValueError("YAML's `yes` would count as 1")
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError("1 and 0 are no yes and no")
+    return value
+
+
+def _parse_text(name: str, kind: Any, text: str) -> Any:
     """Converts a text for a bool, a list or a mapping; pydantic converts numbers.
 
     Args:

@@ -25,7 +25,7 @@ from mllama_demo.config.option_types import (
     RootPath,
     Site,
     Users,
-    parse_text,
+    parse_value,
 )
 from mllama_demo.images.loading import ImageLimits
 from mllama_demo.runtime.logs import LogFormat
@@ -361,17 +361,8 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _read(cls, value: Any, info: ValidationInfo) -> Any:
-        """Converts a text from outside of YAML, and refuses what pydantic's own conversions would accept."""
         name = info.field_name or ""
-        kind = cls.model_fields[name].annotation
-        if isinstance(value, str):  # from the environment or the command line, or put in quotes
-            value = parse_text(name, kind, value)
-        elements = value if isinstance(value, list) else [value]
-        if kind is not bool and any(isinstance(element, bool) for element in elements):
-            raise ValueError("YAML's `yes` would count as 1")
-        if kind is bool and not isinstance(value, bool):
-            raise ValueError("1 and 0 are no yes and no")
-        return value
+        return parse_value(name, cls.model_fields[name].annotation, value)
 
     @property
     def neuron(self) -> NeuronOptions:
