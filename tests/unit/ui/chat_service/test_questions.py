@@ -152,7 +152,7 @@ async def test_a_continue_that_is_stopped_before_a_word_came_shows_the_answer_as
     going_on = CollectedUpdates(chat.show(chat.service.questions.go_on(PAGE, seen.id)))
     await chat.backend.taken()
     chat.backend.send(READ)
-    await until(lambda: going_on.updates and going_on.updates[-1].begun, "the answer goes on")
+    await until(lambda: any(update.begun for update in going_on.updates), "the answer goes on")
     await chat.service.stop(PAGE, seen.id)
     view = (await going_on.all())[-1]
     assert texts_shown(view) == chat.stored_texts(seen.id) == ["A story?", "Once upon"]
