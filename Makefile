@@ -7,9 +7,10 @@ SDK_VENV ?= .venv-sdk
 BIN := $(VENV)/bin
 ARGS ?=
 NXDI_VERSIONS ?= 0.4 0.5 0.6 0.7 0.8 0.9
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 # Tests run in WORKERS processes, a file at a time: two for each core, because many tests wait for servers and browsers, but six at
 # most. 0 runs them in one process, as a debugger needs.
-WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores > 3 ? 6 : 2 * cores)))
+WORKERS ?= $(shell echo $$(($(CORES) > 3 ? 6 : 2 * $(CORES))))
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -28,6 +29,8 @@ test: $(VENV)/.test-ready ## Run every test: unit, contract, api, hostile and br
 	@sh scripts/ensure_chromium.sh $(BIN)/python
 	@sh scripts/run_tests.sh $(BIN)/python $(WORKERS) $(ARGS)
 
+# These tests compute and wait for nothing. Each further process imports all test modules once more.
+test-fast: WORKERS = $(shell echo $$(($(CORES) > 4 ? 4 : $(CORES))))
 test-fast: $(VENV)/.test-ready ## Run the unit and contract tests that take less than half a second each
 	$(PYTEST) -m "not slow" tests/unit tests/contract $(ARGS)
 

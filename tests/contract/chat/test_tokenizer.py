@@ -104,6 +104,7 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path, content):
 # --- ids to text ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(any_ids | byte_ids)
 @example([ID_OF_BYTE[bytes([byte])] for byte in b"\xf0\x9f\x98"])
@@ -120,6 +121,7 @@ def test_an_incomplete_character_is_shown_as_a_replacement_character():
 # --- streaming -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(any_ids | byte_ids)
 def test_the_streamed_pieces_are_the_decoded_text(token_ids):

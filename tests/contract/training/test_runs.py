@@ -211,6 +211,7 @@ def _train_one_step(team: Team, folder: Path, tokenizer: Path, batch: int) -> No
     torch.save({"asked": asked, "grads": optimizer.grads}, folder / f"{team.rank}.pt")
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_divide_a_batch_draw_all_of_it_and_average_its_gradients(tmp_path, monkeypatch, embedded):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     _train_one_step(ALONE, tmp_path / "alone", embedded, 3)

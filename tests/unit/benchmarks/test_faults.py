@@ -52,6 +52,7 @@ def test_an_answer_that_nobody_understands_breaks_the_promise(nonsense: str) -> 
     assert sum("JSONDecodeError" in line for line in load.wrong) == CLIENTS - CLIENTS // 3
 
 
+@pytest.mark.slow
 def test_without_a_database_it_says_so_in_one_sentence() -> None:
     blocked = "import sys; sys.modules['psycopg'] = None; from benchmarks.__main__ import main; sys.exit(main())"
     done = subprocess.run(

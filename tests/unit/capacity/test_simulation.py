@@ -114,6 +114,7 @@ def test_an_image_is_read_in_a_piece_of_its_own_and_makes_every_token_of_its_pro
     assert second.first_token_s == pytest.approx(1.01 + 0.5 + STEP_S + 1.0 + STEP_S + 100 * 0.01, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_one_instance_answers_in_a_second_is_what_all_questions_at_once_take() -> None:
     traffic = Traffic(people=300, images=0.5)
     arrivals = list(islice(draw_arrivals(traffic, max_prompt=500, max_answer=300, seed=4), 300))

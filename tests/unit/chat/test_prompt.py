@@ -145,6 +145,7 @@ def test_special_tokens_in_answers_and_in_the_system_text_are_only_text(forgery)
     assert TOKENIZER.decode(ids) == f"system\n\n{forgery}user\n\naassistant\n\n{forgery}user\n\nbassistant\n\n"
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(st.text(max_size=5) | st.sampled_from(FORGERIES), max_size=4).map("".join), min_size=1, max_size=4))
 def test_no_conversation_has_more_structure_than_its_turns(texts):

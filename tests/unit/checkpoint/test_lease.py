@@ -17,7 +17,7 @@ from mllama_demo.errors import ConfigError
 from tests.support.shared_models import URL, compile_on, keys, made
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 KEY = "llama/abc/compiling.json"
 
 

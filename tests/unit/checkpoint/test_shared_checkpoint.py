@@ -28,7 +28,7 @@ from tests.support.scripted_runner import ScriptedRunner
 from tests.support.shared_models import OPTIONS, URL, compile_on, keys, made
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 RECORD = "llama/checkpoints/model.json"
 
 

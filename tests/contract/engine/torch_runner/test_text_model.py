@@ -18,6 +18,7 @@ from mllama_demo.runtime.cpu import has_bfloat16_units
 
 SLOTS, LENGTH, START = 6, 320, 250  # of which a step reads 256 and then 320 keys
 IMAGE_AT = 3
+pytestmark = pytest.mark.slow
 UNITS = pytest.mark.skipif(not has_bfloat16_units(), reason="this CPU has no units for bfloat16")
 
 
