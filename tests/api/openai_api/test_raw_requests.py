@@ -271,7 +271,9 @@ def test_waiting_streams_get_their_queue_position(api: Program):
 def test_a_broken_connection_frees_its_slots(api: Program, stream: bool):
     wait_idle(api)
     before = metric(api, "vllm:request_success_total", finished_reason="abort")
-    body = json.dumps({"messages": [user("Tell me a story.")], "n": 16, "stream": stream}).encode()
+    # Busy for much longer than a slow client takes to look.
+    long = {"max_tokens": 1500, "ignore_eos": True}
+    body = json.dumps({"messages": [user("Tell me a story.")], "n": 16, "stream": stream, **long}).encode()
     host, port = api.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {KEY}\r\n"
