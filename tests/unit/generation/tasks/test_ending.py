@@ -45,7 +45,7 @@ async def test_an_answer_that_goes_on_and_ends_before_a_word_came_stores_no_vers
 ) -> None:
     backend = ManualBackend()
     backend.info = replace(backend.info, capabilities=frozenset({"images", "continue"}))
-    answers = new_answers(store, backend, unwatched_seconds=0.2 if ending == "unwatched" else 60.0)
+    answers = new_answers(store, backend, unwatched_seconds=0.2 if ending == "unwatched" else 5.0)
     begun = HELLO.add(Message("assistant", "Once upon", metadata={"reason": "max_tokens"}))
     tree = store.save(ME, begun)
     task = answers.start(ME, HELLO, SamplingParams(), tree, beginning="Once upon")
