@@ -6,7 +6,8 @@
 
 Servers take turns within each round, so that noise of the machine falls on all of them. Tokens are what the server's `usage`
 says; of a server that sends none, each piece of text counts as one (marked *). TTFT: from sending a request to its first text.
-ITL: between two pieces of text. An answer without any text counts as an error.
+ITL: between two pieces of text. An answer without any text counts as an error. The responses are read after they have ended
+(benchmarks/raw_stream.py), so that this program takes little of the cores that it shares with the servers.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import json
 import statistics
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
+from benchmarks.raw_stream import RawResponse, post
 from benchmarks.record import write
 from mllama_demo.images.examples import EXAMPLES_FOLDER
 
@@ -41,7 +45,7 @@ class Reply:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "servers", nargs="+", metavar="NAME=URL[,MODEL]", help="the base URL with its /v1; the first model it lists, or this one"
     )
@@ -58,6 +62,7 @@ def main() -> None:
     servers = {name: rest.partition(",")[::2] for name, _, rest in (server.partition("=") for server in args.servers)}
     if not all(url for url, _ in servers.values()):
         parser.error("a server is given as NAME=URL, such as ours=http://127.0.0.1:7860/v1")
+    print(HEADER)
     runs = asyncio.run(drive(servers, args))
     for name, concurrent in runs:
         print(line(name, concurrent, runs[name, concurrent]), flush=True)
@@ -71,22 +76,17 @@ def main() -> None:
 
 async def drive(servers: dict[str, tuple[str, str]], args: argparse.Namespace) -> dict[tuple[str, int], list[list[Reply]]]:
     """Replies of each round by server and number of chats at once."""
-    from openai import AsyncOpenAI
-
-    print(HEADER)
-    content = image_question(args.image, args.question)
     runs: dict[tuple[str, int], list[list[Reply]]] = {(name, many): [] for many in args.concurrent for name in servers}
-    clients = {
-        name: AsyncOpenAI(base_url=url, api_key=args.api_key, max_retries=0, timeout=args.timeout)
-        for name, (url, _) in servers.items()
-    }
-    models = {name: servers[name][1] or await first_model(client) for name, client in clients.items()}
-    for name, client in clients.items():  # the first request of a server may still load something
-        await chat(client, models[name], content, args.max_tokens, args.temperature)
+    headers = {"Authorization": f"Bearer {args.api_key}"}
+    content = image_question(args.image, args.question)
+    chats: dict[str, Callable[[], Coroutine[Any, Any, RawResponse]]] = {}
+    for name, (url, model) in servers.items():
+        body = chat_request(model or first_model(url, headers, args.timeout), content, args.max_tokens, args.temperature)
+        chats[name] = partial(post, f"{url}/chat/completions", body, headers, args.timeout)
+        await chats[name]()  # the first request of a server may still load something
     for _ in range(args.rounds):
         for name, many in runs:
-            chats = (chat(clients[name], models[name], content, args.max_tokens, args.temperature) for _ in range(many))
-            runs[name, many].append(await asyncio.gather(*chats))
+            runs[name, many].append([read(response) for response in await asyncio.gather(*(chats[name]() for _ in range(many)))])
     return runs
 
 
@@ -97,33 +97,39 @@ def image_question(image: Path, question: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": url}}]
 
 
-async def first_model(client: Any) -> str:
-    async for model in client.models.list():
-        return model.id
-    raise SystemExit(f"{client.base_url} lists no model; name one after the URL: NAME=URL,MODEL.")
+def first_model(url: str, headers: dict[str, str], timeout_s: float) -> str:
+    with urlopen(Request(f"{url}/models", headers=headers), timeout=timeout_s) as response:
+        models = json.load(response)["data"]
+    if not models:
+        raise SystemExit(f"{url} lists no model; name one after the URL: NAME=URL,MODEL.")
+    return models[0]["id"]
 
 
-async def chat(client: Any, model: str, content: Sequence[Any], max_tokens: int, temperature: float, **options: Any) -> Reply:
-    """One streamed chat. options: further fields of the request, which only some servers know."""
-    reply, began = Reply(), time.perf_counter()
+def chat_request(model: str, content: Sequence[Any], max_tokens: int, temperature: float) -> dict[str, Any]:
+    """The body of the request for one streamed chat."""
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def read(response: RawResponse) -> Reply:
+    """The times and the counts of a chat that has ended. Whatever went wrong is a figure here."""
+    reply = Reply(done=response.lasted)
     try:
-        stream = await client.chat.completions.create(
-            model=model,
-            messages=[{"role": "user", "content": content}],
-            temperature=temperature,
-            max_tokens=max_tokens,
-            stream=True,
-            stream_options={"include_usage": True},
-            extra_body=options,
-        )
-        async for chunk in stream:
-            if chunk.choices and chunk.choices[0].delta.content:
-                reply.pieces.append(time.perf_counter() - began)
-            if chunk.usage:
-                reply.tokens = chunk.usage.completion_tokens
-    except Exception as error:  # whatever goes wrong is a figure here
+        for arrived, event in response.events():
+            if "error" in event:
+                raise RuntimeError(event["error"])
+            if event.get("choices") and event["choices"][0]["delta"].get("content"):
+                reply.pieces.append(arrived)
+            if event.get("usage"):
+                reply.tokens = event["usage"]["completion_tokens"]
+    except Exception as error:
         reply.error = f"{type(error).__name__}: {error}"
-    reply.done = time.perf_counter() - began
     if not reply.tokens:
         reply.tokens, reply.counted = len(reply.pieces), True
     if not reply.pieces and not reply.error:
