@@ -45,7 +45,7 @@ FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0]?.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--visitors", type=int, nargs="+", default=[1, 4], help="how many ask at the same time")
     parser.add_argument("--turns", type=int, default=40, help="answered questions that each conversation has before")
     parser.add_argument("--tokens", type=int, default=400, help="length of the answers that are measured")

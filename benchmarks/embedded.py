@@ -25,7 +25,7 @@ TOKENS = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model-path", type=Path, default=EMBEDDED_CHECKPOINT)
@@ -54,7 +54,7 @@ def main() -> None:
         inputs.pop("num_tiles")
         sees = (torch.arange(ids.shape[1]) >= ids[0].tolist().index(model.config.image_token_index)).long()
         with torch.inference_mode():
-            model.generate(
+            model.generate(  # type: ignore[attr-defined]  # transformers' protocol declares attributes that no model has
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 cross_attention_mask=sees[None, :, None, None] * inputs["aspect_ratio_mask"][:, None, :, :tiles],

@@ -30,7 +30,7 @@ VALUES = {"own process": "true", "in-process": "false"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 4], help="chats at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model; 0 lets each program measure")

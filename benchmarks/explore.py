@@ -130,7 +130,7 @@ async def together(explorer: Explorer, grid: Grid, image: Any) -> tuple[int, Run
 
 async def separate(explorer: Explorer, grid: Grid, image: Any) -> tuple[int, None]:
     """The same cells as concurrent separate requests, each with its own prefill."""
-    base = await explorer._request(grid, image, "")
+    base = await explorer._request(grid, image, None)
     requests = [
         replace(base, sampling=values, conversation_id="", id=f"{time.perf_counter()} {index}")
         for index, values in enumerate(grid.cells())

@@ -32,7 +32,7 @@ ANSWER_TOKENS = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="as the demo's option: 0 measures")
     parser.add_argument("--json", type=Path, help="write the figures here too")

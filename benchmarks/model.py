@@ -85,7 +85,8 @@ def measure(folder: Path, slots: int, dtype: str, steps: int, threads: int) -> I
         runner.choose_threads()
     common = {"checkpoint": folder.name, "slots": slots, "dtype": dtype, "threads": torch.get_num_threads()}
     text, masks = runner._text, runner._tile_masks
-    vocabulary = runner._model.config.text_config.vocab_size
+    text_config: Any = runner._model.config.text_config  # transformers also declares it as a dict
+    vocabulary = text_config.vocab_size
     floor = 1000 * text.step_bytes / read_bandwidth()
     with torch.inference_mode():
         for context in CONTEXTS:

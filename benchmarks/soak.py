@@ -281,7 +281,7 @@ def judge(load: Load, used: dict[str, Any], minutes: float, health_s: float) -> 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--health-s", type=float, default=1.0, help="the longest time that /health may take")

@@ -16,14 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from PIL import Image  # noqa: E402
-from playwright.sync_api import Locator, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright  # noqa: E402
 
 from tests.support.browser import chat_page as pages  # noqa: E402 (found by the line above, as those below)
 from tests.support.browser.browsers import Browsers, launch_chromium  # noqa: E402
 from tests.support.program import running  # noqa: E402
 
 TARGET = ROOT / "docs" / "images" / "demo.gif"
-VIEWPORT = {"width": 1280, "height": 800}
+VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
 WIDTH = 880  # pixels of the recording
 COLOURS = 128
 FRAME_MS = 120

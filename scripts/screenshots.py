@@ -10,10 +10,11 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import screens
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 from screens import ADMIN_KEY, PASSWORD, ROOT, Shoot
 
 from mllama_demo.config.passwords import hash_password
@@ -22,7 +23,7 @@ from tests.support.browser.chat_page import SLOW_DEMO, STILL, WIDE
 from tests.support.program import APP, Program, running
 
 IMAGES = ROOT / "docs" / "images"
-SCREENS = {
+SCREENS: dict[int, ViewportSize] = {
     390: {"width": 390, "height": 844},
     1080: {"width": 1080, "height": 1920},  # a screen on its end, as of a kiosk
     1280: {"width": 1280, "height": 800},
@@ -88,7 +89,7 @@ def take_all(folder: Path, widths: list[int], schemes: list[str], parts: list[st
                 small(home / "raw.png", folder / f"{name}-{width}-{scheme}.png")
                 print(f"{name}-{width}-{scheme}.png", flush=True)
 
-            options = {"is_mobile": True, "has_touch": True} if width < WIDE else {}
+            options: dict[str, Any] = {"is_mobile": True, "has_touch": True} if width < WIDE else {}
             browsers = Browsers(chromium, server)
             walk(browsers.open(viewport=SCREENS[width], color_scheme=scheme, **options), shoot)
             browsers.close()
