@@ -140,6 +140,7 @@ def load_bank(cache: Path = packages.CACHE) -> DrawingBank:
 
 
 def _make(folder: Path, cache: Path) -> None:
+    packages.fetch_all((*packages.EMOJI, *packages.FONTS, packages.PHOTOS[0]), cache)
     for name in ("fonts", "photos"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rows: list[np.ndarray] = []

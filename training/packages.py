@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,13 @@ class Package:
     author: str
     use: str = "training"
     one_colour: bool = False
+
+    @property
+    def archive(self) -> str:
+        """The pattern of the archive's file name."""
+        if self.source == "npm":
+            return f"*-{self.name}-{self.version}.tgz"  # the scope comes first
+        return f"{self.name.replace('-', '_')}-{self.version}-*.whl"
 
 
 EMOJI = (
@@ -79,28 +87,37 @@ def fetch(package: Package, cache: Path = CACHE) -> Path:
     Raises:
         PackageError: npm is missing, or npm or pip failed.
     """
-    folder = cache / "packages" / f"{package.name}-{package.version}"
-    kept = sorted(folder.glob("*.tgz")) + sorted(folder.glob("*.whl"))
-    if kept:
-        return kept[0]
-    scratch = folder.with_name(f"{folder.name}.{os.getpid()}")  # two processes may fetch at the same time
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    if package.source == "npm":
+    fetch_all((package,), cache)
+    return next((cache / "packages").glob(package.archive))
+
+
+def fetch_all(packages: Iterable[Package], cache: Path = CACHE) -> None:
+    """Fetches the archives that are missing in the cache. One npm fetches all, because each start of npm takes a second.
+
+    Raises:
+        PackageError: npm is missing, or npm or pip failed.
+    """
+    missing = [package for package in packages if not any((cache / "packages").glob(package.archive))]
+    if npm := [f"{_SCOPES[package.name]}{package.name}@{package.version}" for package in missing if package.source == "npm"]:
         if shutil.which("npm") is None:
             raise PackageError("Training needs npm, to fetch emoji drawings and fonts; install Node.js.")
-        command = ["npm", "pack", "--silent", f"{_SCOPES[package.name]}{package.name}@{package.version}"]
-    else:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", "."]
-        command.append(f"{package.name}=={package.version}")
+        _download(["npm", "pack", "--silent", *npm], npm, cache)
+    if pip := [f"{package.name}=={package.version}" for package in missing if package.source == "pip"]:
+        options = ["download", "-q", "--no-deps", "--only-binary", ":all:", "-d", "."]
+        _download([sys.executable, "-m", "pip", *options, *pip], pip, cache)
+
+
+def _download(command: list[str], names: list[str], cache: Path) -> None:
+    """Runs the command in an empty folder, and moves the archives that it leaves there into the cache."""
+    scratch = cache / "packages" / f"{os.getpid()}"  # two processes may fetch at the same time
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
     if done.returncode:
-        raise PackageError(f"{package.name} {package.version} could not be fetched: {done.stderr.strip()[-300:]}")
-    try:
-        scratch.rename(folder)
-    except OSError:  # another process has fetched the package meanwhile
-        shutil.rmtree(scratch)
-    return fetch(package, cache)
+        raise PackageError(f"{', '.join(names)} could not be fetched: {done.stderr.strip()[-300:]}")
+    for archive in scratch.iterdir():
+        archive.replace(scratch.parent / archive.name)
+    scratch.rmdir()
 
 
 def read_icons(package: Package, cache: Path = CACHE) -> dict[str, str]:
