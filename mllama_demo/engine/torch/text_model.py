@@ -238,8 +238,8 @@ class TextModel:
         return self._forward(ids, _Step(cosines, sines, self_attention, cross_attention if any(has_image) else None, sees_image))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Returns the logits [rows, vocabulary] in float32, on the model's device, after hidden states [rows, hidden]."""
-        return self._output(self._norm(hidden)).float()
+        """Returns the logits [rows, vocabulary], of the type and on the device of the caches, after states [rows, hidden]."""
+        return self._output(self._norm(hidden))
 
     # --- the layers -----------------------------------------------------------------------------------------------------
 

@@ -140,6 +140,52 @@ def test_large_vocabularies_of_odd_shapes_are_sampled_as_if_sorted(name: str, to
     assert_same(sample(TokenSampler(params, trace=True), logits)[1], reference(logits, params))
 
 
+# --- bfloat16 on a CPU ---------------------------------------------------------------------------------------------------
+
+
+def rounded(logits: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(logits.astype(np.float32)).bfloat16()
+
+
+def assert_counted_as_sorted(row: torch.Tensor, params: SamplingParams) -> None:
+    """Samples row [vocabulary] bfloat16 with a trace and without."""
+    expected = reference(row.float().numpy(), params)
+    [(token, trace), (same, _)] = sample_rows([TokenSampler(params, trace=True), TokenSampler(params)], torch.stack([row, row]))
+    assert token == expected.chosen == same
+    assert_same(trace, expected)
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("top_k", [0, 40])
+@pytest.mark.parametrize("top_p", [0.3, 0.999, 1.0])
+def test_bfloat16_rows_of_odd_shapes_are_sampled_as_if_sorted(name: str, top_k: int, top_p: float) -> None:
+    assert_counted_as_sorted(rounded(LARGE[name]), SamplingParams(temperature=2.0, top_p=top_p, top_k=top_k, seed=7))
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0, 8.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.01, 0), (0.9, 0), (0.9, 50), (1.0, 0), (1.0, 200)])
+def test_bfloat16_rows_are_sampled_as_if_sorted(spread: float, temperature: float, top_p: float, top_k: int) -> None:
+    for seed in range(4):
+        logits = np.random.default_rng(seed).normal(scale=spread, size=9_000)
+        assert_counted_as_sorted(rounded(logits), SamplingParams(temperature, top_p, top_k, seed=seed))
+
+
+@pytest.mark.parametrize("zeros", [(0.0, -0.0), (-0.0, 0.0), (-0.0, -0.0)])
+@pytest.mark.parametrize("rest", [-20.0, -torch.inf])
+def test_zeros_of_both_signs_are_equal_logits(zeros: tuple[float, float], rest: float) -> None:
+    row = torch.full((3_000,), rest, dtype=torch.bfloat16)
+    row[7], row[2_900] = zeros
+    for seed in range(4):
+        assert_counted_as_sorted(row, SamplingParams(temperature=1.0, top_p=0.9, seed=seed))
+    assert sample_rows([TokenSampler(SamplingParams(temperature=0.0))], row[None])[0][0] == 7
+
+
+def test_the_likeliest_of_negative_bfloat16_logits_is_chosen() -> None:
+    row = rounded(-1 - np.random.default_rng(1).random(3_000))
+    assert sample_rows([TokenSampler(SamplingParams(temperature=0.0))], row[None])[0][0] == int(row.float().argmax())
+
+
 # --- several rows --------------------------------------------------------------------------------------------------------
 
 
@@ -162,22 +208,27 @@ def test_the_rows_of_a_batch_are_sampled_as_they_would_be_alone() -> None:
 
 
 @pytest.mark.parametrize("size", [50, 3_000])
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_row_that_is_not_finite_has_no_token_and_changes_no_other_row(size: int, bad: float) -> None:
-    logits = torch.from_numpy(np.random.default_rng(5).normal(size=(3, size)).astype(np.float32))
+@pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_row_that_is_not_finite_has_no_token_and_changes_no_other_row(
+    size: int, bad: float, dtype: torch.dtype, greedy: bool
+) -> None:
+    logits = torch.from_numpy(np.random.default_rng(5).normal(size=(3, size)).astype(np.float32)).to(dtype)
     broken = logits.clone()
     broken[1, 7] = bad
-    each = [SamplingParams(temperature=0.0), *[SamplingParams(temperature=1.0, top_p=0.9, seed=4)] * 2]
-    samplers, untouched = ([TokenSampler(params, trace=True) for params in each] for _ in range(2))
+    each = [SamplingParams(temperature=0.0), *[SamplingParams(temperature=0.0 if greedy else 1.0, top_p=0.9, seed=4)] * 2]
+    samplers, untouched = ([TokenSampler(params, trace=not greedy) for params in each] for _ in range(2))
     expected = sample_rows(untouched, logits)
     assert sample_rows(samplers, broken) == [expected[0], (NO_TOKEN, None), expected[2]]
     assert sample_rows(samplers[1:2], logits[1:2]) == expected[1:2], "it drew no random number"
 
 
-def test_a_batch_without_a_finite_row_fails_before_any_random_number_is_drawn() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_without_a_finite_row_fails_before_any_random_number_is_drawn(dtype: torch.dtype) -> None:
     samplers = [TokenSampler(SamplingParams(temperature=1.0, top_p=1.0, seed=4)) for _ in range(2)]
     with pytest.raises(FloatingPointError, match="not finite"):
-        sample_rows(samplers, torch.full((2, 3_000), torch.nan))
-    logits = torch.zeros(1, 3_000)
+        sample_rows(samplers, torch.full((2, 3_000), torch.nan, dtype=dtype))
+    logits = torch.zeros(1, 3_000, dtype=dtype)
     fresh = TokenSampler(SamplingParams(temperature=1.0, top_p=1.0, seed=4))
     assert sample_rows(samplers[:1], logits) == sample_rows([fresh], logits)
