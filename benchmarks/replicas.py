@@ -1,9 +1,10 @@
-"""Replicas on a Ray cluster of this machine: the cost of the way through Ray, and the throughput of 1, 2 and 4 replicas.
+"""Replicas on a Ray cluster of this machine: the cost of the way through Ray, and the throughput of 1, 2, 4 and 8 replicas.
 
     python -m benchmarks replicas
 
 The first table has the embedded checkpoint, with one answer at a time: in this process, and through Ray. The second table has
-replicas of a simulated device, so that the cores of this machine are not the limit.
+replicas of a simulated device, so that the cores of this machine are not the limit. Twice as many clients as there are slots ask
+one question after the other, and tokens are counted once every slot has had time for its first answers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import statistics
 import threading
 import time
@@ -34,8 +36,10 @@ from mllama_demo.sampling import SamplingParams
 from scripts.local_ray import ENVIRONMENT, local_cluster
 
 SLOTS = 4
-TOKENS_A_SLOT = 25
-DEVICE = DeviceProfile("a simulated device", "round numbers", True, {1: 0.1}, {SLOTS: 0.05})
+# Steps are so slow that the processes of Ray, which need some milliseconds of a core for each token, do not fill two cores.
+DEVICE = DeviceProfile("a simulated device", "round numbers", True, {1: 0.1}, {SLOTS: 0.25})
+ANSWERS = (20, 60)  # the fewest and the most tokens of an answer, so that answers do not end all at once
+BEGIN_S = 2 * ANSWERS[1] * DEVICE.decode_s[SLOTS]  # until tokens are counted
 INFO = BackendInfo("simulated", "embedded", "a simulated device", SLOTS, 2048, 0, 0)
 
 
@@ -50,15 +54,20 @@ def make_simulated(on_ready: Callable[[], None], on_down: Callable[[str], None])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--answers", type=int, default=20, help="of the first table, each way")
-    parser.add_argument("--tokens", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=300, help="of an answer of the first table")
+    parser.add_argument("--seconds", type=float, default=60, help="in which the tokens of the second table are counted")
+    parser.add_argument("--clients-a-slot", type=float, default=2, help="of the second table")
     parser.add_argument("--json", type=Path, help="write every figure here too")
     args = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     with local_cluster(cpus=max(args.replicas)) as (address, _):
-        found = {"way": _way(address, args.answers, args.tokens), "scaling": _scaling(address, args.replicas, args.tokens)}
+        found = {
+            "way": _way(address, args.answers, args.tokens),
+            "scaling": _scaling(address, args.replicas, args.clients_a_slot, args.seconds),
+        }
         import ray
 
         ray.shutdown()  # before the cluster ends
@@ -84,41 +93,47 @@ def _way(address: str, answers: int, tokens: int) -> dict[str, list[float]]:
     return medians
 
 
-def _scaling(address: str, counts: list[int], tokens: int) -> dict[int, float]:
+def _scaling(address: str, counts: list[int], clients_a_slot: float, seconds: float) -> dict[int, float]:
     rates: dict[int, float] = {}
     print("replicas   tokens/s   of linear")
     for count in counts:
         backend = _deployed(address, f"scaling-{count}", make_simulated, count)
-        # The first answer must last until the last question, which comes long after it, has its first token.
-        rates[count] = asyncio.run(_rate(backend, count, max(tokens, TOKENS_A_SLOT * count * SLOTS)))
+        rates[count] = asyncio.run(_rate(backend, round(count * SLOTS * clients_a_slot), seconds))
         _undeployed(f"scaling-{count}", backend)
         share = rates[count] / count / (rates[counts[0]] / counts[0])
-        print(f"{count:8}   {rates[count]:8.0f}   {share:9.0%}")
+        print(f"{count:8}   {rates[count]:8.1f}   {share:9.1%}", flush=True)
     return rates
 
 
-async def _rate(backend: Backend, replicas: int, tokens: int) -> float:
-    """Tokens a second with every slot taken: from the first token of the last answer to the last one of the first that ends."""
-    arrivals: list[list[float]] = []
+async def _rate(backend: Backend, clients: int, seconds: float) -> float:
+    """Tokens a second of all clients, each of which asks its next question when it has the answer to the last one.
 
-    async def read(times: list[float], index: int, begun: asyncio.Event) -> None:
-        async with aclosing(backend.generate(_question("Hello!", tokens, f"conversation {index}"))) as events:
-            async for event in events:
-                if isinstance(event, TokenEvent):
-                    times.append(time.perf_counter())
-                    begun.set()
+    Args:
+        seconds: how long tokens are counted, after BEGIN_S.
+    """
+    begin = time.perf_counter() + BEGIN_S
+    counted = 0
 
-    tasks = []
-    for index in range(replicas * SLOTS):  # one after the other, as questions of visitors come
-        arrivals.append([])
-        begun = asyncio.Event()
-        tasks.append(asyncio.create_task(read(arrivals[-1], index, begun)))
-        await begun.wait()
-    await asyncio.gather(*tasks)
-    begin, end = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
-    if end <= begin:
-        raise SystemExit("No moment had every slot taken: the answers are too short for so many replicas on this machine.")
-    return sum(begin <= moment <= end for times in arrivals for moment in times) / (end - begin)
+    async def ask(client: int) -> None:
+        nonlocal counted
+        draw = random.Random(client)
+        while True:
+            request = _question("Hello!", draw.randint(*ANSWERS), f"conversation {client}")
+            async with aclosing(backend.generate(request)) as events:
+                async for event in events:
+                    counted += isinstance(event, TokenEvent) and begin <= time.perf_counter() < begin + seconds
+
+    tasks = [asyncio.create_task(ask(client)) for client in range(clients)]
+    try:
+        await asyncio.wait(tasks, timeout=BEGIN_S + seconds, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done():
+                task.result()  # the error of a client
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return counted / seconds
 
 
 def _question(text: str, tokens: int, conversation: str = "") -> GenerationRequest:
