@@ -105,10 +105,11 @@ def _add_generation(router: APIRouter, service: ExploreService, saved_run: Any) 
     async def run(request: Request, owner: Owner) -> Response:
         values = await read_values(request, service)
         source, tour = values.pop("image", None), values.pop("tour", False) is True
-        if source is not None and not isinstance(source, str):
-            raise BadRequest("image must be a data URL or the name of an example.")
+        name = values.pop("image_name", None) or "image"
+        if source is not None and not (isinstance(source, str) and isinstance(name, str)):
+            raise BadRequest("image must be a data URL or the name of an example, and image_name must be a string.")
         grid, _, _ = read_grid(values, service.settings, service.info)
-        image = await in_image_thread(service.load_image, owner, source)
+        image = await in_image_thread(service.load_image, owner, source, name)
         return NdjsonStream(
             service.grid_events(owner, await service.explorer.start(grid, image, client_of(request, owner), tour))
         )

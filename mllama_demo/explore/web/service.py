@@ -52,12 +52,13 @@ class ExploreService:
     def info(self) -> BackendInfo:
         return self.explorer.backend.info
 
-    def load_image(self, owner: str, source: str | None) -> LoadedImage | None:
+    def load_image(self, owner: str, source: str | None, name: str = "image") -> LoadedImage | None:
         """Loads an image for a grid.
 
         Args:
             source: the name of an example, a data URL, an image of the chat (see ChatLink.load_image), or run: and the id of a
                 readable run.
+            name: of the file that a data URL has the content of; the other images have names of their own.
         Raises:
             ImageError, BadRequest, NotFound: there is no such image.
         """
@@ -72,7 +73,7 @@ class ExploreService:
             return image
         if not source.lower().startswith("data:"):
             raise BadRequest(f"image must be a data URL or one of {', '.join(EXAMPLE_IMAGES)}.")
-        return from_data_url(source, limits=limits)
+        return from_data_url(source, name, limits)
 
     def image_of(self, run: Run) -> LoadedImage | None:
         return None if run.image is None else run.image.load(self.settings.image_limits)

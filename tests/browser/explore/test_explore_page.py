@@ -113,6 +113,26 @@ def test_an_image_that_the_browser_cannot_draw_is_named_and_later_shown(page: Pa
     assert thumbnail.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
 
 
+def test_an_uploaded_image_keeps_the_name_of_its_file(page: Page):
+    open_explore(page)
+    fill(page, temperature="0", top_p="1", max_tokens="8")
+    picture = (EXAMPLE_IMAGES / "stop.png").read_bytes()
+    page.locator("#file").set_input_files({"name": "my sign.png", "mimeType": "image/png", "buffer": picture})
+    run_and_wait(page, 1)
+    assert exported(page)["image"]["name"] == "my sign.png"
+
+
+@pytest.mark.parametrize("type", ["text/plain", "image/png"])
+def test_a_file_that_is_no_image_is_refused_by_its_name_whatever_the_browser_calls_it(page: Page, browsers: Browsers, type: str):
+    browsers.expect_complaint("status of 400")
+    open_explore(page)
+    page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": type, "buffer": b"These are notes."})
+    page.locator("#run").click()
+    expect(page.get_by_role("alert").filter(has_text="notes.txt")).to_contain_text(
+        'The image "notes.txt" is not an image that can be read'
+    )
+
+
 def test_tokens_are_selected_by_mouse_and_keyboard(page: Page):
     open_explore(page)
     fill(page, temperature="2", top_p="0.9", seed="2", max_tokens="12")

@@ -30,7 +30,10 @@ function gridValues() {
   return values;
 }
 
-export const formValues = () => ({ ...gridValues(), image });
+// The name of the selected image, for messages, reports and exports. The server does not need it for an image that it has.
+const imageName = () => $("thumbnails").querySelector(".upload[aria-pressed=true]")?.getAttribute("aria-label");
+
+export const formValues = () => ({ ...gridValues(), image, image_name: imageName() });
 
 // grid: prompt, max_tokens, the axes, and history. picture: { name, source, url }, the name of an example, or null.
 export function fillForm(grid, picture) {
@@ -110,7 +113,8 @@ export function showThumbnails({ takes_images: takesImages, example_images: name
 function takePicture(file) {
   if (!file) return;
   const reader = new FileReader();
-  reader.onload = () => addThumbnail(reader.result, file.name, reader.result);
+  // The server decides by the content: the type that the browser names follows from the name of the file.
+  reader.onload = () => addThumbnail(reader.result.replace(/^[^,]*,/, "data:application/octet-stream;base64,"), file.name, reader.result);
   reader.readAsDataURL(file);
 }
 
