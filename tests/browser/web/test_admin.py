@@ -86,6 +86,15 @@ def test_current_answers_the_last_hour_and_feedback_update_live(browsers: Browse
     pages.take_screenshot(admin, "admin-phone")
 
 
+def test_the_dot_stands_before_the_state_on_a_phone(browsers: Browsers):
+    admin = open_admin(browsers)
+    admin.set_viewport_size(PHONE)
+    dot, state = admin.locator("#dot").bounding_box(), admin.locator("#state").bounding_box()
+    assert dot is not None
+    assert state is not None
+    assert state["y"] < dot["y"] + dot["height"], "the dot is not in a line of its own"
+
+
 def test_the_chat_shows_the_way_to_the_operators_page_only_in_a_browser_that_opened_it(browsers: Browsers):
     browsers.expect_complaint("AbortError|Connection errored out")
     page = open_admin(browsers)
