@@ -20,7 +20,7 @@ OUTCOMES = {
     None: "not run",
     "end_of_turn": "finished",
     "stop_string": "ended at a stop string",
-    "max_tokens": "ended at max_tokens",
+    "max_tokens": "ended at max tokens",
     "context_full": "ended: the context is full",
     "time_limit": "cut off at the time limit",
     "cancelled": "stopped",
@@ -73,8 +73,9 @@ def html_report(run: Run, url: str, brand: Brand, shared: tuple[str, str] | None
         shared=shared,
         image_url=image_url,
         labels={axis: BOUNDS[axis].label for axis in AXES},
+        number=_number,
         notes=run.grid.notes(),
-        grouped_by=axes,
+        grouped_by=[BOUNDS[axis].label for axis in axes],
         groups=group_cells(run, axes),
         measures=list(MEASURES.values()),
         maps=[m for m in maps if any(value is not None for row in m.values for value in row)],
@@ -85,6 +86,11 @@ def html_report(run: Run, url: str, brand: Brand, shared: tuple[str, str] | None
         snippets=snippets(run, 0, url),
         image_file=image_file(run),
     )
+
+
+def _number(value: float) -> str:
+    """A value as the page shows it: 1 for 1.0."""
+    return str(value).removesuffix(".0")
 
 
 def _pieces(cell: Cell, sampling: SamplingParams) -> list[_Piece]:

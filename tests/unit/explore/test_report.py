@@ -64,6 +64,17 @@ def test_the_report_shows_the_request_and_every_answer() -> None:
     assert "@media print" in report(run)
 
 
+def test_the_report_writes_values_and_their_names_as_the_page_does() -> None:
+    grid = {"prompt": "Hello", "temperature": [0.3, 1, 2], "top_p": [0.5, 1], "seed": [2**32 - 1], "max_tokens": 3}
+    page = Page(report(with_texts(make_run(make_grid(grid)), *"abcdef")))
+    texts = [" ".join(line.split()) for line in page.text.splitlines()]
+    assert f"Temperature0.3, 1, 2Top-p0.5, 1Top-k0Seed{2**32 - 1} Max tokens3" in texts
+    assert {"0.3, 0.5", "0.3, 1", "1, 0.5", "1, 1", "2, 0.5", "2, 1"} <= set(texts)
+    assert "Temperature, Top-panswers" in texts
+    assert "Temperature ↓ Top-p →0.51" in texts
+    assert "ended at max tokens · 1 token" in texts
+
+
 def test_the_report_escapes_markup_in_texts() -> None:
     run = hostile_run()
     page = Page(report(run))
