@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, ViewportSize, expect
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.browser.accessibility import obstacles
-from tests.support.browser.browsers import PHONE, Browsers
+from tests.support.browser.browsers import DESKTOP, PHONE, Browsers
 from tests.support.browser.explore_page import (
     branch,
     cell,
@@ -30,6 +30,12 @@ from tests.support.paths import EXAMPLE_IMAGES
 from tests.support.program import Program
 
 pytestmark = pytest.mark.timeout(400)
+# True when the text of each element is in one line.
+ONE_LINE = """(all) => all.every((element) => {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  return new Set([...range.getClientRects()].map((box) => box.top)).size === 1;
+})"""
 
 
 def requests_answered(server: Program) -> float:
@@ -66,6 +72,33 @@ def test_a_grid_with_an_image_is_a_matrix_of_its_axes(page: Page):
     assert 0 <= box["y"] <= 800 - box["height"], "the whole matrix is in sight"
     page.locator("#axis-rows").select_option("seed")
     expect(page.locator("#grid tbody th")).to_have_text(["1", "2"] * 3)  # five groups, two abreast
+
+
+def test_equal_answers_of_a_grid_are_counted_as_one(page: Page):
+    open_explore(page)
+    fill(page, temperature="0", top_p="1", seed="1, 2, 3", max_tokens="8")
+    run_and_wait(page, 3)
+    expect(page.locator("#fixed-values")).to_have_text(
+        "One answer in 3 cells. The same for all: temperature 0 · top-p 1 · top-k 0."
+    )
+
+
+@pytest.mark.parametrize(("viewport", "least_height"), [(DESKTOP, 20), (PHONE, 40)], ids=["desktop", "phone"])
+def test_the_controls_of_a_run_keep_a_distance_and_are_high_enough_to_touch(
+    browsers: Browsers, viewport: ViewportSize, least_height: int
+):
+    page = browsers.open(viewport=viewport)
+    open_explore(page)
+    fill(page, temperature="0, 2", top_p="0.5, 1", seed="1", max_tokens="8")
+    run_and_wait(page, 4)
+    actions, axes = page.locator("#run-actions").bounding_box(), page.locator("#axes").bounding_box()
+    assert actions is not None
+    assert axes is not None
+    assert axes["y"] - actions["y"] - actions["height"] >= 4
+    heights = page.locator("#axes select").evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().height)")
+    assert len(heights) == 2
+    assert min(heights) >= least_height
+    assert page.locator("#measures-panel .scroll th", has_text="-").evaluate_all(ONE_LINE), "no name is broken at its hyphen"
 
 
 def test_an_answer_opens_under_its_row_and_closes(page: Page):

@@ -85,7 +85,8 @@ function showAxes(cells) {
     $(event.target.id).focus();
   } }, ...varied.map((axis) => el("option", { value: axis, selected: axis === layout[key] }, AXIS_NAMES[axis])));
   const fixed = AXES.filter((axis) => !varied.includes(axis));
-  const counted = state.view && cells.length > 1 ? `${plural(distinctCount(state.view.cells), "different answer")} in ${plural(cells.length, "cell")}. ` : "";
+  const answers = state.view ? distinctCount(state.view.cells) : 0;
+  const counted = state.view && cells.length > 1 ? `${answers === 1 ? "One answer" : `${answers} different answers`} in ${cells.length} cells. ` : "";
   const text = `${counted}${varied.length && fixed.length ? `The same for all: ${valuesText(cells[0], fixed)}.` : varied.length ? "" : `${valuesText(cells[0])}.`}`;
   $("axes").replaceChildren(el("p", { class: "hint", id: "fixed-values" }, text),
     ...(varied.length > 1 ? [el("label", {}, "Across ", choice("columns", "rows")), el("label", {}, "Down ", choice("rows", "columns"))] : []));
