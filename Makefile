@@ -11,6 +11,8 @@ CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 # Tests run in WORKERS processes, a file at a time: two for each core, because many tests wait for servers and browsers, but six at
 # most. 0 runs them in one process, as a debugger needs.
 WORKERS ?= $(shell echo $$(($(CORES) > 3 ? 6 : 2 * $(CORES))))
+# Each process would compile all modules and tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
