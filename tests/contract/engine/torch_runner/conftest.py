@@ -10,6 +10,7 @@ import pytest
 from mllama_demo.engine.torch.runner import TorchRunner
 from tests.support.meta_reference import MetaReference
 from tests.support.one_thread import one_thread as one_thread
+from tests.support.prefix_caches import load
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +29,19 @@ def runner(shared_runner: TorchRunner) -> Iterator[TorchRunner]:
     yield shared_runner
     for slot in range(shared_runner.slots):
         shared_runner.release(slot)
+
+
+@pytest.fixture
+def cached(embedded: Path) -> TorchRunner:
+    """Two slots and an empty prefix cache."""
+    return load(embedded, prefix_cache_mb=64)
+
+
+@pytest.fixture(scope="module")
+def uncached(embedded: Path) -> TorchRunner:
+    return load(embedded)
+
+
+@pytest.fixture(scope="module")
+def uncached_slot(embedded: Path) -> TorchRunner:
+    return load(embedded, slots=1)

@@ -3,104 +3,19 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mllama_demo.chat.tokenizer import Tokenizer
 from mllama_demo.engine.base import GenerationRequest
-from mllama_demo.engine.runner import Sampled, prefill
-from mllama_demo.engine.token_sampler import NO_TOKEN
-from mllama_demo.engine.torch import prefix_cache
+from mllama_demo.engine.runner import prefill
 from mllama_demo.engine.torch.prompt_pieces import PIECE_TOKENS
 from mllama_demo.engine.torch.runner import TorchRunner
-from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
+from tests.support.prefix_caches import WARM_SAMPLING, Dialogue, Reply, answer, assert_same, begin, load, long
 from tests.support.torch_runner_cases import GREEDY, Case, answer_in, ask, assert_as_meta, picture, raw_text
-
-CONTEXT = 512
-WARM_SAMPLING = SamplingParams(temperature=1.2, seed=5)
-
-
-@dataclass
-class Reply:
-    """An answer, how many tokens of its prompt were not read, and how often read_piece was called."""
-
-    made: list[Sampled]
-    reused: int
-    calls: int
-
-
-@dataclass
-class Dialogue:
-    """A conversation about one image, or about none."""
-
-    tokenizer: Tokenizer
-    image: LoadedImage | None = None
-    image_turn: int = 0
-    texts: list[str] = field(default_factory=list)
-
-    def ask(self, question: str, sampling: SamplingParams = GREEDY) -> GenerationRequest:
-        self.texts.append(question)
-        return ask(self.tokenizer, *self.texts, image=self.image, image_turn=self.image_turn, sampling=sampling)
-
-    def answered(self, made: list[Sampled]) -> None:
-        self.texts.append(self.tokenizer.decode([sampled.token_id for sampled in made]) or "Yes.")
-
-
-def load(embedded: Path, slots: int = 2, **options) -> TorchRunner:
-    return TorchRunner.load(embedded, slots=slots, max_seq_len=CONTEXT, **options)
-
-
-@pytest.fixture
-def cached(embedded: Path) -> TorchRunner:
-    return load(embedded, prefix_cache_mb=64)
-
-
-@pytest.fixture(scope="module")
-def uncached(embedded: Path) -> TorchRunner:
-    return load(embedded)
-
-
-@pytest.fixture(scope="module")
-def uncached_slot(embedded: Path) -> TorchRunner:
-    return load(embedded, slots=1)
-
-
-def begin(runner: TorchRunner, request: GenerationRequest, free: list[int]) -> tuple[int, Reply]:
-    """Reads the prompt in the slot of the runner's choice. Returns the slot and the answer so far."""
-    slot = runner.choose_slot(free, request)
-    reply, first = Reply([], runner.begin(slot, request), 0), None
-    while first is None:
-        first, reply.calls = runner.read_piece(slot), reply.calls + 1
-    reply.made.append(first)
-    return slot, reply
-
-
-def answer(runner: TorchRunner, request: GenerationRequest, count: int = 4) -> Reply:
-    slot, reply = begin(runner, request, list(range(runner.slots)))
-    for _ in range(count - 1):
-        reply.made += runner.decode([slot])
-    runner.release(slot)
-    return reply
-
-
-def assert_same(cached: TorchRunner, uncached: TorchRunner, request: GenerationRequest, count: int = 4) -> Reply:
-    """Both runners answer in the same way, to the last bit of each recorded logit. Returns the answer of the first."""
-    expected, reply = answer(uncached, request, count), answer(cached, request, count)
-    assert expected.reused == 0
-    assert reply.made == expected.made
-    return reply
-
-
-def long(topic: str) -> str:
-    """A question of more than a piece."""
-    return f"Tell me about the {topic}, please. " + "What colour is it, and where is it in the picture? " * 4
-
 
 # --- what is reused ------------------------------------------------------------------------------------------------------
 
@@ -244,125 +159,6 @@ def test_switched_off_nothing_is_reused_in_the_same_slot_either(tokenizer, uncac
     replies = [answer(uncached, request) for _ in range(2)]
     assert replies[0] == replies[1]
     assert (replies[1].reused, replies[1].calls) == (0, 1 + -(-len(request.prompt_ids) // PIECE_TOKENS))
-
-
-# --- what ends early -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pieces", [0, 1, 2, 3])
-def test_a_prompt_that_was_left_half_read_is_read_on_where_it_was_left(tokenizer, cached, uncached, pieces: int) -> None:
-    request = ask(tokenizer, long("dog"), "Yes.", long("house"), image=picture(2, 1, 9))
-    slot = cached.choose_slot([0, 1], request)
-    cached.begin(slot, request)
-    for _ in range(pieces):
-        assert cached.read_piece(slot) is None
-    cached.release(slot)
-    assert assert_same(cached, uncached, request).reused == max(0, pieces - 1) * PIECE_TOKENS  # one of them is the image
-
-
-@pytest.mark.parametrize("fails", ["prompt", "answer"])
-def test_after_a_failure_nothing_that_was_read_before_is_trusted(
-    tokenizer, cached, uncached, monkeypatch: pytest.MonkeyPatch, fails: str
-) -> None:
-    request = Dialogue(tokenizer, picture(2, 1, 10)).ask(long("dog"))
-    answer(cached, request)
-
-    slot = cached.choose_slot([0, 1], request)
-    if fails == "answer":
-        prefill(cached, slot, request)
-    monkeypatch.setattr(cached._text, "logits", lambda hidden: torch.full((len(hidden), 2048), float("nan")))
-    with pytest.raises(FloatingPointError):
-        cached.decode([slot]) if fails == "answer" else prefill(cached, 1 - slot, raw_text(tokenizer, 80))
-    monkeypatch.undo()
-    for used in (0, 1):
-        cached.release(used)
-    assert assert_same(cached, uncached, request).reused == 0
-
-
-def test_numbers_that_are_not_finite_are_gone_after_the_failure(
-    tokenizer, embedded, uncached_slot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Attention reads masked keys too, and 0 times NaN is NaN."""
-    runner = load(embedded, slots=1, prefix_cache_mb=64)
-    prefill(runner, 0, raw_text(tokenizer, 80, seed=1))
-    exact = runner._text._embedding
-    with monkeypatch.context() as patched:
-        patched.setattr(runner._text, "_embedding", lambda ids: exact(ids) * float("nan"))
-        with pytest.raises(FloatingPointError):
-            runner.decode([0])
-    runner.release(0)
-    assert_same(runner, uncached_slot, raw_text(tokenizer, 40, seed=2))
-
-
-@pytest.mark.parametrize("answers", [False, True])
-def test_a_sequence_that_is_not_finite_leaves_its_neighbour_and_what_that_has_read(
-    tokenizer, embedded, uncached, monkeypatch: pytest.MonkeyPatch, answers: bool
-) -> None:
-    runner = load(embedded, prefix_cache_mb=64, prefix_cache_answers=answers)
-    good, bad = raw_text(tokenizer, 80, WARM_SAMPLING, seed=1), raw_text(tokenizer, 80, seed=2)
-    expected = answer(uncached, good, 6).made
-    made, exact = [prefill(runner, 0, good)], runner._text._embedding
-    prefill(runner, 1, bad)
-    made.append(runner.decode([0, 1])[0])
-
-    def embedding(ids: torch.Tensor) -> torch.Tensor:
-        embedded = exact(ids)
-        embedded[1] = torch.nan
-        return embedded
-
-    with monkeypatch.context() as patched:
-        patched.setattr(runner._text, "_embedding", embedding)
-        one, other = runner.decode([0, 1])
-    assert (one.error, other.token_id) == (None, NO_TOKEN)
-    assert "not finite" in (other.error or "")
-    runner.release(1)
-    made += [one, *(runner.decode([0])[0] for _ in range(3))]
-    assert made == expected, "the same seed gives the same answer"
-    runner.release(0)
-    assert runner.begin(1, bad) == 0, "nothing of it is trusted"
-    runner.release(1)
-    assert runner.begin(0, good) >= PIECE_TOKENS
-    runner.release(0)
-    assert_same(load(embedded, prefix_cache_mb=64) if answers else runner, uncached, bad)
-
-
-def test_a_copy_that_fails_half_way_leaves_nothing_that_is_taken_for_the_old_prompt(
-    tokenizer, embedded, uncached, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = load(embedded, prefix_cache_mb=64)
-    old, new = raw_text(tokenizer, 200, seed=1), raw_text(tokenizer, 200, seed=2)
-    prefill(runner, 0, old)
-    prefill(runner, 1, new)
-    runner.release(0)
-    exact = prefix_cache._copy
-
-    def fails(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
-        exact(sources[:1], targets[:1])
-        raise torch.OutOfMemoryError("no memory is left")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(prefix_cache, "_copy", fails)
-        with pytest.raises(torch.OutOfMemoryError):
-            runner.begin(0, new)
-    runner.release(0)
-    runner.release(1)
-    runner._prefixes._store.clear()  # which has the old prompt
-    assert assert_same(runner, uncached, old).reused == 0
-
-
-def test_a_copy_for_which_there_is_no_memory_is_left_out(
-    tokenizer, embedded, uncached_slot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = load(embedded, slots=1, prefix_cache_mb=64)
-    answer(runner, raw_text(tokenizer, 80, seed=1), 1)
-
-    def no_memory(tensors: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("no memory is left")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("mllama_demo.engine.torch.prefix_cache.torch.stack", no_memory)
-        assert_same(runner, uncached_slot, raw_text(tokenizer, 80, seed=2), 1)
-    assert runner._prefixes.stored_bytes == 0
 
 
 # --- answers that are not read again -------------------------------------------------------------------------------------
