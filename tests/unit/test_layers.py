@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 MODEL = {"torch", "transformers"}
 WEB = {"gradio", "fastapi", "starlette", "uvicorn"}
 

@@ -82,6 +82,7 @@ def explored(loaded: LoadedBackend) -> tuple[Run, list[GenerationRequest]]:
     return loaded.run(loaded.explore())
 
 
+@pytest.mark.slow
 def test_cells_equal_separate_requests_with_their_seeds(uncached: LoadedBackend, explored) -> None:
     run, requests = explored
     assert {cell.outcome for cell in run.cells} <= {"max_tokens", "end_of_turn"}
@@ -244,6 +245,7 @@ def test_the_tour_text_about_greedy_and_seeds_is_true(tour: dict[str, FinishedSt
     assert ["One morning a dog woke up" in cell.text for cell in seeds.run.cells] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_the_tour_text_about_temperature_is_true(tour: dict[str, FinishedStep]) -> None:
     finished = tour["Temperature 2 wanders"]
     assert (f"{finished.names['am'].raw:.4f}", f"{finished.names['am'].final:.2f}") == ("0.0002", "0.01")

@@ -106,6 +106,7 @@ FRAGMENTS = st.sampled_from([
 TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=6)), max_size=30).map("".join)
 
 
+@pytest.mark.slow
 @given(TEXTS, st.booleans())
 @example("| a | b |\n|--|--|\n| c | d | e |", True)
 @example("> 1. | a | b |\n>    |--|--|\n>    | c | d | e |", True)

@@ -146,6 +146,7 @@ def test_prometheus_accepts_the_configuration_and_the_rules() -> None:
     check("check", "config", "prometheus.yml")
 
 
+@pytest.mark.slow
 @promtool
 def test_the_alerts_pass_their_unit_tests() -> None:
     check("test", "rules", "alerts_test.yml")

@@ -68,6 +68,7 @@ def test_the_progress_ends_with_all_bytes(random_checkpoint):
     assert len(told) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantization", "bits"), [("int8", 8), ("int4", 4)])
 def test_the_text_model_is_quantized_and_the_vision_encoder_keeps_its_numbers(random_checkpoint, quantization, bits):
     original = load_model(random_checkpoint, dtype=torch.bfloat16)
