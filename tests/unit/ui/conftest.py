@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -29,7 +30,13 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def unbuilt(store: ConversationStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatPage]:
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages get no web application. Gradio makes two for each page, which takes half of the time; these pages get no requests."""
+    monkeypatch.setattr("gradio.blocks.App", SimpleNamespace(create_app=lambda *_, **__: None))
+
+
+@pytest.fixture
+def unbuilt(store: ConversationStore, no_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatPage]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     settings = Settings()
     service = new_service(GenerationService(ManualBackend(), CodePoints(), store, settings), store)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def page(store: ConversationStore) -> Iterator[ChatPage]:
+def page(store: ConversationStore, no_server: None) -> Iterator[ChatPage]:
     settings = Settings()
     room = new_service(GenerationService(ManualBackend(), CodePoints(), store, settings), store)  # by hand
     yield ChatPage(settings, room, Stores.of(store), load_brand(settings))

@@ -68,7 +68,7 @@ async def to_the_end(updates: AsyncGenerator[Any, None]) -> None:
 
 
 @pytest.fixture
-def screen(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+def screen(store: ConversationStore, no_server: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     screen = Screen(store)
     monkeypatch.setattr(gr, "Warning", lambda message, **_: screen.notices.append(message))
     yield screen

@@ -42,7 +42,7 @@ def reads(chat: ChatSetup, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def page(chat: ChatSetup) -> ChatPage:
+def page(chat: ChatSetup, no_server: None) -> ChatPage:
     settings = Settings(kiosk=True)  # which has no sampling controls
     page = ChatPage(settings, chat.service, Stores.of(chat.store), load_brand(settings))
     page.build()
