@@ -3,36 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 
-from mllama_demo.config.branding import load_brand
-from mllama_demo.config.settings import Settings
 from mllama_demo.errors import BackendUnavailable
-from mllama_demo.generation.service import GenerationService
 from mllama_demo.storage.conversations import ConversationStore
-from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.gradio_patches.idle_queue import PAUSE_S
 from mllama_demo.ui.page_update import PageSession
 from mllama_demo.web.auth.identity import COOKIE
-from tests.support.chat_setup import new_service
-from tests.support.code_points import CodePoints
-from tests.support.manual_backend import ManualBackend, conversation_of
+from tests.support.manual_backend import conversation_of
 
 pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def page(store: ConversationStore, no_server: None) -> Iterator[ChatPage]:
-    settings = Settings()
-    room = new_service(GenerationService(ManualBackend(), CodePoints(), store, settings), store)  # by hand
-    yield ChatPage(settings, room, Stores.of(store), load_brand(settings))
-    room.close()
+def page(unbuilt: ChatPage) -> ChatPage:
+    return unbuilt
 
 
 def open_page(page: ChatPage, session: str, kiosk: bool) -> str:

@@ -21,16 +21,13 @@ from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.page_update import NO_INPUT, UNEXPECTED
 from mllama_demo.ui.question_edit import QuestionEdit
-from tests.support.chat_setup import new_service
+from tests.support.chat_setup import REQUEST, new_service
 from tests.support.code_points import CodePoints
 from tests.support.manual_backend import READ, ManualBackend, finished
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 
-REQUEST: Any = SimpleNamespace(
-    session_hash="one", query_params={}, username=None, headers={}, client=None
-)  # what of Gradio's request is read
 ENOUGH = "You have asked 2 questions"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncGenerator
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,14 +17,11 @@ from mllama_demo.generation.tasks import AnswerTask
 from mllama_demo.storage.stores import Stores
 from mllama_demo.ui.chat_page import ChatPage
 from mllama_demo.ui.gradio_patches.generator_end import UNCHANGED
-from tests.support.chat_setup import PAGE, TAB, ChatSetup, CollectedUpdates, texts_shown
+from tests.support.chat_setup import PAGE, REQUEST, TAB, ChatSetup, CollectedUpdates, texts_shown
 from tests.support.manual_backend import READ, finished
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
-REQUEST: Any = SimpleNamespace(
-    session_hash="one", query_params={}, username=None, headers={}, client=None
-)  # what is read of Gradio's request
 
 
 @pytest.fixture
