@@ -171,7 +171,7 @@ class Scheduler:
         """Runs one round: ends cancelled and expired requests, reads a piece of one prompt, decodes the requests that were read.
 
         One prompt is read at a time, in the order of the queue. A long prompt therefore delays the next token of each running
-        request by one piece in each round.
+        request by one piece in each round. A prompt that is whole in the cache is not read, so a round may admit several.
 
         Args:
             deliver_early: Receives the events that are known before a piece is read, and before the others decode. Both may last
@@ -186,12 +186,14 @@ class Scheduler:
                 self._set_down(self._down, events)
             self._end_cancelled_and_expired(events)
         self._release_slots()
-        with self._lock:
-            admitted = self._admit(events)
-            job = self._reading
-            if admitted:
-                self._report_positions(events)
-        if job is not None:
+        for _ in range(self._runner.slots):
+            with self._lock:
+                admitted = self._admit(events)
+                job = self._reading
+                if admitted:
+                    self._report_positions(events)
+            if job is None:
+                break
             if deliver_early is not None:
                 deliver_early(events)
                 events = []
@@ -200,6 +202,8 @@ class Scheduler:
             if deliver_early is not None and events:  # a first token need not wait for the others' next one
                 deliver_early(events)
                 events = []
+            if self._reading is not None or job.reused < len(job.request.prompt_ids):
+                break
         with self._lock:
             batch = [job for slot, job in sorted(self._running.items()) if job is not self._reading]
         if batch:

@@ -46,6 +46,37 @@ def test_a_prompt_beside_nobody_is_read_without_decode_steps(harness) -> None:
     assert calls(b) == [("begin", ("a",)), *[("read_piece", ("a",))] * 3, ("decode", ("a",))]
 
 
+def test_a_round_admits_several_prompts_that_are_in_the_cache_and_reads_one_that_is_not(harness) -> None:
+    b = harness(slots=8)
+    b.submit("a", max_tokens=5)
+    b.step()
+    for cached in "bce":
+        b.runner.reused[cached] = 3
+    b.runner.reused["d"] = 2
+    b.submit(*"bcde", max_tokens=2)
+    before = len(b.runner.calls)
+    b.step()
+    admitted = [call for name in "bcd" for call in (("begin", (name,)), ("read_piece", (name,)))]
+    assert [call for call in calls(b, before) if call[0] != "release"] == [*admitted, ("decode", (*"abcd",))]
+    assert b.positions("e") == [3, 2, 1]
+    b.step()
+    assert b.kinds("e") == "QQQPTTF"
+    b.drain()
+
+
+def test_answers_of_one_token_to_cached_prompts_do_not_keep_others_from_their_next_token(harness) -> None:
+    b = harness(slots=2, a="abcdefghijkl" + END)
+    b.submit("a")
+    b.step()
+    names = [f"b{number}" for number in range(6)]
+    b.runner.reused.update(dict.fromkeys(names, 3))
+    b.submit(*names, max_tokens=1)
+    b.step()
+    assert b.kinds("a") == "PTTT"
+    assert b.admitted() == ["a", "b0", "b1"]
+    b.drain()
+
+
 def test_one_prompt_is_read_at_a_time_in_the_order_of_the_queue(harness) -> None:
     b = beside(harness, 3, slots=4)
     b.runner.pieces["c"] = 2
