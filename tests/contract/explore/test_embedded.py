@@ -252,6 +252,7 @@ def test_the_tour_text_about_temperature_is_true(tour: dict[str, FinishedStep]) 
     assert ["dog" in cell.text for cell in finished.run.cells] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_the_tour_text_about_filters_is_true(tour: dict[str, FinishedStep]) -> None:
     top_k, top_p = tour["Top-k cuts the tail"], tour["Top-p cuts what is improbable"]
     assert [candidate.token_id for candidate in top_k.steps.candidates].index(top_k.names["found"].token_id) == 5
@@ -264,6 +265,7 @@ def test_the_tour_text_about_filters_is_true(tour: dict[str, FinishedStep]) -> N
     assert [cell.text.count("something") for cell in top_p.run.cells] == [1, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_tour_text_about_facts_and_what_if_is_true(tour: dict[str, FinishedStep]) -> None:
     fact, story = tour["A fact needs no dice"], tour["What if, without asking again"]
     for index, cell in enumerate(fact.run.cells):
