@@ -91,12 +91,14 @@ class FairQueue(Generic[T]):
 
     def pop(self) -> T:
         """Removes and returns the next item. Raises IndexError when nothing waits."""
-        arrival, item = self._ordered()[0]
+        order = self._ordered()
+        arrival, item = order[0]
         node = self._root
         for name in self._take(arrival):
             parent, node = node, node.children[name]
             parent.served = max(parent.served, node.turn)
             node.turn += 1
+        self._order = order[1:]  # the turns of the others are what they were: one more of their node, one place less in it
         return item
 
     def remove(self, item: T) -> None:

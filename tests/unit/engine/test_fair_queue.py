@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.event_queue import EventQueue
 from mllama_demo.engine.request_queue import Job, SlotQueue
+from mllama_demo.runtime import fair_queue
 from mllama_demo.runtime.fair_queue import FairQueue
 
 
@@ -68,6 +70,35 @@ def test_a_conversation_that_has_finished_takes_the_current_turn() -> None:
     queue.push("b1", ("b",))
     queue.push("a3", ("a",))
     assert list(queue) == ["b1", "a3"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_after_a_pop_is_the_one_of_a_queue_that_is_sorted_anew(seed: int) -> None:
+    draw = random.Random(seed)
+    kept: FairQueue[int] = FairQueue()
+    sorted_anew: FairQueue[int] = FairQueue()
+    for item in range(300):
+        if draw.random() < 0.6 or not len(kept):
+            path = tuple(draw.choice("abc") for _ in range(3))
+            kept.push(item, path)
+            sorted_anew.push(item, path)
+            continue
+        assert kept.pop() == sorted_anew.pop()
+        sorted_anew.push(-1, ("nobody", "", ""))
+        sorted_anew.remove(-1)
+        sorted_anew.finish(("nobody", "", ""))
+        assert list(kept) == list(sorted_anew)
+
+
+def test_a_pop_does_not_sort_those_who_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue: FairQueue[int] = FairQueue()
+    for item in range(20):
+        queue.push(item, (str(item % 3),))
+    first = list(queue)
+    monkeypatch.delattr(fair_queue._Node, "ordered")
+    for index, item in enumerate(first):
+        assert queue.pop() == item
+        assert list(queue) == first[index + 1 :]
 
 
 def test_removing_an_item_that_does_not_wait_does_nothing() -> None:
