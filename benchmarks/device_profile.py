@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from benchmarks.machine_speed import Reference
 from mllama_demo.capacity.simulation import NoText
 from mllama_demo.checkpoint.validate import check_checkpoint
 from mllama_demo.config.loader import load_settings
@@ -29,6 +30,7 @@ PROMPTS = (16, 32, 64, 128, 256, 512)  # tokens of the prompts that are read
 WITH_IMAGE = (32, 256)  # tokens of those with an image
 SLOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 STEPS = 40
+WORKS = 4  # parts of the steps that are measured, and repetitions of a prompt
 # Tokens of the sequences in the middle of a measurement of steps. Attention reads a multiple of KEY_BUCKET keys, and both lengths
 # are in the middle of a bucket.
 SHORT, LONG = KEY_BUCKET // 2, KEY_BUCKET // 2 + 3 * KEY_BUCKET
@@ -70,31 +72,59 @@ class Engine:
         return dataclasses.replace(self._picture, digest=f"{next(self._count):064x}")
 
 
+class DecodeSteps:
+    """One decode step of one short sequence, again and again, in an engine of its own."""
+
+    def __init__(self) -> None:
+        self._engine = Engine(slots=1)
+        self._scheduler = self._engine.scheduler()
+        self._left = 0
+
+    def __call__(self) -> None:
+        if not self._left:
+            self._scheduler.shutdown("next sequence")
+            self._scheduler = self._engine.scheduler()
+            self._scheduler.submit(self._engine.request(PROMPTS[0], max_tokens=2 * STEPS))
+            self._scheduler.step()
+            self._left = STEPS
+        self._left -= 1
+        self._scheduler.step()
+
+
 class Measurement:
     """The times of an engine, as means of rounds, each of which measures everything once.
 
     A machine is not equally fast at all times. Rounds may therefore be measured before, between and after what the profile is
-    compared with.
+    compared with, and a time is measured as a multiple of what the reference took at that moment.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, reference: Reference) -> None:
+        self._engine, self._reference = engine, reference
+        self._reference_s: list[float] = []
+        self._rounds: list[tuple[float, float]] = []  # when each began and ended
         self._samples: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
         self._draw = random.Random(2)
         self._counts = sorted({count for count in SLOTS if count < engine.slots} | {engine.slots})
         for _ in range(2):  # the first steps are slow
-            self._prefill_s(64, has_image=True)
+            self._prefill(64, has_image=True)
 
     def round(self) -> None:
         """Measures everything once more."""
+        began = self._reference.now()
         for tokens in PROMPTS:
-            self._add("prefill", tokens, self._prefill_s(tokens))
+            self._add("prefill", tokens, self._prefill(tokens))
         for tokens in WITH_IMAGE:
-            self._add("image", tokens, self._prefill_s(tokens, has_image=True))
+            self._add("image", tokens, self._prefill(tokens, has_image=True))
         for slots in self._counts:
-            self._add("step", slots, self._step_s(slots))
-            self._add("image step", slots, self._step_s(slots, images=(slots + 1) // 2))
-        self._add("long step", self._engine.slots, self._step_s(self._engine.slots, tokens=LONG))
+            self._add("step", slots, self._step(slots))
+            self._add("image step", slots, self._step(slots, images=(slots + 1) // 2))
+        self._add("long step", self._engine.slots, self._step(self._engine.slots, tokens=LONG))
+        self._rounds.append((began, self._reference.now()))
+
+    @property
+    def reference_s(self) -> float:
+        """Seconds of the reference where the times of the profile hold."""
+        return statistics.fmean(self._reference_s)
 
     def profile(self) -> DeviceProfile:
         """The profile by all rounds until now."""
@@ -115,27 +145,49 @@ class Measurement:
             image_step_s=_rising({count: max(0.0, image_step[count] - step[count]) for count in self._counts}),
             context_step_s=round(context_step_s, 9),
             piece_tokens=PIECE_TOKENS,
+            slowness=[
+                round(factor, 2)
+                for began, ended in self._rounds
+                for factor in self._reference.slowness(began, ended, self.reference_s)
+            ],
         )
 
-    def _add(self, kind: str, size: int, seconds: float) -> None:
-        self._samples[kind, size].append(seconds)
+    def _add(self, kind: str, size: int, multiple: float) -> None:
+        self._samples[kind, size].append(multiple)
 
     def _means(self, kind: str) -> dict[int, float]:
-        return {size: statistics.fmean(values) for (known, size), values in self._samples.items() if known == kind}
+        """Seconds, by size."""
+        return {
+            size: self.reference_s * statistics.fmean(values) for (known, size), values in self._samples.items() if known == kind
+        }
 
-    def _prefill_s(self, tokens: int, has_image: bool = False) -> float:
-        """Seconds from the request to its first token."""
-        scheduler, request = self._engine.scheduler(), self._engine.request(tokens, has_image)
+    def _multiple(self, work: Callable[[], None]) -> float:
+        """How many times as long as the reference the work takes, which is done WORKS times.
+
+        The reference comes after each work, because it takes longer then than right after itself.
+        """
+        took_s, beside = 0.0, []
+        for _ in range(WORKS):
+            began = time.perf_counter()
+            work()
+            took_s += time.perf_counter() - began
+            beside.append(self._reference.take())
+        self._reference_s += beside
+        return took_s / sum(beside)
+
+    def _prefill(self, tokens: int, has_image: bool = False) -> float:
+        """The time from the request to its first token, as a multiple of the reference."""
+        scheduler = self._engine.scheduler()
 
         def answer() -> None:
-            scheduler.submit(request)
+            scheduler.submit(self._engine.request(tokens, has_image))
             while scheduler.has_work():
                 scheduler.step()
 
-        return _seconds(answer)
+        return self._multiple(answer)
 
-    def _step_s(self, slots: int, images: int = 0, tokens: int = SHORT) -> float:
-        """Seconds of a step with so many slots of the engine, wherever other requests have left them.
+    def _step(self, slots: int, images: int = 0, tokens: int = SHORT) -> float:
+        """The time of a step with so many slots of the engine, as a multiple of the reference. The slots are drawn.
 
         Args:
             images: How many of the slots have an image.
@@ -155,18 +207,12 @@ class Measurement:
         scheduler.step()
 
         def steps() -> None:
-            for _ in range(STEPS):
+            for _ in range(STEPS // WORKS):
                 scheduler.step()
 
-        seconds = _seconds(steps) / STEPS
+        multiple = self._multiple(steps) / (STEPS // WORKS)
         scheduler.shutdown("measured")
-        return seconds
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+        return multiple
 
 
 def _rising(table: Mapping[int, float]) -> dict[int, float]:

@@ -1,79 +1,62 @@
-"""How fast a machine was while an engine answered, second by second, and a virtual clock that is as fast.
+"""How fast a machine is from moment to moment, by a computation beside what is measured.
 
-Other work on a machine slows an engine down for seconds at a time. Questions wait longest then, and a profile has only mean
-times.
+The processor of a machine that others share is now slower and now faster. Questions wait longest while it is slow, and a profile
+that has only mean times does not know that.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+import bisect
+import statistics
+import time
+from collections.abc import Callable
 
-from mllama_demo.engine.base import GenerationRequest
-from mllama_demo.engine.runner import ModelRunner, Sampled
-from mllama_demo.engine.simulated.profile import DeviceProfile
-from mllama_demo.engine.simulated.runner import SimulatedRunner, VirtualClock
+from mllama_demo.engine.simulated.profile import SLOWNESS_PERIOD_S
 
-Call = Callable[[SimulatedRunner], object]
+REFERENCE_EVERY_S = 0.03
 
 
-class RecordingRunner:
-    """A ModelRunner that writes down how it is called, so that a simulated one can be called in the same way.
+class Reference:
+    """Times of one and the same computation, taken while something else is measured.
 
-    Attributes:
-        steps: The steps of the scheduler: when each began, how long it lasted, in seconds, and its calls.
+    Its clock stands still during the computation, so that what is measured with the clock does not last longer.
     """
 
-    def __init__(self, runner: ModelRunner) -> None:
-        self._runner = runner
-        self.slots, self.max_seq_len = runner.slots, runner.max_seq_len
-        self.steps: list[tuple[float, float, list[Call]]] = []
-        self._calls: list[Call] = []
+    def __init__(self, compute: Callable[[], object]) -> None:
+        self._compute = compute
+        self._spent_s = 0.0
+        self._times: list[float] = []  # by the clock, when each computation was
+        self._took_s: list[float] = []
 
-    def end_step(self, began_s: float, took_s: float) -> None:
-        self.steps.append((began_s, took_s, self._calls))
-        self._calls = []
+    def now(self) -> float:
+        """Seconds of the clock."""
+        return time.perf_counter() - self._spent_s
 
-    def slowness(self, profile: DeviceProfile) -> dict[int, float]:
-        """How many times as long as by the profile the steps took that began in each second with one."""
-        times = VirtualClock()
-        simulated = SimulatedRunner(profile, slots=self.slots, max_seq_len=self.max_seq_len, take_time=times.advance)
-        actual: defaultdict[int, float] = defaultdict(float)
-        expected: defaultdict[int, float] = defaultdict(float)
-        for began_s, took_s, calls in self.steps:
-            before = times.now()
-            for call in calls:
-                call(simulated)
-            actual[int(began_s)] += took_s
-            expected[int(began_s)] += times.now() - before
-        return {second: actual[second] / expected[second] for second in actual if expected[second]}
+    def take(self) -> float:
+        """Computes, and returns the seconds that the computation took."""
+        began = time.perf_counter()
+        self._compute()
+        took_s = time.perf_counter() - began
+        self._times.append(self.now())
+        self._took_s.append(took_s)
+        self._spent_s += time.perf_counter() - began
+        return took_s
 
-    def choose_slot(self, free: Sequence[int], request: GenerationRequest) -> int:
-        return self._runner.choose_slot(free, request)
+    def take_if_due(self) -> None:
+        if not self._times or self.now() - self._times[-1] >= REFERENCE_EVERY_S:
+            self.take()
 
-    def begin(self, slot: int, request: GenerationRequest) -> int:
-        self._calls.append(lambda runner: runner.begin(slot, request))
-        return self._runner.begin(slot, request)
+    def slowness(self, begin: float, end: float, usual_s: float) -> list[float]:
+        """How many times as long as usual the computations of each SLOWNESS_PERIOD_S between two times took.
 
-    def read_piece(self, slot: int) -> Sampled | None:
-        self._calls.append(lambda runner: runner.read_piece(slot))
-        return self._runner.read_piece(slot)
-
-    def decode(self, slots: Sequence[int]) -> list[Sampled]:
-        self._calls.append(lambda runner: runner.decode(slots))
-        return self._runner.decode(slots)
-
-    def release(self, slot: int) -> None:
-        self._calls.append(lambda runner: runner.release(slot))
-        self._runner.release(slot)
-
-
-class UnsteadyClock(VirtualClock):
-    """The clock of a device that takes so many times as long in each second."""
-
-    def __init__(self, slowness: Mapping[int, float]) -> None:
-        super().__init__()
-        self._slowness = slowness
-
-    def advance(self, seconds: float) -> None:
-        super().advance(seconds * self._slowness.get(int(self.time), 1.0))
+        A period without a computation has the value of the one before it.
+        """
+        found: list[float] = []
+        for period in range(int((end - begin) / SLOWNESS_PERIOD_S) + 1):
+            first = begin + period * SLOWNESS_PERIOD_S
+            low, high = bisect.bisect_left(self._times, first), bisect.bisect_left(self._times, first + SLOWNESS_PERIOD_S)
+            if low < high:
+                found.append(statistics.fmean(self._took_s[low:high]) / usual_s)
+            else:
+                found.append(found[-1] if found else 1.0)
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -13,7 +14,7 @@ from mllama_demo.capacity.traffic import Arrival
 from mllama_demo.engine.base import Client, Event, FinishEvent, GenerationRequest, PrefillEvent, TokenEvent
 from mllama_demo.engine.scheduler import Scheduler
 from mllama_demo.engine.simulated.profile import DeviceProfile
-from mllama_demo.engine.simulated.runner import SimulatedRunner, VirtualClock
+from mllama_demo.engine.simulated.runner import SimulatedRunner, UnsteadyClock, VirtualClock
 from mllama_demo.errors import BackendBusy
 from mllama_demo.images.loading import LoadedImage
 from mllama_demo.sampling import SamplingParams
@@ -28,6 +29,11 @@ class Instance:
     max_seq_len: int
     buckets: tuple[int, ...] = ()
     max_waiting: int = 64
+
+    def new_clock(self, draw: random.Random) -> VirtualClock:
+        """A clock at 0 that is as unsteady as the profile says, from a drawn moment on."""
+        slowness = self.profile.slowness
+        return UnsteadyClock(slowness, draw.randrange(len(slowness)) if slowness else 0)
 
 
 @dataclass
@@ -153,15 +159,22 @@ class Outcome:
 
 
 def simulate(
-    arrivals: Iterable[Arrival], instance: Instance, instances: int = 1, new_clock: Callable[[], VirtualClock] = VirtualClock
+    arrivals: Iterable[Arrival],
+    instance: Instance,
+    instances: int = 1,
+    *,
+    seed: int = 0,
+    new_clock: Callable[[], VirtualClock] | None = None,
 ) -> Outcome:
     """Serves every arrival with so many instances. A question goes to the instance that has the fewest.
 
     Args:
         arrivals: in the order of their times; the simulation ends when all of them are answered.
-        new_clock: makes the clock of an instance, which stands at 0.
+        seed: draws when in the profile's slowness each instance begins.
+        new_clock: makes the clock of an instance, which stands at 0; None takes the one of the profile.
     """
-    replicas = [_Replica.of(instance, new_clock()) for _ in range(instances)]
+    draw = random.Random(seed)
+    replicas = [_Replica.of(instance, new_clock() if new_clock else instance.new_clock(draw)) for _ in range(instances)]
     questions: list[Question] = []
     for arrival in arrivals:
         for replica in replicas:
@@ -180,7 +193,7 @@ def simulate(
 
 def most_per_second(arrivals: Sequence[Arrival], instance: Instance) -> float:
     """How many of the questions one instance answers in a second when there is always a next one. Their times do not count."""
-    replica = _Replica.of(instance, VirtualClock())
+    replica = _Replica.of(instance, instance.new_clock(random.Random(0)))
     for arrival in arrivals:
         while replica.unfinished > instance.slots:  # one waits; a long queue would take the simulation longer
             replica.step()

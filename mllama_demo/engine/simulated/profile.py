@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from mllama_demo.errors import ConfigError
 
 PROFILES = Path(__file__).with_name("profiles")
 _MAX_BYTES = 100_000
+SLOWNESS_PERIOD_S = 0.5  # of each value of DeviceProfile.slowness
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class DeviceProfile:
         context_step_s: Seconds that a decode step takes longer for each slot in it, by each token of the longest sequence in it.
             0 for a device whose steps take the same time for every length, or where the time is not known.
         overhead_s: Seconds that the program around the model takes for each token of each slot in a step.
+        slowness: How many times as long as by the other times the steps took in successive half seconds of a measurement. A
+            simulation takes one value after the other, in a circle. Empty for a device that is equally fast at all times.
         instance: The type of machine; empty if it has no name.
         model: The size of the published model, "11B" or "90B"; empty for another one.
         dollars_per_hour: The price of the machine; None if it has none.
@@ -53,6 +56,7 @@ class DeviceProfile:
     context_step_s: float = 0.0
     piece_tokens: int = 0
     overhead_s: float = 0.0
+    slowness: Sequence[float] = ()
     instance: str = ""
     model: str = ""
     dollars_per_hour: float | None = None
@@ -132,6 +136,9 @@ def _checked(values: dict[Any, Any], what: str) -> DeviceProfile:
             raise ConfigError(f"{what}: {name} must be a number from 0, got {values[name]!r}.")
     if values.get("piece_tokens", 0) != 0 and not _is_count(values["piece_tokens"]):
         raise ConfigError(f"{what}: piece_tokens must be a whole number from 0, got {values['piece_tokens']!r}.")
+    slowness = values.get("slowness", [])
+    if not isinstance(slowness, list) or not all(_is_time(factor) and factor > 0 for factor in slowness):
+        raise ConfigError(f"{what}: slowness must be a list of numbers above 0, got {slowness!r}.")
     return DeviceProfile(**values)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mllama_demo.engine.base import GenerationRequest
 from mllama_demo.engine.runner import Sampled
-from mllama_demo.engine.simulated.profile import DeviceProfile
+from mllama_demo.engine.simulated.profile import SLOWNESS_PERIOD_S, DeviceProfile
 
 TOKEN_ID = 1  # of every token that is "generated"
 
@@ -27,6 +27,24 @@ class VirtualClock:
     def advance_to(self, time: float) -> None:
         """Does nothing if that time is past."""
         self.time = max(self.time, time)
+
+
+class UnsteadyClock(VirtualClock):
+    """The clock of a device that is not equally fast at all times.
+
+    Args:
+        slowness: See DeviceProfile.slowness.
+        begin: The index of the first value that is taken.
+    """
+
+    def __init__(self, slowness: Sequence[float], begin: int = 0) -> None:
+        super().__init__()
+        self._slowness, self._begin = slowness, begin
+
+    def advance(self, seconds: float) -> None:
+        if self._slowness:
+            seconds *= self._slowness[(self._begin + int(self.time / SLOWNESS_PERIOD_S)) % len(self._slowness)]
+        super().advance(seconds)
 
 
 class SimulatedRunner:

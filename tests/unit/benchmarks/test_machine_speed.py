@@ -1,31 +1,26 @@
-"""How fast a machine was, by the calls of the scheduler, and a simulation on a clock that is as unsteady."""
+"""How slow a machine was, by a reference beside work on an unsteady clock."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.machine_speed import RecordingRunner, UnsteadyClock
-from mllama_demo.capacity.simulation import NoText
-from mllama_demo.engine.base import GenerationRequest
-from mllama_demo.engine.scheduler import Scheduler
-from mllama_demo.engine.simulated.profile import DeviceProfile
-from mllama_demo.engine.simulated.runner import SimulatedRunner
-from mllama_demo.sampling import SamplingParams
+from benchmarks import machine_speed
+from benchmarks.machine_speed import Reference
+from mllama_demo.engine.simulated.runner import VirtualClock
 
-DEVICE = DeviceProfile("a device", "a test", True, {32: 0.1}, {1: 0.01}, context_step_s=0.0001, piece_tokens=32)
-SLOWNESS = {0: 1.0, 1: 3.0, 2: 0.5}
+SLOWNESS = [1.0, 3.0, 0.5, 2.0, 1.0, 0.5]
 
 
-def test_the_speed_of_each_second_is_found_from_steps_on_an_unsteady_clock() -> None:
-    clock = UnsteadyClock(SLOWNESS)
-    recorded = RecordingRunner(SimulatedRunner(DEVICE, slots=2, max_seq_len=1000, take_time=clock.advance))
-    scheduler = Scheduler(recorded, new_text_stream=lambda _: NoText(), end_of_turn_ids=frozenset(), clock=clock.now)
-    for prompt in (40, 100, 70):
-        scheduler.submit(GenerationRequest((1,) * prompt, SamplingParams(max_tokens=80, ignore_eos=True)))
-    while scheduler.has_work():
-        began = clock.now()
-        scheduler.step()
-        recorded.end_step(began, clock.now() - began)
-    assert clock.now() > 3
-    found = recorded.slowness(DEVICE)
-    assert {second: found[second] for second in SLOWNESS} == pytest.approx(SLOWNESS, rel=0.2)  # a step may reach into the next
+def test_a_reference_finds_the_slowness_beside_work_that_its_clock_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = VirtualClock()
+    monkeypatch.setattr(machine_speed.time, "perf_counter", wall.now)
+    reference = Reference(lambda: wall.advance(0.004 * SLOWNESS[int(reference.now() / 0.5)]))
+    works = 299
+    for _ in range(works):
+        wall.advance(0.01)
+        reference.take_if_due()
+    assert reference.slowness(0.0, 2.99, usual_s=0.004) == pytest.approx(SLOWNESS)
+    assert reference.now() == pytest.approx(works * 0.01)
+    assert wall.now() > reference.now()
+    idle_after = reference.slowness(2.0, 4.0, usual_s=0.008)
+    assert idle_after == pytest.approx([0.5, 0.25, 0.25, 0.25, 0.25])

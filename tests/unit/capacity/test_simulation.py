@@ -133,6 +133,28 @@ def test_a_clock_may_be_slower_than_that_of_the_profile() -> None:
     assert question.end_s == pytest.approx(2 * (0.1 + 10 * STEP_S))
 
 
+def test_the_steps_of_a_device_are_as_slow_in_each_half_second_as_its_profile_says() -> None:
+    device = replace(profile(), slowness=[1.0, 2.0])
+    (question,) = simulate([Arrival(0.0, 1, 101, False, 0)], Instance(device, 1, 1000), seed=1).questions
+    # 100 steps: 75 in the first second, 50 in its fast half and 25 in its slow half. The other 25 are fast or slow, as drawn.
+    assert question.end_s in (pytest.approx(1.25, abs=0.03), pytest.approx(1.5, abs=0.03))
+    twice = Instance(replace(device, slowness=[2.0]), 1, 1000)
+    arrivals = [Arrival(0.0, 1, 101, False, 0)] * 10
+    assert simulate(arrivals, twice).lasted_s == pytest.approx(2 * simulate(arrivals, Instance(profile(), 1, 1000)).lasted_s)
+    assert most_per_second(arrivals, twice) == pytest.approx(most_per_second(arrivals, Instance(profile(), 1, 1000)) / 2)
+
+
+def test_instances_begin_in_drawn_moments_of_the_slowness_and_the_same_seed_draws_the_same_ones() -> None:
+    instance = Instance(replace(profile(), slowness=[1.0, 1.5, 2.0, 2.5, 3.0]), 1, 1000)
+
+    def ends(seed: int) -> list[float | None]:
+        arrivals = [Arrival(0.0, 1, 21, False, person) for person in range(8)]
+        return [question.end_s for question in simulate(arrivals, instance, instances=8, seed=seed).questions]
+
+    assert ends(1) == ends(1) != ends(2)
+    assert len(set(ends(1))) > 2
+
+
 def test_every_question_ends_once_with_its_tokens() -> None:
     traffic = Traffic(people=300, questions_per_minute=2)
     arrivals = list(islice(draw_arrivals(traffic, max_prompt=500, max_answer=300, seed=3), 500))

@@ -56,6 +56,8 @@ def test_a_device_without_times_for_images_and_lengths_has_the_same_steps_for_al
         ("{1: 0.1}", "{1: 0.04, 2: 0.01}", "decode_s must not fall, got {1: 0.04, 2: 0.01}"),
         ("{1: 0.1}", "{1: 0, 4: 0.1}", "decode_s must be above 0"),
         ("{1: 0.1}", "{1: 0.1}\npiece_tokens: 0.5", "piece_tokens must be a whole number from 0"),
+        ("{1: 0.1}", "{1: 0.1}\nslowness: 1.5", "slowness must be a list of numbers above 0, got 1.5"),
+        ("{1: 0.1}", "{1: 0.1}\nslowness: [1.0, 0]", r"slowness must be a list of numbers above 0, got \[1.0, 0\]"),
         ("{1: 0.1}", "{1: [", "is not valid YAML, line"),
         (RIGHT, "- a list", "must be a mapping"),
     ],
