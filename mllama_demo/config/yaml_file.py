@@ -11,6 +11,9 @@ import yaml
 from mllama_demo.errors import ConfigError
 from mllama_demo.images.loading import size_text
 
+# What a file has in place of a mapping, for the error message.
+_KINDS = {type(None): "nothing", list: "a list", str: "text", int: "a number", float: "a number"}
+
 
 class UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a key that is given twice; PyYAML would take the last one without a warning."""
@@ -63,5 +66,6 @@ def parse_mapping(data: bytes, what: str, kind: str, may_be_empty: bool = False)
         raise ConfigError(f"{what} is not valid YAML{position}: {problem}.") from None
     content = {} if content is None and may_be_empty else content
     if not isinstance(content, dict):
-        raise ConfigError(f"{what} must be a mapping {kind}, got {type(content).__name__}.")
+        found = _KINDS.get(type(content), "something else")
+        raise ConfigError(f"{what} must be a mapping {kind}, got {found}.")
     return content

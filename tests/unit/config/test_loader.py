@@ -280,7 +280,9 @@ class TestErrors:
         assert message.startswith(f"The configuration file {config} is not valid YAML")
         assert where in message
 
-    @pytest.mark.parametrize(("text", "kind"), [("- port\n", "list"), ("port\n", "str"), ("3\n", "int"), ("[]\n", "list")])
+    @pytest.mark.parametrize(
+        ("text", "kind"), [("- port\n", "a list"), ("port\n", "text"), ("3\n", "a number"), ("[]\n", "a list")]
+    )
     def test_a_file_that_is_no_mapping_is_refused(self, yaml_file, text, kind):
         assert error_of(["--config", str(yaml_file(text))]).endswith(f"must be a mapping of option to value, got {kind}.")
 

@@ -46,6 +46,7 @@ def test_every_shipped_scenario_is_valid(name: str):
         ("title: [\n", "not valid YAML, line 2"),
         ("title: T\nsteps:\n  - prompt: x\n    prompt: y\n", "line 4, column 5: prompt is there twice"),
         ("- a\n", "must be a mapping"),
+        ("", "got nothing"),
     ],
 )
 def test_a_mistake_is_reported_with_its_line_and_step(tmp_path: Path, text: str, said: str):
