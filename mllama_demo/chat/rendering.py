@@ -122,6 +122,7 @@ def _markdown() -> MarkdownIt:
     markdown.validateLink = lambda url: _FOLLOWED.match(url) is not None  # type: ignore[method-assign]
     formula_plugin(markdown)
     markdown.core.ruler.after("block", "surplus_cells", _keep_surplus_cells)
+    markdown.core.ruler.after("block", "empty_lists", _write_empty_lists_as_text)
     markdown.core.ruler.push("directions", _set_directions)
     for name, rule in {"fence": _fence, "code_block": _fence, "image": _image, "link_open": _link_open}.items():
         markdown.add_render_rule(name, rule)
@@ -161,6 +162,20 @@ def _surplus(line: str, cells: list[str]) -> list[str]:
 def _cell_tokens(content: str, level: int) -> list[Token]:
     inline = Token("inline", "", 0, content=content, children=[], level=level + 1)
     return [Token("td_open", "td", 1, level=level), inline, Token("td_close", "td", -1, level=level)]
+
+
+def _write_empty_lists_as_text(state: StateCore) -> None:
+    """Makes a paragraph of a list whose only item is empty, such as the answer "12.": a number of a list cannot be selected."""
+    tokens = state.tokens
+    for index in range(len(tokens) - 3, 0, -1):
+        opening, item = tokens[index - 1], tokens[index]
+        if opening.type not in ("ordered_list_open", "bullet_list_open") or tokens[index + 2].type != opening.type[:-4] + "close":
+            continue
+        if item.type == "list_item_open" and tokens[index + 1].type == "list_item_close":
+            level = opening.level
+            text = Token("inline", "", 0, content=item.info + item.markup, children=[], level=level + 1, map=opening.map)
+            paragraph = Token("paragraph_open", "p", 1, level=level, map=opening.map, block=True)
+            tokens[index - 1 : index + 3] = [paragraph, text, Token("paragraph_close", "p", -1, level=level, block=True)]
 
 
 def _set_directions(state: StateCore) -> None:

@@ -167,6 +167,18 @@ def test_cells_beyond_the_header_of_a_table_are_shown() -> None:
     assert "<strong>3</strong>" in html
 
 
+@pytest.mark.parametrize("answer", ["12.", "0.", "3)", "007.", "-", "*", "> 12.", "The sum:\n\n12."])
+def test_a_number_without_text_is_no_list(answer: str) -> None:
+    html = render_answer(answer)
+    assert "<li" not in html
+    assert answer.split()[-1] in html
+
+
+def test_a_list_with_text_in_an_item_is_a_list() -> None:
+    assert render_answer("1.\n2. two").count("<li") == 2
+    assert render_answer("1. one").count("<li") == 1
+
+
 def test_code_has_the_name_of_its_language_and_its_exact_text() -> None:
     code = 'def f(x: "List<String>"):\n\n    return x  # <b>\n'
     html = render_answer(f"```python title\n{code}```")
