@@ -14,6 +14,7 @@ from mllama_demo.errors import ConfigError
 from mllama_demo.present.recording import NOT_SAVED, RecordedStep, Recording, recording_path, save_recording
 from mllama_demo.present.spec import Scenario, find, names, read_scenario
 from mllama_demo.runtime.process import sigterm_as_interrupt
+from mllama_demo.runtime.words import counted
 
 NOT_AS_EXPECTED = 1
 
@@ -74,7 +75,7 @@ def _run(settings: Settings, scenario: Scenario) -> Recording:
 
 def _report(index: int, step: RecordedStep) -> str:
     first = "–" if step.ttft_s is None else f"{step.ttft_s:.2f} s"
-    figures = f"first token {first}, whole {step.total_s:.2f} s, {step.completion_tokens} tokens"
+    figures = f"first token {first}, whole {step.total_s:.2f} s, {counted(step.completion_tokens, 'token')}"
     lines = [f"{'FAILED' if step.problems else 'ok':>6}  {index + 1}. {step.prompt}", f"           {step.answer}"]
     lines += [f"           not as expected: {problem}" for problem in step.problems]
     return "\n".join([*lines, f"           {figures}"])

@@ -19,7 +19,8 @@ function result(row, told) {
   problems.textContent = told.problems.join("; ");
   const first = told.ttft_s === null ? "no first token" : `first token ${told.ttft_s.toFixed(2)} s`;
   const speed = told.tokens_per_second ? ` · ${told.tokens_per_second.toFixed(0)} tokens/s` : "";
-  row.querySelector(".figures").textContent = `${first} · whole answer ${told.total_s.toFixed(2)} s · ${told.tokens} tokens${speed}`;
+  const tokens = `${told.tokens} ${told.tokens === 1 ? "token" : "tokens"}`;
+  row.querySelector(".figures").textContent = `${first} · whole answer ${told.total_s.toFixed(2)} s · ${tokens}${speed}`;
 }
 
 function setRunning(isRunning) {

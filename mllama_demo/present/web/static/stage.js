@@ -203,7 +203,7 @@ async function ask() {
       if (done) {
         const rate = done.tokens_per_second;
         const speed = rate ? ` · ${rate.toFixed(rate < 10 ? 1 : 0)} tokens/s` : "";
-        step.figures = `${done.tokens} tokens in ${done.total_s.toFixed(done.total_s < 1 ? 2 : 1)} s${speed}`;
+        step.figures = `${done.tokens} ${done.tokens === 1 ? "token" : "tokens"} in ${done.total_s.toFixed(done.total_s < 1 ? 2 : 1)} s${speed}`;
         step.phase = "done"; // with the figures: a question from the audience may go on from here
       }
       redraw();
