@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:  # a command line that Typer cannot use
         known = [command.name for command in app.registered_commands]
         hint = f"{arguments[0]} --help" if arguments[0] in known else "--help"
-        problem = " ".join(error.format_message().split()).rstrip(".")
+        problem = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")  # Typer's type check says so
         return report_error(f"The command line cannot be used: {problem}; see {hint}.")
     except KeyboardInterrupt:
         return report_error("Interrupted.")

@@ -110,7 +110,7 @@ def test_an_unknown_command_suggests_the_closest(word, hint, capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("plan --shape 7B", "'7B' is not one of '11b', '90b'; see plan --help."),
+        ("plan --shape 7B", "Invalid value for '--shape': '7B' is not one of '11b', '90b'; see plan --help."),
         ("plan --shape", "Option '--shape' requires an argument; see plan --help."),
         ("convert", "Missing option '--input-dir'; see convert --help."),
         ("explore", "'--spec' / '--run': give one of them; see explore --help."),
