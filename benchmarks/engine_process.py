@@ -22,9 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import serve
+from benchmarks.raw_stream import post
 from benchmarks.record import write
 
 ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 300.0  # of a request
 PAUSE_S = 0.3  # for what a server does after an answer
 VALUES = {"own process": "true", "in-process": "false"}
 
@@ -55,18 +57,14 @@ def main() -> None:
 
 async def drive(servers: dict[str, str], args: argparse.Namespace) -> dict[tuple[str, int], list[list[serve.Reply]]]:
     """Replies of each round by server and number of chats at once. The server that comes first changes with each round."""
-    from openai import AsyncOpenAI
-
-    clients = {name: AsyncOpenAI(base_url=url, api_key="none", max_retries=0) for name, url in servers.items()}
     content = serve.image_question(serve.DOG, serve.QUESTION)
+    body = {**serve.chat_request("embedded", content, args.max_tokens, 1.0), "ignore_eos": True}
     runs: dict[tuple[str, int], list[list[serve.Reply]]] = {(name, many): [] for many in args.concurrent for name in servers}
     for number in range(args.rounds + 1):
         for many in args.concurrent:
             for name in list(servers) if number % 2 else reversed(servers):
-                chats = (
-                    serve.chat(clients[name], "embedded", content, args.max_tokens, 1.0, ignore_eos=True) for _ in range(many)
-                )
-                replies = await asyncio.gather(*chats)
+                chats = (post(f"{servers[name]}/chat/completions", body, {}, TIMEOUT_S) for _ in range(many))
+                replies = [serve.read(response) for response in await asyncio.gather(*chats)]
                 if number:  # the first round loads and caches
                     runs[name, many].append(replies)
                 await asyncio.sleep(PAUSE_S)
